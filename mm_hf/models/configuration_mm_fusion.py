@@ -1,0 +1,256 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""Configurations of mm_hf: one for the fusion, one composite for the whole model."""
+
+import copy
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+
+# Every modality has one line here: its name and the key of its sub-config. All else (which inputs it reads, which part
+# of the processor prepares them) is keyed by the same name.
+MODALITY_CONFIGS = {"vision": "vision_config", "text": "text_config"}
+
+POOLINGS = ("cls", "last", "mean")
+# Text encoders whose first token does not stand for the sentence: causal ones, those trained to pool elsewhere.
+POOLING_OF_TYPE = {"clip_text_model": "last", "siglip_text_model": "last", "t5": "mean"}
+
+# The fusion width where the query's encoder names none in its config (feature maps).
+DEFAULT_WIDTH = 256
+
+# What a checkpoint must name for `trust_remote_code` to find every class, whichever class was saved.
+AUTO_MAP = {
+    "AutoConfig": "configuration_mm_fusion.MMFusionConfig",
+    "AutoModel": "modeling_mm_fusion.MMFusionModel",
+    "AutoModelForSequenceClassification": "modeling_mm_fusion.MMFusionForClassification",
+    "AutoModelForVisualQuestionAnswering": "modeling_mm_fusion.MMFusionForQuestionAnswering",
+    "AutoProcessor": "processing_mm_fusion.MMFusionProcessor",
+}
+
+CUSTOM_PIPELINES = {
+    "MMFusionForQuestionAnswering": {
+        "visual-question-answering": {
+            "impl": "pipelines_mm_fusion.MMFusionQuestionAnsweringPipeline",
+            "pt": ["AutoModelForVisualQuestionAnswering"],
+            "type": "multimodal",
+        }
+    },
+    "MMFusionForClassification": {
+        "multimodal-classification": {
+            "impl": "pipelines_mm_fusion.MMFusionClassificationPipeline",
+            "pt": ["AutoModelForSequenceClassification"],
+            "type": "multimodal",
+        }
+    },
+}
+
+
+@strict
+class MMFusionLayersConfig(PreTrainedConfig):
+    r"""The fusion: which one, how wide, how deep.
+
+    Args:
+        fusion_type (`str`, defaults to `"cross_attention"`): a name in the registry of fusions.
+        query_modality (`str`, *optional*): the modality whose tokens ask, for fusions that have one. Text where
+            present, else the first modality of the model.
+        hidden_size (`int`, *optional*): the fusion width D. Left out, the width of the query modality's encoder, as in
+            ALBEF (Li et al. 2021) and BLIP, or 256 where its config does not name one width.
+        num_hidden_layers (`int`, defaults to 4): fusion blocks.
+        num_attention_heads (`int`, *optional*): left out, one for every 64 of the width.
+        intermediate_size (`int`, *optional*): inner width of the feed-forward parts; left out, 4 times the width.
+        hidden_act (`str`), hidden_dropout_prob (`float`), attention_probs_dropout_prob (`float`),
+        layer_norm_eps (`float`), initializer_range (`float`): as in BERT.
+        modality_dropout (`float` or `dict[str, float]`, defaults to 0): the probability, drawn for every row and
+            modality in training, that a present item is replaced by the learned absent token. A row never loses all.
+    """
+
+    model_type = "mm_fusion_layers"
+    base_config_key = "fusion_config"
+
+    fusion_type: str = "cross_attention"
+    query_modality: str | None = None
+    hidden_size: int | None = None
+    num_hidden_layers: int = 4
+    num_attention_heads: int | None = None
+    intermediate_size: int | None = None
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    modality_dropout: float | int | dict = 0.0
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.derive_widths()
+
+    def derive_widths(self):
+        """Fills in the widths that follow from `hidden_size`, once that is known."""
+        if self.hidden_size is None:
+            return
+        if self.num_attention_heads is None:
+            self.num_attention_heads = max(1, self.hidden_size // 64)
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+
+    def validate_architecture(self):
+        """Checks that the heads share the width evenly and that the dropout rates are probabilities."""
+        if self.hidden_size is not None and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"fusion_config: hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads})."
+            )
+        rates = self.modality_dropout
+        for name, rate in (rates if isinstance(rates, dict) else {"every modality": rates}).items():
+            if not 0 <= rate < 1:
+                raise ValueError(f"fusion_config: modality_dropout of {name} must be in [0, 1), got {rate}.")
+
+
+@strict
+class MMFusionConfig(PreTrainedConfig):
+    r"""A model that fuses the tokens of one encoder per modality.
+
+    Each sub-config is optional and may be of any type that `AutoConfig` knows; composite ones (CLIP, SigLIP) give
+    their part. Building a model from a config downloads nothing.
+
+    Args:
+        vision_config, text_config (`PreTrainedConfig` or `dict`, *optional*): the encoders.
+        fusion_config (`MMFusionLayersConfig` or `dict`, *optional*): the fusion.
+        vision_feature_layer (`int` or `list[int]`, *optional*): index (indices) into the vision encoder's
+            `hidden_states` whose tokens are used, as LLaVA (Liu et al. 2023) names it; several are each projected and
+            joined as tokens. Left out: `last_hidden_state`. Layers above the last one used are not built.
+        freeze_encoders (`bool` or `list[str]`, defaults to `False`): modalities whose encoder does not train: it stays
+            in eval mode, and its forward runs without gradients.
+        freeze_batch_norm (`bool`, defaults to `True`): keep the running statistics of the encoders' batch norms as
+            they are in training too. Pretrained ones are worth more than those of small batches, and two processes
+            then see the same network. Turn it off for a CNN that starts from random weights.
+        pooling (`dict[str, str]`, *optional*): how one vector is read from the tokens of a modality: `"cls"` (the first),
+            `"last"` (the last that is not padding) or `"mean"`. Left out: the first for text encoders, the last for those
+            that pool there (CLIP, SigLIP), the mean for all others.
+        classifier_dropout (`float`, defaults to 0.1): dropout before the last layer of a head.
+        base_models (`list[str]`, *optional*): Hub ids of the encoders, for the model card.
+
+    Raises:
+        ValueError: a feature layer, a query modality or a frozen modality that the model does not have.
+
+    Example:
+
+    ```python
+    >>> from transformers import BertConfig, ViTConfig
+    >>> from mm_hf import MMFusionConfig, MMFusionModel
+    >>> config = MMFusionConfig(vision_config=ViTConfig(), text_config=BertConfig(), fusion_config={"hidden_size": 256})
+    >>> model = MMFusionModel(config)
+    ```
+    """
+
+    model_type = "mm_fusion"
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit", optional=True),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
+        "fusion_config": SubConfigSpec(config_class=MMFusionLayersConfig),
+    }
+
+    vision_config: PreTrainedConfig | dict | None = None
+    text_config: PreTrainedConfig | dict | None = None
+    fusion_config: MMFusionLayersConfig | dict | None = None
+    vision_feature_layer: int | list[int] | None = None
+    freeze_encoders: bool | list[str] = False
+    freeze_batch_norm: bool = True
+    pooling: dict[str, str] | None = None
+    classifier_dropout: float | int = 0.1
+    base_models: list[str] | None = None
+
+    def __post_init__(self, **kwargs):
+        # The caller's object stays as it was: what the encoders decide is filled in on a copy.
+        if isinstance(self.fusion_config, PreTrainedConfig):
+            self.fusion_config = copy.deepcopy(self.fusion_config)
+        super().__post_init__(**kwargs)
+        for name, key in MODALITY_CONFIGS.items():
+            if getattr(self, key) is not None:
+                setattr(self, key, part_of_composite(getattr(self, key), name))
+        if not self.modalities:
+            return
+        fusion = self.fusion_config
+        if fusion.query_modality is None:
+            fusion.query_modality = "text" if "text" in self.modalities else self.modalities[0]
+        if fusion.hidden_size is None:
+            query_config = getattr(self, MODALITY_CONFIGS.get(fusion.query_modality, ""), None)
+            width = getattr(query_config, "hidden_size", None) or getattr(query_config, "d_model", None)
+            fusion.hidden_size = width if isinstance(width, int) else DEFAULT_WIDTH
+            if fusion.hidden_size % 64 and fusion.num_attention_heads is None:
+                fusion.num_attention_heads = getattr(query_config, "num_attention_heads", 1)
+            fusion.derive_widths()
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """Refuses the config of another model, which the library would only warn of."""
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"This is a checkpoint of model type {model_type!r}, not {cls.model_type!r}: an encoder goes to "
+                "`from_encoders_pretrained`, and `from_pretrained` takes what mm_hf saved."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the modalities that this model has, in the library's order."""
+        return [name for name, key in MODALITY_CONFIGS.items() if getattr(self, key, None) is not None]
+
+    @property
+    def frozen_encoders(self) -> list[str]:
+        """Names of the modalities whose encoder does not train."""
+        if isinstance(self.freeze_encoders, bool):
+            return self.modalities if self.freeze_encoders else []
+        return list(self.freeze_encoders)
+
+    @property
+    def poolings(self) -> dict[str, str]:
+        """For each modality how one vector is read from its tokens."""
+        default = {name: "cls" if name == "text" else "mean" for name in self.modalities}
+        for name in self.modalities:
+            model_type = getattr(self, MODALITY_CONFIGS[name]).model_type
+            default[name] = POOLING_OF_TYPE.get(model_type, default[name])
+        return {**default, **(self.pooling or {})}
+
+    @property
+    def feature_layers(self) -> dict[str, list[int] | None]:
+        """For each modality the indices into `hidden_states` that are used, or None for `last_hidden_state`."""
+        vision = self.vision_feature_layer
+        vision = [vision] if isinstance(vision, int) else vision
+        return {name: vision if name == "vision" else None for name in self.modalities}
+
+    def validate_architecture(self):
+        """Checks the names of modalities that stand in the config."""
+        if not self.modalities:
+            return
+        named = {
+            "fusion_config.query_modality": [self.fusion_config.query_modality],
+            "freeze_encoders": self.frozen_encoders,
+        }
+        if isinstance(self.fusion_config.modality_dropout, dict):
+            named["fusion_config.modality_dropout"] = list(self.fusion_config.modality_dropout)
+        named["pooling"] = list(self.pooling or {})
+        for key, names in named.items():
+            unknown = [name for name in names if name not in self.modalities]
+            if unknown:
+                raise ValueError(f"{key} names {unknown}, but this model has the modalities {self.modalities}.")
+        for name, pooling in (self.pooling or {}).items():
+            if pooling not in POOLINGS:
+                raise ValueError(f"pooling of {name} must be one of {POOLINGS}, got {pooling!r}.")
+        if self.vision_feature_layer is not None and self.vision_config is None:
+            raise ValueError(f"vision_feature_layer is {self.vision_feature_layer}, but there is no vision_config.")
+
+
+def part_of_composite(config: PreTrainedConfig, modality: str) -> PreTrainedConfig:
+    """Gives the part of a dual encoder's config (CLIP, SigLIP…) that one modality uses; other configs as they are."""
+    part = getattr(config, MODALITY_CONFIGS[modality], None)
+    return part if isinstance(part, PreTrainedConfig) else config
+
+
+AutoConfig.register(MMFusionConfig.model_type, MMFusionConfig, exist_ok=True)
+MMFusionConfig.register_for_auto_class()
+
+__all__ = ["MMFusionConfig", "MMFusionLayersConfig"]

@@ -1,0 +1,68 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""Losses of the heads. Each is a sum over the rows that have a label, divided by their number, or by the number over all
+processes and accumulation steps where the caller knows it."""
+
+import torch
+from torch import nn
+
+
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+
+def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
+    """Guesses the problem from the labels, by the rule of the library's own heads.
+
+    One output is a regression; whole numbers are classes; `(B, num_labels)` floats are several labels, or soft targets
+    as VQA v2 has them (Goyal et al. 2017).
+    """
+    if num_labels == 1:
+        return "regression"
+    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+
+def classification_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    problem_type: str,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """Cross-entropy, binary cross-entropy or squared error, over the rows that have a label.
+
+    Args:
+        logits: `(B, C)` float.
+        labels: `single_label_classification`: `(B,)` int64 classes, -100 for a row without; or `(B, C)` floats that sum to
+            one, soft targets. `multi_label_classification`: `(B, C)` floats in [0, 1], the binary losses of a row summed
+            (Teney et al. 2018, section 3.7). `regression`: `(B,)` or `(B, C)` floats. NaN marks a float without label.
+        problem_type: one of the three.
+        num_items_in_batch: labelled rows in the global batch; left out, those of this batch.
+
+    Returns:
+        `()`: zero, with zero gradients for every parameter, where no row has a label.
+
+    Raises:
+        ValueError: an unknown problem type, or labels whose shape does not fit the logits.
+    """
+    if problem_type not in PROBLEM_TYPES:
+        raise ValueError(f"problem_type must be one of {PROBLEM_TYPES}, got {problem_type!r}.")
+    if problem_type == "single_label_classification" and labels.ndim == 1:
+        rows = labels != -100
+        labels = labels.long()
+        losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none", ignore_index=-100)
+    else:
+        if labels.numel() != logits.numel():
+            raise ValueError(
+                f"problem_type {problem_type!r} needs labels of shape {tuple(logits.shape)}, got {tuple(labels.shape)}."
+            )
+        labels = labels.reshape(logits.shape).float()
+        present = ~labels.isnan()
+        rows, labels = present.any(-1), labels.nan_to_num()
+        if problem_type == "single_label_classification":
+            losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+        elif problem_type == "multi_label_classification":
+            losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
+            losses = (losses * present).sum(-1)
+        else:
+            losses = (((logits.float() - labels) ** 2) * present).sum(-1) / present.sum(-1).clamp(min=1)
+    count = rows.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+    return (losses * rows).sum() / count

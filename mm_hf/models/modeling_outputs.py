@@ -1,0 +1,133 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""What the steps of the model hand on. All are `ModelOutput`s, so that they move between devices, trace and export.
+
+Notation used for tensor shapes: `B` rows of the batch; `U` distinct items of one modality; `T` tokens of an item;
+`H` an encoder's width; `D` the fusion width; `L` fusion layers; `A` attention heads.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class EncoderStates(ModelOutput):
+    """What an encoder gives, at its own width: the exact thing to cache when the encoder is frozen.
+
+    Args:
+        levels (`tuple[torch.Tensor]`): one per feature layer; `(U, T, H)` from encoders of sequences, `(U, H, h, w)` from
+            encoders with a feature map, whose grid the projection needs for the positions.
+        mask (`torch.Tensor`, *optional*): `(U, T)`, 1 for a token and 0 for padding; None where there is no padding.
+        index (`torch.Tensor`, *optional*): `(B,)` int64, the item of each row, -1 where the row has none; None where row
+            i uses item i.
+    """
+
+    levels: tuple[torch.Tensor, ...] | None = None
+    mask: torch.Tensor | None = None
+    index: torch.Tensor | None = None
+
+
+@dataclass
+class TokenStates(ModelOutput):
+    """Tokens of one modality at the fusion width.
+
+    Args:
+        tokens (`torch.Tensor`): `(U, T, D)`. Where `index` is given, the last item is the learned absent token.
+        mask (`torch.Tensor`, *optional*): `(U, T)` bool; None where every token counts.
+        index (`torch.Tensor`, *optional*): `(B,)` int64 in 0…U-1; None where row i uses item i.
+        pooled (`torch.Tensor`): `(U, D)`, one vector an item.
+    """
+
+    tokens: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    index: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
+
+    def rows(self, items: torch.Tensor | None) -> torch.Tensor | None:
+        """Gathers something that each item has, `(U, …)`, for each row: `(B, …)`."""
+        return items if items is None or self.index is None else items.index_select(0, self.index)
+
+    def row_mask(self) -> torch.Tensor:
+        """The mask of each row, `(B, T)` bool, made of ones where there was none."""
+        mask = self.mask
+        if mask is None:
+            mask = torch.ones(self.tokens.shape[:2], dtype=torch.bool, device=self.tokens.device)
+        return self.rows(mask)
+
+
+@dataclass
+class FusionMemory(ModelOutput):
+    """What a fusion needs of the modalities that do not ask, none of it dependent on the query: computed once per item.
+
+    Args:
+        states (`dict[str, TokenStates]`): by modality.
+        keys, values (`dict[str, tuple[torch.Tensor]]`): by modality and layer, `(U, T, D)`.
+    """
+
+    states: dict[str, TokenStates] | None = None
+    keys: dict[str, tuple[torch.Tensor, ...]] | None = None
+    values: dict[str, tuple[torch.Tensor, ...]] | None = None
+
+
+@dataclass
+class FusedStates(ModelOutput):
+    """What a fusion gives.
+
+    Args:
+        pooled (`torch.Tensor`): `(B, D)`.
+        tokens (`torch.Tensor`, *optional*): `(B, T', D)`, fused tokens and memory tokens, if asked for.
+        mask (`torch.Tensor`, *optional*): `(B, T')` bool.
+        modality_ids (`torch.Tensor`, *optional*): `(T',)` int64, the position in `config.modalities` of the modality
+            that each token belongs to.
+        hidden_states (`tuple[torch.Tensor]`, *optional*): L+1 times `(B, T, D)`, the query's tokens.
+        attentions (`tuple[torch.Tensor]`, *optional*): L times `(B, A, T, T)`, self-attention of the query.
+        cross_attentions (`tuple[torch.Tensor]`, *optional*): L times `(B, A, T, T_memory)`.
+    """
+
+    pooled: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    modality_ids: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class MMFusionModelOutput(ModelOutput):
+    """Output of `MMFusionModel`: `FusedStates` under the library's names.
+
+    Args:
+        last_hidden_state (`torch.Tensor`): `(B, T', D)`, fused tokens and memory tokens.
+        pooler_output (`torch.Tensor`): `(B, D)`.
+        attention_mask (`torch.Tensor`): `(B, T')` bool.
+        modality_ids (`torch.Tensor`): `(B, T')` int64, position in `config.modalities`.
+        hidden_states, attentions, cross_attentions: see `FusedStates`.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+    modality_ids: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class MMFusionClassifierOutput(ModelOutput):
+    """Output of the heads with classes.
+
+    Args:
+        loss (`torch.Tensor`, *optional*): `()`, if labels were given.
+        logits (`torch.Tensor`): `(B, num_labels)`, before softmax (or sigmoid for several labels).
+        hidden_states, attentions, cross_attentions: see `FusedStates`.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None

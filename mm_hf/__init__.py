@@ -3,9 +3,32 @@
 Importing this package registers the config, the models and the processor with the Auto classes of transformers.
 """
 
-from .models.configuration_mm_fusion import MMFusionConfig, MMFusionLayersConfig
+from .hub import pipeline
+from .models.configuration_mm_fusion import MMFusionConfig, FusionModuleConfig
 from .models.fusion import FUSIONS, Fusion, register_fusion
 from .models.modeling_mm_fusion import MMFusionForClassification, MMFusionForQuestionAnswering, MMFusionModel
+from .models.modeling_outputs import EncoderStates, FusedStates, FusionMemory, TokenStates
+from .models.pipelines_mm_fusion import MMFusionClassificationPipeline, MMFusionQuestionAnsweringPipeline
+from .models.processing_mm_fusion import MMFusionProcessor
 
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "FUSIONS",
+    "EncoderStates",
+    "FusedStates",
+    "Fusion",
+    "FusionMemory",
+    "MMFusionClassificationPipeline",
+    "MMFusionConfig",
+    "MMFusionForClassification",
+    "MMFusionForQuestionAnswering",
+    "FusionModuleConfig",
+    "MMFusionModel",
+    "MMFusionProcessor",
+    "MMFusionQuestionAnsweringPipeline",
+    "TokenStates",
+    "pipeline",
+    "register_fusion",
+]

@@ -48,7 +48,7 @@ CUSTOM_PIPELINES = {
 
 
 @strict
-class MMFusionLayersConfig(PreTrainedConfig):
+class FusionModuleConfig(PreTrainedConfig):
     r"""The fusion: which one, how wide, how deep.
 
     Args:
@@ -66,8 +66,8 @@ class MMFusionLayersConfig(PreTrainedConfig):
             modality in training, that a present item is replaced by the learned absent token. A row never loses all.
     """
 
-    model_type = "mm_fusion_layers"
-    base_config_key = "fusion_config"
+    model_type = "mm_fusion_module"
+    base_config_key = "fusion_module_config"
 
     fusion_type: str = "cross_attention"
     query_modality: str | None = None
@@ -99,13 +99,13 @@ class MMFusionLayersConfig(PreTrainedConfig):
         """Checks that the heads share the width evenly and that the dropout rates are probabilities."""
         if self.hidden_size is not None and self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"fusion_config: hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"fusion_module_config: hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
                 f"({self.num_attention_heads})."
             )
         rates = self.modality_dropout
         for name, rate in (rates if isinstance(rates, dict) else {"every modality": rates}).items():
             if not 0 <= rate < 1:
-                raise ValueError(f"fusion_config: modality_dropout of {name} must be in [0, 1), got {rate}.")
+                raise ValueError(f"fusion_module_config: modality_dropout of {name} must be in [0, 1), got {rate}.")
 
 
 @strict
@@ -117,7 +117,8 @@ class MMFusionConfig(PreTrainedConfig):
 
     Args:
         vision_config, text_config (`PreTrainedConfig` or `dict`, *optional*): the encoders.
-        fusion_config (`MMFusionLayersConfig` or `dict`, *optional*): the fusion.
+        fusion_module_config (`FusionModuleConfig` or `dict`, *optional*): the fusion. (The library keeps the shorter
+            name `fusion_config` for fused kernels.)
         vision_feature_layer (`int` or `list[int]`, *optional*): index (indices) into the vision encoder's
             `hidden_states` whose tokens are used, as LLaVA (Liu et al. 2023) names it; several are each projected and
             joined as tokens. Left out: `last_hidden_state`. Layers above the last one used are not built.
@@ -140,7 +141,7 @@ class MMFusionConfig(PreTrainedConfig):
     ```python
     >>> from transformers import BertConfig, ViTConfig
     >>> from mm_hf import MMFusionConfig, MMFusionModel
-    >>> config = MMFusionConfig(vision_config=ViTConfig(), text_config=BertConfig(), fusion_config={"hidden_size": 256})
+    >>> config = MMFusionConfig(vision_config=ViTConfig(), text_config=BertConfig(), fusion_module_config={"hidden_size": 256})
     >>> model = MMFusionModel(config)
     ```
     """
@@ -149,12 +150,12 @@ class MMFusionConfig(PreTrainedConfig):
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit", optional=True),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
-        "fusion_config": SubConfigSpec(config_class=MMFusionLayersConfig),
+        "fusion_module_config": SubConfigSpec(config_class=FusionModuleConfig),
     }
 
     vision_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
-    fusion_config: MMFusionLayersConfig | dict | None = None
+    fusion_module_config: FusionModuleConfig | dict | None = None
     vision_feature_layer: int | list[int] | None = None
     freeze_encoders: bool | list[str] = False
     freeze_batch_norm: bool = True
@@ -164,15 +165,15 @@ class MMFusionConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         # The caller's object stays as it was: what the encoders decide is filled in on a copy.
-        if isinstance(self.fusion_config, PreTrainedConfig):
-            self.fusion_config = copy.deepcopy(self.fusion_config)
+        if isinstance(self.fusion_module_config, PreTrainedConfig):
+            self.fusion_module_config = copy.deepcopy(self.fusion_module_config)
         super().__post_init__(**kwargs)
         for name, key in MODALITY_CONFIGS.items():
             if getattr(self, key) is not None:
                 setattr(self, key, part_of_composite(getattr(self, key), name))
         if not self.modalities:
             return
-        fusion = self.fusion_config
+        fusion = self.fusion_module_config
         if fusion.query_modality is None:
             fusion.query_modality = "text" if "text" in self.modalities else self.modalities[0]
         if fusion.hidden_size is None:
@@ -227,11 +228,11 @@ class MMFusionConfig(PreTrainedConfig):
         if not self.modalities:
             return
         named = {
-            "fusion_config.query_modality": [self.fusion_config.query_modality],
+            "fusion_module_config.query_modality": [self.fusion_module_config.query_modality],
             "freeze_encoders": self.frozen_encoders,
         }
-        if isinstance(self.fusion_config.modality_dropout, dict):
-            named["fusion_config.modality_dropout"] = list(self.fusion_config.modality_dropout)
+        if isinstance(self.fusion_module_config.modality_dropout, dict):
+            named["fusion_module_config.modality_dropout"] = list(self.fusion_module_config.modality_dropout)
         named["pooling"] = list(self.pooling or {})
         for key, names in named.items():
             unknown = [name for name in names if name not in self.modalities]
@@ -253,4 +254,4 @@ def part_of_composite(config: PreTrainedConfig, modality: str) -> PreTrainedConf
 AutoConfig.register(MMFusionConfig.model_type, MMFusionConfig, exist_ok=True)
 MMFusionConfig.register_for_auto_class()
 
-__all__ = ["MMFusionConfig", "MMFusionLayersConfig"]
+__all__ = ["MMFusionConfig", "FusionModuleConfig"]

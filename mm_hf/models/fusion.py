@@ -17,7 +17,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .configuration_mm_fusion import MMFusionLayersConfig
+from .configuration_mm_fusion import FusionModuleConfig
 from .encoders import pool_tokens
 from .modeling_outputs import FusedStates, FusionMemory, TokenStates
 
@@ -41,7 +41,7 @@ def register_fusion(name: str) -> Callable:
     return register
 
 
-def build_fusion(config: MMFusionLayersConfig, modalities: list[str], poolings: dict[str, str]) -> "Fusion":
+def build_fusion(config: FusionModuleConfig, modalities: list[str], poolings: dict[str, str]) -> "Fusion":
     """Builds the fusion that the config names.
 
     Raises:
@@ -68,7 +68,7 @@ class MMFusionAttention(nn.Module):
 
     is_causal = False
 
-    def __init__(self, config: MMFusionLayersConfig):
+    def __init__(self, config: FusionModuleConfig):
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
@@ -106,7 +106,7 @@ class MMFusionCrossAttention(MMFusionAttention):
 class MMFusionMLP(nn.Sequential):
     """The feed-forward part of a block."""
 
-    def __init__(self, config: MMFusionLayersConfig):
+    def __init__(self, config: FusionModuleConfig):
         super().__init__(
             nn.Linear(config.hidden_size, config.intermediate_size),
             ACT2FN[config.hidden_act],
@@ -118,7 +118,7 @@ class MMFusionCrossAttentionBlock(GradientCheckpointingLayer):
     """Self-attention, cross-attention, feed-forward; each pre-norm and behind a tanh gate that starts at zero (Flamingo,
     Alayrac et al. 2022, section 2.2), so that training starts from the encoders' own features."""
 
-    def __init__(self, config: MMFusionLayersConfig, has_memory: bool):
+    def __init__(self, config: FusionModuleConfig, has_memory: bool):
         super().__init__()
         self.self_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attn = MMFusionSelfAttention(config)
@@ -187,7 +187,7 @@ class Fusion(nn.Module):
     # Whether what the memory needs is independent of the query, so that `prepare` can compute it once per item.
     supports_memory_cache = False
 
-    def __init__(self, config: MMFusionLayersConfig, modalities: list[str], poolings: dict[str, str]):
+    def __init__(self, config: FusionModuleConfig, modalities: list[str], poolings: dict[str, str]):
         super().__init__()
         self.config = config
         self.modalities = modalities
@@ -226,16 +226,18 @@ class Fusion(nn.Module):
         """
         raise NotImplementedError
 
-    def join_tokens(self, tokens: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Joins `(tokens (B, T, D), mask (B, T))` of the modalities into one sequence, with the id of each token."""
-        ids = [
-            torch.full((part.shape[1],), self.modalities.index(name), device=part.device)
-            for name, (part, _) in tokens.items()
-        ]
+    def join_tokens(self, states: dict[str, TokenStates]) -> dict[str, torch.Tensor]:
+        """Joins the tokens that each row has of all modalities into one sequence, with the id of each token's modality."""
+        ids = {name: self.modalities.index(name) for name in states}
         return {
-            "tokens": torch.cat([part for part, _ in tokens.values()], dim=1),
-            "mask": torch.cat([mask for _, mask in tokens.values()], dim=1),
-            "modality_ids": torch.cat(ids),
+            "tokens": torch.cat([state.rows(state.tokens) for state in states.values()], dim=1),
+            "mask": torch.cat([state.row_mask() for state in states.values()], dim=1),
+            "modality_ids": torch.cat(
+                [
+                    torch.full((state.tokens.shape[1],), ids[name], device=state.tokens.device)
+                    for name, state in states.items()
+                ]
+            ),
         }
 
 
@@ -267,11 +269,7 @@ class ConcatFusion(Fusion):
         pooled = self.readout([states[name].rows(states[name].pooled) for name in self.modalities])
         for norm, layer in zip(self.norms, self.layers):
             pooled = pooled + self.dropout(layer(norm(pooled)))
-        fused = FusedStates(pooled=pooled)
-        if return_tokens:
-            tokens = {name: (state.rows(state.tokens), state.row_mask()) for name, state in states.items()}
-            fused.update(self.join_tokens(tokens))
-        return fused
+        return FusedStates(pooled=pooled, **(self.join_tokens(states) if return_tokens else {}))
 
 
 @register_fusion("cross_attention")
@@ -367,16 +365,16 @@ class CrossAttentionFusion(Fusion):
         attended = tokens[:, 0] if shorten else pool_tokens(tokens, row_mask, pooling)
         asked = query.rows(query.pooled)
         answers = [state.rows(state.pooled) for state in memories.values()]
-        fused = FusedStates(pooled=self.readout([asked, *answers, *(asked * answer for answer in answers), attended]))
+        joined = {}
         if return_tokens:
-            parts = {name: (state.rows(state.tokens), state.row_mask()) for name, state in memories.items()}
-            fused.update(self.join_tokens({self.query_modality: (tokens, query.row_mask())} | parts))
-        if output_hidden_states:
-            fused.hidden_states = select_layers(recorded["hidden_states"], output_hidden_states)
-        if output_attentions:
-            fused.attentions = tuple(recorded["attentions"])
-            fused.cross_attentions = tuple(recorded["cross_attentions"]) if memories else None
-        return fused
+            joined = self.join_tokens({self.query_modality: TokenStates(tokens=tokens, mask=row_mask), **memories})
+        return FusedStates(
+            pooled=self.readout([asked, *answers, *(asked * answer for answer in answers), attended]),
+            hidden_states=select_layers(recorded["hidden_states"], output_hidden_states) if output_hidden_states else None,
+            attentions=tuple(recorded["attentions"]) if output_attentions else None,
+            cross_attentions=tuple(recorded["cross_attentions"]) if output_attentions and memories else None,
+            **joined,
+        )
 
     def attention_mask(self, queries, key_mask, keys):
         """The mask in the form that the chosen attention takes, for queries `(B, T, …)` and keys `(B, T_memory, …)`."""
@@ -407,7 +405,7 @@ def select_layers(hidden_states: list[torch.Tensor], selection: bool | int | lis
 class Readout(nn.Sequential):
     """Concatenates vectors `(B, D)` and maps them to one."""
 
-    def __init__(self, config: MMFusionLayersConfig, parts: int):
+    def __init__(self, config: FusionModuleConfig, parts: int):
         super().__init__(
             nn.Linear(parts * config.hidden_size, config.hidden_size),
             ACT2FN[config.hidden_act],

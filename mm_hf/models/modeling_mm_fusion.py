@@ -59,7 +59,7 @@ class MMFusionPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        std = self.config.fusion_config.initializer_range
+        std = self.config.fusion_module_config.initializer_range
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, mean=0.0, std=std)
             if module.bias is not None:
@@ -108,7 +108,7 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             dtype, device_map, max_memory, quantization_config, attn_implementation: as in `from_pretrained`, for the
                 whole model.
             kwargs: everything else goes into `MMFusionConfig` (`num_labels`, `freeze_encoders`, `vision_feature_layer`,
-                `fusion_config={"hidden_size": 256}`…).
+                `fusion_module_config={"hidden_size": 256}`…).
 
         Raises:
             ValueError: no encoder, an encoder that does not read the modality, or weights that its checkpoint lacks.
@@ -128,12 +128,12 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             MODALITY_CONFIGS[name]: part_of_composite(AutoConfig.from_pretrained(source, **hub_kwargs_of(name)), name)
             for name, source in sources.items()
         }
-        fusion_config = kwargs.pop("fusion_config", None) or {}
-        fusion_config = fusion_config if isinstance(fusion_config, dict) else fusion_config.to_dict()
+        fusion_module_config = kwargs.pop("fusion_module_config", None) or {}
+        fusion_module_config = fusion_module_config if isinstance(fusion_module_config, dict) else fusion_module_config.to_dict()
         base_models = [base_model_of(source) for source in sources.values()]
         config = MMFusionConfig(
             **configs,
-            fusion_config={**fusion_config, "fusion_type": fusion},
+            fusion_module_config={**fusion_module_config, "fusion_type": fusion},
             base_models=[name for name in base_models if name],
             **kwargs,
         )
@@ -195,7 +195,7 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             base_model=self.config.base_models or None,
             pipeline_tag=next((tag for tag in pipelines if tag == "visual-question-answering"), None),
         )
-        fusion = self.config.fusion_config
+        fusion = self.config.fusion_module_config
         encoders = [f"{name}: `{getattr(self.config, MODALITY_CONFIGS[name]).model_type}`" for name in self.config.modalities]
         text = (
             f"# {type(self).__name__}\n\nEncoders ({', '.join(encoders)}), fused by `{fusion.fusion_type}` "
@@ -255,7 +255,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
         super().__init__(config)
         if not config.modalities:
             raise ValueError(f"The config needs at least one of {list(MODALITY_CONFIGS.values())}, all are None.")
-        fusion_config = config.fusion_config
+        fusion_module_config = config.fusion_module_config
         self.encoders = nn.ModuleDict()
         self.projections = nn.ModuleDict()
         self.feature_layers: dict[str, list[int] | None] = {}
@@ -268,9 +268,11 @@ class MMFusionModel(MMFusionPreTrainedModel):
             self.feature_layers[name] = layers
             self.untrained.update(f"encoders.{name}.{key}" for key, p in encoder.named_parameters() if not p.requires_grad)
             self.projections[name] = ModalityProjection(
-                widths, fusion_config.hidden_size, fusion_config.layer_norm_eps, config.poolings[name]
+                widths, fusion_module_config.hidden_size, fusion_module_config.layer_norm_eps, config.poolings[name]
             )
-        self.fusion: Fusion = build_fusion(fusion_config, config.modalities, config.poolings)
+        if fusion_module_config._attn_implementation is None:
+            fusion_module_config._attn_implementation = config._attn_implementation
+        self.fusion: Fusion = build_fusion(fusion_module_config, config.modalities, config.poolings)
         self.post_init()
         self.apply_freezing()
 
@@ -351,15 +353,15 @@ class MMFusionModel(MMFusionPreTrainedModel):
 
     def project(self, encoder_states: dict[str, EncoderStates]) -> dict[str, TokenStates]:
         """Brings encoder states to the fusion width. In training, present items give way to the absent token at the rates
-        of `fusion_config.modality_dropout`."""
+        of `fusion_module_config.modality_dropout`."""
         indices = {name: states.index for name, states in encoder_states.items()}
-        if self.training and self.config.fusion_config.modality_dropout:
+        if self.training and self.config.fusion_module_config.modality_dropout:
             indices = self._drop_modalities(encoder_states)
         return {name: self.projections[name](states, indices[name]) for name, states in encoder_states.items()}
 
     def _drop_modalities(self, encoder_states: dict[str, EncoderStates]) -> dict[str, torch.Tensor]:
         """Draws for every row and modality whether it is dropped; a row that would lose all it has keeps all."""
-        rates = self.config.fusion_config.modality_dropout
+        rates = self.config.fusion_module_config.modality_dropout
         indices = {
             name: torch.arange(len(states.levels[0]), device=self.device) if states.index is None else states.index
             for name, states in encoder_states.items()
@@ -378,7 +380,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
         Raises:
             NotImplementedError: the fusion's memory depends on the query.
         """
-        names = [name for name in encoder_states if name != self.config.fusion_config.query_modality]
+        names = [name for name in encoder_states if name != self.config.fusion_module_config.query_modality]
         return self.fusion.prepare(self.project({name: encoder_states[name] for name in names}))
 
     def fuse(
@@ -442,7 +444,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        implementation = self.config.fusion_config._attn_implementation
+        implementation = self.config.fusion_module_config._attn_implementation
         if output_attentions and implementation != "eager":
             raise ValueError(
                 f"output_attentions needs attn_implementation='eager', got {implementation!r}: call "
@@ -486,7 +488,7 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         self.num_labels = config.num_labels
         self.model = MMFusionModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.fusion_config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.fusion_module_config.hidden_size, config.num_labels)
         self.post_init()
 
     @can_return_tuple

@@ -1,0 +1,58 @@
+"""Checkpoints as their users meet them: pipelines over a folder, a Hub id or a model in memory."""
+
+import os
+from typing import Any
+
+from transformers import AutoProcessor, Pipeline, PreTrainedModel
+
+from .models.configuration_mm_fusion import CUSTOM_PIPELINES, MMFusionConfig
+from .models.modeling_mm_fusion import MMFusionForClassification, MMFusionForQuestionAnswering
+from .models.pipelines_mm_fusion import MMFusionClassificationPipeline, MMFusionQuestionAnsweringPipeline
+
+
+PIPELINES = {
+    "visual-question-answering": (MMFusionQuestionAnsweringPipeline, MMFusionForQuestionAnswering),
+    "multimodal-classification": (MMFusionClassificationPipeline, MMFusionForClassification),
+}
+
+
+def pipeline(
+    task: str | None = None,
+    model: str | os.PathLike | PreTrainedModel | None = None,
+    processor=None,
+    device: Any = None,
+    batch_size: int | None = None,
+    **hub_kwargs: Any,
+) -> Pipeline:
+    """Makes a pipeline without `trust_remote_code`: the code is this package's own.
+
+    Args:
+        task: one of `PIPELINES`; left out, the one that the checkpoint was saved for.
+        model: local folder or Hub id of a checkpoint, or a model.
+        processor: its processor; left out, the one in the checkpoint. Needed with a model in memory.
+        device, batch_size: as in `transformers.pipeline`.
+        hub_kwargs: for loading (`revision`, `token`, `dtype`…).
+
+    Raises:
+        ValueError: no model, an unknown task, or a model in memory without its processor.
+    """
+    if model is None:
+        raise ValueError("pipeline needs a model: a folder, a Hub id, or a model in memory.")
+    if task is None:
+        if isinstance(model, PreTrainedModel):
+            names = [type(model).__name__]
+        else:
+            names = MMFusionConfig.from_pretrained(model, **hub_kwargs).architectures or []
+        task = next((tag for name in names for tag in CUSTOM_PIPELINES.get(name, {})), None)
+        if task is None:
+            raise ValueError(f"No pipeline is known for {names}; tasks are {sorted(PIPELINES)}.")
+    if task not in PIPELINES:
+        raise ValueError(f"Unknown task {task!r}: known are {sorted(PIPELINES)}.")
+    pipeline_class, model_class = PIPELINES[task]
+    if not isinstance(model, PreTrainedModel):
+        processor = AutoProcessor.from_pretrained(model, **hub_kwargs) if processor is None else processor
+        model = model_class.from_pretrained(model, **hub_kwargs)
+    if processor is None:
+        raise ValueError("A model in memory needs its processor beside it.")
+    device = model.device if device is None else device
+    return pipeline_class(model=model, processor=processor, task=task, device=device, batch_size=batch_size)

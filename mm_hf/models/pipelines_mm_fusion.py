@@ -1,0 +1,124 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""Pipelines from raw rows to answers. They travel with the checkpoint, since the library has dropped these tasks."""
+
+from collections.abc import Iterable, Sized
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers.image_utils import load_image
+from transformers.pipelines.base import Pipeline
+from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+
+
+class MMFusionClassificationPipeline(Pipeline):
+    """Classifies rows `{"image": …, "text": …}`, either of which may be missing or None.
+
+    An image is a PIL image, a path or a URL. Returns for each row `[{"score", "label"}, …]`, best first; for several
+    labels at once the scores are independent probabilities, for a regression they are the predicted values.
+
+    Args of a call:
+        top_k (`int`, defaults to 5): how many; None for all.
+        batch_size (`int`, defaults to 1): rows that go through the model together; equal texts, and images that are the
+            same object, are encoded once.
+
+    Example:
+
+    ```python
+    >>> from transformers import pipeline
+    >>> classify = pipeline("multimodal-classification", model="me/checkpoint", trust_remote_code=True)
+    >>> classify({"image": "cat.png", "text": "a caption"}, top_k=2)
+    ```
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_video_processor = False
+
+    label_key = "label"
+
+    def _sanitize_parameters(self, top_k: int | None | str = "unset", **processor_kwargs):
+        postprocess_params = {} if top_k == "unset" else {"top_k": top_k}
+        return {}, processor_kwargs, postprocess_params
+
+    def preprocess(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Loads the image of a row; the rest waits until the batch is complete.
+
+        Raises:
+            ValueError: a row that is not a dict with at least one known key.
+        """
+        known = ("image", "text", "question")
+        if not isinstance(inputs, dict) or not set(inputs) & set(known) or not set(inputs) <= set(known):
+            raise ValueError(f"A row must be a dict with keys out of {known}, got {inputs!r}.")
+        image, text = inputs.get("image"), inputs.get("text", inputs.get("question"))
+        return {"image": None if image is None else load_image(image), "text": text}
+
+    def _forward(self, model_inputs: dict | list[dict], **processor_kwargs) -> dict[str, torch.Tensor]:
+        rows = model_inputs if isinstance(model_inputs, list) else [model_inputs]
+        columns = {"images": [row["image"] for row in rows], "text": [row["text"] for row in rows]}
+        columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+        if not columns:
+            raise ValueError("A row needs an image or a text, or both.")
+        batch = self.processor(**columns, deduplicate=True, **processor_kwargs).to(self.device)
+        return {"logits": self.model(**batch).logits}
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5) -> list[dict[str, Any]]:
+        """Turns the logits of one row into its best labels."""
+        config = self.model.config
+        logits = model_outputs["logits"][0].float()
+        if config.problem_type == "regression":
+            scores = logits
+        elif config.problem_type == "multi_label_classification":
+            scores = logits.sigmoid()
+        else:
+            scores = logits.softmax(-1)
+        best = scores.topk(min(top_k or len(scores), len(scores)))
+        return [
+            {"score": score, self.label_key: config.id2label[label]}
+            for score, label in zip(best.values.tolist(), best.indices.tolist())
+        ]
+
+    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+        """As in the library, but batches stay lists of rows: its own collation has no room for absent or shared items."""
+        kind = PipelineDataset if isinstance(inputs, Sized) else PipelineIterator
+        rows = kind(inputs, self.preprocess, preprocess_params)
+        batches = DataLoader(rows, num_workers=num_workers, batch_size=batch_size, collate_fn=list)
+        outputs = PipelineIterator(batches, self.forward, forward_params, loader_batch_size=batch_size)
+        return PipelineIterator(outputs, self.postprocess, postprocess_params)
+
+
+class MMFusionQuestionAnsweringPipeline(MMFusionClassificationPipeline):
+    """Answers questions about images, with the inputs and outputs of transformers 4's `visual-question-answering`.
+
+    Takes rows `{"image": …, "question": …}`, one or a list, or `image=` and `question=`: one of each, one image and many
+    questions, or lists of both, of which every pair is asked. Returns `[{"score", "answer"}, …]` for each row.
+
+    Example:
+
+    ```python
+    >>> from transformers import pipeline
+    >>> answer = pipeline("visual-question-answering", model="me/checkpoint", trust_remote_code=True)
+    >>> answer({"image": "circle.png", "question": "what colour is the shape?"}, top_k=1)
+    >>> answer(image="circle.png", question=["what colour is the shape?", "is it a circle?"])
+    ```
+    """
+
+    label_key = "answer"
+
+    def __call__(self, image: Any, question: str | list[str] | None = None, **kwargs):
+        """See the class; `image` takes rows too."""
+        if question is None:
+            return super().__call__(image, **kwargs)
+        if isinstance(image, Iterable) and not isinstance(image, (str, dict)):
+            questions = [question] if isinstance(question, str) else question
+            return super().__call__([{"image": i, "question": q} for i in image for q in questions], **kwargs)
+        if isinstance(question, str):
+            return super().__call__({"image": image, "question": question}, **kwargs)
+        image = load_image(image)  # once for all its questions
+        return super().__call__([{"image": image, "question": q} for q in question], **kwargs)
+
+
+__all__ = ["MMFusionClassificationPipeline", "MMFusionQuestionAnsweringPipeline"]

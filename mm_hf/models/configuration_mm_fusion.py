@@ -85,6 +85,7 @@ class FusionModuleConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         self.derive_widths()
+        self.validate_architecture()  # the library's own call would wrap the error
 
     def derive_widths(self):
         """Fills in the widths that follow from `hidden_size`, once that is known."""
@@ -183,6 +184,8 @@ class MMFusionConfig(PreTrainedConfig):
             if fusion.hidden_size % 64 and fusion.num_attention_heads is None:
                 fusion.num_attention_heads = getattr(query_config, "num_attention_heads", 1)
             fusion.derive_widths()
+            fusion.validate_architecture()
+        self.validate_architecture()  # the library's own call would wrap the error
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):

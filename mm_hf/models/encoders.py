@@ -9,8 +9,9 @@ import inspect
 import math
 
 import torch
+import transformers
 from torch import nn
-from transformers import AutoModel
+from transformers import MODEL_MAPPING, AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
@@ -41,6 +42,14 @@ def dummy_inputs(config: PreTrainedConfig, modality: str, device=None, dtype=Non
     return {"input_ids": torch.zeros(1, 4, dtype=torch.long, device=device)}
 
 
+def model_from_config(config: PreTrainedConfig) -> PreTrainedModel:
+    """`AutoModel.from_config`, also for the parts of dual encoders that it does not list (SigLIP's text part)."""
+    name = type(config).__name__.replace("Config", "Model")
+    if type(config) in MODEL_MAPPING or not hasattr(transformers, name):
+        return AutoModel.from_config(config)
+    return getattr(transformers, name)._from_config(config)
+
+
 def construct_encoder(config: PreTrainedConfig, modality: str) -> PreTrainedModel:
     """Builds the encoder of a config as the library does, from this very config object; encoder-decoders give their
     encoder.
@@ -49,13 +58,13 @@ def construct_encoder(config: PreTrainedConfig, modality: str) -> PreTrainedMode
         ValueError: the model does not read this modality.
     """
     try:
-        encoder = AutoModel.from_config(config)
+        encoder = model_from_config(config)
     except ValueError as error:
         # Some (ResNet) have no choice of attention to make, and refuse one that was made for the whole model.
         if "attention" not in str(error) or config._attn_implementation in (None, "eager"):
             raise
         config._attn_implementation = "eager"
-        encoder = AutoModel.from_config(config)
+        encoder = model_from_config(config)
     if config.is_encoder_decoder:
         encoder = encoder.get_encoder()
     if encoder.main_input_name not in MODALITY_INPUTS[modality]:
@@ -120,9 +129,16 @@ def drop_unused(module: nn.Module, used: set[str], prefix: str = ""):
         names = [path + key for key, _ in child.named_parameters()]
         if names and used.isdisjoint(names):
             if isinstance(module, nn.ModuleList):
-                del module[int(name) :]  # used layers come first: all that follow are unused too
+                # Used layers come first: all that follow are unused too. The first one stays in any case, untrained,
+                # since the library records what goes into a stack where its first layer is called.
+                del module[max(int(name), 1) :]
+                if name == "0":
+                    child.requires_grad_(False)
                 return
-            setattr(module, name, Bypass())
+            if any(isinstance(part, nn.ModuleList) for part in child.modules()):
+                drop_unused(child, used, path)  # a stack without its layers can still be called
+            else:
+                setattr(module, name, Bypass())
         else:
             drop_unused(child, used, path)
 
@@ -270,6 +286,8 @@ class ModalityProjection(nn.Module):
         """
         absent = self.absent_token
         if states.levels is None:
+            if self.training:  # all of the projection takes part in every batch, on every process
+                absent = absent + 0 * sum(parameter.sum() for parameter in self.parameters())
             tokens, mask, index = absent[None, None], None, torch.zeros_like(index)
         else:
             tokens, mask = self.project(states), None if states.mask is None else states.mask.bool()

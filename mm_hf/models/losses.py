@@ -45,15 +45,18 @@ def classification_loss(
     """
     if problem_type not in PROBLEM_TYPES:
         raise ValueError(f"problem_type must be one of {PROBLEM_TYPES}, got {problem_type!r}.")
-    if problem_type == "single_label_classification" and labels.ndim == 1:
+    hard = problem_type == "single_label_classification" and not labels.is_floating_point()
+    shape = logits.shape[:1] if hard else logits.shape
+    if labels.shape != shape and not (problem_type == "regression" and logits.shape == (*labels.shape, 1)):
+        raise ValueError(
+            f"problem_type {problem_type!r} needs labels of shape {tuple(shape)} with logits of shape "
+            f"{tuple(logits.shape)}, got {labels.dtype} of shape {tuple(labels.shape)}."
+        )
+    if hard:
         rows = labels != -100
         labels = labels.long()
         losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none", ignore_index=-100)
     else:
-        if labels.numel() != logits.numel():
-            raise ValueError(
-                f"problem_type {problem_type!r} needs labels of shape {tuple(logits.shape)}, got {tuple(labels.shape)}."
-            )
         labels = labels.reshape(logits.shape).float()
         present = ~labels.isnan()
         rows, labels = present.any(-1), labels.nan_to_num()

@@ -72,6 +72,17 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         elif hasattr(module, "gates"):
             init.zeros_(module.gates)
 
+    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs):
+        """Chooses the attention. See the library's method; what differs: encoders that have no choice (ConvNeXt, ResNet)
+        keep what they have, where the library raises."""
+        if isinstance(attn_implementation, str):
+            chosen = dict.fromkeys(["", *self.config.sub_configs], attn_implementation)
+            for name, encoder in self.base_model.encoders.items():
+                if not (encoder._supports_sdpa or encoder._supports_flash_attn):
+                    chosen[MODALITY_CONFIGS[name]] = encoder.config._attn_implementation
+            attn_implementation = chosen
+        super().set_attn_implementation(attn_implementation, **kwargs)
+
     def get_input_embeddings(self) -> nn.Module:
         """The text encoder's word embeddings."""
         return self._text_encoder().get_input_embeddings()
@@ -128,6 +139,9 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             MODALITY_CONFIGS[name]: part_of_composite(AutoConfig.from_pretrained(source, **hub_kwargs_of(name)), name)
             for name, source in sources.items()
         }
+        for name, source in sources.items():
+            if os.path.isdir(source):  # a path on this machine means nothing where the checkpoint goes
+                configs[MODALITY_CONFIGS[name]].name_or_path = base_model_of(source) or ""
         fusion_module_config = kwargs.pop("fusion_module_config", None) or {}
         fusion_module_config = fusion_module_config if isinstance(fusion_module_config, dict) else fusion_module_config.to_dict()
         base_models = [base_model_of(source) for source in sources.values()]

@@ -21,7 +21,7 @@ class MMFusionClassificationPipeline(Pipeline):
     Args of a call:
         top_k (`int`, defaults to 5): how many; None for all.
         batch_size (`int`, defaults to 1): rows that go through the model together; equal texts, and images that are the
-            same object, are encoded once.
+            same object, path or URL, are encoded once.
 
     Example:
 
@@ -53,11 +53,16 @@ class MMFusionClassificationPipeline(Pipeline):
         known = ("image", "text", "question")
         if not isinstance(inputs, dict) or not set(inputs) & set(known) or not set(inputs) <= set(known):
             raise ValueError(f"A row must be a dict with keys out of {known}, got {inputs!r}.")
-        image, text = inputs.get("image"), inputs.get("text", inputs.get("question"))
-        return {"image": None if image is None else load_image(image), "text": text}
+        source, text = inputs.get("image"), inputs.get("text", inputs.get("question"))
+        # The source goes along because loading makes a new object: equal sources are one image.
+        return {"image": None if source is None else load_image(source), "source": source, "text": text}
 
     def _forward(self, model_inputs: dict | list[dict], **processor_kwargs) -> dict[str, torch.Tensor]:
         rows = model_inputs if isinstance(model_inputs, list) else [model_inputs]
+        loaded: dict[Any, Any] = {}
+        for row in rows:
+            source = row["source"]
+            row["image"] = loaded.setdefault(source if isinstance(source, str) else id(source), row["image"])
         columns = {"images": [row["image"] for row in rows], "text": [row["text"] for row in rows]}
         columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
         if not columns:
@@ -117,7 +122,7 @@ class MMFusionQuestionAnsweringPipeline(MMFusionClassificationPipeline):
             return super().__call__([{"image": i, "question": q} for i in image for q in questions], **kwargs)
         if isinstance(question, str):
             return super().__call__({"image": image, "question": question}, **kwargs)
-        image = load_image(image)  # once for all its questions
+        image = None if image is None else load_image(image)  # once for all its questions
         return super().__call__([{"image": image, "question": q} for q in question], **kwargs)
 
 

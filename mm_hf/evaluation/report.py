@@ -1,0 +1,105 @@
+"""What a run leaves behind to be looked at: curves, predictions with their pictures, the model card."""
+
+import os
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from PIL import Image
+
+
+def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.PathLike):
+    """Draws one panel a series.
+
+    Args:
+        history: by name points of (step, value).
+        path: the PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    names = [name for name, points in history.items() if points]
+    figure = Figure(figsize=(4.5 * len(names), 3.5), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
+        steps, values = zip(*history[name])
+        axes.plot(steps, values, marker="o" if len(steps) < 40 else None, markersize=3)
+        axes.set_title(name)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def plot_predictions(
+    samples: Sequence[tuple[Image.Image | None, str | None, str, str]], path: str | os.PathLike, columns: int = 4
+):
+    """Draws pictures with question, answer and truth; wrong answers in red.
+
+    Args:
+        samples: (picture, text, answer, truth) each.
+        path: the PNG to write.
+        columns: pictures in a row.
+    """
+    from matplotlib.figure import Figure
+
+    rows = -(-len(samples) // columns)
+    figure = Figure(figsize=(3 * columns, 3.1 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in panels:
+        axes.axis("off")
+    for axes, (picture, text, answer, truth) in zip(panels, samples):
+        if picture is not None:
+            axes.imshow(picture, interpolation="nearest")
+        question = "\n".join(textwrap.wrap(text or "(no text)", 30))
+        right = answer == truth
+        axes.set_title(
+            f"{question}\n{answer}" + ("" if right else f"  (truth: {truth})"),
+            fontsize=9,
+            color="black" if right else "crimson",
+        )
+    figure.savefig(path, dpi=110)
+
+
+def model_card(
+    template: str | os.PathLike,
+    results: dict[str, Any],
+    name: str,
+    dataset: str,
+    pipeline_tag: str | None,
+    base_models: list[str] | None,
+    licenses: Sequence[str] = (),
+    **template_values: Any,
+) -> ModelCard:
+    """Fills the template of a model card with what a run measured.
+
+    Args:
+        template: a Jinja file.
+        results: as the run writes them to `results.json`.
+        name: of the model.
+        dataset: name of the data set.
+        pipeline_tag: the Hub's name of the task.
+        base_models: Hub ids of the encoders.
+        licenses: of weights and data, for the text.
+        template_values: everything else that the template asks for.
+    """
+    data = ModelCardData(
+        model_name=name,
+        library_name="transformers",
+        pipeline_tag=pipeline_tag,
+        base_model=base_models or None,
+        datasets=[dataset],
+        tags=["mm_hf", "multimodal"],
+        eval_results=[
+            EvalResult(
+                task_type=pipeline_tag or "multimodal-classification",
+                dataset_type=dataset,
+                dataset_name=dataset,
+                dataset_split="test",
+                metric_type=metric,
+                metric_value=round(value, 5),
+            )
+            for metric, value in results["metrics"].items()
+        ],
+    )
+    return ModelCard.from_template(
+        data, template_path=str(template), results=results, name=name, licenses=licenses, **template_values
+    )

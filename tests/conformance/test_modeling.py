@@ -1,0 +1,202 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""transformers' own common tests of models and configs, for every class, with towers of tokens and of feature maps."""
+
+import unittest
+from inspect import Parameter, Signature, signature
+from unittest.mock import patch
+
+import pytest
+from transformers import BertConfig, MobileNetV2Config, ViTConfig
+from transformers.models.auto import modeling_auto
+from transformers_tests.test_configuration_common import ConfigTester
+from transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor, random_attention_mask
+
+from mm_hf import MMFusionConfig, MMFusionForClassification, MMFusionForQuestionAnswering, MMFusionModel
+from mm_hf.models.configuration_mm_fusion import FusionModuleConfig
+from mm_hf.models.fusion import MMFusionAttention
+
+
+HEADS = (MMFusionForClassification, MMFusionForQuestionAnswering)
+
+
+class MMFusionModelTester:
+    """Makes tiny configs and inputs, under the names that the common tests read."""
+
+    is_training = True
+    batch_size = 4
+    seq_length = 7
+    vocab_size = 99
+    image_size = 32
+    num_hidden_layers = 2
+    num_attention_heads = 4
+    hidden_size = 32
+
+    def __init__(self, vision: dict):
+        self.vision = vision
+        self.attn_implementation = None
+
+    def get_config(self) -> MMFusionConfig:
+        text_config = BertConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            intermediate_size=37,
+            max_position_embeddings=64,
+        )
+        fusion_module_config = {
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "intermediate_size": 37,
+        }
+        return MMFusionConfig(
+            **self.vision,
+            text_config=text_config.to_dict(),
+            fusion_module_config=fusion_module_config,
+            num_labels=3,
+            attn_implementation=self.attn_implementation,
+        )
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[MMFusionConfig, dict]:
+        inputs = {
+            "input_ids": ids_tensor([self.batch_size, self.seq_length], self.vocab_size),
+            "attention_mask": random_attention_mask([self.batch_size, self.seq_length]),
+            "pixel_values": floats_tensor([self.batch_size, 3, self.image_size, self.image_size]),
+        }
+        return self.get_config(), inputs
+
+
+class MMFusionCommonTests(ModelTesterMixin):
+    """The common tests, and those of them that are to be met in another way.
+
+    `vision` holds the arguments of `MMFusionConfig` that make the vision tower.
+    """
+
+    all_model_classes = (MMFusionModel, *HEADS)
+    additional_model_inputs = ["pixel_values"]
+    _is_composite = True
+
+    def setUp(self):
+        self.model_tester = MMFusionModelTester(self.vision)
+        # The common tests look into the library's own tables for what a class does…
+        tables = {"MODEL_MAPPING_NAMES": [MMFusionModel], "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": HEADS}
+        for table, classes in tables.items():
+            names = {f"mm_fusion_{number}": kind.__name__ for number, kind in enumerate(classes)}
+            self.patch(patch.dict(getattr(modeling_auto, table), names))
+        # …and into signatures for what it takes. Heads hand theirs on to the model, which alone lists its inputs.
+        forward = MMFusionForClassification.forward
+        listed = {**signature(MMFusionModel.forward).parameters, **signature(forward).parameters}
+        parameters = [
+            value if name == "self" else value.replace(kind=Parameter.KEYWORD_ONLY)
+            for name, value in listed.items()
+            if value.kind is not Parameter.VAR_KEYWORD
+        ]
+        self.patch(patch.object(forward, "__signature__", Signature(parameters), create=True))
+
+    def patch(self, patcher):
+        """Applies a patch until the test is over."""
+        patcher.start()
+        self.addCleanup(patcher.stop)
+
+    def only(self, *model_classes):
+        """Has the test look at these classes only."""
+        return patch.object(self, "all_model_classes", model_classes)
+
+    def test_config(self):
+        ConfigTester(self, config_class=MMFusionConfig, has_text_modality=False).run_common_tests()
+
+    def test_config_with_encoders(self):
+        # Not all of them: in JSON the configs of encoders hold only what differs from their defaults.
+        parts = self.model_tester.get_config()
+        parts = {key: getattr(parts, key) for key in parts.sub_configs}
+        tester = ConfigTester(self, config_class=MMFusionConfig, has_text_modality=False, **parts)
+        tester.create_and_test_config_to_json_file()
+        tester.create_and_test_config_from_and_save_pretrained()
+        tester.create_and_test_config_from_and_save_pretrained_subfolder()
+        tester.create_and_test_config_from_and_save_pretrained_composite()
+        tester.create_and_test_config_with_num_labels()
+        tester.check_config_can_be_init_without_params()
+
+    def test_capture_outputs_decorator(self):
+        """Asks for attention weights, which our models refuse where the implementation has none."""
+        self.model_tester.attn_implementation = "eager"
+        super().test_capture_outputs_decorator()
+
+    def test_model_outputs_equivalence(self):
+        """Asks for attention weights too, and subtracts what it compares: masks have to be numbers for that."""
+        self.model_tester.attn_implementation = "eager"
+        fuse = MMFusionModel.fuse
+
+        def fuse_with_numbers(*args, **kwargs):
+            fused = fuse(*args, **kwargs)
+            fused.mask = None if fused.mask is None else fused.mask.long()
+            return fused
+
+        with patch.object(MMFusionModel, "fuse", fuse_with_numbers):
+            super().test_model_outputs_equivalence()
+
+    def test_load_with_mismatched_shapes(self):
+        """Changes the config on its way, and so is right for one class only: each has a run of its own."""
+        for head in HEADS:
+            with self.only(head):
+                super().test_load_with_mismatched_shapes()
+
+    def test_sdpa_can_dispatch_non_composite_models(self):
+        """Skips itself for composite models, though it holds for ours."""
+        with patch.object(self, "_is_composite", False):
+            super().test_sdpa_can_dispatch_non_composite_models()
+
+    def test_sdpa_can_dispatch_composite_models(self):
+        """As in the library, which looks for towers under other names, and has composite models rewrite the test."""
+        config = self.model_tester.get_config()
+        for model_class in self.all_model_classes:
+            for requested in (None, "sdpa", "eager"):
+                config._attn_implementation = requested
+                model = model_class._from_config(config, attn_implementation=requested).base_model
+                for name, encoder in model.encoders.items():
+                    expected = "sdpa" if encoder._supports_sdpa and requested != "eager" else "eager"
+                    assert encoder.config._attn_implementation == expected, name
+                layers = [module for module in model.fusion.modules() if isinstance(module, MMFusionAttention)]
+                assert layers
+                assert {layer.config._attn_implementation for layer in layers} == {requested or "sdpa"}
+
+    def refuse_sdpa_with_attentions(self):
+        """Stands for the test of eager against sdpa that asks both for attention weights: sdpa has none, and our
+        models say so."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        for model_class in self.all_model_classes:
+            model = model_class._from_config(config, attn_implementation="sdpa")
+            with pytest.raises(ValueError, match="needs attn_implementation='eager', got 'sdpa'"):
+                model(**inputs, output_attentions=True)
+
+
+for name in dir(ModelTesterMixin):  # the names are numbered by the library
+    if name.startswith("test_eager_matches_sdpa_inference") and name.endswith("output_attentions"):
+        setattr(MMFusionCommonTests, name, MMFusionCommonTests.refuse_sdpa_with_attentions)
+
+
+class MMFusionViTTest(MMFusionCommonTests, unittest.TestCase):
+    vision = {
+        "vision_config": ViTConfig(
+            image_size=32,
+            patch_size=16,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=37,
+        ).to_dict()
+    }
+
+
+class MMFusionMobileNetV2Test(MMFusionCommonTests, unittest.TestCase):
+    # The layers above the seventh are cut off: the full depth takes twice the time.
+    vision = {
+        "vision_config": MobileNetV2Config(image_size=32, depth_multiplier=0.25, tf_padding=False).to_dict(),
+        "vision_feature_layer": [4, 6],
+    }
+
+
+class FusionModuleConfigTest(unittest.TestCase):
+    def test_config(self):
+        ConfigTester(self, FusionModuleConfig, has_text_modality=False, hidden_size=64).run_common_tests()

@@ -1,0 +1,26 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""transformers' own common tests of processors, with a real tokenizer and image processor, both made here."""
+
+import unittest
+
+from transformers import BertTokenizer
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers_tests.test_processing_common import ProcessorTesterMixin
+
+from mm_hf import MMFusionProcessor
+
+
+class MMFusionProcessorTest(ProcessorTesterMixin, unittest.TestCase):
+    processor_class = MMFusionProcessor
+
+    @classmethod
+    def _setup_tokenizer(cls):
+        letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "lower", "newer", "upper", "older", "longer", "string"]
+        tokens = [*words, *letters, *(f"##{letter}" for letter in letters)]
+        return BertTokenizer(vocab={token: number for number, token in enumerate(tokens)}, model_max_length=512)
+
+    @classmethod
+    def _setup_image_processor(cls):
+        return ViTImageProcessorPil(size={"height": 32, "width": 32})

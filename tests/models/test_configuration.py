@@ -1,0 +1,165 @@
+"""The config: it survives JSON, needs no network, and refuses what it cannot be."""
+
+import socket
+
+import pytest
+import tiny_models as tiny
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from transformers import AutoConfig, BertConfig, CLIPTextConfig, CLIPVisionConfig, ResNetConfig, ViTConfig
+
+from mm_hf import FusionModuleConfig, MMFusionConfig, MMFusionForClassification, MMFusionModel, MMFusionProcessor
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"text": None},
+        {"vision": None},
+        {"vision": "clip", "text": "clip_text"},
+        {
+            "vision": "resnet",
+            "text": "modernbert",
+            "fusion": "concat",
+            "settings": {"modality_dropout": {"vision": 0.5}, "query_modality": "vision"},
+            "vision_feature_layer": [1, -1],
+            "freeze_encoders": ["text"],
+            "freeze_batch_norm": False,
+            "pooling": {"text": "mean"},
+            "problem_type": "regression",
+            "id2label": {0: "no", 1: "yes"},
+            "base_models": ["me/one"],
+        },
+    ],
+    ids=["both", "vision", "text", "clip", "everything"],
+)
+def test_json_round_trip(kwargs, tmp_path, no_network):
+    config = tiny.config(**kwargs)
+    config.save_pretrained(tmp_path)
+    for loaded in (MMFusionConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert type(loaded) is MMFusionConfig
+        assert loaded.to_dict() == config.to_dict()
+        assert loaded.modalities == config.modalities
+        assert loaded.poolings == config.poolings
+        assert loaded.frozen_encoders == config.frozen_encoders
+        assert loaded.feature_layers == config.feature_layers
+        assert type(loaded.fusion_module_config) is FusionModuleConfig
+        assert type(loaded.vision_config) is type(config.vision_config)
+
+
+def test_everything_that_was_asked_for_is_there():
+    config = tiny.config(freeze_encoders=["text"], pooling={"text": "mean"}, vision_feature_layer=1, vision="clip")
+    assert config.modalities == ["vision", "text"]
+    assert config.frozen_encoders == ["text"]
+    assert config.poolings == {"vision": "mean", "text": "mean"}
+    assert config.feature_layers == {"vision": [1], "text": None}
+    assert tiny.config(freeze_encoders=True).frozen_encoders == ["vision", "text"]
+    assert tiny.config(text="clip_text").poolings["text"] == "last"
+    assert tiny.config().poolings["text"] == "cls"
+
+
+def test_building_downloads_nothing(no_network):
+    for fusion in ("cross_attention", "concat"):
+        MMFusionModel(tiny.config(fusion=fusion))
+
+
+def test_absent_encoders_stay_absent():
+    """None is no default encoder."""
+    config = MMFusionConfig(text_config=BertConfig(**tiny.WORDS))
+    assert config.vision_config is None
+    assert config.modalities == ["text"]
+    assert "vision_config" not in config.to_dict() or config.to_dict()["vision_config"] is None
+    with pytest.raises(ValueError, match=r"at least one of .*vision_config.*text_config"):
+        MMFusionModel(MMFusionConfig())
+
+
+def test_widths_follow_the_encoder_that_asks():
+    assert MMFusionConfig(text_config=BertConfig(), vision_config=ViTConfig()).fusion_module_config.hidden_size == 768
+    fusion = MMFusionConfig(vision_config=ResNetConfig()).fusion_module_config
+    assert (fusion.hidden_size, fusion.num_attention_heads, fusion.intermediate_size) == (256, 4, 1024)
+    assert fusion.query_modality == "vision"
+    small = MMFusionConfig(text_config=BertConfig(**tiny.WORDS), vision_config=ResNetConfig()).fusion_module_config
+    assert (small.hidden_size, small.num_attention_heads, small.query_modality) == (32, 2, "text")
+    t5 = MMFusionConfig(text_config=tiny.TEXT_CONFIGS["t5"]()).fusion_module_config
+    assert t5.hidden_size == 32
+
+
+def test_what_is_filled_in_is_filled_in_on_a_copy():
+    fusion, text = FusionModuleConfig(), BertConfig(**tiny.WORDS)
+    config = MMFusionConfig(text_config=text, fusion_module_config=fusion)
+    assert fusion.hidden_size is None
+    assert config.fusion_module_config.hidden_size == 32
+    assert config.text_config is text
+
+
+@pytest.mark.parametrize("form", ["object", "dict"])
+def test_composites_give_their_part(form):
+    composite = tiny.DUAL_CONFIGS["clip"]()
+    given = composite if form == "object" else composite.to_dict()
+    config = MMFusionConfig(vision_config=given, text_config=given)
+    assert type(config.vision_config) is CLIPVisionConfig
+    assert type(config.text_config) is CLIPTextConfig
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"settings": {"query_modality": "sound"}}, r"query_modality names \['sound'\].*\['vision', 'text'\]"),
+        ({"text": None, "settings": {"query_modality": "text"}}, r"query_modality names \['text'\].*\['vision'\]"),
+        ({"settings": {"modality_dropout": 1.0}}, r"modality_dropout of every modality must be in \[0, 1\), got 1"),
+        ({"settings": {"modality_dropout": {"text": -0.1}}}, r"modality_dropout of text must be in \[0, 1\), got -0.1"),
+        ({"settings": {"modality_dropout": {"sound": 0.1}}}, r"modality_dropout names \['sound'\]"),
+        ({"settings": {"num_attention_heads": 5}}, r"hidden_size \(32\) must be a multiple of num_attention_heads \(5\)"),
+        (
+            {"settings": {"hidden_size": None, "num_attention_heads": 5}},
+            r"hidden_size \(32\) must be a multiple of num_attention_heads \(5\)",
+        ),
+        ({"freeze_encoders": ["sound"]}, r"freeze_encoders names \['sound'\]"),
+        ({"pooling": {"sound": "cls"}}, r"pooling names \['sound'\]"),
+        ({"pooling": {"text": "max"}}, r"pooling of text must be one of .*'cls', 'last', 'mean'.*got 'max'"),
+    ],
+)
+def test_errors_name_what_came_and_what_is_allowed(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.config(**kwargs)
+
+
+def test_errors_in_a_file(tmp_path):
+    """What was edited by hand is checked as well."""
+    tiny.config().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace('"query_modality": "text"', '"query_modality": "sound"'))
+    with pytest.raises(ValueError, match=r"query_modality names \['sound'\]"):
+        AutoConfig.from_pretrained(tmp_path)
+
+
+def test_wrong_types():
+    with pytest.raises(StrictDataclassFieldValidationError, match="num_hidden_layers"):
+        FusionModuleConfig(num_hidden_layers="four")
+
+
+def test_unknown_fusion():
+    with pytest.raises(ValueError, match=r"Unknown fusion 'telepathy': known are \['concat', 'cross_attention'"):
+        MMFusionModel(tiny.config(fusion="telepathy"))
+
+
+@pytest.mark.parametrize("loader", [MMFusionConfig, MMFusionForClassification])
+def test_checkpoint_of_another_model(loader, tmp_path):
+    BertConfig(**tiny.WORDS).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint of model type 'bert', not 'mm_fusion'.*from_encoders_pretrained"):
+        loader.from_pretrained(tmp_path)
+
+
+def test_checkpoint_that_is_not_there(tmp_path):
+    for loader in (MMFusionConfig, MMFusionForClassification, MMFusionProcessor):
+        with pytest.raises(OSError, match="nowhere"):
+            loader.from_pretrained(str(tmp_path / "nowhere"))

@@ -1,0 +1,80 @@
+"""What a stranger does with a checkpoint: no package, no network. Run in a process of its own by `test_hub.py`.
+
+    python -I stranger.py TASK CHECKPOINT ROWS RESULT
+
+TASK is `use` (Auto classes, pipelines), `tune` (fine-tune, save beside RESULT) or `answer` (the logits alone).
+"""
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+
+def no_network(*arguments, **keywords):
+    raise OSError("the network is off")
+
+
+for name in ("connect", "connect_ex"):
+    setattr(socket.socket, name, no_network)
+socket.getaddrinfo = no_network
+try:
+    import mm_hf
+except ImportError:
+    sys.modules["mm_hf"] = None  # whatever else happens to the path
+else:
+    sys.exit(f"mm_hf is importable, from {mm_hf.__file__}")
+assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForVisualQuestionAnswering,
+    AutoProcessor,
+    pipeline,
+)
+
+
+task, checkpoint, rows_file, result_file = sys.argv[1:]
+rows = json.loads(Path(rows_file).read_text())
+torch.manual_seed(0)
+processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
+batch = processor(
+    images=[row["image"] and Image.open(row["image"]) for row in rows], text=[row["question"] for row in rows]
+)
+model = AutoModelForVisualQuestionAnswering.from_pretrained(checkpoint, trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+result = {}
+
+if task == "tune":
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)
+    labels = torch.arange(len(rows)) % model.config.num_labels
+    losses = []
+    for _ in range(8):
+        loss = model(**batch, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    result["losses"] = losses
+    checkpoint = str(Path(result_file).parent / "tuned")
+    model.eval().save_pretrained(checkpoint)
+    processor.save_pretrained(checkpoint)
+
+with torch.no_grad():
+    result["logits"] = model(**batch).logits
+    if task == "use":
+        classifier = AutoModelForSequenceClassification.from_pretrained(checkpoint, trust_remote_code=True)
+        result["classifier"] = type(classifier).__name__, classifier(**batch).logits
+        base = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
+        result["base"] = type(base).__name__, base(**batch).pooler_output
+        for key, pipe in {
+            "pipeline": pipeline("visual-question-answering", model=checkpoint, trust_remote_code=True),
+            "pipeline without task": pipeline(model=checkpoint, trust_remote_code=True),
+        }.items():
+            result[key] = pipe.task, pipe(rows, top_k=3), pipe(rows[0], top_k=1)
+torch.save(result, result_file)

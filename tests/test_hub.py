@@ -1,0 +1,453 @@
+"""The checkpoint as one thing: what is in it, who can load it, what its pipelines answer. With the real encoders."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import skimage.data
+import torch
+from huggingface_hub import HfApi, ModelCard
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForVisualQuestionAnswering,
+    AutoProcessor,
+    Pipeline,
+)
+
+import mm_hf
+from mm_hf import MMFusionForClassification, MMFusionForQuestionAnswering, MMFusionModel, MMFusionProcessor
+
+
+TESTS = Path(__file__).parent
+ANSWERS = ["cat", "coffee", "rocket", "person", "nothing"]
+SMALL_FUSION = {"hidden_size": 64, "num_hidden_layers": 2}
+CODE = {
+    "configuration_mm_fusion.py",
+    "encoders.py",
+    "fusion.py",
+    "losses.py",
+    "modeling_mm_fusion.py",
+    "modeling_outputs.py",
+    "pipelines_mm_fusion.py",
+    "processing_mm_fusion.py",
+}
+
+
+@pytest.fixture(scope="module")
+def processor(encoders):
+    return MMFusionProcessor.from_encoders_pretrained(vision=encoders / "mobilenet-v2", text=encoders / "minilm-l6")
+
+
+def build(cls, encoders, **kwargs):
+    torch.manual_seed(0)
+    return cls.from_encoders_pretrained(
+        vision=encoders / "mobilenet-v2",
+        text=encoders / "minilm-l6",
+        fusion_module_config=SMALL_FUSION,
+        id2label=dict(enumerate(ANSWERS)),
+        label2id={name: number for number, name in enumerate(ANSWERS)},
+        **kwargs,
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def model(encoders):
+    model = build(MMFusionForQuestionAnswering, encoders)
+    for name, parameter in model.named_parameters():
+        if name.endswith("gates"):
+            parameter.data.fill_(0.5)
+        elif name.startswith("classifier"):
+            parameter.data.mul_(20)  # answers that differ
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, processor, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("hub") / "checkpoint"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> list[dict]:
+    """Questions about photographs, one of them asked twice, and one row without an image."""
+    folder = tmp_path_factory.mktemp("photos")
+    paths = []
+    for name in ("chelsea", "coffee", "rocket"):
+        paths.append(str(folder / f"{name}.png"))
+        Image.fromarray(getattr(skimage.data, name)()).resize((96, 96)).save(paths[-1])
+    questions = ["what is in the picture?", "is it warm?", "what is in the picture?", "what colour is it, roughly?", "who?"]
+    return [
+        {"image": image, "question": question} for image, question in zip([*paths, paths[0], None], questions, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def batch(processor, rows):
+    return processor(
+        images=[row["image"] and Image.open(row["image"]) for row in rows], text=[row["question"] for row in rows]
+    )
+
+
+@pytest.fixture(scope="module")
+def logits(model, batch):
+    with torch.no_grad():
+        return model(**batch).logits
+
+
+def same(one, other):
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_the_answers_differ(logits):
+    """Else nothing below could fail."""
+    assert logits.std(0).min() > 1e-2
+    assert logits.std(1).min() > 1e-2
+
+
+# --- What is in the folder
+
+
+def test_files(checkpoint):
+    files = {file.name for file in checkpoint.iterdir()}
+    assert files == CODE | {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    package = Path(mm_hf.__file__).parent / "models"
+    assert all((checkpoint / name).read_text() == (package / name).read_text() for name in CODE)
+    assert {file.name for file in package.glob("*.py")} - {"__init__.py"} == CODE
+
+
+def test_weights_are_safetensors(checkpoint, model):
+    weights = load_file(checkpoint / "model.safetensors")
+    assert all(value.isfinite().all() for value in weights.values())
+    assert sum(value.numel() for value in weights.values()) == sum(value.numel() for value in model.state_dict().values())
+
+
+def test_config_names_every_class(checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+    assert config["model_type"] == "mm_fusion"
+    assert config["architectures"] == ["MMFusionForQuestionAnswering"]
+    assert config["auto_map"] == {
+        "AutoConfig": "configuration_mm_fusion.MMFusionConfig",
+        "AutoModel": "modeling_mm_fusion.MMFusionModel",
+        "AutoModelForSequenceClassification": "modeling_mm_fusion.MMFusionForClassification",
+        "AutoModelForVisualQuestionAnswering": "modeling_mm_fusion.MMFusionForQuestionAnswering",
+        "AutoProcessor": "processing_mm_fusion.MMFusionProcessor",
+    }
+    assert list(config["custom_pipelines"]) == ["visual-question-answering"]
+    assert config["vision_config"]["model_type"] == "mobilenet_v2"
+    assert config["text_config"]["model_type"] == "bert"
+    assert str(checkpoint.parent) not in json.dumps(config)  # no path of the machine it was made on
+    assert "encoders/" not in json.dumps(config)
+    for reference in config["auto_map"].values():
+        module, name = reference.split(".")
+        assert f"class {name}(" in (checkpoint / f"{module}.py").read_text()
+
+
+def test_model_card(checkpoint):
+    card = ModelCard.load(checkpoint / "README.md")
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "visual-question-answering"
+    assert card.data.base_model == ["sentence-transformers/all-MiniLM-L6-v2"]
+    assert {"mm_hf", "vision", "text"} <= set(card.data.tags)
+    assert "cross_attention" in card.text
+
+
+def test_saving_again_keeps_the_card(model, tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nmine\n")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text().endswith("mine\n")
+
+
+# --- Who can load it: with the package
+
+
+@pytest.mark.parametrize(
+    ("auto", "expected"),
+    [
+        (AutoModelForVisualQuestionAnswering, MMFusionForQuestionAnswering),
+        (AutoModelForSequenceClassification, MMFusionForClassification),
+    ],
+)
+def test_auto_classes_with_the_package(checkpoint, batch, logits, auto, expected):
+    loaded, info = auto.from_pretrained(checkpoint, output_loading_info=True)
+    assert type(loaded) is expected
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        same(loaded(**batch).logits, logits)
+
+
+def test_auto_model_with_the_package(checkpoint, batch, model):
+    loaded = AutoModel.from_pretrained(checkpoint)
+    assert type(loaded) is MMFusionModel
+    with torch.no_grad():
+        same(loaded(**batch).pooler_output, model.model(**batch).pooler_output)
+
+
+def test_auto_processor_with_the_package(checkpoint, batch, rows):
+    loaded = AutoProcessor.from_pretrained(checkpoint)
+    assert type(loaded) is MMFusionProcessor
+    again = loaded(
+        images=[row["image"] and Image.open(row["image"]) for row in rows], text=[row["question"] for row in rows]
+    )
+    assert again.keys() == batch.keys()
+    assert all(torch.equal(again[key], batch[key]) for key in batch)
+
+
+def test_labels_survive(checkpoint):
+    config = AutoConfig.from_pretrained(checkpoint)
+    assert config.num_labels == len(ANSWERS)
+    assert list(config.id2label.values()) == ANSWERS
+
+
+# --- Who can load it: without the package, offline
+
+
+def as_a_stranger(task, checkpoint, rows, folder) -> dict:
+    """Runs `stranger.py` in a fresh process, with caches of its own and nothing of this repository on its path."""
+    rows_file, result = folder / "rows.json", folder / f"{task}.pt"
+    rows_file.write_text(json.dumps(rows))
+    environment = {
+        **{name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS", "LD_LIBRARY_PATH") if name in os.environ},
+        "HOME": str(folder),
+        "HF_HOME": str(folder / "home"),
+        "HF_MODULES_CACHE": str(folder / f"modules-{task}"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [sys.executable, "-I", str(TESTS / "stranger.py"), task, str(checkpoint), str(rows_file), str(result)]
+    process = subprocess.run(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    return torch.load(result, weights_only=True)
+
+
+def test_a_stranger_uses_it(checkpoint, rows, batch, logits, model, tmp_path):
+    result = as_a_stranger("use", checkpoint, rows, tmp_path)
+    same(result["logits"], logits)
+    name, classified = result["classifier"]
+    assert name == "MMFusionForClassification"
+    same(classified, logits)
+    name, pooled = result["base"]
+    assert name == "MMFusionModel"
+    with torch.no_grad():
+        same(pooled, model.model(**batch).pooler_output)
+    best = logits.softmax(-1).topk(3)
+    for key in ("pipeline", "pipeline without task"):
+        task, answers, one = result[key]
+        assert task == "visual-question-answering", key
+        assert [[answer["answer"] for answer in row] for row in answers] == [
+            [ANSWERS[label] for label in labels] for labels in best.indices.tolist()
+        ]
+        scores = torch.tensor([[answer["score"] for answer in row] for row in answers])
+        torch.testing.assert_close(scores, best.values, rtol=0, atol=1e-5)
+        assert len(one) == 1
+
+
+def test_a_stranger_tunes_it_and_others_load_that(checkpoint, rows, batch, logits, tmp_path):
+    result = as_a_stranger("tune", checkpoint, rows, tmp_path)
+    losses = result["losses"]
+    assert losses[-1] < 0.5 * losses[0], losses
+    tuned = tmp_path / "tuned"
+    assert (result["logits"] - logits).abs().max() > 0.1
+    assert {file.name for file in tuned.iterdir()} == {file.name for file in checkpoint.iterdir()}
+    # What the stranger saved belongs to the folder it is in, and not to the one it came from.
+    assert str(checkpoint) not in (tuned / "config.json").read_text()
+    assert json.loads((tuned / "config.json").read_text())["auto_map"] == json.loads(
+        (checkpoint / "config.json").read_text()
+    )["auto_map"]
+    shutil.move(tuned, tmp_path / "moved")
+    with torch.no_grad():
+        loaded = AutoModelForVisualQuestionAnswering.from_pretrained(tmp_path / "moved")
+        assert type(loaded) is MMFusionForQuestionAnswering
+        same(loaded(**batch).logits, result["logits"])
+    same(as_a_stranger("answer", tmp_path / "moved", rows, tmp_path)["logits"], result["logits"])
+
+
+# --- Pipelines, with the package
+
+
+@pytest.fixture(scope="module")
+def answer(checkpoint) -> Pipeline:
+    return mm_hf.pipeline("visual-question-answering", model=checkpoint)
+
+
+def flat(answers) -> tuple[list[str], torch.Tensor]:
+    answers = [entry for row in answers for entry in row]
+    return [entry["answer"] for entry in answers], torch.tensor([entry["score"] for entry in answers])
+
+
+def assert_same_answers(one, other, atol=1e-5):
+    assert [len(row) for row in one] == [len(row) for row in other]
+    (labels, scores), (other_labels, other_scores) = flat(one), flat(other)
+    assert labels == other_labels
+    torch.testing.assert_close(scores, other_scores, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("batch_size", [2, 5, 8])
+def test_batches_answer_as_rows_do(answer, rows, batch_size):
+    one_by_one = [answer(row) for row in rows]
+    assert_same_answers(answer(rows), one_by_one)
+    assert_same_answers(answer(rows, batch_size=batch_size), one_by_one)
+    assert_same_answers(list(answer((row for row in rows), batch_size=batch_size)), one_by_one)
+
+
+def test_answers_are_those_of_the_model(answer, rows, logits):
+    labels, scores = flat(answer(rows, top_k=1))
+    assert labels == [ANSWERS[label] for label in logits.argmax(-1)]
+    torch.testing.assert_close(scores, logits.softmax(-1).max(-1).values, rtol=0, atol=1e-5)
+
+
+def test_inputs_of_transformers_4(answer, rows):
+    path, question = rows[0]["image"], rows[0]["question"]
+    image, other = Image.open(path), Image.open(rows[1]["image"])
+    row = {"image": image, "question": question}
+    expected = answer(row)
+    assert [set(entry) for entry in expected] == [{"score", "answer"}] * 5
+    assert expected == sorted(expected, key=lambda entry: -entry["score"])
+    assert isinstance(expected[0]["score"], float)
+    for same_row in (answer(image, question), answer(image=path, question=question), answer({"image": path, "question": question})):
+        assert_same_answers([same_row], [expected])
+    questions = [question, "is it warm?"]
+    both = [answer({"image": image, "question": q}) for q in questions]
+    assert_same_answers(answer(image, questions), both)
+    assert_same_answers(answer(image=path, question=questions), both)
+    assert_same_answers(answer([image, other], question), [expected, answer(other, question)])
+    # Lists of both ask every pair, images first.
+    every_pair = answer([image, other], questions, top_k=2)
+    assert_same_answers(every_pair, [answer(i, q, top_k=2) for i in (image, other) for q in questions])
+
+
+@pytest.mark.parametrize(("top_k", "count"), [(1, 1), (3, 3), (5, 5), (100, 5), (None, 5)])
+def test_top_k(answer, rows, top_k, count):
+    assert len(answer(rows[0], top_k=top_k)) == count
+    assert [len(row) for row in answer(rows, top_k=top_k, batch_size=2)] == [count] * len(rows)
+
+
+def test_absent_image(answer, model, processor):
+    with torch.no_grad():
+        expected = model(**processor(text=["who?"])).logits.softmax(-1)[0]
+    for row in (answer({"question": "who?"}), answer({"image": None, "question": "who?"}), answer(None, "who?")):
+        assert row[0]["answer"] == ANSWERS[expected.argmax()]
+        assert row[0]["score"] == pytest.approx(expected.max().item(), abs=1e-5)
+    assert_same_answers(answer(None, ["who?", "what?"]), [answer(None, "who?"), answer(None, "what?")])
+
+
+def test_absent_question(answer, model, processor, rows):
+    with torch.no_grad():
+        expected = model(**processor(images=Image.open(rows[0]["image"]))).logits.softmax(-1)[0]
+    assert answer({"image": rows[0]["image"]})[0]["score"] == pytest.approx(expected.max().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("row", [{}, {"picture": "x.png"}, {"image": None, "question": None}, "x.png", 3])
+def test_bad_rows(answer, row):
+    with pytest.raises(ValueError, match=r"A row (must be a dict with keys out of .*question|needs an image or a text)"):
+        answer(row)
+
+
+def test_empty_question(answer, rows):
+    with pytest.raises(ValueError, match="text is empty"):
+        answer({"image": rows[0]["image"], "question": ""})
+
+
+def test_missing_image_file(answer):
+    with pytest.raises((ValueError, OSError), match=r"nowhere\.png"):
+        answer({"image": "/nowhere.png", "question": "who?"})
+
+
+def test_equal_images_and_texts_are_encoded_once(checkpoint, rows):
+    answer = mm_hf.pipeline(model=checkpoint)
+    seen = []
+    encoders = answer.model.model.encoders
+    encoders["vision"].register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True)
+    encoders["text"].register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True)
+    answer(Image.open(rows[0]["image"]), ["who?", "what?", "who?"], batch_size=3)
+    assert sorted(seen) == [1, 2]
+
+
+def test_pipeline_with_a_model_in_memory(model, processor, checkpoint, rows):
+    expected = mm_hf.pipeline(model=checkpoint)(rows)
+    assert_same_answers(mm_hf.pipeline(model=model, processor=processor)(rows), expected)
+    with pytest.raises(ValueError, match="needs its processor"):
+        mm_hf.pipeline(model=model)
+
+
+def test_pipeline_says_what_it_lacks(checkpoint):
+    with pytest.raises(ValueError, match="needs a model"):
+        mm_hf.pipeline("visual-question-answering")
+    with pytest.raises(ValueError, match=r"Unknown task 'translation'.*multimodal-classification"):
+        mm_hf.pipeline("translation", model=checkpoint)
+
+
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification", "regression"])
+def test_classification_pipeline(encoders, processor, rows, tmp_path, problem_type):
+    model = build(MMFusionForClassification, encoders, problem_type=problem_type)
+    model.classifier.weight.data.mul_(20)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert list(config["custom_pipelines"]) == ["multimodal-classification"]
+    classify = mm_hf.pipeline(model=tmp_path)
+    assert classify.task == "multimodal-classification"
+    rows = [{"image": row["image"], "text": row["question"]} for row in rows[3:]]
+    with torch.no_grad():
+        logits = model(
+            **processor(
+                images=[row["image"] and Image.open(row["image"]) for row in rows], text=[row["text"] for row in rows]
+            )
+        ).logits
+    expected = {
+        "single_label_classification": logits.softmax(-1),
+        "multi_label_classification": logits.sigmoid(),
+        "regression": logits,
+    }[problem_type]
+    for results in (classify(rows, batch_size=2), [classify(row) for row in rows]):
+        for row, scores in zip(results, expected, strict=True):
+            assert row[0]["score"] >= row[-1]["score"]
+            by_label = {entry["label"]: entry["score"] for entry in row}
+            assert by_label == {name: pytest.approx(scores[i].item(), abs=1e-5) for i, name in enumerate(ANSWERS)}
+
+
+# --- To the Hub, up to the two calls that reach it
+
+
+def test_push_to_hub(model, processor, batch, logits, rows, tmp_path, monkeypatch):
+    remote, calls = tmp_path / "remote", []
+
+    def create_repo(self, repo_id, **kwargs):
+        calls.append(("create", repo_id, kwargs))
+        return type("RepoUrl", (str,), {"repo_id": repo_id})(f"https://hub/{repo_id}")
+
+    def upload_folder(self, *, repo_id, folder_path, **kwargs):
+        calls.append(("upload", repo_id, kwargs))
+        shutil.copytree(folder_path, remote)
+        return f"https://hub/{repo_id}/commit/1"
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    url = model.push_to_hub("me/answers", processor=processor, private=True, commit_message="first")
+    assert url == "https://hub/me/answers/commit/1"
+    assert [call[:2] for call in calls] == [("create", "me/answers"), ("upload", "me/answers")]
+    assert calls[0][2]["private"] is True
+    assert calls[1][2] == {"commit_message": "first"}
+    assert {file.name for file in remote.iterdir()} >= CODE | {"model.safetensors", "processor_config.json", "tokenizer.json"}
+    assert re.search(r"pipeline_tag: visual-question-answering", (remote / "README.md").read_text())
+    with torch.no_grad():
+        same(AutoModelForVisualQuestionAnswering.from_pretrained(remote)(**batch).logits, logits)
+    assert len(mm_hf.pipeline(model=remote)(rows[0])) == 5

@@ -1,0 +1,119 @@
+"""The shape of the house: what may import what. Held by reading the code, and once by running it."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+REPOSITORY = Path(__file__).parent.parent
+PACKAGE = REPOSITORY / "mm_hf"
+TRAVELLING = sorted(file for file in (PACKAGE / "models").glob("*.py") if file.name != "__init__.py")
+HEAVY = ["matplotlib", "torchmetrics", "skimage", "torchvision", "peft", "timm"]
+# Installed and loaded by huggingface_hub itself, but not for the package to build on.
+TRAINING_ONLY = [*HEAVY, "yaml"]
+
+# How the library finds siblings: by these expressions on the raw text, docstrings included.
+FROM = re.compile(r"^\s*from\s+\.(\S*)\s+import", re.MULTILINE)
+PLAIN = re.compile(r"^\s*import\s+\.(\S+)", re.MULTILINE)
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(REPOSITORY))
+
+
+def imported(file: Path) -> list[tuple[int, str]]:
+    """Every import of a file: its level (the number of dots) and the module; relative ones in full where they are."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.level, node.module or ""))
+    return found
+
+
+def layer_of(file: Path, level: int, module: str) -> str | None:
+    """The part of `mm_hf` that an import names, as its first part below the package; None outside of it."""
+    if level == 0:
+        parts = module.split(".")
+        return None if parts[0] != "mm_hf" else ".".join(parts[1:2])
+    folder = file.parent
+    for _ in range(level - 1):
+        folder = folder.parent
+    parts = [*folder.relative_to(PACKAGE).parts, *module.split(".")]
+    return parts[0]
+
+
+def test_the_files_are_found():
+    assert {"modeling_mm_fusion.py", "fusion.py", "processing_mm_fusion.py"} <= {file.name for file in TRAVELLING}
+
+
+@pytest.mark.parametrize("file", TRAVELLING, ids=lambda file: file.name)
+def test_travelling_code_imports_flat_siblings_alone(file):
+    siblings = {sibling.stem for sibling in TRAVELLING}
+    for level, module in imported(file):
+        if level == 0:
+            assert module.split(".")[0] not in ("mm_hf", "training"), f"{file.name} imports {module}"
+        else:
+            assert level == 1, f"{file.name} reaches out of its folder: {'.' * level}{module}"
+            assert module in siblings, f"{file.name}: 'from .{module} import' is no flat sibling"
+    # The library reads text: what looks like an import but is none, as in a docstring, breaks saving or loading.
+    text = file.read_text()
+    assert PLAIN.findall(text) == []
+    assert sorted(FROM.findall(text)) == sorted(module for level, module in imported(file) if level)
+
+
+def test_all_of_the_travelling_code_is_reached_from_the_model():
+    """The library copies what the modelling file imports, directly or not."""
+    reached, waiting = set(), ["modeling_mm_fusion"]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += FROM.findall((PACKAGE / "models" / f"{name}.py").read_text())
+    assert reached == {file.stem for file in TRAVELLING}
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=name_of)
+def test_the_package_imports_no_script_and_no_test(file):
+    assert {module.split(".")[0] for level, module in imported(file) if level == 0}.isdisjoint({"training", "tests"})
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=name_of)
+def test_dependencies_point_one_way(file):
+    """`models` uses nothing of the package; `data` and `evaluation` use `models`; the modules above use all three."""
+    own = file.relative_to(PACKAGE).parts[0]
+    allowed = {"models": {"models"}, "data": {"models", "data"}, "evaluation": {"models", "evaluation"}}.get(own)
+    if allowed is not None:
+        used = {layer_of(file, level, module) for level, module in imported(file)} - {None}
+        assert used <= allowed, f"{name_of(file)} uses {sorted(used - allowed)}"
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=name_of)
+def test_heavy_packages_are_imported_where_they_are_used(file):
+    top = [node for node in ast.parse(file.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in top if isinstance(node, ast.ImportFrom) and not node.level}
+    assert {name.split(".")[0] for name in names}.isdisjoint(TRAINING_ONLY)
+
+
+def test_importing_the_package_is_light():
+    """In a fresh process: no heavy module is loaded, and the network is not asked."""
+    code = (
+        "import sys, socket\n"
+        "def refuse(*a, **k): raise SystemExit('importing mm_hf asks the network')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "import mm_hf\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.run(
+        [sys.executable, "-W", "error:::mm_hf", "-c", code], env=environment, cwd="/", capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == "[]"

@@ -1,0 +1,210 @@
+"""`training/train.py` as its users run it: real encoders, real questions, real processes, wrong input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import DatasetDict, Image, load_from_disk
+from PIL import Image as PILImage
+from safetensors import safe_open
+
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPE = REPOSITORY / "training/recipes/easy_vqa.yaml"
+FILES = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "modeling_mm_fusion.py"}
+FILES |= {"results.json", "README.md", "curves.png", "predictions.png"}
+
+
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory) -> DatasetDict:
+    """The questions of some 40 pictures of each part of easy-VQA."""
+    from training.prepare.easy_vqa import main
+
+    folder = tmp_path_factory.mktemp("easy_vqa") / "set"
+    main([str(folder)])
+    splits = load_from_disk(str(folder))
+    return DatasetDict({name: split.select(range(400)) for name, split in splits.items()})
+
+
+@pytest.fixture(scope="session")
+def small_folder(small_set, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "set"
+    small_set.save_to_disk(folder)
+    return folder
+
+
+def arguments(encoders, dataset, output_dir, *more) -> list[str]:
+    flags = {
+        "vision_encoder": encoders / "mobilenet-v2",
+        "text_encoder": encoders / "minilm-l6",
+        "dataset": dataset,
+        "output_dir": output_dir,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 50,
+    }
+    return [str(RECIPE), *(str(word) for key, value in flags.items() for word in (f"--{key}", value)), *map(str, more)]
+
+
+def launch(*command, **environment) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=REPOSITORY,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_one_process(encoders, small_folder, tmp_path):
+    done = launch(sys.executable, "training/train.py", *arguments(encoders, small_folder, tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert FILES <= set(os.listdir(tmp_path))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["floors"]) == {"majority", "text_only", "image_only", "shuffled_pairs"}
+    assert set(results["seconds"]) == {"prepare", "train", "evaluate", "floors"}
+    assert set(results["by_kind"]) == {"color", "shape", "yes/no"}
+    assert {"seed", "commit", "versions", "hardware", "recipe"} <= set(results)
+    assert results["num_processes"] == 1
+    assert 0 < results["metrics"]["accuracy"] < 1
+    for name in ("curves.png", "predictions.png"):
+        with PILImage.open(tmp_path / name) as plot:
+            assert min(plot.size) > 300
+    card = (tmp_path / "README.md").read_text()
+    assert "model-index" in card
+    assert f"{results['metrics']['accuracy']:.4f}" in card
+    with safe_open(tmp_path / "model.safetensors", "pt") as weights:
+        assert any(key.startswith("model.fusion") for key in weights.keys())  # noqa: SIM118
+
+    # A fresh process answers from the folder alone.
+    done = launch(sys.executable, "training/answer.py", tmp_path, "--top_k", 2, HF_MODULES_CACHE=str(tmp_path / "modules"))
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.strip().splitlines()) == 3
+    done = launch(sys.executable, "training/show_results.py", tmp_path)
+    assert "floor: text only" in done.stdout
+
+
+def test_two_processes_with_a_rank_that_has_no_image(encoders, small_set, tmp_path):
+    """All pictures but a few are absent, and the encoders train: on some step a rank has nothing for its vision encoder,
+    whose gradients the other rank waits for."""
+    dataset = {}
+    for name, split in small_set.items():
+        split = split.cast_column("image", Image(decode=False)).select(range(120))
+        images = [image if row % 40 == 0 else None for row, image in enumerate(split["image"])]
+        dataset[name] = split.remove_columns("image").add_column("image", images, feature=Image(decode=False))
+    DatasetDict(dataset).save_to_disk(tmp_path / "set")
+    more = ("--freeze_encoders", "false", "--floors", "false", "--per_device_train_batch_size", 10)
+    done = launch(
+        sys.executable,
+        *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0),
+        "training/train.py",
+        *arguments(encoders, tmp_path / "set", tmp_path / "run", *more),
+        ACCELERATE_USE_CPU="true",
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["num_processes"] == 2
+    assert "2 process(es)" in done.stdout
+
+
+def test_same_seed_same_weights(encoders, small_folder, tmp_path):
+    weights = []
+    for name in ("a", "b"):
+        more = ("--floors", "false", "--max_steps", 3)
+        done = launch(sys.executable, "training/train.py", *arguments(encoders, small_folder, tmp_path / name, *more))
+        assert done.returncode == 0, done.stderr
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def broken_picture(splits):
+    split = splits["train"].cast_column("image", Image(decode=False))
+    images = split["image"][:]
+    images[7] = {"bytes": b"\x89PNG but no more", "path": None}
+    ids = split["image_id"][:]
+    ids[7] = "broken"
+    split = split.remove_columns(["image", "image_id"])
+    split = split.add_column("image", images, feature=Image(decode=False)).add_column("image_id", ids)
+    return DatasetDict({**splits, "train": split})
+
+
+def empty_text(splits):
+    questions = splits["train"]["question"][:]
+    questions[3] = "  "
+    split = splits["train"].remove_columns("question").add_column("question", questions)
+    return DatasetDict({**splits, "train": split})
+
+
+def unknown_label(splits):
+    names = splits["train"].features["answer"].names
+    new = {}
+    for name, split in splits.items():
+        answers = [names[answer] for answer in split["answer"]]
+        if name == "test":
+            answers[5] = "purple"
+        new[name] = split.remove_columns("answer").add_column("answer", answers)
+    return DatasetDict(new)
+
+
+def no_validation(splits):
+    return DatasetDict({name: split for name, split in splits.items() if name != "validation"})
+
+
+CASES = [
+    (None, ["--image_column", "picture"], "Unknown column 'picture'"),
+    (None, ["--dataset", "no/such/folder"], "no/such/folder"),
+    (None, ["--vision_encoder", "no/such/encoder"], "no/such/encoder"),
+    (None, ["--fusion", "glue"], "Unknown fusion 'glue'"),
+    (None, ["--vision_feature_layer", "99"], "99"),
+    (broken_picture, [], "row 7 of split 'train', column 'image'"),
+    (empty_text, [], "row 3 of split 'train', column 'question'"),
+    (unknown_label, [], "row 5 of split 'test', column 'answer': label 'purple' is not in the list"),
+    (no_validation, [], "validation"),
+]
+
+
+@pytest.mark.parametrize(("change", "more", "message"), CASES)
+def test_wrong_input_is_one_clear_line(change, more, message, encoders, small_set, tmp_path, monkeypatch, capsys):
+    from training import train
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (small_set if change is None else change(small_set)).save_to_disk(tmp_path / "set")
+    flags = arguments(encoders, tmp_path / "set", tmp_path / "run", "--floors", "false", "--max_steps", 1, *more)
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+    with pytest.raises(SystemExit) as exit_info:
+        train.run()
+    assert message in str(exit_info.value)
+    assert "\n" not in str(exit_info.value)
+
+
+def test_wrong_input_exits_non_zero(encoders, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("learning_rat: 1.0e-3\n")
+    done = launch(sys.executable, "training/train.py", recipe)
+    assert done.returncode != 0
+    assert "unknown key 'learning_rat'" in done.stderr
+    done = launch(sys.executable, "training/train.py", RECIPE, "--dataset", tmp_path / "nowhere")
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1].startswith("error:")
+    assert "Traceback" not in done.stderr
+    done = launch(sys.executable, "training/answer.py", encoders / "minilm-l6")
+    assert done.returncode != 0
+    assert "no checkpoint of mm_hf" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_flags_win_over_the_recipe(monkeypatch):
+    from training.arguments import parse_arguments
+
+    monkeypatch.setattr(sys, "argv", ["train.py", str(RECIPE), "--learning_rate", "0.5", "--seed", "7"])
+    name, model_args, _, train_args = parse_arguments("")
+    assert name == "easy_vqa"
+    assert train_args.learning_rate == 0.5
+    assert train_args.seed == 7
+    assert model_args.vision_feature_layer == [4, 11]

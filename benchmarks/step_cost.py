@@ -1,10 +1,10 @@
-"""What the default fusion adds to a training step: ViT-B/16 and BERT-base with 4 layers of cross-attention, against the two
-towers alone (transformers' VisionTextDualEncoderModel), steps of both in turn in one process.
+"""What the default fusion adds to a training step: ViT-B/16 and BERT-base with 4 layers of cross-attention, against
+the two towers alone (transformers' VisionTextDualEncoderModel), steps of both in turn in one process.
 
     python benchmarks/step_cost.py --output benchmarks/results/step_cost.json
 
-A step is forward, backward and AdamW. Pictures are photographs, texts real questions; weights are random, since no timing
-depends on them. The claim of the README: the median of the ratios, pair by pair, is at most 1.12.
+A step is forward, backward and AdamW. Pictures are photographs, texts real questions; weights are random, since no
+timing depends on them. The claim of the README: the median of the ratios, pair by pair, is at most 1.12.
 """
 
 import argparse
@@ -29,7 +29,10 @@ def real_inputs(batch_size: int) -> dict[str, torch.Tensor]:
     from skimage import data
     from transformers import AutoTokenizer
 
-    photos = [Image.fromarray(photo()).convert("RGB").resize((224, 224)) for photo in (data.chelsea, data.coffee, data.rocket)]
+    photos = [
+        Image.fromarray(photo()).convert("RGB").resize((224, 224))
+        for photo in (data.chelsea, data.coffee, data.rocket)
+    ]
     pixels = np.stack([np.asarray(photos[i % len(photos)], dtype=np.float32) for i in range(batch_size)])
     questions = load_from_disk("data/easy_vqa")["train"].unique("question")[:batch_size]
     encoded = AutoTokenizer.from_pretrained("data/encoders/minilm-l6")(questions, padding=True, return_tensors="pt")
@@ -62,7 +65,9 @@ def main():
         "towers": (towers.train(), {**inputs, "return_loss": True}),
         "fused": (fused.train(), {**inputs, "labels": torch.arange(arguments.batch_size) % 13}),
     }
-    optimizers = {name: torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) for name, (model, _) in steps.items()}
+    optimizers = {
+        name: torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) for name, (model, _) in steps.items()
+    }
     samples: dict[str, list[float]] = {name: [] for name in steps}
     for pair in range(arguments.pairs + 1):
         # Which comes first changes from pair to pair, so that drift of the machine favours neither.
@@ -86,7 +91,11 @@ def main():
         "threads": arguments.threads,
         "torch": torch.__version__,
     }
-    print(json.dumps({key: report[key] for key in ("ratio_median", "seconds_median", "parameters", "text_tokens")}, indent=2))
+    print(
+        json.dumps(
+            {key: report[key] for key in ("ratio_median", "seconds_median", "parameters", "text_tokens")}, indent=2
+        )
+    )
     if arguments.output is not None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

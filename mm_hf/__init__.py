@@ -4,7 +4,7 @@ Importing this package registers the config, the models and the processor with t
 """
 
 from .hub import pipeline
-from .models.configuration_mm_fusion import MMFusionConfig, FusionModuleConfig
+from .models.configuration_mm_fusion import FusionModuleConfig, MMFusionConfig
 from .models.fusion import FUSIONS, Fusion, register_fusion
 from .models.modeling_mm_fusion import MMFusionForClassification, MMFusionForQuestionAnswering, MMFusionModel
 from .models.modeling_outputs import EncoderStates, FusedStates, FusionMemory, TokenStates
@@ -20,11 +20,11 @@ __all__ = [
     "FusedStates",
     "Fusion",
     "FusionMemory",
+    "FusionModuleConfig",
     "MMFusionClassificationPipeline",
     "MMFusionConfig",
     "MMFusionForClassification",
     "MMFusionForQuestionAnswering",
-    "FusionModuleConfig",
     "MMFusionModel",
     "MMFusionProcessor",
     "MMFusionQuestionAnsweringPipeline",

@@ -14,8 +14,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups the parameters that train by module and by whether they decay, for an optimizer.
 
-    New modules learn faster than pretrained ones (METER, Dou et al. 2022: five times), and biases, norms, gates and other
-    vectors do not decay.
+    New modules learn faster than pretrained ones (METER, Dou et al. 2022: five times), and biases, norms, gates and
+    other vectors do not decay.
 
     Args:
         model: a model of mm_hf.

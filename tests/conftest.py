@@ -24,7 +24,7 @@ load_helper("tiny_models", REPOSITORY / "tests/models/tiny.py")
 
 @pytest.fixture(scope="session")
 def encoders() -> Path:
-    """Folder of the two pretrained encoders, `mobilenet-v2` and `minilm-l6`, built once for all runs and all workers."""
+    """Folder of the two pretrained encoders, `mobilenet-v2` and `minilm-l6`, built once for all runs and workers."""
     from training.prepare.encoders import main
 
     folder = REPOSITORY / ".cache/encoders"

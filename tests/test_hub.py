@@ -86,9 +86,16 @@ def rows(tmp_path_factory) -> list[dict]:
     for name in ("chelsea", "coffee", "rocket"):
         paths.append(str(folder / f"{name}.png"))
         Image.fromarray(getattr(skimage.data, name)()).resize((96, 96)).save(paths[-1])
-    questions = ["what is in the picture?", "is it warm?", "what is in the picture?", "what colour is it, roughly?", "who?"]
+    questions = [
+        "what is in the picture?",
+        "is it warm?",
+        "what is in the picture?",
+        "what colour is it, roughly?",
+        "who?",
+    ]
     return [
-        {"image": image, "question": question} for image, question in zip([*paths, paths[0], None], questions, strict=True)
+        {"image": image, "question": question}
+        for image, question in zip([*paths, paths[0], None], questions, strict=True)
     ]
 
 
@@ -136,7 +143,9 @@ def test_files(checkpoint):
 def test_weights_are_safetensors(checkpoint, model):
     weights = load_file(checkpoint / "model.safetensors")
     assert all(value.isfinite().all() for value in weights.values())
-    assert sum(value.numel() for value in weights.values()) == sum(value.numel() for value in model.state_dict().values())
+    assert sum(value.numel() for value in weights.values()) == sum(
+        value.numel() for value in model.state_dict().values()
+    )
 
 
 def test_config_names_every_class(checkpoint):
@@ -269,9 +278,10 @@ def test_a_stranger_tunes_it_and_others_load_that(checkpoint, rows, batch, logit
     assert {file.name for file in tuned.iterdir()} == {file.name for file in checkpoint.iterdir()}
     # What the stranger saved belongs to the folder it is in, and not to the one it came from.
     assert str(checkpoint) not in (tuned / "config.json").read_text()
-    assert json.loads((tuned / "config.json").read_text())["auto_map"] == json.loads(
-        (checkpoint / "config.json").read_text()
-    )["auto_map"]
+    assert (
+        json.loads((tuned / "config.json").read_text())["auto_map"]
+        == json.loads((checkpoint / "config.json").read_text())["auto_map"]
+    )
     shutil.move(tuned, tmp_path / "moved")
     with torch.no_grad():
         loaded = AutoModelForVisualQuestionAnswering.from_pretrained(tmp_path / "moved")
@@ -322,7 +332,11 @@ def test_inputs_of_transformers_4(answer, rows):
     assert [set(entry) for entry in expected] == [{"score", "answer"}] * 5
     assert expected == sorted(expected, key=lambda entry: -entry["score"])
     assert isinstance(expected[0]["score"], float)
-    for same_row in (answer(image, question), answer(image=path, question=question), answer({"image": path, "question": question})):
+    for same_row in (
+        answer(image, question),
+        answer(image=path, question=question),
+        answer({"image": path, "question": question}),
+    ):
         assert_same_answers([same_row], [expected])
     questions = [question, "is it warm?"]
     both = [answer({"image": image, "question": q}) for q in questions]
@@ -357,7 +371,9 @@ def test_absent_question(answer, model, processor, rows):
 
 @pytest.mark.parametrize("row", [{}, {"picture": "x.png"}, {"image": None, "question": None}, "x.png", 3])
 def test_bad_rows(answer, row):
-    with pytest.raises(ValueError, match=r"A row (must be a dict with keys out of .*question|needs an image or a text)"):
+    with pytest.raises(
+        ValueError, match=r"A row (must be a dict with keys out of .*question|needs an image or a text)"
+    ):
         answer(row)
 
 
@@ -375,8 +391,12 @@ def test_equal_images_and_texts_are_encoded_once(checkpoint, rows):
     answer = mm_hf.pipeline(model=checkpoint)
     seen = []
     encoders = answer.model.model.encoders
-    encoders["vision"].register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True)
-    encoders["text"].register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True)
+    encoders["vision"].register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    encoders["text"].register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
     answer(Image.open(rows[0]["image"]), ["who?", "what?", "who?"], batch_size=3)
     assert sorted(seen) == [1, 2]
 
@@ -446,7 +466,11 @@ def test_push_to_hub(model, processor, batch, logits, rows, tmp_path, monkeypatc
     assert [call[:2] for call in calls] == [("create", "me/answers"), ("upload", "me/answers")]
     assert calls[0][2]["private"] is True
     assert calls[1][2] == {"commit_message": "first"}
-    assert {file.name for file in remote.iterdir()} >= CODE | {"model.safetensors", "processor_config.json", "tokenizer.json"}
+    assert {file.name for file in remote.iterdir()} >= CODE | {
+        "model.safetensors",
+        "processor_config.json",
+        "tokenizer.json",
+    }
     assert re.search(r"pipeline_tag: visual-question-answering", (remote / "README.md").read_text())
     with torch.no_grad():
         same(AutoModelForVisualQuestionAnswering.from_pretrained(remote)(**batch).logits, logits)

@@ -34,7 +34,7 @@ def main():
     except (OSError, ValueError) as error:
         sys.exit("error: " + " ".join(str(error).split()))
     except KeyError:
-        sys.exit(f"error: {arguments.model} is no checkpoint of mm_hf that answers questions: its config names no such task.")
+        sys.exit(f"error: {arguments.model} is no checkpoint of mm_hf that answers questions.")
     print(f"{arguments.image or 'a blue circle, drawn now'}: {arguments.question}")
     for found in answers:
         print(f"  {found['answer']:<12}{found['score']:.3f}")

@@ -1,6 +1,7 @@
 """The keys of a recipe, which are the flags of the scripts too. Where TrainingArguments has a key, its name is used.
 
-`train.py recipe.yaml --learning_rate 1e-3`: the file first, then the flags; a flag wins, and an unknown key is refused.
+`train.py recipe.yaml --learning_rate 1e-3`: the file first, then the flags; a flag wins, and an unknown key is
+refused.
 """
 
 import sys
@@ -21,7 +22,9 @@ class ModelArguments:
         default=None, metadata={"help": "Fusion width; left out, the width of the text encoder."}
     )
     fusion_layers: int = field(default=4, metadata={"help": "Fusion blocks."})
-    fusion_heads: int | None = field(default=None, metadata={"help": "Attention heads; left out, one every 64 of width."})
+    fusion_heads: int | None = field(
+        default=None, metadata={"help": "Attention heads; left out, one every 64 of width."}
+    )
     fusion_dropout: float = field(default=0.1, metadata={"help": "Dropout in the fusion's residual branches."})
     vision_feature_layer: list[int] | None = field(
         default=None, metadata={"help": "Indices into the vision encoder's hidden_states; left out, its last state."}
@@ -141,8 +144,9 @@ def parse_arguments(description: str) -> tuple[str, ModelArguments, DataArgument
         if unknown:
             parser.error(f"recipe {recipe}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")
         # argparse converts defaults that are strings as it does flags: 1e-3, a string to YAML, becomes a number.
-        parser.set_defaults(**{k: str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v
-                               for k, v in values.items()})
+        parser.set_defaults(
+            **{k: str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for k, v in values.items()}
+        )
     try:
         model_args, data_args, train_args, _ = parser.parse_args_into_dataclasses()
     except ValueError as error:

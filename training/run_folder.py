@@ -37,7 +37,9 @@ def hardware() -> dict:
     return found
 
 
-def write_run(output_dir: Path, root: Path, model, processor, collator: MultimodalCollator, splits, logits, results, history):
+def write_run(
+    output_dir: Path, root: Path, model, processor, collator: MultimodalCollator, splits, logits, results, history
+):
     """Writes checkpoint, results, pictures and card.
 
     Args:

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 
-# Accuracy on the official test part. Sources: the README of the easy-VQA package and repository (Zhou 2019) for the authors'
-# models; the third-party figure is a CNN and an LSTM joined by concatenation, as reported for the same split.
+# Accuracy on the official test part. Sources: the README of the easy-VQA package and repository (Zhou 2019) for the
+# authors' models; the third-party figure is a CNN and an LSTM joined by concatenation, as reported for the same split.
 PUBLISHED = {
     "easy_vqa": {
         "third party: CNN + LSTM, concat": 0.876,

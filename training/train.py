@@ -3,12 +3,11 @@
     python training/train.py training/recipes/easy_vqa.yaml
     accelerate launch training/train.py training/recipes/easy_vqa.yaml --learning_rate 1e-3
 
-A run leaves in its folder the checkpoint (weights, config, processor, code), results.json, curves.png, predictions.png and
-the model card, README.md.
+A run leaves in its folder the checkpoint (weights, config, processor, code), results.json, curves.png,
+predictions.png and the model card, README.md.
 """
 
 import json
-import os
 import sys
 import time
 from functools import partial
@@ -79,7 +78,9 @@ def main():
     set_seed(train_args.seed)
     processor = build_processor(model_args, data_args)
     model = build().to(accelerator.device)
-    sizes = [sum(p.numel() for p in model.parameters() if p.requires_grad or not trains) / 1e6 for trains in (True, False)]
+    sizes = [
+        sum(p.numel() for p in model.parameters() if p.requires_grad or not trains) / 1e6 for trains in (True, False)
+    ]
     say(f"{type(model).__name__}: {sizes[1]:.1f} M parameters, {sizes[0]:.1f} M of them train")
     cache = build_cache(model, processor, columns, splits) if data_args.cache_features else None
     collator = MultimodalCollator(processor, columns, model.config.label2id if names else None, cache=cache)
@@ -189,7 +190,9 @@ def build_cache(model, processor, columns: Columns, splits: DatasetDict) -> Feat
     return cache
 
 
-def build_loader(accelerator: Accelerator, collator: MultimodalCollator, splits: DatasetDict, split: str, args, train: bool):
+def build_loader(
+    accelerator: Accelerator, collator: MultimodalCollator, splits: DatasetDict, split: str, args, train: bool
+):
     """Batches of one split for this process; rows of one picture stay together."""
     groups = splits[split][collator.columns.image_id] if collator.columns.image_id else len(splits[split])
     sampler = GroupedBatchSampler(
@@ -204,7 +207,9 @@ def build_loader(accelerator: Accelerator, collator: MultimodalCollator, splits:
     return sampler, DataLoader(Rows(splits[split], split), batch_sampler=sampler, collate_fn=collator)
 
 
-def fit(accelerator: Accelerator, model, collator: MultimodalCollator, splits: DatasetDict, args: TrainArguments) -> dict:
+def fit(
+    accelerator: Accelerator, model, collator: MultimodalCollator, splits: DatasetDict, args: TrainArguments
+) -> dict:
     """Trains, and leaves in `model` the weights that were best on validation.
 
     Returns:
@@ -344,7 +349,8 @@ def with_wrong_images(split, columns: Columns, seed: int):
 
 
 def run():
-    """`main`, with one line in place of a traceback where what the user gave is wrong. Anything else is a fault of ours."""
+    """`main`, with one line in place of a traceback where what the user gave is wrong. Anything else is a fault of
+    ours."""
     try:
         main()
     except (ValueError, OSError) as error:

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..models.modeling_outputs import EncoderStates
 from ..models.processing_mm_fusion import MMFusionProcessor, distinct_items
 from .feature_cache import FeatureCache
 from .loading import BadRowError, Columns
@@ -74,7 +72,7 @@ class MultimodalCollator:
                 states[modality] = self.cache.states(modality, distinct)
                 states[modality].index = indices.pop(f"{modality}_index")
                 continue
-            first = {place: row for place, row in reversed(list(zip(index, rows)))}
+            first = dict(reversed(list(zip(index, rows))))  # the first row of each item
             data.update(self.prepare_items(modality, [first[place] for place in range(len(distinct))]))
         labels = {} if self.columns.label is None else {"labels": self.labels(rows)}
         batch = {**indices, **data, **labels, "row_ids": torch.tensor([row["row_id"] for row in rows])}

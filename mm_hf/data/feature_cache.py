@@ -1,6 +1,7 @@
 """Features of frozen encoders, computed once per distinct item and kept in memory.
 
-Exactly what `MMFusionModel.encode` gives is kept, so training on it is training on the encoders, without running them again.
+Exactly what `MMFusionModel.encode` gives is kept, so training on it is training on the encoders, without running them
+again.
 """
 
 from collections.abc import Callable, Iterable
@@ -65,7 +66,9 @@ class FeatureCache:
         keys = list(pending)
         for start in tqdm(range(0, len(keys), batch_size), desc=f"encoding {modality}", disable=not progress):
             batch = keys[start : start + batch_size]
-            inputs = {name: value.to(self.model.device) for name, value in prepare([pending[k] for k in batch]).items()}
+            inputs = {
+                name: value.to(self.model.device) for name, value in prepare([pending[k] for k in batch]).items()
+            }
             states = self.model.encode(**inputs)[modality]
             for place, key in enumerate(batch):
                 tokens = slice(None) if states.mask is None else states.mask[place].bool()

@@ -36,7 +36,9 @@ class Columns:
 
     def named(self) -> dict[str, str]:
         """The columns that are there, by their part."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) is not None}
+        return {
+            field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) is not None
+        }
 
 
 def load_splits(dataset: str | os.PathLike, columns: Columns) -> DatasetDict:
@@ -84,8 +86,8 @@ def load_splits(dataset: str | os.PathLike, columns: Columns) -> DatasetDict:
 
 
 def label_names(splits: DatasetDict, column: str) -> list[str] | None:
-    """The class names of a label column: those of a `ClassLabel`, or the sorted strings of the training part; None where
-    the labels are numbers, which have no names."""
+    """The class names of a label column: those of a `ClassLabel`, or the sorted strings of the training part; None
+    where the labels are numbers, which have no names."""
     features: Features = splits["train"].features
     if isinstance(features[column], ClassLabel):
         return list(features[column].names)

@@ -9,8 +9,9 @@ from torch.utils.data import Sampler
 class GroupedBatchSampler(Sampler[list[int]]):
     """Batches that keep the rows of one group together, so that a picture with ten questions is encoded once.
 
-    The groups are shuffled, their rows laid end to end, and the sequence is cut into global batches; each process takes its
-    own part of every global batch, so that two processes see the rows that one would see with twice the batch.
+    The groups are shuffled, their rows laid end to end, and the sequence is cut into global batches; each process
+    takes its own part of every global batch, so that two processes see the rows that one would see with twice the
+    batch.
 
     Args:
         groups: for each row the key of its group; None: each row is its own.

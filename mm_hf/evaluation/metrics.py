@@ -20,8 +20,8 @@ def classification_metrics(
         kinds: for each row what it is a question of; the first metric is then given by kind too.
 
     Returns:
-        `metrics`: `accuracy` and `macro_f1` (classes), `f1_micro` and `f1_macro` (several labels), `rmse` and `pearson`
-        (regression); `by_kind`: the first of them for each kind; `rows`: how many had a label.
+        `metrics`: `accuracy` and `macro_f1` (classes), `f1_micro` and `f1_macro` (several labels), `rmse` and
+        `pearson` (regression); `by_kind`: the first of them for each kind; `rows`: how many had a label.
 
     Raises:
         ValueError: no row has a label.

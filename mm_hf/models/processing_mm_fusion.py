@@ -84,7 +84,12 @@ class MMFusionProcessor(ProcessorMixin):
             raise ValueError("from_encoders_pretrained needs an encoder for at least one of ['vision', 'text'].")
         parts: dict[str, Any] = {}
         for name, source in sources.items():
-            kwargs = {key: value.get(name) if isinstance(value, dict) else value for key, value in encoders.items()}
+            kwargs = {}
+            for key, value in encoders.items():
+                if not (isinstance(value, dict) and set(value) <= {"vision", "text"}):
+                    kwargs[key] = value
+                elif name in value:
+                    kwargs[key] = value[name]
             if name == "vision":
                 parts["image_processor"] = AutoImageProcessor.from_pretrained(source, **kwargs)
             else:
@@ -99,7 +104,7 @@ class MMFusionProcessor(ProcessorMixin):
         self,
         images=None,
         text: str | list[str | None] | None = None,
-        deduplicate: bool = False,
+        deduplicate: bool | None = None,
         **kwargs,
     ) -> BatchFeature:
         """Prepares a batch.
@@ -142,7 +147,7 @@ class MMFusionProcessor(ProcessorMixin):
         for name, modality in (("images", "vision"), ("text", "text")):
             if name not in rows:
                 continue
-            items, index = distinct_items(rows[name], deduplicate)
+            items, index = distinct_items(rows[name], bool(deduplicate))
             if len(rows[name]) < batch:
                 index = index * batch
             if index != list(range(batch)):
@@ -190,6 +195,7 @@ class MMFusionProcessor(ProcessorMixin):
             self.tokenizer.save_pretrained(save_directory)
         path = os.path.join(save_directory, "processor_config.json")
         self.to_json_file(path)
+        vars(self).pop("auto_map", None)  # of the file alone: what was saved and what is loaded are equal
         return [path]
 
     @classmethod

@@ -49,6 +49,9 @@ JUDGED_SKIPS = {
     r"Model does not have position embeddings": "the towers' lengths are fixed",
     r"MobileNetV2Test.*No conversion found": "its weights have one set of names; the ViT's have two, and are tested",
     r"MobileNetV2Test.*Parts of this model don't support sdpa": "MobileNetV2 has no attention",
+    r"(video_processor|feature_extractor) attribute not present": "the processor prepares images and texts",
+    r"chat template": "the models do not chat",
+    r"_get_num_multimodal_tokens": "texts have no places for images",
 }
 
 

@@ -24,3 +24,13 @@ class MMFusionProcessorTest(ProcessorTesterMixin, unittest.TestCase):
     @classmethod
     def _setup_image_processor(cls):
         return ViTImageProcessorPil(size={"height": 32, "width": 32})
+
+    def test_processor_text_has_no_visual(self):
+        """As in the library, which gives a list of images for each row: our rows have one image, or None."""
+        processor = self.get_processor()
+        images, texts = self.prepare_images_inputs(batch_size=3), self.prepare_text_inputs(batch_size=3)
+        complete = processor(images=images, text=texts)
+        lacking = processor(images=[None, *images[1:]], text=texts)
+        assert lacking["input_ids"].tolist() == complete["input_ids"].tolist()
+        assert lacking["vision_index"].tolist() == [-1, 0, 1]
+        assert lacking["pixel_values"].equal(complete["pixel_values"][1:])

@@ -32,9 +32,7 @@ def rows(images, questions, answers=None):
 
 @pytest.fixture(scope="module")
 def processor(encoders):
-    return MMFusionProcessor.from_encoders_pretrained(
-        vision=encoders / "mobilenet-v2", text=encoders / "minilm-l6"
-    )
+    return MMFusionProcessor.from_encoders_pretrained(vision=encoders / "mobilenet-v2", text=encoders / "minilm-l6")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +92,12 @@ def test_float_labels(processor):
 @pytest.mark.parametrize(
     ("images", "questions", "answers", "message"),
     [
-        ([{"bytes": b"no picture", "path": None}], ["a"], [0], r"row 0 of split 'train', column 'image'.*cannot be read"),
+        (
+            [{"bytes": b"no picture", "path": None}],
+            ["a"],
+            [0],
+            r"row 0 of split 'train', column 'image'.*cannot be read",
+        ),
         ([{"bytes": None, "path": "/no/such.png"}], ["a"], [0], "column 'image': there is no file '/no/such.png'"),
         ([None, None], ["a", " "], [0, 0], "row 1 of split 'train', column 'question': the text is empty"),
         ([None], ["a"], ["maybe"], "column 'answer': label 'maybe' is not in the list"),
@@ -161,7 +164,8 @@ def test_feature_cache_is_the_encoder(processor, encoders, collator):
         fusion_module_config={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
     ).eval()
     data = rows(
-        [picture("red"), picture("blue"), None, picture("red")], ["what is it?", "why?", "what is it?", "a longer question"]
+        [picture("red"), picture("blue"), None, picture("red")],
+        ["what is it?", "why?", "what is it?", "a longer question"],
     )
     cache = FeatureCache(model.base_model)
     for modality in ("vision", "text"):

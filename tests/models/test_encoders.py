@@ -19,7 +19,9 @@ from transformers import (
 from mm_hf import MMFusionForClassification, MMFusionModel
 
 
-TOWERS = [(vision, "bert") for vision in tiny.VISION_CONFIGS] + [("vit", text) for text in tiny.TEXT_CONFIGS if text != "bert"]
+TOWERS = [(vision, "bert") for vision in tiny.VISION_CONFIGS] + [
+    ("vit", text) for text in tiny.TEXT_CONFIGS if text != "bert"
+]
 
 
 def inputs_for(text: str, **kwargs) -> dict[str, torch.Tensor]:
@@ -66,7 +68,9 @@ def test_towers_train_and_are_saved(vision, text, tmp_path):
     with torch.no_grad():
         # The same weights; convolutions round differently with where in memory these lie.
         assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
-        torch.testing.assert_close(loaded(**inputs).logits, expected, rtol=0, atol=0 if vision != "mobilenet_v2" else 1e-5)
+        torch.testing.assert_close(
+            loaded(**inputs).logits, expected, rtol=0, atol=0 if vision != "mobilenet_v2" else 1e-5
+        )
         assert expected.std(0).min() > 1e-3
 
 
@@ -143,7 +147,9 @@ def test_an_encoder_with_a_head_on(modality, name, auto, tmp_path):
     assert not any("classifier" in key or "cls." in key for key in model.state_dict())
 
 
-@pytest.mark.parametrize(("modality", "name", "reads"), [("vision", "bert", "input_ids"), ("text", "vit", "pixel_values")])
+@pytest.mark.parametrize(
+    ("modality", "name", "reads"), [("vision", "bert", "input_ids"), ("text", "vit", "pixel_values")]
+)
 def test_an_encoder_of_the_wrong_modality(modality, name, reads, tmp_path):
     config = (tiny.TEXT_CONFIGS if modality == "vision" else tiny.VISION_CONFIGS)[name]()
     source_model(config).save_pretrained(tmp_path)
@@ -212,13 +218,17 @@ def test_vit_keeps_the_layers_it_needs():
     # Of the first layer's input the library knows only where that layer is there.
     for layer, kept in ((0, 1), (1, 1), (2, 2), (-2, 1), ([0, -1], 2)):
         model = tiny.model(vision_feature_layer=layer)
-        blocks = {key.split("layers.")[1][0] for key in model.model.encoders["vision"].state_dict() if "layers." in key}
+        blocks = {
+            key.split("layers.")[1][0] for key in model.model.encoders["vision"].state_dict() if "layers." in key
+        }
         assert len(blocks) == kept, layer
 
 
 @pytest.mark.parametrize(("layer", "named"), [(3, "3"), (-4, "-4"), ([1, 9], "9")])
 def test_a_feature_layer_out_of_range(layer, named):
-    with pytest.raises(ValueError, match=rf"Feature layer \[{named}\] of the vision encoder \(vit\).*3 hidden.*-3 to 2"):
+    with pytest.raises(
+        ValueError, match=rf"Feature layer \[{named}\] of the vision encoder \(vit\).*3 hidden.*-3 to 2"
+    ):
         tiny.model(vision_feature_layer=layer)
 
 
@@ -257,7 +267,9 @@ def photographs(encoders):
 
 @torch.no_grad()
 def test_real_towers_are_those_of_their_source(real, encoders, photographs):
-    words = AutoTokenizer.from_pretrained(encoders / "minilm-l6")(["a cat", "what is it?"], padding=True, return_tensors="pt")
+    words = AutoTokenizer.from_pretrained(encoders / "minilm-l6")(
+        ["a cat", "what is it?"], padding=True, return_tensors="pt"
+    )
     encoded = real.encode(**photographs, **words)
     vision, text = (AutoModel.from_pretrained(encoders / name) for name in ("mobilenet-v2", "minilm-l6"))
     for name, expected in (("vision", vision(**photographs)), ("text", text(**words))):
@@ -270,7 +282,9 @@ def test_real_towers_are_those_of_their_source(real, encoders, photographs):
 @torch.no_grad()
 def test_real_features_of_two_levels(encoders, photographs):
     model = from_encoders(vision=encoders / "mobilenet-v2", vision_feature_layer=[5, 12])
-    states = AutoModel.from_pretrained(encoders / "mobilenet-v2")(**photographs, output_hidden_states=True).hidden_states
+    states = AutoModel.from_pretrained(encoders / "mobilenet-v2")(
+        **photographs, output_hidden_states=True
+    ).hidden_states
     levels = model.encode(**photographs)["vision"].levels
     for level, layer in zip(levels, (5, 12), strict=True):
         torch.testing.assert_close(level, states[layer], rtol=1e-4, atol=1e-4)
@@ -285,7 +299,8 @@ def test_shared_items_equal_repeated_items_in_real_towers(real, photographs, enc
     text_index, vision_index = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 1])
     shared = real(**words, **photographs, text_index=text_index, vision_index=vision_index)
     repeated = real(
-        **{key: value[text_index] for key, value in words.items()}, pixel_values=photographs["pixel_values"][vision_index]
+        **{key: value[text_index] for key, value in words.items()},
+        pixel_values=photographs["pixel_values"][vision_index],
     )
     assert torch.equal(shared.pooler_output, repeated.pooler_output)
 
@@ -325,7 +340,11 @@ def test_encoders_keep_the_config_objects_of_the_whole():
         if text != "t5":
             assert model.encoders["text"].config is model.config.text_config
         assert model.encoders["vision"].config is model.config.vision_config
-        own = {module.config._attn_implementation for module in model.encoders["text"].modules() if hasattr(module, "config")}
+        own = {
+            module.config._attn_implementation
+            for module in model.encoders["text"].modules()
+            if hasattr(module, "config")
+        }
         assert own == {"sdpa"}, text
 
 

@@ -143,7 +143,7 @@ def test_numbers_of_rows_must_agree(fusion):
     model = classifier(fusion)
     with pytest.raises(ValueError, match=r"same number of rows.*'vision': 3, 'text': 4"):
         model(**tiny.texts((6, 4, 7, 5)), **tiny.images(3))
-    with pytest.raises(ValueError, match="one of .* must be there"):
+    with pytest.raises(ValueError, match=r"one of .* must be there"):
         model()
 
 
@@ -230,9 +230,10 @@ def test_a_fusion_without_memory_refuses_one():
 def test_encoder_states_in_place_of_raw_inputs(fusion, cached):
     model, inputs = classifier(fusion), mixed_batch()
     expected = model(**inputs).logits
-    states = model.model.encode({"vision": inputs["vision_index"], "text": inputs["text_index"]}, **{
-        name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")
-    })
+    states = model.model.encode(
+        {"vision": inputs["vision_index"], "text": inputs["text_index"]},
+        **{name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")},
+    )
     states = {name: states[name] for name in cached}
     own = {"vision": ["pixel_values", "vision_index"], "text": ["input_ids", "attention_mask", "text_index"]}
     rest = {name: value for name, value in inputs.items() if not any(name in own[modality] for modality in cached)}
@@ -240,9 +241,10 @@ def test_encoder_states_in_place_of_raw_inputs(fusion, cached):
         encoder.forward = None  # not to be run
     assert torch.equal(expected, model(**rest, encoder_states=states).logits)
     # An index given beside the states takes the place of theirs.
-    assert not torch.equal(expected, model(**{**rest, "vision_index": torch.tensor([0, 0, 0, 0, 0, 0])}, **{
-        "encoder_states": states
-    }).logits)
+    assert not torch.equal(
+        expected,
+        model(**{**rest, "vision_index": torch.tensor([0, 0, 0, 0, 0, 0])}, **{"encoder_states": states}).logits,
+    )
 
 
 @torch.no_grad()
@@ -276,7 +278,7 @@ def test_attention_weights():
     outputs = model(**inputs, output_attentions=True)
     assert len(outputs.attentions) == len(outputs.cross_attentions) == 2
     absent = MIXED["vision_index"] < 0
-    for own, cross in zip(outputs.attentions, outputs.cross_attentions):
+    for own, cross in zip(outputs.attentions, outputs.cross_attentions, strict=True):
         assert own.shape == (6, 2, 9, 9)
         assert cross.shape == (6, 2, 9, 17)
         torch.testing.assert_close(own.sum(-1), torch.ones(6, 2, 9))
@@ -405,7 +407,10 @@ def test_one_modality_alone(fusion, modality):
         assert expected.std(0).min() > 1e-3
         # One of its rows may be without it.
         index = torch.tensor([0, -1, 2, 3])
-        assert largest_difference(expected[[0, 2, 3]], model(**inputs, **{f"{modality}_index": index}).logits[[0, 2, 3]]) <= 1e-5
+        assert (
+            largest_difference(expected[[0, 2, 3]], model(**inputs, **{f"{modality}_index": index}).logits[[0, 2, 3]])
+            <= 1e-5
+        )
 
 
 def test_images_may_ask():

@@ -145,9 +145,11 @@ def test_frozen_batch_norms(frozen, moves):
     before = statistics(model)
     model.train()
     model(**tiny.batch(), labels=torch.tensor([0, 1, 2, 3])).loss.backward()
-    assert all(torch.equal(one, other) for one, other in zip(before, statistics(model))) is not moves
+    assert all(torch.equal(one, other) for one, other in zip(before, statistics(model), strict=True)) is not moves
     # Their weights train all the same.
-    assert all(p.grad is not None for name, p in model.named_parameters() if "normalization" in name and p.requires_grad)
+    assert all(
+        p.grad is not None for name, p in model.named_parameters() if "normalization" in name and p.requires_grad
+    )
     model.eval()
     assert not any(module.training for module in model.modules())
 

@@ -62,9 +62,7 @@ TEXT_CONFIGS = {
     "t5": lambda: T5Config(vocab_size=VOCABULARY, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2),
 }
 DUAL_CONFIGS = {
-    "clip": lambda: CLIPConfig(
-        text_config={**WORDS, **SPECIAL_IDS}, vision_config=PATCHES, projection_dim=16
-    ),
+    "clip": lambda: CLIPConfig(text_config={**WORDS, **SPECIAL_IDS}, vision_config=PATCHES, projection_dim=16),
     "siglip": lambda: SiglipConfig(text_config={**WORDS, **SPECIAL_IDS}, vision_config=PATCHES),
 }
 

@@ -1,4 +1,5 @@
-"""What every builder shares: files of installed packages, their checksums, and folders that appear whole or not at all."""
+"""What every builder shares: files of installed packages, their checksums, and folders that appear whole or not at
+all."""
 
 import contextlib
 import hashlib
@@ -9,7 +10,8 @@ from pathlib import Path
 
 
 class PreparationError(RuntimeError):
-    """Something that the person at the keyboard can mend: a missing package, a file that changed, a folder in the way."""
+    """Something that the person at the keyboard can mend: a missing package, a file that changed, a folder in the
+    way."""
 
 
 def installed(requirement: str) -> importlib.metadata.Distribution:

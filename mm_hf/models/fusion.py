@@ -2,13 +2,14 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """The fusions, and the attention blocks they are built from.
 
-A fusion is one class here and one `@register_fusion("name")` line. It takes the tokens of one or more modalities, any of
-them absent in any row, and gives `FusedStates`.
+A fusion is one class here and one `@register_fusion("name")` line. It takes the tokens of one or more modalities, any
+of them absent in any row, and gives `FusedStates`.
 
 Notation used for tensor shapes: see `modeling_outputs`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +27,8 @@ FUSIONS: dict[str, type["Fusion"]] = {}
 
 
 def register_fusion(name: str) -> Callable:
-    """Puts a fusion into the registry. One that is registered outside of this package does not travel with checkpoints.
+    """Puts a fusion into the registry. One that is registered outside of this package does not travel with
+    checkpoints.
 
     Raises:
         ValueError: the name is taken.
@@ -63,8 +65,8 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
 
 
 class MMFusionAttention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017) whose projections can be called apart, so that what depends on one item
-    alone is computed once per item."""
+    """Multi-head attention (Vaswani et al. 2017) whose projections can be called apart, so that what depends on one
+    item alone is computed once per item."""
 
     is_causal = False
 
@@ -115,8 +117,8 @@ class MMFusionMLP(nn.Sequential):
 
 
 class MMFusionCrossAttentionBlock(GradientCheckpointingLayer):
-    """Self-attention, cross-attention, feed-forward; each pre-norm and behind a tanh gate that starts at zero (Flamingo,
-    Alayrac et al. 2022, section 2.2), so that training starts from the encoders' own features."""
+    """Self-attention, cross-attention, feed-forward; each pre-norm and behind a tanh gate that starts at zero
+    (Flamingo, Alayrac et al. 2022, section 2.2), so that training starts from the encoders' own features."""
 
     def __init__(self, config: FusionModuleConfig, has_memory: bool):
         super().__init__()
@@ -222,12 +224,14 @@ class Fusion(nn.Module):
             memory_index: `(B,)` int64, the row of the memory that each row of the query uses; None: row i uses row i.
             return_tokens: give tokens too, not the pooled vector alone.
             output_attentions: give the weights (eager attention alone has them).
-            output_hidden_states: give the query's tokens after each block; indices select some, None stands for the rest.
+            output_hidden_states: give the query's tokens after each block; indices select some, None stands for the
+                rest.
         """
         raise NotImplementedError
 
-    def join_tokens(self, states: dict[str, TokenStates]) -> dict[str, torch.Tensor]:
-        """Joins the tokens that each row has of all modalities into one sequence, with the id of each token's modality."""
+    def join_tokens(self, states: dict[str, TokenStates]) -> dict[str, Any]:
+        """Joins the tokens that each row has of all modalities into one sequence, with the id of each token's
+        modality."""
         ids = {name: self.modalities.index(name) for name in states}
         return {
             "tokens": torch.cat([state.rows(state.tokens) for state in states.values()], dim=1),
@@ -243,7 +247,8 @@ class Fusion(nn.Module):
 
 @register_fusion("concat")
 class ConcatFusion(Fusion):
-    """Late baseline: one pooled vector a modality, concatenated, then `num_hidden_layers` residual feed-forward blocks."""
+    """Late baseline: one pooled vector a modality, concatenated, then `num_hidden_layers` residual feed-forward
+    blocks."""
 
     def __init__(self, config, modalities, poolings):
         super().__init__(config, modalities, poolings)
@@ -296,16 +301,11 @@ class CrossAttentionFusion(Fusion):
 
     def prepare(self, states):
         states = {name: states[name] for name in self.memory_modalities}
+        attentions: list[Any] = [layer.cross_attn for layer in self.layers]
         return FusionMemory(
             states=states,
-            keys={
-                name: tuple(layer.cross_attn.k_proj(state.tokens) for layer in self.layers)
-                for name, state in states.items()
-            },
-            values={
-                name: tuple(layer.cross_attn.v_proj(state.tokens) for layer in self.layers)
-                for name, state in states.items()
-            },
+            key_states={name: tuple(a.k_proj(state.tokens) for a in attentions) for name, state in states.items()},
+            value_states={name: tuple(a.v_proj(state.tokens) for a in attentions) for name, state in states.items()},
         )
 
     def forward(
@@ -324,7 +324,8 @@ class CrossAttentionFusion(Fusion):
         record = bool(output_attentions or output_hidden_states)
         pooling = self.poolings[self.query_modality]
 
-        # The first block's share of the query alone is computed once per distinct item, unless its states are to be seen.
+        # The first block's share of the query alone is computed once per distinct item, unless its states are to be
+        # seen.
         index = None if record else query.index
         row_mask = query.rows(query.mask)
         mask = row_mask if index is None else query.mask
@@ -332,7 +333,8 @@ class CrossAttentionFusion(Fusion):
         memory_mask = None
         if any(state.mask is not None for state in memories.values()):
             memory_mask = torch.cat([state.row_mask() for state in memories.values()], dim=1)
-        # Where the pooled vector is all that is wanted, and it is the first token's, the last block computes that alone.
+        # Where the pooled vector is all that is wanted, and it is the first token's, the last block computes that
+        # alone.
         shorten = not (return_tokens or record) and pooling == "cls"
 
         recorded: dict[str, list] = {"hidden_states": [hidden_states], "attentions": [], "cross_attentions": []}
@@ -341,8 +343,12 @@ class CrossAttentionFusion(Fusion):
             asking = hidden_states[:, :1] if first_only else hidden_states
             keys = values = cross_mask = None
             if memories:
-                keys = torch.cat([state.rows(memory.keys[name][number]) for name, state in memories.items()], dim=1)
-                values = torch.cat([state.rows(memory.values[name][number]) for name, state in memories.items()], dim=1)
+                keys = torch.cat(
+                    [state.rows(memory.key_states[name][number]) for name, state in memories.items()], dim=1
+                )
+                values = torch.cat(
+                    [state.rows(memory.value_states[name][number]) for name, state in memories.items()], dim=1
+                )
                 cross_mask = self.attention_mask(asking, memory_mask, keys)
             hidden_states, self_weights, cross_weights = layer(
                 hidden_states,
@@ -370,14 +376,17 @@ class CrossAttentionFusion(Fusion):
             joined = self.join_tokens({self.query_modality: TokenStates(tokens=tokens, mask=row_mask), **memories})
         return FusedStates(
             pooled=self.readout([asked, *answers, *(asked * answer for answer in answers), attended]),
-            hidden_states=select_layers(recorded["hidden_states"], output_hidden_states) if output_hidden_states else None,
+            hidden_states=select_layers(recorded["hidden_states"], output_hidden_states)
+            if output_hidden_states
+            else None,
             attentions=tuple(recorded["attentions"]) if output_attentions else None,
             cross_attentions=tuple(recorded["cross_attentions"]) if output_attentions and memories else None,
             **joined,
         )
 
     def attention_mask(self, queries, key_mask, keys):
-        """The mask in the form that the chosen attention takes, for queries `(B, T, …)` and keys `(B, T_memory, …)`."""
+        """The mask in the form that the chosen attention takes, for queries `(B, T, …)` and keys `(B, T_memory,
+        …)`."""
         if key_mask is None:
             return None
         return create_bidirectional_mask(

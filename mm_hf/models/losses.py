@@ -1,16 +1,19 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Losses of the heads. Each is a sum over the rows that have a label, divided by their number, or by the number over all
-processes and accumulation steps where the caller knows it."""
+"""Losses of the heads. Each is a sum over the rows that have a label, divided by their number, or by the number over
+all processes and accumulation steps where the caller knows it."""
+
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 
 
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+PROBLEM_TYPES = get_args(ProblemType)
 
 
-def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
+def infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:
     """Guesses the problem from the labels, by the rule of the library's own heads.
 
     One output is a regression; whole numbers are classes; `(B, num_labels)` floats are several labels, or soft targets
@@ -31,9 +34,10 @@ def classification_loss(
 
     Args:
         logits: `(B, C)` float.
-        labels: `single_label_classification`: `(B,)` int64 classes, -100 for a row without; or `(B, C)` floats that sum to
-            one, soft targets. `multi_label_classification`: `(B, C)` floats in [0, 1], the binary losses of a row summed
-            (Teney et al. 2018, section 3.7). `regression`: `(B,)` or `(B, C)` floats. NaN marks a float without label.
+        labels: `single_label_classification`: `(B,)` int64 classes, -100 for a row without; or `(B, C)` floats that
+            sum to one, soft targets. `multi_label_classification`: `(B, C)` floats in [0, 1], the binary losses of a
+            row summed (Teney et al. 2018, section 3.7). `regression`: `(B,)` or `(B, C)` floats. NaN marks a float
+            without label.
         problem_type: one of the three.
         num_items_in_batch: labelled rows in the global batch; left out, those of this batch.
 

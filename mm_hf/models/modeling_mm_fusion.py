@@ -6,7 +6,7 @@ Notation used for tensor shapes: see `modeling_outputs`.
 """
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData
@@ -16,12 +16,21 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     AutoModelForVisualQuestionAnswering,
+)
+from transformers import (
     initialization as init,
 )
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple, logging
 
-from .configuration_mm_fusion import AUTO_MAP, CUSTOM_PIPELINES, MODALITY_CONFIGS, MMFusionConfig, part_of_composite
+from .configuration_mm_fusion import (
+    AUTO_MAP,
+    CUSTOM_PIPELINES,
+    MODALITY_CONFIGS,
+    FusionModuleConfig,
+    MMFusionConfig,
+    part_of_composite,
+)
 from .encoders import MODALITY_INPUTS, ModalityProjection, build_encoder, encode_items
 from .fusion import Fusion, build_fusion
 from .losses import classification_loss, infer_problem_type
@@ -49,7 +58,7 @@ class MMFusionPreTrainedModel(PreTrainedModel):
     config: MMFusionConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMFusionCrossAttentionBlock"]
     _supports_sdpa = True
@@ -72,11 +81,16 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         elif hasattr(module, "gates"):
             init.zeros_(module.gates)
 
+    @property
+    def base_model(self) -> "MMFusionModel":
+        """The encoders and the fusion, without a head."""
+        return cast(MMFusionModel, getattr(self, self.base_model_prefix, self))
+
     def set_attn_implementation(self, attn_implementation: str | dict, **kwargs):
-        """Chooses the attention. See the library's method; what differs: encoders that have no choice (ConvNeXt, ResNet)
-        keep what they have, where the library raises."""
+        """Chooses the attention. See the library's method; what differs: encoders that have no choice (ConvNeXt,
+        ResNet) keep what they have, where the library raises."""
         if isinstance(attn_implementation, str):
-            chosen = dict.fromkeys(["", *self.config.sub_configs], attn_implementation)
+            chosen: dict[str, Any] = dict.fromkeys(["", *self.config.sub_configs], attn_implementation)
             for name, encoder in self.base_model.encoders.items():
                 if not (encoder._supports_sdpa or encoder._supports_flash_attn):
                     chosen[MODALITY_CONFIGS[name]] = encoder.config._attn_implementation
@@ -95,11 +109,12 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         encoders = self.base_model.encoders
         if "text" not in encoders:
             raise NotImplementedError(f"This model has no text encoder, but {list(encoders)}.")
-        return encoders["text"]
+        return cast(PreTrainedModel, encoders["text"])
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """Loads a checkpoint of mm_hf. See the library's method; what differs: encoders that the config freezes stay so."""
+        """Loads a checkpoint of mm_hf. See the library's method; what differs: encoders that the config freezes stay
+        so."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.base_model.apply_freezing()
@@ -118,8 +133,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
                 `from_pretrained`; one value for all encoders, or a dict by modality.
             dtype, device_map, max_memory, quantization_config, attn_implementation: as in `from_pretrained`, for the
                 whole model.
-            kwargs: everything else goes into `MMFusionConfig` (`num_labels`, `freeze_encoders`, `vision_feature_layer`,
-                `fusion_module_config={"hidden_size": 256}`…).
+            kwargs: everything else goes into `MMFusionConfig` (`num_labels`, `freeze_encoders`,
+                `vision_feature_layer`, `fusion_module_config={"hidden_size": 256}`…).
 
         Raises:
             ValueError: no encoder, an encoder that does not read the modality, or weights that its checkpoint lacks.
@@ -127,7 +142,9 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         """
         sources = {name: kwargs.pop(name) for name in MODALITY_CONFIGS if kwargs.get(name) is not None}
         if not sources:
-            raise ValueError(f"from_encoders_pretrained needs an encoder for at least one of {list(MODALITY_CONFIGS)}.")
+            raise ValueError(
+                f"from_encoders_pretrained needs an encoder for at least one of {list(MODALITY_CONFIGS)}."
+            )
         hub_kwargs = {key: kwargs.pop(key) for key in HUB_KEYS if key in kwargs}
         loading_kwargs = {key: kwargs.pop(key) for key in LOADING_KEYS if key in kwargs}
 
@@ -135,7 +152,7 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             values = {key: value.get(name) if isinstance(value, dict) else value for key, value in hub_kwargs.items()}
             return {key: value for key, value in values.items() if value is not None}
 
-        configs = {
+        configs: dict[str, Any] = {
             MODALITY_CONFIGS[name]: part_of_composite(AutoConfig.from_pretrained(source, **hub_kwargs_of(name)), name)
             for name, source in sources.items()
         }
@@ -143,7 +160,9 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             if os.path.isdir(source):  # a path on this machine means nothing where the checkpoint goes
                 configs[MODALITY_CONFIGS[name]].name_or_path = base_model_of(source) or ""
         fusion_module_config = kwargs.pop("fusion_module_config", None) or {}
-        fusion_module_config = fusion_module_config if isinstance(fusion_module_config, dict) else fusion_module_config.to_dict()
+        fusion_module_config = (
+            fusion_module_config if isinstance(fusion_module_config, dict) else fusion_module_config.to_dict()
+        )
         base_models = [base_model_of(source) for source in sources.values()]
         config = MMFusionConfig(
             **configs,
@@ -156,12 +175,14 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             skeleton = cls(config)
         state_dict = {}
         for name, source in sources.items():
-            encoder = skeleton.base_model.encoders[name]
+            encoder = cast(PreTrainedModel, skeleton.base_model.encoders[name])
             weights = load_encoder_weights(encoder, source, dtype=loading_kwargs.get("dtype"), **hub_kwargs_of(name))
             prefix = next(path for path, module in skeleton.named_modules() if module is encoder)
             lacking = [key for key in encoder.state_dict() if key not in weights]
             if lacking:
-                raise ValueError(f"The {name} encoder from {source} lacks {len(lacking)} weights, such as {lacking[:3]}.")
+                raise ValueError(
+                    f"The {name} encoder from {source} lacks {len(lacking)} weights, such as {lacking[:3]}."
+                )
             state_dict.update({f"{prefix}.{key}": weights[key] for key in encoder.state_dict()})
 
         verbosity = logging.get_verbosity()
@@ -173,7 +194,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
         """Saves weights, config, the code and, where there is none yet, a model card. See the library's method."""
-        # A checkpoint that was loaded from elsewhere names its first home here; the code is copied, so it is at home now.
+        # A checkpoint that was loaded from elsewhere names its first home here; the code is copied, so it is at home
+        # now.
         self.config.auto_map = dict(AUTO_MAP)
         self.config.custom_pipelines = CUSTOM_PIPELINES.get(type(self).__name__, {})
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
@@ -210,7 +232,9 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             pipeline_tag=next((tag for tag in pipelines if tag == "visual-question-answering"), None),
         )
         fusion = self.config.fusion_module_config
-        encoders = [f"{name}: `{getattr(self.config, MODALITY_CONFIGS[name]).model_type}`" for name in self.config.modalities]
+        encoders = [
+            f"{name}: `{getattr(self.config, MODALITY_CONFIGS[name]).model_type}`" for name in self.config.modalities
+        ]
         text = (
             f"# {type(self).__name__}\n\nEncoders ({', '.join(encoders)}), fused by `{fusion.fusion_type}` "
             f"({fusion.num_hidden_layers} layers, width {fusion.hidden_size}), made with mm_hf.\n\n"
@@ -231,8 +255,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
 def load_encoder_weights(encoder: PreTrainedModel, source: str, dtype=None, **hub_kwargs) -> dict[str, torch.Tensor]:
     """Loads the weights of a pretrained encoder, on the CPU, under the names that `encoder` has for them.
 
-    Loads with the encoder's own class, which finds its part of dual encoders and drops heads; encoder-decoders are loaded
-    whole.
+    Loads with the encoder's own class, which finds its part of dual encoders and drops heads; encoder-decoders are
+    loaded whole.
     """
     config = encoder.config
     verbosity = logging.get_verbosity()
@@ -241,7 +265,7 @@ def load_encoder_weights(encoder: PreTrainedModel, source: str, dtype=None, **hu
         if config.is_encoder_decoder or AutoConfig.from_pretrained(source, **hub_kwargs).is_encoder_decoder:
             pretrained = AutoModel.from_pretrained(source, dtype=dtype, **hub_kwargs)
             return dict(pretrained.get_encoder().state_dict())
-        pretrained, info = type(encoder).from_pretrained(
+        pretrained, info = cast(Any, type(encoder)).from_pretrained(
             source, config=config, dtype=dtype, output_loading_info=True, **hub_kwargs
         )
     finally:
@@ -273,26 +297,30 @@ class MMFusionModel(MMFusionPreTrainedModel):
         self.encoders = nn.ModuleDict()
         self.projections = nn.ModuleDict()
         self.feature_layers: dict[str, list[int] | None] = {}
-        self.untrained = set()  # parameters that no token depends on, and that could not be removed
+        self.untrained: set[str] = set()  # parameters that no token depends on, and that could not be removed
         for name in config.modalities:
             encoder, widths, layers = build_encoder(
                 getattr(config, MODALITY_CONFIGS[name]), name, config.feature_layers[name]
             )
             self.encoders[name] = encoder
             self.feature_layers[name] = layers
-            self.untrained.update(f"encoders.{name}.{key}" for key, p in encoder.named_parameters() if not p.requires_grad)
+            self.untrained.update(
+                f"encoders.{name}.{key}" for key, p in encoder.named_parameters() if not p.requires_grad
+            )
             self.projections[name] = ModalityProjection(
                 widths, fusion_module_config.hidden_size, fusion_module_config.layer_norm_eps, config.poolings[name]
             )
         if fusion_module_config._attn_implementation is None:
             fusion_module_config._attn_implementation = config._attn_implementation
-        self.fusion: Fusion = build_fusion(fusion_module_config, config.modalities, config.poolings)
+        self.fusion: Fusion = build_fusion(
+            cast(FusionModuleConfig, fusion_module_config), config.modalities, config.poolings
+        )
         self.post_init()
         self.apply_freezing()
 
     def apply_freezing(self):
-        """Brings `requires_grad` and the mode of each encoder in line with `config.freeze_encoders`: call it after that
-        was changed."""
+        """Brings `requires_grad` and the mode of each encoder in line with `config.freeze_encoders`: call it after
+        that was changed."""
         for name, encoder in self.encoders.items():
             encoder.requires_grad_(name not in self.config.frozen_encoders)
         for name, parameter in self.named_parameters():
@@ -345,8 +373,8 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 counts[name] = len(items)
         if len(set(counts.values())) != 1:
             raise ValueError(
-                f"All modalities need the same number of rows, and one of {list(self.encoders)} must be there: got rows "
-                f"{counts}. Give `<modality>_index` where rows share items or lack them."
+                f"All modalities need the same number of rows, and one of {list(self.encoders)} must be there: got "
+                f"rows {counts}. Give `<modality>_index` where rows share items or lack them."
             )
         absent = torch.full((next(iter(counts.values())),), -1, device=self.device)
         states = {}
@@ -356,7 +384,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 states[name] = EncoderStates(levels=given[name].levels, mask=given[name].mask, index=index)
                 continue
             states[name] = encode_items(
-                encoder,
+                cast(PreTrainedModel, encoder),
                 name,
                 {key: inputs.get(key) for key in MODALITY_INPUTS[name]},
                 self.feature_layers[name],
@@ -366,8 +394,8 @@ class MMFusionModel(MMFusionPreTrainedModel):
         return states
 
     def project(self, encoder_states: dict[str, EncoderStates]) -> dict[str, TokenStates]:
-        """Brings encoder states to the fusion width. In training, present items give way to the absent token at the rates
-        of `fusion_module_config.modality_dropout`."""
+        """Brings encoder states to the fusion width. In training, present items give way to the absent token at the
+        rates of `fusion_module_config.modality_dropout`."""
         indices = {name: states.index for name, states in encoder_states.items()}
         if self.training and self.config.fusion_module_config.modality_dropout:
             indices = self._drop_modalities(encoder_states)
@@ -538,8 +566,8 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
 
 
 class MMFusionForQuestionAnswering(MMFusionForClassification):
-    """Visual question answering with the answers as classes (Antol et al. 2015): hard ones, or the soft scores of VQA v2
-    as `(B, num_labels)` floats."""
+    """Visual question answering with the answers as classes (Antol et al. 2015): hard ones, or the soft scores of VQA
+    v2 as `(B, num_labels)` floats."""
 
 
 AutoModel.register(MMFusionConfig, MMFusionModel, exist_ok=True)

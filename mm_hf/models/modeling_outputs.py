@@ -17,11 +17,11 @@ class EncoderStates(ModelOutput):
     """What an encoder gives, at its own width: the exact thing to cache when the encoder is frozen.
 
     Args:
-        levels (`tuple[torch.Tensor]`): one per feature layer; `(U, T, H)` from encoders of sequences, `(U, H, h, w)` from
-            encoders with a feature map, whose grid the projection needs for the positions.
+        levels (`tuple[torch.Tensor]`): one per feature layer; `(U, T, H)` from encoders of sequences, `(U, H, h, w)`
+            from encoders with a feature map, whose grid the projection needs for the positions.
         mask (`torch.Tensor`, *optional*): `(U, T)`, 1 for a token and 0 for padding; None where there is no padding.
-        index (`torch.Tensor`, *optional*): `(B,)` int64, the item of each row, -1 where the row has none; None where row
-            i uses item i.
+        index (`torch.Tensor`, *optional*): `(B,)` int64, the item of each row, -1 where the row has none; None where
+            row i uses item i.
     """
 
     levels: tuple[torch.Tensor, ...] | None = None
@@ -59,16 +59,17 @@ class TokenStates(ModelOutput):
 
 @dataclass
 class FusionMemory(ModelOutput):
-    """What a fusion needs of the modalities that do not ask, none of it dependent on the query: computed once per item.
+    """What a fusion needs of the modalities that do not ask, none of it dependent on the query: computed once per
+    item.
 
     Args:
         states (`dict[str, TokenStates]`): by modality.
-        keys, values (`dict[str, tuple[torch.Tensor]]`): by modality and layer, `(U, T, D)`.
+        key_states, value_states (`dict[str, tuple[torch.Tensor]]`): by modality and layer, `(U, T, D)`.
     """
 
     states: dict[str, TokenStates] | None = None
-    keys: dict[str, tuple[torch.Tensor, ...]] | None = None
-    values: dict[str, tuple[torch.Tensor, ...]] | None = None
+    key_states: dict[str, tuple[torch.Tensor, ...]] | None = None
+    value_states: dict[str, tuple[torch.Tensor, ...]] | None = None
 
 
 @dataclass

@@ -20,8 +20,8 @@ class MMFusionClassificationPipeline(Pipeline):
 
     Args of a call:
         top_k (`int`, defaults to 5): how many; None for all.
-        batch_size (`int`, defaults to 1): rows that go through the model together; equal texts, and images that are the
-            same object, path or URL, are encoded once.
+        batch_size (`int`, defaults to 1): rows that go through the model together; equal texts, and images that are
+            the same object, path or URL, are encoded once.
 
     Example:
 
@@ -32,15 +32,15 @@ class MMFusionClassificationPipeline(Pipeline):
     ```
     """
 
-    _load_processor = True
-    _load_tokenizer = False
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_video_processor = False
+    _load_processor: Any = True
+    _load_tokenizer: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_video_processor: Any = False
 
     label_key = "label"
 
-    def _sanitize_parameters(self, top_k: int | None | str = "unset", **processor_kwargs):
+    def _sanitize_parameters(self, top_k: int | str | None = "unset", **processor_kwargs):
         postprocess_params = {} if top_k == "unset" else {"top_k": top_k}
         return {}, processor_kwargs, postprocess_params
 
@@ -87,7 +87,8 @@ class MMFusionClassificationPipeline(Pipeline):
         ]
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
-        """As in the library, but batches stay lists of rows: its own collation has no room for absent or shared items."""
+        """As in the library, but batches stay lists of rows: its own collation has no room for absent or shared
+        items."""
         kind = PipelineDataset if isinstance(inputs, Sized) else PipelineIterator
         rows = kind(inputs, self.preprocess, preprocess_params)
         batches = DataLoader(rows, num_workers=num_workers, batch_size=batch_size, collate_fn=list)
@@ -98,8 +99,8 @@ class MMFusionClassificationPipeline(Pipeline):
 class MMFusionQuestionAnsweringPipeline(MMFusionClassificationPipeline):
     """Answers questions about images, with the inputs and outputs of transformers 4's `visual-question-answering`.
 
-    Takes rows `{"image": …, "question": …}`, one or a list, or `image=` and `question=`: one of each, one image and many
-    questions, or lists of both, of which every pair is asked. Returns `[{"score", "answer"}, …]` for each row.
+    Takes rows `{"image": …, "question": …}`, one or a list, or `image=` and `question=`: one of each, one image and
+    many questions, or lists of both, of which every pair is asked. Returns `[{"score", "answer"}, …]` for each row.
 
     Example:
 

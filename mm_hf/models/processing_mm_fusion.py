@@ -4,7 +4,7 @@
 
 import os
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL.Image import Image
@@ -24,7 +24,8 @@ UNKNOWN_LENGTH = 10**6
 
 
 class MMFusionProcessorKwargs(ProcessingKwargs, total=False):
-    """What the parts do unless told otherwise: texts are padded to the longest, and cut at what the encoder can read."""
+    """What the parts do unless told otherwise: texts are padded to the longest, and cut at what the encoder can
+    read."""
 
     _defaults = {"text_kwargs": {"padding": True, "truncation": True}, "common_kwargs": {"return_tensors": "pt"}}
 
@@ -112,9 +113,10 @@ class MMFusionProcessor(ProcessorMixin):
         Args:
             images: an image (PIL, array or tensor) or a list of them; None in the list: this row has no image.
             text: a string or a list of them; None in the list: this row has no text.
-            deduplicate: prepare equal strings, and images that are the very same object, once, and give the index of the
-                item that each row uses. One image beside many texts is always shared.
-            kwargs: for the tokenizer and the image processor; `text_kwargs` and `images_kwargs` (dicts) tell them apart.
+            deduplicate: prepare equal strings, and images that are the very same object, once, and give the index of
+                the item that each row uses. One image beside many texts is always shared.
+            kwargs: for the tokenizer and the image processor; `text_kwargs` and `images_kwargs` (dicts) tell them
+                apart.
 
         Returns:
             `vision_index`, `text_index` `(B,)` where rows share items or lack them, then `pixel_values` and what the
@@ -132,14 +134,12 @@ class MMFusionProcessor(ProcessorMixin):
         if not rows:
             raise ValueError("Give at least one of images, text.")
         batch = max(len(values) for values in rows.values())
-        for name, values in rows.items():
-            if len(values) not in (1, batch):
-                raise ValueError(
-                    f"images and text must have one entry a row: got {', '.join(f'{len(v)} {n}' for n, v in rows.items())}."
-                )
+        counts = {name: len(values) for name, values in rows.items()}
+        if not set(counts.values()) <= {1, batch}:
+            raise ValueError(f"images and text must have one entry a row: got {counts}.")
 
         output_kwargs = self._merge_kwargs(
-            MMFusionProcessorKwargs,
+            cast(Any, MMFusionProcessorKwargs),
             tokenizer_init_kwargs=self.tokenizer.init_kwargs if self.tokenizer is not None else {},
             **kwargs,
         )
@@ -167,7 +167,9 @@ class MMFusionProcessor(ProcessorMixin):
         """Tokenizes, and says once if texts had to be cut."""
         encoded = self.tokenizer(texts, **text_kwargs)
         limit = text_kwargs.get("max_length") or self.tokenizer.model_max_length
-        full = [text for text, ids in zip(texts, encoded["input_ids"]) if text_kwargs["truncation"] and len(ids) >= limit]
+        full = [
+            text for text, ids in zip(texts, encoded["input_ids"]) if text_kwargs["truncation"] and len(ids) >= limit
+        ]
         if full and isinstance(full[0], str):
             lengths = [len(ids) for ids in self.tokenizer(full, verbose=False)["input_ids"]]
             if max(lengths) > limit:
@@ -188,9 +190,11 @@ class MMFusionProcessor(ProcessorMixin):
             ValueError: `push_to_hub`, which goes through the method of that name.
         """
         if push_to_hub:
-            raise ValueError("Call processor.push_to_hub(repo_id), or model.push_to_hub(repo_id, processor=processor).")
+            raise ValueError(
+                "Call processor.push_to_hub(repo_id), or model.push_to_hub(repo_id, processor=processor)."
+            )
         os.makedirs(save_directory, exist_ok=True)
-        custom_object_save(self, save_directory, config=self)
+        custom_object_save(self, save_directory, config=cast(Any, self))
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
         path = os.path.join(save_directory, "processor_config.json")
@@ -252,8 +256,8 @@ def distinct_items(values: list, deduplicate: bool) -> tuple[list, list[int]]:
 
 
 def longest_text(config) -> int:
-    """Tokens that a text encoder can read, where its tokenizer does not say: positions after those that RoBERTa and its kin
-    keep for padding."""
+    """Tokens that a text encoder can read, where its tokenizer does not say: positions after those that RoBERTa and
+    its kin keep for padding."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None:
         return 512

@@ -162,6 +162,21 @@ def test_every_layer_is_used(fusion, depth):
         tiny.open_gates(model)
 
 
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@torch.no_grad()
+def test_attention_is_that_of_torch(implementation):
+    attention = classifier("cross_attention", implementation=implementation).model.fusion.layers[0].cross_attn
+    reference = torch.nn.MultiheadAttention(32, 2, batch_first=True)
+    projections = [attention.q_proj, attention.k_proj, attention.v_proj]
+    reference.in_proj_weight.copy_(torch.cat([linear.weight for linear in projections]))
+    reference.in_proj_bias.copy_(torch.cat([linear.bias for linear in projections]))
+    reference.out_proj.load_state_dict(attention.o_proj.state_dict())
+    queries, memory = torch.randn(3, 5, 32), torch.randn(3, 7, 32)
+    projected = attention.q_proj(queries), attention.k_proj(memory), attention.v_proj(memory)
+    expected, _ = reference(queries, memory, memory)
+    torch.testing.assert_close(attention(*projected, None)[0], expected)
+
+
 @torch.no_grad()
 def test_keys_are_really_attended():
     """With queries of zero every softmax is constant. Keys of length 1 would make no difference (Ludwig's fault)."""
@@ -196,10 +211,10 @@ def test_prepared_memory_equals_none(fusion, rows):
             model.prepare(model.encode(**pictures))
         return
     expected = model(**texts, **pictures, vision_index=index)
-    # A gallery of four images and a row without any, that the questions choose from.
-    encoded = model.encode({"vision": torch.tensor([0, 1, 2, 3, -1])}, **pictures)
+    # A gallery that the questions choose from: its rows are the images in another order, and one is without any.
+    encoded = model.encode({"vision": torch.tensor([2, 0, -1, 3, 1])}, **pictures)
     memory = model.prepare({"vision": encoded["vision"]})
-    chosen = torch.where(index < 0, 4, index)
+    chosen = torch.tensor([1, 4, 0, 3, 2])[index]
     fused = model.fuse(model.encode(**texts), memory=memory, memory_index=chosen)
     assert largest_difference(expected.pooler_output, fused.pooled) <= 1e-6
     assert largest_difference(expected.last_hidden_state, fused.tokens) <= 1e-6

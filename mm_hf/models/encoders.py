@@ -5,8 +5,12 @@
 Notation used for tensor shapes: see `modeling_outputs`.
 """
 
+import functools
 import inspect
+import json
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import transformers
@@ -78,11 +82,8 @@ def construct_encoder(config: PreTrainedConfig, modality: str) -> PreTrainedMode
 def build_encoder(
     config: PreTrainedConfig, modality: str, feature_layers: list[int] | None
 ) -> tuple[PreTrainedModel, list[int], list[int] | None]:
-    """Builds an encoder without the parts that no used token depends on.
-
-    A dry run on the meta device, forward and backward, tells the widths and which parameters take part. What takes no
-    part (poolers, layers above the last one used, norms of the pooled vector) is dropped: unused parameters stop
-    distributed training.
+    """Builds an encoder without the parts that no used token depends on (poolers, layers above the last one used,
+    norms of the pooled vector): unused parameters stop distributed training.
 
     Args:
         config: the encoder's own config.
@@ -95,11 +96,27 @@ def build_encoder(
     Raises:
         ValueError: a feature layer that the encoder does not have.
     """
-    # The dry run walks through plain attention: no kernel is asked for on the meta device.
-    probe_config = type(config).from_dict(config.to_dict())
-    probe_config._attn_implementation = "eager"
+    layers = None if feature_layers is None else tuple(feature_layers)
+    used, widths, layers = dry_run(type(config), config.to_json_string(use_diff=False), modality, layers)
+    encoder = construct_encoder(config, modality)
+    drop_unused(encoder, used)
+    return encoder, list(widths), None if layers is None else list(layers)
+
+
+@functools.lru_cache(maxsize=64)
+def dry_run(
+    config_class: Any, config_json: str, modality: str, feature_layers: tuple[int, ...] | None
+) -> tuple[frozenset[str], tuple[int, ...], tuple[int, ...] | None]:
+    """Runs an encoder forward and backward on the meta device, where nothing is computed: that tells the widths, and
+    which parameters take part. Remembered by config, since it costs more than building a small encoder.
+
+    Returns:
+        names of the used parameters, the width of each level, the feature layers as indices from 0.
+    """
+    config = config_class.from_dict(json.loads(config_json))
+    config._attn_implementation = "eager"  # no kernel is asked for on the meta device
     with torch.device("meta"):
-        probe = construct_encoder(probe_config, modality).eval()
+        probe = construct_encoder(config, modality).eval()
         inputs = dummy_inputs(config, modality, device="meta")
     with torch.enable_grad():
         if feature_layers is not None:
@@ -110,16 +127,14 @@ def build_encoder(
                     f"Feature layer {outside} of the {modality} encoder ({config.model_type}): it has {count} hidden "
                     f"states, so an index from {-count} to {count - 1} is needed."
                 )
-            feature_layers = [layer % count for layer in feature_layers]
+            feature_layers = tuple(layer % count for layer in feature_layers)
         levels = run_encoder(probe, inputs, feature_layers)
         sum(level.sum() for level in levels).backward()
-    used = {name for name, parameter in probe.named_parameters() if parameter.grad is not None}
-    encoder = construct_encoder(config, modality)
-    drop_unused(encoder, used)
-    return encoder, [level.shape[1 if level.ndim == 4 else 2] for level in levels], feature_layers
+    used = frozenset(name for name, parameter in probe.named_parameters() if parameter.grad is not None)
+    return used, tuple(level.shape[1 if level.ndim == 4 else 2] for level in levels), feature_layers
 
 
-def drop_unused(module: nn.Module, used: set[str], prefix: str = ""):
+def drop_unused(module: nn.Module, used: frozenset[str], prefix: str = ""):
     """Removes the sub-modules none of whose parameters is used; single parameters that are not used stop training."""
     for name, parameter in module.named_parameters(recurse=False):
         if prefix + name not in used:
@@ -144,7 +159,7 @@ def drop_unused(module: nn.Module, used: set[str], prefix: str = ""):
 
 
 def run_encoder(
-    encoder: PreTrainedModel, inputs: dict[str, torch.Tensor], feature_layers: list[int] | None
+    encoder: PreTrainedModel, inputs: dict[str, torch.Tensor], feature_layers: Sequence[int] | None
 ) -> tuple[torch.Tensor, ...]:
     """Runs an encoder and gives the levels that `EncoderStates` describes.
 
@@ -297,9 +312,9 @@ class ModalityProjection(nn.Module):
                 items, length = tokens.shape[:2]
                 first = torch.arange(length, device=tokens.device) == 0
                 row = torch.where(first[:, None], absent, torch.zeros_like(absent))  # (T, D)
-                tokens = torch.cat([tokens, row[None].to(tokens.dtype)])
+                tokens = torch.cat([row[None].to(tokens.dtype), tokens])
                 if mask is None:
                     mask = torch.ones(items, length, dtype=torch.bool, device=tokens.device)
-                mask = torch.cat([mask, first[None]])
-                index = torch.where(index < 0, items, index)
+                mask = torch.cat([first[None], mask])
+                index = (index + 1).clamp(min=0)  # the absent token goes first, so that an index too large is an error
         return TokenStates(tokens=tokens, mask=mask, index=index, pooled=pool_tokens(tokens, mask, self.pooling))

@@ -192,8 +192,20 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         finally:
             logging.set_verbosity(verbosity)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
-        """Saves weights, config, the code and, where there is none yet, a model card. See the library's method."""
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
+        **kwargs,
+    ):
+        """Saves weights, config, the code and, where there is none yet, a model card. See the library's method.
+
+        Raises:
+            ValueError: `push_to_hub`, which goes through the method of that name.
+        """
+        if push_to_hub:
+            raise ValueError("Call model.push_to_hub(repo_id, processor=processor), which uploads the processor too.")
         # A checkpoint that was loaded from elsewhere names its first home here; the code is copied, so it is at home
         # now.
         self.config.auto_map = dict(AUTO_MAP)

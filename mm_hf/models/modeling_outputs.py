@@ -34,7 +34,7 @@ class TokenStates(ModelOutput):
     """Tokens of one modality at the fusion width.
 
     Args:
-        tokens (`torch.Tensor`): `(U, T, D)`. Where `index` is given, the last item is the learned absent token.
+        tokens (`torch.Tensor`): `(U, T, D)`. Where `index` is given, the first item is the learned absent token.
         mask (`torch.Tensor`, *optional*): `(U, T)` bool; None where every token counts.
         index (`torch.Tensor`, *optional*): `(B,)` int64 in 0…U-1; None where row i uses item i.
         pooled (`torch.Tensor`): `(U, D)`, one vector an item.

@@ -157,8 +157,10 @@ class MMFusionProcessor(ProcessorMixin):
                 data.update(self.image_processor(images, **output_kwargs["images_kwargs"]))
             elif items:
                 for row, value in enumerate(rows[name]):
-                    if value is not None and not (value if isinstance(value, list) else value.strip()):
-                        raise ValueError(f"Row {row}: the text is empty; None means that a row has no text.")
+                    if value is not None and not (isinstance(value, str) and value.strip()):
+                        raise ValueError(
+                            f"Row {row}: the text is empty or no string ({value!r}); None means that there is none."
+                        )
                 data.update(self._tokenize(items, output_kwargs["text_kwargs"]))
         # Indices first: the Trainer reads the size of a batch off its first tensor.
         return BatchFeature({**indices, **data})
@@ -170,7 +172,7 @@ class MMFusionProcessor(ProcessorMixin):
         full = [
             text for text, ids in zip(texts, encoded["input_ids"]) if text_kwargs["truncation"] and len(ids) >= limit
         ]
-        if full and isinstance(full[0], str):
+        if full:
             lengths = [len(ids) for ids in self.tokenizer(full, verbose=False)["input_ids"]]
             if max(lengths) > limit:
                 logger.warning_once(

@@ -456,3 +456,10 @@ def test_a_fusion_of_ones_own(monkeypatch):
     monkeypatch.setattr("mm_hf.models.fusion.FUSIONS", FUSIONS)
     monkeypatch.setitem(FUSIONS, "mine", FUSIONS["concat"])
     assert isinstance(classifier("mine", cls=MMFusionForClassification).model.fusion, FUSIONS["concat"])
+
+
+def test_index_beyond_the_items_is_an_error(fusion):
+    inputs = mixed_batch()
+    inputs["vision_index"] = torch.tensor([0, -1, 1, 1, 0, 3])  # there are 3 images: 0, 1, 2
+    with pytest.raises(IndexError):
+        classifier(fusion)(**inputs)

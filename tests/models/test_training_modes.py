@@ -25,7 +25,7 @@ def projected_absence(model, inputs) -> dict[str, torch.Tensor]:
     """For each modality which rows the fusion sees without it."""
     indices = {"text": inputs["text_index"], "vision": inputs["vision_index"]}
     encoded = model.encode(indices, **{key: value for key, value in inputs.items() if not key.endswith("index")})
-    return {name: state.index == len(state.tokens) - 1 for name, state in model.project(encoded).items()}
+    return {name: state.index == 0 for name, state in model.project(encoded).items()}
 
 
 # --- Modality dropout

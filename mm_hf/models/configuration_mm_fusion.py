@@ -60,8 +60,9 @@ class FusionModuleConfig(PreTrainedConfig):
         num_hidden_layers (`int`, defaults to 4): fusion blocks.
         num_attention_heads (`int`, *optional*): left out, one for every 64 of the width.
         intermediate_size (`int`, *optional*): inner width of the feed-forward parts; left out, 4 times the width.
-        hidden_act (`str`), hidden_dropout_prob (`float`), attention_probs_dropout_prob (`float`),
-        layer_norm_eps (`float`), initializer_range (`float`): as in BERT.
+        hidden_act (`str`), hidden_dropout_prob (`float`), layer_norm_eps (`float`), initializer_range (`float`): as in
+            BERT.
+        attention_probs_dropout_prob (`float`, defaults to 0): unlike BERT's, since fast attention on the CPU has none.
         modality_dropout (`float` or `dict[str, float]`, defaults to 0): the probability, drawn for every row and
             modality in training, that a present item is replaced by the learned absent token. A row never loses all.
     """
@@ -77,7 +78,7 @@ class FusionModuleConfig(PreTrainedConfig):
     intermediate_size: int | None = None
     hidden_act: str = "gelu"
     hidden_dropout_prob: float | int = 0.1
-    attention_probs_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.0
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     modality_dropout: float | int | dict = 0.0

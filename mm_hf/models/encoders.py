@@ -10,7 +10,7 @@ import inspect
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -97,7 +97,7 @@ def build_encoder(
         ValueError: a feature layer that the encoder does not have.
     """
     layers = None if feature_layers is None else tuple(feature_layers)
-    used, widths, layers = dry_run(type(config), config.to_json_string(use_diff=False), modality, layers)
+    used, widths, layers = dry_run(cast(Any, type(config)), config.to_json_string(use_diff=False), modality, layers)
     encoder = construct_encoder(config, modality)
     drop_unused(encoder, used)
     return encoder, list(widths), None if layers is None else list(layers)

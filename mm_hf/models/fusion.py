@@ -332,7 +332,7 @@ class CrossAttentionFusion(Fusion):
         hidden_states = query.tokens if record is False else query.rows(query.tokens)
         memory_mask = None
         if any(state.mask is not None for state in memories.values()):
-            memory_mask = torch.cat([state.row_mask() for state in memories.values()], dim=1)
+            memory_mask = join_rows([state.row_mask() for state in memories.values()])
         # Where the pooled vector is all that is wanted, and it is the first token's, the last block computes that
         # alone.
         shorten = not (return_tokens or record) and pooling == "cls"
@@ -343,12 +343,8 @@ class CrossAttentionFusion(Fusion):
             asking = hidden_states[:, :1] if first_only else hidden_states
             keys = values = cross_mask = None
             if memories:
-                keys = torch.cat(
-                    [state.rows(memory.key_states[name][number]) for name, state in memories.items()], dim=1
-                )
-                values = torch.cat(
-                    [state.rows(memory.value_states[name][number]) for name, state in memories.items()], dim=1
-                )
+                keys = join_rows([state.rows(memory.key_states[name][number]) for name, state in memories.items()])
+                values = join_rows([state.rows(memory.value_states[name][number]) for name, state in memories.items()])
                 cross_mask = self.attention_mask(asking, memory_mask, keys)
             hidden_states, self_weights, cross_weights = layer(
                 hidden_states,
@@ -392,6 +388,11 @@ class CrossAttentionFusion(Fusion):
         return create_bidirectional_mask(
             config=self.config, inputs_embeds=queries, attention_mask=key_mask, encoder_hidden_states=keys
         )
+
+
+def join_rows(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Joins `(B, T, …)` of several modalities along the tokens; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def select_rows(state: TokenStates, memory_index: torch.Tensor | None) -> TokenStates:

@@ -1,0 +1,46 @@
+"""Metrics against values worked out by hand."""
+
+import pytest
+import torch
+
+from mm_hf.evaluation import classification_metrics, majority_accuracy
+
+
+def logits_of(classes, count=3):
+    return torch.nn.functional.one_hot(torch.tensor(classes), count).float() * 5
+
+
+def test_classes():
+    labels = torch.tensor([0, 1, 2, 2, -100])
+    report = classification_metrics(
+        logits_of([0, 1, 1, 2, 0]), labels, "single_label_classification", ["a", "a", "b", "b", "b"]
+    )
+    assert report["rows"] == 4
+    assert report["metrics"]["accuracy"] == pytest.approx(3 / 4)
+    # F1 of the classes: 1; 2·(1/2·1)/(1/2+1) = 2/3; 2·(1·1/2)/(1+1/2) = 2/3
+    assert report["metrics"]["macro_f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    assert report["by_kind"] == {"a": pytest.approx(1.0), "b": pytest.approx(0.5)}
+
+
+def test_several_labels():
+    logits = torch.tensor([[5.0, -5.0], [5.0, 5.0], [-5.0, 5.0]])
+    labels = torch.tensor([[1.0, 0.0], [1.0, 0.0], [float("nan"), float("nan")]])
+    report = classification_metrics(logits, labels, "multi_label_classification")
+    assert report["rows"] == 2
+    assert report["metrics"]["f1_micro"] == pytest.approx(2 * 2 / (2 * 2 + 1))
+
+
+def test_regression():
+    logits, labels = torch.tensor([[1.0], [2.0], [9.0]]), torch.tensor([2.0, 4.0, float("nan")])
+    report = classification_metrics(logits, labels, "regression")
+    assert report["metrics"]["rmse"] == pytest.approx(((1 + 4) / 2) ** 0.5)
+    assert report["metrics"]["pearson"] == pytest.approx(1.0)
+
+
+def test_no_labels():
+    with pytest.raises(ValueError, match="No row has a label"):
+        classification_metrics(logits_of([0]), torch.tensor([-100]), "single_label_classification")
+
+
+def test_majority():
+    assert majority_accuracy([1, 1, 0, None], [1, 0, 0, None]) == pytest.approx(1 / 3)

@@ -30,6 +30,7 @@ data: install  ## build the encoders and the data set of the demonstration from 
 
 quickstart: data  ## train easy-VQA, measure it, then answer a question in a fresh process
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		--num_cpu_threads_per_process $$(nproc) \
 		training/train.py training/recipes/$(RECIPE).yaml --output_dir $(RUN) --seed $(SEED)
 	$(BIN)/python training/show_results.py $(RUN)
 	$(BIN)/python training/answer.py $(RUN)

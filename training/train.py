@@ -50,8 +50,7 @@ def main():
     name, model_args, data_args, train_args = parse_arguments(__doc__.split("\n")[0])
     output_dir = Path(train_args.output_dir or ROOT / "runs" / name)
     accelerator = Accelerator(mixed_precision=train_args.mixed_precision)
-    logging.set_verbosity_error()  # load reports of the library, a page for every encoder
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # of loading weights: seconds
     say = partial(print, flush=True) if accelerator.is_main_process else lambda *args: None
     say(f"{accelerator.num_processes} process(es) on {accelerator.device}, {torch.get_num_threads()} threads each")
 

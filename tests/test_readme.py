@@ -1,0 +1,52 @@
+"""The README's examples, run as they stand but for the encoders, which come from local folders here."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+from PIL import Image
+
+
+REPOSITORY = Path(__file__).parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def test_python_example(encoders, tmp_path, monkeypatch):
+    block = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[0]
+    for hub_id, folder in (
+        ("google/vit-base-patch16-224", "mobilenet-v2"),
+        ("google-bert/bert-base-uncased", "minilm-l6"),
+    ):
+        assert hub_id in block
+        block = block.replace(hub_id, str(encoders / folder))
+    pushed = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **kwargs: type("Url", (), {"repo_id": repo_id}))
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **kwargs: pushed.append(kwargs["repo_id"]))
+    monkeypatch.chdir(tmp_path)
+    names = {"image": Image.new("RGB", (64, 64), "red"), "labels": torch.tensor([1, 2])}
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["loss"].isfinite()
+    assert pushed == ["me/answers"]
+    assert (tmp_path / "answers/processor_config.json").exists()
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"make ([a-z-]+)", README))))
+def test_make_targets_exist(command):
+    assert re.search(rf"^{command}:", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def test_flags_exist():
+    from dataclasses import fields
+
+    from training.arguments import ALL_ARGUMENTS
+
+    known = {field.name for group in ALL_ARGUMENTS for field in fields(group)}
+    launcher = {"multi_gpu", "num_processes", "cpu", "help"}
+    assert set(re.findall(r"--([a-z_]+)", README)) <= known | launcher
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_links_lead_somewhere(path):
+    assert (REPOSITORY / path).exists()

@@ -62,7 +62,6 @@ class DataArguments:
     cache_features: bool = field(
         default=True, metadata={"help": "Keep the features of frozen encoders in memory: each item is encoded once."}
     )
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare batches."})
 
 
 @dataclass
@@ -89,6 +88,7 @@ class TrainArguments:
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "As in TrainingArguments."})
     bf16: bool = field(default=False, metadata={"help": "Mixed precision in bfloat16."})
     fp16: bool = field(default=False, metadata={"help": "Mixed precision in float16, on a GPU."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare batches."})
     logging_steps: int = field(default=10, metadata={"help": "Steps between two points of the loss curve."})
     floors: bool = field(default=True, metadata={"help": "Measure the floors beside the score."})
     floor_budget: float = field(

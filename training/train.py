@@ -203,7 +203,13 @@ def build_loader(
         world_size=accelerator.num_processes,
         drop_last=train,
     )
-    return sampler, DataLoader(Rows(splits[split], split), batch_sampler=sampler, collate_fn=collator)
+    loader = DataLoader(
+        Rows(splits[split], split),
+        batch_sampler=sampler,
+        collate_fn=collator,
+        num_workers=args.dataloader_num_workers,
+    )
+    return sampler, loader
 
 
 def fit(

@@ -4,7 +4,6 @@
 refused.
 """
 
-import sys
 from dataclasses import dataclass, field, fields
 
 import yaml
@@ -60,7 +59,11 @@ class DataArguments:
     kind_column: str | None = field(default=None, metadata={"help": "Column that metrics are split by."})
     max_text_length: int | None = field(default=None, metadata={"help": "Tokens a text is cut to."})
     cache_features: bool = field(
-        default=True, metadata={"help": "Keep the features of frozen encoders in memory: each item is encoded once."}
+        default=True,
+        metadata={
+            "help": "Keep the features of frozen encoders in memory: each item is encoded once. A picture takes 14 KB "
+            "in the easy_vqa recipe and 600 KB with ViT-B, on every process: turn it off for large sets."
+        },
     )
 
 
@@ -99,14 +102,15 @@ class TrainArguments:
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 are both true: choose one.")
         at_least_one = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+        at_least_one += ("logging_steps",)
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
     @property
-    def mixed_precision(self) -> str:
-        """As Accelerate names it."""
-        return "bf16" if self.bf16 else "fp16" if self.fp16 else "no"
+    def mixed_precision(self) -> str | None:
+        """As Accelerate names it; None leaves it to `accelerate launch`."""
+        return "bf16" if self.bf16 else "fp16" if self.fp16 else None
 
     @property
     def encoder_learning_rates(self) -> dict[str, float]:
@@ -130,7 +134,7 @@ def parse_arguments(description: str) -> tuple[str, ModelArguments, DataArgument
     """
     parser = HfArgumentParser(ALL_ARGUMENTS, description=description, allow_abbrev=False)
     parser.add_argument("recipe", nargs="?", help="A YAML file with any of these keys.")
-    recipe = next((word for word in sys.argv[1:2] if not word.startswith("-")), None)
+    recipe = parser.parse_known_args()[0].recipe
     known = {key.name for group in ALL_ARGUMENTS for key in fields(group)}
     if recipe is not None:
         try:

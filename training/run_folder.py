@@ -11,9 +11,12 @@ from pathlib import Path
 import torch
 
 from mm_hf.data import MultimodalCollator, Rows
-from mm_hf.data.collator import decode_image
+from mm_hf.data.collator import decode_image, label_tensor
 from mm_hf.evaluation import model_card, plot_curves, plot_predictions
 from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES
+
+
+HUB_TASKS = {"visual-question-answering"}
 
 
 def git_commit(root: Path) -> str | None:
@@ -37,20 +40,17 @@ def hardware() -> dict:
     return found
 
 
-def write_run(
-    output_dir: Path, root: Path, model, processor, collator: MultimodalCollator, splits, logits, results, history
-):
-    """Writes checkpoint, results, pictures and card.
+def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator, splits, logits, results, history):
+    """Writes results, pictures and card beside the checkpoint.
 
     Args:
-        output_dir: made if it is not there.
+        output_dir: holds the checkpoint already.
         root: of the repository, which holds the card's template.
-        model, processor, collator, splits: the run's.
+        model, collator, splits: the run's.
         logits: `(N, C)` of the test part.
         results: what goes into `results.json`.
         history: see `plot_curves`.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     plot_curves(history, output_dir / "curves.png")
     plot_predictions(sample_predictions(model, collator, splits["test"], logits), output_dir / "predictions.png")
@@ -60,7 +60,8 @@ def write_run(
         results,
         name=recipe["name"],
         dataset=Path(recipe["dataset"]).name if os.path.isdir(recipe["dataset"]) else recipe["dataset"],
-        pipeline_tag=next(iter(CUSTOM_PIPELINES[type(model).__name__]), None),
+        # Of the pipelines' names this one is a task of the Hub.
+        pipeline_tag=next((tag for tag in CUSTOM_PIPELINES[type(model).__name__] if tag in HUB_TASKS), None),
         base_models=model.config.base_models,
         model_class=type(model).__name__,
         encoders={key: Path(recipe[key]).name for key in ("vision_encoder", "text_encoder") if recipe[key]},
@@ -69,8 +70,6 @@ def write_run(
         rows={split: len(dataset) for split, dataset in splits.items()},
     )
     card.save(output_dir / "README.md")
-    model.save_pretrained(output_dir)
-    processor.save_pretrained(output_dir)
     print(summary(results))
     print(f"written: {output_dir}")
 
@@ -83,8 +82,10 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
     random.Random(0).shuffle(order)
     chosen = order[:count]
     if single:
-        labels = collator.labels([{**row, "split": "test"} for row in Rows(split, "test").__getitems__(order)])
-        right = (logits[order].argmax(-1) == labels).tolist()
+        rows = Rows(split.select_columns([columns.label]), "test").__getitems__(order)
+        labels = label_tensor(rows, columns.label, collator.label2id, collator.problem_type)
+        order = [row for row, label in zip(order, labels.tolist()) if label != -100]
+        right = (logits[order].argmax(-1) == labels[labels != -100]).tolist()
         wrong = [row for row, good in zip(order, right) if not good][: count // 3]
         chosen = wrong + [row for row, good in zip(order, right) if good][: count - len(wrong)]
     samples = []

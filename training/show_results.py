@@ -35,7 +35,7 @@ def main():
     width = max(len(name) for name, _ in rows) + 2
     print(f"\n{'test ' + metric:<{width}}")
     for name, value in rows:
-        print(f"{name:<{width}}{100 * value:6.2f} %")
+        print(f"{name:<{width}}" + (f"{value:9.4f}" if metric == "rmse" else f"{100 * value:6.2f} %"))
     print(f"\ntrained in {results['seconds']['train']:.0f} s on {results['hardware']['cores']} cores")
     print(f"pictures: {folder / 'curves.png'}, {folder / 'predictions.png'}; card: {folder / 'README.md'}\n")
 

@@ -7,6 +7,7 @@ A run leaves in its folder the checkpoint (weights, config, processor, code), re
 predictions.png and the model card, README.md.
 """
 
+import dataclasses
 import json
 import sys
 import time
@@ -36,7 +37,9 @@ from mm_hf.data import (  # noqa: E402
     label_names,
     load_splits,
 )
+from mm_hf.data.collator import label_tensor  # noqa: E402
 from mm_hf.evaluation import classification_metrics, majority_accuracy  # noqa: E402
+from mm_hf.models.losses import count_labels  # noqa: E402
 from mm_hf.trainer import parameter_groups  # noqa: E402
 from training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments  # noqa: E402
 from training.run_folder import git_commit, hardware, versions, write_run  # noqa: E402
@@ -69,11 +72,14 @@ def main():
     if missing:
         raise ValueError(f"{data_args.dataset} needs splits train, validation and test; it has {list(splits)}.")
     names = label_names(splits, columns.label)
+    label2id = {name: number for number, name in enumerate(names)} if names else None
+    problem_type = "single_label_classification" if names else "regression"
+    check_labels(splits, columns, label2id, problem_type)
     say(f"{data_args.dataset}: {', '.join(f'{split} {len(rows)}' for split, rows in splits.items())} rows")
     say(f"labels: {names}")
 
     # Model. The same seed on every process: all start from the same weights.
-    build = partial(build_model, model_args, names, splits["train"].features[columns.label])
+    build = partial(build_model, model_args, label2id, problem_type)
     set_seed(train_args.seed)
     processor = build_processor(model_args, data_args)
     model = build().to(accelerator.device)
@@ -81,14 +87,19 @@ def main():
         sum(p.numel() for p in model.parameters() if p.requires_grad or not trains) / 1e6 for trains in (True, False)
     ]
     say(f"{type(model).__name__}: {sizes[1]:.1f} M parameters, {sizes[0]:.1f} M of them train")
-    cache = build_cache(model, processor, columns, splits) if data_args.cache_features else None
-    collator = MultimodalCollator(processor, columns, model.config.label2id if names else None, cache=cache)
+    cache = None
+    if data_args.cache_features:
+        cache = build_cache(model, processor, columns, splits, progress=accelerator.is_main_process)
+    collator = MultimodalCollator(processor, columns, label2id, problem_type, cache=cache)
     seconds = {"prepare": time.perf_counter() - started}
 
     # Training
     started = time.perf_counter()
     history = fit(accelerator, model, collator, splits, train_args)
     seconds["train"] = time.perf_counter() - started
+    if accelerator.is_main_process:  # before anything else can fail
+        model.save_pretrained(output_dir)
+        processor.save_pretrained(output_dir)
 
     # Test, once, with the model that was best on validation
     started = time.perf_counter()
@@ -112,7 +123,7 @@ def main():
         "recipe": {"name": name, **vars(model_args), **vars(data_args), **vars(train_args)},
     }
     if accelerator.is_main_process:
-        write_run(output_dir, ROOT, model, processor, collator, splits, logits, results, history)
+        write_run(output_dir, ROOT, model, collator, splits, logits, results, history)
     accelerator.end_training()
 
 
@@ -127,6 +138,21 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments):
     for key, value in needed.items():
         if value is None:
             raise ValueError(f"{key} is missing: give it in the recipe or as --{key}.")
+    for key, value, encoder in (
+        ("image_size", model_args.image_size, "vision_encoder"),
+        ("max_text_length", data_args.max_text_length, "text_encoder"),
+    ):
+        if value is not None and getattr(model_args, encoder) is None:
+            raise ValueError(f"{key} is {value}, but there is no {encoder}.")
+
+
+def check_labels(splits: DatasetDict, columns: Columns, label2id: dict[str, int] | None, problem_type: str):
+    """Looks at every label, so that a bad one stops the run before the training and not after it."""
+    for split, dataset in splits.items():
+        rows = [{columns.label: v, "row_id": i, "split": split} for i, v in enumerate(dataset[columns.label])]
+        labels = label_tensor(rows, columns.label, label2id, problem_type)
+        if count_labels(labels) == 0:
+            raise ValueError(f"No row of split {split!r} has a label in column {columns.label!r}.")
 
 
 def build_processor(model_args: ModelArguments, data_args: DataArguments) -> MMFusionProcessor:
@@ -141,15 +167,14 @@ def build_processor(model_args: ModelArguments, data_args: DataArguments) -> MMF
     return processor
 
 
-def build_model(model_args: ModelArguments, names: list[str] | None, label_feature) -> MMFusionForClassification:
+def build_model(
+    model_args: ModelArguments, label2id: dict[str, int] | None, problem_type: str
+) -> MMFusionForClassification:
     """The recipe's model with fresh fusion and head."""
-    if names is not None:
-        labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-        labels |= {"num_labels": len(names), "problem_type": "single_label_classification"}
-    elif getattr(label_feature, "length", None) or hasattr(label_feature, "feature"):
-        raise ValueError("Lists of labels need a fixed length that the data set does not tell: not supported yet.")
-    else:
-        labels = {"num_labels": 1, "problem_type": "regression"}
+    labels = {"num_labels": 1}
+    if label2id is not None:
+        id2label = {number: name for name, number in label2id.items()}
+        labels = {"id2label": id2label, "label2id": label2id, "num_labels": len(label2id)}
     model = HEADS[model_args.task].from_encoders_pretrained(
         vision=model_args.vision_encoder,
         text=model_args.text_encoder,
@@ -165,6 +190,7 @@ def build_model(model_args: ModelArguments, names: list[str] | None, label_featu
         pooling={"text": model_args.text_pooling} if model_args.text_pooling else None,
         freeze_encoders=model_args.freeze_encoders,
         **({"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}),
+        problem_type=problem_type,
         **labels,
     )
     if model_args.gradient_checkpointing:
@@ -172,20 +198,26 @@ def build_model(model_args: ModelArguments, names: list[str] | None, label_featu
     return model
 
 
-def build_cache(model, processor, columns: Columns, splits: DatasetDict) -> FeatureCache | None:
+def build_cache(model, processor, columns: Columns, splits: DatasetDict, progress: bool) -> FeatureCache | None:
     """Encodes every distinct item of the frozen encoders once."""
     if not model.config.frozen_encoders:
         return None
     cache = FeatureCache(model.base_model.eval())
     collator = MultimodalCollator(processor, columns)
+    rows = {split: Rows(dataset, split) for split, dataset in splits.items()}
+
+    def prepare(modality, places):
+        return collator.prepare_items(modality, [rows[split][row] for split, row in places])
+
     for modality in model.config.frozen_encoders:
-        items = {}
-        for split, dataset in splits.items():
-            for row in Rows(dataset, split).__getitems__(range(len(dataset))):
-                key = collator.item_key(row, modality)
-                if key is not None:
-                    items.setdefault(key, row)
-        cache.fill(modality, items.items(), partial(collator.prepare_items, modality))
+        items = {}  # where each item is found: the pictures themselves would fill the memory
+        for split, part in rows.items():
+            for start in range(0, len(part), 1000):
+                for row in part.__getitems__(range(start, min(start + 1000, len(part)))):
+                    key = collator.item_key(row, modality)
+                    if key is not None:
+                        items.setdefault(key, (split, row["row_id"]))
+        cache.fill(modality, items.items(), partial(prepare, modality), progress=progress)
     return cache
 
 
@@ -235,7 +267,7 @@ def fit(
 
     history: dict[str, list] = {"loss": [], "validation": [], "learning rate": []}
     best, best_weights = None, None
-    started, step, epoch, running, stop = time.perf_counter(), 0, 0, [], False
+    started, step, logged, epoch, running, stop = time.perf_counter(), 0, 0, 0, [], False
     bar = tqdm(total=total, desc="training", disable=not accelerator.is_main_process)
     while not stop:
         sampler.set_epoch(epoch)
@@ -244,7 +276,7 @@ def fit(
         while not stop and (window := [batch for _, batch in zip(range(args.gradient_accumulation_steps), batches)]):
             # The loss is divided by the labelled rows of all processes and batches of the step, and DDP averages.
             overtime = args.max_train_seconds is not None and time.perf_counter() - started > args.max_train_seconds
-            count = sum(int((batch["labels"] != -100).sum()) for batch in window)
+            count = sum(count_labels(batch["labels"]) for batch in window)
             count, overtime = accelerator.reduce(
                 torch.tensor([float(count), float(overtime)], device=accelerator.device)
             ).tolist()
@@ -266,8 +298,8 @@ def fit(
             bar.update()
             stop = step >= total or overtime > 0
             if step % args.logging_steps == 0 or stop:
-                loss = accelerator.reduce(torch.stack(running).sum(), reduction="mean").item()
-                loss /= len(running) / args.gradient_accumulation_steps
+                loss = accelerator.reduce(torch.stack(running).sum(), reduction="mean").item() / (step - logged)
+                logged = step
                 history["loss"].append((step, loss))
                 history["learning rate"].append((step, scheduler.get_last_lr()[0]))
                 bar.set_postfix(loss=f"{loss:.4f}", validation="-" if best is None else f"{best:.4f}")
@@ -326,7 +358,7 @@ def measure_floors(accelerator, build, model, collator: MultimodalCollator, spli
     names = {"text": "text_only", "vision": "image_only"}
     for modality in model.config.modalities if len(model.config.modalities) > 1 else []:
         others = frozenset(model.config.modalities) - {modality}
-        alone = MultimodalCollator(collator.processor, collator.columns, collator.label2id, others, collator.cache)
+        alone = dataclasses.replace(collator, absent=others)
         budget = type(args)(**vars(args))
         budget.num_train_epochs, budget.max_steps = args.num_train_epochs * args.floor_budget, -1
         if args.max_steps > 0:

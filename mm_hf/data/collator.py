@@ -37,7 +37,7 @@ class MultimodalCollator:
     Args:
         processor: prepares each distinct item.
         columns: which column plays which part.
-        label2id: numbers of the labels, where they are strings.
+        label2id, problem_type: see `label_tensor`.
         absent: modalities to leave out of every row, for baselines that see the others alone.
         cache: features of frozen encoders; items it holds go in as `encoder_states`.
 
@@ -49,6 +49,7 @@ class MultimodalCollator:
     processor: MMFusionProcessor
     columns: Columns
     label2id: dict[str, int] | None = None
+    problem_type: str | None = None
     absent: frozenset[str] = frozenset()
     cache: FeatureCache | None = None
     names: dict[str, str | None] = field(init=False)
@@ -74,7 +75,11 @@ class MultimodalCollator:
                 continue
             first = dict(reversed(list(zip(index, rows))))  # the first row of each item
             data.update(self.prepare_items(modality, [first[place] for place in range(len(distinct))]))
-        labels = {} if self.columns.label is None else {"labels": self.labels(rows)}
+        labels = (
+            {}
+            if self.columns.label is None
+            else {"labels": label_tensor(rows, self.columns.label, self.label2id, self.problem_type)}
+        )
         batch = {**indices, **data, **labels, "row_ids": torch.tensor([row["row_id"] for row in rows])}
         return {**batch, "encoder_states": states} if states else batch
 
@@ -92,7 +97,7 @@ class MultimodalCollator:
             if not isinstance(value, str) or not value.strip():
                 raise BadRowError(row, column, f"the text is empty or no text ({value!r}); None means absent.")
             return value
-        if self.columns.image_id is not None:
+        if self.columns.image_id is not None and row[self.columns.image_id] is not None:
             return f"{row['split']}:{row[self.columns.image_id]}"
         content = value["bytes"] if value.get("bytes") is not None else str(value["path"]).encode()
         return hashlib.sha256(content).hexdigest()
@@ -104,29 +109,39 @@ class MultimodalCollator:
             return dict(self.processor(images=[decode_image(row, column) for row in rows]))
         return dict(self.processor(text=[row[column] for row in rows]))
 
-    def labels(self, rows: list[dict[str, Any]]) -> torch.Tensor:
-        """Labels as the loss takes them: -100 or NaN where a row has none.
 
-        Raises:
-            BadRowError: a label that is not in the list.
-        """
-        column = self.columns.label
-        values = [row[column] for row in rows]
-        present = next((value for value in values if value is not None), None)
-        if isinstance(present, str) or (self.label2id is not None and not isinstance(present, int)):
-            for row, value in zip(rows, values):
-                if value is not None and value not in (self.label2id or {}):
-                    raise BadRowError(row, column, f"label {value!r} is not in the list {list(self.label2id or {})}.")
-            values = [None if value is None else self.label2id[value] for value in values]
-        elif isinstance(present, int) and self.label2id is not None:
-            for row, value in zip(rows, values):
-                # datasets writes -1 for the missing label of a ClassLabel
-                if value is not None and not -1 <= value < len(self.label2id):
-                    raise BadRowError(row, column, f"label {value} is not in 0…{len(self.label2id) - 1}.")
-            values = [None if value == -1 else value for value in values]
-        if isinstance(present, list):
-            missing = [float("nan")] * len(present)
-            return torch.tensor([missing if value is None else value for value in values], dtype=torch.float32)
-        if isinstance(present, float):
-            return torch.tensor([float("nan") if value is None else value for value in values], dtype=torch.float32)
-        return torch.tensor([-100 if value is None else value for value in values])
+def label_tensor(
+    rows: list[dict[str, Any]], column: str, label2id: dict[str, int] | None = None, problem_type: str | None = None
+) -> torch.Tensor:
+    """Labels as the loss takes them: -100 for a class that is missing, NaN for a number that is.
+
+    Args:
+        rows: as `Rows` gives them.
+        column: of the labels: names in `label2id`, classes (-1 is what datasets writes for a missing one), numbers,
+            or lists of numbers.
+        label2id: numbers of the classes.
+        problem_type: regression and several labels take numbers as floats; None: as they are.
+
+    Returns:
+        `(B,)` int64, or `(B,)` or `(B, C)` float32.
+
+    Raises:
+        BadRowError: a label that is not in the list.
+    """
+    values = [row[column] for row in rows]
+    if label2id is not None:
+        for place, (row, value) in enumerate(zip(rows, values)):
+            if isinstance(value, str) and value not in label2id:
+                raise BadRowError(row, column, f"label {value!r} is not in the list {list(label2id)}.")
+            if isinstance(value, int) and not -1 <= value < len(label2id):
+                raise BadRowError(row, column, f"label {value} is not in 0…{len(label2id) - 1}.")
+            values[place] = label2id[value] if isinstance(value, str) else -100 if value in (None, -1) else int(value)
+        return torch.tensor(values)
+    present = next((value for value in values if value is not None), None)
+    if isinstance(present, str):
+        row = next(row for row in rows if row[column] is not None)
+        raise BadRowError(row, column, f"label {present!r} has no number: there is no list of labels.")
+    if isinstance(present, (float, list)) or problem_type not in (None, "single_label_classification"):
+        missing: Any = [float("nan")] * len(present) if isinstance(present, list) else float("nan")
+        return torch.tensor([missing if value is None else value for value in values], dtype=torch.float32)
+    return torch.tensor([-100 if value is None else value for value in values])

@@ -24,7 +24,7 @@ class FeatureCache:
 
     ```python
     >>> cache = FeatureCache(model.base_model)
-    >>> cache.fill("text", questions, lambda batch: processor(text=batch))
+    >>> cache.fill("text", [(question, question) for question in questions], lambda batch: processor(text=batch))
     >>> cache.states("text", ["what colour is it?"])
     ```
     """

@@ -86,12 +86,16 @@ def load_splits(dataset: str | os.PathLike, columns: Columns) -> DatasetDict:
 
 
 def label_names(splits: DatasetDict, column: str) -> list[str] | None:
-    """The class names of a label column: those of a `ClassLabel`, or the sorted strings of the training part; None
-    where the labels are numbers, which have no names."""
+    """The class names of a label column: those of a `ClassLabel`, no and yes for booleans, or the sorted strings of
+    the training part; None where the labels are numbers, which have no names."""
     features: Features = splits["train"].features
     if isinstance(features[column], ClassLabel):
         return list(features[column].names)
-    if features[column].dtype == "string":
+    if isinstance(features[column], (list, dict)) or not hasattr(features[column], "dtype"):
+        raise ValueError(f"Labels must be classes, strings or numbers; column {column!r} holds {features[column]}.")
+    if features[column].dtype == "bool":
+        return ["no", "yes"]
+    if features[column].dtype in ("string", "large_string", "string_view"):
         return sorted({value for value in splits["train"].unique(column) if value is not None})
     return None
 

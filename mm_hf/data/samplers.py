@@ -39,7 +39,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         places: dict = {}
         for row, key in enumerate(range(groups) if isinstance(groups, int) else groups):
-            places.setdefault(row if key is None else key, []).append(row)
+            places.setdefault(("row", row) if key is None else key, []).append(row)
         self.groups = list(places.values())
         self.rows = sum(len(group) for group in self.groups)
         self.batch_size = batch_size

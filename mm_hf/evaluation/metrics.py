@@ -65,7 +65,8 @@ def classification_metrics(
 
 
 def majority_accuracy(train_labels: list, test_labels: list) -> float:
-    """Accuracy on the test part of the training part's most frequent label: the floor that needs no model."""
-    most_frequent = Counter(label for label in train_labels if label is not None).most_common(1)[0][0]
-    present = [label for label in test_labels if label is not None]
+    """Accuracy on the test part of the training part's most frequent label: the floor that needs no model. None and
+    -1 (a missing `ClassLabel`) do not count."""
+    most_frequent = Counter(label for label in train_labels if label not in (None, -1)).most_common(1)[0][0]
+    present = [label for label in test_labels if label not in (None, -1)]
     return sum(label == most_frequent for label in present) / len(present)

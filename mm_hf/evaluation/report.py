@@ -55,6 +55,7 @@ def plot_predictions(
             f"{question}\n{answer}" + ("" if right else f"  (truth: {truth})"),
             fontsize=9,
             color="black" if right else "crimson",
+            parse_math=False,  # a text may hold dollars
         )
     figure.savefig(path, dpi=110)
 

@@ -9,15 +9,18 @@ import functools
 import inspect
 import json
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 import transformers
+from huggingface_hub import ModelCard
 from torch import nn
-from transformers import MODEL_MAPPING, AutoModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
 
 from .modeling_outputs import EncoderStates, TokenStates
 
@@ -181,6 +184,36 @@ def run_encoder(
         rows = [round(math.sqrt(level.shape[1] * height / width)) for level in levels]
         levels = tuple(level.transpose(1, 2).unflatten(2, (h, -1)) for level, h in zip(levels, rows))  # (U, H, h, w)
     return levels
+
+
+def load_encoder_weights(encoder: PreTrainedModel, source: str, dtype=None, **hub_kwargs) -> dict[str, torch.Tensor]:
+    """Loads the weights of a pretrained encoder, on the CPU, under the names that `encoder` has for them.
+
+    Loads with the encoder's own class, which finds its part of dual encoders and drops heads; encoder-decoders are
+    loaded whole.
+    """
+    config = encoder.config
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # heads and poolers that are left out are no news
+    try:
+        if config.is_encoder_decoder or AutoConfig.from_pretrained(source, **hub_kwargs).is_encoder_decoder:
+            pretrained = AutoModel.from_pretrained(source, dtype=dtype, **hub_kwargs)
+            return dict(pretrained.get_encoder().state_dict())
+        pretrained, info = cast(Any, type(encoder)).from_pretrained(
+            source, config=config, dtype=dtype, output_loading_info=True, **hub_kwargs
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    return {key: value for key, value in pretrained.state_dict().items() if key not in info["missing_keys"]}
+
+
+def base_model_of(source: str) -> str | None:
+    """The Hub id that a model card should name for an encoder: the id itself, or what a local folder's card names."""
+    if not os.path.isdir(source):
+        return str(source)
+    card_file = os.path.join(source, "README.md")
+    base_model = ModelCard.load(card_file).data.get("base_model") if os.path.exists(card_file) else None
+    return base_model[0] if isinstance(base_model, list) else base_model
 
 
 def encode_items(

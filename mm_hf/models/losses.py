@@ -39,7 +39,9 @@ def classification_loss(
             row summed (Teney et al. 2018, section 3.7). `regression`: `(B,)` or `(B, C)` floats. NaN marks a float
             without label.
         problem_type: one of the three.
-        num_items_in_batch: labelled rows in the global batch; left out, those of this batch.
+        num_items_in_batch: labels in the global batch as the Trainer and `count_labels` count them, C a row where
+            they are `(B, C)`; left out, the rows with a label in this batch. (The Trainer counts NaN too: there,
+            leave out rows without a label.)
 
     Returns:
         `()`: zero, with zero gradients for every parameter, where no row has a label.
@@ -71,5 +73,14 @@ def classification_loss(
             losses = (losses * present).sum(-1)
         else:
             losses = (((logits.float() - labels) ** 2) * present).sum(-1) / present.sum(-1).clamp(min=1)
-    count = rows.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+    count: torch.Tensor | float
+    if num_items_in_batch is None:
+        count = rows.sum().clamp(min=1)
+    else:
+        count = num_items_in_batch / (labels.shape[1] if labels.ndim == 2 else 1)
     return (losses * rows).sum() / count
+
+
+def count_labels(labels: torch.Tensor) -> int:
+    """How many labels there are: entries that are neither -100 nor NaN."""
+    return int((~labels.isnan() if labels.is_floating_point() else labels != -100).sum())

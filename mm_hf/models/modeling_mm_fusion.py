@@ -5,6 +5,7 @@
 Notation used for tensor shapes: see `modeling_outputs`.
 """
 
+import dataclasses
 import os
 from typing import Any, cast
 
@@ -31,7 +32,14 @@ from .configuration_mm_fusion import (
     MMFusionConfig,
     part_of_composite,
 )
-from .encoders import MODALITY_INPUTS, ModalityProjection, build_encoder, encode_items
+from .encoders import (
+    MODALITY_INPUTS,
+    ModalityProjection,
+    base_model_of,
+    build_encoder,
+    encode_items,
+    load_encoder_weights,
+)
 from .fusion import Fusion, build_fusion
 from .losses import classification_loss, infer_problem_type
 from .modeling_outputs import (
@@ -62,7 +70,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMFusionCrossAttentionBlock"]
     _supports_sdpa = True
-    _supports_flash_attn = True
+    # Flash attention's unpadding takes the queries to be padded as the keys are, which is wrong for cross-attention.
+    _supports_flash_attn = False
     _supports_flex_attn = True
     _supports_attention_backend = True
 
@@ -121,14 +130,15 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         return loaded
 
     @classmethod
-    def from_encoders_pretrained(cls, *, fusion: str = "cross_attention", **kwargs: Any) -> "MMFusionPreTrainedModel":
+    def from_encoders_pretrained(cls, *, fusion: str | None = None, **kwargs: Any) -> "MMFusionPreTrainedModel":
         """Builds a model from pretrained encoders; projections, fusion and head start from random weights.
 
         Args:
             vision, text (`str`): for each modality the Hub id or local folder of any model with such an encoder:
                 the encoder alone, a model with a head, a dual encoder (its part is taken) or an encoder-decoder (its
                 encoder is taken).
-            fusion (`str`, defaults to `"cross_attention"`): a name in the registry of fusions.
+            fusion (`str`, *optional*): a name in the registry of fusions, in place of
+                `fusion_module_config["fusion_type"]`; `"cross_attention"` where neither is given.
             revision, token, subfolder, cache_dir, local_files_only, force_download, trust_remote_code: as in
                 `from_pretrained`; one value for all encoders, or a dict by modality.
             dtype, device_map, max_memory, quantization_config, attn_implementation: as in `from_pretrained`, for the
@@ -140,7 +150,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             ValueError: no encoder, an encoder that does not read the modality, or weights that its checkpoint lacks.
             OSError: no such folder or Hub id.
         """
-        sources = {name: kwargs.pop(name) for name in MODALITY_CONFIGS if kwargs.get(name) is not None}
+        sources = {name: kwargs.pop(name, None) for name in MODALITY_CONFIGS}
+        sources = {name: source for name, source in sources.items() if source is not None}
         if not sources:
             raise ValueError(
                 f"from_encoders_pretrained needs an encoder for at least one of {list(MODALITY_CONFIGS)}."
@@ -160,13 +171,19 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             if os.path.isdir(source):  # a path on this machine means nothing where the checkpoint goes
                 configs[MODALITY_CONFIGS[name]].name_or_path = base_model_of(source) or ""
         fusion_module_config = kwargs.pop("fusion_module_config", None) or {}
-        fusion_module_config = (
-            fusion_module_config if isinstance(fusion_module_config, dict) else fusion_module_config.to_dict()
-        )
+        if isinstance(fusion_module_config, FusionModuleConfig):
+            fields = [field.name for field in dataclasses.fields(FusionModuleConfig)]
+            fusion_module_config = {name: getattr(fusion_module_config, name) for name in fields}
+        if fusion is not None:
+            fusion_module_config = {**fusion_module_config, "fusion_type": fusion}
+        for given, config_class in ((kwargs, MMFusionConfig), (fusion_module_config, FusionModuleConfig)):
+            known = {field.name for field in dataclasses.fields(config_class)} | {"num_labels", "model_type"}
+            if unknown := sorted(key for key in set(given) - known if given[key] is not None):
+                raise ValueError(f"{config_class.__name__} has no {unknown[0]!r}; it has {sorted(known)}.")
         base_models = [base_model_of(source) for source in sources.values()]
         config = MMFusionConfig(
             **configs,
-            fusion_module_config={**fusion_module_config, "fusion_type": fusion},
+            fusion_module_config=fusion_module_config,
             base_models=[name for name in base_models if name],
             **kwargs,
         )
@@ -210,6 +227,9 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         # now.
         self.config.auto_map = dict(AUTO_MAP)
         self.config.custom_pipelines = CUSTOM_PIPELINES.get(type(self).__name__, {})
+        # Names of older releases, which the library writes for some encoders (ViT), are lost on the Trainer when it
+        # restores the best model.
+        kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         card_file = os.path.join(save_directory, "README.md")
         if is_main_process and not os.path.exists(card_file):
@@ -262,36 +282,6 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         from .processing_mm_fusion import MMFusionProcessor
 
         return MMFusionProcessor, MMFusionClassificationPipeline, MMFusionQuestionAnsweringPipeline
-
-
-def load_encoder_weights(encoder: PreTrainedModel, source: str, dtype=None, **hub_kwargs) -> dict[str, torch.Tensor]:
-    """Loads the weights of a pretrained encoder, on the CPU, under the names that `encoder` has for them.
-
-    Loads with the encoder's own class, which finds its part of dual encoders and drops heads; encoder-decoders are
-    loaded whole.
-    """
-    config = encoder.config
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # heads and poolers that are left out are no news
-    try:
-        if config.is_encoder_decoder or AutoConfig.from_pretrained(source, **hub_kwargs).is_encoder_decoder:
-            pretrained = AutoModel.from_pretrained(source, dtype=dtype, **hub_kwargs)
-            return dict(pretrained.get_encoder().state_dict())
-        pretrained, info = cast(Any, type(encoder)).from_pretrained(
-            source, config=config, dtype=dtype, output_loading_info=True, **hub_kwargs
-        )
-    finally:
-        logging.set_verbosity(verbosity)
-    return {key: value for key, value in pretrained.state_dict().items() if key not in info["missing_keys"]}
-
-
-def base_model_of(source: str) -> str | None:
-    """The Hub id that a model card should name for an encoder: the id itself, or what a local folder's card names."""
-    if not os.path.isdir(source):
-        return str(source)
-    card_file = os.path.join(source, "README.md")
-    base_model = ModelCard.load(card_file).data.get("base_model") if os.path.exists(card_file) else None
-    return base_model[0] if isinstance(base_model, list) else base_model
 
 
 class MMFusionModel(MMFusionPreTrainedModel):
@@ -453,8 +443,21 @@ class MMFusionModel(MMFusionPreTrainedModel):
             kwargs: see `Fusion.forward`.
         """
         if memory is not None:
+            self._check_memory_rows(encoder_states, memory, memory_index)
             encoder_states = {name: states for name, states in encoder_states.items() if name not in memory.states}
         return self.fusion(self.project(encoder_states), memory=memory, memory_index=memory_index, **kwargs)
+
+    def _check_memory_rows(self, encoder_states, memory: FusionMemory, memory_index: torch.Tensor | None):
+        """Says which lengths do not fit, where the query has other rows than the memory."""
+        query = encoder_states[self.config.fusion_module_config.query_modality]
+        rows = len(query.levels[0]) if query.index is None else len(query.index)
+        if memory_index is not None:
+            what, count = "memory_index", len(memory_index)
+        else:
+            what = "memory"
+            count = max(len(s.tokens) if s.index is None else len(s.index) for s in memory.states.values())
+        if count != rows:
+            raise ValueError(f"The query has {rows} rows, but {what} has {count}: give each row one in memory_index.")
 
     @can_return_tuple
     def forward(

@@ -74,7 +74,7 @@ class MMFusionClassificationPipeline(Pipeline):
         """Turns the logits of one row into its best labels."""
         config = self.model.config
         logits = model_outputs["logits"][0].float()
-        if config.problem_type == "regression":
+        if config.problem_type == "regression" or len(logits) == 1:
             scores = logits
         elif config.problem_type == "multi_label_classification":
             scores = logits.sigmoid()

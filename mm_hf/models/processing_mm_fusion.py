@@ -135,6 +135,8 @@ class MMFusionProcessor(ProcessorMixin):
             raise ValueError("Give at least one of images, text.")
         batch = max(len(values) for values in rows.values())
         counts = {name: len(values) for name, values in rows.items()}
+        if not batch:
+            raise ValueError("Lists of images and text must have at least one entry.")
         if not set(counts.values()) <= {1, batch}:
             raise ValueError(f"images and text must have one entry a row: got {counts}.")
 

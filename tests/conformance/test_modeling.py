@@ -15,6 +15,7 @@ from transformers_tests.test_modeling_common import ModelTesterMixin, floats_ten
 from mm_hf import MMFusionConfig, MMFusionForClassification, MMFusionForQuestionAnswering, MMFusionModel
 from mm_hf.models.configuration_mm_fusion import FusionModuleConfig
 from mm_hf.models.fusion import MMFusionAttention
+from mm_hf.models.modeling_mm_fusion import MMFusionPreTrainedModel
 
 
 HEADS = (MMFusionForClassification, MMFusionForQuestionAnswering)
@@ -135,6 +136,17 @@ class MMFusionCommonTests(ModelTesterMixin):
 
         with patch.object(MMFusionModel, "fuse", fuse_with_numbers):
             super().test_model_outputs_equivalence()
+
+    def test_reverse_loading_mapping(self):
+        """With the names of older releases, which our models write when asked alone: the library's Trainer does not
+        translate them when it restores the best model."""
+        save = MMFusionPreTrainedModel.save_pretrained
+
+        def with_old_names(model, folder, **kwargs):
+            save(model, folder, save_original_format=True, **kwargs)
+
+        with patch.object(MMFusionPreTrainedModel, "save_pretrained", with_old_names):
+            super().test_reverse_loading_mapping()
 
     def test_load_with_mismatched_shapes(self):
         """Changes the config on its way, and so is right for one class only: each has a run of its own."""

@@ -79,6 +79,26 @@ def test_labels(collator, answers, expected):
     assert collator(rows([None, None], ["a", "b"], answers))["labels"].tolist() == expected
 
 
+def test_missing_numbers_are_never_classes(processor):
+    collator = MultimodalCollator(processor, COLUMNS, problem_type="regression")
+    assert collator(rows([None, None], ["a", "b"], [None, None]))["labels"].isnan().all()
+    labels = collator(rows([None, None], ["a", "b"], [5, None]))["labels"]
+    assert labels.dtype == torch.float32
+    assert labels[1].isnan()
+
+
+def test_names_without_a_list(processor):
+    with pytest.raises(BadRowError, match="label 'yes' has no number"):
+        MultimodalCollator(processor, COLUMNS)(rows([None], ["a"], ["yes"]))
+
+
+def test_pictures_without_an_id_are_told_apart_by_content(processor):
+    collator = MultimodalCollator(processor, Columns(image="image", image_id="name", text="question", label="answer"))
+    data = rows([picture("red"), picture("blue"), picture("red")], ["a", "a", "a"])
+    batch = collator([{**row, "name": None} for row in data])
+    assert batch["vision_index"].tolist() == [0, 1, 0]
+
+
 def test_float_labels(processor):
     collator = MultimodalCollator(processor, COLUMNS)
     labels = collator(rows([None, None], ["a", "b"], [0.5, None]))["labels"]
@@ -140,6 +160,12 @@ def test_loading(folder, collator):
     assert batch["row_ids"].tolist() == [2, 1]
     assert batch["vision_index"].tolist() == [0, -1]
     assert label_names(load_splits(folder, Columns(label="name")), "name") == ["x", "y"]
+    splits = load_splits(folder, Columns(label="name"))
+    assert label_names(splits.cast_column("name", Value("large_string")), "name") == ["x", "y"]
+    booleans = DatasetDict(train=Dataset.from_dict({"label": [True, False]}))
+    assert label_names(booleans, "label") == ["no", "yes"]
+    with pytest.raises(ValueError, match="Labels must be classes, strings or numbers"):
+        label_names(DatasetDict(train=Dataset.from_dict({"label": [[1.0, 0.0]]})), "label")
 
 
 def test_loading_errors(folder):

@@ -172,3 +172,21 @@ def test_checkpoint_that_is_not_there(tmp_path):
     for loader in (MMFusionConfig, MMFusionForClassification, MMFusionProcessor):
         with pytest.raises((OSError, ValueError), match="nowhere"):
             loader.from_pretrained(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"freeze_encoder": True}, "MMFusionConfig has no 'freeze_encoder'"),
+        ({"fusion_module_config": {"num_layers": 9}}, "FusionModuleConfig has no 'num_layers'"),
+    ],
+)
+def test_misspelt_keys_are_refused(kwargs, message, encoders):
+    with pytest.raises(ValueError, match=message):
+        MMFusionModel.from_encoders_pretrained(text=encoders / "minilm-l6", **kwargs)
+
+
+@pytest.mark.parametrize("settings", [{"fusion_type": "concat"}, FusionModuleConfig(fusion_type="concat")])
+def test_the_fusion_may_be_named_in_its_config(settings, encoders):
+    model = MMFusionModel.from_encoders_pretrained(text=encoders / "minilm-l6", fusion_module_config=settings)
+    assert model.config.fusion_module_config.fusion_type == "concat"

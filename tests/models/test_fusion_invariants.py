@@ -463,3 +463,13 @@ def test_index_beyond_the_items_is_an_error(fusion):
     inputs["vision_index"] = torch.tensor([0, -1, 1, 1, 0, 3])  # there are 3 images: 0, 1, 2
     with pytest.raises(IndexError):
         classifier(fusion)(**inputs)
+
+
+def test_memory_of_other_length_names_both():
+    model, inputs = classifier("cross_attention"), mixed_batch()
+    memory = model.base_model.prepare(model.base_model.encode(pixel_values=inputs["pixel_values"]))
+    texts = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    with pytest.raises(ValueError, match="The query has 3 rows, but memory_index has 2"):
+        model(**texts, memory=memory, memory_index=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="The query has 2 rows, but memory has 3"):
+        model(**{name: value[:2] for name, value in texts.items()}, memory=memory)

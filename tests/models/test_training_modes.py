@@ -249,8 +249,9 @@ def test_losses(case):
     problem_type, labels, rows = CASES[case]
     loss = classification_loss(LOGITS, labels, problem_type)
     torch.testing.assert_close(loss.double(), expected_loss(problem_type, labels, rows))
-    # Over several processes or steps, the number of rows in all of them divides.
-    part = classification_loss(LOGITS, labels, problem_type, num_items_in_batch=torch.tensor(8))
+    # Over several processes or steps, the labels of all of them divide: here those of 8 rows.
+    items = 8 * (labels.shape[1] if labels.ndim == 2 else 1)
+    part = classification_loss(LOGITS, labels, problem_type, num_items_in_batch=torch.tensor(items))
     torch.testing.assert_close(part, loss * len(rows) / 8)
 
 

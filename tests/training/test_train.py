@@ -201,11 +201,32 @@ def test_wrong_input_exits_non_zero(encoders, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--logging_steps", "0"], "logging_steps must be at least 1, got 0"),
+        (["--bf16", "--fp16"], "choose one"),
+        (["--learning_rate", "fast"], "invalid float value"),
+        (["--task", "guessing"], "invalid choice"),
+        (["--no_such_flag", "1"], "no_such_flag"),
+    ],
+)
+def test_wrong_flags(flags, message, monkeypatch, capsys):
+    from training.arguments import parse_arguments
+
+    monkeypatch.setattr(sys, "argv", ["train.py", str(RECIPE), *flags])
+    with pytest.raises(SystemExit):
+        parse_arguments("")
+    assert message in capsys.readouterr().err
+
+
 def test_flags_win_over_the_recipe(monkeypatch):
     from training.arguments import parse_arguments
 
     monkeypatch.setattr(sys, "argv", ["train.py", str(RECIPE), "--learning_rate", "0.5", "--seed", "7"])
     name, model_args, _, train_args = parse_arguments("")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--seed", "7", str(RECIPE)])  # the recipe may stand anywhere
+    assert parse_arguments("")[0] == name
     assert name == "easy_vqa"
     assert train_args.learning_rate == 0.5
     assert train_args.seed == 7

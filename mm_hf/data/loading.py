@@ -1,7 +1,7 @@
 """Data sets with their columns named by keys, and rows that know where they come from."""
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset, load_from_disk
@@ -9,11 +9,16 @@ from torch.utils.data import Dataset as TorchDataset
 
 
 class BadRowError(ValueError):
-    """A row that cannot be used: names the split, the row, the column and the reason."""
+    """A row that cannot be used: names the split, the row, the column, the file where there is one, and the reason.
 
-    def __init__(self, row: dict[str, Any] | str, column: str | None, reason: str):
-        place = row if isinstance(row, str) else f"row {row['row_id']} of split {row['split']!r}"
-        super().__init__(f"{place}, column {column!r}: {reason}")
+    Attributes:
+        entry: the same as a dict of `split`, `row`, `column`, `file` and `reason`, one line of `bad_rows.jsonl`.
+    """
+
+    def __init__(self, row: dict[str, Any], column: str | None, reason: str, file: str | None = None):
+        self.entry = {"split": row["split"], "row": row["row_id"], "column": column, "file": file, "reason": reason}
+        place = f"row {row['row_id']} of split {row['split']!r}, column {column!r}"
+        super().__init__(f"{place}{'' if file is None else f', file {file!r}'}: {reason}")
 
 
 @dataclass
@@ -21,24 +26,30 @@ class Columns:
     """Names of the columns that play a part; None where a data set has none for it.
 
     Args:
-        image: pictures, a `datasets.Image`; None in a row: this row has no picture.
+        image: pictures, a `datasets.Image` or paths; None in a row: this row has no picture. A list of names where a
+            row has several pictures.
         image_id: equal values mean the same picture; left out, equal bytes do.
         text: strings; None in a row: this row has no text.
         label: a `ClassLabel`, strings, integers, floats, or lists of floats.
         kind: strings that metrics are split by.
     """
 
-    image: str | None = None
+    image: str | list[str] | None = None
     image_id: str | None = None
     text: str | None = None
     label: str | None = None
     kind: str | None = None
 
-    def named(self) -> dict[str, str]:
-        """The columns that are there, by their part."""
-        return {
-            field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) is not None
-        }
+    @property
+    def images(self) -> list[str]:
+        """The columns of pictures, none, one or several."""
+        return [] if self.image is None else [self.image] if isinstance(self.image, str) else list(self.image)
+
+    def named(self) -> list[tuple[str, str]]:
+        """The columns that are there, as pairs of their part and their name."""
+        others = [(name, getattr(self, name)) for name in ("image_id", "text", "label", "kind")]
+        pairs = [*(("image", column) for column in self.images), *others]
+        return [(part, column) for part, column in pairs if column is not None]
 
 
 def load_splits(dataset: str | os.PathLike, columns: Columns) -> DatasetDict:
@@ -70,18 +81,18 @@ def load_splits(dataset: str | os.PathLike, columns: Columns) -> DatasetDict:
     if isinstance(splits, Dataset):
         raise ValueError(f"{dataset} holds a single Dataset; needed is a DatasetDict with its splits.")
     for name, split in splits.items():
-        for part, column in columns.named().items():
+        for part, column in columns.named():
             if column not in split.column_names:
                 raise ValueError(
                     f"Unknown column {column!r} (given as {part}_column) in split {name!r} of {dataset}: it has "
                     f"{split.column_names}."
                 )
-    splits = splits.select_columns(list(columns.named().values()))
-    if columns.image is not None:
-        feature = next(iter(splits.values())).features[columns.image]
+    splits = splits.select_columns([column for _, column in columns.named()])
+    for column in columns.images:
+        feature = next(iter(splits.values())).features[column]
         if not isinstance(feature, Image):
-            raise ValueError(f"Column {columns.image!r} must hold images (datasets.Image), it holds {feature}.")
-        splits = splits.cast_column(columns.image, Image(decode=False))
+            raise ValueError(f"Column {column!r} must hold images (datasets.Image), it holds {feature}.")
+        splits = splits.cast_column(column, Image(decode=False))
     return splits
 
 

@@ -1,0 +1,115 @@
+"""Folders of training state that are either complete or not there.
+
+A checkpoint is written beside its place, flushed to the disk, given a list of its files, and only then renamed: a
+process that is killed in between leaves the last good one as it was.
+"""
+
+import json
+import os
+import re
+import shutil
+import warnings
+from pathlib import Path
+
+
+PREFIX = "checkpoint-"  # as the Trainer names them
+WRITING = ".writing"  # within the run's folder, so that the rename stays on one disk
+MANIFEST = "complete.json"
+
+
+def staging_folder(folder: str | os.PathLike) -> Path:
+    """Where a checkpoint is written before it takes its place: `run/.writing/checkpoint-7` for `run/checkpoint-7`."""
+    folder = Path(folder)
+    return folder.parent / WRITING / folder.name
+
+
+def publish(folder: str | os.PathLike):
+    """Puts what was written to `staging_folder(folder)` in its place. One process calls it, when all have written.
+
+    A checkpoint that stands there already is replaced.
+
+    Raises:
+        OSError: the disk is full or gone; what stood there before still does.
+    """
+    folder, staged = Path(folder), staging_folder(folder)
+    files = sorted(path for path in staged.rglob("*") if path.is_file() and path.name != MANIFEST)
+    sizes = {str(path.relative_to(staged)): path.stat().st_size for path in files}
+    (staged / MANIFEST).write_text(json.dumps({"files": sizes}, indent=2) + "\n", encoding="utf-8")
+    for path in [*files, staged / MANIFEST]:
+        flush(path)
+    if folder.exists():
+        remove(folder)
+    staged.rename(folder)
+    flush(folder.parent)
+
+
+def flush(path: Path):
+    """Waits until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(folder: Path):
+    """Takes a checkpoint away. It is renamed first, so that a half-deleted one is never taken for a whole."""
+    old = folder.parent / WRITING / f"old-{folder.name}"
+    old.parent.mkdir(exist_ok=True)
+    shutil.rmtree(old, ignore_errors=True)
+    folder.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def fault_of(folder: Path) -> str | None:
+    """Why a checkpoint cannot be used; None where it is whole."""
+    try:
+        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}"
+    except (ValueError, KeyError, TypeError):
+        return f"its {MANIFEST} cannot be read"
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes in place of {size}"
+    return None
+
+
+def list_checkpoints(run_dir: str | os.PathLike) -> list[Path]:
+    """All checkpoints of a run, whole or not, the newest first."""
+    found = [path for path in Path(run_dir).glob(f"{PREFIX}*") if re.fullmatch(rf"{PREFIX}\d+", path.name)]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(folder: Path) -> int:
+    """The optimizer step in the name of a checkpoint."""
+    return int(folder.name.removeprefix(PREFIX))
+
+
+def newest_checkpoint(run_dir: str | os.PathLike) -> Path | None:
+    """The newest whole checkpoint of a run. Warns of each newer one that is not whole."""
+    for folder in list_checkpoints(run_dir):
+        fault = fault_of(folder)
+        if fault is None:
+            return folder
+        warnings.warn(f"Checkpoint {folder} is skipped: {fault}.")
+    return None
+
+
+def rotate(run_dir: str | os.PathLike, limit: int | None, keep: tuple[str | os.PathLike | None, ...] = ()):
+    """Removes the oldest checkpoints until `limit` are left.
+
+    Args:
+        run_dir: of the run.
+        limit: how many stay, at least one; None: all.
+        keep: checkpoints that are never removed, such as the best.
+    """
+    if limit is None:
+        return
+    kept = {Path(folder).resolve() for folder in keep if folder is not None}
+    for folder in list_checkpoints(run_dir)[max(1, limit) :]:
+        if folder.resolve() not in kept:
+            remove(folder)

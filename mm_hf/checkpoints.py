@@ -23,6 +23,15 @@ def staging_folder(folder: str | os.PathLike) -> Path:
     return folder.parent / WRITING / folder.name
 
 
+def begin(folder: str | os.PathLike) -> Path:
+    """Makes an empty staging folder for a checkpoint, without what a killed process left there. One process calls it,
+    before any writes."""
+    staged = staging_folder(folder)
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    return staged
+
+
 def publish(folder: str | os.PathLike):
     """Puts what was written to `staging_folder(folder)` in its place. One process calls it, when all have written.
 

@@ -1,4 +1,4 @@
-"""Parameter groups, and the library's own Trainer over the collator and the model."""
+"""The library's own Trainer over the collator and the model."""
 
 import pytest
 import torch
@@ -7,9 +7,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import Trainer, TrainingArguments
 
-from mm_hf import MMFusionForClassification, MMFusionModel, MMFusionProcessor
+from mm_hf import MMFusionForClassification, MMFusionProcessor
 from mm_hf.data import Columns, MultimodalCollator, Rows, load_splits
-from mm_hf.trainer import parameter_groups
 
 
 @pytest.fixture
@@ -23,38 +22,6 @@ def model(encoders):
         num_labels=2,
         fusion_module_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
     )
-
-
-def test_every_parameter_that_trains_is_in_one_group(model):
-    groups = parameter_groups(model, 1e-3, 0.1, {"text": 1e-5, "fusion": 1e-2, "projections.text": 3e-3})
-    grouped = [id(parameter) for group in groups for parameter in group["params"]]
-    assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
-    rates = {id(parameter): (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]}
-    expected = {
-        "classifier.weight": (1e-3, 0.1),
-        "classifier.bias": (1e-3, 0.0),
-        "model.encoders.text.encoder.layer.0.attention.self.query.weight": (1e-5, 0.1),
-        "model.encoders.text.embeddings.LayerNorm.weight": (1e-5, 0.0),
-        "model.encoders.text.embeddings.word_embeddings.weight": (1e-5, 0.0),
-        "model.fusion.layers.0.gates": (1e-2, 0.0),
-        "model.fusion.layers.0.mlp.0.weight": (1e-2, 0.1),
-        "model.projections.text.levels.0.weight": (3e-3, 0.1),
-        "model.projections.vision.levels.0.weight": (1e-3, 0.1),
-        "model.projections.vision.absent_token": (1e-3, 0.0),
-    }
-    parameters = dict(model.named_parameters())
-    assert {name: rates[id(parameters[name])] for name in expected} == expected
-
-
-def test_groups_of_a_model_without_head(encoders):
-    model = MMFusionModel.from_encoders_pretrained(text=encoders / "minilm-l6")
-    groups = parameter_groups(model, 1e-3, learning_rates={"text": 1e-5})
-    assert {group["lr"] for group in groups} == {1e-3, 1e-5}
-
-
-def test_misspelt_module(model):
-    with pytest.raises(ValueError, match="No parameter belongs to 'visoin'"):
-        parameter_groups(model, 1e-3, learning_rates={"visoin": 1e-5})
 
 
 def test_the_librarys_trainer(model, encoders, tmp_path):

@@ -10,12 +10,27 @@ import yaml
 from transformers import HfArgumentParser
 
 
+DEFAULT_VISION_ENCODER = "google/vit-base-patch16-224"
+DEFAULT_TEXT_ENCODER = "google-bert/bert-base-uncased"
+
+
+def check_range(name: str, value: float, low: float, high: float):
+    """Raises ValueError where a value is not between two others."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be between {low} and {high}, got {value}.")
+
+
 @dataclass
 class ModelArguments:
     """What is built."""
 
-    vision_encoder: str | None = field(default=None, metadata={"help": "Hub id or folder of the vision encoder."})
-    text_encoder: str | None = field(default=None, metadata={"help": "Hub id or folder of the text encoder."})
+    vision_encoder: str | None = field(
+        default=None,
+        metadata={"help": f"Hub id or folder; left out beside an image_column, {DEFAULT_VISION_ENCODER}."},
+    )
+    text_encoder: str | None = field(
+        default=None, metadata={"help": f"Hub id or folder; left out beside a text_column, {DEFAULT_TEXT_ENCODER}."}
+    )
     fusion: str = field(default="cross_attention", metadata={"help": "A fusion of the registry."})
     fusion_hidden_size: int | None = field(
         default=None, metadata={"help": "Fusion width; left out, the width of the text encoder."}
@@ -36,6 +51,17 @@ class ModelArguments:
     modality_dropout: float = field(default=0.0, metadata={"help": "Chance that a row trains without a modality."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations, to save memory."})
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa (default), eager, flex_attention…"})
+    lora: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train low-rank adapters (Hu et al. 2022) in place of the weights of: "
+            "vision, text, encoders, fusion or all.",
+            "choices": ["vision", "text", "encoders", "fusion", "all"],
+        },
+    )
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters."})
+    lora_alpha: float | None = field(default=None, metadata={"help": "Their scale; left out, twice the rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
     task: str = field(
         default="question_answering",
         metadata={
@@ -49,22 +75,73 @@ class ModelArguments:
 class DataArguments:
     """What it learns from."""
 
-    dataset: str | None = field(default=None, metadata={"help": "Folder of save_to_disk, or Hub id."})
-    image_column: str | None = field(default=None, metadata={"help": "Column of the pictures."})
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "A .csv, .jsonl or .parquet file; a folder of save_to_disk, of pictures with metadata, or of such "
+            "files; WebDataset shards (shards/*.tar); or a Hub id."
+        },
+    )
+    data_root: str | None = field(
+        default=None,
+        metadata={"help": "Folder that image paths are relative to and cannot leave; left out, the data's."},
+    )
+    image_column: list[str] | None = field(default=None, metadata={"help": "Column of the pictures, or several."})
     image_id_column: str | None = field(
         default=None, metadata={"help": "Column whose equal values mean the same picture; its rows share a batch."}
     )
     text_column: str | None = field(default=None, metadata={"help": "Column of the texts."})
     label_column: str | None = field(default=None, metadata={"help": "Column of the labels."})
     kind_column: str | None = field(default=None, metadata={"help": "Column that metrics are split by."})
+    group_column: str | None = field(
+        default=None, metadata={"help": "Rows with equal values go to the same part; left out, those of one picture."}
+    )
+    validation_fraction: float = field(
+        default=0.1, metadata={"help": "Share of the rows that becomes the validation part where the data has none."}
+    )
+    test_fraction: float = field(default=0.1, metadata={"help": "Likewise the test part."})
+    problem_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "single_label_classification, multi_label_classification or regression; left out, by the labels.",
+            "choices": ["single_label_classification", "multi_label_classification", "regression"],
+        },
+    )
     max_text_length: int | None = field(default=None, metadata={"help": "Tokens a text is cut to."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the training part while it trains, not before. Needs max_steps."}
+    )
+    shuffle_buffer: int = field(default=1000, metadata={"help": "Rows that are mixed with streaming."})
+    on_error: str = field(
+        default="raise",
+        metadata={
+            "help": "raise: a bad row stops the run; skip: it is left out and listed in bad_rows.jsonl.",
+            "choices": ["raise", "skip"],
+        },
+    )
+    max_bad_fraction: float = field(
+        default=0.05, metadata={"help": "Share of bad rows in a part above which the run stops all the same."}
+    )
+    augment: list[str] | None = field(
+        default=None,
+        metadata={"help": "Change training pictures by: crop, flip, color. Flip only where no left is asked."},
+    )
+    token_dropout: float = field(default=0.0, metadata={"help": "Chance that a training text loses a token."})
     cache_features: bool = field(
         default=True,
         metadata={
             "help": "Keep the features of frozen encoders in memory: each item is encoded once. A picture takes 14 KB "
-            "in the easy_vqa recipe and 600 KB with ViT-B, on every process: turn it off for large sets."
+            "in the easy_vqa recipe and 600 KB with ViT-B, on every process; what would not fit is refused."
         },
     )
+
+    def __post_init__(self):
+        if isinstance(self.image_column, str):  # a recipe may name a single one without brackets
+            self.image_column = [self.image_column]
+        for name in ("validation_fraction", "test_fraction", "max_bad_fraction"):
+            check_range(name, getattr(self, name), 0, 1)
+        if self.token_dropout >= 1:
+            raise ValueError(f"token_dropout must be below 1, got {self.token_dropout}.")
 
 
 @dataclass
@@ -72,6 +149,11 @@ class TrainArguments:
     """How it learns."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the run; left out, runs/<recipe name>."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Start anew in a folder that holds a run."})
+    allow_changes: bool = field(
+        default=False,
+        metadata={"help": "Resume though keys of the recipe changed that may (the message names which may)."},
+    )
     seed: int = field(default=0, metadata={"help": "Of weights, order and dropout."})
     learning_rate: float = field(default=1e-4, metadata={"help": "Of projections, fusion and head."})
     encoder_learning_rate: float | None = field(
@@ -79,6 +161,14 @@ class TrainArguments:
     )
     vision_learning_rate: float | None = field(default=None, metadata={"help": "Of the vision encoder alone."})
     text_learning_rate: float | None = field(default=None, metadata={"help": "Of the text encoder alone."})
+    layer_decay: float = field(
+        default=1.0,
+        metadata={"help": "Each layer of an encoder learns at this share of the rate of the one above it."},
+    )
+    unfreeze_epochs: float | None = field(
+        default=None,
+        metadata={"help": "Gradual unfreezing: epochs until the encoders' next layer, from the top, starts to learn."},
+    )
     weight_decay: float = field(default=0.01, metadata={"help": "Of matrices, by AdamW."})
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training part."})
     max_steps: int = field(default=-1, metadata={"help": "Optimizer steps, in place of epochs, if above 0."})
@@ -86,13 +176,55 @@ class TrainArguments:
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a process and step."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Rows a process and evaluation step."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches a step."})
+    train_sampling_strategy: str = field(
+        default="random",
+        metadata={
+            "help": "group_by_length: rows with texts of like length share a batch, which saves padding.",
+            "choices": ["random", "group_by_length"],
+        },
+    )
+    imbalance: str | None = field(
+        default=None,
+        metadata={
+            "help": "What to do about rare classes: class_weights, focal_loss (Lin et al. 2017), balanced_sampler or "
+            "logit_adjustment (Menon et al. 2021).",
+            "choices": ["class_weights", "focal_loss", "balanced_sampler", "logit_adjustment"],
+        },
+    )
+    focal_gamma: float = field(default=2.0, metadata={"help": "Of the focal loss."})
+    label_smoothing_factor: float = field(default=0.0, metadata={"help": "Share of the label given to all classes."})
+    mixup_alpha: float = field(default=0.0, metadata={"help": "Above 0: mix fused rows and their labels."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to this norm; 0: not."})
+    max_nonfinite: int = field(
+        default=10, metadata={"help": "Steps in a row whose loss is not finite, each skipped, before the run stops."}
+    )
     warmup_ratio: float = field(default=0.05, metadata={"help": "Share of the steps in which the rate rises."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "As in TrainingArguments."})
+    optim: str = field(
+        default="adamw_torch_fused",
+        metadata={"help": "adamw_torch_fused or sgd.", "choices": ["adamw_torch_fused", "sgd"]},
+    )
+    ema_decay: float | None = field(
+        default=None, metadata={"help": "Measure and keep a moving average of the weights, such as 0.999."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after this many evaluations in a row without a better score."}
+    )
     bf16: bool = field(default=False, metadata={"help": "Mixed precision in bfloat16."})
     fp16: bool = field(default=False, metadata={"help": "Mixed precision in float16, on a GPU."})
+    torch_compile: bool = field(default=False, metadata={"help": "Compile the model: minutes before the first step."})
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare batches."})
     logging_steps: int = field(default=10, metadata={"help": "Steps between two points of the loss curve."})
+    eval_steps: int | None = field(
+        default=None, metadata={"help": "Steps between two evaluations; left out, at the end of every epoch."}
+    )
+    save_steps: int | None = field(
+        default=None, metadata={"help": "Steps between two checkpoints; left out, after every evaluation."}
+    )
+    save_total_limit: int = field(default=2, metadata={"help": "Checkpoints that are kept."})
+    report_to: str = field(
+        default="tensorboard", metadata={"help": "Tracker: tensorboard (in the run's folder), wandb… or none."}
+    )
     floors: bool = field(default=True, metadata={"help": "Measure the floors beside the score."})
     floor_budget: float = field(
         default=0.25, metadata={"help": "Epochs of the models that see one modality alone, as a share of the run's."}
@@ -102,10 +234,14 @@ class TrainArguments:
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 are both true: choose one.")
         at_least_one = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-        at_least_one += ("logging_steps",)
+        at_least_one += ("logging_steps", "eval_steps", "save_steps", "save_total_limit", "max_nonfinite")
+        at_least_one += ("early_stopping_patience",)
         for name in at_least_one:
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_range("layer_decay", self.layer_decay, 0, 1)
+        if self.ema_decay is not None:
+            check_range("ema_decay", self.ema_decay, 0, 1)
 
     @property
     def mixed_precision(self) -> str | None:

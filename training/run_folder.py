@@ -1,5 +1,6 @@
 """Writes the folder that a run leaves behind."""
 
+import glob
 import json
 import os
 import platform
@@ -9,8 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 
-from mm_hf.data import MultimodalCollator, Rows
+from mm_hf.data import BadRowError, MultimodalCollator, Rows
 from mm_hf.data.collator import decode_image, label_tensor
 from mm_hf.evaluation import model_card, plot_curves, plot_predictions
 from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES
@@ -59,7 +61,7 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
         root / "model_cards" / "TEMPLATE.md",
         results,
         name=recipe["name"],
-        dataset=Path(recipe["dataset"]).name if os.path.isdir(recipe["dataset"]) else recipe["dataset"],
+        dataset=Path(recipe["dataset"]).name if glob.glob(recipe["dataset"]) else recipe["dataset"],
         # Of the pipelines' names this one is a task of the Hub.
         pipeline_tag=next((tag for tag in CUSTOM_PIPELINES[type(model).__name__] if tag in HUB_TASKS), None),
         base_models=model.config.base_models,
@@ -67,7 +69,7 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
         encoders={key: Path(recipe[key]).name for key in ("vision_encoder", "text_encoder") if recipe[key]},
         parameters=round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
         labels=list(model.config.id2label.values()),
-        rows={split: len(dataset) for split, dataset in splits.items()},
+        rows={split: len(part) if isinstance(part, Dataset) else "streamed" for split, part in splits.items()},
     )
     card.save(output_dir / "README.md")
     print(summary(results))
@@ -83,7 +85,7 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
     chosen = order[:count]
     if single:
         rows = Rows(split.select_columns([columns.label]), "test").__getitems__(order)
-        labels = label_tensor(rows, columns.label, collator.label2id, collator.problem_type)
+        labels = label_tensor(rows, columns.label, collator.label2id, collator.problem_type, bad=[])
         order = [row for row, label in zip(order, labels.tolist()) if label != -100]
         right = (logits[order].argmax(-1) == labels[labels != -100]).tolist()
         wrong = [row for row, good in zip(order, right) if not good][: count // 3]
@@ -93,7 +95,11 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
         truth = row[columns.label]
         truth = id2label.get(truth, truth) if isinstance(truth, int) else truth
         answer = id2label[logits[row["row_id"]].argmax().item()] if single else f"{logits[row['row_id']].tolist()}"
-        picture = decode_image(row, columns.image) if columns.image and row[columns.image] else None
+        try:
+            there = [column for column in columns.images if row[column]]
+            picture = decode_image(row, there[0], collator.root) if there else None
+        except BadRowError:  # skipped in the run, or it would not have come this far
+            picture = None
         samples.append((picture, row[columns.text] if columns.text else None, answer, str(truth)))
     return samples
 

@@ -2,397 +2,338 @@
 
     python training/train.py training/recipes/easy_vqa.yaml
     accelerate launch training/train.py training/recipes/easy_vqa.yaml --learning_rate 1e-3
+    python training/train.py --dataset my.csv --image_column photo --text_column question --label_column answer
 
 A run leaves in its folder the checkpoint (weights, config, processor, code), results.json, curves.png,
-predictions.png and the model card, README.md.
+predictions.png and the model card, README.md. The same command takes up a run that was killed where its last
+checkpoint left it, and ends with the very weights that it would have had.
 """
 
-import dataclasses
 import json
 import sys
 import time
-from functools import partial
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object, send_to_device, set_seed
-from datasets import DatasetDict
-from torch.utils.data import DataLoader
+from accelerate.utils import send_to_device, set_seed
+from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import get_scheduler
-from transformers.utils import logging
 
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # `accelerate launch training/train.py` puts only training/ on the path
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `accelerate launch` puts only training/ there
 
-from mm_hf import MMFusionForClassification, MMFusionForQuestionAnswering, MMFusionProcessor  # noqa: E402
-from mm_hf.data import (  # noqa: E402
-    Columns,
-    FeatureCache,
-    GroupedBatchSampler,
-    MultimodalCollator,
-    Rows,
-    label_names,
-    load_splits,
-)
-from mm_hf.data.collator import label_tensor  # noqa: E402
-from mm_hf.evaluation import classification_metrics, majority_accuracy  # noqa: E402
+from mm_hf import MMFusionForClassification  # noqa: E402
+from mm_hf.checkpoints import begin, newest_checkpoint, publish, rotate, staging_folder  # noqa: E402
+from mm_hf.data import MultimodalCollator  # noqa: E402
 from mm_hf.models.losses import count_labels  # noqa: E402
-from mm_hf.trainer import parameter_groups  # noqa: E402
-from training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments  # noqa: E402
-from training.run_folder import git_commit, hardware, versions, write_run  # noqa: E402
-
-
-HEADS = {"question_answering": MMFusionForQuestionAnswering, "classification": MMFusionForClassification}
+from mm_hf.optim import EMA, NonFiniteGuard, parameter_groups, unfreeze_gradually  # noqa: E402
+from training.arguments import TrainArguments  # noqa: E402
+from training.job import Job, run, set_up  # noqa: E402
+from training.measure import evaluate, finish  # noqa: E402
 
 
 def main():
     """The whole run, from top to bottom."""
-    name, model_args, data_args, train_args = parse_arguments(__doc__.split("\n")[0])
-    output_dir = Path(train_args.output_dir or ROOT / "runs" / name)
-    accelerator = Accelerator(mixed_precision=train_args.mixed_precision)
-    logging.disable_progress_bar()  # of loading weights: seconds
-    say = partial(print, flush=True) if accelerator.is_main_process else lambda *args: None
-    say(f"{accelerator.num_processes} process(es) on {accelerator.device}, {torch.get_num_threads()} threads each")
-
-    # Data
     started = time.perf_counter()
-    columns = Columns(
-        image=data_args.image_column,
-        image_id=data_args.image_id_column,
-        text=data_args.text_column,
-        label=data_args.label_column,
-        kind=data_args.kind_column,
+    job = set_up(__doc__.split("\n")[0], "train.py")
+    if job is None:
+        return
+    job.seconds["prepare"] = time.perf_counter() - started
+    job.accelerator.init_trackers("tensorboard")
+    history = fit(job, job.model, job.collator, job.train_args, job.output_dir)
+    finish(job, fit, history)
+
+
+@dataclass
+class Progress:
+    """How far a training has come: what a checkpoint keeps beside weights and optimizer.
+
+    Args:
+        step: optimizer steps made.
+        epoch, batch: epochs completed, and batches of the present one that were used.
+        seconds: wall time of training.
+        best, best_step: best score on validation, higher is better, and where it was.
+        evaluations_since: since the best one.
+        done: the training ended; nothing is left but to measure.
+        limits: what the recipe said of its end.
+        history: points of (step, value) by name.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    best_step: int = 0
+    evaluations_since: int = 0
+    done: bool = False
+    limits: list = field(default_factory=list)
+    history: dict[str, list] = field(
+        default_factory=lambda: {"loss": [], "validation": [], "learning rate": []}
     )
-    check_arguments(model_args, data_args)
-    splits = load_splits(data_args.dataset, columns)
-    missing = {"train", "validation", "test"} - set(splits)
-    if missing:
-        raise ValueError(f"{data_args.dataset} needs splits train, validation and test; it has {list(splits)}.")
-    names = label_names(splits, columns.label)
-    label2id = {name: number for number, name in enumerate(names)} if names else None
-    problem_type = "single_label_classification" if names else "regression"
-    check_labels(splits, columns, label2id, problem_type)
-    say(f"{data_args.dataset}: {', '.join(f'{split} {len(rows)}' for split, rows in splits.items())} rows")
-    say(f"labels: {names}")
-
-    # Model. The same seed on every process: all start from the same weights.
-    build = partial(build_model, model_args, label2id, problem_type)
-    set_seed(train_args.seed)
-    processor = build_processor(model_args, data_args)
-    model = build().to(accelerator.device)
-    sizes = [
-        sum(p.numel() for p in model.parameters() if p.requires_grad or not trains) / 1e6 for trains in (True, False)
-    ]
-    say(f"{type(model).__name__}: {sizes[1]:.1f} M parameters, {sizes[0]:.1f} M of them train")
-    cache = None
-    if data_args.cache_features:
-        cache = build_cache(model, processor, columns, splits, progress=accelerator.is_main_process)
-    collator = MultimodalCollator(processor, columns, label2id, problem_type, cache=cache)
-    seconds = {"prepare": time.perf_counter() - started}
-
-    # Training
-    started = time.perf_counter()
-    history = fit(accelerator, model, collator, splits, train_args)
-    seconds["train"] = time.perf_counter() - started
-    if accelerator.is_main_process:  # before anything else can fail
-        model.save_pretrained(output_dir)
-        processor.save_pretrained(output_dir)
-
-    # Test, once, with the model that was best on validation
-    started = time.perf_counter()
-    logits, report = evaluate(accelerator, model, collator, splits, "test", train_args)
-    results = {"metrics": report["metrics"], "by_kind": report["by_kind"], "floors": {}}
-    seconds["evaluate"] = time.perf_counter() - started
-    say(f"test: {json.dumps(report['metrics'])}")
-
-    if train_args.floors:
-        started = time.perf_counter()
-        results["floors"] = measure_floors(accelerator, build, model, collator, splits, train_args)
-        seconds["floors"] = time.perf_counter() - started
-
-    results |= {
-        "seed": train_args.seed,
-        "seconds": {key: round(value, 1) for key, value in seconds.items()},
-        "num_processes": accelerator.num_processes,
-        "commit": git_commit(ROOT),
-        "versions": versions(),
-        "hardware": hardware(),
-        "recipe": {"name": name, **vars(model_args), **vars(data_args), **vars(train_args)},
-    }
-    if accelerator.is_main_process:
-        write_run(output_dir, ROOT, model, collator, splits, logits, results, history)
-    accelerator.end_training()
 
 
-def check_arguments(model_args: ModelArguments, data_args: DataArguments):
-    """Says what is missing or does not fit together, before anything is loaded."""
-    needed = {"dataset": data_args.dataset, "label_column": data_args.label_column}
-    for encoder, column in (("vision_encoder", "image_column"), ("text_encoder", "text_column")):
-        if getattr(model_args, encoder) is not None:
-            needed[column] = getattr(data_args, column)
-        elif getattr(data_args, column) is not None:
-            needed[encoder] = None
-    for key, value in needed.items():
-        if value is None:
-            raise ValueError(f"{key} is missing: give it in the recipe or as --{key}.")
-    for key, value, encoder in (
-        ("image_size", model_args.image_size, "vision_encoder"),
-        ("max_text_length", data_args.max_text_length, "text_encoder"),
+class Training:
+    """One training run: the parts that change from step to step, how a step is made, and how all is kept.
+
+    Args:
+        job: the run.
+        model: trained in place.
+        collator: makes the batches; the recipe's augmentations come on top.
+        args: how it trains.
+        folder: for checkpoints and trackers; None keeps nothing, as for the floors.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        model: MMFusionForClassification,
+        collator: MultimodalCollator,
+        args: TrainArguments,
+        folder: Path | None,
     ):
-        if value is not None and getattr(model_args, encoder) is None:
-            raise ValueError(f"{key} is {value}, but there is no {encoder}.")
+        self.job, self.model, self.collator, self.args, self.folder = job, model, collator, args, folder
+        self.accelerator = job.accelerator
+        self.loader = job.loader("train", job.training_collator(collator), train=True)
+        self.streams = job.data_args.streaming
+        self.epoch_batches = None if self.streams else len(self.loader)
+        if self.epoch_batches == 0:
+            raise ValueError(f"The training part has {len(job.splits['train'])} rows: too few for a single batch.")
+        steps_per_epoch = args.max_steps if self.streams else -(-self.epoch_batches // args.gradient_accumulation_steps)
+        self.total = args.max_steps if args.max_steps > 0 else max(1, round(args.num_train_epochs * steps_per_epoch))
+        set_seed(args.seed + self.accelerator.process_index)  # dropout differs between processes
+        rates = {name: rate for name, rate in args.encoder_learning_rates.items() if name in model.config.modalities}
+        groups = parameter_groups(model, args.learning_rate, args.weight_decay, rates, args.layer_decay)
+        optimizers = {
+            "adamw_torch_fused": lambda: torch.optim.AdamW(groups, lr=args.learning_rate, fused=True),
+            "sgd": lambda: torch.optim.SGD(groups, lr=args.learning_rate),
+        }
+        optimizer = optimizers[args.optim]()
+        self.scheduler = get_scheduler(
+            args.lr_scheduler_type, optimizer, round(args.warmup_ratio * self.total), self.total
+        )
+        if args.unfreeze_epochs is not None:
+            unfreeze_gradually(self.scheduler, groups, max(1, round(args.unfreeze_epochs * steps_per_epoch)))
+        if args.torch_compile:
+            model.compile()
+        self.prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.ema = None if args.ema_decay is None else EMA(model, args.ema_decay)
+        self.guard = NonFiniteGuard(
+            args.max_nonfinite, job.output_dir if folder is None else folder, self.accelerator.process_index
+        )
+        self.progress = Progress(limits=[self.total, args.max_train_seconds, args.early_stopping_patience])
+        self.best_weights: dict[str, torch.Tensor] = {}
+        self.stream_position = (0, 0)  # epoch of this process's stream, and rows of it that were used
+        self.losses: list[torch.Tensor] = []  # since the last point of the curve
+        self.logged = 0
 
+    def run(self):
+        """Trains to the end, and leaves in the model the weights that were best on validation."""
+        progress = self.progress
+        began, before = time.perf_counter(), progress.seconds
+        bar = tqdm(
+            total=self.total,
+            initial=progress.step,
+            desc="training",
+            disable=not self.accelerator.is_local_main_process,
+        )
+        while not progress.done:
+            if self.streams:
+                self.loader.start_at(*self.stream_position)
+            else:
+                self.loader.set_epoch(progress.epoch, skip=progress.batch)
+            batches = iter(self.loader)
+            while not progress.done and (window := list(islice(batches, self.args.gradient_accumulation_steps))):
+                progress.seconds = before + time.perf_counter() - began
+                overtime = self.make_step(window)
+                bar.update()
+                progress.done = overtime or progress.step >= self.total
+                self.log(bar)
+                end_of_epoch = progress.batch == self.epoch_batches
+                if progress.done or self.is_due(self.args.eval_steps, end_of_epoch):
+                    self.evaluate()
+                if end_of_epoch:
+                    progress.epoch, progress.batch = progress.epoch + 1, 0
+                due = self.args.save_steps or self.args.eval_steps
+                if self.folder is not None and (progress.done or self.is_due(due, end_of_epoch)):
+                    self.save()
+        bar.close()
+        if progress.step < self.total:
+            why = f"max_train_seconds is {self.args.max_train_seconds}"
+            if progress.evaluations_since:
+                why = f"the best of {progress.evaluations_since + 1} evaluations was at step {progress.best_step}"
+            self.job.say(f"stopped after {progress.step} of {self.total} steps: {why}")
+        if self.guard.total:
+            self.job.say(f"{self.guard.total} steps were skipped, whose loss was not finite")
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if name in self.best_weights:
+                    parameter.copy_(self.best_weights[name])
+        self.accelerator.free_memory(self.prepared, self.optimizer)
 
-def check_labels(splits: DatasetDict, columns: Columns, label2id: dict[str, int] | None, problem_type: str):
-    """Looks at every label, so that a bad one stops the run before the training and not after it."""
-    for split, dataset in splits.items():
-        rows = [{columns.label: v, "row_id": i, "split": split} for i, v in enumerate(dataset[columns.label])]
-        labels = label_tensor(rows, columns.label, label2id, problem_type)
-        if count_labels(labels) == 0:
-            raise ValueError(f"No row of split {split!r} has a label in column {columns.label!r}.")
+    def is_due(self, steps: int | None, end_of_epoch: bool) -> bool:
+        """Whether something comes after this step that comes every so many steps, or every epoch."""
+        return end_of_epoch if steps is None else self.progress.step % steps == 0
 
+    def make_step(self, window: list[dict]) -> bool:
+        """One optimizer step over some batches.
 
-def build_processor(model_args: ModelArguments, data_args: DataArguments) -> MMFusionProcessor:
-    """The encoders' own processors, with the sizes that the recipe asks for."""
-    encoders = {"vision": model_args.vision_encoder, "text": model_args.text_encoder}
-    processor = MMFusionProcessor.from_encoders_pretrained(**encoders)
-    if model_args.image_size is not None:
-        processor.image_processor.size = {"height": model_args.image_size, "width": model_args.image_size}
-        processor.image_processor.do_center_crop = False
-    if data_args.max_text_length is not None:
-        processor.tokenizer.model_max_length = data_args.max_text_length
-    return processor
+        Returns:
+            whether any process has used up its time.
+        """
+        accelerator, args, progress = self.accelerator, self.args, self.progress
+        # The loss is divided by the labelled rows of all processes and batches of the step, and DDP averages.
+        overtime = args.max_train_seconds is not None and progress.seconds > args.max_train_seconds
+        sums = [float(sum(count_labels(batch["labels"]) for batch in window)), float(overtime)]
+        count, overtime = accelerator.reduce(torch.tensor(sums, device=accelerator.device)).tolist()
+        self.model.train()
+        losses, row_ids = [], []
+        for number, batch in enumerate(window):
+            row_ids += batch.pop("row_ids").tolist()
+            self.job.note_bad_rows(batch.pop("bad_rows", []))
+            self.stream_position = batch.pop("stream_position", self.stream_position)
+            batch = send_to_device(batch, accelerator.device)
+            last = number == len(window) - 1
+            with accelerator.no_sync(self.prepared) if not last else accelerator.autocast():
+                with accelerator.autocast():
+                    loss = self.prepared(**batch, num_items_in_batch=max(count, 1) / accelerator.num_processes).loss
+                accelerator.backward(loss)
+            losses.append(loss.detach())
+        norm = None
+        if args.max_grad_norm > 0:
+            norm = accelerator.clip_grad_norm_(self.prepared.parameters(), args.max_grad_norm)
+        # With float16 the scaler skips such steps by itself, and lowers its scale.
+        if accelerator.scaler is not None or self.guard.check(self.model, progress.step + 1, row_ids, norm):
+            self.losses += losses
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update()
+        progress.step += 1
+        progress.batch += len(window)
+        return overtime > 0
 
+    def log(self, bar):
+        """A point of each curve, every so many steps."""
+        progress = self.progress
+        if not progress.done and progress.step % self.args.logging_steps:
+            return
+        total = torch.stack(self.losses).sum() if self.losses else torch.tensor(0.0, device=self.accelerator.device)
+        loss = self.accelerator.reduce(total, reduction="mean").item() / max(1, progress.step - self.logged)
+        self.losses, self.logged = [], progress.step
+        self.note("loss", loss)
+        self.note("learning rate", self.scheduler.get_last_lr()[0])
+        best = "-" if progress.best is None else f"{progress.best:.4f}"
+        bar.set_postfix(loss=f"{loss:.4f}", validation=best)
 
-def build_model(
-    model_args: ModelArguments, label2id: dict[str, int] | None, problem_type: str
-) -> MMFusionForClassification:
-    """The recipe's model with fresh fusion and head."""
-    labels = {"num_labels": 1}
-    if label2id is not None:
-        id2label = {number: name for name, number in label2id.items()}
-        labels = {"id2label": id2label, "label2id": label2id, "num_labels": len(label2id)}
-    model = HEADS[model_args.task].from_encoders_pretrained(
-        vision=model_args.vision_encoder,
-        text=model_args.text_encoder,
-        fusion=model_args.fusion,
-        fusion_module_config={
-            "hidden_size": model_args.fusion_hidden_size,
-            "num_hidden_layers": model_args.fusion_layers,
-            "num_attention_heads": model_args.fusion_heads,
-            "hidden_dropout_prob": model_args.fusion_dropout,
-            "modality_dropout": model_args.modality_dropout,
-        },
-        vision_feature_layer=model_args.vision_feature_layer,
-        pooling={"text": model_args.text_pooling} if model_args.text_pooling else None,
-        freeze_encoders=model_args.freeze_encoders,
-        **({"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}),
-        problem_type=problem_type,
-        **labels,
-    )
-    if model_args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    return model
+    def note(self, name: str, value: float):
+        """A point of one curve, here and in the tracker."""
+        self.progress.history[name].append((self.progress.step, value))
+        if self.folder is not None:
+            self.accelerator.log({name.replace(" ", "_"): value}, step=self.progress.step)
 
+    def evaluate(self):
+        """Measures the model, or its average, on validation, keeps it if it is the best, and says if that is all."""
+        progress = self.progress
+        if self.ema is None:
+            self.keep_if_best()
+        else:
+            with self.ema.applied():
+                self.keep_if_best()
+        patience = self.args.early_stopping_patience
+        if patience is not None and progress.evaluations_since >= patience:
+            progress.done = True
 
-def build_cache(model, processor, columns: Columns, splits: DatasetDict, progress: bool) -> FeatureCache | None:
-    """Encodes every distinct item of the frozen encoders once."""
-    if not model.config.frozen_encoders:
-        return None
-    cache = FeatureCache(model.base_model.eval())
-    collator = MultimodalCollator(processor, columns)
-    rows = {split: Rows(dataset, split) for split, dataset in splits.items()}
+    def keep_if_best(self):
+        """Measures the weights as they are."""
+        progress = self.progress
+        _, report = evaluate(self.job, self.model, self.collator, "validation")
+        metric, score = next(iter(report["metrics"].items()))
+        self.note("validation", score)
+        score = -score if metric == "rmse" else score
+        progress.evaluations_since += 1
+        if progress.best is None or score > progress.best:
+            progress.best, progress.best_step, progress.evaluations_since = score, progress.step, 0
+            self.best_weights = {
+                name: p.detach().cpu().clone() for name, p in self.model.named_parameters() if p.requires_grad
+            }
 
-    def prepare(modality, places):
-        return collator.prepare_items(modality, [rows[split][row] for split, row in places])
+    def save(self):
+        """Writes a checkpoint beside its place; once all processes have, it takes its place."""
+        folder = self.folder / f"checkpoint-{self.progress.step}"
+        staged, rank = staging_folder(folder), self.accelerator.process_index
+        if self.accelerator.is_main_process:
+            begin(folder)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(staged))
+        own = {
+            "stream_position": self.stream_position,
+            "bad_rows": self.job.bad_rows.state_dict(),
+            "guard": self.guard.state_dict(),
+            "losses": [loss.item() for loss in self.losses],
+            "logged": self.logged,
+        }
+        (staged / f"rank_{rank}.json").write_text(json.dumps(own), encoding="utf-8")
+        if self.accelerator.is_main_process:
+            (staged / "progress.json").write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
+            torch.save(self.scheduler.state_dict(), staged / "scheduler.pt")
+            save_file(self.best_weights, staged / "best.safetensors")
+            if self.ema is not None:
+                save_file(self.ema.state_dict(), staged / "ema.safetensors")
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            publish(folder)
+            rotate(self.folder, self.args.save_total_limit)
+        self.accelerator.wait_for_everyone()
 
-    for modality in model.config.frozen_encoders:
-        items = {}  # where each item is found: the pictures themselves would fill the memory
-        for split, part in rows.items():
-            for start in range(0, len(part), 1000):
-                for row in part.__getitems__(range(start, min(start + 1000, len(part)))):
-                    key = collator.item_key(row, modality)
-                    if key is not None:
-                        items.setdefault(key, (split, row["row_id"]))
-        cache.fill(modality, items.items(), partial(prepare, modality), progress=progress)
-    return cache
-
-
-def build_loader(
-    accelerator: Accelerator, collator: MultimodalCollator, splits: DatasetDict, split: str, args, train: bool
-):
-    """Batches of one split for this process; rows of one picture stay together."""
-    groups = splits[split][collator.columns.image_id] if collator.columns.image_id else len(splits[split])
-    sampler = GroupedBatchSampler(
-        groups,
-        args.per_device_train_batch_size if train else args.per_device_eval_batch_size,
-        shuffle=train,
-        seed=args.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        drop_last=train,
-    )
-    loader = DataLoader(
-        Rows(splits[split], split),
-        batch_sampler=sampler,
-        collate_fn=collator,
-        num_workers=args.dataloader_num_workers,
-    )
-    return sampler, loader
+    def resume(self, folder: Path):
+        """Takes up all that `save` wrote. The random numbers go on where they were, so nothing may draw any between
+        here and the first step."""
+        own = json.loads((folder / f"rank_{self.accelerator.process_index}.json").read_text(encoding="utf-8"))
+        self.stream_position = tuple(own["stream_position"])
+        self.job.bad_rows.load_state_dict(own["bad_rows"])
+        self.guard.load_state_dict(own["guard"])
+        self.losses = [torch.tensor(loss, device=self.accelerator.device) for loss in own["losses"]]
+        self.logged = own["logged"]
+        limits = self.progress.limits
+        self.progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
+        if limits != self.progress.limits:  # the recipe may now end later
+            self.progress.done, self.progress.limits = self.progress.step >= self.total, limits
+        self.scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
+        self.best_weights = load_file(folder / "best.safetensors")
+        if self.ema is not None:
+            self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
+        self.accelerator.load_state(str(folder))
 
 
 def fit(
-    accelerator: Accelerator, model, collator: MultimodalCollator, splits: DatasetDict, args: TrainArguments
-) -> dict:
-    """Trains, and leaves in `model` the weights that were best on validation.
+    job: Job,
+    model: MMFusionForClassification,
+    collator: MultimodalCollator,
+    args: TrainArguments,
+    folder: Path | None = None,
+) -> dict[str, list]:
+    """Trains, from the newest checkpoint in the folder if there is one, and leaves in `model` the weights that were
+    best on validation.
 
     Returns:
         points of (step, value) by name.
     """
-    sampler, loader = build_loader(accelerator, collator, splits, "train", args, train=True)
-    steps_per_epoch = -(-len(loader) // args.gradient_accumulation_steps)
-    if steps_per_epoch == 0:
-        raise ValueError(f"The training part has {len(splits['train'])} rows: too few for a single batch.")
-    total = args.max_steps if args.max_steps > 0 else max(1, round(args.num_train_epochs * steps_per_epoch))
-    set_seed(args.seed + accelerator.process_index)  # dropout differs between processes
-    rates = {name: rate for name, rate in args.encoder_learning_rates.items() if name in model.config.modalities}
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, args.learning_rate, args.weight_decay, rates), lr=args.learning_rate, fused=True
-    )
-    scheduler = get_scheduler(args.lr_scheduler_type, optimizer, round(args.warmup_ratio * total), total)
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-
-    history: dict[str, list] = {"loss": [], "validation": [], "learning rate": []}
-    best, best_weights = None, None
-    started, step, logged, epoch, running, stop = time.perf_counter(), 0, 0, 0, [], False
-    bar = tqdm(total=total, desc="training", disable=not accelerator.is_main_process)
-    while not stop:
-        sampler.set_epoch(epoch)
-        model.train()
-        batches = iter(loader)
-        while not stop and (window := [batch for _, batch in zip(range(args.gradient_accumulation_steps), batches)]):
-            # The loss is divided by the labelled rows of all processes and batches of the step, and DDP averages.
-            overtime = args.max_train_seconds is not None and time.perf_counter() - started > args.max_train_seconds
-            count = sum(count_labels(batch["labels"]) for batch in window)
-            count, overtime = accelerator.reduce(
-                torch.tensor([float(count), float(overtime)], device=accelerator.device)
-            ).tolist()
-            for number, batch in enumerate(window):
-                batch = send_to_device(batch, accelerator.device)
-                batch.pop("row_ids")
-                last = number == len(window) - 1
-                with accelerator.no_sync(prepared) if not last else accelerator.autocast():
-                    with accelerator.autocast():
-                        loss = prepared(**batch, num_items_in_batch=max(count, 1) / accelerator.num_processes).loss
-                    accelerator.backward(loss)
-                running.append(loss.detach())
-            if args.max_grad_norm > 0:
-                accelerator.clip_grad_norm_(prepared.parameters(), args.max_grad_norm)
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
-            step += 1
-            bar.update()
-            stop = step >= total or overtime > 0
-            if step % args.logging_steps == 0 or stop:
-                loss = accelerator.reduce(torch.stack(running).sum(), reduction="mean").item() / (step - logged)
-                logged = step
-                history["loss"].append((step, loss))
-                history["learning rate"].append((step, scheduler.get_last_lr()[0]))
-                bar.set_postfix(loss=f"{loss:.4f}", validation="-" if best is None else f"{best:.4f}")
-                running = []
-        _, report = evaluate(accelerator, model, collator, splits, "validation", args)
-        metric, score = next(iter(report["metrics"].items()))
-        score = -score if metric == "rmse" else score
-        history["validation"].append((step, report["metrics"][metric]))
-        if best is None or score > best:
-            best = score
-            best_weights = {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
-        epoch += 1
-    bar.close()
-    if step < total and accelerator.is_main_process:
-        print(f"stopped after {step} of {total} steps: max_train_seconds is {args.max_train_seconds}", flush=True)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in best_weights:
-                parameter.copy_(best_weights[name])
-    accelerator.free_memory(prepared, optimizer)
-    return history
-
-
-@torch.no_grad()
-def evaluate(accelerator: Accelerator, model, collator: MultimodalCollator, splits: DatasetDict, split: str, args):
-    """Runs the model over a split, each process over its part, every row once.
-
-    Returns:
-        the logits `(N, C)` in the order of the rows, and what `classification_metrics` gives.
-    """
-    model.eval()
-    _, loader = build_loader(accelerator, collator, splits, split, args, train=False)
-    parts = []
-    for batch in loader:
-        row_ids = batch.pop("row_ids")
-        labels = batch.pop("labels")
-        with accelerator.autocast():
-            logits = model(**send_to_device(batch, accelerator.device)).logits
-        parts.append((row_ids, logits.float().cpu(), labels))
-    parts = gather_object(parts)
-    row_ids, logits, labels = (torch.cat(column) for column in zip(*parts))
-    order = row_ids.argsort()
-    kinds = splits[split][collator.columns.kind] if collator.columns.kind else None
-    report = classification_metrics(logits[order], labels[order], model.config.problem_type, kinds)
-    return logits[order], report
-
-
-def measure_floors(accelerator, build, model, collator: MultimodalCollator, splits: DatasetDict, args) -> dict:
-    """What the score must be held against: the most frequent label, each modality alone, and wrong pairs.
-
-    The models that see one modality alone are trained as the model was, on a smaller budget, with the other absent.
-    """
-    label, floors = collator.columns.label, {}
-    if model.config.problem_type == "single_label_classification":
-        floors["majority"] = majority_accuracy(splits["train"][label], splits["test"][label])
-    names = {"text": "text_only", "vision": "image_only"}
-    for modality in model.config.modalities if len(model.config.modalities) > 1 else []:
-        others = frozenset(model.config.modalities) - {modality}
-        alone = dataclasses.replace(collator, absent=others)
-        budget = type(args)(**vars(args))
-        budget.num_train_epochs, budget.max_steps = args.num_train_epochs * args.floor_budget, -1
-        if args.max_steps > 0:
-            budget.max_steps = max(1, round(args.max_steps * args.floor_budget))
-        set_seed(args.seed)
-        floor_model = build().to(accelerator.device)
-        fit(accelerator, floor_model, alone, splits, budget)
-        _, report = evaluate(accelerator, floor_model, alone, splits, "test", args)
-        floors[names[modality]] = next(iter(report["metrics"].values()))
-    if {"vision", "text"} <= set(model.config.modalities):
-        shuffled = DatasetDict({"test": with_wrong_images(splits["test"], collator.columns, args.seed)})
-        _, report = evaluate(accelerator, model, collator, shuffled, "test", args)
-        floors["shuffled_pairs"] = next(iter(report["metrics"].values()))
-    return floors
-
-
-def with_wrong_images(split, columns: Columns, seed: int):
-    """The split with its pictures dealt out anew, so that each question meets a picture drawn at random."""
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed)).tolist()
-    moved = [name for name in (columns.image, columns.image_id) if name is not None]
-    others = split.remove_columns(moved)
-    for name in moved:
-        others = others.add_column(name, split[order][name], feature=split.features[name])
-    return others
-
-
-def run():
-    """`main`, with one line in place of a traceback where what the user gave is wrong. Anything else is a fault of
-    ours."""
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit("error: " + " ".join(str(error).split()))
+    training = Training(job, model, collator, args, folder)
+    checkpoint = None if folder is None else newest_checkpoint(folder)
+    if checkpoint is not None:
+        training.resume(checkpoint)
+        job.say(f"taken up from {checkpoint}")
+    job.say(f"training: {training.total} steps, {training.progress.step} of them made")
+    training.run()
+    if folder is not None:
+        job.seconds["train"] = training.progress.seconds
+    return training.progress.history
 
 
 if __name__ == "__main__":
-    run()
+    run(main)

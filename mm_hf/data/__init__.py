@@ -1,17 +1,37 @@
 """From rows of a `datasets.Dataset` to batches of the model."""
 
-from .collator import MultimodalCollator
-from .feature_cache import FeatureCache
-from .loading import Columns, Rows, label_names, load_splits
-from .samplers import GroupedBatchSampler
+from .augmentation import ImageAugmentation, parse_augmentations
+from .bad_rows import BadRows
+from .collator import MultimodalCollator, label_tensor
+from .feature_cache import CacheTooLargeError, FeatureCache
+from .loader import BatchLoader
+from .loading import BadRowError, Columns, Rows, labels_of, normalise_labels, resolve_path
+from .samplers import GroupedBatchSampler, balanced_weights
+from .sources import data_root_of, load_splits
+from .streaming import StreamBatches
+from .summary import describe, summary_lines
 
 
 __all__ = [
+    "BadRowError",
+    "BadRows",
+    "BatchLoader",
+    "CacheTooLargeError",
     "Columns",
     "FeatureCache",
     "GroupedBatchSampler",
+    "ImageAugmentation",
     "MultimodalCollator",
     "Rows",
-    "label_names",
+    "StreamBatches",
+    "balanced_weights",
+    "data_root_of",
+    "describe",
+    "label_tensor",
+    "labels_of",
     "load_splits",
+    "normalise_labels",
+    "parse_augmentations",
+    "resolve_path",
+    "summary_lines",
 ]

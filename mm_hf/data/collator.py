@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,25 +10,58 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..models.processing_mm_fusion import MMFusionProcessor, distinct_items
+from ..models.processing_mm_fusion import MMFusionProcessor
+from .augmentation import ImageAugmentation
+from .bad_rows import check_on_error
 from .feature_cache import FeatureCache
-from .loading import BadRowError, Columns
+from .loading import BadRowError, Columns, resolve_path
 
 
-def decode_image(row: dict[str, Any], column: str) -> Image.Image:
+LISTED_LABELS = 20  # of a long list of labels, in a message
+
+
+def decode_image(row: dict[str, Any], column: str, root: str | None = None) -> Image.Image:
     """Decodes the picture of a row, to RGB.
 
+    Args:
+        row: as `Rows` gives it; the picture a dict of `bytes` and `path`.
+        column: of the picture.
+        root: see `resolve_path`.
+
     Raises:
-        BadRowError: it is missing or broken.
+        BadRowError: it is missing or broken, or its path leaves the root.
     """
-    value = row[column]
+    value, file = row[column], picture_file(row[column])
     try:
-        source = io.BytesIO(value["bytes"]) if value.get("bytes") is not None else value["path"]
-        return Image.open(source).convert("RGB")
+        if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
+            raise BadRowError(row, column, f"this is no picture, with neither bytes nor a path: {value!r:.80}.")
+        if value.get("bytes") is not None:
+            source: Any = io.BytesIO(value["bytes"])
+        else:
+            try:
+                source = resolve_path(file, root)
+            except ValueError as error:
+                raise BadRowError(row, column, str(error), file) from None
+        with Image.open(source) as image:
+            return image.convert("RGB")
+    except BadRowError:
+        raise
     except FileNotFoundError:
-        raise BadRowError(row, column, f"there is no file {value['path']!r}.") from None
+        raise BadRowError(row, column, "there is no such file.", file) from None
     except Exception as error:  # Pillow raises a dozen types for broken files
-        raise BadRowError(row, column, f"the picture cannot be read ({type(error).__name__}: {error}).") from None
+        reason = f"the picture cannot be read ({type(error).__name__}: {error})."
+        raise BadRowError(row, column, " ".join(reason.split()), file) from None
+
+
+def picture_file(value: Any) -> str | None:
+    """The path of a picture as its row has it; None where there is none."""
+    path = value.get("path") if isinstance(value, dict) else None
+    return None if path is None else str(path)
+
+
+def is_absent(value: Any) -> bool:
+    """Whether a row has nothing there: None, or the NaN that tables write for it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 @dataclass
@@ -40,10 +74,24 @@ class MultimodalCollator:
         label2id, problem_type: see `label_tensor`.
         absent: modalities to leave out of every row, for baselines that see the others alone.
         cache: features of frozen encoders; items it holds go in as `encoder_states`.
+        on_error: `"raise"` stops at a bad row; `"skip"` keeps its place in the batch, so that shapes and processes
+            stay in step, but takes its bad part for absent and masks its label.
+        root: see `resolve_path`.
+        augment: changes pictures at random: for training alone.
+        token_dropout: share of the tokens of a text, special ones aside, that become the mask token (or the unknown
+            one, where the tokenizer has no mask): for training alone.
+        seed: of both. What is drawn depends on the seed, the epoch and the first row of the item in the batch and on
+            nothing else, so that neither a resumed run nor the number of workers changes it.
 
     Returns of a call:
-        a dict with `vision_index`, `text_index` `(B,)`, the processor's tensors for the distinct items (or
-        `encoder_states`), `labels` and `row_ids` `(B,)`.
+        a dict with `vision_index`, `text_index` `(B,)` (`(B, K)` where there are K > 1 columns of pictures, which
+        share one pool of items), the processor's tensors for the distinct items (or `encoder_states`), `labels`,
+        `row_ids` `(B,)`; for rows of a stream `stream_position`, epoch and number of rows read in it by the end of
+        this batch; where rows are bad `bad_rows`, their entries (see `BadRowError`).
+
+    Raises:
+        ValueError: settings that do not fit together: an augmentation of what was encoded before or is not there, or
+            a tokenizer without a token to put in the place of dropped ones.
     """
 
     processor: MMFusionProcessor
@@ -52,96 +100,327 @@ class MultimodalCollator:
     problem_type: str | None = None
     absent: frozenset[str] = frozenset()
     cache: FeatureCache | None = None
-    names: dict[str, str | None] = field(init=False)
+    on_error: str = "raise"
+    root: str | None = None
+    augment: ImageAugmentation | None = None
+    token_dropout: float = 0.0
+    seed: int = 0
+    parts: dict[str, list[str]] = field(init=False)  # the columns of each modality
+    epoch: int = field(init=False, default=0)
 
     def __post_init__(self):
-        self.names = {"vision": self.columns.image, "text": self.columns.text}
+        check_on_error(self.on_error)
+        text = self.columns.text
+        self.parts = {"vision": self.columns.images, "text": [] if text is None else [text]}
+        if not 0 <= self.token_dropout < 1:
+            raise ValueError(f"token_dropout must be in [0, 1), got {self.token_dropout}.")
+        asked = {"vision": ("augment", self.augment), "text": ("token_dropout", self.token_dropout or None)}
+        for modality, (name, value) in asked.items():
+            if value is None:
+                continue
+            if not self.parts[modality]:
+                raise ValueError(f"{name} is {value}, but no column holds {modality}.")
+            if self._is_cached(modality):
+                raise ValueError(
+                    f"{name} is {value}, but the {modality} features are cached, encoded once and for all: give up "
+                    f"one of {name} and the feature cache."
+                )
+        if self.token_dropout and self._mask_token_id is None:
+            raise ValueError("token_dropout needs a tokenizer with a mask token or an unknown token.")
+
+    def set_epoch(self, epoch: int):
+        """Tells the epoch to what is drawn at random. Call it before the loader starts its workers; rows of a stream
+        bring their own `epoch`."""
+        self.epoch = epoch
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         if not rows:
             raise ValueError("A batch needs at least one row.")
-        indices, data, states = {}, {}, {}
-        for modality, column in self.names.items():
-            if column is None:
+        bad: list[BadRowError] = []
+        indices: dict[str, torch.Tensor] = {}
+        data: dict[str, torch.Tensor] = {}
+        states: dict[str, Any] = {}
+        for modality, columns in self.parts.items():
+            if not columns:
                 continue
-            keys = [None if modality in self.absent else self.item_key(row, modality) for row in rows]
-            distinct, index = distinct_items(keys, deduplicate=True)
-            indices[f"{modality}_index"] = torch.tensor(index)
-            if not distinct:
+            index, items = self._distinct(rows, modality, bad)
+            if items and self._is_cached(modality):
+                states[modality] = self.cache.states(modality, list(items))
+                states[modality].index = index
                 continue
-            if self.cache is not None and modality in self.cache.modalities:
-                states[modality] = self.cache.states(modality, distinct)
-                states[modality].index = indices.pop(f"{modality}_index")
-                continue
-            first = dict(reversed(list(zip(index, rows))))  # the first row of each item
-            data.update(self.prepare_items(modality, [first[place] for place in range(len(distinct))]))
-        labels = (
-            {}
-            if self.columns.label is None
-            else {"labels": label_tensor(rows, self.columns.label, self.label2id, self.problem_type)}
-        )
-        batch = {**indices, **data, **labels, "row_ids": torch.tensor([row["row_id"] for row in rows])}
+            indices[f"{modality}_index"] = index
+            if items:
+                data.update(self._process(modality, [item for item, _, _ in items.values()]))
+            if items and modality == "text" and self.token_dropout:
+                places = [(row, column) for _, row, column in items.values()]
+                data["input_ids"] = self._drop_tokens(data["input_ids"], places)
+        labels = {}
+        if self.columns.label is not None:
+            noted = bad if self.on_error == "skip" else None
+            labels["labels"] = label_tensor(rows, self.columns.label, self.label2id, self.problem_type, noted)
+            faulty = {(error.entry["split"], error.entry["row"]) for error in bad}
+            masked = torch.tensor([(row["split"], row["row_id"]) in faulty for row in rows])
+            labels["labels"][masked] = float("nan") if labels["labels"].is_floating_point() else -100
+        batch: dict[str, Any] = {**indices, **data, **labels, "row_ids": torch.tensor([row["row_id"] for row in rows])}
+        if "epoch" in rows[-1] and "position" in rows[-1]:
+            batch["stream_position"] = (rows[-1]["epoch"], rows[-1]["position"] + 1)
+        if bad:
+            batch["bad_rows"] = [error.entry for error in bad]
         return {**batch, "encoder_states": states} if states else batch
 
-    def item_key(self, row: dict[str, Any], modality: str) -> str | None:
+    def item_key(self, row: dict[str, Any], modality: str, column: str | None = None) -> str | None:
         """What tells the items of a modality apart; None where the row has none.
 
+        Args:
+            row: as `Rows` gives it.
+            modality: its name.
+            column: one of the modality's; None: the first.
+
         Raises:
-            BadRowError: an empty text.
+            BadRowError: an empty text, or what is no text and no picture.
         """
-        column = self.names[modality]
+        column = self.parts[modality][0] if column is None else column
         value = row[column]
-        if value is None or (isinstance(value, float) and np.isnan(value)):
+        if is_absent(value):
             return None
         if modality == "text":
             if not isinstance(value, str) or not value.strip():
-                raise BadRowError(row, column, f"the text is empty or no text ({value!r}); None means absent.")
+                raise BadRowError(row, column, f"the text is empty or no text ({value!r:.80}); None means absent.")
             return value
-        if self.columns.image_id is not None and row[self.columns.image_id] is not None:
-            return f"{row['split']}:{row[self.columns.image_id]}"
-        content = value["bytes"] if value.get("bytes") is not None else str(value["path"]).encode()
+        file = picture_file(value)
+        if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
+            raise BadRowError(row, column, f"this is no picture, with neither bytes nor a path: {value!r:.80}.")
+        if len(self.parts[modality]) == 1 and self.columns.image_id is not None:
+            image_id = row[self.columns.image_id]
+            if not is_absent(image_id):
+                return f"{row['split']}:{image_id}"
+        content = value["bytes"] if value.get("bytes") is not None else file.encode()
         return hashlib.sha256(content).hexdigest()
 
-    def prepare_items(self, modality: str, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Runs the processor on the items of these rows, which are distinct."""
-        column = self.names[modality]
-        if modality == "vision":
-            return dict(self.processor(images=[decode_image(row, column) for row in rows]))
-        return dict(self.processor(text=[row[column] for row in rows]))
+    def item_keys(self, row: dict[str, Any], modality: str, bad: list[BadRowError] | None = None) -> list[str | None]:
+        """The key of each column of a modality, see `item_key`; None also where the row is bad and bad rows are
+        skipped: those are put into `bad`.
+
+        Raises:
+            BadRowError: a bad row where these are not skipped.
+        """
+        keys = []
+        for column in self.parts[modality]:
+            try:
+                keys.append(self.item_key(row, modality, column))
+            except BadRowError as error:
+                self._note(error, bad)
+                keys.append(None)
+        return keys
+
+    def prepare_items(
+        self, modality: str, rows: list[dict[str, Any]], columns: list[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Runs the processor on the items of these rows, which are distinct, without any augmentation.
+
+        Args:
+            modality: its name.
+            rows: as `Rows` gives them.
+            columns: which column of each row holds the item; None: the modality's first.
+
+        Raises:
+            BadRowError: a picture that cannot be read.
+        """
+        columns = [self.parts[modality][0]] * len(rows) if columns is None else columns
+        return self._process(modality, [self._load(row, modality, column) for row, column in zip(rows, columns)])
+
+    def _is_cached(self, modality: str) -> bool:
+        return self.cache is not None and modality in self.cache.modalities
+
+    def _note(self, error: BadRowError, bad: list[BadRowError] | None):
+        """Raises, or takes the bad row down."""
+        if self.on_error == "raise":
+            raise error
+        if bad is not None:
+            bad.append(error)
+
+    def _distinct(
+        self, rows: list[dict[str, Any]], modality: str, bad: list[BadRowError]
+    ) -> tuple[torch.Tensor, dict[str, tuple]]:
+        """Finds and loads the distinct items of a batch, each once, and notes the bad ones for every row that has
+        them.
+
+        Returns:
+            the index `(B,)` or `(B, K)`, and by key the item (None if its features are cached) with the first row and
+            column that hold it.
+        """
+        columns = self.parts[modality]
+        places = [(row, column) for row in rows for column in columns]
+        if modality in self.absent:
+            keys: list[str | None] = [None] * len(places)
+        else:
+            keys = [key for row in rows for key in self.item_keys(row, modality, bad)]
+        cached = self._is_cached(modality)
+        reasons = dict(self.cache.bad.get(modality, {})) if cached else {}
+        items: dict[str, tuple] = {}
+        for key, (row, column) in zip(keys, places):
+            if key is None or key in items:
+                continue
+            if key not in reasons:
+                try:
+                    item = None if cached else self._load(row, modality, column)
+                    if item is not None and modality == "vision" and self.augment is not None:
+                        item = self.augment(item, self._generator(row, modality, column))
+                    items[key] = item, row, column
+                    continue
+                except BadRowError as error:
+                    reasons[key] = error.entry["reason"]
+            self._note(BadRowError(row, column, reasons[key], picture_file(row[column])), bad)
+        order = {key: number for number, key in enumerate(items)}
+        index = torch.tensor([order.get(key, -1) for key in keys])
+        return (index.reshape(len(rows), -1) if len(columns) > 1 else index), items
+
+    def _load(self, row: dict[str, Any], modality: str, column: str) -> Any:
+        """What the processor takes: the decoded picture, or the text."""
+        return decode_image(row, column, self.root) if modality == "vision" else row[column]
+
+    def _process(self, modality: str, items: list) -> dict[str, torch.Tensor]:
+        return dict(self.processor(images=items) if modality == "vision" else self.processor(text=items))
+
+    def _generator(self, row: dict[str, Any], modality: str, column: str) -> np.random.Generator:
+        """All that is random about an item comes from here, and none of it from the global generators."""
+        place = (list(self.parts).index(modality), self.parts[modality].index(column))
+        return np.random.default_rng([self.seed, row.get("epoch", self.epoch), row["row_id"], *place])
+
+    @property
+    def _mask_token_id(self) -> int | None:
+        """The token that stands for a dropped one."""
+        tokenizer = self.processor.tokenizer
+        return tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
+
+    def _drop_tokens(self, input_ids: torch.Tensor, places: list[tuple[dict[str, Any], str]]) -> torch.Tensor:
+        """Masks tokens at random; special tokens, padding among them, stay.
+
+        Args:
+            input_ids: `(U, T)` int64.
+            places: first row and column of each text.
+
+        Returns:
+            `(U, T)` int64.
+        """
+        special = torch.isin(input_ids, torch.tensor(self.processor.tokenizer.all_special_ids))
+        input_ids = input_ids.clone()
+        for text, fixed, (row, column) in zip(input_ids, special, places):
+            words = (~fixed).nonzero()[:, 0]
+            drawn = self._generator(row, "text", column).random(len(words))
+            text[words[torch.from_numpy(drawn < self.token_dropout)]] = self._mask_token_id
+        return input_ids
 
 
 def label_tensor(
-    rows: list[dict[str, Any]], column: str, label2id: dict[str, int] | None = None, problem_type: str | None = None
+    rows: list[dict[str, Any]],
+    column: str,
+    label2id: dict[str, int] | None = None,
+    problem_type: str | None = None,
+    bad: list[BadRowError] | None = None,
 ) -> torch.Tensor:
     """Labels as the loss takes them: -100 for a class that is missing, NaN for a number that is.
 
     Args:
         rows: as `Rows` gives them.
-        column: of the labels: names in `label2id`, classes (-1 is what datasets writes for a missing one), numbers,
-            or lists of numbers.
+        column: of the labels: names in `label2id`, classes (-1 is what datasets writes for a missing one), booleans,
+            numbers, or lists of any of these. None and NaN are missing.
         label2id: numbers of the classes.
-        problem_type: regression and several labels take numbers as floats; None: as they are.
+        problem_type: regression and several labels take numbers as floats; None: as they are. Several labels with
+            `label2id` take lists of names or classes, or one value in [0, 1] a class (soft targets, as VQA v2 has
+            them; Goyal et al. 2017).
+        bad: takes down bad labels, which then count as missing; None: they raise.
 
     Returns:
         `(B,)` int64, or `(B,)` or `(B, C)` float32.
 
     Raises:
-        BadRowError: a label that is not in the list.
+        BadRowError: a label that is not in the list, or no label at all.
     """
-    values = [row[column] for row in rows]
-    if label2id is not None:
-        for place, (row, value) in enumerate(zip(rows, values)):
-            if isinstance(value, str) and value not in label2id:
-                raise BadRowError(row, column, f"label {value!r} is not in the list {list(label2id)}.")
-            if isinstance(value, int) and not -1 <= value < len(label2id):
-                raise BadRowError(row, column, f"label {value} is not in 0…{len(label2id) - 1}.")
-            values[place] = label2id[value] if isinstance(value, str) else -100 if value in (None, -1) else int(value)
-        return torch.tensor(values)
-    present = next((value for value in values if value is not None), None)
-    if isinstance(present, str):
-        row = next(row for row in rows if row[column] is not None)
-        raise BadRowError(row, column, f"label {present!r} has no number: there is no list of labels.")
-    if isinstance(present, (float, list)) or problem_type not in (None, "single_label_classification"):
-        missing: Any = [float("nan")] * len(present) if isinstance(present, list) else float("nan")
+    several = problem_type == "multi_label_classification"
+    values: list[Any] = []
+    width: int | None = None  # of lists; 0 for numbers
+    for row in rows:
+        value = row[column].tolist() if isinstance(row[column], (np.generic, np.ndarray)) else row[column]
+        try:
+            if value is None or (label2id is not None and is_absent(value)):
+                values.append(None)
+                continue
+            if label2id is None:
+                value = read_numbers(value)
+            else:
+                value = read_classes(value, label2id) if several else read_class(value, label2id)
+            length = len(value) if isinstance(value, list) else 0
+            if width not in (None, length):
+                raise ValueError(f"label {value} has {length} numbers where others have {width} (0: it is no list).")
+            width = length
+            values.append(value)
+        except ValueError as reason:
+            error = BadRowError(row, column, str(reason))
+            if bad is None:
+                raise error from None
+            bad.append(error)
+            values.append(None)
+    if several and label2id is not None:
+        width = len(label2id)
+    floats = problem_type not in (None, "single_label_classification")
+    if width or floats or any(isinstance(value, float) for value in values):
+        missing: Any = [math.nan] * width if width else math.nan
         return torch.tensor([missing if value is None else value for value in values], dtype=torch.float32)
     return torch.tensor([-100 if value is None else value for value in values])
+
+
+def read_class(value: Any, label2id: dict[str, int]) -> int:
+    """The number of a class; -100 for the -1 that datasets writes where there is none.
+
+    Raises:
+        ValueError: not one of the classes.
+    """
+    if isinstance(value, str):
+        if value not in label2id:
+            names = ", ".join(repr(name) for name in list(label2id)[:LISTED_LABELS])
+            more = f", … ({len(label2id)} in all)" if len(label2id) > LISTED_LABELS else ""
+            raise ValueError(f"label {value!r} is not in the list [{names}{more}].")
+        return label2id[value]
+    number = int(value) if isinstance(value, (int, float)) and value == value // 1 else None
+    if number is None or not -1 <= number < len(label2id):
+        raise ValueError(f"label {value!r:.80} is not in 0…{len(label2id) - 1}.")
+    return -100 if number == -1 else number
+
+
+def read_classes(value: Any, label2id: dict[str, int]) -> list[float]:
+    """One value a class, from a list of names or classes, or from such values.
+
+    Raises:
+        ValueError: no list, not one of the classes, or values that are not one a class and in [0, 1].
+    """
+    if not isinstance(value, list):
+        raise ValueError(f"label {value!r:.80} is no list; several labels are lists of names or classes.")
+    if value and all(isinstance(entry, (bool, float)) for entry in value):
+        if len(value) != len(label2id) or not all(0 <= entry <= 1 for entry in value):
+            raise ValueError(f"label {value!r:.80} must be {len(label2id)} values in [0, 1], one a class.")
+        return [float(entry) for entry in value]
+    targets = [0.0] * len(label2id)
+    for entry in value:
+        number = read_class(entry, label2id)
+        if number < 0:
+            raise ValueError(f"label {entry!r} is not in 0…{len(label2id) - 1}.")
+        targets[number] = 1.0
+    return targets
+
+
+def read_numbers(value: Any) -> Any:
+    """A number, or a list of numbers in which None is NaN.
+
+    Raises:
+        ValueError: what is no number, or an infinite one.
+    """
+    if isinstance(value, list):
+        return [math.nan if entry is None else float(read_numbers(entry)) for entry in value]
+    if isinstance(value, str):
+        raise ValueError(f"label {value!r:.80} has no number: there is no list of labels.")
+    if not isinstance(value, (int, float)):
+        raise ValueError(f"label {value!r:.80} is no number.")
+    if math.isinf(value):
+        raise ValueError(f"label {value} is no finite number.")
+    return int(value) if isinstance(value, bool) else value

@@ -12,6 +12,12 @@ from tqdm.auto import tqdm
 
 from ..models.modeling_mm_fusion import MMFusionModel
 from ..models.modeling_outputs import EncoderStates
+from .bad_rows import check_on_error
+from .loading import BadRowError
+
+
+class CacheTooLargeError(ValueError):
+    """The features would not fit into memory."""
 
 
 class FeatureCache:
@@ -19,6 +25,17 @@ class FeatureCache:
 
     Args:
         model: the base model, whose config says which encoders are frozen.
+        max_bytes: most that all features may take; None: half of the memory that is free now, shared out evenly.
+        processes: how many processes on this machine share the memory, each with a cache of its own.
+        on_error: `"raise"` stops at an item that cannot be read; `"skip"` remembers it, so that the collator takes
+            the rows that use it for bad.
+
+    Attributes:
+        modalities: those that were filled.
+        bad: by modality and key why an item could not be read.
+
+    Raises:
+        ValueError: an unknown `on_error`.
 
     Example:
 
@@ -29,10 +46,16 @@ class FeatureCache:
     ```
     """
 
-    def __init__(self, model: MMFusionModel):
+    def __init__(
+        self, model: MMFusionModel, max_bytes: int | None = None, processes: int = 1, on_error: str = "raise"
+    ):
+        check_on_error(on_error)
         self.model = model
+        self.max_bytes = free_memory() // 2 // processes if max_bytes is None else max_bytes
+        self.on_error = on_error
         self.modalities: list[str] = []
         self.items: dict[str, dict[str, tuple]] = {}
+        self.bad: dict[str, dict[str, str]] = {}
 
     @torch.no_grad()
     def fill(
@@ -43,7 +66,7 @@ class FeatureCache:
         batch_size: int = 64,
         progress: bool = True,
     ):
-        """Encodes items that are not there yet.
+        """Encodes items that are not there yet, in the order in which they come.
 
         Args:
             modality: its encoder must be frozen.
@@ -54,26 +77,74 @@ class FeatureCache:
 
         Raises:
             ValueError: the encoder trains, so its features would be out of date after a step.
+            CacheTooLargeError: judged after each batch by the items encoded so far, the first one above all. The
+                modality is dropped from the cache, so that a caller may go on without it.
+            BadRowError: an item that cannot be read, unless these are skipped.
         """
         if modality not in self.model.config.frozen_encoders:
             raise ValueError(
                 f"The {modality} encoder trains: features can be kept of {self.model.config.frozen_encoders} alone."
             )
-        kept = self.items.setdefault(modality, {})
+        kept, bad = self.items.setdefault(modality, {}), self.bad.setdefault(modality, {})
         if modality not in self.modalities:
             self.modalities.append(modality)
-        pending = {key: item for key, item in items if key not in kept}
+        pending = {key: item for key, item in items if key not in kept and key not in bad}
         keys = list(pending)
+        held, encoded, done = self.size(), 0, 0  # bytes, bytes, items
         for start in tqdm(range(0, len(keys), batch_size), desc=f"encoding {modality}", disable=not progress):
-            batch = keys[start : start + batch_size]
-            inputs: dict[str, Any] = {
-                name: value.to(self.model.device) for name, value in prepare([pending[k] for k in batch]).items()
-            }
+            chosen = {key: pending[key] for key in keys[start : start + batch_size]}
+            batch, inputs = self._prepare(chosen, prepare, bad)
+            if not batch:
+                continue
+            inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
             states = self.model.encode(**inputs)[modality]
             for place, key in enumerate(batch):
                 tokens = slice(None) if states.mask is None else states.mask[place].bool()
                 levels = tuple(level[place][tokens].cpu().clone() for level in states.levels)
                 kept[key] = levels, states.mask is not None
+                encoded += count_bytes(levels)
+            done += len(batch)
+            remaining = max(len(keys) - start - batch_size, 0)
+            self._check_size(modality, held + encoded + encoded / done * remaining)
+
+    def _prepare(
+        self, items: dict[str, Any], prepare: Callable[[list[Any]], dict[str, torch.Tensor]], bad: dict[str, str]
+    ) -> tuple[list[str], dict[str, Any]]:
+        """Prepares a batch; where that fails, finds the bad items one by one and prepares the others.
+
+        Returns:
+            the keys of the good items, and their inputs.
+        """
+        try:
+            return list(items), prepare(list(items.values()))
+        except BadRowError:
+            if self.on_error == "raise":
+                raise
+        good = []
+        for key, item in items.items():
+            try:
+                prepare([item])
+                good.append(key)
+            except BadRowError as error:
+                bad[key] = error.entry["reason"]
+        return good, prepare([items[key] for key in good]) if good else {}
+
+    def size(self) -> int:
+        """Bytes that all features take."""
+        return sum(count_bytes(levels) for kept in self.items.values() for levels, _ in kept.values())
+
+    def _check_size(self, modality: str, estimate: float):
+        """Gives the modality up where its features will not fit."""
+        if estimate <= self.max_bytes:
+            return
+        self.modalities.remove(modality)
+        for store in (self.items, self.bad):
+            del store[modality]
+        raise CacheTooLargeError(
+            f"With the {modality} features the cache would take about {estimate / 1e9:.3g} GB, and its limit is "
+            f"{self.max_bytes / 1e9:.3g} GB: switch the feature cache off, or make the features smaller (image size, "
+            "text length, fewer feature layers), or raise the limit."
+        )
 
     def states(self, modality: str, keys: list[str]) -> EncoderStates:
         """The states of some items, padded to the longest of them.
@@ -92,3 +163,15 @@ class FeatureCache:
         )
         mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
         return EncoderStates(levels=levels, mask=mask)
+
+
+def count_bytes(levels: tuple[torch.Tensor, ...]) -> int:
+    """Bytes of the features of one item."""
+    return sum(level.nelement() * level.element_size() for level in levels)
+
+
+def free_memory() -> int:
+    """Bytes of memory that this machine could give now."""
+    import psutil
+
+    return psutil.virtual_memory().available

@@ -3,10 +3,14 @@
 """Configurations of mm_hf: one for the fusion, one composite for the whole model."""
 
 import copy
+import math
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+from .losses import LOSS_SETTINGS, check_loss_settings
 
 
 # Every modality has one line here: its name and the key of its sub-config. All else (which inputs it reads, which part
@@ -64,7 +68,8 @@ class FusionModuleConfig(PreTrainedConfig):
             BERT.
         attention_probs_dropout_prob (`float`, defaults to 0): unlike BERT's, since fast attention on the CPU has none.
         modality_dropout (`float` or `dict[str, float]`, defaults to 0): the probability, drawn for every row and
-            modality in training, that a present item is replaced by the learned absent token. A row never loses all.
+            modality in training, that a present item is replaced by the learned absent token. A row with several
+            images loses all of them at once, and no row ever loses all modalities.
     """
 
     model_type = "mm_fusion_module"
@@ -132,11 +137,28 @@ class MMFusionConfig(PreTrainedConfig):
         pooling (`dict[str, str]`, *optional*): how one vector is read from the tokens of a modality: `"cls"` (the
             first), `"last"` (the last that is not padding) or `"mean"`. Left out: the first for text encoders, the
             last for those that pool there (CLIP, SigLIP), the mean for all others.
+        num_images (`int`, defaults to 1): places for images that a row has, as front and back view. Above 1 each place
+            has a learned embedding, and `vision_index` is `(B, num_images)`. (A fusion that sees nothing but pooled
+            vectors, such as `"concat"`, cannot tell the places apart.)
         classifier_dropout (`float`, defaults to 0.1): dropout before the last layer of a head.
+        label_smoothing (`float`, defaults to 0): share of the target spread over all classes, or for several labels
+            over yes and no (Szegedy et al. 2016, section 7). This and the four below shape the training loss alone: in
+            eval mode the loss is the plain one, which compares between runs.
+        class_weights (`list[float]`, *optional*): one a class; the loss of a row is multiplied by that of its class,
+            with several labels that of each label by its own. The sum is still divided by the number of labelled
+            rows: weights that average 1 over the training rows keep the size of the loss.
+        focal_gamma (`float`, defaults to 0): gamma of the focal loss (Lin et al. 2017, equation 4), which gives less
+            weight to what is right already; 2 is the paper's.
+        class_priors (`list[float]`, *optional*): share (or count) of each class in the training rows; the log of it
+            is added to the logits in the loss (logit adjustment, Menon et al. 2021, equation 10), for single labels.
+            The logits that come out are the plain ones, in which rare classes are not at a disadvantage.
+        mixup_alpha (`float`, defaults to 0): alpha of mixup (Zhang et al. 2018) of the fused vectors, as manifold
+            mixup (Verma et al. 2019) does: see `mixup`. The logits of a training step are then those of mixed rows.
         base_models (`list[str]`, *optional*): Hub ids of the encoders, for the model card.
 
     Raises:
-        ValueError: a feature layer, a query modality or a frozen modality that the model does not have.
+        ValueError: a feature layer, a query modality or a frozen modality that the model does not have; a setting of
+            the loss that is out of its range or not defined for `problem_type`.
 
     Example:
 
@@ -162,7 +184,13 @@ class MMFusionConfig(PreTrainedConfig):
     freeze_encoders: bool | list[str] = False
     freeze_batch_norm: bool = True
     pooling: dict[str, str] | None = None
+    num_images: int = 1
     classifier_dropout: float | int = 0.1
+    label_smoothing: float | int = 0.0
+    class_weights: list[float | int] | None = None
+    focal_gamma: float | int = 0.0
+    class_priors: list[float | int] | None = None
+    mixup_alpha: float | int = 0.0
     base_models: list[str] | None = None
 
     def __post_init__(self, **kwargs):
@@ -173,6 +201,7 @@ class MMFusionConfig(PreTrainedConfig):
         for name, key in MODALITY_CONFIGS.items():
             if getattr(self, key) is not None:
                 setattr(self, key, part_of_composite(getattr(self, key), name))
+        self.check_losses()
         if not self.modalities:
             return
         fusion = self.fusion_module_config
@@ -227,6 +256,29 @@ class MMFusionConfig(PreTrainedConfig):
         vision = [vision] if isinstance(vision, int) else vision
         return {name: vision if name == "vision" else None for name in self.modalities}
 
+    @property
+    def loss_settings(self) -> dict[str, Any]:
+        """What shapes the training loss, as `classification_loss` takes it."""
+        return {name: getattr(self, name) for name in LOSS_SETTINGS}
+
+    def check_losses(self):
+        """Checks what shapes the loss: ranges, one value a class, and that the problem has such a setting."""
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}.")
+        for name in ("focal_gamma", "mixup_alpha"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 (off) or a positive number, got {getattr(self, name)}.")
+        for name in ("class_weights", "class_priors"):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if len(values) != self.num_labels:
+                raise ValueError(f"{name} needs one number for each of {self.num_labels} labels, got {len(values)}.")
+            if not all(0 < value < math.inf for value in values):
+                raise ValueError(f"{name} must be positive numbers, got {values}.")
+        if self.problem_type is not None:
+            check_loss_settings(self.problem_type, self.loss_settings)
+
     def validate_architecture(self):
         """Checks the names of modalities that stand in the config."""
         if not self.modalities:
@@ -247,6 +299,9 @@ class MMFusionConfig(PreTrainedConfig):
                 raise ValueError(f"pooling of {name} must be one of {POOLINGS}, got {pooling!r}.")
         if self.vision_feature_layer is not None and self.vision_config is None:
             raise ValueError(f"vision_feature_layer is {self.vision_feature_layer}, but there is no vision_config.")
+        if self.num_images < 1 or (self.num_images > 1 and self.vision_config is None):
+            most = "1, since there is no vision_config" if self.vision_config is None else "1 or more"
+            raise ValueError(f"num_images must be {most}, got {self.num_images}.")
 
 
 def part_of_composite(config: PreTrainedConfig, modality: str) -> PreTrainedConfig:

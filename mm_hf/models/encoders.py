@@ -302,15 +302,18 @@ class ModalityProjection(nn.Module):
     """From an encoder's states to tokens of the fusion width, trainable also where the encoder is frozen.
 
     One linear layer a level and one norm for all (the norm's bias is the modality's embedding), positions where the
-    encoder gives a grid, and the learned token that stands for an absent item.
+    encoder gives a grid, and the learned token that stands for an absent item. Where a row has several places for
+    items, its tokens are those of all places side by side, each with the learned embedding of its place.
     """
 
-    def __init__(self, widths: list[int], hidden_size: int, layer_norm_eps: float, pooling: str):
+    def __init__(self, widths: list[int], hidden_size: int, layer_norm_eps: float, pooling: str, places: int = 1):
         super().__init__()
         self.pooling = pooling
+        self.places = places
         self.levels = nn.ModuleList(nn.Linear(width, hidden_size) for width in widths)
         self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.absent_token = nn.Parameter(torch.zeros(hidden_size))
+        self.place_embeddings = nn.Parameter(torch.zeros(places, hidden_size)) if places > 1 else None
 
     def project(self, states: EncoderStates) -> torch.Tensor:
         """Tokens `(U, T, D)` of all levels."""
@@ -330,8 +333,13 @@ class ModalityProjection(nn.Module):
 
         Args:
             states: what the encoder gave.
-            index: `(B,)` int64, -1 for absent; None where row i uses item i; in place of `states.index`.
+            index: `(B,)` or `(B, places)` int64, -1 for absent; None where row i uses item i; in place of
+                `states.index`. Places that it has no column for are absent.
+
+        Raises:
+            ValueError: an index with more columns than there are places.
         """
+        index = self.place_index(states, index)
         absent: torch.Tensor = self.absent_token
         if states.levels is None:
             if self.training:  # all of the projection takes part in every batch, on every process
@@ -350,4 +358,39 @@ class ModalityProjection(nn.Module):
                     mask = torch.ones(items, length, dtype=torch.bool, device=tokens.device)
                 mask = torch.cat([first[None], mask])
                 index = (index + 1).clamp(min=0)  # the absent token goes first, so that an index too large is an error
-        return TokenStates(tokens=tokens, mask=mask, index=index, pooled=pool_tokens(tokens, mask, self.pooling))
+        pooled = pool_tokens(tokens, mask, self.pooling)
+        if self.place_embeddings is None:
+            return TokenStates(tokens=tokens, mask=mask, index=index, pooled=pooled)
+        return self.join_places(TokenStates(tokens=tokens, mask=mask, index=index, pooled=pooled))
+
+    def place_index(self, states: EncoderStates, index: torch.Tensor | None) -> torch.Tensor | None:
+        """The index with a column for every place, `(B, places)`, or `(B,)` (None too) where there is one place."""
+        if index is not None and index.shape[1:].numel() > self.places:
+            raise ValueError(
+                f"An index of shape {tuple(index.shape)} gives each row more items than this model has places for, "
+                f"{self.places}: vision has `num_images` of the config, all else 1."
+            )
+        if self.places == 1:
+            return None if index is None else index.flatten()
+        if index is None:
+            index = torch.arange(len(states.levels[0]), device=self.absent_token.device)
+        index = index.reshape(len(index), -1)
+        return nn.functional.pad(index, (0, self.places - index.shape[1]), value=-1)
+
+    def join_places(self, states: TokenStates) -> TokenStates:
+        """Makes one item of the several that a row has: each distinct combination of them, once.
+
+        Args:
+            states: its index is `(B, places)`, its first item the absent token.
+
+        Returns:
+            tokens `(U, places * T, D)`; the pooled vector is the mean of those of the items that are there.
+        """
+        combinations, index = states.index.unique(dim=0, return_inverse=True)  # (U, places), (B,)
+        embeddings = self.place_embeddings.to(states.tokens.dtype)
+        tokens = states.tokens[combinations] + embeddings[:, None]  # (U, places, T, D)
+        mask = None if states.mask is None else states.mask[combinations].flatten(1)  # (U, places * T)
+        present = combinations > 0
+        counts = (present | ~present.any(1, keepdim=True)).unsqueeze(-1)  # (U, places, 1)
+        pooled = ((states.pooled[combinations] + embeddings) * counts).sum(1) / counts.sum(1)
+        return TokenStates(tokens=tokens.flatten(1, 2), mask=mask, index=index, pooled=pooled)

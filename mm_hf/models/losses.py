@@ -3,7 +3,8 @@
 """Losses of the heads. Each is a sum over the rows that have a label, divided by their number, or by the number over
 all processes and accumulation steps where the caller knows it."""
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -11,6 +12,14 @@ from torch import nn
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 PROBLEM_TYPES = get_args(ProblemType)
+
+# What shapes a training loss, and the problems it is defined for.
+LOSS_SETTINGS = {
+    "label_smoothing": ("single_label_classification", "multi_label_classification"),
+    "class_weights": ("single_label_classification", "multi_label_classification"),
+    "focal_gamma": ("single_label_classification", "multi_label_classification"),
+    "class_priors": ("single_label_classification",),
+}
 
 
 def infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:
@@ -24,11 +33,29 @@ def infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
+def check_loss_settings(problem_type: str, settings: dict[str, Any]):
+    """Refuses settings that the loss of this problem does not have.
+
+    Raises:
+        ValueError: one that is on, with a problem type that it is not defined for.
+    """
+    for name, problem_types in LOSS_SETTINGS.items():
+        if settings.get(name) and problem_type not in problem_types:
+            raise ValueError(
+                f"{name} is {settings[name]}, but problem_type is {problem_type!r}: it is for {list(problem_types)}."
+            )
+
+
 def classification_loss(
     logits: torch.Tensor,
     labels: torch.Tensor,
     problem_type: str,
     num_items_in_batch: torch.Tensor | int | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
+    focal_gamma: float = 0.0,
+    class_priors: Sequence[float] | None = None,
 ) -> torch.Tensor:
     """Cross-entropy, binary cross-entropy or squared error, over the rows that have a label.
 
@@ -42,15 +69,23 @@ def classification_loss(
         num_items_in_batch: labels in the global batch as the Trainer and `count_labels` count them, C a row where
             they are `(B, C)`; left out, the rows with a label in this batch. (The Trainer counts NaN too: there,
             leave out rows without a label.)
+        label_smoothing, class_weights, focal_gamma: see `single_label_losses` and `multi_label_losses`; not for
+            `regression`.
+        class_priors: how frequent each class is in the training rows, `(C,)`: log priors are added to the logits
+            (logit adjustment, Menon et al. 2021, equation 10 with tau 1), so that the plain logits are those of
+            balanced classes. Only their ratios matter, so counts do as well. `single_label_classification` alone.
 
     Returns:
         `()`: zero, with zero gradients for every parameter, where no row has a label.
 
     Raises:
-        ValueError: an unknown problem type, or labels whose shape does not fit the logits.
+        ValueError: an unknown problem type, labels whose shape does not fit the logits, or a setting that this
+            problem does not have.
     """
     if problem_type not in PROBLEM_TYPES:
         raise ValueError(f"problem_type must be one of {PROBLEM_TYPES}, got {problem_type!r}.")
+    settings = (label_smoothing, class_weights, focal_gamma, class_priors)
+    check_loss_settings(problem_type, dict(zip(LOSS_SETTINGS, settings, strict=True)))
     hard = problem_type == "single_label_classification" and not labels.is_floating_point()
     shape = logits.shape[:1] if hard else logits.shape
     if labels.shape != shape and not (problem_type == "regression" and logits.shape == (*labels.shape, 1)):
@@ -58,27 +93,123 @@ def classification_loss(
             f"problem_type {problem_type!r} needs labels of shape {tuple(shape)} with logits of shape "
             f"{tuple(logits.shape)}, got {labels.dtype} of shape {tuple(labels.shape)}."
         )
+    rows, logits = labelled_rows(labels), logits.float()
+    weights = None if class_weights is None else logits.new_tensor(class_weights)
     if hard:
-        rows = labels != -100
-        labels = labels.long()
-        losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none", ignore_index=-100)
+        labels, present = labels.long(), None
     else:
         labels = labels.reshape(logits.shape).float()
-        present = ~labels.isnan()
-        rows, labels = present.any(-1), labels.nan_to_num()
-        if problem_type == "single_label_classification":
-            losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-        elif problem_type == "multi_label_classification":
-            losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
-            losses = (losses * present).sum(-1)
-        else:
-            losses = (((logits.float() - labels) ** 2) * present).sum(-1) / present.sum(-1).clamp(min=1)
+        labels, present = labels.nan_to_num(), ~labels.isnan()
+    if problem_type == "single_label_classification":
+        if class_priors is not None:
+            logits = logits + logits.new_tensor(class_priors).log()
+        losses = single_label_losses(logits, labels, label_smoothing, weights, focal_gamma)
+    elif problem_type == "multi_label_classification":
+        losses = (multi_label_losses(logits, labels, label_smoothing, weights, focal_gamma) * present).sum(-1)
+    else:
+        losses = (((logits - labels) ** 2) * present).sum(-1) / present.sum(-1).clamp(min=1)
     count: torch.Tensor | float
     if num_items_in_batch is None:
         count = rows.sum().clamp(min=1)
     else:
         count = num_items_in_batch / (labels.shape[1] if labels.ndim == 2 else 1)
     return (losses * rows).sum() / count
+
+
+def single_label_losses(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    label_smoothing: float = 0.0,
+    class_weights: torch.Tensor | None = None,
+    focal_gamma: float = 0.0,
+) -> torch.Tensor:
+    """Cross-entropy of each row, `-sum_c w_c (1 - p_c)^gamma q_c log p_c`, so that all of its settings go together.
+
+    Args:
+        logits: `(B, C)` float32.
+        labels: `(B,)` int64, -100 for a row without; or `(B, C)` float32.
+        label_smoothing: s: the targets become `q (1 - s) + s / C` (Szegedy et al. 2016, section 7).
+        class_weights: w, `(C,)` float32.
+        focal_gamma: gamma of the focal loss (Lin et al. 2017, equation 4). There each row has one class; targets
+            that are soft or smoothed have a factor for each class.
+
+    Returns:
+        `(B,)`.
+    """
+    if not focal_gamma:
+        return nn.functional.cross_entropy(
+            logits, labels, weight=class_weights, reduction="none", label_smoothing=label_smoothing
+        )
+    classes = logits.shape[1]
+    if not labels.is_floating_point():
+        labels = nn.functional.one_hot(labels.clamp(min=0), classes).float()
+    targets = labels * (1 - label_smoothing) + label_smoothing / classes
+    log_p = logits.log_softmax(-1)
+    # Where p is 1, a root of 1 - p has no finite gradient.
+    factors = (-log_p.expm1()).clamp(min=torch.finfo(log_p.dtype).eps) ** focal_gamma
+    losses = -factors * targets * log_p
+    return (losses if class_weights is None else losses * class_weights).sum(-1)
+
+
+def multi_label_losses(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    label_smoothing: float = 0.0,
+    class_weights: torch.Tensor | None = None,
+    focal_gamma: float = 0.0,
+) -> torch.Tensor:
+    """Binary cross-entropy of each entry, `-w_c (q (1 - p)^gamma log p + (1 - q) p^gamma log(1 - p))`.
+
+    Args:
+        logits: `(B, C)` float32.
+        labels: `(B, C)` float32 in [0, 1].
+        label_smoothing: s: the targets become `q (1 - s) + s / 2`, each entry being a choice between two.
+        class_weights: w, `(C,)` float32, one a column.
+        focal_gamma: gamma, see `single_label_losses`.
+
+    Returns:
+        `(B, C)`.
+    """
+    labels = labels * (1 - label_smoothing) + label_smoothing / 2
+    if not focal_gamma:
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels, weight=class_weights, reduction="none")
+    log_p, log_not_p = nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)
+    yes = labels * (focal_gamma * log_not_p).exp() * log_p
+    no = (1 - labels) * (focal_gamma * log_p).exp() * log_not_p
+    return -(yes + no) if class_weights is None else -(yes + no) * class_weights
+
+
+def mixup(pooled: torch.Tensor, labels: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Mixes each row that has a label with another such row (Zhang et al. 2018), behind the fusion: texts cannot be
+    mixed at the input, so vectors are, as in manifold mixup (Verma et al. 2019).
+
+    One share is drawn for the batch, from Beta(alpha, alpha), and a partner for each row. Rows without a label stay as
+    they are, so that the number of labelled rows does too.
+
+    Args:
+        pooled: `(B, D)` float.
+        labels: see `classification_loss`.
+        alpha: above 0; the larger, the more even the shares.
+
+    Returns:
+        the mixed vectors `(B, D)`, the labels of the partners, and the share of each row's own vector and label.
+
+    Raises:
+        ValueError: another number of labels than of rows.
+    """
+    if len(labels) != len(pooled):
+        raise ValueError(f"mixup needs labels for {len(pooled)} rows, got {labels.dtype} of {tuple(labels.shape)}.")
+    share = torch.distributions.Beta(alpha, alpha).sample().item()
+    rows = labelled_rows(labels).nonzero().flatten()
+    partners = torch.arange(len(pooled), device=pooled.device)
+    partners[rows] = rows[torch.randperm(len(rows)).to(rows.device)]
+    return pooled[partners].lerp(pooled, share), labels[partners], share
+
+
+def labelled_rows(labels: torch.Tensor) -> torch.Tensor:
+    """Which rows have a label, `(B,)` bool."""
+    present = ~labels.isnan() if labels.is_floating_point() else labels != -100
+    return present if present.ndim == 1 else present.any(-1)
 
 
 def count_labels(labels: torch.Tensor) -> int:

@@ -6,6 +6,7 @@ Notation used for tensor shapes: see `modeling_outputs`.
 """
 
 import dataclasses
+import inspect
 import os
 from typing import Any, cast
 
@@ -41,7 +42,7 @@ from .encoders import (
     load_encoder_weights,
 )
 from .fusion import Fusion, build_fusion
-from .losses import classification_loss, infer_problem_type
+from .losses import classification_loss, infer_problem_type, mixup
 from .modeling_outputs import (
     EncoderStates,
     FusedStates,
@@ -87,6 +88,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, ModalityProjection):
             init.normal_(module.absent_token, mean=0.0, std=std)
+            if module.place_embeddings is not None:
+                init.normal_(module.place_embeddings, mean=0.0, std=std)
         elif hasattr(module, "gates"):
             init.zeros_(module.gates)
 
@@ -310,7 +313,11 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 f"encoders.{name}.{key}" for key, p in encoder.named_parameters() if not p.requires_grad
             )
             self.projections[name] = ModalityProjection(
-                widths, fusion_module_config.hidden_size, fusion_module_config.layer_norm_eps, config.poolings[name]
+                widths,
+                fusion_module_config.hidden_size,
+                fusion_module_config.layer_norm_eps,
+                config.poolings[name],
+                places=config.num_images if name == "vision" else 1,
             )
         if fusion_module_config._attn_implementation is None:
             fusion_module_config._attn_implementation = config._attn_implementation
@@ -351,7 +358,8 @@ class MMFusionModel(MMFusionPreTrainedModel):
         """Runs each modality's encoder on its distinct items.
 
         Args:
-            indices: by modality `(B,)` int64, the item of each row, -1 where the row has none.
+            indices: by modality `(B,)` int64, the item of each row, -1 where the row has none; `(B, K)` for the images
+                of rows with several.
             encoder_states: modalities that were encoded before: passed on, with the index given here if there is one.
             inputs: the inputs of `forward` by their names, `(U, …)`.
 
@@ -404,7 +412,8 @@ class MMFusionModel(MMFusionPreTrainedModel):
         return {name: self.projections[name](states, indices[name]) for name, states in encoder_states.items()}
 
     def _drop_modalities(self, encoder_states: dict[str, EncoderStates]) -> dict[str, torch.Tensor]:
-        """Draws for every row and modality whether it is dropped; a row that would lose all it has keeps all."""
+        """Draws for every row and modality whether it is dropped, with all of its items; a row that would lose all it
+        has keeps all."""
         rates = self.config.fusion_module_config.modality_dropout
         indices = {
             name: torch.arange(len(states.levels[0]), device=self.device) if states.index is None else states.index
@@ -413,9 +422,13 @@ class MMFusionModel(MMFusionPreTrainedModel):
         kept = {}
         for name, index in indices.items():
             rate = rates.get(name, 0.0) if isinstance(rates, dict) else rates
-            kept[name] = (index >= 0) & (torch.rand(index.shape, device=index.device) >= rate)
+            present = index >= 0 if index.ndim == 1 else (index >= 0).any(1)
+            kept[name] = present & (torch.rand(present.shape, device=index.device) >= rate)
         emptied = ~torch.stack(list(kept.values())).any(0)
-        return {name: torch.where(kept[name] | emptied, index, -1) for name, index in indices.items()}
+        for name, index in indices.items():
+            stays = kept[name] | emptied
+            indices[name] = index.where(stays if index.ndim == 1 else stays[:, None], -1)
+        return indices
 
     def prepare(self, encoder_states: dict[str, EncoderStates]) -> FusionMemory:
         """Computes, once per distinct item, what the fusion needs of the modalities that do not ask: to be handed to
@@ -486,17 +499,22 @@ class MMFusionModel(MMFusionPreTrainedModel):
             inputs_embeds: `(U, T, H)` float, in place of `input_ids`.
             text_index: `(B,)` int64, the text of each row, -1 where the row has none; None: row i has text i.
             pixel_values: `(U, C, H, W)` float, distinct images.
-            vision_index: `(B,)` int64, likewise.
+            vision_index: `(B,)` int64, likewise; or `(B, K)`, the images of each row in their places, up to
+                `config.num_images` of them.
             encoder_states: what `encode` gave before, for modalities whose raw inputs are left out.
             memory, memory_index: see `fuse`.
             return_tokens: give the tokens too, not the pooled vector alone.
             output_attentions: give the fusion's attention weights; needs `attn_implementation="eager"`.
             output_hidden_states: give the query's tokens after each block; indices select some.
-            kwargs: for the attention functions.
+            kwargs: for the attention functions; none of them a tensor.
 
         Raises:
-            ValueError: attention weights asked of an implementation that has none; see `encode` for the others.
+            ValueError: a tensor under a name that is no input; attention weights asked of an implementation that has
+                none; see `encode` for the others.
         """
+        if unknown := [name for name, value in kwargs.items() if isinstance(value, torch.Tensor)]:
+            known = list(inspect.signature(MMFusionModel.forward).parameters)[1:-1]
+            raise ValueError(f"The model has no input {unknown}; it has {known}, and heads have 'labels'.")
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
@@ -560,17 +578,21 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
 
         Args:
             input_ids: see `MMFusionModel.forward`.
-            labels: see `classification_loss`.
+            labels: see `classification_loss`. In training the config shapes the loss (`label_smoothing`,
+                `class_weights`, `focal_gamma`, `class_priors`, `mixup_alpha`); in eval mode it is the plain one.
             num_items_in_batch: labelled rows of the global batch, see there.
             inputs: all other inputs of `MMFusionModel.forward`.
         """
         outputs = self.model(input_ids=input_ids, **{"return_tokens": False, **inputs})
-        logits = self.classifier(self.dropout(outputs.pooler_output))
+        pooled, partner_labels, share = outputs.pooler_output, None, 1.0
+        if self.training and self.config.mixup_alpha and labels is not None:
+            pooled, partner_labels, share = mixup(pooled, labels, self.config.mixup_alpha)
+        logits = self.classifier(self.dropout(pooled))
         loss = None
         if labels is not None:
-            if self.config.problem_type is None:
-                self.config.problem_type = infer_problem_type(labels, self.num_labels)
-            loss = classification_loss(logits, labels, self.config.problem_type, num_items_in_batch)
+            loss = self._loss(logits, labels, num_items_in_batch)
+        if partner_labels is not None:
+            loss = share * loss + (1 - share) * self._loss(logits, partner_labels, num_items_in_batch)
         return MMFusionClassifierOutput(
             loss=loss,
             logits=logits,
@@ -578,6 +600,13 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
         )
+
+    def _loss(self, logits, labels, num_items_in_batch) -> torch.Tensor:
+        """The loss of this problem, shaped by the config in training."""
+        if self.config.problem_type is None:
+            self.config.problem_type = infer_problem_type(labels, self.num_labels)
+        settings = self.config.loss_settings if self.training else {}
+        return classification_loss(logits, labels, self.config.problem_type, num_items_in_batch, **settings)
 
 
 class MMFusionForQuestionAnswering(MMFusionForClassification):

@@ -20,8 +20,8 @@ class EncoderStates(ModelOutput):
         levels (`tuple[torch.Tensor]`): one per feature layer; `(U, T, H)` from encoders of sequences, `(U, H, h, w)`
             from encoders with a feature map, whose grid the projection needs for the positions.
         mask (`torch.Tensor`, *optional*): `(U, T)`, 1 for a token and 0 for padding; None where there is no padding.
-        index (`torch.Tensor`, *optional*): `(B,)` int64, the item of each row, -1 where the row has none; None where
-            row i uses item i.
+        index (`torch.Tensor`, *optional*): `(B,)` int64, the item of each row, -1 where the row has none, or `(B, K)`
+            where rows have several; None where row i uses item i.
     """
 
     levels: tuple[torch.Tensor, ...] | None = None
@@ -31,10 +31,12 @@ class EncoderStates(ModelOutput):
 
 @dataclass
 class TokenStates(ModelOutput):
-    """Tokens of one modality at the fusion width.
+    """Tokens of one modality at the fusion width. Where rows have several items, each distinct combination of them
+    counts as one item here.
 
     Args:
-        tokens (`torch.Tensor`): `(U, T, D)`. Where `index` is given, the first item is the learned absent token.
+        tokens (`torch.Tensor`): `(U, T, D)`. Where rows have one item and `index` is given, the first item is the
+            learned absent token.
         mask (`torch.Tensor`, *optional*): `(U, T)` bool; None where every token counts.
         index (`torch.Tensor`, *optional*): `(B,)` int64 in 0…U-1; None where row i uses item i.
         pooled (`torch.Tensor`): `(U, D)`, one vector an item.
@@ -123,7 +125,8 @@ class MMFusionClassifierOutput(ModelOutput):
 
     Args:
         loss (`torch.Tensor`, *optional*): `()`, if labels were given.
-        logits (`torch.Tensor`): `(B, num_labels)`, before softmax (or sigmoid for several labels).
+        logits (`torch.Tensor`): `(B, num_labels)`, before softmax (or sigmoid for several labels). In training with
+            `config.mixup_alpha` those of mixed rows, which fit no row's label.
         hidden_states, attentions, cross_attentions: see `FusedStates`.
     """
 

@@ -1,14 +1,18 @@
 """From real rows to batches: distinct items once, absent ones marked, bad rows named."""
 
+import dataclasses
 import io
+import math
 
+import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
 from mm_hf import MMFusionForQuestionAnswering, MMFusionProcessor
-from mm_hf.data import Columns, FeatureCache, MultimodalCollator, Rows, label_names, load_splits
+from mm_hf.data import Columns, MultimodalCollator, Rows, load_splits
+from mm_hf.data.collator import label_tensor
 from mm_hf.data.loading import BadRowError
 
 
@@ -118,15 +122,25 @@ def test_float_labels(processor):
             [0],
             r"row 0 of split 'train', column 'image'.*cannot be read",
         ),
-        ([{"bytes": None, "path": "/no/such.png"}], ["a"], [0], "column 'image': there is no file '/no/such.png'"),
+        (
+            [{"bytes": None, "path": "no/such.png"}],
+            ["a"],
+            [0],
+            "column 'image', file 'no/such.png': there is no such file",
+        ),
+        ([{"bytes": None, "path": "../x.png"}], ["a"], [0], r"column 'image', file '../x.png': .*leads out of"),
+        ([{"bytes": None, "path": None}], ["a"], [0], "column 'image': this is no picture, with neither bytes"),
+        ([{"bytes": b"", "path": None}], ["a"], [0], "column 'image': the picture cannot be read"),
+        ([None], [7], [0], "column 'question': the text is empty or no text"),
         ([None, None], ["a", " "], [0, 0], "row 1 of split 'train', column 'question': the text is empty"),
         ([None], ["a"], ["maybe"], "column 'answer': label 'maybe' is not in the list"),
         ([None], ["a"], [7], r"column 'answer': label 7 is not in 0…1"),
     ],
 )
-def test_bad_rows_are_named(collator, images, questions, answers, message):
-    with pytest.raises(BadRowError, match=message):
-        collator(rows(images, questions, answers))
+def test_bad_rows_are_named(collator, tmp_path, images, questions, answers, message):
+    with pytest.raises(BadRowError, match=message) as caught:
+        dataclasses.replace(collator, root=str(tmp_path))(rows(images, questions, answers))
+    assert "\n" not in str(caught.value)
 
 
 def test_truncated_picture_is_named(collator):
@@ -138,79 +152,232 @@ def test_truncated_picture_is_named(collator):
 
 @pytest.fixture
 def folder(tmp_path):
-    features = Features(
-        {"image": Image(), "question": Value("string"), "answer": ClassLabel(names=NAMES), "name": Value("string")}
-    )
-    values = {
-        "image": [picture("red"), None, picture("blue")],
-        "question": ["a", "b", "c"],
-        "answer": [0, 1, 0],
-        "name": ["y", "x", "y"],
-    }
+    features = Features({"image": Image(), "question": Value("string"), "answer": ClassLabel(names=NAMES)})
+    values = {"image": [picture("red"), None, picture("blue")], "question": ["a", "b", "c"], "answer": [0, 1, 0]}
     dataset = Dataset.from_dict(values, features=features)
-    DatasetDict(train=dataset, test=dataset).save_to_disk(tmp_path / "set")
+    DatasetDict(train=dataset, validation=dataset, test=dataset).save_to_disk(tmp_path / "set")
     return tmp_path / "set"
 
 
-def test_loading(folder, collator):
+def test_rows_of_a_folder(folder, collator):
     splits = load_splits(folder, COLUMNS)
-    assert splits["train"].column_names == ["image", "question", "answer"]
-    assert label_names(splits, "answer") == NAMES
     batch = collator([Rows(splits["test"], "test")[place] for place in (2, 1)])
     assert batch["row_ids"].tolist() == [2, 1]
     assert batch["vision_index"].tolist() == [0, -1]
-    assert label_names(load_splits(folder, Columns(label="name")), "name") == ["x", "y"]
-    splits = load_splits(folder, Columns(label="name"))
-    assert label_names(splits.cast_column("name", Value("large_string")), "name") == ["x", "y"]
-    booleans = DatasetDict(train=Dataset.from_dict({"label": [True, False]}))
-    assert label_names(booleans, "label") == ["no", "yes"]
-    with pytest.raises(ValueError, match="Labels must be classes, strings or numbers"):
-        label_names(DatasetDict(train=Dataset.from_dict({"label": [[1.0, 0.0]]})), "label")
+    assert batch["labels"].tolist() == [0, 1]
 
 
-def test_loading_errors(folder):
-    with pytest.raises(ValueError, match=r"Unknown column 'picture' \(given as image_column\).*'question'"):
-        load_splits(folder, Columns(image="picture"))
-    with pytest.raises(ValueError, match="must hold images"):
-        load_splits(folder, Columns(image="question"))
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        load_splits(folder / "nowhere", COLUMNS)
-    with pytest.raises(FileNotFoundError, match="save_to_disk"):
-        load_splits(folder.parent, COLUMNS)
+BROKEN = {"bytes": b"no picture", "path": "folder/broken.png"}
 
 
-def test_feature_cache_is_the_encoder(processor, encoders, collator):
-    torch.manual_seed(0)
+@pytest.fixture
+def skipping(collator, tmp_path):
+    return dataclasses.replace(collator, on_error="skip", root=str(tmp_path))
+
+
+def places(batch):
+    return [(entry["row"], entry["column"]) for entry in batch["bad_rows"]]
+
+
+def test_skipped_rows_keep_their_place(skipping):
+    data = rows(
+        [picture("red"), BROKEN, picture("blue"), picture("red"), None, picture("red")],
+        ["a", "b", " ", "a", "c", "d"],
+        [1, 1, 1, 7, 1, 0],
+    )
+    batch = skipping(data)
+    assert batch["vision_index"].tolist() == [0, -1, 1, 0, -1, 0]
+    assert batch["text_index"].tolist() == [0, 1, -1, 0, 2, 3]
+    assert batch["labels"].tolist() == [1, -100, -100, -100, 1, 0]
+    assert batch["row_ids"].tolist() == list(range(6))
+    assert places(batch) == [(1, "image"), (2, "question"), (3, "answer")]
+    first = batch["bad_rows"][0]
+    assert (first["split"], first["file"]) == ("train", "folder/broken.png")
+    assert "cannot be read" in first["reason"]
+    good = skipping([data[0], data[5]])
+    assert "bad_rows" not in good
+
+
+def test_skipping_changes_nothing_for_good_rows(skipping, collator):
+    data = rows([picture("red"), picture("blue")], ["a", "b"], [0, 1])
+    one, other = collator(data), skipping(data)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_broken_picture_of_several_rows_is_decoded_once(skipping, monkeypatch):
+    calls = []
+    real = PILImage.open
+    monkeypatch.setattr(PILImage, "open", lambda source: calls.append(1) or real(source))
+    red = picture("red")
+    batch = skipping(rows([BROKEN, red, BROKEN, red], ["a", "b", "c", "d"], [1, 1, 1, 0]))
+    assert len(calls) == 2  # a good one of several rows, too
+    assert places(batch) == [(0, "image"), (2, "image")]
+    assert batch["labels"].tolist() == [-100, 1, -100, 0]
+    assert batch["vision_index"].tolist() == [-1, 0, -1, 0]
+
+
+def test_a_row_can_be_bad_twice(skipping):
+    batch = skipping(rows([BROKEN, None], ["", "a"], ["maybe", "yes"]))
+    assert places(batch) == [(0, "image"), (0, "question"), (0, "answer")]
+    assert batch["labels"].tolist() == [-100, 1]
+
+
+def test_masked_numbers_are_nan(processor):
+    skipping = MultimodalCollator(processor, COLUMNS, problem_type="regression", on_error="skip")
+    labels = skipping(rows([BROKEN, None, None], ["a", "b", "c"], [0.5, 0.25, math.inf]))["labels"]
+    assert labels.isnan().tolist() == [True, False, True]
+    several = dataclasses.replace(skipping, problem_type="multi_label_classification", label2id={"no": 0, "yes": 1})
+    labels = several(rows([BROKEN, None], ["a", "b"], [["no"], ["yes"]]))["labels"]
+    assert labels.isnan().tolist() == [[True, True], [False, False]]
+
+
+def test_a_batch_of_bad_rows_goes_through_the_model(skipping, encoders):
     model = MMFusionForQuestionAnswering.from_encoders_pretrained(
         vision=encoders / "mobilenet-v2",
         text=encoders / "minilm-l6",
-        freeze_encoders=True,
-        vision_feature_layer=[4, 11],
         num_labels=2,
-        fusion_module_config={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
-    ).eval()
-    data = rows(
-        [picture("red"), picture("blue"), None, picture("red")],
-        ["what is it?", "why?", "what is it?", "a longer question"],
-    )
-    cache = FeatureCache(model.base_model)
-    for modality in ("vision", "text"):
-        items = {collator.item_key(row, modality): row for row in data}
-        items.pop(None, None)
-        cache.fill(modality, items.items(), lambda batch, m=modality: collator.prepare_items(m, batch), progress=False)
-    cached = MultimodalCollator(processor, COLUMNS, collator.label2id, cache=cache)(data)
-    assert "pixel_values" not in cached
-    direct = collator(data)
-    for batch in (cached, direct):
-        batch.pop("row_ids")
-    with torch.no_grad():
-        expected, got = model(**direct).logits, model(**cached).logits
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
-    with pytest.raises(KeyError):
-        cache.states("text", ["never seen"])
+        fusion_module_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+    ).train()
+    batch = skipping(rows([BROKEN, BROKEN], ["", " "], [0, 1]))
+    assert batch["vision_index"].tolist() == batch["text_index"].tolist() == [-1, -1]
+    assert batch.pop("row_ids").tolist() == [0, 1]
+    assert len(batch.pop("bad_rows")) == 4
+    loss = model(**batch).loss
+    loss.backward()
+    assert loss.item() == 0
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
+    assert all(gradient is not None and (gradient == 0).all() for gradient in gradients)
 
 
-def test_feature_cache_refuses_encoders_that_train(encoders):
-    model = MMFusionForQuestionAnswering.from_encoders_pretrained(text=encoders / "minilm-l6", num_labels=2)
-    with pytest.raises(ValueError, match="text encoder trains"):
-        FeatureCache(model.base_model).fill("text", [], lambda items: {})
+def test_pictures_by_path(skipping, tmp_path):
+    (tmp_path / "in").mkdir()
+    PILImage.new("RGB", (8, 8), "red").save(tmp_path / "in/red.png")
+    (tmp_path / "folder.png").mkdir()
+    paths = ["in/red.png", "in/../in/red.png", "../outside.png", "in/none.png", "folder.png", "/etc/hostname"]
+    batch = skipping(rows([{"bytes": None, "path": path} for path in paths], list("abcdef")))
+    assert batch["vision_index"].tolist() == [0, 1, -1, -1, -1, -1]
+    assert [entry["file"] for entry in batch["bad_rows"]] == paths[2:]
+    reasons = [entry["reason"] for entry in batch["bad_rows"]]
+    assert "leads out of" in reasons[0]
+    assert "no such file" in reasons[1]
+    assert "cannot be read" in reasons[2]
+    assert "leads out of" in reasons[3]
+
+
+def test_wrong_on_error(collator):
+    with pytest.raises(ValueError, match=r"\['raise', 'skip'\], got 'ignore'"):
+        dataclasses.replace(collator, on_error="ignore")
+
+
+PAIR = Columns(image=["before", "after"], image_id="name", text="question")
+
+
+def pairs(*images):
+    return [
+        {"before": one, "after": other, "question": "what changed?", "name": "x", "row_id": row, "split": "train"}
+        for row, (one, other) in enumerate(images)
+    ]
+
+
+def test_several_image_columns(processor):
+    red, blue, green = map(picture, ("red", "blue", "green"))
+    collator = MultimodalCollator(processor, PAIR)
+    batch = collator(pairs((red, blue), (blue, None), (None, None), (green, red)))
+    assert batch["vision_index"].dtype == torch.int64
+    assert batch["vision_index"].tolist() == [[0, 1], [1, -1], [-1, -1], [2, 0]]  # image_id does not tell them apart
+    single = MultimodalCollator(processor, COLUMNS)(rows([red, blue, green], ["a", "b", "c"]))
+    assert torch.equal(batch["pixel_values"], single["pixel_values"])
+    assert batch["text_index"].tolist() == [0, 0, 0, 0]
+    assert collator(pairs((None, None)))["vision_index"].tolist() == [[-1, -1]]
+    assert dataclasses.replace(collator, absent=frozenset({"vision"}))(pairs((red, red)))["vision_index"].tolist() == [
+        [-1, -1]
+    ]
+    one = MultimodalCollator(processor, Columns(image=["before"], text="question"))
+    assert one(pairs((red, blue)))["vision_index"].tolist() == [0]
+
+
+def test_a_bad_picture_in_one_of_several_columns(processor):
+    skipping = MultimodalCollator(processor, PAIR, on_error="skip")
+    batch = skipping(pairs((picture("red"), BROKEN), (BROKEN, BROKEN)))
+    assert batch["vision_index"].tolist() == [[0, -1], [-1, -1]]
+    assert places(batch) == [(0, "after"), (1, "before"), (1, "after")]
+    with pytest.raises(BadRowError, match="row 0 of split 'train', column 'after'"):
+        dataclasses.replace(skipping, on_error="raise")(pairs((picture("red"), BROKEN)))
+
+
+def labelled(*values):
+    return [{"answer": value, "row_id": row, "split": "train"} for row, value in enumerate(values)]
+
+
+CLASSES = {"cat": 0, "dog": 1, "cow": 2}
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("values", "problem_type", "expected"),
+    [
+        ([["cat", "cow"], [], None], "multi_label_classification", [[1, 0, 1], [0, 0, 0], [NAN] * 3]),
+        ([[1], [2, 0, 2]], "multi_label_classification", [[0, 1, 0], [1, 0, 1]]),
+        ([[0.0, 0.3, 1.0]], "multi_label_classification", [[0, 0.3, 1]]),
+        ([None, NAN], "multi_label_classification", [[NAN] * 3] * 2),
+        ([np.int64(2), np.float32(1), 1.0, NAN, "dog"], "single_label_classification", [2, 1, 1, -100, 1]),
+        ([True, False, None], None, [1, 0, -100]),
+    ],
+)
+def test_kinds_of_labels(values, problem_type, expected):
+    tensor = label_tensor(labelled(*values), "answer", CLASSES, problem_type)
+    floats = problem_type == "multi_label_classification"
+    assert tensor.dtype == (torch.float32 if floats else torch.int64)
+    torch.testing.assert_close(tensor, torch.tensor(expected, dtype=tensor.dtype), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem_type", "expected"),
+    [
+        ([True, None, False], None, torch.tensor([1, -100, 0])),
+        ([True, None], "regression", torch.tensor([1.0, NAN])),
+        ([3, None], None, torch.tensor([3, -100])),
+        ([NAN, None], None, torch.tensor([NAN, NAN])),
+        ([[0.5, None], None], "regression", torch.tensor([[0.5, NAN], [NAN, NAN]])),
+        ([[1, 0], [0, 1]], "multi_label_classification", torch.tensor([[1.0, 0], [0, 1]])),
+    ],
+)
+def test_labels_without_names(values, problem_type, expected):
+    torch.testing.assert_close(label_tensor(labelled(*values), "answer", None, problem_type), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "label2id", "problem_type", "message"),
+    [
+        (["cat", "bird"], CLASSES, "multi_label_classification", r"'bird' is not in the list \['cat', 'dog', 'cow'\]"),
+        ([0, 3], CLASSES, "multi_label_classification", "label 3 is not in 0…2"),
+        ([-1], CLASSES, "multi_label_classification", "label -1 is not in 0…2"),
+        ("cat", CLASSES, "multi_label_classification", "label 'cat' is no list"),
+        ([0.5, 0.5], CLASSES, "multi_label_classification", "must be 3 values in"),
+        ([0.5, 0.5, 1.5], CLASSES, "multi_label_classification", "must be 3 values in"),
+        (1.5, CLASSES, "single_label_classification", "label 1.5 is not in 0…2"),
+        (math.inf, CLASSES, "single_label_classification", "label inf is not in 0…2"),
+        (["cat"], CLASSES, "single_label_classification", r"label \['cat'\] is not in 0…2"),
+        (math.inf, None, "regression", "label inf is no finite number"),
+        ([0.5, -math.inf], None, "regression", "label -inf is no finite number"),
+        ({"a": 1}, None, "regression", "is no number"),
+        ([1.0], None, "regression", "has 1 numbers where others have 0"),
+    ],
+)
+def test_bad_labels(value, label2id, problem_type, message):
+    good = {"multi_label_classification": ["cat"], "regression": 0.5}.get(problem_type, "cat")
+    data = labelled(good, value, None)
+    with pytest.raises(BadRowError, match=f"row 1 of split 'train', column 'answer'.*{message}"):
+        label_tensor(data, "answer", label2id, problem_type)
+    bad = []
+    labels = label_tensor(data, "answer", label2id, problem_type, bad)
+    assert [error.entry["row"] for error in bad] == [1]
+    torch.testing.assert_close(labels[1], labels[2], equal_nan=True)  # as a missing one
+    torch.testing.assert_close(labels[:1], label_tensor(data[:1], "answer", label2id, problem_type))
+
+
+def test_long_lists_of_labels_are_cut():
+    with pytest.raises(BadRowError, match=r"'name 19', … \(500 in all\)") as caught:
+        label_tensor(labelled("maybe"), "answer", {f"name {number}": number for number in range(500)})
+    assert "name 20" not in str(caught.value)

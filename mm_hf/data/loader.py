@@ -1,0 +1,72 @@
+"""Batches of one part of a data set for one process, which begin where they are told to."""
+
+import torch
+from torch.utils.data import DataLoader
+
+from .collator import MultimodalCollator
+from .loading import Rows
+from .samplers import GroupedBatchSampler
+from .streaming import StreamBatches
+
+
+class BatchLoader(DataLoader):
+    """A DataLoader that splits the rows between processes by itself, keeps those of one group together, and can begin
+    in the middle of an epoch.
+
+    Nothing that it does depends on the global random numbers or on the number of workers.
+
+    Args:
+        rows: one part of the data, or a stream of batches.
+        collator: makes the batches.
+        batch_size: rows a process and batch; a stream has its own.
+        train: shuffle, group by length and draw by weight as `rows` asks, and leave out a last batch in which a
+            process would have no row. Else each row comes once, in order.
+        seed: of the order.
+        rank, world_size: this process, and how many there are.
+        num_workers: processes that prepare batches.
+    """
+
+    def __init__(
+        self,
+        rows: Rows | StreamBatches,
+        collator: MultimodalCollator,
+        batch_size: int,
+        *,
+        train: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+    ):
+        # A generator of its own: the DataLoader draws from it whenever an epoch begins, and a run that resumes begins
+        # its epochs at other times.
+        generator = torch.Generator().manual_seed(seed)
+        if isinstance(rows, StreamBatches):
+            super().__init__(
+                rows, batch_size=None, collate_fn=collator, num_workers=num_workers, generator=generator
+            )
+            return
+        sampler = GroupedBatchSampler(
+            len(rows) if rows.groups is None else rows.groups,
+            batch_size,
+            shuffle=train,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            drop_last=train,
+            lengths=rows.lengths if train else None,
+            weights=rows.weights if train else None,
+        )
+        super().__init__(
+            rows, batch_sampler=sampler, collate_fn=collator, num_workers=num_workers, generator=generator
+        )
+
+    def set_epoch(self, epoch: int, skip: int = 0):
+        """Chooses the order of an epoch of rows that are not streamed, and how many of its batches to leave out."""
+        self.collate_fn.set_epoch(epoch)
+        if not isinstance(self.dataset, StreamBatches):
+            self.batch_sampler.set_epoch(epoch, skip)
+
+    def start_at(self, epoch: int, rows: int):
+        """Chooses where a stream begins: an epoch of this process, and how many of its rows to leave out."""
+        self.dataset.start_at(epoch, rows)

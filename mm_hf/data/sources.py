@@ -1,0 +1,344 @@
+"""Opens people's own data, whatever form it has, as one `DatasetDict` with train, validation and test."""
+
+import glob
+import os
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    IterableDatasetDict,
+    Value,
+    load_dataset,
+    load_from_disk,
+)
+
+from .cutting import cut, group_rows
+from .loading import STRINGS, Columns, resolve_path
+
+
+# An empty cell is absent; a cell that says "None" or "NA" is a text, and may well be the name of a class.
+CSV = {"keep_default_na": False, "na_values": ["", "NaN", "nan"]}
+READERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".csv": ("csv", CSV),
+    ".tsv": ("csv", {**CSV, "sep": "\t"}),
+    ".json": ("json", {}),
+    ".jsonl": ("json", {}),
+    ".parquet": ("parquet", {}),
+    ".tar": ("webdataset", {}),
+}
+PARTS = ("train", "validation", "test")
+# How people name the parts, in the keys of a data set and in file names; datasets' own list.
+SYNONYMS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+PART_OF = {name: part for part, names in SYNONYMS.items() for name in names}
+PART_IN_NAME = re.compile(rf"(?:^|[^a-z0-9])({'|'.join(PART_OF)})(?=[^a-z]|$)")
+STREAM_SHARDS = 64  # of a folder on disk: divisible by most numbers of processes
+
+
+def load_splits(
+    dataset: str | os.PathLike,
+    columns: Columns,
+    *,
+    data_root: str | os.PathLike | None = None,
+    streaming: bool = False,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    group_column: str | None = None,
+    seed: int = 0,
+) -> DatasetDict | IterableDatasetDict:
+    """Loads a data set, checks its columns, and cuts validation and test from train where they are missing.
+
+    Pictures stay encoded, as a struct of bytes and path: the collator decodes each distinct one of a batch once, and
+    follows a path only through `resolve_path`.
+
+    Args:
+        dataset: one of
+            a folder that `save_to_disk` wrote (a single `Dataset` is the training part);
+            a .csv, .tsv, .json, .jsonl or .parquet file, a glob of such files, or a folder of them: files named after
+            the parts (`train.csv`, `val.csv`…) become these, else all are the training part;
+            WebDataset shards, .tar, likewise: columns are the members' extensions, `json.question` a key of the json;
+            a folder of pictures with metadata.csv or .jsonl (column `image`), or with one sub-folder a class (columns
+            `image` and `label`), and whatever else `datasets.load_dataset` reads in a folder;
+            a Hub id.
+        columns: see there; others are dropped.
+        data_root: folder of the pictures where a column holds their paths; see `data_root_of`.
+        streaming: read while training; all three parts must be there.
+        validation_fraction, test_fraction: of the rows of train; 0 leaves the part out.
+        group_column: rows with equal values stay on one side of a cut; left out, those that share a picture do.
+        seed: of the cut.
+
+    Raises:
+        FileNotFoundError: no such folder or file, nor a data set that the Hub gives.
+        ValueError: a file that cannot be read or has no rows, a column that is not there or holds no pictures, a part
+            that is missing and cannot be cut.
+    """
+    fractions = {"validation": validation_fraction, "test": test_fraction}
+    if min(fractions.values()) < 0 or sum(fractions.values()) >= 1:
+        raise ValueError(
+            f"validation_fraction and test_fraction must be at least 0 and below 1 together, got {fractions}."
+        )
+    root = data_root_of(dataset, data_root)
+    splits = named_parts(open_source(dataset, streaming), dataset)
+    missing = [part for part in PARTS[1:] if part not in splits and fractions[part] > 0]
+    if missing and (streaming or "train" not in splits):
+        raise ValueError(
+            f"{dataset} has no {' and no '.join(missing)} part (it has {list(splits)}), and one can be cut from train "
+            f"alone, and not of a stream: add files named after the parts, or set {missing[0]}_fraction to 0."
+        )
+    for name, split in splits.items():
+        splits[name] = prepare(split, name, dataset, columns, group_column, root)
+    if missing:
+        groups = group_rows(splits["train"], columns, group_column)
+        splits |= cut(splits["train"], groups, {part: fractions[part] for part in missing}, seed)
+    kept = list(dict.fromkeys(column for _, column in columns.named()))
+    ordered = sorted(splits, key=lambda name: PARTS.index(name) if name in PARTS else len(PARTS))
+    selected = {name: splits[name].select_columns(kept) for name in ordered}
+    return IterableDatasetDict(selected) if streaming else DatasetDict(selected)
+
+
+def data_root_of(dataset: str | os.PathLike, data_root: str | os.PathLike | None = None) -> str | None:
+    """The folder that paths of pictures are relative to and may not leave: `data_root`, else the folder of the data
+    set or of its file; None for a Hub id.
+
+    Raises:
+        FileNotFoundError: `data_root` is no folder.
+    """
+    if data_root is not None:
+        if not os.path.isdir(data_root):
+            raise FileNotFoundError(f"data_root {str(data_root)!r} is no folder.")
+        return os.path.realpath(data_root)
+    if os.path.isdir(dataset):
+        return os.path.realpath(dataset)
+    if glob.has_magic(str(dataset)):
+        fixed = re.split(r"[*?\[]", str(dataset), maxsplit=1)[0]
+        return os.path.realpath(os.path.dirname(fixed) or ".")
+    return os.path.realpath(os.path.dirname(dataset) or ".") if os.path.isfile(dataset) else None
+
+
+def open_source(dataset: str | os.PathLike, streaming: bool) -> dict[str, Any]:
+    """The parts of a data set as they are, by their own names; see `load_splits`."""
+    if os.path.isdir(dataset) and any(
+        os.path.exists(os.path.join(dataset, name)) for name in ("dataset_dict.json", "state.json")
+    ):
+        return open_saved(dataset, streaming)
+    files = find_files(dataset)
+    if files:
+        suffix = Path(next(iter(files.values()))[0]).suffix.lower()
+        reader, options = READERS[suffix]
+        source, options = reader, {**options, "data_files": files}
+    elif os.path.isdir(dataset):
+        saved = sorted(str(file.parent) for file in Path(dataset).glob("*/dataset_dict.json"))
+        if saved:
+            raise FileNotFoundError(f"{dataset} is no folder that save_to_disk wrote, but {', '.join(saved)} is.")
+        source, options = os.path.realpath(dataset), {}
+    else:
+        source, options = str(dataset), {}
+    try:
+        return dict(load_dataset(source, streaming=streaming, **options))
+    except Exception as error:  # each reader raises its own types
+        raise unreadable(dataset, error, files or os.path.isdir(dataset)) from error
+
+
+def open_saved(folder: str | os.PathLike, streaming: bool) -> dict[str, Any]:
+    """What `save_to_disk` wrote."""
+    try:
+        saved = load_from_disk(str(folder))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{folder} is no folder that save_to_disk wrote: {error}") from None
+    splits = {"train": saved} if isinstance(saved, Dataset) else dict(saved)
+    if not streaming:
+        return splits
+    return {
+        name: split.to_iterable_dataset(num_shards=max(1, min(len(split), STREAM_SHARDS)))
+        for name, split in splits.items()
+    }
+
+
+def unreadable(dataset: str | os.PathLike, error: Exception, local: Any) -> Exception:
+    """The error to raise for what a reader of datasets raised: one line, with the cause and not its wrapping."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__  # type: ignore[assignment]
+    if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
+        return ValueError(f"{dataset} has no rows.")
+    said = f"({type(cause).__name__}: {' '.join(str(cause).split())})"
+    if local:
+        return ValueError(f"{dataset} cannot be read {said}.")
+    return FileNotFoundError(
+        f"Data set {str(dataset)!r} is neither a local file or folder nor could it be loaded from the Hub {said}."
+    )
+
+
+def find_files(dataset: str | os.PathLike) -> dict[str, list[str]]:
+    """The data files of a file, a glob or a folder, by part; none for anything else, as a folder of pictures.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: files of several kinds, or an empty one.
+    """
+    if os.path.isdir(dataset):
+        found = [str(path) for path in sorted(Path(dataset).iterdir()) if path.is_file() and path.stem != "metadata"]
+        found = [path for path in found if Path(path).suffix.lower() in READERS]
+    elif glob.has_magic(str(dataset)):
+        found = sorted(glob.glob(str(dataset), recursive=True))
+        if not found:
+            raise FileNotFoundError(f"No file matches {str(dataset)!r}.")
+    elif os.path.isfile(dataset):
+        found = [str(dataset)]
+    elif Path(dataset).suffix.lower() in READERS or os.path.isabs(dataset):
+        raise FileNotFoundError(f"There is no file or folder {str(dataset)!r}.")
+    else:
+        return {}
+    parts: dict[str, list[str]] = {}
+    for path in found if len(found) > 1 else []:
+        match = PART_IN_NAME.search(Path(path).stem.lower())
+        if match:
+            parts.setdefault(PART_OF[match[1]], []).append(path)
+    if not parts and found:
+        parts = {"train": found}
+    used = [path for paths in parts.values() for path in paths]
+    kinds = sorted({Path(path).suffix.lower() for path in used})
+    if len(kinds) > 1 or any(kind not in READERS for kind in kinds):
+        raise ValueError(f"{dataset} holds {', '.join(kinds)} files; needed is one kind of {', '.join(READERS)}.")
+    for path in used:
+        if os.path.getsize(path) == 0:
+            raise ValueError(f"{path} is empty.")
+    return parts
+
+
+def named_parts(splits: dict[str, Any], dataset: str | os.PathLike) -> dict[str, Any]:
+    """The parts under the names train, validation and test; others keep theirs."""
+    named: dict[str, Any] = {}
+    for name, split in splits.items():
+        part = PART_OF.get(name.lower(), name)
+        if part in named:
+            raise ValueError(f"{dataset} has several parts that mean {part!r}: {list(splits)}.")
+        named[part] = split
+    return named
+
+
+def prepare(
+    split: Dataset | IterableDataset,
+    name: str,
+    dataset: str | os.PathLike,
+    columns: Columns,
+    group_column: str | None,
+    root: str | None,
+) -> Dataset | IterableDataset:
+    """One part with its columns checked and its pictures as structs of bytes and path.
+
+    Raises:
+        ValueError: see `load_splits`.
+    """
+    try:
+        empty = next(iter(split.select_columns(split.column_names or []).take(1)), None) is None
+    except Exception as error:  # a stream is opened here, and each reader raises its own types
+        raise unreadable(dataset, error, local=True) from error
+    if empty:
+        raise ValueError(f"Part {name!r} of {dataset} has no rows.")
+    if split.features is None:
+        split = split._resolve_features()  # a stream that was mapped; datasets' own methods do the same
+    wanted = columns.named() + ([("group", group_column)] if group_column else [])
+    split = add_fields(split, [column for _, column in wanted if column not in split.column_names])
+    for part, column in wanted:
+        if column not in split.column_names:
+            raise ValueError(
+                f"Unknown column {column!r} (given as {part}_column) in split {name!r} of {dataset}: it has "
+                f"{split.column_names}."
+            )
+    for column in columns.images:
+        split = with_pictures(split, column, root)
+    return split
+
+
+def add_fields(split: Dataset | IterableDataset, names: list[str]) -> Dataset | IterableDataset:
+    """Makes fields of structs columns of their own, as `json.question` of the column `json`; skips what is none."""
+    types = {}
+    for name in names:
+        column, *path = name.split(".")
+        feature: Any = split.features.get(column)
+        for key in path:
+            feature = feature.get(key) if isinstance(feature, dict) else None
+        if path and feature is not None:
+            types[name] = feature
+    if not types:
+        return split
+    whole = isinstance(split, Dataset)
+    for column, feature in split.features.items():
+        if isinstance(feature, Image):
+            # `flatten` would take an undecoded picture apart. In a stream the cast is lost when it comes after `map`.
+            split = split.cast_column(column, Image(decode=whole))
+    if whole:
+        return split.flatten()
+    return split.map(partial(pick_fields, names=list(types)), features=Features({**split.features, **types}))
+
+
+def pick_fields(row: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """The fields of one row, by their dotted names."""
+    fields = {}
+    for name in names:
+        column, *path = name.split(".")
+        value = row[column]
+        for key in path:
+            value = None if value is None else value[key]
+        fields[name] = value
+    return fields
+
+
+def with_pictures(split: Dataset | IterableDataset, column: str, root: str | None) -> Dataset | IterableDataset:
+    """The split with this column as `Image(decode=False)`, made from paths or bytes where it holds these.
+
+    Raises:
+        ValueError: it holds something else, or paths of which none of the first 100 is a file.
+    """
+    feature: Any = split.features[column]
+    strings = isinstance(feature, Value) and feature.dtype in STRINGS
+    binary = isinstance(feature, Value) and "binary" in feature.dtype
+    struct = isinstance(feature, dict) and set(feature) <= {"bytes", "path"}
+    if not (isinstance(feature, Image) or strings or binary or struct):
+        raise ValueError(f"Column {column!r} must hold images (datasets.Image, bytes or paths), it holds {feature}.")
+    if strings:
+        first = [row[column] for row in split.select_columns([column]).take(100)]
+        paths = [path for path in first if path]
+        if paths and not any(is_file(path, root) for path in paths):
+            raise ValueError(
+                f"Column {column!r} must hold images or paths to them, but none of its first {len(paths)} values is a "
+                f"file below {root or 'data_root'!r} (the first: {paths[0]!r})."
+            )
+        if isinstance(split, Dataset) and "" in split.unique(column):
+            split = split.map(partial(drop_empty, column=column), features=split.features)
+    if isinstance(split, Dataset) or isinstance(feature, Image):
+        return split.cast_column(column, Image(decode=False)) if feature != Image(decode=False) else split
+    features = Features({**split.features, column: Image(decode=False)})
+    return split.map(partial(as_picture, column=column), features=features)
+
+
+def drop_empty(row: dict[str, Any], column: str) -> dict[str, Any]:
+    """The row with None for an empty path: datasets would take "" for a file."""
+    return {column: row[column] or None}
+
+
+def as_picture(row: dict[str, Any], column: str) -> dict[str, Any]:
+    """The row with a path, bytes or part of a struct as the struct of both; None for what is empty."""
+    value = row[column]
+    if isinstance(value, (str, bytes)):
+        value = {"path" if isinstance(value, str) else "bytes": value} if value else None
+    return {column: None if value is None else {"bytes": value.get("bytes"), "path": value.get("path")}}
+
+
+def is_file(path: str, root: str | None) -> bool:
+    """Whether the path is allowed and leads to a file."""
+    try:
+        return os.path.isfile(resolve_path(path, root))
+    except ValueError:
+        return False

@@ -1,0 +1,236 @@
+"""Says what was understood of a data set, before hours are spent on it."""
+
+import io
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict
+from PIL import Image as PILImage
+
+from .loading import Columns, count_values, resolve_path
+
+
+STREAMED_ROWS = 1000  # that a stream is judged by
+PICTURES = 200  # whose size is looked at
+TEXTS = 2000  # whose length is
+SHOWN_CLASSES = 20
+WIDTH = 110
+
+
+def describe(
+    splits: DatasetDict | IterableDatasetDict,
+    columns: Columns,
+    names: list[str] | None,
+    problem_type: str,
+    tokenizer: Any = None,
+    root: str | None = None,
+) -> dict[str, Any]:
+    """What the columns of a data set hold: counts are exact, or those of a stream's first 1,000 rows.
+
+    Args:
+        splits: as `load_splits` and `normalise_labels` give them.
+        columns: which plays which part.
+        names, problem_type: as `labels_of` gives them.
+        tokenizer: lengths of texts are counted in its tokens as well.
+        root: for paths of pictures, see `resolve_path`.
+
+    Returns:
+        `streamed_rows`: None, or of how many rows a part this speaks at most;
+        `rows`: of each part;
+        `columns`: a list of `part`, `column`, `type` and `absent`, the rate of each part of the data;
+        `labels`: `problem_type`, `names`, `counts` of each part by class, and the `ratio` of train's most to least
+            frequent class, or, for regression, train's `values` (minimum, mean, maximum);
+        `pictures`: by column, of train: how many were `looked_at`, the `unreadable` of them, `sizes` (the smallest,
+            median and largest width × height), and how many are `distinct` where paths or `image_id` tell;
+        `texts`: of train: how many were `looked_at`, `words` and `tokens` (median, 95th percentile, maximum) and how
+            many are `distinct`.
+    """
+    streamed = not isinstance(next(iter(splits.values())), Dataset)
+    parts = {name: held(split) if streamed else split for name, split in splits.items()}
+    pairs = columns.named()
+    absent = {column: {name: absent_rate(part, column) for name, part in parts.items()} for _, column in pairs}
+    train = parts.get("train", next(iter(parts.values())))
+    return {
+        "streamed_rows": STREAMED_ROWS if streamed else None,
+        "rows": {name: len(part) for name, part in parts.items()},
+        "columns": [
+            {"part": part, "column": column, "type": type_of(train.features[column]), "absent": absent[column]}
+            for part, column in pairs
+        ],
+        "labels": describe_labels(parts, columns.label, names, problem_type) if columns.label else None,
+        "pictures": {column: describe_pictures(train, column, columns.image_id, root) for column in columns.images},
+        "texts": describe_texts(train, columns.text, tokenizer) if columns.text else None,
+    }
+
+
+def held(split: IterableDataset) -> Dataset:
+    """The first rows of a stream."""
+    return Dataset.from_list(list(split.take(STREAMED_ROWS)), features=split.features)
+
+
+def type_of(feature: Any) -> str:
+    """A short name for what a column holds."""
+    if isinstance(feature, Image):
+        return "image"
+    if hasattr(feature, "feature"):
+        return f"list of {type_of(feature.feature)}"
+    return getattr(feature, "dtype", type(feature).__name__) if not hasattr(feature, "names") else "class"
+
+
+def absent_rate(split: Dataset, column: str) -> float:
+    """How many rows of a column are None, NaN, or a picture of neither bytes nor path, as a part of all."""
+    missing = 0
+    for table in split.select_columns([column]).with_format("arrow").iter(batch_size=1000):
+        values = table[column]
+        empty = pc.is_null(values, nan_is_null=True)
+        if pa.types.is_struct(values.type):
+            fields = [pc.is_null(pc.struct_field(values, name)) for name in ("bytes", "path")]
+            empty = pc.or_(empty, pc.and_(*fields))
+        missing += pc.sum(empty).as_py() or 0
+    return missing / len(split) if len(split) else 0.0
+
+
+def describe_labels(
+    parts: dict[str, Dataset], column: str, names: list[str] | None, problem_type: str
+) -> dict[str, Any]:
+    """Counts of the classes, or the range of the numbers; see `describe`."""
+    values = {name: count_values(part, column) for name, part in parts.items()}
+    train = values.get("train", next(iter(values.values())))
+    found: dict[str, Any] = {"problem_type": problem_type, "names": names}
+    if names is None:
+        numbers, weights = list(train), list(train.values())
+        spread = [min(numbers), float(np.average(numbers, weights=weights)), max(numbers)] if numbers else None
+        return {**found, "values": spread}
+    counts: dict[str, dict[str, int]] = {name: dict.fromkeys(names, 0) for name in values}
+    for name, counter in values.items():
+        for value, count in counter.items():
+            label = label_name(value, names)
+            if label in counts[name]:
+                counts[name][label] += count
+    seen = counts.get("train", next(iter(counts.values()))).values()
+    return {**found, "counts": counts, "ratio": max(seen) / min(seen) if all(seen) else None}
+
+
+def label_name(value: Any, names: list[str]) -> str | None:
+    """The class of a label: itself, or by its index."""
+    if isinstance(value, str):
+        return value
+    return names[int(value)] if 0 <= value < len(names) else None
+
+
+def describe_pictures(split: Dataset, column: str, image_id: str | None, root: str | None) -> dict[str, Any]:
+    """Sizes of some pictures, spread over the split; see `describe`."""
+    places = np.unique(np.linspace(0, len(split) - 1, min(PICTURES, len(split))).astype(int)).tolist()
+    present = [picture for picture in split.select_columns([column])[places][column] if picture is not None]
+    sizes = [picture_size(picture, root) for picture in present]
+    known = sorted((size for size in sizes if size is not None), key=lambda size: size[0] * size[1])
+    return {
+        "looked_at": len(present),
+        "unreadable": sizes.count(None),
+        "sizes": [known[0], known[len(known) // 2], known[-1]] if known else None,
+        "distinct": distinct_pictures(split, column, image_id),
+    }
+
+
+def picture_size(picture: dict[str, Any], root: str | None) -> tuple[int, int] | None:
+    """Width and height, off the header; None where it cannot be read."""
+    try:
+        source = io.BytesIO(picture["bytes"]) if picture["bytes"] else resolve_path(picture["path"], root)
+        with PILImage.open(source) as image:
+            return image.size
+    except Exception:  # Pillow raises a dozen types for broken files; training will name the row
+        return None
+
+
+def distinct_pictures(split: Dataset, column: str, image_id: str | None) -> int | None:
+    """How many pictures there are, where that is known without reading them."""
+    if image_id is not None:
+        return len(count_values(split, image_id))
+    paths = set()
+    for table in split.select_columns([column]).with_format("arrow").iter(batch_size=1000):
+        values = table[column]
+        if pc.any(pc.is_valid(pc.struct_field(values, "bytes"))).as_py():
+            return None
+        paths.update(pc.unique(pc.struct_field(values, "path")).to_pylist())
+    return len(paths - {None})
+
+
+def describe_texts(split: Dataset, column: str, tokenizer: Any) -> dict[str, Any]:
+    """Lengths of the first texts, and how many differ; see `describe`."""
+    counts = count_values(split, column)
+    texts = list(islice(present_texts(split, column), TEXTS))
+    found = {"looked_at": len(texts), "words": spread_of([len(text.split()) for text in texts]), "tokens": None}
+    if tokenizer is not None and texts:
+        found["tokens"] = spread_of([len(ids) for ids in tokenizer(texts, truncation=False, verbose=False).input_ids])
+    return {**found, "distinct": len(counts)}
+
+
+def present_texts(split: Dataset, column: str) -> Iterator[str]:
+    """The texts of a column, one after the other."""
+    for batch in split.select_columns([column]).iter(batch_size=1000):
+        yield from (text for text in batch[column] if isinstance(text, str))
+
+
+def spread_of(lengths: Sequence[int]) -> list[int] | None:
+    """Median, 95th percentile and maximum."""
+    return [int(np.percentile(lengths, share, method="higher")) for share in (50, 95, 100)] if lengths else None
+
+
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """What `describe` found, as a few lines for the terminal."""
+    lines = ["data", f"  rows      {', '.join(f'{name} {count:,}' for name, count in summary['rows'].items())}"]
+    if summary["streamed_rows"] is not None:
+        lines[0] += f" (a stream: all figures are of the first {summary['streamed_rows']:,} rows of each part)"
+    for column in summary["columns"]:
+        text = f"  {column['part']:<9} {column['column']} ({column['type']})"
+        rates = [f"{name} {rate:.1%}" for name, rate in column["absent"].items() if rate > 0]
+        lines.append(text + (f", absent: {', '.join(rates)}" if rates else ""))
+    lines += picture_lines(summary["pictures"]) + text_lines(summary["texts"])
+    return lines + (label_lines(summary["labels"]) if summary["labels"] else [])
+
+
+def picture_lines(pictures: dict[str, dict]) -> list[str]:
+    """One line a column of pictures."""
+    lines = []
+    for column, found in pictures.items():
+        sizes = " / ".join(f"{width}×{height}" for width, height in found["sizes"] or [])
+        text = f"  pictures  {column}: min / median / max {sizes}" if sizes else f"  pictures  {column}: none readable"
+        text += "" if found["distinct"] is None else f"; {found['distinct']:,} distinct"
+        lines.append(f"{text}; {found['unreadable']} of {found['looked_at']} looked at unreadable")
+    return lines
+
+
+def text_lines(texts: dict[str, Any] | None) -> list[str]:
+    """One line."""
+    if texts is None or texts["words"] is None:
+        return []
+    lengths = [f"{unit} {' / '.join(map(str, texts[unit]))}" for unit in ("words", "tokens") if texts[unit]]
+    return [f"  texts     median / 95 % / max: {'; '.join(lengths)}; {texts['distinct']:,} distinct"]
+
+
+def label_lines(labels: dict[str, Any]) -> list[str]:
+    """The classes with their part of train, the most frequent first, or the range of the numbers."""
+    kind = labels["problem_type"].replace("_", " ")
+    if labels["names"] is None:
+        spread = labels["values"]
+        numbers = (
+            "no label" if spread is None else "min / mean / max " + " / ".join(f"{value:.4g}" for value in spread)
+        )
+        return [f"  labels    {kind}: {numbers}"]
+    counts = Counter(labels["counts"].get("train", next(iter(labels["counts"].values()))))
+    ratio = "some have no row" if labels["ratio"] is None else f"most to least frequent {labels['ratio']:.1f} : 1"
+    shown = ", ".join(f"{short(name)} {count:,}" for name, count in counts.most_common(SHOWN_CLASSES))
+    more = f" and {len(counts) - SHOWN_CLASSES:,} more" if len(counts) > SHOWN_CLASSES else ""
+    text = f"{kind}, {len(counts):,} classes, {ratio}: {shown}{more}"
+    return textwrap.wrap(text, WIDTH, initial_indent="  labels    ", subsequent_indent=" " * 12)
+
+
+def short(name: str, width: int = 24) -> str:
+    """A name of a class, cut where it is long."""
+    return name if len(name) <= width else f"{name[: width - 1]}…"

@@ -1,0 +1,133 @@
+"""Kills a training run with SIGKILL again and again, starts it anew with the same command, and compares the end."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+REPOSITORY = Path(__file__).parents[2]
+TRAINING = "training:"  # what both scripts print before their first step
+EVALUATING = "evaluating"  # the title of the bar over a part that is measured
+
+
+@dataclass
+class Kill:
+    """When a run is killed.
+
+    Args:
+        when: `step`, so many seconds after the first step could begin; `evaluation`, after the first evaluation began;
+            `writing`, after this run began to write its second checkpoint, so that it leaves more than it found.
+        offset: seconds.
+    """
+
+    when: str
+    offset: float
+
+
+def seeded_kills(seed: int, count: int, longest: float = 3.0) -> list[Kill]:
+    """Kills of all three kinds, three tenths of them in the writing of a checkpoint."""
+    draw = random.Random(seed)
+    kinds = ["step", "writing", "step", "evaluation", "writing", "step", "step", "evaluation", "writing", "step"]
+    reach = {"step": longest, "evaluation": 0.3, "writing": 0.4}
+    kinds = [kinds[place % len(kinds)] for place in range(count)]
+    return [Kill(kind, round(draw.uniform(0, reach[kind]), 3)) for kind in kinds]
+
+
+def command(script: str, processes: int, arguments: list[str]) -> list[str]:
+    """What a user types, for one process or two."""
+    if processes == 1:
+        return [sys.executable, f"training/{script}", *arguments]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    return [*launcher, f"training/{script}", *arguments]
+
+
+class Run:
+    """One start of the command, in a process group of its own, its output in files."""
+
+    def __init__(self, words: list[str], run_dir: Path, log: Path):
+        self.run_dir, self.log = run_dir, log
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "w") as output:
+            self.process = subprocess.Popen(
+                words,
+                cwd=REPOSITORY,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, happened) -> bool:
+        """Whether it happened before the process ended."""
+        while self.process.poll() is None:
+            if happened():
+                return True
+            time.sleep(0.002)
+        return False
+
+    def kill(self, kill: Kill) -> str | None:
+        """Kills all processes of the run at the moment asked for.
+
+        Returns:
+            what was going on, or None where the run ended before.
+        """
+        if not self.wait_for(lambda: TRAINING in self.text()):
+            return None
+        if kill.when == "evaluation" and not self.wait_for(lambda: EVALUATING in self.text()):
+            return None
+        if kill.when == "writing":
+            known = set(self.run_dir.glob("checkpoint-*"))
+            if not self.wait_for(lambda: set(self.run_dir.glob("checkpoint-*")) - known):
+                return None
+            if not self.wait_for(self.being_written):
+                return None
+        ends = time.monotonic() + kill.offset
+        self.wait_for(lambda: time.monotonic() >= ends)
+        if self.process.poll() is not None:
+            return None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        written = self.being_written()
+        return f"writing {min(written)}" if written else kill.when
+
+    def being_written(self) -> set[str]:
+        folder = self.run_dir / ".writing"
+        return {path.name for path in folder.glob("checkpoint-*")} if folder.exists() else set()
+
+    def finish(self):
+        """Waits for the end, which must be a good one."""
+        code = self.process.wait()
+        if code:
+            raise RuntimeError(f"exit status {code}:\n{self.text()[-4000:]}")
+
+
+def survive(words: list[str], run_dir: Path, kills: list[Kill]) -> list[tuple[Kill, str | None]]:
+    """Starts, kills, starts again…, and lets the last one finish.
+
+    Returns:
+        each kill with what it met; None where the run had ended.
+    """
+    met = []
+    for number, kill in enumerate(kills):
+        run = Run(words, run_dir, run_dir.parent / f"{run_dir.name}.{number}.log")
+        met.append((kill, run.kill(kill)))
+        if met[-1][1] is None:
+            break
+    Run(words, run_dir, run_dir.parent / f"{run_dir.name}.end.log").finish()
+    return met
+
+
+def weights(run_dir: Path) -> bytes:
+    """The file that a run is for."""
+    return (run_dir / "model.safetensors").read_bytes()

@@ -1,0 +1,283 @@
+"""The same job as train.py through `transformers.Trainer`: the same recipes, the same run folder.
+
+    python training/finetune.py training/recipes/easy_vqa.yaml
+    accelerate launch training/finetune.py training/recipes/easy_vqa.yaml --learning_rate 1e-3
+
+Choose it to use what belongs to the Trainer: its callbacks, trackers, hyperparameter search. The same command takes up
+a run that was killed where its last checkpoint left it.
+"""
+
+import json
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    get_scheduler,
+    set_seed,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `accelerate launch` puts only training/ there
+
+from mm_hf import MMFusionForClassification  # noqa: E402
+from mm_hf.checkpoints import newest_checkpoint  # noqa: E402
+from mm_hf.data import MultimodalCollator  # noqa: E402
+from mm_hf.evaluation import classification_metrics  # noqa: E402
+from mm_hf.optim import EMA, NonFiniteGuard, parameter_groups, unfreeze_gradually  # noqa: E402
+from mm_hf.trainer import MMTrainer  # noqa: E402
+from training.arguments import TrainArguments  # noqa: E402
+from training.job import Job, run, set_up  # noqa: E402
+from training.measure import finish  # noqa: E402
+
+
+def main():
+    """The whole run, from top to bottom."""
+    started = time.perf_counter()
+    job = set_up(__doc__.split("\n")[0], "finetune.py")
+    if job is None:
+        return
+    job.seconds["prepare"] = time.perf_counter() - started
+    history = fit(job, job.model, job.collator, job.train_args, job.output_dir)
+    finish(job, fit, history)
+
+
+class RecipeTrainer(MMTrainer):
+    """MMTrainer with the parts of a recipe that TrainingArguments have no key for.
+
+    Args:
+        job: the run.
+        collator: makes the batches that are measured; the recipe's augmentations come on top in training.
+        recipe: how it trains.
+        folder: of the run, for what a stop leaves behind.
+        kwargs: for MMTrainer.
+    """
+
+    def __init__(self, job: Job, collator: MultimodalCollator, recipe: TrainArguments, folder: Path, **kwargs):
+        self.job, self.recipe = job, recipe
+        super().__init__(data_collator=job.training_collator(collator), **kwargs)
+        self.ema = None if recipe.ema_decay is None else EMA(self.model, recipe.ema_decay)
+        self.guard = NonFiniteGuard(recipe.max_nonfinite, folder, self.args.process_index)
+        self.seconds = 0.0  # of earlier processes
+        self.row_ids: list[int] = []  # of the present step
+        self.add_callback(StepCallback(self))
+
+    def create_optimizer(self, model=None):
+        """AdamW or SGD over the recipe's parameter groups."""
+        recipe, modalities = self.recipe, self.model.config.modalities
+        rates = {name: rate for name, rate in recipe.encoder_learning_rates.items() if name in modalities}
+        groups = parameter_groups(
+            self.model, recipe.learning_rate, recipe.weight_decay, rates, layer_decay=recipe.layer_decay
+        )
+        if recipe.optim == "sgd":
+            self.optimizer = torch.optim.SGD(groups, lr=recipe.learning_rate)
+        else:
+            self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """The recipe's schedule, with gradual unfreezing where it is asked for."""
+        if self.lr_scheduler is None:
+            optimizer = self.optimizer if optimizer is None else optimizer
+            recipe = self.recipe
+            warmup = round(recipe.warmup_ratio * num_training_steps)
+            self.lr_scheduler = get_scheduler(recipe.lr_scheduler_type, optimizer, warmup, num_training_steps)
+            if recipe.unfreeze_epochs is not None:
+                batches = num_training_steps if self.job.data_args.streaming else len(self.get_train_dataloader())
+                steps = -(-batches // recipe.gradient_accumulation_steps)
+                unfreeze_gradually(
+                    self.lr_scheduler, optimizer.param_groups, max(1, round(recipe.unfreeze_epochs * steps))
+                )
+        return self.lr_scheduler
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        """Notes which rows a step had, in case its loss is not finite, and which were bad."""
+        if self.model.training:
+            self.row_ids += inputs["row_ids"].tolist()
+            self.job.note_bad_rows(inputs.get("bad_rows", []))
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def predict_rows(self, batches):
+        """Measures the averaged weights where the recipe asks for them."""
+        if self.ema is None:
+            predictions = super().predict_rows(batches)
+        else:
+            with self.ema.applied():
+                predictions = super().predict_rows(batches)
+        self.job.note_bad_rows(predictions.bad_rows)
+        return predictions
+
+    def save_extra_state(self, folder: Path):
+        """What has to go on exactly, beside what the library keeps."""
+        own = {
+            "bad_rows": self.job.bad_rows.state_dict(),
+            "guard": self.guard.state_dict(),
+            "seconds": self.train_seconds(),
+            "stopped": self.limits() if self.control.should_training_stop else None,
+        }
+        (folder / f"rank_{self.args.process_index}.json").write_text(json.dumps(own), encoding="utf-8")
+        if self.ema is not None and self.args.should_save:
+            save_file(self.ema.state_dict(), folder / "ema.safetensors")
+
+    def limits(self) -> list:
+        """What the recipe says of the end."""
+        recipe = self.recipe
+        return [recipe.num_train_epochs, recipe.max_steps, recipe.max_train_seconds, recipe.early_stopping_patience]
+
+    def load_extra_state(self, folder: Path) -> bool:
+        """Takes up what `save_extra_state` wrote.
+
+        Returns:
+            whether the training had ended.
+        """
+        own = json.loads((folder / f"rank_{self.args.process_index}.json").read_text(encoding="utf-8"))
+        self.job.bad_rows.load_state_dict(own["bad_rows"])
+        self.guard.load_state_dict(own["guard"])
+        self.seconds = own["seconds"]
+        if self.ema is not None:
+            self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
+        return own["stopped"] == self.limits()
+
+    def train_seconds(self) -> float:
+        """Wall time of training, earlier processes included."""
+        return self.seconds + time.perf_counter() - self.began
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        """See MMTrainer; the averaged weights, where there are any, are the ones that stay."""
+        self.began = time.perf_counter()
+        if resume_from_checkpoint is not None and self.load_extra_state(Path(resume_from_checkpoint)):
+            # The library forgets that the training had stopped, and would train one evaluation more.
+            self.state = TrainerState.load_from_json(Path(resume_from_checkpoint) / TRAINER_STATE_NAME)
+            self._load_best_model()
+        else:
+            super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if self.ema is not None:
+            if self.state.best_model_checkpoint is not None:
+                self.ema.load_state_dict(load_file(Path(self.state.best_model_checkpoint) / "ema.safetensors"))
+            self.ema.write()
+
+
+class StepCallback(TrainerCallback):
+    """What the recipe wants done around each optimizer step."""
+
+    def __init__(self, trainer: RecipeTrainer):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        """Skips a step whose gradients are not finite."""
+        trainer = self.trainer
+        if trainer.accelerator.scaler is None:  # with float16 the scaler does it
+            trainer.guard.check(trainer.model, state.global_step + 1, trainer.row_ids)
+        trainer.row_ids = []
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        """Takes the new weights into the average."""
+        if self.trainer.ema is not None:
+            self.trainer.ema.update()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Ends the training when its time is up, on all processes after the same step."""
+        trainer, limit = self.trainer, self.trainer.recipe.max_train_seconds
+        if limit is not None:
+            over = torch.tensor(float(trainer.train_seconds() > limit), device=args.device)
+            if trainer.accelerator.reduce(over).item() > 0:
+                control.should_training_stop = control.should_evaluate = control.should_save = True
+        return control
+
+
+def training_arguments(job: Job, args: TrainArguments, folder: Path | None) -> TrainingArguments:
+    """The recipe as the Trainer takes it."""
+    when = "no" if folder is None else "epoch" if args.eval_steps is None else "steps"
+    saved = "no" if folder is None else when if args.save_steps is None else "steps"
+    metric = "rmse" if job.problem_type == "regression" else "f1_micro"
+    metric = "accuracy" if job.problem_type == "single_label_classification" else metric
+    return TrainingArguments(
+        output_dir=str(job.output_dir if folder is None else folder),
+        seed=args.seed,
+        learning_rate=args.learning_rate,
+        num_train_epochs=args.num_train_epochs,
+        max_steps=args.max_steps,
+        per_device_train_batch_size=args.per_device_train_batch_size,
+        per_device_eval_batch_size=args.per_device_eval_batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        max_grad_norm=args.max_grad_norm,
+        bf16=args.bf16,
+        fp16=args.fp16,
+        torch_compile=args.torch_compile,
+        dataloader_num_workers=args.dataloader_num_workers,
+        logging_steps=args.logging_steps,
+        eval_strategy=when,
+        eval_steps=args.eval_steps,
+        save_strategy=saved,
+        save_steps=args.save_steps or args.eval_steps or 500,
+        save_total_limit=args.save_total_limit,
+        load_best_model_at_end=folder is not None,
+        metric_for_best_model=metric,
+        greater_is_better=metric != "rmse",
+        report_to="none" if folder is None else args.report_to,
+        use_cpu=job.accelerator.device.type == "cpu",
+        disable_tqdm=None if folder is not None else True,
+    )
+
+
+def compute_metrics(job: Job, predictions: EvalPrediction) -> dict[str, float]:
+    """The metrics of the problem, as the Trainer asks for them."""
+    logits, labels = torch.from_numpy(predictions.predictions), torch.from_numpy(predictions.label_ids)
+    return classification_metrics(logits, labels, job.problem_type)["metrics"]
+
+
+def fit(
+    job: Job,
+    model: MMFusionForClassification,
+    collator: MultimodalCollator,
+    args: TrainArguments,
+    folder: Path | None = None,
+) -> dict[str, list]:
+    """Trains, from the newest checkpoint in the folder if there is one, and leaves in `model` the weights that were
+    best on validation.
+
+    Returns:
+        points of (step, value) by name.
+    """
+    callbacks = []
+    if folder is not None and args.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+    trainer = RecipeTrainer(
+        job,
+        collator,
+        args,
+        job.output_dir if folder is None else folder,
+        model=model,
+        args=training_arguments(job, args, folder),
+        train_dataset=job.rows("train", train=True),
+        eval_dataset=job.rows("validation", train=False),
+        callbacks=callbacks,
+        compute_metrics=partial(compute_metrics, job),
+    )
+    set_seed(args.seed + trainer.args.process_index)  # dropout differs between processes
+    checkpoint = None if folder is None else newest_checkpoint(folder)
+    if checkpoint is not None:
+        job.say(f"taken up from {checkpoint}")
+    job.say("training:")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if folder is not None:
+        job.seconds["train"] = trainer.train_seconds()
+    metric = f"eval_{trainer.args.metric_for_best_model}"
+    names = {"loss": "loss", "validation": metric, "learning rate": "learning_rate"}
+    return {
+        name: [(entry["step"], entry[key]) for entry in trainer.state.log_history if key in entry]
+        for name, key in names.items()
+    }
+
+
+if __name__ == "__main__":
+    run(main)

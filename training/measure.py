@@ -1,0 +1,117 @@
+"""What train.py and finetune.py share after they trained: the test, the floors beside it, and the run's folder."""
+
+import copy
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+
+import torch
+from accelerate.utils import set_seed
+from datasets import Dataset, IterableDataset
+
+from mm_hf import MMFusionForClassification
+from mm_hf.data import MultimodalCollator
+from mm_hf.evaluation import Predictions, classification_metrics, majority_accuracy, predict
+from training.arguments import TrainArguments
+from training.job import ROOT, Job, merge_adapters
+from training.run_folder import git_commit, hardware, versions, write_run
+
+
+# Trains a model in place: (job, model, collator, arguments) -> points of (step, value) by name.
+Fit = Callable[[Job, MMFusionForClassification, MultimodalCollator, TrainArguments], dict[str, list]]
+
+
+def evaluate(
+    job: Job, model: MMFusionForClassification, collator: MultimodalCollator, split: str
+) -> tuple[Predictions, dict]:
+    """Runs the model over one part, every row once, on all processes.
+
+    Returns:
+        its predictions, and what `classification_metrics` gives.
+    """
+    predictions = predict(model, job.loader(split, collator, train=False), job.accelerator)
+    job.note_bad_rows(predictions.bad_rows)
+    return predictions, report_of(job, predictions, split)
+
+
+def report_of(job: Job, predictions: Predictions, split: str) -> dict:
+    """What `classification_metrics` gives for predictions of one part."""
+    kinds = job.splits[split][job.columns.kind] if job.columns.kind else None
+    return classification_metrics(predictions.logits, predictions.labels, job.problem_type, kinds)
+
+
+def finish(job: Job, fit: Fit, history: dict[str, list]):
+    """Saves the trained model, measures it once on the test part, and writes all that a run leaves behind."""
+    merge_adapters(job, job.model)
+    if job.accelerator.is_main_process:  # before anything else can fail
+        job.model.save_pretrained(job.output_dir)
+        job.processor.save_pretrained(job.output_dir)
+
+    started = time.perf_counter()
+    predictions, report = evaluate(job, job.model, job.collator, "test")
+    results = {"metrics": report["metrics"], "by_kind": report["by_kind"], "floors": {}}
+    job.seconds["evaluate"] = time.perf_counter() - started
+    job.say(f"test: {json.dumps(report['metrics'])}")
+
+    if job.train_args.floors:
+        started = time.perf_counter()
+        results["floors"] = measure_floors(job, fit)
+        job.seconds["floors"] = time.perf_counter() - started
+
+    job.write_bad_rows()
+    recipe = {"name": job.name, **vars(job.model_args), **vars(job.data_args), **vars(job.train_args)}
+    results |= {
+        "seed": job.train_args.seed,
+        "seconds": {key: round(value, 1) for key, value in job.seconds.items()},
+        "num_processes": job.accelerator.num_processes,
+        "bad_rows": len(job.bad_rows.entries),
+        "commit": git_commit(ROOT),
+        "versions": versions(),
+        "hardware": hardware(),
+        "recipe": recipe,
+    }
+    if job.accelerator.is_main_process:
+        write_run(job.output_dir, ROOT, job.model, job.collator, job.splits, predictions.logits, results, history)
+    job.accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
+    job.accelerator.end_training()
+
+
+def measure_floors(job: Job, fit: Fit) -> dict[str, float]:
+    """What the score must be held against: the most frequent label, each modality alone, and wrong pairs.
+
+    The models that see one modality alone are trained as the model was, on a smaller budget, with the other absent.
+    """
+    label, floors, modalities = job.columns.label, {}, job.model.config.modalities
+    stream = isinstance(job.splits["train"], IterableDataset)
+    if job.problem_type == "single_label_classification" and not stream:
+        floors["majority"] = majority_accuracy(job.splits["train"][label], job.splits["test"][label])
+    names = {"text": "text_only", "vision": "image_only"}
+    for modality in modalities if len(modalities) > 1 else []:
+        alone = dataclasses.replace(job.collator, absent=frozenset(modalities) - {modality})
+        args = copy.copy(job.train_args)
+        args.num_train_epochs, args.early_stopping_patience = args.num_train_epochs * args.floor_budget, None
+        if args.max_steps > 0:
+            args.max_steps = max(1, round(args.max_steps * args.floor_budget))
+        set_seed(args.seed)
+        model = job.build().to(job.accelerator.device)
+        fit(job, model, alone, args)
+        _, report = evaluate(job, model, alone, "test")
+        floors[names[modality]] = next(iter(report["metrics"].values()))
+    if {"vision", "text"} <= set(modalities):
+        splits = {**job.splits, "test": with_wrong_images(job, job.splits["test"])}
+        _, report = evaluate(dataclasses.replace(job, splits=splits), job.model, job.collator, "test")
+        floors["shuffled_pairs"] = next(iter(report["metrics"].values()))
+    return floors
+
+
+def with_wrong_images(job: Job, split: Dataset) -> Dataset:
+    """The part with its pictures dealt out anew, so that each text meets pictures drawn at random."""
+    generator = torch.Generator().manual_seed(job.train_args.seed)
+    order = torch.randperm(len(split), generator=generator).tolist()
+    columns = job.columns
+    moved = [*columns.images, *([columns.image_id] if columns.image_id else [])]
+    others = split.remove_columns(moved)
+    for name in moved:
+        others = others.add_column(name, split[order][name], feature=split.features[name])
+    return others

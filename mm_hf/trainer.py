@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -15,9 +15,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
 from .checkpoints import begin, newest_checkpoint, publish, rotate, staging_folder
+from .data.collator import MultimodalCollator
 from .data.loader import BatchLoader
 from .data.loading import Rows
-from .data.streaming import StreamBatches
 from .evaluation.prediction import predict
 from .models.losses import count_labels
 
@@ -34,8 +34,8 @@ class MMTrainer(Trainer):
     - Label smoothing happens inside the model, where it leaves its other losses alone.
     - What augments the training rows leaves the others alone.
     - Columns are never dropped: the collator reads rows, not the inputs of `forward`.
-    - A checkpoint is complete or not there (`mm_hf.checkpoints`); `train(resume_from_checkpoint=True)` takes the newest
-      complete one.
+    - A checkpoint is complete or not there (`mm_hf.checkpoints`); `train(resume_from_checkpoint=True)` takes the
+      newest complete one.
 
     Args:
         args: `TrainingArguments`; `remove_unused_columns` is ignored.
@@ -87,7 +87,7 @@ class MMTrainer(Trainer):
     def _loader(self, dataset: Any, split: str, train: bool) -> BatchLoader:
         if isinstance(dataset, datasets.Dataset):
             dataset = Rows(dataset, split)
-        args, collator = self.args, self.data_collator
+        args, collator = self.args, cast(MultimodalCollator, self.data_collator)
         if not train:
             collator = dataclasses.replace(collator, augment=None, token_dropout=0.0)
         return BatchLoader(
@@ -123,7 +123,7 @@ class MMTrainer(Trainer):
     def _run_epoch(self, *, epoch: int, train_dataloader: DataLoader, **kwargs):
         # Here and not in the library's own call, which a resumed epoch does not reach: there it holds another loader,
         # over the same sampler and collator.
-        train_dataloader.set_epoch(epoch)
+        cast(BatchLoader, train_dataloader).set_epoch(epoch)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
 
     # Training
@@ -157,16 +157,14 @@ class MMTrainer(Trainer):
         since only logits are gathered."""
         self.callback_handler.eval_dataloader = dataloader
         if not self.accelerator._models:  # not in training: nothing has placed the model yet
-            self.model.to(self.args.device)
+            cast(nn.Module, self.model).to(self.args.device)
         predictions = self.predict_rows(self._with_callbacks(dataloader))
         logits = predictions.logits.numpy()
         labels = None if predictions.labels is None else predictions.labels.numpy()
         metrics: dict[str, Any] = {}
         loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
         if self.compute_metrics is not None and labels is not None and not loss_only:
-            metrics = denumpify_detensorize(
-                self.compute_metrics(EvalPrediction(predictions=logits, label_ids=labels))
-            )
+            metrics = denumpify_detensorize(self.compute_metrics(EvalPrediction(predictions=logits, label_ids=labels)))
         if predictions.loss is not None and np.isfinite(predictions.loss):
             metrics["loss"] = predictions.loss
         return EvalLoopOutput(

@@ -29,15 +29,15 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `accelerate launch` puts only training/ there
 
-from mm_hf import MMFusionForClassification  # noqa: E402
-from mm_hf.checkpoints import newest_checkpoint  # noqa: E402
-from mm_hf.data import MultimodalCollator  # noqa: E402
-from mm_hf.evaluation import classification_metrics  # noqa: E402
-from mm_hf.optim import EMA, NonFiniteGuard, parameter_groups, unfreeze_gradually  # noqa: E402
-from mm_hf.trainer import MMTrainer  # noqa: E402
-from training.arguments import TrainArguments  # noqa: E402
-from training.job import Job, run, set_up  # noqa: E402
-from training.measure import finish  # noqa: E402
+from mm_hf import MMFusionForClassification
+from mm_hf.checkpoints import newest_checkpoint
+from mm_hf.data import MultimodalCollator
+from mm_hf.evaluation import classification_metrics
+from mm_hf.optim import EMA, NonFiniteGuard, parameter_groups, unfreeze_gradually
+from mm_hf.trainer import MMTrainer
+from training.arguments import TrainArguments
+from training.job import Job, run, set_up
+from training.measure import finish
 
 
 def main():

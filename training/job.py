@@ -104,7 +104,9 @@ class Job:
     def training_collator(self, collator: MultimodalCollator) -> MultimodalCollator:
         """The same with the augmentations that the recipe asks for."""
         augment = parse_augmentations(self.data_args.augment) if self.data_args.augment else None
-        return replace(collator, augment=augment, token_dropout=self.data_args.token_dropout, seed=self.train_args.seed)
+        return replace(
+            collator, augment=augment, token_dropout=self.data_args.token_dropout, seed=self.train_args.seed
+        )
 
     def rows(self, split: str, train: bool) -> Rows | StreamBatches:
         """One part, with what the sampler has to know of its rows."""
@@ -149,7 +151,8 @@ class Job:
         """All labels of one part. Bad ones are missing where the recipe skips them; else they stop the run."""
         column = self.columns.label
         rows = [
-            {column: value, "row_id": number, "split": split} for number, value in enumerate(self.splits[split][column])
+            {column: value, "row_id": number, "split": split}
+            for number, value in enumerate(self.splits[split][column])
         ]
         bad: list[BadRowError] | None = [] if self.data_args.on_error == "skip" else None
         labels = label_tensor(rows, column, self.label2id, self.problem_type, bad)
@@ -315,8 +318,8 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, train_
             raise ValueError("streaming has no known end: give max_steps and eval_steps.")
         if train_args.imbalance not in (None, "focal_loss") or train_args.train_sampling_strategy != "random":
             raise ValueError(
-                "streaming knows no row before it comes: imbalance can be focal_loss alone, and train_sampling_strategy "
-                f"random alone; got {train_args.imbalance} and {train_args.train_sampling_strategy}."
+                "streaming knows no row before it comes: imbalance can be focal_loss alone, and "
+                f"train_sampling_strategy random alone; got {train_args.imbalance} and {train_args.train_sampling_strategy}."
             )
 
 
@@ -431,9 +434,7 @@ def build_cache(job: Job) -> FeatureCache | None:
     if not job.data_args.cache_features or job.data_args.streaming or not modalities:
         return None
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    cache = FeatureCache(
-        job.model.base_model.eval(), processes=local_processes, on_error=job.data_args.on_error
-    )
+    cache = FeatureCache(job.model.base_model.eval(), processes=local_processes, on_error=job.data_args.on_error)
     rows = {split: Rows(dataset, split) for split, dataset in job.splits.items()}
 
     def prepare(modality, places):
@@ -448,12 +449,15 @@ def build_cache(job: Job) -> FeatureCache | None:
                     for key, column in zip(job.collator.item_keys(row, modality), job.collator.parts[modality]):
                         if key is not None:
                             items.setdefault(key, (split, row["row_id"], column))
+        too_large = ""
         try:
             cache.fill(modality, items.items(), partial(prepare, modality), progress=job.accelerator.is_main_process)
         except CacheTooLargeError as error:
-            job.say(f"features are not kept: {error}")
-            return None
-    return cache
+            too_large = str(error)
+        if any(reasons := gather_object([too_large])):  # free memory differs: all processes do as one must
+            job.say(f"features are not kept: {next(filter(None, reasons))}")
+            cache.drop(modality)
+    return cache if cache.modalities else None
 
 
 def run(main: Callable[[], None]):

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 
-from mm_hf.data import BadRowError, MultimodalCollator, Rows
-from mm_hf.data.collator import decode_image, label_tensor
+from mm_hf.data import BadRowError, MultimodalCollator, Rows, label_tensor
+from mm_hf.data.collator import decode_image
 from mm_hf.evaluation import model_card, plot_curves, plot_predictions
 from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES
 

@@ -25,14 +25,14 @@ from transformers import get_scheduler
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `accelerate launch` puts only training/ there
 
-from mm_hf import MMFusionForClassification  # noqa: E402
-from mm_hf.checkpoints import begin, newest_checkpoint, publish, rotate, staging_folder  # noqa: E402
-from mm_hf.data import MultimodalCollator  # noqa: E402
-from mm_hf.models.losses import count_labels  # noqa: E402
-from mm_hf.optim import EMA, NonFiniteGuard, parameter_groups, unfreeze_gradually  # noqa: E402
-from training.arguments import TrainArguments  # noqa: E402
-from training.job import Job, run, set_up  # noqa: E402
-from training.measure import evaluate, finish  # noqa: E402
+from mm_hf import MMFusionForClassification
+from mm_hf.checkpoints import begin, newest_checkpoint, publish, rotate, staging_folder
+from mm_hf.data import MultimodalCollator
+from mm_hf.models.losses import count_labels
+from mm_hf.optim import EMA, NonFiniteGuard, parameter_groups, unfreeze_gradually
+from training.arguments import TrainArguments
+from training.job import Job, run, set_up
+from training.measure import evaluate, finish
 
 
 def main():
@@ -71,9 +71,7 @@ class Progress:
     evaluations_since: int = 0
     done: bool = False
     limits: list = field(default_factory=list)
-    history: dict[str, list] = field(
-        default_factory=lambda: {"loss": [], "validation": [], "learning rate": []}
-    )
+    history: dict[str, list] = field(default_factory=lambda: {"loss": [], "validation": [], "learning rate": []})
 
 
 class Training:
@@ -102,7 +100,9 @@ class Training:
         self.epoch_batches = None if self.streams else len(self.loader)
         if self.epoch_batches == 0:
             raise ValueError(f"The training part has {len(job.splits['train'])} rows: too few for a single batch.")
-        steps_per_epoch = args.max_steps if self.streams else -(-self.epoch_batches // args.gradient_accumulation_steps)
+        steps_per_epoch = (
+            args.max_steps if self.streams else -(-self.epoch_batches // args.gradient_accumulation_steps)
+        )
         self.total = args.max_steps if args.max_steps > 0 else max(1, round(args.num_train_epochs * steps_per_epoch))
         set_seed(args.seed + self.accelerator.process_index)  # dropout differs between processes
         rates = {name: rate for name, rate in args.encoder_learning_rates.items() if name in model.config.modalities}

@@ -2,10 +2,11 @@
 
 from .augmentation import ImageAugmentation, parse_augmentations
 from .bad_rows import BadRows
-from .collator import MultimodalCollator, label_tensor
+from .collator import MultimodalCollator
 from .feature_cache import CacheTooLargeError, FeatureCache
+from .labels import label_tensor, labels_of, normalise_labels
 from .loader import BatchLoader
-from .loading import BadRowError, Columns, Rows, labels_of, normalise_labels, resolve_path
+from .loading import BadRowError, Columns, Rows, resolve_path
 from .samplers import GroupedBatchSampler, balanced_weights
 from .sources import data_root_of, load_splits
 from .streaming import StreamBatches

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +13,8 @@ from ..models.processing_mm_fusion import MMFusionProcessor
 from .augmentation import ImageAugmentation
 from .bad_rows import check_on_error
 from .feature_cache import FeatureCache
-from .loading import BadRowError, Columns, resolve_path
-
-
-LISTED_LABELS = 20  # of a long list of labels, in a message
+from .labels import label_tensor
+from .loading import BadRowError, Columns, is_absent, resolve_path
 
 
 def decode_image(row: dict[str, Any], column: str, root: str | None = None) -> Image.Image:
@@ -57,11 +54,6 @@ def picture_file(value: Any) -> str | None:
     """The path of a picture as its row has it; None where there is none."""
     path = value.get("path") if isinstance(value, dict) else None
     return None if path is None else str(path)
-
-
-def is_absent(value: Any) -> bool:
-    """Whether a row has nothing there: None, or the NaN that tables write for it."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 @dataclass
@@ -310,117 +302,3 @@ class MultimodalCollator:
             drawn = self._generator(row, "text", column).random(len(words))
             text[words[torch.from_numpy(drawn < self.token_dropout)]] = self._mask_token_id
         return input_ids
-
-
-def label_tensor(
-    rows: list[dict[str, Any]],
-    column: str,
-    label2id: dict[str, int] | None = None,
-    problem_type: str | None = None,
-    bad: list[BadRowError] | None = None,
-) -> torch.Tensor:
-    """Labels as the loss takes them: -100 for a class that is missing, NaN for a number that is.
-
-    Args:
-        rows: as `Rows` gives them.
-        column: of the labels: names in `label2id`, classes (-1 is what datasets writes for a missing one), booleans,
-            numbers, or lists of any of these. None and NaN are missing.
-        label2id: numbers of the classes.
-        problem_type: regression and several labels take numbers as floats; None: as they are. Several labels with
-            `label2id` take lists of names or classes, or one value in [0, 1] a class (soft targets, as VQA v2 has
-            them; Goyal et al. 2017).
-        bad: takes down bad labels, which then count as missing; None: they raise.
-
-    Returns:
-        `(B,)` int64, or `(B,)` or `(B, C)` float32.
-
-    Raises:
-        BadRowError: a label that is not in the list, or no label at all.
-    """
-    several = problem_type == "multi_label_classification"
-    values: list[Any] = []
-    width: int | None = None  # of lists; 0 for numbers
-    for row in rows:
-        value = row[column].tolist() if isinstance(row[column], (np.generic, np.ndarray)) else row[column]
-        try:
-            if value is None or (label2id is not None and is_absent(value)):
-                values.append(None)
-                continue
-            if label2id is None:
-                value = read_numbers(value)
-            else:
-                value = read_classes(value, label2id) if several else read_class(value, label2id)
-            length = len(value) if isinstance(value, list) else 0
-            if width not in (None, length):
-                raise ValueError(f"label {value} has {length} numbers where others have {width} (0: it is no list).")
-            width = length
-            values.append(value)
-        except ValueError as reason:
-            error = BadRowError(row, column, str(reason))
-            if bad is None:
-                raise error from None
-            bad.append(error)
-            values.append(None)
-    if several and label2id is not None:
-        width = len(label2id)
-    floats = problem_type not in (None, "single_label_classification")
-    if width or floats or any(isinstance(value, float) for value in values):
-        missing: Any = [math.nan] * width if width else math.nan
-        return torch.tensor([missing if value is None else value for value in values], dtype=torch.float32)
-    return torch.tensor([-100 if value is None else value for value in values])
-
-
-def read_class(value: Any, label2id: dict[str, int]) -> int:
-    """The number of a class; -100 for the -1 that datasets writes where there is none.
-
-    Raises:
-        ValueError: not one of the classes.
-    """
-    if isinstance(value, str):
-        if value not in label2id:
-            names = ", ".join(repr(name) for name in list(label2id)[:LISTED_LABELS])
-            more = f", … ({len(label2id)} in all)" if len(label2id) > LISTED_LABELS else ""
-            raise ValueError(f"label {value!r} is not in the list [{names}{more}].")
-        return label2id[value]
-    number = int(value) if isinstance(value, (int, float)) and value == value // 1 else None
-    if number is None or not -1 <= number < len(label2id):
-        raise ValueError(f"label {value!r:.80} is not in 0…{len(label2id) - 1}.")
-    return -100 if number == -1 else number
-
-
-def read_classes(value: Any, label2id: dict[str, int]) -> list[float]:
-    """One value a class, from a list of names or classes, or from such values.
-
-    Raises:
-        ValueError: no list, not one of the classes, or values that are not one a class and in [0, 1].
-    """
-    if not isinstance(value, list):
-        raise ValueError(f"label {value!r:.80} is no list; several labels are lists of names or classes.")
-    if value and all(isinstance(entry, (bool, float)) for entry in value):
-        if len(value) != len(label2id) or not all(0 <= entry <= 1 for entry in value):
-            raise ValueError(f"label {value!r:.80} must be {len(label2id)} values in [0, 1], one a class.")
-        return [float(entry) for entry in value]
-    targets = [0.0] * len(label2id)
-    for entry in value:
-        number = read_class(entry, label2id)
-        if number < 0:
-            raise ValueError(f"label {entry!r} is not in 0…{len(label2id) - 1}.")
-        targets[number] = 1.0
-    return targets
-
-
-def read_numbers(value: Any) -> Any:
-    """A number, or a list of numbers in which None is NaN.
-
-    Raises:
-        ValueError: what is no number, or an infinite one.
-    """
-    if isinstance(value, list):
-        return [math.nan if entry is None else float(read_numbers(entry)) for entry in value]
-    if isinstance(value, str):
-        raise ValueError(f"label {value!r:.80} has no number: there is no list of labels.")
-    if not isinstance(value, (int, float)):
-        raise ValueError(f"label {value!r:.80} is no number.")
-    if math.isinf(value):
-        raise ValueError(f"label {value} is no finite number.")
-    return int(value) if isinstance(value, bool) else value

@@ -137,14 +137,19 @@ class FeatureCache:
         """Gives the modality up where its features will not fit."""
         if estimate <= self.max_bytes:
             return
-        self.modalities.remove(modality)
-        for store in (self.items, self.bad):
-            del store[modality]
+        self.drop(modality)
         raise CacheTooLargeError(
             f"With the {modality} features the cache would take about {estimate / 1e9:.3g} GB, and its limit is "
             f"{self.max_bytes / 1e9:.3g} GB: switch the feature cache off, or make the features smaller (image size, "
             "text length, fewer feature layers), or raise the limit."
         )
+
+    def drop(self, modality: str):
+        """Forgets the features of a modality, if there are any."""
+        if modality in self.modalities:
+            self.modalities.remove(modality)
+        for store in (self.items, self.bad):
+            store.pop(modality, None)
 
     def states(self, modality: str, keys: list[str]) -> EncoderStates:
         """The states of some items, padded to the longest of them.

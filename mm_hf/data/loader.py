@@ -1,5 +1,7 @@
 """Batches of one part of a data set for one process, which begin where they are told to."""
 
+from typing import cast
+
 import torch
 from torch.utils.data import DataLoader
 
@@ -42,9 +44,7 @@ class BatchLoader(DataLoader):
         # its epochs at other times.
         generator = torch.Generator().manual_seed(seed)
         if isinstance(rows, StreamBatches):
-            super().__init__(
-                rows, batch_size=None, collate_fn=collator, num_workers=num_workers, generator=generator
-            )
+            super().__init__(rows, batch_size=None, collate_fn=collator, num_workers=num_workers, generator=generator)
             return
         sampler = GroupedBatchSampler(
             len(rows) if rows.groups is None else rows.groups,
@@ -69,4 +69,4 @@ class BatchLoader(DataLoader):
 
     def start_at(self, epoch: int, rows: int):
         """Chooses where a stream begins: an epoch of this process, and how many of its rows to leave out."""
-        self.dataset.start_at(epoch, rows)
+        cast(StreamBatches, self.dataset).start_at(epoch, rows)

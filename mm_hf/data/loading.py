@@ -1,22 +1,15 @@
-"""Columns named by keys, rows that know where they come from, and what their labels are."""
+"""Columns named by keys, and rows that know where they come from."""
 
+import math
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import datasets
-from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
+from datasets import Dataset
 from huggingface_hub.constants import HF_HUB_CACHE
 from torch.utils.data import Dataset as TorchDataset
-
-
-STRINGS = ("string", "large_string", "string_view")
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
-# Whole numbers are classes where so few of them are distinct, and each comes twice on average.
-MAX_NUMBER_CLASSES = 100
 
 
 class BadRowError(ValueError):
@@ -26,7 +19,12 @@ class BadRowError(ValueError):
         entry: the same as a dict of `split`, `row`, `column`, `file` and `reason`, one line of `bad_rows.jsonl`.
     """
 
-    def __init__(self, row: dict[str, Any], column: str | None, reason: str, file: str | None = None):
+    def __init__(
+        self, row: dict[str, Any] | str, column: str | None = None, reason: str = "", file: str | None = None
+    ):
+        if isinstance(row, str):  # the whole message: from a worker of a DataLoader nothing else comes through
+            super().__init__(row.strip().splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
+            return
         self.entry = {"split": row["split"], "row": row["row_id"], "column": column, "file": file, "reason": reason}
         place = f"row {row['row_id']} of split {row['split']!r}, column {column!r}"
         super().__init__(f"{place}{'' if file is None else f', file {file!r}'}: {reason}")
@@ -84,141 +82,9 @@ def resolve_path(path: str, root: str | None) -> str:
     raise ValueError(f"path {path!r} leads out of {' and '.join(map(repr, roots))}{hint}.")
 
 
-def labels_of(
-    splits: DatasetDict | IterableDatasetDict, column: str, problem_type: str | None = None
-) -> tuple[list[str] | None, str]:
-    """What a label column means: the names of its classes, and the type of the problem.
-
-    | the column holds | names | problem type |
-    |---|---|---|
-    | `ClassLabel` | its own | one label |
-    | booleans | no, yes | one label |
-    | strings | those of train, sorted | one label |
-    | few whole numbers | "3" for 3 and 3.0, by value | one label |
-    | other numbers | None | regression |
-    | lists of strings or of `ClassLabel` | as above | several labels |
-
-    Few is at most 100, and at most half of the rows. Whole numbers of a float column count too: an integer column with
-    gaps becomes one in a CSV. Looks at every label of train; a stream is read once for it, unless its features tell.
-
-    Args:
-        splits: as `load_splits` gives them, before `normalise_labels`.
-        column: of the labels. None and NaN are missing labels.
-        problem_type: one of `PROBLEM_TYPES`, where the above is not what is meant.
-
-    Raises:
-        ValueError: the problem type does not fit, or the column holds something else, or no label.
-    """
-    if problem_type not in (None, *PROBLEM_TYPES):
-        raise ValueError(f"Unknown problem type {problem_type!r}; known are {', '.join(PROBLEM_TYPES)}.")
-    if "train" not in splits:
-        raise ValueError(f"Labels are read from the training part, and there is none: {list(splits)}.")
-    feature: Any = splits["train"].features[column]
-    several = isinstance(feature, List)
-    inner = feature.feature if several else feature
-    if not isinstance(inner, (ClassLabel, Value)) or (several and not is_named(inner)):
-        raise ValueError(
-            f"Labels must be classes, strings or numbers, or lists of classes or strings; column {column!r} holds "
-            f"{feature}."
-        )
-    names, found = class_names(splits["train"], column, inner, several, problem_type)
-    if problem_type is not None and problem_type != found:
-        raise ValueError(f"Column {column!r} cannot be {problem_type}: it holds {feature}, which is {found}.")
-    return names, found
-
-
-def is_named(feature: ClassLabel | Value) -> bool:
-    """Whether values of this type are classes by themselves, and no numbers."""
-    return isinstance(feature, ClassLabel) or feature.dtype in ("bool", *STRINGS)
-
-
-def class_names(
-    split: Dataset | IterableDataset, column: str, feature: Any, several: bool, problem_type: str | None
-) -> tuple[list[str] | None, str]:
-    """Names and problem type for the type of a single label; see `labels_of`."""
-    one_or_several = PROBLEM_TYPES[several]
-    if isinstance(feature, ClassLabel):
-        return list(feature.names), one_or_several
-    if feature.dtype == "bool":
-        return ["no", "yes"], one_or_several
-    if problem_type == "regression" and not is_named(feature):
-        return None, "regression"
-    counts = count_values(split, column)
-    if not counts:
-        raise ValueError(f"No row of the training part has a label in column {column!r}.")
-    if feature.dtype in STRINGS:
-        return sorted(filter(None, counts)), one_or_several  # an empty name is a bad row
-    if not all(is_whole(value) for value in counts):
-        return None, "regression"
-    few = len(counts) <= min(MAX_NUMBER_CLASSES, counts.total() / 2)
-    if few or problem_type == "single_label_classification":
-        return [str(int(value)) for value in sorted(counts)], "single_label_classification"
-    return None, "regression"
-
-
-def count_values(split: Dataset | IterableDataset, column: str) -> Counter:
-    """How often each value comes; those of lists one by one, None and NaN not at all."""
-    counts: Counter = Counter()
-    for batch in split.select_columns([column]).iter(batch_size=1000):
-        for value in batch[column]:
-            counts.update(value if isinstance(value, list) else [value])
-    return Counter({value: count for value, count in counts.items() if value is not None and value == value})
-
-
-def normalise_labels(
-    splits: DatasetDict | IterableDatasetDict, column: str, names: list[str] | None
-) -> DatasetDict | IterableDatasetDict:
-    """Gives plain numbers and booleans that are classes as names, so that the collator sees names, or the indices of a
-    `ClassLabel`, and never a number that could be either.
-
-    Nothing is copied: the rows of a `DatasetDict` are converted when they are read, and its features stay as they
-    are. So call it after `labels_of`, and once.
-
-    Args:
-        splits, column: as for `labels_of`.
-        names: what `labels_of` gave.
-    """
-    feature: Any = splits[next(iter(splits))].features[column]
-    inner = feature.feature if isinstance(feature, List) else feature
-    if names is None or isinstance(inner, ClassLabel) or inner.dtype in STRINGS:
-        return splits
-    convert = partial(name_labels, column=column)
-    if isinstance(splits, DatasetDict):
-        return splits.with_transform(convert)
-    named = List(Value("string")) if isinstance(feature, List) else Value("string")
-    return IterableDatasetDict(
-        {
-            name: split.map(convert, batched=True, features=Features({**split.features, column: named}))
-            for name, split in splits.items()
-        }
-    )
-
-
-def name_labels(batch: dict[str, list], column: str) -> dict[str, list]:
-    """A batch of rows with the values of the label column, if it is among them, as names."""
-    return {**batch, column: [name_of(value) for value in batch[column]]} if column in batch else batch
-
-
-def name_of(value: Any) -> Any:
-    """The name of a class that is a number: "3" for 3 and 3.0, "yes" for True; None for None and NaN. A number that
-    is not whole keeps its digits, so that the collator can say that it is no class."""
-    if isinstance(value, list):
-        return [name_of(part) for part in value]
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None or value != value:
-        return None
-    return str(int(value)) if is_whole(value) else str(value)
-
-
-def is_whole(value: Any) -> bool:
-    """Whether a number, a float too, is a whole one."""
-    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-
-
-def label_names(splits: DatasetDict, column: str) -> list[str] | None:
-    """The class names of a label column, None where the labels are numbers: the first half of `labels_of`."""
-    return labels_of(splits, column)[0]
+def is_absent(value: Any) -> bool:
+    """Whether a row has nothing there: None, or the NaN that tables write for it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 class Rows(TorchDataset):

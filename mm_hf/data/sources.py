@@ -20,7 +20,8 @@ from datasets import (
 )
 
 from .cutting import cut, group_rows
-from .loading import STRINGS, Columns, resolve_path
+from .labels import STRINGS
+from .loading import Columns, resolve_path
 
 
 # An empty cell is absent; a cell that says "None" or "NA" is a text, and may well be the name of a class.

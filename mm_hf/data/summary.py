@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict
 from PIL import Image as PILImage
 
-from .loading import Columns, count_values, resolve_path
+from .labels import count_values
+from .loading import Columns, resolve_path
 
 
 STREAMED_ROWS = 1000  # that a stream is judged by

@@ -512,7 +512,8 @@ class MMFusionModel(MMFusionPreTrainedModel):
             ValueError: a tensor under a name that is no input; attention weights asked of an implementation that has
                 none; see `encode` for the others.
         """
-        if unknown := [name for name, value in kwargs.items() if isinstance(value, torch.Tensor)]:
+        others = kwargs.keys() - {"row_ids"}  # which the collator adds for whoever trains
+        if unknown := [name for name in others if isinstance(kwargs[name], torch.Tensor)]:
             known = list(inspect.signature(MMFusionModel.forward).parameters)[1:-1]
             raise ValueError(f"The model has no input {unknown}; it has {known}, and heads have 'labels'.")
         if output_attentions is None:

@@ -43,7 +43,16 @@ def command(script: str, processes: int, arguments: list[str]) -> list[str]:
     if processes == 1:
         return [sys.executable, f"training/{script}", *arguments]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launcher += [
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+    ]
     return [*launcher, f"training/{script}", *arguments]
 
 

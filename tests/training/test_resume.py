@@ -14,7 +14,9 @@ spec = importlib.util.spec_from_file_location("kill_and_resume", HERE / "kill_an
 kill_and_resume = importlib.util.module_from_spec(spec)
 sys.modules["kill_and_resume"] = kill_and_resume
 spec.loader.exec_module(kill_and_resume)
-Kill, Run, command, seeded_kills = (getattr(kill_and_resume, name) for name in ("Kill", "Run", "command", "seeded_kills"))
+Kill, Run, command, seeded_kills = (
+    getattr(kill_and_resume, name) for name in ("Kill", "Run", "command", "seeded_kills")
+)
 survive, weights = kill_and_resume.survive, kill_and_resume.weights
 
 RECIPE = HERE.parents[1] / "training/recipes/easy_vqa.yaml"
@@ -66,7 +68,8 @@ def arguments(encoders, dataset, output_dir, **more) -> list[str]:
 def alone_and_killed(script, processes, encoders, dataset, folder, kills, **more):
     """The weights of both runs, and what the kills met."""
     alone = Run(
-        command(script, processes, arguments(encoders, dataset, folder / "alone", **more)), folder / "alone",
+        command(script, processes, arguments(encoders, dataset, folder / "alone", **more)),
+        folder / "alone",
         folder / "alone.log",
     )
     alone.finish()

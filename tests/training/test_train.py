@@ -173,14 +173,14 @@ CASES = [
 
 @pytest.mark.parametrize(("change", "more", "message"), CASES)
 def test_wrong_input_is_one_clear_line(change, more, message, encoders, small_set, tmp_path, monkeypatch, capsys):
-    from training import train
+    from training import job, train
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (small_set if change is None else change(small_set)).save_to_disk(tmp_path / "set")
     flags = arguments(encoders, tmp_path / "set", tmp_path / "run", "--floors", "false", "--max_steps", 1, *more)
     monkeypatch.setattr(sys, "argv", ["train.py", *flags])
     with pytest.raises(SystemExit) as exit_info:
-        train.run()
+        job.run(train.main)
     assert message in str(exit_info.value)
     assert "\n" not in str(exit_info.value)
 

@@ -1,0 +1,265 @@
+"""What a label column means, and labels as the loss takes them."""
+
+import math
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
+
+from ..models.losses import PROBLEM_TYPES
+from .loading import BadRowError, is_absent
+
+
+STRINGS = ("string", "large_string", "string_view")
+# Whole numbers are classes where so few of them are distinct, and each comes twice on average.
+MAX_NUMBER_CLASSES = 100
+LISTED_LABELS = 20  # of a long list of labels, in a message
+
+
+def labels_of(
+    splits: DatasetDict | IterableDatasetDict, column: str, problem_type: str | None = None
+) -> tuple[list[str] | None, str]:
+    """What a label column means: the names of its classes, and the type of the problem.
+
+    | the column holds | names | problem type |
+    |---|---|---|
+    | `ClassLabel` | its own | one label |
+    | booleans | no, yes | one label |
+    | strings | those of train, sorted | one label |
+    | few whole numbers | "3" for 3 and 3.0, by value | one label |
+    | other numbers | None | regression |
+    | lists of strings or of `ClassLabel` | as above | several labels |
+
+    Few is at most 100, and at most half of the rows. Whole numbers of a float column count too: an integer column with
+    gaps becomes one in a CSV. Looks at every label of train; a stream is read once for it, unless its features tell.
+
+    Args:
+        splits: as `load_splits` gives them, before `normalise_labels`.
+        column: of the labels. None and NaN are missing labels.
+        problem_type: one of `PROBLEM_TYPES`, where the above is not what is meant.
+
+    Raises:
+        ValueError: the problem type does not fit, or the column holds something else, or no label.
+    """
+    if problem_type not in (None, *PROBLEM_TYPES):
+        raise ValueError(f"Unknown problem type {problem_type!r}; known are {', '.join(PROBLEM_TYPES)}.")
+    if "train" not in splits:
+        raise ValueError(f"Labels are read from the training part, and there is none: {list(splits)}.")
+    feature: Any = splits["train"].features[column]
+    several = isinstance(feature, List)
+    inner = feature.feature if several else feature
+    if not isinstance(inner, (ClassLabel, Value)) or (several and not is_named(inner)):
+        raise ValueError(
+            f"Labels must be classes, strings or numbers, or lists of classes or strings; column {column!r} holds "
+            f"{feature}."
+        )
+    names, found = class_names(splits["train"], column, inner, several, problem_type)
+    if problem_type is not None and problem_type != found:
+        raise ValueError(f"Column {column!r} cannot be {problem_type}: it holds {feature}, which is {found}.")
+    return names, found
+
+
+def is_named(feature: ClassLabel | Value) -> bool:
+    """Whether values of this type are classes by themselves, and no numbers."""
+    return isinstance(feature, ClassLabel) or feature.dtype in ("bool", *STRINGS)
+
+
+def class_names(
+    split: Dataset | IterableDataset, column: str, feature: Any, several: bool, problem_type: str | None
+) -> tuple[list[str] | None, str]:
+    """Names and problem type for the type of a single label; see `labels_of`."""
+    one_or_several = "multi_label_classification" if several else "single_label_classification"
+    if isinstance(feature, ClassLabel):
+        return list(feature.names), one_or_several
+    if feature.dtype == "bool":
+        return ["no", "yes"], one_or_several
+    if problem_type == "regression" and not is_named(feature):
+        return None, "regression"
+    counts = count_values(split, column)
+    if not counts:
+        raise ValueError(f"No row of the training part has a label in column {column!r}.")
+    if feature.dtype in STRINGS:
+        return sorted(filter(None, counts)), one_or_several  # an empty name is a bad row
+    if not all(is_whole(value) for value in counts):
+        return None, "regression"
+    few = len(counts) <= min(MAX_NUMBER_CLASSES, counts.total() / 2)
+    if few or problem_type == "single_label_classification":
+        return [str(int(value)) for value in sorted(counts)], "single_label_classification"
+    return None, "regression"
+
+
+def count_values(split: Dataset | IterableDataset, column: str) -> Counter:
+    """How often each value comes; those of lists one by one, None and NaN not at all."""
+    counts: Counter = Counter()
+    for batch in split.select_columns([column]).iter(batch_size=1000):
+        for value in batch[column]:
+            counts.update(value if isinstance(value, list) else [value])
+    return Counter({value: count for value, count in counts.items() if value is not None and value == value})
+
+
+def normalise_labels(
+    splits: DatasetDict | IterableDatasetDict, column: str, names: list[str] | None
+) -> DatasetDict | IterableDatasetDict:
+    """Gives plain numbers and booleans that are classes as names, so that the collator sees names, or the indices of a
+    `ClassLabel`, and never a number that could be either.
+
+    Nothing is copied: the rows of a `DatasetDict` are converted when they are read, and its features stay as they
+    are. So call it after `labels_of`, and once.
+
+    Args:
+        splits, column: as for `labels_of`.
+        names: what `labels_of` gave.
+    """
+    feature: Any = splits[next(iter(splits))].features[column]
+    inner = feature.feature if isinstance(feature, List) else feature
+    if names is None or isinstance(inner, ClassLabel) or inner.dtype in STRINGS:
+        return splits
+    convert = partial(name_labels, column=column)
+    if isinstance(splits, DatasetDict):
+        return splits.with_transform(convert)
+    named = List(Value("string")) if isinstance(feature, List) else Value("string")
+    return IterableDatasetDict(
+        {
+            name: split.map(convert, batched=True, features=Features({**split.features, column: named}))
+            for name, split in splits.items()
+        }
+    )
+
+
+def name_labels(batch: dict[str, list], column: str) -> dict[str, list]:
+    """A batch of rows with the values of the label column, if it is among them, as names."""
+    return {**batch, column: [name_of(value) for value in batch[column]]} if column in batch else batch
+
+
+def name_of(value: Any) -> Any:
+    """The name of a class that is a number: "3" for 3 and 3.0, "yes" for True; None for None and NaN. A number that
+    is not whole keeps its digits, so that the collator can say that it is no class."""
+    if isinstance(value, list):
+        return [name_of(part) for part in value]
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value != value:
+        return None
+    return str(int(value)) if is_whole(value) else str(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a number, a float too, is a whole one."""
+    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+
+
+def label_tensor(
+    rows: list[dict[str, Any]],
+    column: str,
+    label2id: dict[str, int] | None = None,
+    problem_type: str | None = None,
+    bad: list[BadRowError] | None = None,
+) -> torch.Tensor:
+    """Labels as the loss takes them: -100 for a class that is missing, NaN for a number that is.
+
+    Args:
+        rows: as `Rows` gives them.
+        column: of the labels: names in `label2id`, classes (-1 is what datasets writes for a missing one), booleans,
+            numbers, or lists of any of these. None and NaN are missing.
+        label2id: numbers of the classes.
+        problem_type: regression and several labels take numbers as floats; None: as they are. Several labels with
+            `label2id` take lists of names or classes, or one value in [0, 1] a class (soft targets, as VQA v2 has
+            them; Goyal et al. 2017).
+        bad: takes down bad labels, which then count as missing; None: they raise.
+
+    Returns:
+        `(B,)` int64, or `(B,)` or `(B, C)` float32.
+
+    Raises:
+        BadRowError: a label that is not in the list, or no label at all.
+    """
+    several = problem_type == "multi_label_classification"
+    values: list[Any] = []
+    width: int | None = None  # of lists; 0 for numbers
+    for row in rows:
+        value = row[column].tolist() if isinstance(row[column], (np.generic, np.ndarray)) else row[column]
+        try:
+            if value is None or (label2id is not None and is_absent(value)):
+                values.append(None)
+                continue
+            if label2id is None:
+                value = read_numbers(value)
+            else:
+                value = read_classes(value, label2id) if several else read_class(value, label2id)
+            length = len(value) if isinstance(value, list) else 0
+            if width not in (None, length):
+                raise ValueError(f"label {value} has {length} numbers where others have {width} (0: it is no list).")
+            width = length
+            values.append(value)
+        except ValueError as reason:
+            error = BadRowError(row, column, str(reason))
+            if bad is None:
+                raise error from None
+            bad.append(error)
+            values.append(None)
+    if several and label2id is not None:
+        width = len(label2id)
+    floats = problem_type not in (None, "single_label_classification")
+    if width or floats or any(isinstance(value, float) for value in values):
+        missing: Any = [math.nan] * width if width else math.nan
+        return torch.tensor([missing if value is None else value for value in values], dtype=torch.float32)
+    return torch.tensor([-100 if value is None else value for value in values])
+
+
+def read_class(value: Any, label2id: dict[str, int]) -> int:
+    """The number of a class; -100 for the -1 that datasets writes where there is none.
+
+    Raises:
+        ValueError: not one of the classes.
+    """
+    if isinstance(value, str):
+        if value not in label2id:
+            names = ", ".join(repr(name) for name in list(label2id)[:LISTED_LABELS])
+            more = f", … ({len(label2id)} in all)" if len(label2id) > LISTED_LABELS else ""
+            raise ValueError(f"label {value!r} is not in the list [{names}{more}].")
+        return label2id[value]
+    number = int(value) if isinstance(value, (int, float)) and value == value // 1 else None
+    if number is None or not -1 <= number < len(label2id):
+        raise ValueError(f"label {value!r:.80} is not in 0…{len(label2id) - 1}.")
+    return -100 if number == -1 else number
+
+
+def read_classes(value: Any, label2id: dict[str, int]) -> list[float]:
+    """One value a class, from a list of names or classes, or from such values.
+
+    Raises:
+        ValueError: no list, not one of the classes, or values that are not one a class and in [0, 1].
+    """
+    if not isinstance(value, list):
+        raise ValueError(f"label {value!r:.80} is no list; several labels are lists of names or classes.")
+    if value and all(isinstance(entry, (bool, float)) for entry in value):
+        if len(value) != len(label2id) or not all(0 <= entry <= 1 for entry in value):
+            raise ValueError(f"label {value!r:.80} must be {len(label2id)} values in [0, 1], one a class.")
+        return [float(entry) for entry in value]
+    targets = [0.0] * len(label2id)
+    for entry in value:
+        number = read_class(entry, label2id)
+        if number < 0:
+            raise ValueError(f"label {entry!r} is not in 0…{len(label2id) - 1}.")
+        targets[number] = 1.0
+    return targets
+
+
+def read_numbers(value: Any) -> Any:
+    """A number, or a list of numbers in which None is NaN.
+
+    Raises:
+        ValueError: what is no number, or an infinite one.
+    """
+    if isinstance(value, list):
+        return [math.nan if entry is None else float(read_numbers(entry)) for entry in value]
+    if isinstance(value, str):
+        raise ValueError(f"label {value!r:.80} has no number: there is no list of labels.")
+    if not isinstance(value, (int, float)):
+        raise ValueError(f"label {value!r:.80} is no number.")
+    if math.isinf(value):
+        raise ValueError(f"label {value} is no finite number.")
+    return int(value) if isinstance(value, bool) else value

@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 SEED ?= 0
 RECIPE ?= easy_vqa
-RUN ?= runs/$(RECIPE)
+RUN ?= runs/$(RECIPE)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install data quickstart train-recipe test test-slow test-lowest lint format bench cards clean
+.PHONY: help install data quickstart train-recipe test test-slow reliability test-lowest lint format bench cards clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -48,7 +48,12 @@ test: install  ## all tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -rs < /dev/null
 
 test-slow: install  ## the tests that train to the end, minutes each
-	$(BIN)/python -m pytest -m slow -rs -s < /dev/null
+	$(BIN)/python -m pytest -m slow -rs -s --ignore tests/training/test_reliability.py < /dev/null
+
+reliability: install  ## kill runs again and again, compare 1 and 2 processes, shard: one table, some 30 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -rs -s --durations=0 \
+		tests/training/test_reliability.py tests/training/test_distributed.py tests/test_sharding.py \
+		tests/data/test_streaming.py < /dev/null
 
 test-lowest:  ## the tests with the oldest versions that pyproject.toml allows, in an environment of their own
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest

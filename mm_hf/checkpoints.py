@@ -4,12 +4,15 @@ A checkpoint is written beside its place, flushed to the disk, given a list of i
 process that is killed in between leaves the last good one as it was.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import warnings
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 
 PREFIX = "checkpoint-"  # as the Trainer names them
@@ -30,6 +33,22 @@ def begin(folder: str | os.PathLike) -> Path:
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     return staged
+
+
+@contextlib.contextmanager
+def writing(folder: str | os.PathLike):
+    """Within, a checkpoint is written: whatever fails there says what is left.
+
+    Raises:
+        OSError: naming the last complete checkpoint, with the reason: a full disk above all.
+    """
+    folder = Path(folder)
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
+        last = newest_checkpoint(folder.parent)
+        left = f"The last complete one is {last}." if last else "There is no complete one."
+        raise OSError(f"{folder.name} could not be written ({error}). {left}") from error
 
 
 def publish(folder: str | os.PathLike):

@@ -146,7 +146,8 @@ def unfreeze_gradually(scheduler: LambdaLR, groups: Sequence[dict[str, Any]], st
         steps_per_stage: steps of the optimizer from one layer to the next.
 
     Raises:
-        ValueError: a scheduler of another kind, groups that are not the scheduler's, or less than one step.
+        ValueError: a scheduler of another kind, groups that are not the scheduler's, no encoder that trains, or less
+            than one step.
     """
     if not isinstance(scheduler, LambdaLR):
         raise ValueError(
@@ -161,6 +162,8 @@ def unfreeze_gradually(scheduler: LambdaLR, groups: Sequence[dict[str, Any]], st
             f"its layer as parameter_groups gives it: got {len(groups)}, "
             f"{sum('layer' in group for group in groups)} with a layer."
         )
+    if all(group["layer"] is None for group in groups):
+        raise ValueError("Gradual unfreezing needs an encoder that trains, and all of them are frozen.")
     tops: dict[str, int] = {}
     for group in groups:
         if group["layer"] is not None:

@@ -6,20 +6,35 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
+from transformers.utils import logging
 
-from .checkpoints import begin, newest_checkpoint, publish, rotate, staging_folder
+from .checkpoints import begin, newest_checkpoint, publish, rotate, staging_folder, writing
 from .data.collator import MultimodalCollator
 from .data.loader import BatchLoader
-from .data.loading import Rows
+from .data.loading import SOURCE_ROW, Rows
+from .data.sources import prepare
+from .data.streaming import StreamBatches
 from .evaluation.prediction import predict
 from .models.losses import count_labels
+
+
+logger = logging.get_logger(__name__)
+
+# Arguments whose other values would have no effect here, and why.
+FIXED_ARGUMENTS = {
+    "batch_eval_metrics": (False, "metrics are computed over all rows at once"),
+    "eval_do_concat_batches": (True, "predictions are put in the order of the rows"),
+    "include_for_metrics": ([], "logits and labels alone are gathered"),
+    "train_sampling_strategy": ("random", "set `lengths` or `weights` of the Rows"),
+    "bf16_full_eval": (False, "evaluation is as precise as training, see bf16"),
+    "fp16_full_eval": (False, "evaluation is as precise as training, see fp16"),
+}
 
 
 class MMTrainer(Trainer):
@@ -29,7 +44,9 @@ class MMTrainer(Trainer):
 
     - Batches come from `BatchLoader`: rows of one group stay together, and each process takes its part by itself.
       Their tensors differ in length (distinct items, rows), so the library can neither shard nor gather them.
-    - Evaluation and prediction count every row once, by its id, and give them in the order of the data set.
+    - Evaluation and prediction count every row once, by its id, and give them in the order of the data set. They run
+      the model by themselves: `prediction_step`, `compute_loss` and `compute_loss_func` are for training alone, and
+      the loss of an evaluation is the model's own.
     - Labels that are missing (NaN) do not count in the loss.
     - Label smoothing happens inside the model, where it leaves its other losses alone.
     - What augments the training rows leaves the others alone.
@@ -38,10 +55,11 @@ class MMTrainer(Trainer):
       newest complete one.
 
     Args:
-        args: `TrainingArguments`; `remove_unused_columns` is ignored.
+        args: `TrainingArguments`; of what concerns columns and loaders, the batch sizes and `dataloader_num_workers`
+            count.
         data_collator: a `MultimodalCollator`.
         train_dataset, eval_dataset: `Rows`, a `datasets.Dataset`, or `StreamBatches` for training; `eval_dataset` may
-            be a dict of them.
+            be a dict of them. What `predict` gets may lack the column of the labels.
         kwargs: as for the library's class.
 
     Raises:
@@ -49,47 +67,51 @@ class MMTrainer(Trainer):
     """
 
     def __init__(self, model=None, args=None, data_collator=None, **kwargs):
-        if args is not None:
-            # One process on several GPUs would cut every tensor of a batch into as many parts, whatever it counts.
-            if args.n_gpu > 1:
-                raise ValueError(
-                    f"One process sees {args.n_gpu} GPUs: start one a GPU with `accelerate launch` or `torchrun`, or "
-                    "set CUDA_VISIBLE_DEVICES."
-                )
-            args.remove_unused_columns = False
-            if args.batch_eval_metrics:
-                raise ValueError("batch_eval_metrics is True: metrics here are computed over all rows at once.")
-            smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
-        if data_collator is None:
-            raise ValueError("MMTrainer needs data_collator, a MultimodalCollator.")
+        args = TrainingArguments("tmp_trainer") if args is None else args  # as the library does
+        # One process on several GPUs would cut every tensor of a batch into as many parts, whatever it counts.
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {args.n_gpu} GPUs: start one a GPU with `accelerate launch` or `torchrun`, or set "
+                "CUDA_VISIBLE_DEVICES."
+            )
+        for name, (value, reason) in FIXED_ARGUMENTS.items():
+            if getattr(args, name) != value:
+                raise ValueError(f"{name} must be {value!r}, got {getattr(args, name)!r}: {reason}.")
+        if not isinstance(data_collator, MultimodalCollator):
+            raise ValueError(f"data_collator must be a MultimodalCollator, got {type(data_collator).__name__}.")
         self._staging: Path | None = None
+        self._smoothing = args.label_smoothing_factor
+        args.label_smoothing_factor = 0.0  # the library would make a smoother of its own
         super().__init__(model, args, data_collator, **kwargs)
-        if args is not None and smoothing:
-            self._smooth_labels(smoothing)
+        args.label_smoothing_factor = self._smoothing
+        self._smooth_labels(cast(PreTrainedModel, self.model))
         self.label_names = ["labels"]
 
-    def _smooth_labels(self, smoothing: float):
-        """Moves `label_smoothing_factor` into the config of each model that is trained."""
-        model_init = self.model_init
-        if model_init is not None:
+    def _smooth_labels(self, model: PreTrainedModel):
+        """Puts `label_smoothing_factor` into the config, where the model's own loss reads it."""
+        if self._smoothing:
+            model.config.label_smoothing = self._smoothing
 
-            def smoothed(*args):
-                model = model_init(*args)
-                model.config.label_smoothing = smoothing
-                return model
-
-            self.model_init = smoothed
-        if self.model is not None:
-            self.model.config.label_smoothing = smoothing
+    def call_model_init(self, trial=None) -> nn.Module:
+        """See the library's method."""
+        model = super().call_model_init(trial)
+        self._smooth_labels(cast(PreTrainedModel, model))
+        return model
 
     # Data
 
     def _loader(self, dataset: Any, split: str, train: bool) -> BatchLoader:
-        if isinstance(dataset, datasets.Dataset):
-            dataset = Rows(dataset, split)
         args, collator = self.args, cast(MultimodalCollator, self.data_collator)
         if not train:
             collator = dataclasses.replace(collator, augment=None, token_dropout=0.0)
+        if isinstance(dataset, Rows | datasets.Dataset):
+            names = (dataset.dataset if isinstance(dataset, Rows) else dataset).column_names
+            if split == "test" and collator.columns.label not in names:
+                collator = dataclasses.replace(collator, columns=dataclasses.replace(collator.columns, label=None))
+        if isinstance(dataset, datasets.Dataset):
+            dataset = rows_of(dataset, split, collator)
+        if not isinstance(dataset, Rows | StreamBatches):
+            raise TypeError(f"Data must be Rows, a datasets.Dataset or StreamBatches, got {type(dataset).__name__}.")
         return BatchLoader(
             dataset,
             collator,
@@ -155,17 +177,23 @@ class MMTrainer(Trainer):
     ) -> EvalLoopOutput:
         """See the library's method. Every row counts once, in the order of the data set; `ignore_keys` has no effect,
         since only logits are gathered."""
+        logger.info(f"***** Running {description} *****")
         self.callback_handler.eval_dataloader = dataloader
         if not self.accelerator._models:  # not in training: nothing has placed the model yet
             cast(nn.Module, self.model).to(self.args.device)
+        if hasattr(self.optimizer, "eval"):  # those without a schedule keep other weights for training
+            self.optimizer.eval()
         predictions = self.predict_rows(self._with_callbacks(dataloader))
-        logits = predictions.logits.numpy()
+        scores = predictions.logits
+        if self.preprocess_logits_for_metrics is not None:
+            scores = self.preprocess_logits_for_metrics(scores, predictions.labels)
+        logits = scores.numpy()
         labels = None if predictions.labels is None else predictions.labels.numpy()
         metrics: dict[str, Any] = {}
         loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
         if self.compute_metrics is not None and labels is not None and not loss_only:
             metrics = denumpify_detensorize(self.compute_metrics(EvalPrediction(predictions=logits, label_ids=labels)))
-        if predictions.loss is not None and np.isfinite(predictions.loss):
+        if predictions.loss is not None:
             metrics["loss"] = predictions.loss
         return EvalLoopOutput(
             predictions=None if loss_only else logits,
@@ -178,8 +206,8 @@ class MMTrainer(Trainer):
         )
 
     def predict_rows(self, batches):
-        """What `evaluation_loop` runs: see `predict`."""
-        return predict(self.model, batches, self.accelerator, progress=not self.args.disable_tqdm)
+        """What `evaluation_loop` runs: see `predict`. The bar is the library's callback's."""
+        return predict(self.model, batches, self.accelerator, progress=False)
 
     def _with_callbacks(self, dataloader):
         for batch in dataloader:
@@ -208,29 +236,59 @@ class MMTrainer(Trainer):
         """Lets the library write the checkpoint beside its place, and puts it there when it is whole."""
         run_dir = Path(self._get_output_dir(trial))
         folder = run_dir / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            begin(folder)
+        with writing(folder):
+            if self.args.should_save:
+                begin(folder)
+            self.accelerator.wait_for_everyone()
+            self._staging = staging_folder(folder).parent
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = None
+            self.save_extra_state(staging_folder(folder))
+            # The library looked for the best checkpoint where this one was written.
+            best = run_dir / f"checkpoint-{self.state.best_global_step}"
+            if best == folder or best.is_dir():
+                self.state.best_model_checkpoint = str(best)
+            if self.args.should_save:
+                self.state.save_to_json(os.path.join(staging_folder(folder), TRAINER_STATE_NAME))
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                publish(folder)
+                rotate(run_dir, self.args.save_total_limit, keep=(self.state.best_model_checkpoint,))
         self.accelerator.wait_for_everyone()
-        self._staging = staging_folder(folder).parent
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = None
-        self.save_extra_state(staging_folder(folder))
-        # The library looked for the best checkpoint where this one was written.
-        best = run_dir / f"checkpoint-{self.state.best_global_step}"
-        self.state.best_model_checkpoint = str(best) if best == folder or best.is_dir() else None
-        if self.args.should_save:
-            self.state.save_to_json(os.path.join(staging_folder(folder), TRAINER_STATE_NAME))
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            publish(folder)
-            rotate(run_dir, self.args.save_total_limit, keep=(self.state.best_model_checkpoint,))
-        self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        """See the library's method.
+
+        Raises:
+            ValueError: the model has adapters: what is in such a folder, only this trainer can load again.
+        """
+        if hasattr(self.model, "peft_config") and not _internal_call:
+            raise ValueError("The model has adapters: call merge_lora(model) first, or save_lora(model, folder).")
+        super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
         """Saves the model under its own names, the processor and the training arguments."""
         super()._save(output_dir, state_dict)
-        processor = getattr(self.data_collator, "processor", None)
-        if self.processing_class is None and processor is not None:
+        if self.args.should_save and self.processing_class is None:
+            processor = cast(MultimodalCollator, self.data_collator).processor
             processor.save_pretrained(output_dir or self.args.output_dir)
+
+
+def rows_of(dataset: datasets.Dataset, split: str, collator: MultimodalCollator) -> Rows:
+    """A plain data set as the collator reads it: the columns it knows alone, pictures encoded, those that share one
+    together.
+
+    Raises:
+        ValueError: see `load_splits`.
+    """
+    columns = collator.columns
+    if dataset.format["type"] != "custom":  # tensors and arrays become values again, but a transform stays
+        dataset = dataset.with_format(None)
+    prepared = cast(datasets.Dataset, prepare(dataset, split, "the data set", columns, None, collator.root))
+    kept = {SOURCE_ROW, *(name for _, name in columns.named())}
+    rows = Rows(prepared.select_columns([name for name in prepared.column_names if name in kept]), split)
+    if columns.image_id is not None:
+        rows.groups = prepared[columns.image_id][:]
+    return rows

@@ -40,6 +40,7 @@ class ModelArguments:
         default=None, metadata={"help": "Attention heads; left out, one every 64 of width."}
     )
     fusion_dropout: float = field(default=0.1, metadata={"help": "Dropout in the fusion's residual branches."})
+    classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout before the last layer."})
     vision_feature_layer: list[int] | None = field(
         default=None, metadata={"help": "Indices into the vision encoder's hidden_states; left out, its last state."}
     )
@@ -69,6 +70,12 @@ class ModelArguments:
             "choices": ["question_answering", "classification"],
         },
     )
+
+    def __post_init__(self):
+        if self.lora_rank < 1:
+            raise ValueError(f"lora_rank must be at least 1, got {self.lora_rank}.")
+        if self.lora_alpha is not None and not self.lora_alpha > 0:
+            raise ValueError(f"lora_alpha must be above 0, got {self.lora_alpha}.")
 
 
 @dataclass
@@ -199,7 +206,13 @@ class TrainArguments:
         default=10, metadata={"help": "Steps in a row whose loss is not finite, each skipped, before the run stops."}
     )
     warmup_ratio: float = field(default=0.05, metadata={"help": "Share of the steps in which the rate rises."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "As in TrainingArguments."})
+    lr_scheduler_type: str = field(
+        default="cosine",
+        metadata={
+            "help": "As in TrainingArguments, those that need no more keys.",
+            "choices": ["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"],
+        },
+    )
     optim: str = field(
         default="adamw_torch_fused",
         metadata={"help": "adamw_torch_fused or sgd.", "choices": ["adamw_torch_fused", "sgd"]},
@@ -239,9 +252,18 @@ class TrainArguments:
         for name in at_least_one:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("num_train_epochs", "max_train_seconds", "unfreeze_epochs", "layer_decay", "floor_budget"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        not_negative = ("learning_rate", "encoder_learning_rate", "vision_learning_rate", "text_learning_rate")
+        for name in (*not_negative, "weight_decay", "max_grad_norm", "focal_gamma", "mixup_alpha", "ema_decay"):
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        for name in ("label_smoothing_factor", "ema_decay"):
+            if getattr(self, name) is not None and not getattr(self, name) < 1:
+                raise ValueError(f"{name} must be below 1, got {getattr(self, name)}.")
         check_range("layer_decay", self.layer_decay, 0, 1)
-        if self.ema_decay is not None:
-            check_range("ema_decay", self.ema_decay, 0, 1)
+        check_range("warmup_ratio", self.warmup_ratio, 0, 1)
 
     @property
     def mixed_precision(self) -> str | None:
@@ -283,6 +305,11 @@ def parse_arguments(description: str) -> tuple[str, ModelArguments, DataArgument
         unknown = sorted(set(values) - known)
         if unknown:
             parser.error(f"recipe {recipe}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")
+        for key in (key for group in ALL_ARGUMENTS for key in fields(group)):
+            # argparse looks at the choices of flags alone, not at those of defaults.
+            choices, value = key.metadata.get("choices"), values.get(key.name)
+            if choices and value is not None and value not in choices:
+                parser.error(f"recipe {recipe}: {key.name} must be one of {choices}, got {value!r}.")
         # argparse converts defaults that are strings as it does flags: 1e-3, a string to YAML, becomes a number.
         parser.set_defaults(
             **{k: str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for k, v in values.items()}

@@ -269,6 +269,8 @@ def fit(
         job.say(f"taken up from {checkpoint}")
     job.say("training:")
     trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.guard.total:
+        job.say(f"{trainer.guard.total} steps were skipped, whose loss was not finite")
     if folder is not None:
         job.seconds["train"] = trainer.train_seconds()
     metric = f"eval_{trainer.args.metric_for_best_model}"

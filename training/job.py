@@ -39,6 +39,8 @@ from mm_hf.data import (
     parse_augmentations,
     summary_lines,
 )
+from mm_hf.data.collator import find_picture
+from mm_hf.data.loading import SOURCE_ROW, rows_by_path
 from mm_hf.models.losses import count_labels
 from training.arguments import (
     DEFAULT_TEXT_ENCODER,
@@ -96,6 +98,10 @@ class Job:
     collator: MultimodalCollator = None
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self):
+        # Read once: the Trainer takes accelerate's state away while it sets up its own.
+        self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
+
     def say(self, *words):
         """Prints, on one process."""
         if self.accelerator.is_main_process:
@@ -116,8 +122,8 @@ class Job:
                 dataset,
                 split,
                 args.per_device_train_batch_size,
-                rank=self.accelerator.process_index,
-                world_size=self.accelerator.num_processes,
+                rank=self.rank,
+                world_size=self.world_size,
                 shuffle_buffer=self.data_args.shuffle_buffer,
                 seed=args.seed,
                 repeat=True,
@@ -142,28 +148,36 @@ class Job:
             args.per_device_train_batch_size if train else args.per_device_eval_batch_size,
             train=train,
             seed=args.seed,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
+            rank=self.rank,
+            world_size=self.world_size,
             num_workers=args.dataloader_num_workers,
         )
 
     def labels(self, split: str) -> torch.Tensor:
         """All labels of one part. Bad ones are missing where the recipe skips them; else they stop the run."""
-        column = self.columns.label
-        rows = [
-            {column: value, "row_id": number, "split": split}
-            for number, value in enumerate(self.splits[split][column])
-        ]
         bad: list[BadRowError] | None = [] if self.data_args.on_error == "skip" else None
-        labels = label_tensor(rows, column, self.label2id, self.problem_type, bad)
+        rows = self.all_rows(split, [self.columns.label])
+        labels = label_tensor(rows, self.columns.label, self.label2id, self.problem_type, bad)
         self.note_bad_rows([error.entry for error in bad or []])
         return labels
 
+    def all_rows(self, split: str, columns: list[str]) -> list[dict[str, Any]]:
+        """Some columns of all rows of one part, each with what names it in a message."""
+        dataset = self.splits[split]
+        dataset = dataset.select_columns([*columns, *({SOURCE_ROW} & set(dataset.column_names))])
+        return Rows(dataset, split).__getitems__(range(len(dataset)))
+
     def note_bad_rows(self, entries: list[dict[str, Any]]):
-        """Keeps what the collator left out, and stops the run where that is too much."""
+        """Keeps what the collator left out. Where that is too much, stops the run, and leaves the list of them."""
         if entries:
             self.bad_rows.add(entries)
-            self.bad_rows.check({name: len(part) for name, part in self.splits.items() if isinstance(part, Dataset)})
+            try:
+                rows = {name: len(part) for name, part in self.splits.items() if isinstance(part, Dataset)}
+                self.bad_rows.check(rows)
+            except ValueError as error:
+                file = self.output_dir / "bad_rows.jsonl"
+                self.bad_rows.write(file)
+                raise ValueError(f"{error} Those found up to now are listed in {file}.") from None
 
     def write_bad_rows(self):
         """Writes `bad_rows.jsonl` with what all processes found, where there is any."""
@@ -226,6 +240,9 @@ def set_up(description: str, script: str) -> Job | None:
     if accelerator.is_main_process:
         tokenizer = job.processor.tokenizer if columns.text else None
         job.say("\n".join(summary_lines(describe(splits, columns, names, problem_type, tokenizer, root))))
+    job.collator = MultimodalCollator(
+        job.processor, columns, job.label2id, problem_type, on_error=data_args.on_error, root=root
+    )
     check_rows(job)
 
     # The same seed on every process: all start from the same weights.
@@ -237,9 +254,6 @@ def set_up(description: str, script: str) -> Job | None:
         for count_all in (False, True)
     )
     job.say(f"{type(job.model).__name__}: {total:.1f} M parameters, {trainable:.2f} M of them train")
-    job.collator = MultimodalCollator(
-        job.processor, columns, job.label2id, problem_type, on_error=data_args.on_error, root=root
-    )
     job.collator = replace(job.collator, cache=build_cache(job))
     return job
 
@@ -318,8 +332,8 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, train_
             raise ValueError("streaming has no known end: give max_steps and eval_steps.")
         if train_args.imbalance not in (None, "focal_loss") or train_args.train_sampling_strategy != "random":
             raise ValueError(
-                "streaming knows no row before it comes: imbalance can be focal_loss alone, and "
-                f"train_sampling_strategy random alone; got {train_args.imbalance} and {train_args.train_sampling_strategy}."
+                "streaming knows no row before it comes: imbalance can be focal_loss alone, and train_sampling_strategy "
+                f"random alone; got {train_args.imbalance} and {train_args.train_sampling_strategy}."
             )
 
 
@@ -349,12 +363,26 @@ def load_parts(data_args: DataArguments, columns: Columns, seed: int) -> dict[st
 
 
 def check_rows(job: Job):
-    """Looks at every label and text, so that a bad one stops the run before the training and not after it."""
+    """Looks at every label, text and path of a picture, so that a bad one stops the run before the training and not
+    after it. What a picture holds is seen when it is read."""
+    bad: list[BadRowError] | None = [] if job.data_args.on_error == "skip" else None
     for split, dataset in job.splits.items():
         if isinstance(dataset, IterableDataset):
             continue
         if count_labels(job.labels(split)) == 0:
             raise ValueError(f"No row of split {split!r} has a label in column {job.columns.label!r}.")
+        if job.columns.text is not None:
+            for row in job.all_rows(split, [job.columns.text]):
+                job.collator.item_keys(row, "text", bad)
+        for column in job.columns.images:
+            for row in rows_by_path(dataset, split, column):
+                try:
+                    find_picture(row, column, job.collator.root)
+                except BadRowError as error:
+                    if bad is None:
+                        raise
+                    bad.append(error)
+    job.note_bad_rows([error.entry for error in bad or []])
 
 
 def loss_arguments(job: Job) -> dict[str, Any]:
@@ -408,6 +436,7 @@ def build_model(job: Job, losses: dict[str, Any]) -> MMFusionForClassification:
         vision_feature_layer=args.vision_feature_layer,
         pooling={"text": args.text_pooling} if args.text_pooling else None,
         freeze_encoders=args.freeze_encoders,
+        classifier_dropout=args.classifier_dropout,
         num_images=max(1, len(job.columns.images)),
         **({"attn_implementation": args.attn_implementation} if args.attn_implementation else {}),
         problem_type=job.problem_type,
@@ -415,7 +444,7 @@ def build_model(job: Job, losses: dict[str, Any]) -> MMFusionForClassification:
         **labels,
     )
     if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     if args.lora is not None:
         add_lora(model, args.lora, rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout)
     return model

@@ -10,6 +10,7 @@ checkpoint left it, and ends with the very weights that it would have had.
 """
 
 import json
+import math
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -26,7 +27,7 @@ from transformers import get_scheduler
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `accelerate launch` puts only training/ there
 
 from mm_hf import MMFusionForClassification
-from mm_hf.checkpoints import begin, newest_checkpoint, publish, rotate, staging_folder
+from mm_hf.checkpoints import begin, newest_checkpoint, publish, rotate, staging_folder, writing
 from mm_hf.data import MultimodalCollator
 from mm_hf.models.losses import count_labels
 from mm_hf.optim import EMA, NonFiniteGuard, parameter_groups, unfreeze_gradually
@@ -103,7 +104,7 @@ class Training:
         steps_per_epoch = (
             args.max_steps if self.streams else -(-self.epoch_batches // args.gradient_accumulation_steps)
         )
-        self.total = args.max_steps if args.max_steps > 0 else max(1, round(args.num_train_epochs * steps_per_epoch))
+        self.total = args.max_steps if args.max_steps > 0 else max(1, math.ceil(args.num_train_epochs * steps_per_epoch))
         set_seed(args.seed + self.accelerator.process_index)  # dropout differs between processes
         rates = {name: rate for name, rate in args.encoder_learning_rates.items() if name in model.config.modalities}
         groups = parameter_groups(model, args.learning_rate, args.weight_decay, rates, args.layer_decay)
@@ -265,11 +266,20 @@ class Training:
     def save(self):
         """Writes a checkpoint beside its place; once all processes have, it takes its place."""
         folder = self.folder / f"checkpoint-{self.progress.step}"
-        staged, rank = staging_folder(folder), self.accelerator.process_index
-        if self.accelerator.is_main_process:
-            begin(folder)
+        with writing(folder):
+            if self.accelerator.is_main_process:
+                begin(folder)
+            self.accelerator.wait_for_everyone()
+            self.write(staging_folder(folder))
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                publish(folder)
+                rotate(self.folder, self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(staged))
+
+    def write(self, folder: Path):
+        """Writes all that `resume` takes up."""
+        self.accelerator.save_state(str(folder))
         own = {
             "stream_position": self.stream_position,
             "bad_rows": self.job.bad_rows.state_dict(),
@@ -277,21 +287,17 @@ class Training:
             "losses": [loss.item() for loss in self.losses],
             "logged": self.logged,
         }
-        (staged / f"rank_{rank}.json").write_text(json.dumps(own), encoding="utf-8")
+        rank = self.accelerator.process_index
+        (folder / f"rank_{rank}.json").write_text(json.dumps(own), encoding="utf-8")
         if self.accelerator.is_main_process:
-            (staged / "progress.json").write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
-            torch.save(self.scheduler.state_dict(), staged / "scheduler.pt")
-            save_file(self.best_weights, staged / "best.safetensors")
+            (folder / "progress.json").write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
+            torch.save(self.scheduler.state_dict(), folder / "scheduler.pt")
+            save_file(self.best_weights, folder / "best.safetensors")
             if self.ema is not None:
-                save_file(self.ema.state_dict(), staged / "ema.safetensors")
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            publish(folder)
-            rotate(self.folder, self.args.save_total_limit)
-        self.accelerator.wait_for_everyone()
+                save_file(self.ema.state_dict(), folder / "ema.safetensors")
 
     def resume(self, folder: Path):
-        """Takes up all that `save` wrote. The random numbers go on where they were, so nothing may draw any between
+        """Takes up all that `write` wrote. The random numbers go on where they were, so nothing may draw any between
         here and the first step."""
         own = json.loads((folder / f"rank_{self.accelerator.process_index}.json").read_text(encoding="utf-8"))
         self.stream_position = tuple(own["stream_position"])

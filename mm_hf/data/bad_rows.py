@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .loading import describe_bad_row
+
 
 ON_ERROR = ("raise", "skip")
 
@@ -47,7 +49,7 @@ class BadRows:
         """
         for entry in entries:
             if self.on_error == "raise":
-                raise ValueError(f"A bad row, and on_error is 'raise': {describe(entry)}")
+                raise ValueError(f"A bad row, and on_error is 'raise': {describe_bad_row(entry)}")
             self.places.setdefault((entry["split"], entry["row"], entry["column"] or ""), entry)
 
     @property
@@ -74,7 +76,7 @@ class BadRows:
                 first = next(entry for entry in self.entries if entry["split"] == split)
                 raise ValueError(
                     f"{bad} of {rows} rows of split {split!r} are bad, a fraction of {bad / max(rows, 1):.4f}; "
-                    f"max_bad_fraction is {self.max_fraction}. The first one: {describe(first)}"
+                    f"max_bad_fraction is {self.max_fraction}. The first one: {describe_bad_row(first)}"
                 )
 
     def write(self, path: str | os.PathLike):
@@ -93,9 +95,3 @@ class BadRows:
     def load_state_dict(self, state: dict[str, Any]):
         """Takes the entries of a checkpoint in place of its own."""
         self.places = {(entry["split"], entry["row"], entry["column"] or ""): entry for entry in state["entries"]}
-
-
-def describe(entry: dict[str, Any]) -> str:
-    """An entry as a sentence."""
-    file = "" if entry["file"] is None else f", file {entry['file']!r}"
-    return f"row {entry['row']} of split {entry['split']!r}, column {entry['column']!r}{file}: {entry['reason']}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,22 +33,30 @@ def decode_image(row: dict[str, Any], column: str, root: str | None = None) -> I
     try:
         if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
             raise BadRowError(row, column, f"this is no picture, with neither bytes nor a path: {value!r:.80}.")
-        if value.get("bytes") is not None:
-            source: Any = io.BytesIO(value["bytes"])
-        else:
-            try:
-                source = resolve_path(file, root)
-            except ValueError as error:
-                raise BadRowError(row, column, str(error), file) from None
-        with Image.open(source) as image:
+        there = value.get("bytes") is not None
+        with Image.open(io.BytesIO(value["bytes"]) if there else find_picture(row, column, root)) as image:
             return image.convert("RGB")
     except BadRowError:
         raise
-    except FileNotFoundError:
-        raise BadRowError(row, column, "there is no such file.", file) from None
     except Exception as error:  # Pillow raises a dozen types for broken files
         reason = f"the picture cannot be read ({type(error).__name__}: {error})."
         raise BadRowError(row, column, " ".join(reason.split()), file) from None
+
+
+def find_picture(row: dict[str, Any], column: str, root: str | None = None) -> str:
+    """The file of a picture that a row has by its path alone; arguments as for `decode_image`.
+
+    Raises:
+        BadRowError: there is none, or its path leaves the root.
+    """
+    path = picture_file(row[column])
+    try:
+        file = resolve_path(path, root)
+    except ValueError as error:
+        raise BadRowError(row, column, str(error), path) from None
+    if not os.path.exists(file):
+        raise BadRowError(row, column, "there is no such file.", path)
+    return file
 
 
 def picture_file(value: Any) -> str | None:

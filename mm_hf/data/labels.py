@@ -10,7 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
 
 from ..models.losses import PROBLEM_TYPES
-from .loading import BadRowError, is_absent
+from .loading import SOURCE_ROW, BadRowError, is_absent
 
 
 STRINGS = ("string", "large_string", "string_view")
@@ -28,13 +28,14 @@ def labels_of(
     |---|---|---|
     | `ClassLabel` | its own | one label |
     | booleans | no, yes | one label |
-    | strings | those of train, sorted | one label |
+    | strings | those of train (before parts were cut from it), sorted | one label |
     | few whole numbers | "3" for 3 and 3.0, by value | one label |
     | other numbers | None | regression |
     | lists of strings or of `ClassLabel` | as above | several labels |
 
     Few is at most 100, and at most half of the rows. Whole numbers of a float column count too: an integer column with
-    gaps becomes one in a CSV. Looks at every label of train; a stream is read once for it, unless its features tell.
+    gaps becomes one in a CSV. Looks at every label of train, and of the parts that `load_splits` cut from it: a rare
+    class may have gone there with all its rows. A stream is read once for it, unless its features tell.
 
     Args:
         splits: as `load_splits` gives them, before `normalise_labels`.
@@ -56,7 +57,8 @@ def labels_of(
             f"Labels must be classes, strings or numbers, or lists of classes or strings; column {column!r} holds "
             f"{feature}."
         )
-    names, found = class_names(splits["train"], column, inner, several, problem_type)
+    parts = [part for name, part in splits.items() if name == "train" or SOURCE_ROW in part.column_names]
+    names, found = class_names(parts, column, inner, several, problem_type)
     if problem_type is not None and problem_type != found:
         raise ValueError(f"Column {column!r} cannot be {problem_type}: it holds {feature}, which is {found}.")
     return names, found
@@ -68,7 +70,7 @@ def is_named(feature: ClassLabel | Value) -> bool:
 
 
 def class_names(
-    split: Dataset | IterableDataset, column: str, feature: Any, several: bool, problem_type: str | None
+    parts: list[Dataset | IterableDataset], column: str, feature: Any, several: bool, problem_type: str | None
 ) -> tuple[list[str] | None, str]:
     """Names and problem type for the type of a single label; see `labels_of`."""
     one_or_several = "multi_label_classification" if several else "single_label_classification"
@@ -78,7 +80,7 @@ def class_names(
         return ["no", "yes"], one_or_several
     if problem_type == "regression" and not is_named(feature):
         return None, "regression"
-    counts = count_values(split, column)
+    counts = sum((count_values(part, column) for part in parts), Counter())
     if not counts:
         raise ValueError(f"No row of the training part has a label in column {column!r}.")
     if feature.dtype in STRINGS:

@@ -2,21 +2,27 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import pyarrow.compute as pc
 from datasets import Dataset
 from huggingface_hub.constants import HF_HUB_CACHE
 from torch.utils.data import Dataset as TorchDataset
+
+
+# Column of the row number before a part was cut off, the only one that people can find in their own file.
+SOURCE_ROW = "_source_row"
 
 
 class BadRowError(ValueError):
     """A row that cannot be used: names the split, the row, the column, the file where there is one, and the reason.
 
     Attributes:
-        entry: the same as a dict of `split`, `row`, `column`, `file` and `reason`, one line of `bad_rows.jsonl`.
+        entry: the same as a dict of `split`, `row`, `column`, `file` and `reason`, one line of `bad_rows.jsonl`; in a
+            part that was cut, `source_row` as well: the row of the data before the cut.
     """
 
     def __init__(
@@ -26,8 +32,18 @@ class BadRowError(ValueError):
             super().__init__(row.strip().splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
             return
         self.entry = {"split": row["split"], "row": row["row_id"], "column": column, "file": file, "reason": reason}
-        place = f"row {row['row_id']} of split {row['split']!r}, column {column!r}"
-        super().__init__(f"{place}{'' if file is None else f', file {file!r}'}: {reason}")
+        if SOURCE_ROW in row:
+            self.entry["source_row"] = row[SOURCE_ROW]
+        super().__init__(describe_bad_row(self.entry))
+
+
+def describe_bad_row(entry: dict[str, Any]) -> str:
+    """The entry of a `BadRowError` as a sentence."""
+    file = "" if entry["file"] is None else f", file {entry['file']!r}"
+    source = f" (row {entry['source_row']} of the data)" if "source_row" in entry else ""
+    return (
+        f"row {entry['row']} of split {entry['split']!r}{source}, column {entry['column']!r}{file}: {entry['reason']}"
+    )
 
 
 @dataclass
@@ -85,6 +101,26 @@ def resolve_path(path: str, root: str | None) -> str:
 def is_absent(value: Any) -> bool:
     """Whether a row has nothing there: None, or the NaN that tables write for it."""
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def rows_by_path(dataset: Dataset, split: str, column: str) -> Iterator[dict[str, Any]]:
+    """The rows whose picture is in a file and not in the data, without their other columns, as `Rows` gives them.
+
+    Args:
+        dataset: the rows; pictures as `Image(decode=False)`.
+        split: their name in messages.
+        column: of the pictures.
+    """
+    names = [column, *({SOURCE_ROW} & set(dataset.column_names))]
+    start = 0
+    for table in dataset.select_columns(names).with_format("arrow").iter(batch_size=1000):
+        inside = pc.is_valid(pc.struct_field(table[column], "bytes")).to_pylist()
+        paths = pc.struct_field(table[column], "path").to_pylist()
+        for place, path in enumerate(paths):
+            if path is not None and not inside[place]:
+                others = {name: table[name][place].as_py() for name in names[1:]}
+                yield {column: {"bytes": None, "path": path}, **others, "row_id": start + place, "split": split}
+        start += len(paths)
 
 
 class Rows(TorchDataset):

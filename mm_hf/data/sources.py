@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import (
     Dataset,
     DatasetDict,
@@ -21,7 +22,7 @@ from datasets import (
 
 from .cutting import cut, group_rows
 from .labels import STRINGS
-from .loading import Columns, resolve_path
+from .loading import SOURCE_ROW, Columns, resolve_path
 
 
 # An empty cell is absent; a cell that says "None" or "NA" is a text, and may well be the name of a class.
@@ -71,7 +72,8 @@ def load_splits(
             a folder of pictures with metadata.csv or .jsonl (column `image`), or with one sub-folder a class (columns
             `image` and `label`), and whatever else `datasets.load_dataset` reads in a folder;
             a Hub id.
-        columns: see there; others are dropped.
+        columns: see there; others are dropped. Parts that were cut, and what is left of train, have `_source_row` as
+            well: the row's number before.
         data_root: folder of the pictures where a column holds their paths; see `data_root_of`.
         streaming: read while training; all three parts must be there.
         validation_fraction, test_fraction: of the rows of train; 0 leaves the part out.
@@ -98,12 +100,17 @@ def load_splits(
         )
     for name, split in splits.items():
         splits[name] = prepare(split, name, dataset, columns, group_column, root)
-    if missing:
-        groups = group_rows(splits["train"], columns, group_column)
-        splits |= cut(splits["train"], groups, {part: fractions[part] for part in missing}, seed)
     kept = list(dict.fromkeys(column for _, column in columns.named()))
+    if missing:
+        train = splits["train"]
+        groups = group_rows(train, columns, group_column)
+        train = train.select_columns(kept).add_column(SOURCE_ROW, np.arange(len(train)))
+        splits |= cut(train, groups, {part: fractions[part] for part in missing}, seed)
     ordered = sorted(splits, key=lambda name: PARTS.index(name) if name in PARTS else len(PARTS))
-    selected = {name: splits[name].select_columns(kept) for name in ordered}
+    selected = {
+        name: splits[name].select_columns([*kept, *({SOURCE_ROW} & set(splits[name].column_names))])
+        for name in ordered
+    }
     return IterableDatasetDict(selected) if streaming else DatasetDict(selected)
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict
 from PIL import Image as PILImage
 
-from .labels import count_values
+from .labels import STRINGS, count_values
 from .loading import Columns, resolve_path
 
 
@@ -81,7 +81,11 @@ def type_of(feature: Any) -> str:
         return "image"
     if hasattr(feature, "feature"):
         return f"list of {type_of(feature.feature)}"
-    return getattr(feature, "dtype", type(feature).__name__) if not hasattr(feature, "names") else "class"
+    if hasattr(feature, "names"):
+        return "class"
+    return (
+        "string" if getattr(feature, "dtype", None) in STRINGS else getattr(feature, "dtype", type(feature).__name__)
+    )
 
 
 def absent_rate(split: Dataset, column: str) -> float:
@@ -203,7 +207,7 @@ def picture_lines(pictures: dict[str, dict]) -> list[str]:
         sizes = " / ".join(f"{width}×{height}" for width, height in found["sizes"] or [])
         text = f"  pictures  {column}: min / median / max {sizes}" if sizes else f"  pictures  {column}: none readable"
         text += "" if found["distinct"] is None else f"; {found['distinct']:,} distinct"
-        lines.append(f"{text}; {found['unreadable']} of {found['looked_at']} looked at unreadable")
+        lines.append(f"{text}; unreadable {found['unreadable']} of {found['looked_at']} looked at")
     return lines
 
 

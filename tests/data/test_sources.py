@@ -252,7 +252,11 @@ def test_cutting_keeps_pictures_together(tmp_path):
     # By a column that is none of those that are kept.
     splits = load_splits(tmp_path / "all.csv", Columns(text="question"), group_column="answer", test_fraction=0)
     assert {name: len(split) for name, split in splits.items()} == {"train": 50, "validation": 50}
-    assert splits["train"].column_names == ["question"]
+    assert splits["train"].column_names == ["question", "_source_row"]
+    whole = load_splits(tmp_path / "all.csv", Columns(text="question"), **UNCUT)["train"]
+    assert whole.column_names == ["question"]
+    for split in splits.values():
+        assert questions(split) == questions(whole.select(split["_source_row"]))
     with pytest.raises(ValueError, match=r"validation and test cannot be cut from 100 training rows in 2 group"):
         load_splits(tmp_path / "all.csv", Columns(text="question"), group_column="answer")
     # Without pictures each row is its own; a part that is there is left alone.
@@ -392,7 +396,7 @@ def test_given_problem_types():
     ):
         with pytest.raises(ValueError, match=f"cannot be {given}: it holds"):
             labels_of(splits_of(values), "label", given)
-    with pytest.raises(ValueError, match="Unknown problem type 'ranking'; known are single_label"):
+    with pytest.raises(ValueError, match="Unknown problem type 'ranking'; known are regression"):
         labels_of(splits_of([1]), "label", "ranking")
     for values in ([None, None], [float("nan")], []):
         with pytest.raises(ValueError, match="No row of the training part has a label"):

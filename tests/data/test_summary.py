@@ -69,7 +69,7 @@ def test_everything(folder, streaming):
     for part in (
         "train 12, validation 12, test 12",
         "absent: train 16.7%, validation 16.7%, test 16.7%",
-        "image: min / median / max 10×10 / 20×10 / 40×30; 6 distinct; 3 of 10 looked at unreadable",
+        "image: min / median / max 10×10 / 20×10 / 40×30; 6 distinct; unreadable 3 of 10 looked at",
         "words 2 / 3 / 3; tokens 4 / 6 / 6; 3 distinct",
         "single label classification, 2 classes, most to least frequent 2.0 : 1: 2 6, 1 3",
     ):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 TRAINING = "training:"  # what both scripts print before their first step
-EVALUATING = "evaluating"  # the title of the bar over a part that is measured
+EVALUATING = ("evaluating", "Running Evaluation")  # the title of train.py's bar, the Trainer's message
 
 
 @dataclass
@@ -56,14 +56,29 @@ def command(script: str, processes: int, arguments: list[str]) -> list[str]:
     return [*launcher, f"training/{script}", *arguments]
 
 
-class Run:
-    """One start of the command, in a process group of its own, its output in files."""
+def arguments(encoders: Path, dataset: Path, output_dir: Path, **keys) -> list[str]:
+    """The recipe of easy-VQA on other data, with some keys changed."""
+    flags = {
+        "vision_encoder": encoders / "mobilenet-v2",
+        "text_encoder": encoders / "minilm-l6",
+        "dataset": dataset,
+        "output_dir": output_dir,
+        "floors": "false",
+        "report_to": "none",
+        **keys,
+    }
+    recipe = str(REPOSITORY / "training/recipes/easy_vqa.yaml")
+    return [recipe, *(str(word) for key, value in flags.items() for word in (f"--{key}", value))]
 
-    def __init__(self, words: list[str], run_dir: Path, log: Path):
-        self.run_dir, self.log = run_dir, log
+
+class Run:
+    """One start of the command, in a process group of its own, its output in `<run_dir>.<name>.log`."""
+
+    def __init__(self, words: list[str], run_dir: Path, name: str = "alone"):
+        self.run_dir, self.log = run_dir, run_dir.parent / f"{run_dir.name}.{name}.log"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "w") as output:
+        environment["TRANSFORMERS_VERBOSITY"] = "info"  # the Trainer says when it evaluates
+        with open(self.log, "w") as output:
             self.process = subprocess.Popen(
                 words,
                 cwd=REPOSITORY,
@@ -93,7 +108,7 @@ class Run:
         """
         if not self.wait_for(lambda: TRAINING in self.text()):
             return None
-        if kill.when == "evaluation" and not self.wait_for(lambda: EVALUATING in self.text()):
+        if kill.when == "evaluation" and not self.wait_for(lambda: any(words in self.text() for words in EVALUATING)):
             return None
         if kill.when == "writing":
             known = set(self.run_dir.glob("checkpoint-*"))
@@ -129,11 +144,11 @@ def survive(words: list[str], run_dir: Path, kills: list[Kill]) -> list[tuple[Ki
     """
     met = []
     for number, kill in enumerate(kills):
-        run = Run(words, run_dir, run_dir.parent / f"{run_dir.name}.{number}.log")
+        run = Run(words, run_dir, str(number))
         met.append((kill, run.kill(kill)))
         if met[-1][1] is None:
             break
-    Run(words, run_dir, run_dir.parent / f"{run_dir.name}.end.log").finish()
+    Run(words, run_dir, str(len(kills))).finish()
     return met
 
 

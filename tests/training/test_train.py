@@ -154,8 +154,8 @@ def unknown_label(splits):
     return DatasetDict(new)
 
 
-def no_validation(splits):
-    return DatasetDict({name: split for name, split in splits.items() if name != "validation"})
+def no_train(splits):
+    return DatasetDict({name: split for name, split in splits.items() if name != "train"})
 
 
 CASES = [
@@ -167,7 +167,7 @@ CASES = [
     (broken_picture, [], "row 7 of split 'train', column 'image'"),
     (empty_text, [], "row 3 of split 'train', column 'question'"),
     (unknown_label, [], "row 5 of split 'test', column 'answer': label 'purple' is not in the list"),
-    (no_validation, [], "validation"),
+    (no_train, [], "train"),
 ]
 
 

@@ -1,0 +1,52 @@
+"""What the tests of the scripts share: a small part of easy-VQA, and how runs are started, killed and compared."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import DatasetDict, load_from_disk
+
+
+spec = importlib.util.spec_from_file_location("kill_and_resume", Path(__file__).parent / "kill_and_resume.py")
+module = importlib.util.module_from_spec(spec)
+sys.modules["kill_and_resume"] = module
+spec.loader.exec_module(module)
+
+
+@pytest.fixture(scope="session")
+def easy_vqa(tmp_path_factory) -> DatasetDict:
+    """All of easy-VQA."""
+    from training.prepare.easy_vqa import main
+
+    folder = tmp_path_factory.mktemp("easy_vqa") / "set"
+    main([str(folder)])
+    return load_from_disk(str(folder))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(easy_vqa, tmp_path_factory) -> Path:
+    """Some 40 pictures with their questions for training, and a number of rows to measure that two cannot share."""
+    rows = {"train": 400, "validation": 101, "test": 97}
+    folder = tmp_path_factory.mktemp("tiny") / "set"
+    DatasetDict({name: part.select(range(rows[name])) for name, part in easy_vqa.items()}).save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def record_reliability():
+    """Takes (what, tried, survived, more) and prints all of it as one table at the end."""
+    rows = []
+
+    def record(what: str, tried: int, survived: bool, more: dict):
+        rows.append((what, tried, tried if survived else 0, more))
+
+    yield record
+    if rows:
+        lines = [f"{'':<58}{'tried':>6}{'survived':>10}{'lost':>6}"]
+        for what, tried, survived, more in rows:
+            notes = ", ".join(
+                f"{name} {value if isinstance(value, int) else f'{value:.1e}'}" for name, value in more.items()
+            )
+            lines.append(f"{what:<58}{tried:>6}{survived:>10}{tried - survived:>6}  {notes}")
+        print("\n\n" + "\n".join(lines) + "\n")

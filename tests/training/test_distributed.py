@@ -1,0 +1,107 @@
+"""Two processes train as one would: the same rows in the same batches, the loss over the global count, each row
+measured once; and where one fails, all end."""
+
+import json
+import os
+import shutil
+import time
+
+import pytest
+import torch
+from datasets import DatasetDict, Image
+from kill_and_resume import Run, arguments, command
+from safetensors.torch import load_file
+
+
+@pytest.fixture(scope="session")
+def still_encoders(encoders, tmp_path_factory):
+    """The pretrained encoders without dropout, for runs that are compared."""
+    folder = tmp_path_factory.mktemp("encoders") / "still"
+    shutil.copytree(encoders, folder)
+    file = folder / "minilm-l6/config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
+    return folder
+
+
+def one_and_two(script, still_encoders, dataset, folder, **keys):
+    """The weights and results of a run on one process and of the same on two with half the batch each."""
+    weights, results = [], []
+    for processes in (1, 2):
+        more = {"per_device_train_batch_size": 20 // processes, **keys}
+        run_dir = folder / f"on-{processes}"
+        Run(command(script, processes, arguments(still_encoders, dataset, run_dir, **more)), run_dir).finish()
+        weights.append(load_file(run_dir / "model.safetensors"))
+        results.append(json.loads((run_dir / "results.json").read_text()))
+        assert results[-1]["num_processes"] == processes
+    return weights, results
+
+
+def largest_difference(first, second):
+    return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+STILL = {
+    "freeze_encoders": "false",
+    "classifier_dropout": 0.0,
+    "fusion_dropout": 0.0,
+    "optim": "sgd",
+    "learning_rate": 0.01,
+    "encoder_learning_rate": 0.001,
+}
+
+
+@pytest.mark.parametrize("script", ["train.py", "finetune.py"])
+def test_ten_steps_of_sgd_agree(script, still_encoders, tiny_folder, tmp_path):
+    """Both towers train. Parts of 101 and 97 rows leave uneven last batches."""
+    weights, results = one_and_two(script, still_encoders, tiny_folder, tmp_path, max_steps=10, **STILL)
+    difference = largest_difference(*weights)
+    assert 0 < difference < 1e-5  # not bit for bit: the gradients are summed in another order
+    pretrained = load_file(still_encoders / "minilm-l6/model.safetensors")
+    name = "encoder.layer.5.output.dense.weight"
+    moved = (weights[0][f"model.encoders.text.{name}"] - pretrained[name]).abs().max().item()
+    assert moved > 10 * difference
+    assert results[0]["metrics"] == results[1]["metrics"]
+    assert (results[1]["metrics"]["accuracy"] * 97) % 1 == pytest.approx(0, abs=1e-3) or (
+        results[1]["metrics"]["accuracy"] * 97
+    ) % 1 == pytest.approx(1, abs=1e-3)
+
+
+def test_where_one_fails_all_end(encoders, easy_vqa, tmp_path):
+    """A picture is broken that only the second process meets."""
+    parts = {name: part.select(range(40)).cast_column("image", Image(decode=False)) for name, part in easy_vqa.items()}
+    images, ids = parts["train"]["image"][:], parts["train"]["image_id"][:]
+    images[13], ids[13] = {"bytes": b"\x89PNG and no more", "path": None}, "broken"
+    train = parts["train"].remove_columns(["image", "image_id"]).add_column("image_id", ids)
+    parts["train"] = train.add_column("image", images, feature=Image(decode=False))
+    DatasetDict(parts).save_to_disk(tmp_path / "set")
+    keys = {"freeze_encoders": "false", "max_steps": 9, "per_device_train_batch_size": 5}
+    run = Run(
+        command("train.py", 2, arguments(encoders, tmp_path / "set", tmp_path / "run", **keys)), tmp_path / "run"
+    )
+    assert run.process.wait() != 0
+    assert "error: row 13 of split 'train', column 'image': the picture cannot be read" in run.text()
+    time.sleep(1)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.process.pid, 0)  # none of the group is left
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train.py", "finetune.py"])
+def test_fifty_steps(script, still_encoders, tiny_folder, tmp_path, record_reliability):
+    """SGD to 1e-5; AdamW, which divides rounding by rounding, is reported."""
+    differences = {}
+    for optim in ("sgd", "adamw_torch_fused"):
+        keys = {**STILL, "optim": optim, "max_steps": 50, "num_train_epochs": 9}
+        weights, _ = one_and_two(script, still_encoders, tiny_folder, tmp_path / optim, **keys)
+        differences[optim] = largest_difference(*weights)
+    record_reliability(f"{script}: 50 steps on 1 and on 2 processes, SGD", 1, differences["sgd"] < 1e-5, differences)
+    assert differences["sgd"] < 1e-5
+
+
+def test_all_parameters_start_alike(still_encoders):
+    """What the comparison rests on: the encoders of the comparison have no dropout."""
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(still_encoders / "minilm-l6")
+    assert not any(module.p for module in model.modules() if isinstance(module, torch.nn.Dropout))

@@ -136,7 +136,7 @@ class Job:
             lengths = dict(zip(distinct, map(len, self.processor.tokenizer(distinct)["input_ids"])))
             rows.lengths = [lengths.get(text, 0) for text in texts]
         if train and args.imbalance == "balanced_sampler":
-            rows.weights = balanced_weights(self.labels(split))
+            rows.weights = balanced_weights(self.classes(split))
         return rows
 
     def loader(self, split: str, collator: MultimodalCollator, train: bool) -> BatchLoader:
@@ -166,6 +166,15 @@ class Job:
         dataset = self.splits[split]
         dataset = dataset.select_columns([*columns, *({SOURCE_ROW} & set(dataset.column_names))])
         return Rows(dataset, split).__getitems__(range(len(dataset)))
+
+    def classes(self, split: str) -> list:
+        """The class of each row of one part, or the list of its classes where there are several."""
+        labels = self.labels(split)
+        if self.problem_type == "single_label_classification":
+            return labels.tolist()
+        if self.problem_type == "multi_label_classification":
+            return [[number for number, value in enumerate(row) if value > 0.5] for row in labels.tolist()]
+        raise ValueError(f"imbalance is for classes; the problem is {self.problem_type}.")
 
     def note_bad_rows(self, entries: list[dict[str, Any]]):
         """Keeps what the collator left out. Where that is too much, stops the run, and leaves the list of them."""

@@ -104,7 +104,9 @@ class Training:
         steps_per_epoch = (
             args.max_steps if self.streams else -(-self.epoch_batches // args.gradient_accumulation_steps)
         )
-        self.total = args.max_steps if args.max_steps > 0 else max(1, math.ceil(args.num_train_epochs * steps_per_epoch))
+        self.total = (
+            args.max_steps if args.max_steps > 0 else max(1, math.ceil(args.num_train_epochs * steps_per_epoch))
+        )
         set_seed(args.seed + self.accelerator.process_index)  # dropout differs between processes
         rates = {name: rate for name, rate in args.encoder_learning_rates.items() if name in model.config.modalities}
         groups = parameter_groups(model, args.learning_rate, args.weight_decay, rates, args.layer_decay)

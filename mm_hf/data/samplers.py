@@ -173,6 +173,8 @@ def balanced_weights(labels: Sequence) -> list[float]:
         for each row one over the number of rows with its class; for several classes the mean of that; 0 where the
         label is missing.
     """
+    if isinstance(labels, torch.Tensor):  # its entries would be keys by identity
+        labels = labels.tolist()
     classes = [[label for label in each if known(label)] for each in map(as_list, labels)]
     counts = Counter(label for row in classes for label in set(row))
     return [sum(1 / counts[label] for label in row) / len(row) if row else 0.0 for row in classes]

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 
 import pytest
+import torch
 from accelerate.data_loader import BatchSamplerShard
 from transformers import AutoTokenizer
 
@@ -221,6 +222,10 @@ def test_weights_are_probabilities_of_rows():
 )
 def test_balanced_weights(labels, expected):
     assert balanced_weights(labels) == expected
+
+
+def test_balanced_weights_of_a_tensor():
+    assert balanced_weights(torch.tensor([0, 0, 0, 1, -100])) == [1 / 3, 1 / 3, 1 / 3, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""The craft of training, key by key, as the scripts do it: real encoders, real questions, both scripts wherever each has
-code of its own for a key."""
+"""The craft of training, key by key, as the scripts do it: real encoders, real questions, both scripts, since each has
+code of its own for many a key."""
 
 import contextlib
 import json
@@ -447,7 +447,7 @@ def test_group_by_length(script, trained, batches, dataset):
     for rows in drawn.values():
         assert len(rows) == 30
         for epoch in range(3):
-            assert sorted(sum(rows[10 * epoch : 10 * epoch + 10], [])) == list(range(200))
+            assert sorted(row for batch in rows[10 * epoch : 10 * epoch + 10] for row in batch) == list(range(200))
     grouped = drawn["group_by_length"]
     assert grouped[:10] != grouped[10:20]
     assert padding(grouped, lengths) < 0.4 * padding(drawn["random"], lengths)

@@ -341,8 +341,9 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, train_
             raise ValueError("streaming has no known end: give max_steps and eval_steps.")
         if train_args.imbalance not in (None, "focal_loss") or train_args.train_sampling_strategy != "random":
             raise ValueError(
-                "streaming knows no row before it comes: imbalance can be focal_loss alone, and train_sampling_strategy "
-                f"random alone; got {train_args.imbalance} and {train_args.train_sampling_strategy}."
+                "streaming knows no row before it comes: imbalance can be focal_loss alone, and "
+                f"train_sampling_strategy random alone; got {train_args.imbalance}, "
+                f"{train_args.train_sampling_strategy}."
             )
 
 

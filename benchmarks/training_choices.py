@@ -104,16 +104,16 @@ UNCACHED = {"cache_features": False, "num_train_epochs": 1}
 
 CHOICES = [
     *(
-        Choice(section, label, variant, keys | more, (0, 1, 2))
+        Choice(section, label, variant, more | keys, (0, 1, 2))
         for section, variant, more in (
             ("imbalance, 13 rows", "rare_full", {"num_train_epochs": 4}), ("imbalance, 3 rows", "rare", {})
         )
-        for label, keys in (
-            ("plain", {}),
-            *((name, {"imbalance": name}) for name in IMBALANCE),
-            ("balanced_sampler, single rows", SINGLE | {"imbalance": "balanced_sampler"}),
-        )
+        for label, keys in (("plain", {}), *((name, {"imbalance": name}) for name in IMBALANCE))
     ),
+    Choice("imbalance, 13 rows", "balanced_sampler, single rows", "rare_full",
+           SINGLE | {"imbalance": "balanced_sampler", "num_train_epochs": 4}, (0,)),
+    Choice("imbalance, 3 rows", "balanced_sampler, single rows", "rare",
+           SINGLE | {"imbalance": "balanced_sampler"}),
     Choice("few", "frozen encoders, concat", "few", FEW),
     Choice("few", "weight decay 0.3", "few", FEW | {"weight_decay": 0.3}),
     Choice("few", "dropout 0.3", "few", FEW | {"fusion_dropout": 0.3}),
@@ -160,11 +160,6 @@ CHOICES = [
     Choice("grouping", "single rows, features kept, 16 epochs", "quarter", SINGLE),
     Choice("few", "LoRA on both encoders", "few", FEW | {"lora": "encoders", "encoder_learning_rate": 1e-3}, (0,)),
     Choice("few", "all weights train", "few", FEW | {"freeze_encoders": False, "encoder_learning_rate": 1e-4}, (0,)),
-    Choice("imbalance, cross_attention", "plain", "rare", CROSS, (0, 1, 2)),
-    *(
-        Choice("imbalance, cross_attention", name, "rare", CROSS | {"imbalance": name}, (0, 1, 2))
-        for name in IMBALANCE
-    ),
 ]  # fmt: skip
 
 

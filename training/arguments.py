@@ -63,10 +63,11 @@ class ModelArguments:
     lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters."})
     lora_alpha: float | None = field(default=None, metadata={"help": "Their scale; left out, twice the rank."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
-    task: str = field(
-        default="question_answering",
+    task: str | None = field(
+        default=None,
         metadata={
-            "help": "The head: question_answering or classification.",
+            "help": "The head: question_answering, left out where a row has picture, text and one label, or "
+            "classification.",
             "choices": ["question_answering", "classification"],
         },
     )
@@ -138,7 +139,7 @@ class DataArguments:
         default=True,
         metadata={
             "help": "Keep the features of frozen encoders in memory: each item is encoded once. A picture takes 14 KB "
-            "in the easy_vqa recipe and 600 KB with ViT-B, on every process; what would not fit is refused."
+            "in the easy_vqa recipe and 600 KB with ViT-B, on every process; what would not fit is not kept."
         },
     )
 

@@ -210,6 +210,8 @@ def set_up(description: str, script: str) -> Job | None:
         log_with=None if train_args.report_to == "none" else train_args.report_to,
         project_config=ProjectConfiguration(str(output_dir), logging_dir=str(output_dir)),
     )
+    if train_args.fp16 and accelerator.device.type == "cpu":
+        raise ValueError("fp16 is true, but there is no GPU: on the CPU use bf16.")
     logging.disable_progress_bar()  # of loading weights: seconds
     recipe = {"script": script, "num_processes": accelerator.num_processes}
     recipe |= {**vars(model_args), **vars(data_args), **vars(train_args)}
@@ -241,6 +243,7 @@ def set_up(description: str, script: str) -> Job | None:
         processor=build_processor(model_args, data_args),
         bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),
     )
+    check_same_data(job)
     job.say(
         f"{accelerator.num_processes} process(es) on {accelerator.device}, {torch.get_num_threads()} threads each\n"
         f"{data_args.dataset}:"
@@ -309,6 +312,21 @@ def claim_run_folder(
         file.with_suffix(".tmp").rename(file)
     accelerator.wait_for_everyone()
     return True
+
+
+def check_same_data(job: Job):
+    """Refuses to go on with a run whose data has other rows than when it began."""
+    file = job.output_dir / "rows.json"
+    rows = {name: len(part) for name, part in job.splits.items() if isinstance(part, Dataset)}
+    found = json.loads(file.read_text()) if file.exists() else rows
+    if found != rows and list_checkpoints(job.output_dir):
+        raise ValueError(
+            f"{job.output_dir} was begun on {found} rows, and {job.data_args.dataset} now has {rows}. "
+            "--overwrite_output_dir starts anew; --output_dir names another folder."
+        )
+    job.accelerator.wait_for_everyone()  # all have read
+    if job.accelerator.is_main_process:
+        file.write_text(json.dumps(rows) + "\n", encoding="utf-8")
 
 
 def check_arguments(model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
@@ -432,7 +450,9 @@ def build_model(job: Job, losses: dict[str, Any]) -> MMFusionForClassification:
     if job.label2id is not None:
         id2label = {number: name for name, number in job.label2id.items()}
         labels = {"id2label": id2label, "label2id": job.label2id, "num_labels": len(id2label)}
-    model = HEADS[args.task].from_encoders_pretrained(
+    answers = job.columns.image and job.columns.text and job.problem_type == "single_label_classification"
+    task = args.task or ("question_answering" if answers else "classification")
+    model = HEADS[task].from_encoders_pretrained(
         vision=args.vision_encoder,
         text=args.text_encoder,
         fusion=args.fusion,

@@ -11,7 +11,7 @@ from accelerate.utils import set_seed
 from datasets import Dataset, IterableDataset
 
 from mm_hf import MMFusionForClassification
-from mm_hf.data import MultimodalCollator
+from mm_hf.data import BadRows, MultimodalCollator
 from mm_hf.evaluation import Predictions, classification_metrics, majority_accuracy, predict
 from training.arguments import TrainArguments
 from training.job import ROOT, Job, merge_adapters
@@ -99,8 +99,12 @@ def measure_floors(job: Job, fit: Fit) -> dict[str, float]:
         _, report = evaluate(job, model, alone, "test")
         floors[names[modality]] = next(iter(report["metrics"].values()))
     if {"vision", "text"} <= set(modalities):
-        splits = {**job.splits, "test": with_wrong_images(job, job.splits["test"])}
-        _, report = evaluate(dataclasses.replace(job, splits=splits), job.model, job.collator, "test")
+        shuffled = dataclasses.replace(
+            job,
+            splits={**job.splits, "test": with_wrong_images(job, job.splits["test"])},
+            bad_rows=BadRows(1.0, job.data_args.on_error),  # a bad picture is here in another row than its own
+        )
+        _, report = evaluate(shuffled, job.model, job.collator, "test")
         floors["shuffled_pairs"] = next(iter(report["metrics"].values()))
     return floors
 

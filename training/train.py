@@ -130,8 +130,7 @@ class Training:
         self.progress = Progress(limits=[self.total, args.max_train_seconds, args.early_stopping_patience])
         self.best_weights: dict[str, torch.Tensor] = {}
         self.stream_position = (0, 0)  # epoch of this process's stream, and rows of it that were used
-        self.losses: list[torch.Tensor] = []  # since the last point of the curve
-        self.logged = 0
+        self.losses: list[torch.Tensor] = []  # of the steps since the last point of the curve
 
     def run(self):
         """Trains to the end, and leaves in the model the weights that were best on validation."""
@@ -166,7 +165,7 @@ class Training:
         bar.close()
         if progress.step < self.total:
             why = f"max_train_seconds is {self.args.max_train_seconds}"
-            if progress.evaluations_since:
+            if progress.evaluations_since >= (self.args.early_stopping_patience or math.inf):
                 why = f"the best of {progress.evaluations_since + 1} evaluations was at step {progress.best_step}"
             self.job.say(f"stopped after {progress.step} of {self.total} steps: {why}")
         if self.guard.total:
@@ -210,7 +209,7 @@ class Training:
             norm = accelerator.clip_grad_norm_(self.prepared.parameters(), args.max_grad_norm)
         # With float16 the scaler skips such steps by itself, and lowers its scale.
         if accelerator.scaler is not None or self.guard.check(self.model, progress.step + 1, row_ids, norm):
-            self.losses += losses
+            self.losses.append(torch.stack(losses).sum())
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
@@ -225,9 +224,9 @@ class Training:
         progress = self.progress
         if not progress.done and progress.step % self.args.logging_steps:
             return
-        total = torch.stack(self.losses).sum() if self.losses else torch.tensor(0.0, device=self.accelerator.device)
-        loss = self.accelerator.reduce(total, reduction="mean").item() / max(1, progress.step - self.logged)
-        self.losses, self.logged = [], progress.step
+        losses = self.losses or [torch.tensor(float("nan"), device=self.accelerator.device)]  # all were skipped
+        loss = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
+        self.losses = []
         self.note("loss", loss)
         self.note("learning rate", self.scheduler.get_last_lr()[0])
         best = "-" if progress.best is None else f"{progress.best:.4f}"
@@ -287,7 +286,6 @@ class Training:
             "bad_rows": self.job.bad_rows.state_dict(),
             "guard": self.guard.state_dict(),
             "losses": [loss.item() for loss in self.losses],
-            "logged": self.logged,
         }
         rank = self.accelerator.process_index
         (folder / f"rank_{rank}.json").write_text(json.dumps(own), encoding="utf-8")
@@ -306,7 +304,6 @@ class Training:
         self.job.bad_rows.load_state_dict(own["bad_rows"])
         self.guard.load_state_dict(own["guard"])
         self.losses = [torch.tensor(loss, device=self.accelerator.device) for loss in own["losses"]]
-        self.logged = own["logged"]
         limits = self.progress.limits
         self.progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
         if limits != self.progress.limits:  # the recipe may now end later

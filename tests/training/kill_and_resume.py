@@ -1,13 +1,15 @@
 """Kills a training run with SIGKILL again and again, starts it anew with the same command, and compares the end."""
 
+import contextlib
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -76,6 +78,7 @@ class Run:
 
     def __init__(self, words: list[str], run_dir: Path, name: str = "alone"):
         self.run_dir, self.log = run_dir, run_dir.parent / f"{run_dir.name}.{name}.log"
+        self.left = self.staged()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
         environment["TRANSFORMERS_VERBOSITY"] = "info"  # the Trainer says when it evaluates
         with open(self.log, "w") as output:
@@ -120,14 +123,33 @@ class Run:
         self.wait_for(lambda: time.monotonic() >= ends)
         if self.process.poll() is not None:
             return None
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        self.kill_all()
         written = self.being_written()
-        return f"writing {min(written)}" if written else kill.when
+        return f"writing {min(written)}" if written else f"not writing ({kill.when})"
+
+    def kill_all(self):
+        """SIGKILL for the launcher and its workers, which have sessions of their own and would go on without it."""
+        processes = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+        psutil.wait_procs(processes)
+
+    def processes(self) -> list[psutil.Process]:
+        """All processes of this run that are alive."""
+        alive = []
+        for process in psutil.process_iter(["cmdline"]):
+            if str(self.run_dir) in (process.info["cmdline"] or []) and process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(process)
+        return alive
 
     def being_written(self) -> set[str]:
-        folder = self.run_dir / ".writing"
-        return {path.name for path in folder.glob("checkpoint-*")} if folder.exists() else set()
+        """Checkpoints that this run, and not one that was killed before it, has begun to write."""
+        return {name for name, _ in self.staged() - self.left}
+
+    def staged(self) -> set[tuple[str, int]]:
+        return {(path.name, path.stat().st_ino) for path in (self.run_dir / ".writing").glob("checkpoint-*")}
 
     def finish(self):
         """Waits for the end, which must be a good one."""

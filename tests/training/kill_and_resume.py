@@ -149,7 +149,9 @@ class Run:
         return {name for name, _ in self.staged() - self.left}
 
     def staged(self) -> set[tuple[str, int]]:
-        return {(path.name, path.stat().st_ino) for path in (self.run_dir / ".writing").glob("checkpoint-*")}
+        folder = self.run_dir / ".writing"
+        entries = os.scandir(folder) if folder.is_dir() else []
+        return {(entry.name, entry.inode()) for entry in entries if entry.name.startswith("checkpoint-")}
 
     def finish(self):
         """Waits for the end, which must be a good one."""

@@ -36,8 +36,9 @@ from mm_hf.evaluation import classification_metrics
 from mm_hf.optim import EMA, NonFiniteGuard, parameter_groups, unfreeze_gradually
 from mm_hf.trainer import MMTrainer
 from training.arguments import TrainArguments
-from training.job import Job, run, set_up
+from training.job import Job, run
 from training.measure import finish
+from training.set_up import set_up
 
 
 def main():

@@ -14,8 +14,9 @@ from mm_hf import MMFusionForClassification
 from mm_hf.data import BadRows, MultimodalCollator
 from mm_hf.evaluation import Predictions, classification_metrics, majority_accuracy, predict
 from training.arguments import TrainArguments
-from training.job import ROOT, Job, merge_adapters
+from training.job import ROOT, Job
 from training.run_folder import git_commit, hardware, versions, write_run
+from training.set_up import merge_adapters
 
 
 # Trains a model in place: (job, model, collator, arguments) -> points of (step, value) by name.

@@ -32,8 +32,9 @@ from mm_hf.data import MultimodalCollator
 from mm_hf.models.losses import count_labels
 from mm_hf.optim import EMA, NonFiniteGuard, parameter_groups, unfreeze_gradually
 from training.arguments import TrainArguments
-from training.job import Job, run, set_up
+from training.job import Job, run
 from training.measure import evaluate, finish
+from training.set_up import set_up
 
 
 def main():

@@ -14,7 +14,8 @@ from datasets import DatasetDict, load_from_disk
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from training import finetune, train
-from training.job import Job, run, set_up
+from training.job import Job, run
+from training.set_up import set_up
 
 
 ROWS = {"train": 200, "validation": 20, "test": 20}

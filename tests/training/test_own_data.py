@@ -21,6 +21,7 @@ from PIL import Image as PILImage
 import mm_hf
 from training import job
 from training.job import Job
+from training.set_up import set_up as set_up_job
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -149,7 +150,7 @@ def start(encoders, tmp_path, monkeypatch, capsys):
 
     def run(dataset, script: str | None = "train", output_dir=tmp_path / "run", **keys) -> Ran:
         jobs = []
-        set_up = lambda *words: jobs.append(job.set_up(*words)) or jobs[-1]  # noqa: E731
+        set_up = lambda *words: jobs.append(set_up_job(*words)) or jobs[-1]  # noqa: E731
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *flags_of(encoders, dataset, output_dir, **keys)])
         if script is None:
             set_up("", "train.py")

@@ -1,0 +1,382 @@
+"""What train.py and finetune.py share before they train: the arguments checked, the run's folder claimed, the data
+looked at, the model built."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration, gather_object, set_seed
+from datasets import Dataset, IterableDataset
+from transformers.utils import logging
+
+from mm_hf import MMFusionForClassification, MMFusionForQuestionAnswering, MMFusionProcessor
+from mm_hf.adapters import add_lora, merge_lora
+from mm_hf.checkpoints import list_checkpoints
+from mm_hf.data import (
+    BadRowError,
+    BadRows,
+    CacheTooLargeError,
+    Columns,
+    FeatureCache,
+    MultimodalCollator,
+    Rows,
+    data_root_of,
+    describe,
+    labels_of,
+    load_splits,
+    normalise_labels,
+    summary_lines,
+)
+from mm_hf.data.collator import find_picture
+from mm_hf.data.loading import rows_by_path
+from mm_hf.models.losses import count_labels
+from training.arguments import (
+    DEFAULT_TEXT_ENCODER,
+    DEFAULT_VISION_ENCODER,
+    DataArguments,
+    ModelArguments,
+    TrainArguments,
+    parse_arguments,
+)
+from training.job import ROOT, Job
+
+
+HEADS = {"question_answering": MMFusionForQuestionAnswering, "classification": MMFusionForClassification}
+
+# Keys that a run may be resumed with though they changed, with `--allow_changes`: they leave its weights as they are,
+# or say how long it goes on.
+MAY_CHANGE = {
+    *("num_train_epochs", "max_steps", "max_train_seconds", "early_stopping_patience"),
+    *("logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to", "floors", "floor_budget"),
+    *("per_device_eval_batch_size", "dataloader_num_workers", "max_bad_fraction", "max_nonfinite"),
+}
+ABOUT_THE_FOLDER = {"output_dir", "overwrite_output_dir", "allow_changes"}
+
+
+def set_up(description: str, script: str) -> Job | None:
+    """Reads the command line, looks at the data, says what it understood, and builds the model.
+
+    Returns:
+        the job; None where this very run is complete already.
+    """
+    name, model_args, data_args, train_args = parse_arguments(description)
+    check_arguments(model_args, data_args, train_args)
+    output_dir = Path(train_args.output_dir or ROOT / "runs" / name)
+    accelerator = Accelerator(
+        mixed_precision=train_args.mixed_precision,
+        log_with=None if train_args.report_to == "none" else train_args.report_to,
+        project_config=ProjectConfiguration(str(output_dir), logging_dir=str(output_dir)),
+    )
+    if train_args.fp16 and accelerator.device.type == "cpu":
+        raise ValueError("fp16 is true, but there is no GPU: on the CPU use bf16.")
+    logging.disable_progress_bar()  # of loading weights: seconds
+    recipe = {"script": script, "num_processes": accelerator.num_processes}
+    recipe |= {**vars(model_args), **vars(data_args), **vars(train_args)}
+    if not claim_run_folder(accelerator, output_dir, recipe, train_args):
+        return None
+
+    columns = Columns(
+        image=data_args.image_column,
+        image_id=data_args.image_id_column,
+        text=data_args.text_column,
+        label=data_args.label_column,
+        kind=data_args.kind_column,
+    )
+    with accelerator.local_main_process_first():  # the others find what it prepared
+        splits = load_parts(data_args, columns, train_args.seed)
+    names, problem_type = labels_of(splits, columns.label, data_args.problem_type)
+    splits = normalise_labels(splits, columns.label, names)
+    job = Job(
+        name,
+        output_dir,
+        accelerator,
+        model_args,
+        data_args,
+        train_args,
+        columns,
+        splits,
+        {label: number for number, label in enumerate(names)} if names else None,
+        problem_type,
+        processor=build_processor(model_args, data_args),
+        bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),
+    )
+    check_same_data(job)
+    job.say(
+        f"{accelerator.num_processes} process(es) on {accelerator.device}, {torch.get_num_threads()} threads each\n"
+        f"{data_args.dataset}:"
+    )
+    root = data_root_of(data_args.dataset, data_args.data_root)
+    if accelerator.is_main_process:
+        tokenizer = job.processor.tokenizer if columns.text else None
+        job.say("\n".join(summary_lines(describe(splits, columns, names, problem_type, tokenizer, root))))
+    job.collator = MultimodalCollator(
+        job.processor, columns, job.label2id, problem_type, on_error=data_args.on_error, root=root
+    )
+    check_rows(job)
+
+    # The same seed on every process: all start from the same weights.
+    set_seed(train_args.seed)
+    job.build = partial(build_model, job, losses=loss_arguments(job))
+    job.model = job.build().to(accelerator.device)
+    trainable, total = (
+        sum(p.numel() for p in job.model.parameters() if p.requires_grad or count_all) / 1e6
+        for count_all in (False, True)
+    )
+    job.say(f"{type(job.model).__name__}: {total:.1f} M parameters, {trainable:.2f} M of them train")
+    job.collator = replace(job.collator, cache=build_cache(job))
+    return job
+
+
+def claim_run_folder(
+    accelerator: Accelerator, output_dir: Path, recipe: dict[str, Any], train_args: TrainArguments
+) -> bool:
+    """Sees to it that a folder holds one run: new, the same one begun earlier, or with `--overwrite_output_dir` none.
+
+    Returns:
+        False where this very run is complete already.
+
+    Raises:
+        ValueError: the folder holds a run of another recipe.
+    """
+    file, results = output_dir / "recipe.json", output_dir / "results.json"
+    recipe = json.loads(json.dumps({key: value for key, value in recipe.items() if key not in ABOUT_THE_FOLDER}))
+    accelerator.wait_for_everyone()
+    found = json.loads(file.read_text()) if file.exists() else None
+    begun = found is not None and (results.exists() or bool(list_checkpoints(output_dir)))
+    if begun and not train_args.overwrite_output_dir:
+        changed = sorted(key for key in {*found, *recipe} if found.get(key) != recipe.get(key))
+        refused = [key for key in changed if key not in MAY_CHANGE or not train_args.allow_changes]
+        if refused:
+            differences = ", ".join(f"{key} ({found.get(key)!r}, now {recipe.get(key)!r})" for key in refused)
+            may = [key for key in refused if key in MAY_CHANGE]
+            hint = f"--allow_changes accepts new values of {', '.join(may)}; " if may else ""
+            raise ValueError(
+                f"{output_dir} holds a run of another recipe. Changed: {differences}. {hint}"
+                "--overwrite_output_dir starts anew; --output_dir names another folder."
+            )
+        if results.exists() and not changed:
+            if accelerator.is_main_process:
+                print(f"{output_dir}: this run is complete. --overwrite_output_dir starts it anew.")
+            return False
+    accelerator.wait_for_everyone()  # all have read
+    if accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        if begun and train_args.overwrite_output_dir:
+            results.unlink(missing_ok=True)
+            for checkpoint in list_checkpoints(output_dir):
+                shutil.rmtree(checkpoint)
+        file.with_suffix(".tmp").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+        file.with_suffix(".tmp").rename(file)
+    accelerator.wait_for_everyone()
+    return True
+
+
+def check_same_data(job: Job):
+    """Refuses to go on with a run whose data has other rows than when it began."""
+    file = job.output_dir / "rows.json"
+    rows = {name: len(part) for name, part in job.splits.items() if isinstance(part, Dataset)}
+    found = json.loads(file.read_text()) if file.exists() else rows
+    if found != rows and list_checkpoints(job.output_dir):
+        raise ValueError(
+            f"{job.output_dir} was begun on {found} rows, and {job.data_args.dataset} now has {rows}. "
+            "--overwrite_output_dir starts anew; --output_dir names another folder."
+        )
+    job.accelerator.wait_for_everyone()  # all have read
+    if job.accelerator.is_main_process:
+        file.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+
+
+def check_arguments(model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
+    """Says what is missing or does not fit together, before anything is loaded, and fills in the default encoders."""
+    if data_args.image_column and model_args.vision_encoder is None:
+        model_args.vision_encoder = DEFAULT_VISION_ENCODER
+    if data_args.text_column and model_args.text_encoder is None:
+        model_args.text_encoder = DEFAULT_TEXT_ENCODER
+    needed = {"dataset": data_args.dataset, "label_column": data_args.label_column}
+    for encoder, column in (("vision_encoder", "image_column"), ("text_encoder", "text_column")):
+        if getattr(model_args, encoder) is not None:
+            needed[column] = getattr(data_args, column)
+    if model_args.vision_encoder is None and model_args.text_encoder is None:
+        needed["image_column or text_column"] = None
+    for key, value in needed.items():
+        if not value:
+            raise ValueError(f"{key} is missing: give it in the recipe or as --{key.split()[0]}.")
+    for key, value, encoder in (
+        ("image_size", model_args.image_size, "vision_encoder"),
+        ("augment", data_args.augment, "vision_encoder"),
+        ("max_text_length", data_args.max_text_length, "text_encoder"),
+        ("token_dropout", data_args.token_dropout or None, "text_encoder"),
+    ):
+        if value is not None and getattr(model_args, encoder) is None:
+            raise ValueError(f"{key} is {value}, but there is no {encoder}.")
+    if train_args.train_sampling_strategy == "group_by_length" and model_args.text_encoder is None:
+        raise ValueError("train_sampling_strategy is group_by_length, but there is no text_encoder.")
+    if data_args.streaming:
+        if train_args.max_steps < 1 or train_args.eval_steps is None:
+            raise ValueError("streaming has no known end: give max_steps and eval_steps.")
+        if train_args.imbalance not in (None, "focal_loss") or train_args.train_sampling_strategy != "random":
+            raise ValueError(
+                "streaming knows no row before it comes: imbalance can be focal_loss alone, and "
+                f"train_sampling_strategy random alone; got {train_args.imbalance}, "
+                f"{train_args.train_sampling_strategy}."
+            )
+
+
+def load_parts(data_args: DataArguments, columns: Columns, seed: int) -> dict[str, Dataset | IterableDataset]:
+    """Training, validation and test part; of a stream, the latter two are stored on disk first."""
+    splits = load_splits(
+        data_args.dataset,
+        columns,
+        data_root=data_args.data_root,
+        streaming=data_args.streaming,
+        validation_fraction=data_args.validation_fraction,
+        test_fraction=data_args.test_fraction,
+        group_column=data_args.group_column,
+        seed=seed,
+    )
+    missing = {"train", "validation", "test"} - set(splits)
+    if missing:
+        raise ValueError(
+            f"{data_args.dataset} needs the parts train, validation and test; it has {list(splits)}. "
+            "validation_fraction and test_fraction cut them from train."
+        )
+    parts = {name: splits[name] for name in ("train", "validation", "test")}
+    for name, part in parts.items():
+        if name != "train" and isinstance(part, IterableDataset):
+            parts[name] = Dataset.from_generator(partial(iter, part), features=part.features)
+    return parts
+
+
+def check_rows(job: Job):
+    """Looks at every label, text and path of a picture, so that a bad one stops the run before the training and not
+    after it. What a picture holds is seen when it is read."""
+    bad: list[BadRowError] | None = [] if job.data_args.on_error == "skip" else None
+    for split, dataset in job.splits.items():
+        if isinstance(dataset, IterableDataset):
+            continue
+        if count_labels(job.labels(split)) == 0:
+            raise ValueError(f"No row of split {split!r} has a label in column {job.columns.label!r}.")
+        if job.columns.text is not None:
+            for row in job.all_rows(split, [job.columns.text]):
+                job.collator.item_keys(row, "text", bad)
+        for column in job.columns.images:
+            for row in rows_by_path(dataset, split, column):
+                try:
+                    find_picture(row, column, job.collator.root)
+                except BadRowError as error:
+                    if bad is None:
+                        raise
+                    bad.append(error)
+    job.note_bad_rows([error.entry for error in bad or []])
+
+
+def loss_arguments(job: Job) -> dict[str, Any]:
+    """What the recipe asks of the loss, as the model's config takes it."""
+    args = job.train_args
+    losses: dict[str, Any] = {"label_smoothing": args.label_smoothing_factor, "mixup_alpha": args.mixup_alpha}
+    if args.imbalance == "focal_loss":
+        losses["focal_gamma"] = args.focal_gamma
+    if args.imbalance in ("class_weights", "logit_adjustment"):
+        if job.problem_type != "single_label_classification":
+            raise ValueError(f"imbalance {args.imbalance} is for one label a row; the problem is {job.problem_type}.")
+        labels = job.labels("train")
+        counts = labels[labels != -100].bincount(minlength=len(job.label2id)).clamp(min=1).double()
+        if args.imbalance == "class_weights":
+            losses["class_weights"] = (counts.sum() / (len(counts) * counts)).tolist()
+        else:
+            losses["class_priors"] = (counts / counts.sum()).tolist()
+    return losses
+
+
+def build_processor(model_args: ModelArguments, data_args: DataArguments) -> MMFusionProcessor:
+    """The encoders' own processors, with the sizes that the recipe asks for."""
+    encoders = {"vision": model_args.vision_encoder, "text": model_args.text_encoder}
+    processor = MMFusionProcessor.from_encoders_pretrained(**encoders)
+    if model_args.image_size is not None:
+        processor.image_processor.size = {"height": model_args.image_size, "width": model_args.image_size}
+        processor.image_processor.do_center_crop = False
+    if data_args.max_text_length is not None:
+        processor.tokenizer.model_max_length = data_args.max_text_length
+    return processor
+
+
+def build_model(job: Job, losses: dict[str, Any]) -> MMFusionForClassification:
+    """The recipe's model with fresh fusion and head."""
+    args = job.model_args
+    labels: dict[str, Any] = {"num_labels": 1}
+    if job.label2id is not None:
+        id2label = {number: name for name, number in job.label2id.items()}
+        labels = {"id2label": id2label, "label2id": job.label2id, "num_labels": len(id2label)}
+    answers = job.columns.image and job.columns.text and job.problem_type == "single_label_classification"
+    task = args.task or ("question_answering" if answers else "classification")
+    model = HEADS[task].from_encoders_pretrained(
+        vision=args.vision_encoder,
+        text=args.text_encoder,
+        fusion=args.fusion,
+        fusion_module_config={
+            "hidden_size": args.fusion_hidden_size,
+            "num_hidden_layers": args.fusion_layers,
+            "num_attention_heads": args.fusion_heads,
+            "hidden_dropout_prob": args.fusion_dropout,
+            "modality_dropout": args.modality_dropout,
+        },
+        vision_feature_layer=args.vision_feature_layer,
+        pooling={"text": args.text_pooling} if args.text_pooling else None,
+        freeze_encoders=args.freeze_encoders,
+        classifier_dropout=args.classifier_dropout,
+        num_images=max(1, len(job.columns.images)),
+        **({"attn_implementation": args.attn_implementation} if args.attn_implementation else {}),
+        problem_type=job.problem_type,
+        **losses,
+        **labels,
+    )
+    if args.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    if args.lora is not None:
+        add_lora(model, args.lora, rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout)
+    return model
+
+
+def merge_adapters(job: Job, model: MMFusionForClassification):
+    """Takes low-rank adapters into the weights, so that the checkpoint is an ordinary one."""
+    if job.model_args.lora is not None:
+        merge_lora(model)
+
+
+def build_cache(job: Job) -> FeatureCache | None:
+    """Encodes every distinct item of the frozen encoders once; None where that is not asked for or would not fit."""
+    changing = {"vision": bool(job.data_args.augment), "text": job.data_args.token_dropout > 0}
+    modalities = [name for name in job.model.config.frozen_encoders if not changing[name]]
+    if not job.data_args.cache_features or job.data_args.streaming or not modalities:
+        return None
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    cache = FeatureCache(job.model.base_model.eval(), processes=local_processes, on_error=job.data_args.on_error)
+    rows = {split: Rows(dataset, split) for split, dataset in job.splits.items()}
+
+    def prepare(modality, places):
+        chosen = [rows[split][row] for split, row, _ in places]
+        return job.collator.prepare_items(modality, chosen, [column for _, _, column in places])
+
+    for modality in modalities:
+        items = {}  # where each item is found: the pictures themselves would fill the memory
+        for split, part in rows.items():
+            for start in range(0, len(part), 1000):
+                for row in part.__getitems__(range(start, min(start + 1000, len(part)))):
+                    for key, column in zip(job.collator.item_keys(row, modality), job.collator.parts[modality]):
+                        if key is not None:
+                            items.setdefault(key, (split, row["row_id"], column))
+        too_large = ""
+        try:
+            cache.fill(modality, items.items(), partial(prepare, modality), progress=job.accelerator.is_main_process)
+        except CacheTooLargeError as error:
+            too_large = str(error)
+        if any(reasons := gather_object([too_large])):  # free memory differs: all processes do as one must
+            job.say(f"features are not kept: {next(filter(None, reasons))}")
+            cache.drop(modality)
+    return cache if cache.modalities else None

@@ -30,7 +30,7 @@ def begin(folder: str | os.PathLike) -> Path:
     """Makes an empty staging folder for a checkpoint, without what a killed process left there. One process calls it,
     before any writes."""
     staged = staging_folder(folder)
-    shutil.rmtree(staged, ignore_errors=True)
+    shutil.rmtree(staged.parent, ignore_errors=True)
     staged.mkdir(parents=True)
     return staged
 
@@ -65,10 +65,13 @@ def publish(folder: str | os.PathLike):
     (staged / MANIFEST).write_text(json.dumps({"files": sizes}, indent=2) + "\n", encoding="utf-8")
     for path in [*files, staged / MANIFEST]:
         flush(path)
+    old = None
     if folder.exists():
-        remove(folder)
+        old = move_away(folder)
     staged.rename(folder)
     flush(folder.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def flush(path: Path):
@@ -80,13 +83,12 @@ def flush(path: Path):
         os.close(descriptor)
 
 
-def remove(folder: Path):
-    """Takes a checkpoint away. It is renamed first, so that a half-deleted one is never taken for a whole."""
+def move_away(folder: Path) -> Path:
+    """Renames a checkpoint that is to be deleted, so that a half-deleted one is never taken for a whole."""
     old = folder.parent / WRITING / f"old-{folder.name}"
     old.parent.mkdir(exist_ok=True)
     shutil.rmtree(old, ignore_errors=True)
-    folder.rename(old)
-    shutil.rmtree(old, ignore_errors=True)
+    return folder.rename(old)
 
 
 def fault_of(folder: Path) -> str | None:
@@ -128,16 +130,23 @@ def newest_checkpoint(run_dir: str | os.PathLike) -> Path | None:
 
 
 def rotate(run_dir: str | os.PathLike, limit: int | None, keep: tuple[str | os.PathLike | None, ...] = ()):
-    """Removes the oldest checkpoints until `limit` are left.
+    """Removes the oldest checkpoints until `limit` whole ones are left, and all that are not whole.
 
     Args:
         run_dir: of the run.
         limit: how many stay, at least one; None: all.
-        keep: checkpoints that are never removed, such as the best.
+        keep: checkpoints that stay on top of that, such as the best.
     """
     if limit is None:
         return
-    kept = {Path(folder).resolve() for folder in keep if folder is not None}
-    for folder in list_checkpoints(run_dir)[max(1, limit) :]:
-        if folder.resolve() not in kept:
-            remove(folder)
+    found = list_checkpoints(run_dir)
+    kept = [folder for folder in found if fault_of(folder) is None][: max(1, limit)]
+    kept += [Path(folder) for folder in keep if folder is not None]
+    for folder in found:
+        if folder.resolve() not in {path.resolve() for path in kept}:
+            shutil.rmtree(move_away(folder), ignore_errors=True)
+
+
+def clear_staging(run_dir: str | os.PathLike):
+    """Removes what a run that has ended needs no more."""
+    shutil.rmtree(Path(run_dir) / WRITING, ignore_errors=True)

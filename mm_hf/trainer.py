@@ -10,9 +10,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME, logger
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
-from transformers.utils import logging
 
 from .checkpoints import begin, newest_checkpoint, publish, rotate, staging_folder, writing
 from .data.collator import MultimodalCollator
@@ -23,8 +22,6 @@ from .data.streaming import StreamBatches
 from .evaluation.prediction import predict
 from .models.losses import count_labels
 
-
-logger = logging.get_logger(__name__)
 
 # Arguments whose other values would have no effect here, and why.
 FIXED_ARGUMENTS = {

@@ -61,6 +61,15 @@ def test_rotation_spares_the_newest_and_the_best(tmp_path):
     assert not any((tmp_path / ".writing").iterdir())
 
 
+def test_torn_ones_do_not_count_in_the_rotation(tmp_path):
+    for step in (10, 20, 30):
+        write(tmp_path / f"checkpoint-{step}")
+    os.truncate(tmp_path / "checkpoint-30/model.safetensors", 10)
+    write(tmp_path / "checkpoint-25")
+    rotate(tmp_path, 1)
+    assert [folder.name for folder in list_checkpoints(tmp_path)] == ["checkpoint-25"]
+
+
 def test_a_full_disk_leaves_the_last_good_one(tmp_path, monkeypatch):
     write(tmp_path / "checkpoint-1")
     staged = staging_folder(tmp_path / "checkpoint-1")

@@ -144,8 +144,6 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        if isinstance(self.image_column, str):  # a recipe may name a single one without brackets
-            self.image_column = [self.image_column]
         for name in ("validation_fraction", "test_fraction", "max_bad_fraction"):
             check_range(name, getattr(self, name), 0, 1)
         if self.token_dropout >= 1:
@@ -157,7 +155,10 @@ class TrainArguments:
     """How it learns."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the run; left out, runs/<recipe name>."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Start anew in a folder that holds a run."})
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={"help": "Start anew in a folder that holds a run; not to take up a killed one."},
+    )
     allow_changes: bool = field(
         default=False,
         metadata={"help": "Resume though keys of the recipe changed that may (the message names which may)."},
@@ -204,7 +205,8 @@ class TrainArguments:
     mixup_alpha: float = field(default=0.0, metadata={"help": "Above 0: mix fused rows and their labels."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to this norm; 0: not."})
     max_nonfinite: int = field(
-        default=10, metadata={"help": "Steps in a row whose loss is not finite, each skipped, before the run stops."}
+        default=10,
+        metadata={"help": "Skipped steps in a row, whose loss is not finite, before the run stops (not with fp16)."},
     )
     warmup_ratio: float = field(default=0.05, metadata={"help": "Share of the steps in which the rate rises."})
     lr_scheduler_type: str = field(
@@ -279,6 +281,7 @@ class TrainArguments:
         return {name: common if rate is None else rate for name, rate in own.items()}
 
 
+LISTS = ("image_column", "augment", "vision_feature_layer")  # a recipe may name a single one without brackets
 ALL_ARGUMENTS = (ModelArguments, DataArguments, TrainArguments)
 
 
@@ -303,12 +306,16 @@ def parse_arguments(description: str) -> tuple[str, ModelArguments, DataArgument
             parser.error(f"recipe {recipe}: {error}")
         if not isinstance(values, dict):
             parser.error(f"recipe {recipe}: needed are lines of `key: value`, got {type(values).__name__}.")
-        unknown = sorted(set(values) - known)
+        unknown = sorted(map(str, set(values) - known))
         if unknown:
             parser.error(f"recipe {recipe}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")
         for key in (key for group in ALL_ARGUMENTS for key in fields(group)):
             # argparse looks at the choices of flags alone, not at those of defaults.
             choices, value = key.metadata.get("choices"), values.get(key.name)
+            if key.name in values and value is None and key.default is not None:
+                parser.error(f"recipe {recipe}: {key.name} has no value.")
+            if key.name in LISTS and value is not None and not isinstance(value, list):
+                values[key.name] = [value]
             if choices and value is not None and value not in choices:
                 parser.error(f"recipe {recipe}: {key.name} must be one of {choices}, got {value!r}.")
         # argparse converts defaults that are strings as it does flags: 1e-3, a string to YAML, becomes a number.

@@ -21,7 +21,6 @@ from transformers import (
     TrainerCallback,
     TrainerState,
     TrainingArguments,
-    get_scheduler,
     set_seed,
 )
 from transformers.trainer import TRAINER_STATE_NAME
@@ -33,10 +32,10 @@ from mm_hf import MMFusionForClassification
 from mm_hf.checkpoints import newest_checkpoint
 from mm_hf.data import MultimodalCollator
 from mm_hf.evaluation import classification_metrics
-from mm_hf.optim import EMA, NonFiniteGuard, parameter_groups, unfreeze_gradually
+from mm_hf.optim import EMA, NonFiniteGuard
 from mm_hf.trainer import MMTrainer
 from training.arguments import TrainArguments
-from training.job import Job, run
+from training.job import Job, build_optimizer, build_scheduler, run
 from training.measure import finish
 from training.set_up import set_up
 
@@ -70,35 +69,33 @@ class RecipeTrainer(MMTrainer):
         self.guard = NonFiniteGuard(recipe.max_nonfinite, folder, self.args.process_index)
         self.seconds = 0.0  # of earlier processes
         self.row_ids: list[int] = []  # of the present step
+        self.norm: torch.Tensor | None = None  # of its gradients
         self.add_callback(StepCallback(self))
 
     def create_optimizer(self, model=None):
-        """AdamW or SGD over the recipe's parameter groups."""
-        recipe, modalities = self.recipe, self.model.config.modalities
-        rates = {name: rate for name, rate in recipe.encoder_learning_rates.items() if name in modalities}
-        groups = parameter_groups(
-            self.model, recipe.learning_rate, recipe.weight_decay, rates, layer_decay=recipe.layer_decay
-        )
-        if recipe.optim == "sgd":
-            self.optimizer = torch.optim.SGD(groups, lr=recipe.learning_rate)
-        else:
-            self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+        """The recipe's."""
+        self.optimizer = build_optimizer(self.model, self.recipe)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """The recipe's schedule, with gradual unfreezing where it is asked for."""
+        """The recipe's."""
         if self.lr_scheduler is None:
+            steps_per_epoch = num_training_steps
+            if not self.job.data_args.streaming:
+                steps_per_epoch = -(-len(self.get_train_dataloader()) // self.recipe.gradient_accumulation_steps)
             optimizer = self.optimizer if optimizer is None else optimizer
-            recipe = self.recipe
-            warmup = round(recipe.warmup_ratio * num_training_steps)
-            self.lr_scheduler = get_scheduler(recipe.lr_scheduler_type, optimizer, warmup, num_training_steps)
-            if recipe.unfreeze_epochs is not None:
-                batches = num_training_steps if self.job.data_args.streaming else len(self.get_train_dataloader())
-                steps = -(-batches // recipe.gradient_accumulation_steps)
-                unfreeze_gradually(
-                    self.lr_scheduler, optimizer.param_groups, max(1, round(recipe.unfreeze_epochs * steps))
-                )
+            self.lr_scheduler = build_scheduler(optimizer, self.recipe, num_training_steps, steps_per_epoch)
         return self.lr_scheduler
+
+    def _init_training_state(self, max_steps, *args, **kwargs):
+        # A checkpoint brings back how often to evaluate, save and log; what the recipe says now counts.
+        trained = super()._init_training_state(max_steps, *args, **kwargs)
+        self.state.compute_steps(self.args, max_steps)
+        return trained
+
+    def _clip_grad_norm(self, model):
+        self.norm = super()._clip_grad_norm(model)  # before clipping, which makes zeros of what is not finite
+        return self.norm
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         """Notes which rows a step had, in case its loss is not finite, and which were bad."""
@@ -115,6 +112,7 @@ class RecipeTrainer(MMTrainer):
             with self.ema.applied():
                 predictions = super().predict_rows(batches)
         self.job.note_bad_rows(predictions.bad_rows)
+        self.job.share_bad_rows()
         return predictions
 
     def save_extra_state(self, folder: Path):
@@ -177,7 +175,7 @@ class StepCallback(TrainerCallback):
         """Skips a step whose gradients are not finite."""
         trainer = self.trainer
         if trainer.accelerator.scaler is None:  # with float16 the scaler does it
-            trainer.guard.check(trainer.model, state.global_step + 1, trainer.row_ids)
+            trainer.guard.check(trainer.model, state.global_step + 1, trainer.row_ids, trainer.norm)
         trainer.row_ids = []
 
     def on_optimizer_step(self, args, state, control, **kwargs):
@@ -191,7 +189,9 @@ class StepCallback(TrainerCallback):
         if limit is not None:
             over = torch.tensor(float(trainer.train_seconds() > limit), device=args.device)
             if trainer.accelerator.reduce(over).item() > 0:
-                control.should_training_stop = control.should_evaluate = control.should_save = True
+                control.should_training_stop = True
+                if args.eval_strategy == "steps":  # else it comes at the end of the epoch, which is now
+                    control.should_evaluate = control.should_save = True
         return control
 
 
@@ -220,7 +220,9 @@ def training_arguments(job: Job, args: TrainArguments, folder: Path | None) -> T
         eval_steps=args.eval_steps,
         save_strategy=saved,
         save_steps=args.save_steps or args.eval_steps or 500,
-        save_total_limit=args.save_total_limit,
+        # With 1 the library deletes, when it ends, all but the best, and with them that it had ended.
+        save_total_limit=max(2, args.save_total_limit),
+        restore_callback_states_from_checkpoint=True,  # how long there was no better score
         load_best_model_at_end=folder is not None,
         metric_for_best_model=metric,
         greater_is_better=metric != "rmse",
@@ -256,7 +258,7 @@ def fit(
         job,
         collator,
         args,
-        job.output_dir if folder is None else folder,
+        folder or job.output_dir / "floors",
         model=model,
         args=training_arguments(job, args, folder),
         train_dataset=job.rows("train", train=True),

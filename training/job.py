@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
+from transformers import get_scheduler
 
 from mm_hf import MMFusionForClassification, MMFusionProcessor
 from mm_hf.data import (
@@ -25,6 +26,7 @@ from mm_hf.data import (
     parse_augmentations,
 )
 from mm_hf.data.loading import SOURCE_ROW
+from mm_hf.optim import parameter_groups, unfreeze_gradually
 from training.arguments import (
     DataArguments,
     ModelArguments,
@@ -158,12 +160,32 @@ class Job:
                 self.bad_rows.write(file)
                 raise ValueError(f"{error} Those found up to now are listed in {file}.") from None
 
-    def write_bad_rows(self):
-        """Writes `bad_rows.jsonl` with what all processes found, where there is any."""
-        for entries in gather_object([list(self.bad_rows.entries)]):
-            self.bad_rows.add(entries)
-        if self.bad_rows.entries and self.accelerator.is_main_process:
+    def share_bad_rows(self):
+        """Puts together what all processes left out, judges it, and writes `bad_rows.jsonl`. All call it."""
+        found = [entry for entries in gather_object([self.bad_rows.entries]) for entry in entries]
+        self.note_bad_rows(found)
+        if found and self.accelerator.is_main_process:
             self.bad_rows.write(self.output_dir / "bad_rows.jsonl")
+
+
+def build_optimizer(model: MMFusionForClassification, args: TrainArguments) -> torch.optim.Optimizer:
+    """The recipe's optimizer over its parameter groups."""
+    rates = {name: rate for name, rate in args.encoder_learning_rates.items() if name in model.config.modalities}
+    groups = parameter_groups(model, args.learning_rate, args.weight_decay, rates, args.layer_decay)
+    if args.optim == "sgd":
+        return torch.optim.SGD(groups, lr=args.learning_rate)
+    return torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, args: TrainArguments, total_steps: int, steps_per_epoch: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The recipe's schedule, with gradual unfreezing where it is asked for."""
+    warmup = round(args.warmup_ratio * total_steps)
+    scheduler = get_scheduler(args.lr_scheduler_type, optimizer, warmup, total_steps)
+    if args.unfreeze_epochs is not None:
+        unfreeze_gradually(scheduler, optimizer.param_groups, max(1, round(args.unfreeze_epochs * steps_per_epoch)))
+    return scheduler
 
 
 def run(main: Callable[[], None]):

@@ -11,7 +11,7 @@ from accelerate.utils import set_seed
 from datasets import Dataset, IterableDataset
 
 from mm_hf import MMFusionForClassification
-from mm_hf.data import BadRows, MultimodalCollator
+from mm_hf.data import MultimodalCollator
 from mm_hf.evaluation import Predictions, classification_metrics, majority_accuracy, predict
 from training.arguments import TrainArguments
 from training.job import ROOT, Job
@@ -33,6 +33,7 @@ def evaluate(
     """
     predictions = predict(model, job.loader(split, collator, train=False), job.accelerator)
     job.note_bad_rows(predictions.bad_rows)
+    job.share_bad_rows()
     return predictions, report_of(job, predictions, split)
 
 
@@ -60,7 +61,6 @@ def finish(job: Job, fit: Fit, history: dict[str, list]):
         results["floors"] = measure_floors(job, fit)
         job.seconds["floors"] = time.perf_counter() - started
 
-    job.write_bad_rows()
     recipe = {"name": job.name, **vars(job.model_args), **vars(job.data_args), **vars(job.train_args)}
     results |= {
         "seed": job.train_args.seed,
@@ -92,6 +92,8 @@ def measure_floors(job: Job, fit: Fit) -> dict[str, float]:
         alone = dataclasses.replace(job.collator, absent=frozenset(modalities) - {modality})
         args = copy.copy(job.train_args)
         args.num_train_epochs, args.early_stopping_patience = args.num_train_epochs * args.floor_budget, None
+        if args.unfreeze_epochs is not None:
+            args.unfreeze_epochs *= args.floor_budget
         if args.max_steps > 0:
             args.max_steps = max(1, round(args.max_steps * args.floor_budget))
         set_seed(args.seed)
@@ -100,12 +102,11 @@ def measure_floors(job: Job, fit: Fit) -> dict[str, float]:
         _, report = evaluate(job, model, alone, "test")
         floors[names[modality]] = next(iter(report["metrics"].values()))
     if {"vision", "text"} <= set(modalities):
-        shuffled = dataclasses.replace(
-            job,
-            splits={**job.splits, "test": with_wrong_images(job, job.splits["test"])},
-            bad_rows=BadRows(1.0, job.data_args.on_error),  # a bad picture is here in another row than its own
-        )
-        _, report = evaluate(shuffled, job.model, job.collator, "test")
+        splits = {**job.splits, "test": with_wrong_images(job, job.splits["test"])}
+        shuffled = dataclasses.replace(job, splits=splits)
+        # Bad rows are not noted: a bad picture is here in another row than its own.
+        predictions = predict(job.model, shuffled.loader("test", job.collator, train=False), job.accelerator)
+        report = report_of(shuffled, predictions, "test")
         floors["shuffled_pairs"] = next(iter(report["metrics"].values()))
     return floors
 

@@ -1,17 +1,21 @@
-"""Writes the folder that a run leaves behind."""
+"""The folder of a run: claimed when it begins, filled when it ends."""
 
 import glob
 import json
 import os
 import platform
 import random
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 
+from mm_hf.checkpoints import clear_staging, list_checkpoints
 from mm_hf.data import BadRowError, MultimodalCollator, Rows, label_tensor
 from mm_hf.data.collator import decode_image
 from mm_hf.evaluation import model_card, plot_curves, plot_predictions
@@ -19,6 +23,98 @@ from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES
 
 
 HUB_TASKS = {"visual-question-answering"}
+
+
+# Keys that a run may be resumed with though they changed, with `--allow_changes`: they leave its weights as they are,
+# or say how long it goes on.
+MAY_CHANGE = {
+    *("num_train_epochs", "max_steps", "max_train_seconds", "early_stopping_patience"),
+    *("logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to", "floors", "floor_budget"),
+    *("per_device_eval_batch_size", "dataloader_num_workers", "max_bad_fraction", "max_nonfinite"),
+}
+ABOUT_THE_FOLDER = {"output_dir", "overwrite_output_dir", "allow_changes"}
+
+
+# What a run that starts anew must not find. The folders of checkpoints come on top.
+LEFT_BEHIND = [
+    *("results.json", "rows.json", "bad_rows.jsonl", "nonfinite_rows*.json"),
+    *("tensorboard", "runs", "floors", ".writing"),
+]
+
+
+def write_json(path: Path, value: Any):
+    """Writes beside the file and renames, so that it is never half written."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def claim_run_folder(
+    accelerator: Accelerator, output_dir: Path, recipe: dict[str, Any], overwrite: bool, allow_changes: bool
+) -> bool:
+    """Sees to it that a folder holds one run: a new one, or the same one begun earlier.
+
+    Args:
+        accelerator: all processes call this.
+        output_dir: the folder.
+        recipe: all that decides what the run does, by key.
+        overwrite: start anew whatever the folder holds.
+        allow_changes: accept new values of the keys in `MAY_CHANGE`.
+
+    Returns:
+        False where this very run is complete already.
+
+    Raises:
+        ValueError: the folder holds a run of another recipe.
+    """
+    file, results = output_dir / "recipe.json", output_dir / "results.json"
+    recipe = json.loads(json.dumps({key: value for key, value in recipe.items() if key not in ABOUT_THE_FOLDER}))
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    begun = results.exists() or bool(list_checkpoints(output_dir))
+    changed = sorted(key for key in {*found, *recipe} if found.get(key) != recipe.get(key))
+    if begun and not overwrite:
+        refused = [key for key in changed if key not in MAY_CHANGE or not allow_changes]
+        if refused:
+            differences = ", ".join(f"{key} ({found.get(key)!r}, now {recipe.get(key)!r})" for key in refused)
+            may = [key for key in refused if key in MAY_CHANGE]
+            hint = f"--allow_changes accepts new values of {', '.join(may)}; " if may else ""
+            raise ValueError(
+                f"{output_dir} holds a run of another recipe. Changed: {differences}. {hint}"
+                "--overwrite_output_dir starts anew; --output_dir names another folder."
+            )
+        if results.exists() and not changed:
+            if accelerator.is_main_process:
+                print(f"{output_dir}: this run is complete. --overwrite_output_dir starts it anew.")
+            return False
+    accelerator.wait_for_everyone()  # all have read
+    if accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        results.unlink(missing_ok=True)  # it says that the run is complete
+        if overwrite:
+            left = [path for pattern in LEFT_BEHIND for path in output_dir.glob(pattern)]
+            for path in [*left, *list_checkpoints(output_dir)]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        write_json(file, recipe)
+    accelerator.wait_for_everyone()
+    return True
+
+
+def check_same_data(accelerator: Accelerator, output_dir: Path, data: dict[str, Any]):
+    """Refuses to go on with a run on other rows or classes than it was begun with.
+
+    Raises:
+        ValueError: naming both.
+    """
+    file = output_dir / "rows.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else data
+    if found != data and list_checkpoints(output_dir):
+        raise ValueError(
+            f"{output_dir} was begun on {found}, and the data now has {data}. --overwrite_output_dir starts anew; "
+            "--output_dir names another folder."
+        )
+    accelerator.wait_for_everyone()  # all have read
+    if accelerator.is_main_process:
+        write_json(file, data)
 
 
 def git_commit(root: Path) -> str | None:
@@ -53,7 +149,6 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
         results: what goes into `results.json`.
         history: see `plot_curves`.
     """
-    (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     plot_curves(history, output_dir / "curves.png")
     plot_predictions(sample_predictions(model, collator, splits["test"], logits), output_dir / "predictions.png")
     recipe = results["recipe"]
@@ -72,6 +167,8 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
         rows={split: len(part) if isinstance(part, Dataset) else "streamed" for split, part in splits.items()},
     )
     card.save(output_dir / "README.md")
+    clear_staging(output_dir)
+    write_json(output_dir / "results.json", results)  # last: it says that the run is complete
     print(summary(results))
     print(f"written: {output_dir}")
 

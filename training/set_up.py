@@ -1,9 +1,7 @@
 """What train.py and finetune.py share before they train: the arguments checked, the run's folder claimed, the data
 looked at, the model built."""
 
-import json
 import os
-import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,13 +9,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, gather_object, set_seed
+from accelerate.utils import DistributedType, ProjectConfiguration, gather_object, set_seed
 from datasets import Dataset, IterableDataset
+from transformers.integrations import get_available_reporting_integrations
 from transformers.utils import logging
 
 from mm_hf import MMFusionForClassification, MMFusionForQuestionAnswering, MMFusionProcessor
 from mm_hf.adapters import add_lora, merge_lora
-from mm_hf.checkpoints import list_checkpoints
 from mm_hf.data import (
     BadRowError,
     BadRows,
@@ -45,18 +43,10 @@ from training.arguments import (
     parse_arguments,
 )
 from training.job import ROOT, Job
+from training.run_folder import check_same_data, claim_run_folder
 
 
 HEADS = {"question_answering": MMFusionForQuestionAnswering, "classification": MMFusionForClassification}
-
-# Keys that a run may be resumed with though they changed, with `--allow_changes`: they leave its weights as they are,
-# or say how long it goes on.
-MAY_CHANGE = {
-    *("num_train_epochs", "max_steps", "max_train_seconds", "early_stopping_patience"),
-    *("logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to", "floors", "floor_budget"),
-    *("per_device_eval_batch_size", "dataloader_num_workers", "max_bad_fraction", "max_nonfinite"),
-}
-ABOUT_THE_FOLDER = {"output_dir", "overwrite_output_dir", "allow_changes"}
 
 
 def set_up(description: str, script: str) -> Job | None:
@@ -66,19 +56,25 @@ def set_up(description: str, script: str) -> Job | None:
         the job; None where this very run is complete already.
     """
     name, model_args, data_args, train_args = parse_arguments(description)
-    check_arguments(model_args, data_args, train_args)
+    check_arguments(script, model_args, data_args, train_args)
     output_dir = Path(train_args.output_dir or ROOT / "runs" / name)
     accelerator = Accelerator(
         mixed_precision=train_args.mixed_precision,
         log_with=None if train_args.report_to == "none" else train_args.report_to,
         project_config=ProjectConfiguration(str(output_dir), logging_dir=str(output_dir)),
     )
+    if script == "train.py" and accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"train.py keeps whole weights on every process, and {accelerator.distributed_type.value} cuts them up: "
+            "start finetune.py with this configuration."
+        )
     if train_args.fp16 and accelerator.device.type == "cpu":
         raise ValueError("fp16 is true, but there is no GPU: on the CPU use bf16.")
     logging.disable_progress_bar()  # of loading weights: seconds
     recipe = {"script": script, "num_processes": accelerator.num_processes}
     recipe |= {**vars(model_args), **vars(data_args), **vars(train_args)}
-    if not claim_run_folder(accelerator, output_dir, recipe, train_args):
+    overwrite, allow_changes = train_args.overwrite_output_dir, train_args.allow_changes
+    if not claim_run_folder(accelerator, output_dir, recipe, overwrite, allow_changes):
         return None
 
     columns = Columns(
@@ -106,7 +102,8 @@ def set_up(description: str, script: str) -> Job | None:
         processor=build_processor(model_args, data_args),
         bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),
     )
-    check_same_data(job)
+    rows = {part: len(dataset) for part, dataset in splits.items() if isinstance(dataset, Dataset)}
+    check_same_data(accelerator, output_dir, {"rows": rows, "classes": names})
     job.say(
         f"{accelerator.num_processes} process(es) on {accelerator.device}, {torch.get_num_threads()} threads each\n"
         f"{data_args.dataset}:"
@@ -133,66 +130,7 @@ def set_up(description: str, script: str) -> Job | None:
     return job
 
 
-def claim_run_folder(
-    accelerator: Accelerator, output_dir: Path, recipe: dict[str, Any], train_args: TrainArguments
-) -> bool:
-    """Sees to it that a folder holds one run: new, the same one begun earlier, or with `--overwrite_output_dir` none.
-
-    Returns:
-        False where this very run is complete already.
-
-    Raises:
-        ValueError: the folder holds a run of another recipe.
-    """
-    file, results = output_dir / "recipe.json", output_dir / "results.json"
-    recipe = json.loads(json.dumps({key: value for key, value in recipe.items() if key not in ABOUT_THE_FOLDER}))
-    accelerator.wait_for_everyone()
-    found = json.loads(file.read_text()) if file.exists() else None
-    begun = found is not None and (results.exists() or bool(list_checkpoints(output_dir)))
-    if begun and not train_args.overwrite_output_dir:
-        changed = sorted(key for key in {*found, *recipe} if found.get(key) != recipe.get(key))
-        refused = [key for key in changed if key not in MAY_CHANGE or not train_args.allow_changes]
-        if refused:
-            differences = ", ".join(f"{key} ({found.get(key)!r}, now {recipe.get(key)!r})" for key in refused)
-            may = [key for key in refused if key in MAY_CHANGE]
-            hint = f"--allow_changes accepts new values of {', '.join(may)}; " if may else ""
-            raise ValueError(
-                f"{output_dir} holds a run of another recipe. Changed: {differences}. {hint}"
-                "--overwrite_output_dir starts anew; --output_dir names another folder."
-            )
-        if results.exists() and not changed:
-            if accelerator.is_main_process:
-                print(f"{output_dir}: this run is complete. --overwrite_output_dir starts it anew.")
-            return False
-    accelerator.wait_for_everyone()  # all have read
-    if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        if begun and train_args.overwrite_output_dir:
-            results.unlink(missing_ok=True)
-            for checkpoint in list_checkpoints(output_dir):
-                shutil.rmtree(checkpoint)
-        file.with_suffix(".tmp").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
-        file.with_suffix(".tmp").rename(file)
-    accelerator.wait_for_everyone()
-    return True
-
-
-def check_same_data(job: Job):
-    """Refuses to go on with a run whose data has other rows than when it began."""
-    file = job.output_dir / "rows.json"
-    rows = {name: len(part) for name, part in job.splits.items() if isinstance(part, Dataset)}
-    found = json.loads(file.read_text()) if file.exists() else rows
-    if found != rows and list_checkpoints(job.output_dir):
-        raise ValueError(
-            f"{job.output_dir} was begun on {found} rows, and {job.data_args.dataset} now has {rows}. "
-            "--overwrite_output_dir starts anew; --output_dir names another folder."
-        )
-    job.accelerator.wait_for_everyone()  # all have read
-    if job.accelerator.is_main_process:
-        file.write_text(json.dumps(rows) + "\n", encoding="utf-8")
-
-
-def check_arguments(model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
+def check_arguments(script: str, model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
     """Says what is missing or does not fit together, before anything is loaded, and fills in the default encoders."""
     if data_args.image_column and model_args.vision_encoder is None:
         model_args.vision_encoder = DEFAULT_VISION_ENCODER
@@ -217,6 +155,14 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, train_
             raise ValueError(f"{key} is {value}, but there is no {encoder}.")
     if train_args.train_sampling_strategy == "group_by_length" and model_args.text_encoder is None:
         raise ValueError("train_sampling_strategy is group_by_length, but there is no text_encoder.")
+    trackers = ["none", *get_available_reporting_integrations()]
+    if train_args.report_to not in trackers:
+        raise ValueError(f"report_to must be one of those installed, {trackers}, got {train_args.report_to!r}.")
+    if script == "finetune.py" and train_args.save_steps not in (None, train_args.eval_steps):
+        raise ValueError(
+            f"save_steps is {train_args.save_steps}: the Trainer keeps the best model among its checkpoints, so "
+            "finetune.py saves after every evaluation (eval_steps); train.py can save in between."
+        )
     if data_args.streaming:
         if train_args.max_steps < 1 or train_args.eval_steps is None:
             raise ValueError("streaming has no known end: give max_steps and eval_steps.")

@@ -13,6 +13,7 @@ import json
 import math
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,6 @@ import torch
 from accelerate.utils import send_to_device, set_seed
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
-from transformers import get_scheduler
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `accelerate launch` puts only training/ there
@@ -30,9 +30,9 @@ from mm_hf import MMFusionForClassification
 from mm_hf.checkpoints import begin, newest_checkpoint, publish, rotate, staging_folder, writing
 from mm_hf.data import MultimodalCollator
 from mm_hf.models.losses import count_labels
-from mm_hf.optim import EMA, NonFiniteGuard, parameter_groups, unfreeze_gradually
+from mm_hf.optim import EMA, NonFiniteGuard
 from training.arguments import TrainArguments
-from training.job import Job, run
+from training.job import Job, build_optimizer, build_scheduler, run
 from training.measure import evaluate, finish
 from training.set_up import set_up
 
@@ -44,7 +44,7 @@ def main():
     if job is None:
         return
     job.seconds["prepare"] = time.perf_counter() - started
-    job.accelerator.init_trackers("tensorboard")
+    job.accelerator.init_trackers("tensorboard" if job.train_args.report_to == "tensorboard" else job.name)
     history = fit(job, job.model, job.collator, job.train_args, job.output_dir)
     finish(job, fit, history)
 
@@ -109,24 +109,14 @@ class Training:
             args.max_steps if args.max_steps > 0 else max(1, math.ceil(args.num_train_epochs * steps_per_epoch))
         )
         set_seed(args.seed + self.accelerator.process_index)  # dropout differs between processes
-        rates = {name: rate for name, rate in args.encoder_learning_rates.items() if name in model.config.modalities}
-        groups = parameter_groups(model, args.learning_rate, args.weight_decay, rates, args.layer_decay)
-        optimizers = {
-            "adamw_torch_fused": lambda: torch.optim.AdamW(groups, lr=args.learning_rate, fused=True),
-            "sgd": lambda: torch.optim.SGD(groups, lr=args.learning_rate),
-        }
-        optimizer = optimizers[args.optim]()
-        self.scheduler = get_scheduler(
-            args.lr_scheduler_type, optimizer, round(args.warmup_ratio * self.total), self.total
-        )
-        if args.unfreeze_epochs is not None:
-            unfreeze_gradually(self.scheduler, groups, max(1, round(args.unfreeze_epochs * steps_per_epoch)))
+        optimizer = build_optimizer(model, args)
+        self.scheduler = build_scheduler(optimizer, args, self.total, steps_per_epoch)
         if args.torch_compile:
             model.compile()
         self.prepared, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.ema = None if args.ema_decay is None else EMA(model, args.ema_decay)
         self.guard = NonFiniteGuard(
-            args.max_nonfinite, job.output_dir if folder is None else folder, self.accelerator.process_index
+            args.max_nonfinite, folder or job.output_dir / "floors", self.accelerator.process_index
         )
         self.progress = Progress(limits=[self.total, args.max_train_seconds, args.early_stopping_patience])
         self.best_weights: dict[str, torch.Tensor] = {}
@@ -200,7 +190,7 @@ class Training:
             self.stream_position = batch.pop("stream_position", self.stream_position)
             batch = send_to_device(batch, accelerator.device)
             last = number == len(window) - 1
-            with accelerator.no_sync(self.prepared) if not last else accelerator.autocast():
+            with nullcontext() if last else accelerator.no_sync(self.prepared):
                 with accelerator.autocast():
                     loss = self.prepared(**batch, num_items_in_batch=max(count, 1) / accelerator.num_processes).loss
                 accelerator.backward(loss)
@@ -225,13 +215,13 @@ class Training:
         progress = self.progress
         if not progress.done and progress.step % self.args.logging_steps:
             return
-        losses = self.losses or [torch.tensor(float("nan"), device=self.accelerator.device)]  # all were skipped
-        loss = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
-        self.losses = []
-        self.note("loss", loss)
         self.note("learning rate", self.scheduler.get_last_lr()[0])
-        best = "-" if progress.best is None else f"{progress.best:.4f}"
-        bar.set_postfix(loss=f"{loss:.4f}", validation=best)
+        if self.losses:  # else all were skipped, on all processes
+            loss = self.accelerator.reduce(torch.stack(self.losses).mean(), reduction="mean").item()
+            self.losses = []
+            self.note("loss", loss)
+            best = "-" if progress.best is None else f"{progress.best:.4f}"
+            bar.set_postfix(loss=f"{loss:.4f}", validation=best)
 
     def note(self, name: str, value: float):
         """A point of one curve, here and in the tracker."""

@@ -156,8 +156,6 @@ CHOICES = [
     Choice("structure", "image alone, 16 epochs", "quarter", {"text_column": None}),
     Choice("grouping", "batches of whole pictures", "quarter", UNCACHED, (0,)),
     Choice("grouping", "batches of single rows", "quarter", UNCACHED | SINGLE, (0,)),
-    Choice("grouping", "whole pictures, features kept, 16 epochs", "quarter"),
-    Choice("grouping", "single rows, features kept, 16 epochs", "quarter", SINGLE),
     Choice("few", "LoRA on both encoders", "few", FEW | {"lora": "encoders", "encoder_learning_rate": 1e-3}, (0,)),
     Choice("few", "all weights train", "few", FEW | {"freeze_encoders": False, "encoder_learning_rate": 1e-4}, (0,)),
 ]  # fmt: skip

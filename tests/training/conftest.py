@@ -1,12 +1,15 @@
 """What the tests of the scripts share: a small part of easy-VQA, and how runs are started, killed and compared."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
 import pytest
 from datasets import DatasetDict, load_from_disk
 
+
+TABLE = Path(__file__).parents[2] / ".cache/reliability.jsonl"
 
 spec = importlib.util.spec_from_file_location("kill_and_resume", Path(__file__).parent / "kill_and_resume.py")
 module = importlib.util.module_from_spec(spec)
@@ -33,20 +36,29 @@ def tiny_folder(easy_vqa, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def record_reliability():
-    """Takes (what, tried, survived, more) and prints all of it as one table at the end."""
-    rows = []
+    """Takes (what, tried, survived, more) into a file: the workers that run the tests cannot print."""
 
     def record(what: str, tried: int, survived: bool, more: dict):
-        rows.append((what, tried, tried if survived else 0, more))
+        TABLE.parent.mkdir(exist_ok=True)
+        with open(TABLE, "a", encoding="utf-8") as file:
+            file.write(json.dumps([what, tried, tried if survived else 0, more]) + "\n")
 
-    yield record
-    if rows:
-        lines = [f"{'':<58}{'tried':>6}{'survived':>10}{'lost':>6}"]
-        for what, tried, survived, more in rows:
-            notes = ", ".join(
-                f"{name} {value if isinstance(value, int) else f'{value:.1e}'}" for name, value in more.items()
-            )
-            lines.append(f"{what:<58}{tried:>6}{survived:>10}{tried - survived:>6}  {notes}")
-        print("\n\n" + "\n".join(lines) + "\n")
+    return record
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # once, before any worker begins
+        TABLE.unlink(missing_ok=True)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints what was recorded as one table."""
+    if not TABLE.exists():
+        return
+    terminalreporter.write_line(f"\n{'':<58}{'tried':>6}{'survived':>10}{'lost':>6}")
+    for line in sorted(TABLE.read_text(encoding="utf-8").splitlines()):
+        what, tried, survived, more = json.loads(line)
+        notes = [f"{name} {value if isinstance(value, int) else f'{value:.1e}'}" for name, value in more.items()]
+        terminalreporter.write_line(f"{what:<58}{tried:>6}{survived:>10}{tried - survived:>6}  {', '.join(notes)}")

@@ -25,7 +25,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
     global batches they are sorted by the length of their longest row, and the batches change places after the cut.
 
     With `weights`, an epoch draws as many rows as there are, with replacement; what it drew of one group stays
-    together.
+    together, but for repeats of a row.
 
     The batches of several processes are cut here: hand the loader to nothing that deals them out again
     (`accelerator.prepare`). Where that happens to a sampler of one process, no row is lost, because its `batch_size`
@@ -120,11 +120,15 @@ class GroupedBatchSampler(Sampler[list[int]]):
         return batches
 
     def _draw(self, generator: torch.Generator) -> list[list[int]]:
-        """Groups of the rows that an epoch draws, each as often as it is drawn."""
+        """Groups of the rows that an epoch draws. A group comes as often as its most frequent row was drawn: all
+        repeats of a rare row in one batch would make most of that batch."""
         points = torch.rand(self.rows, dtype=torch.float64, generator=generator)
         drawn = Counter(torch.searchsorted(self.bounds, points, right=True).tolist())
-        groups = ([row for row in group for _ in range(drawn[row])] for group in self.groups)
-        return [group for group in groups if group]
+        return [
+            [row for row in group if drawn[row] > turn]
+            for group in self.groups
+            for turn in range(max(drawn[row] for row in group))
+        ]
 
     def _sort_in_windows(self, groups: list[list[int]]) -> list[list[int]]:
         """Sorts by length among `WINDOW` global batches, upwards and downwards in turn, so that the batch in which two

@@ -79,6 +79,7 @@ class Run:
     def __init__(self, words: list[str], run_dir: Path, name: str = "alone"):
         self.run_dir, self.log = run_dir, run_dir.parent / f"{run_dir.name}.{name}.log"
         self.left = self.staged()
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
         environment["TRANSFORMERS_VERBOSITY"] = "info"  # the Trainer says when it evaluates
         with open(self.log, "w") as output:

@@ -241,7 +241,7 @@ def as_a_stranger(task, checkpoint, rows, folder) -> dict:
     }
     command = [sys.executable, "-I", str(TESTS / "stranger.py"), task, str(checkpoint), str(rows_file), str(result)]
     process = subprocess.run(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr[-4000:]
     return torch.load(result, weights_only=True)

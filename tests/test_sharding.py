@@ -34,7 +34,6 @@ def run(encoders, tmp_path_factory) -> SimpleNamespace:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-6000:]
     return SimpleNamespace(

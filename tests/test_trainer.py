@@ -431,7 +431,6 @@ def two_processes(data, tmp_path_factory) -> SimpleNamespace:
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
     )
     assert done.returncode == 0, done.stderr[-6000:]
     return SimpleNamespace(

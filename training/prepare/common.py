@@ -75,7 +75,7 @@ def check_sha256(path: Path, expected: str) -> None:
         PreparationError: The sums differ; the message names both.
     """
     with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
+        actual = hashlib.sha256(file.read()).hexdigest()
     if actual != expected:
         raise PreparationError(f"{path} has sha256 {actual}, expected {expected}: reinstall the package it came with")
 

@@ -122,6 +122,8 @@ class Run:
                 return None
         ends = time.monotonic() + kill.offset
         self.wait_for(lambda: time.monotonic() >= ends)
+        if kill.when == "writing" and not self.being_written():  # it was quicker than that: at once in the next one
+            self.wait_for(self.being_written)
         if self.process.poll() is not None:
             return None
         self.kill_all()

@@ -15,8 +15,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+from .models.attention import MMFusionCrossAttention
 from .models.encoders import MODALITY_INPUTS, dummy_inputs
-from .models.fusion import MMFusionCrossAttention
 from .models.modeling_mm_fusion import MMFusionModel, MMFusionPreTrainedModel
 
 

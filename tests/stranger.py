@@ -2,7 +2,8 @@
 
     python -I stranger.py TASK CHECKPOINT ROWS RESULT
 
-TASK is `use` (Auto classes, pipelines), `tune` (fine-tune, save beside RESULT) or `answer` (the logits alone).
+TASK is `use` (Auto classes, pipelines), `tune` (fine-tune, save beside RESULT), `answer` (the logits alone) or
+`fusions` (those of every checkpoint in the folder `fusions` of CHECKPOINT).
 """
 
 import json
@@ -66,6 +67,12 @@ if task == "tune":
     checkpoint = str(Path(result_file).parent / "tuned")
     model.eval().save_pretrained(checkpoint)
     processor.save_pretrained(checkpoint)
+
+if task == "fusions":
+    for folder in sorted(Path(checkpoint, "fusions").iterdir()):
+        other = AutoModelForVisualQuestionAnswering.from_pretrained(folder, trust_remote_code=True)
+        with torch.no_grad():
+            result[folder.name] = type(other.model.fusion).__name__, other(**batch).logits
 
 with torch.no_grad():
     result["logits"] = model(**batch).logits

@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForVisualQuestionAnswering,
     AutoProcessor,
+    BertConfig,
     Pipeline,
 )
 
@@ -31,6 +32,7 @@ TESTS = Path(__file__).parent
 ANSWERS = ["cat", "coffee", "rocket", "person", "nothing"]
 SMALL_FUSION = {"hidden_size": 64, "num_hidden_layers": 2}
 CODE = {
+    "attention.py",
     "configuration_mm_fusion.py",
     "encoders.py",
     "fusion.py",
@@ -38,7 +40,10 @@ CODE = {
     "modeling_mm_fusion.py",
     "modeling_outputs.py",
     "pipelines_mm_fusion.py",
+    "pooled_fusions.py",
     "processing_mm_fusion.py",
+    "projection.py",
+    "token_fusions.py",
 }
 
 
@@ -288,6 +293,35 @@ def test_a_stranger_tunes_it_and_others_load_that(checkpoint, rows, batch, logit
         assert type(loaded) is MMFusionForQuestionAnswering
         same(loaded(**batch).logits, result["logits"])
     same(as_a_stranger("answer", tmp_path / "moved", rows, tmp_path)["logits"], result["logits"])
+
+
+def test_a_stranger_loads_every_fusion(checkpoint, encoders, rows, batch, tmp_path):
+    """Early layers of the real CNN and a small text encoder: what travels is the fusion's code and weights."""
+    variants = {name: {"fusion_type": name} for name in mm_hf.FUSIONS}
+    variants["memory_layers"] = {"memory_layers": 1, "distance_bias": True}
+    shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    expected = {}
+    for name, settings in variants.items():
+        torch.manual_seed(0)
+        config = mm_hf.MMFusionConfig(
+            vision_config=AutoConfig.from_pretrained(encoders / "mobilenet-v2"),
+            text_config=BertConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64),
+            fusion_module_config={**SMALL_FUSION, "num_attention_heads": 2, **settings},
+            vision_feature_layer=[2, 4],
+            vision_feature_join="channels",
+            num_labels=5,
+        )
+        model = MMFusionForQuestionAnswering(config).eval()
+        for key, parameter in model.named_parameters():
+            if key.endswith("gates"):
+                parameter.data.fill_(0.5)
+        model.save_pretrained(tmp_path / "checkpoint" / "fusions" / name)
+        with torch.no_grad():
+            expected[name] = type(model.model.fusion).__name__, model(**batch).logits
+    result = as_a_stranger("fusions", tmp_path / "checkpoint", rows, tmp_path)
+    for name, (fusion, logits) in expected.items():
+        assert result[name][0] == fusion
+        same(result[name][1], logits)
 
 
 # --- Pipelines, with the package

@@ -49,13 +49,18 @@ from training.run_folder import check_same_data, claim_run_folder
 HEADS = {"question_answering": MMFusionForQuestionAnswering, "classification": MMFusionForClassification}
 
 
-def set_up(description: str, script: str) -> Job | None:
+def set_up(description: str, script: str, words: list[str] | None = None) -> Job | None:
     """Reads the command line, looks at the data, says what it understood, and builds the model.
+
+    Args:
+        description: of the script.
+        script: its name.
+        words: in place of those of the command line.
 
     Returns:
         the job; None where this very run is complete already.
     """
-    name, model_args, data_args, train_args = parse_arguments(description)
+    name, model_args, data_args, train_args = parse_arguments(description, words)
     check_arguments(script, model_args, data_args, train_args)
     output_dir = Path(train_args.output_dir or ROOT / "runs" / name)
     accelerator = Accelerator(
@@ -271,8 +276,12 @@ def build_model(job: Job, losses: dict[str, Any]) -> MMFusionForClassification:
             "num_attention_heads": args.fusion_heads,
             "hidden_dropout_prob": args.fusion_dropout,
             "modality_dropout": args.modality_dropout,
+            "memory_layers": args.memory_layers,
+            "distance_bias": args.distance_bias,
+            "num_latents": args.num_latents,
         },
         vision_feature_layer=args.vision_feature_layer,
+        vision_feature_join=args.vision_feature_join,
         pooling={"text": args.text_pooling} if args.text_pooling else None,
         freeze_encoders=args.freeze_encoders,
         classifier_dropout=args.classifier_dropout,

@@ -18,6 +18,7 @@ from .losses import LOSS_SETTINGS, check_loss_settings
 MODALITY_CONFIGS = {"vision": "vision_config", "text": "text_config"}
 
 POOLINGS = ("cls", "last", "mean")
+FEATURE_JOINS = ("tokens", "channels")
 # Text encoders whose first token does not stand for the sentence: causal ones, those trained to pool elsewhere.
 POOLING_OF_TYPE = {"clip_text_model": "last", "siglip_text_model": "last", "t5": "mean"}
 
@@ -64,9 +65,17 @@ class FusionModuleConfig(PreTrainedConfig):
         num_hidden_layers (`int`, defaults to 4): fusion blocks.
         num_attention_heads (`int`, *optional*): left out, one for every 64 of the width.
         intermediate_size (`int`, *optional*): inner width of the feed-forward parts; left out, 4 times the width.
-        hidden_act (`str`), hidden_dropout_prob (`float`), layer_norm_eps (`float`), initializer_range (`float`): as in
-            BERT.
+        hidden_act (`str`), hidden_dropout_prob (`float`), layer_norm_eps (`float`): as in BERT.
+        initializer_range (`float`, *optional*): standard deviation of the first weights of projections, fusion and
+            head. Left out, `hidden_size ** -0.5` (LeCun et al. 1998, section 4.6). BERT's 0.02 is for a width of 768:
+            at 64 it makes all attention scores alike, and learning waits for them to grow apart.
         attention_probs_dropout_prob (`float`, defaults to 0): unlike BERT's, since fast attention on the CPU has none.
+        memory_layers (`int`, defaults to 0): for `"cross_attention"`: blocks of self-attention among the tokens of
+            each distinct image (of each item of the modalities that do not ask) before the query looks at them. They
+            are part of the memory, so rows that share an image share them.
+        distance_bias (`bool`, defaults to `False`): in those blocks, add to the attention of one token to another a
+            multiple of their distance in the picture. See `DistanceBias`.
+        num_latents (`int`, defaults to 4): for `"bottleneck"`: latents through which modalities exchange.
         modality_dropout (`float` or `dict[str, float]`, defaults to 0): the probability, drawn for every row and
             modality in training, that a present item is replaced by the learned absent token. A row with several
             images loses all of them at once, and no row ever loses all modalities.
@@ -85,7 +94,10 @@ class FusionModuleConfig(PreTrainedConfig):
     hidden_dropout_prob: float | int = 0.1
     attention_probs_dropout_prob: float | int = 0.0
     layer_norm_eps: float = 1e-5
-    initializer_range: float = 0.02
+    initializer_range: float | None = None
+    memory_layers: int = 0
+    distance_bias: bool = False
+    num_latents: int = 4
     modality_dropout: float | int | dict = 0.0
 
     def __post_init__(self, **kwargs):
@@ -101,9 +113,21 @@ class FusionModuleConfig(PreTrainedConfig):
             self.num_attention_heads = max(1, self.hidden_size // 64)
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
+        if self.initializer_range is None:
+            self.initializer_range = self.hidden_size**-0.5
 
     def validate_architecture(self):
-        """Checks that the heads share the width evenly and that the dropout rates are probabilities."""
+        """Checks that the heads share the width evenly, the settings of single fusions, and that the dropout rates are
+        probabilities."""
+        if self.memory_layers < 0 or (self.memory_layers and self.fusion_type != "cross_attention"):
+            raise ValueError(
+                "fusion_module_config: memory_layers must be 0, or above for cross_attention; got "
+                f"{self.memory_layers} for {self.fusion_type}."
+            )
+        if self.distance_bias and not self.memory_layers:
+            raise ValueError("fusion_module_config: distance_bias is for the memory_layers, of which there are none.")
+        if self.num_latents < 1:
+            raise ValueError(f"fusion_module_config: num_latents must be at least 1, got {self.num_latents}.")
         if self.hidden_size is not None and self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"fusion_module_config: hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
@@ -128,7 +152,10 @@ class MMFusionConfig(PreTrainedConfig):
             name `fusion_config` for fused kernels.)
         vision_feature_layer (`int` or `list[int]`, *optional*): index (indices) into the vision encoder's
             `hidden_states` whose tokens are used, as LLaVA (Liu et al. 2023) names it; several are each projected and
-            joined as tokens. Left out: `last_hidden_state`. Layers above the last one used are not built.
+            joined. Left out: `last_hidden_state`. Layers above the last one used are not built.
+        vision_feature_join (`str`, defaults to `"tokens"`): how several feature layers are joined: `"tokens"` side by
+            side, or `"channels"`, as LLaVA does: one token for each place of the coarsest layer, into which the places
+            of finer ones are folded (space to depth). Fewer tokens, and the same numbers in them.
         freeze_encoders (`bool` or `list[str]`, defaults to `False`): modalities whose encoder does not train: it stays
             in eval mode, and its forward runs without gradients.
         freeze_batch_norm (`bool`, defaults to `True`): keep the running statistics of the encoders' batch norms as
@@ -181,6 +208,7 @@ class MMFusionConfig(PreTrainedConfig):
     text_config: PreTrainedConfig | dict | None = None
     fusion_module_config: FusionModuleConfig | dict | None = None
     vision_feature_layer: int | list[int] | None = None
+    vision_feature_join: str = "tokens"
     freeze_encoders: bool | list[str] = False
     freeze_batch_norm: bool = True
     pooling: dict[str, str] | None = None
@@ -297,6 +325,8 @@ class MMFusionConfig(PreTrainedConfig):
         for name, pooling in (self.pooling or {}).items():
             if pooling not in POOLINGS:
                 raise ValueError(f"pooling of {name} must be one of {POOLINGS}, got {pooling!r}.")
+        if self.vision_feature_join not in FEATURE_JOINS:
+            raise ValueError(f"vision_feature_join must be one of {FEATURE_JOINS}, got {self.vision_feature_join!r}.")
         if self.vision_feature_layer is not None and self.vision_config is None:
             raise ValueError(f"vision_feature_layer is {self.vision_feature_layer}, but there is no vision_config.")
         if self.num_images < 1 or (self.num_images > 1 and self.vision_config is None):

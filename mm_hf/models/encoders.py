@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Encoders of any `AutoModel` type, and the way from their outputs to tokens of the fusion width.
+"""Encoders of any `AutoModel` type.
 
 Notation used for tensor shapes: see `modeling_outputs`.
 """
@@ -22,7 +22,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from .modeling_outputs import EncoderStates, TokenStates
+from .modeling_outputs import EncoderStates
 
 
 # The inputs that each modality's encoder may read; the first of those present counts the items.
@@ -84,7 +84,7 @@ def construct_encoder(config: PreTrainedConfig, modality: str) -> PreTrainedMode
 
 def build_encoder(
     config: PreTrainedConfig, modality: str, feature_layers: list[int] | None
-) -> tuple[PreTrainedModel, list[int], list[int] | None]:
+) -> tuple[PreTrainedModel, list[tuple[int, ...]], list[int] | None]:
     """Builds an encoder without the parts that no used token depends on (poolers, layers above the last one used,
     norms of the pooled vector): unused parameters stop distributed training.
 
@@ -94,27 +94,28 @@ def build_encoder(
         feature_layers: indices into `hidden_states`, negative ones from the end; None for `last_hidden_state`.
 
     Returns:
-        the encoder, the width of each level, and the feature layers as indices from 0.
+        the encoder, the shape of each level for one item of the size that the config names (`(H, h, w)` of a feature
+        map, `(T, H)` of a sequence), and the feature layers as indices from 0.
 
     Raises:
         ValueError: a feature layer that the encoder does not have.
     """
     layers = None if feature_layers is None else tuple(feature_layers)
-    used, widths, layers = dry_run(cast(Any, type(config)), config.to_json_string(use_diff=False), modality, layers)
+    used, shapes, layers = dry_run(cast(Any, type(config)), config.to_json_string(use_diff=False), modality, layers)
     encoder = construct_encoder(config, modality)
     drop_unused(encoder, used)
-    return encoder, list(widths), None if layers is None else list(layers)
+    return encoder, list(shapes), None if layers is None else list(layers)
 
 
 @functools.lru_cache(maxsize=64)
 def dry_run(
     config_class: Any, config_json: str, modality: str, feature_layers: tuple[int, ...] | None
-) -> tuple[frozenset[str], tuple[int, ...], tuple[int, ...] | None]:
-    """Runs an encoder forward and backward on the meta device, where nothing is computed: that tells the widths, and
+) -> tuple[frozenset[str], tuple[tuple[int, ...], ...], tuple[int, ...] | None]:
+    """Runs an encoder forward and backward on the meta device, where nothing is computed: that tells the shapes, and
     which parameters take part. Remembered by config, since it costs more than building a small encoder.
 
     Returns:
-        names of the used parameters, the width of each level, the feature layers as indices from 0.
+        names of the used parameters, the shape of each level, the feature layers as indices from 0.
     """
     config = config_class.from_dict(json.loads(config_json))
     config._attn_implementation = "eager"  # no kernel is asked for on the meta device
@@ -134,7 +135,7 @@ def dry_run(
         levels = run_encoder(probe, inputs, feature_layers)
         sum(level.sum() for level in levels).backward()
     used = frozenset(name for name, parameter in probe.named_parameters() if parameter.grad is not None)
-    return used, tuple(level.shape[1 if level.ndim == 4 else 2] for level in levels), feature_layers
+    return used, tuple(tuple(level.shape[1:]) for level in levels), feature_layers
 
 
 def drop_unused(module: nn.Module, used: frozenset[str], prefix: str = ""):
@@ -250,147 +251,3 @@ def encode_items(
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         levels = run_encoder(encoder, inputs, feature_layers)
     return EncoderStates(levels=levels, mask=inputs.get("attention_mask"), index=index)
-
-
-def sincos_positions(height: int, width: int, dim: int, like: torch.Tensor) -> torch.Tensor:
-    """2-D sine-cosine positions of a grid, on coordinates from 0 to 1 so that levels of different resolution line up.
-
-    Frequencies are spaced evenly on a logarithmic scale from half a period over the whole side to 64, as in NeRF's
-    encoding (Mildenhall et al. 2020, equation 4).
-
-    Returns:
-        `(height * width, dim)`; the last `dim % 4` columns are zero.
-    """
-    count = dim // 4
-    exponents = torch.linspace(-1, 6, count, device=like.device, dtype=torch.float32)
-    frequencies = 2 * math.pi * 2**exponents  # (dim / 4,)
-
-    def one_axis(size):
-        centres = (torch.arange(size, device=like.device, dtype=torch.float32) + 0.5) / size
-        angles = centres[:, None] * frequencies
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)  # (size, dim / 2)
-
-    rows = one_axis(height)[:, None].expand(height, width, 2 * count)
-    columns = one_axis(width)[None].expand(height, width, 2 * count)
-    positions = torch.cat([rows, columns], dim=-1).flatten(0, 1)  # (height * width, 4 * count)
-    return nn.functional.pad(positions, (0, dim - 4 * count)).to(like.dtype)
-
-
-def pool_tokens(tokens: torch.Tensor, mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
-    """Reads one vector from the tokens of each item.
-
-    Args:
-        tokens: `(U, T, D)`.
-        mask: `(U, T)` bool, or None.
-        pooling: `"cls"`, `"last"` or `"mean"`, see `MMFusionConfig`.
-
-    Returns:
-        `(U, D)`.
-    """
-    if pooling == "cls":
-        return tokens[:, 0]
-    if mask is None:
-        return tokens[:, -1] if pooling == "last" else tokens.mean(1)
-    if pooling == "last":
-        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)
-        return tokens[torch.arange(len(tokens), device=mask.device), last]
-    weights = mask.unsqueeze(-1).to(tokens.dtype)
-    return (tokens * weights).sum(1) / weights.sum(1)
-
-
-class ModalityProjection(nn.Module):
-    """From an encoder's states to tokens of the fusion width, trainable also where the encoder is frozen.
-
-    One linear layer a level and one norm for all (the norm's bias is the modality's embedding), positions where the
-    encoder gives a grid, and the learned token that stands for an absent item. Where a row has several places for
-    items, its tokens are those of all places side by side, each with the learned embedding of its place.
-    """
-
-    def __init__(self, widths: list[int], hidden_size: int, layer_norm_eps: float, pooling: str, places: int = 1):
-        super().__init__()
-        self.pooling = pooling
-        self.places = places
-        self.levels = nn.ModuleList(nn.Linear(width, hidden_size) for width in widths)
-        self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        self.absent_token = nn.Parameter(torch.zeros(hidden_size))
-        self.place_embeddings = nn.Parameter(torch.zeros(places, hidden_size)) if places > 1 else None
-
-    def project(self, states: EncoderStates) -> torch.Tensor:
-        """Tokens `(U, T, D)` of all levels."""
-        tokens = []
-        for level, linear in zip(states.levels, self.levels):
-            grid = level.shape[2:] if level.ndim == 4 else None
-            if grid is not None:
-                level = level.flatten(2).transpose(1, 2)  # (U, h * w, H)
-            projected = self.norm(linear(level.to(self.absent_token.dtype)))
-            if grid is not None:
-                projected = projected + sincos_positions(grid[0], grid[1], projected.shape[-1], projected)
-            tokens.append(projected)
-        return torch.cat(tokens, dim=1)
-
-    def forward(self, states: EncoderStates, index: torch.Tensor | None) -> TokenStates:
-        """Projects, and adds the absent token as one more item wherever rows may be without one.
-
-        Args:
-            states: what the encoder gave.
-            index: `(B,)` or `(B, places)` int64, -1 for absent; None where row i uses item i; in place of
-                `states.index`. Places that it has no column for are absent.
-
-        Raises:
-            ValueError: an index with more columns than there are places.
-        """
-        index = self.place_index(states, index)
-        absent: torch.Tensor = self.absent_token
-        if states.levels is None:
-            if self.training:  # all of the projection takes part in every batch, on every process
-                absent = absent + 0 * sum(parameter.sum() for parameter in self.parameters())
-            tokens, mask, index = absent[None, None], None, torch.zeros_like(index)
-        else:
-            tokens, mask = self.project(states), None if states.mask is None else states.mask.bool()
-            if index is None:
-                tokens = tokens + 0 * absent  # it takes part in every batch, on every process
-            else:
-                items, length = tokens.shape[:2]
-                first = torch.arange(length, device=tokens.device) == 0
-                row = torch.where(first[:, None], absent, torch.zeros_like(absent))  # (T, D)
-                tokens = torch.cat([row[None].to(tokens.dtype), tokens])
-                if mask is None:
-                    mask = torch.ones(items, length, dtype=torch.bool, device=tokens.device)
-                mask = torch.cat([first[None], mask])
-                index = (index + 1).clamp(min=0)  # the absent token goes first, so that an index too large is an error
-        pooled = pool_tokens(tokens, mask, self.pooling)
-        if self.place_embeddings is None:
-            return TokenStates(tokens=tokens, mask=mask, index=index, pooled=pooled)
-        return self.join_places(TokenStates(tokens=tokens, mask=mask, index=index, pooled=pooled))
-
-    def place_index(self, states: EncoderStates, index: torch.Tensor | None) -> torch.Tensor | None:
-        """The index with a column for every place, `(B, places)`, or `(B,)` (None too) where there is one place."""
-        if index is not None and index.shape[1:].numel() > self.places:
-            raise ValueError(
-                f"An index of shape {tuple(index.shape)} gives each row more items than this model has places for, "
-                f"{self.places}: vision has `num_images` of the config, all else 1."
-            )
-        if self.places == 1:
-            return None if index is None else index.flatten()
-        if index is None:
-            index = torch.arange(len(states.levels[0]), device=self.absent_token.device)
-        index = index.reshape(len(index), -1)
-        return nn.functional.pad(index, (0, self.places - index.shape[1]), value=-1)
-
-    def join_places(self, states: TokenStates) -> TokenStates:
-        """Makes one item of the several that a row has: each distinct combination of them, once.
-
-        Args:
-            states: its index is `(B, places)`, its first item the absent token.
-
-        Returns:
-            tokens `(U, places * T, D)`; the pooled vector is the mean of those of the items that are there.
-        """
-        combinations, index = states.index.unique(dim=0, return_inverse=True)  # (U, places), (B,)
-        embeddings = self.place_embeddings.to(states.tokens.dtype)
-        tokens = states.tokens[combinations] + embeddings[:, None]  # (U, places, T, D)
-        mask = None if states.mask is None else states.mask[combinations].flatten(1)  # (U, places * T)
-        present = combinations > 0
-        counts = (present | ~present.any(1, keepdim=True)).unsqueeze(-1)  # (U, places, 1)
-        pooled = ((states.pooled[combinations] + embeddings) * counts).sum(1) / counts.sum(1)
-        return TokenStates(tokens=tokens.flatten(1, 2), mask=mask, index=index, pooled=pooled)

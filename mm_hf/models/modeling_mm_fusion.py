@@ -35,7 +35,6 @@ from .configuration_mm_fusion import (
 )
 from .encoders import (
     MODALITY_INPUTS,
-    ModalityProjection,
     base_model_of,
     build_encoder,
     encode_items,
@@ -51,6 +50,9 @@ from .modeling_outputs import (
     MMFusionModelOutput,
     TokenStates,
 )
+from .pooled_fusions import PooledFusion  # noqa: F401  importing registers the fusions
+from .projection import ModalityProjection
+from .token_fusions import TokenFusion  # noqa: F401
 
 
 logger = logging.get_logger(__name__)
@@ -86,12 +88,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, ModalityProjection):
-            init.normal_(module.absent_token, mean=0.0, std=std)
-            if module.place_embeddings is not None:
-                init.normal_(module.place_embeddings, mean=0.0, std=std)
-        elif hasattr(module, "gates"):
-            init.zeros_(module.gates)
+        elif hasattr(module, "init_own_parameters"):
+            module.init_own_parameters(std)
 
     @property
     def base_model(self) -> "MMFusionModel":
@@ -304,7 +302,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
         self.feature_layers: dict[str, list[int] | None] = {}
         self.untrained: set[str] = set()  # parameters that no token depends on, and that could not be removed
         for name in config.modalities:
-            encoder, widths, layers = build_encoder(
+            encoder, level_shapes, layers = build_encoder(
                 getattr(config, MODALITY_CONFIGS[name]), name, config.feature_layers[name]
             )
             self.encoders[name] = encoder
@@ -313,12 +311,18 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 f"encoders.{name}.{key}" for key, p in encoder.named_parameters() if not p.requires_grad
             )
             self.projections[name] = ModalityProjection(
-                widths,
+                level_shapes,
                 fusion_module_config.hidden_size,
                 fusion_module_config.layer_norm_eps,
                 config.poolings[name],
                 places=config.num_images if name == "vision" else 1,
+                join=config.vision_feature_join if name == "vision" else "tokens",
             )
+            if name == "vision" and fusion_module_config.distance_bias and any(len(s) != 3 for s in level_shapes):
+                raise ValueError(
+                    "distance_bias needs to know where tokens are: a vision encoder that gives a feature map (ResNet, "
+                    f"MobileNet, ConvNeXt, Swin…), not a sequence as {config.vision_config.model_type!r} does."
+                )
         if fusion_module_config._attn_implementation is None:
             fusion_module_config._attn_implementation = config._attn_implementation
         self.fusion: Fusion = build_fusion(

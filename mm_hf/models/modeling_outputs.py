@@ -40,12 +40,15 @@ class TokenStates(ModelOutput):
         mask (`torch.Tensor`, *optional*): `(U, T)` bool; None where every token counts.
         index (`torch.Tensor`, *optional*): `(B,)` int64 in 0…U-1; None where row i uses item i.
         pooled (`torch.Tensor`): `(U, D)`, one vector an item.
+        coordinates (`torch.Tensor`, *optional*): `(T, 2)` float32, where in the picture each token is, (down, right)
+            from 0 to 1; None where the encoder gives no grid.
     """
 
     tokens: torch.Tensor | None = None
     mask: torch.Tensor | None = None
     index: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
+    coordinates: torch.Tensor | None = None
 
     def rows(self, items: torch.Tensor | None) -> torch.Tensor | None:
         """Gathers something that each item has, `(U, …)`, for each row: `(B, …)`."""

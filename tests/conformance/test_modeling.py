@@ -13,8 +13,8 @@ from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor, random_attention_mask
 
 from mm_hf import MMFusionConfig, MMFusionForClassification, MMFusionForQuestionAnswering, MMFusionModel
+from mm_hf.models.attention import MMFusionAttention
 from mm_hf.models.configuration_mm_fusion import FusionModuleConfig
-from mm_hf.models.fusion import MMFusionAttention
 from mm_hf.models.modeling_mm_fusion import MMFusionPreTrainedModel
 
 

@@ -132,6 +132,14 @@ def test_composites_give_their_part(form):
         ),
         ({"freeze_encoders": ["sound"]}, r"freeze_encoders names \['sound'\]"),
         ({"pooling": {"sound": "cls"}}, r"pooling names \['sound'\]"),
+        ({"settings": {"memory_layers": -1}}, r"memory_layers must be 0, or above for cross_attention; got -1"),
+        ({"fusion": "concat", "settings": {"memory_layers": 1}}, r"got 1 for concat"),
+        ({"settings": {"distance_bias": True}}, r"distance_bias is for the memory_layers, of which there are none"),
+        ({"settings": {"num_latents": 0}}, r"num_latents must be at least 1, got 0"),
+        (
+            {"vision_feature_join": "sum"},
+            r"vision_feature_join must be one of \('tokens', 'channels'\), got 'sum'",
+        ),
         ({"pooling": {"text": "max"}}, r"pooling of text must be one of .*'cls', 'last', 'mean'.*got 'max'"),
     ],
 )

@@ -16,7 +16,8 @@ from transformers import (
     BertModel,
 )
 
-from mm_hf import MMFusionForClassification, MMFusionModel
+from mm_hf import EncoderStates, MMFusionForClassification, MMFusionModel
+from mm_hf.models.projection import fold_factors
 
 
 TOWERS = [(vision, "bert") for vision in tiny.VISION_CONFIGS] + [
@@ -248,6 +249,43 @@ def test_positions_tell_the_cells_of_a_grid():
     states["vision"].levels = (level,)
     assert level.shape[-1] > 1 or level.shape[-2] > 1 or pytest.fail("a grid of one cell has no order")
     assert (model.fuse(states, return_tokens=False).pooled - changed).abs().max() > 1e-3
+
+
+# --- Several feature layers
+
+
+@torch.no_grad()
+def test_layers_joined_by_channels_are_one_grid():
+    """A finer level is folded into the places of the coarsest one: each token sees its own part of the picture, and no
+    number is lost."""
+    model = tiny.model(MMFusionModel, vision="resnet", vision_feature_layer=[1, 2], vision_feature_join="channels")
+    projection = model.projections["vision"]
+    states = model.encode(**tiny.batch())
+    fine, coarse = states["vision"].levels
+    assert (fine.shape[1:], coarse.shape[1:]) == ((8, 8, 8), (16, 4, 4))
+    assert [linear.in_features for linear in projection.levels] == [8 * 4, 16]
+    expected, coordinates = projection.project(states["vision"])
+    assert expected.shape == (4, 16, 32)
+    assert coordinates.shape == (16, 2)
+    assert coordinates[6].tolist() == [0.375, 0.625]  # second row, third column
+    for row, column in ((0, 0), (3, 5), (7, 7)):
+        changed = fine.clone()
+        changed[:, :, row, column] += 1
+        tokens, _ = projection.project(EncoderStates(levels=(changed, coarse)))
+        different = (tokens - expected).abs().amax((0, 2)) > 1e-4
+        assert different.nonzero().flatten().tolist() == [row // 2 * 4 + column // 2]
+
+
+def test_layers_that_do_not_line_up():
+    with pytest.raises(ValueError, match=r"'channels' needs levels whose grids.*\(8, 8, 8\), \(17, 32\)"):
+        fold_factors([(8, 8, 8), (17, 32)])
+    with pytest.raises(ValueError, match=r"\(8, 7, 7\), \(16, 4, 4\)"):
+        fold_factors([(8, 7, 7), (16, 4, 4)])
+    assert fold_factors([(8, 14, 7), (4, 4 * 14, 4 * 7)]) == [1, 4]
+    assert fold_factors([(17, 32), (17, 32)]) == [1, 1]
+    model = tiny.model(MMFusionModel, vision="resnet", vision_feature_layer=[1, 2], vision_feature_join="channels")
+    with pytest.raises(ValueError, match=r"A level of \(9, 9\) cells cannot be folded by 2: change image_size"):
+        model(pixel_values=torch.zeros(1, 3, 36, 36))
 
 
 # --- The two real encoders

@@ -5,16 +5,42 @@ import tiny_models as tiny
 import torch
 
 from mm_hf import FUSIONS, EncoderStates, Fusion, MMFusionForClassification, MMFusionModel, register_fusion
+from mm_hf.models.attention import (
+    DistanceBias,
+    MMFusionAttention,
+    MMFusionCrossAttention,
+    MMFusionCrossAttentionBlock,
+)
+from mm_hf.models.configuration_mm_fusion import FusionModuleConfig
+from mm_hf.models.fusion import build_fusion
+from mm_hf.models.modeling_outputs import TokenStates
+from mm_hf.models.pooled_fusions import PooledFusion
 
 
+# The default once more, with self-attention among the memory.
+WITH_MEMORY_LAYERS = "cross_attention with memory_layers"
+OF_TOKENS = sorted(name for name, kind in FUSIONS.items() if not issubclass(kind, PooledFusion))
 ABSENT = torch.tensor([0, -1, 1, -1])
 # Rows with both modalities, with the text alone and with the image alone; an image and a text asked twice.
 MIXED = {"vision_index": torch.tensor([0, -1, 1, 1, 0, 2]), "text_index": torch.tensor([0, 1, -1, 2, 1, 1])}
 
 
-@pytest.fixture(params=sorted(FUSIONS))
+@pytest.fixture(params=[*sorted(FUSIONS), WITH_MEMORY_LAYERS])
 def fusion(request) -> str:
     return request.param
+
+
+@pytest.fixture(params=[*OF_TOKENS, WITH_MEMORY_LAYERS])
+def token_fusion(request) -> str:
+    return request.param
+
+
+def test_all_fusions_are_there():
+    assert sorted(FUSIONS) == [
+        *("bottleneck", "co_attention", "concat", "cross_attention", "deep_cross", "gated", "late"),
+        *("merged_attention", "sum"),
+    ]
+    assert OF_TOKENS == ["bottleneck", "co_attention", "cross_attention", "merged_attention"]
 
 
 def mixed_batch(**kwargs):
@@ -36,8 +62,14 @@ def largest_difference(one, other) -> float:
     return (one - other).abs().max().item()
 
 
-def classifier(fusion, **kwargs):
-    return tiny.model(fusion=fusion, **kwargs)
+def classifier(fusion, settings=None, **kwargs):
+    if fusion == WITH_MEMORY_LAYERS:
+        fusion, settings = "cross_attention", {"memory_layers": 2, **(settings or {})}
+    return tiny.model(fusion=fusion, settings=settings, **kwargs)
+
+
+def blocks_of(model) -> list[MMFusionCrossAttentionBlock]:
+    return [module for module in model.base_model.fusion.modules() if isinstance(module, MMFusionCrossAttentionBlock)]
 
 
 @torch.no_grad()
@@ -133,7 +165,7 @@ def test_absent_token_is_used(fusion):
     model = classifier(fusion)
     inputs = {**tiny.texts((6, 4, 7, 5)), **tiny.images(2), "vision_index": ABSENT}
     expected = model(**inputs).logits
-    model.model.projections["vision"].absent_token += 1
+    model.model.projections["vision"].absent_token[::2] += 1  # a norm takes away what all elements share
     changed = model(**inputs).logits
     assert torch.equal(expected[[0, 2]], changed[[0, 2]])
     assert largest_difference(expected[[1, 3]], changed[[1, 3]]) > 1e-2
@@ -178,35 +210,103 @@ def test_attention_is_that_of_torch(implementation):
 
 
 @torch.no_grad()
-def test_keys_are_really_attended():
+def test_keys_are_really_attended(token_fusion):
     """With queries of zero every softmax is constant. Keys of length 1 would make no difference (Ludwig's fault)."""
-    model, inputs = classifier("cross_attention"), tiny.batch()
+    model, inputs = classifier(token_fusion), tiny.batch()
     expected = model(**inputs).logits
-    for layer in model.model.fusion.layers:
-        layer.cross_attn.q_proj.weight.zero_()
-        layer.cross_attn.q_proj.bias.zero_()
+    attentions = [module for module in model.model.fusion.modules() if isinstance(module, MMFusionAttention)]
+    between = [attention for attention in attentions if isinstance(attention, MMFusionCrossAttention)]
+    for attention in between or attentions:  # where there is no cross-attention, self-attention sees all modalities
+        attention.q_proj.weight.zero_()
+        attention.q_proj.bias.zero_()
     assert largest_difference(expected, model(**inputs).logits) > 1e-2
 
 
 @torch.no_grad()
-def test_closed_gates_leave_the_blocks_out():
-    model = tiny.open_gates(classifier("cross_attention"), 0.0)
+def test_closed_gates_leave_the_blocks_out(token_fusion):
+    model = tiny.open_gates(classifier(token_fusion), 0.0)
     inputs = tiny.batch()
     expected = model(**inputs).logits
-    for layer in model.model.fusion.layers:
-        for name, parameter in layer.named_parameters():
+    for block in blocks_of(model):
+        for name, parameter in block.named_parameters():
             if name != "gates":
                 parameter.mul_(2)
     assert torch.equal(expected, model(**inputs).logits)
 
 
+@torch.no_grad()
+def test_order_of_modalities_changes_nothing(fusion):
+    model, inputs = classifier(fusion, cls=MMFusionModel), mixed_batch()
+    encoded = model.encode(
+        {"vision": inputs["vision_index"], "text": inputs["text_index"]},
+        **{name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")},
+    )
+    assert list(encoded) == ["vision", "text"]
+    turned = dict(reversed(encoded.items()))
+    assert torch.equal(model.fuse(encoded).pooled, model.fuse(turned).pooled)
+
+
+def three_modalities(seed: int = 0) -> dict[str, TokenStates]:
+    """Made token states: four rows of vision, text with padding, and sound that two rows share and one lacks."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def tokens(items, length):
+        made = torch.randn(items, length, 32, generator=generator)
+        return {"tokens": made, "pooled": made.mean(1)}
+
+    lengths = torch.tensor([5, 3, 4, 2])
+    return {
+        "vision": TokenStates(**tokens(4, 6)),
+        "text": TokenStates(**tokens(4, 5), mask=torch.arange(5)[None] < lengths[:, None]),
+        "audio": TokenStates(
+            **tokens(3, 7),
+            mask=torch.tensor([[True] + [False] * 6, [True] * 7, [True] * 5 + [False] * 2]),
+            index=torch.tensor([1, 2, 0, 2]),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(FUSIONS))
+def test_three_modalities(name):
+    torch.manual_seed(0)
+    config = FusionModuleConfig(**tiny.fusion_settings(name, query_modality="text"))
+    config._attn_implementation = "eager"
+    modalities = ["vision", "text", "audio"]
+    fusion = build_fusion(config, modalities, {"vision": "mean", "text": "cls", "audio": "mean"}).eval()
+    for parameter in fusion.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    tiny.open_gates(fusion)
+    states = three_modalities()
+    fused = fusion(states)
+    assert fused.pooled.shape == (4, 32)
+    assert fused.tokens.shape == (4, 18, 32)
+    assert [(fused.modality_ids == number).sum().item() for number in range(3)] == [6, 5, 7]
+    fused.pooled.square().sum().backward()
+    assert not [name for name, p in fusion.named_parameters() if p.grad is None]
+    with torch.no_grad():
+        for modality in modalities:
+            changed = three_modalities()
+            changed[modality].tokens.neg_()
+            changed[modality].pooled.neg_()
+            differences = (fusion(changed).pooled - fused.pooled).abs().amax(1)
+            assert differences.min() > 1e-3, f"{modality} does not matter in every row"
+        # Of the items of the third modality, a row sees its own alone.
+        changed = three_modalities()
+        changed["audio"].tokens[1].neg_()
+        differences = (fusion(changed).pooled - fused.pooled).abs().amax(1)
+        if not isinstance(fusion, PooledFusion):  # those see the pooled vector, which stayed
+            assert differences[0] > 1e-3
+        assert differences[1:].max() <= 1e-5
+
+
 @pytest.mark.parametrize("rows", ["each its own", "shared", "partly absent"])
 @torch.no_grad()
 def test_prepared_memory_equals_none(fusion, rows):
-    model = tiny.model(MMFusionModel, fusion=fusion)
+    model = classifier(fusion, cls=MMFusionModel)
     index = {"each its own": torch.arange(4), "shared": torch.tensor([1, 0, 1, 1]), "partly absent": ABSENT}[rows]
     texts, pictures = tiny.texts((6, 4, 7, 5)), tiny.images(4)
-    if not FUSIONS[fusion].supports_memory_cache:
+    if not model.fusion.supports_memory_cache:
         with pytest.raises(NotImplementedError, match=f"{fusion}.*cannot be prepared.*cross_attention"):
             model.prepare(model.encode(**pictures))
         return
@@ -264,7 +364,7 @@ def test_encoder_states_in_place_of_raw_inputs(fusion, cached):
 
 @torch.no_grad()
 def test_tokens_and_states_that_are_asked_for_change_no_result(fusion):
-    model = tiny.model(MMFusionModel, fusion=fusion, implementation="eager")
+    model = classifier(fusion, cls=MMFusionModel, implementation="eager")
     inputs = mixed_batch()
     expected = model(**inputs, return_tokens=False)
     assert expected.last_hidden_state is None
@@ -274,7 +374,7 @@ def test_tokens_and_states_that_are_asked_for_change_no_result(fusion):
 
 @torch.no_grad()
 def test_tokens_masks_and_modality_ids(fusion):
-    model, inputs = tiny.model(MMFusionModel, fusion=fusion), mixed_batch()
+    model, inputs = classifier(fusion, cls=MMFusionModel), mixed_batch()
     outputs = model(**inputs)
     rows, length = MIXED["vision_index"].numel(), 7 + 17
     assert outputs.last_hidden_state.shape == (rows, length, 32)
@@ -301,6 +401,79 @@ def test_attention_weights():
         assert own[..., 7:].max() == 0  # padding is not attended to
         assert cross[absent][..., 0].min() == 1  # where there is no image, its token is all there is
         assert cross[~absent].max() < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "cross"),
+    [
+        ("co_attention", (6, 2, 7, 7), (6, 2, 7, 17)),
+        ("merged_attention", (6, 2, 24, 24), None),
+        ("bottleneck", (6, 2, 11, 11), None),  # four latents
+    ],
+)
+@torch.no_grad()
+def test_attention_weights_and_states_of_other_fusions(name, own, cross):
+    outputs = classifier(name, implementation="eager")(
+        **mixed_batch(), output_attentions=True, output_hidden_states=True
+    )
+    assert [tuple(weights.shape) for weights in outputs.attentions] == [own] * 2
+    assert outputs.cross_attentions is None or [w.shape for w in outputs.cross_attentions] == [cross] * 2
+    assert (outputs.cross_attentions is None) == (cross is None)
+    assert [tuple(state.shape) for state in outputs.hidden_states] == [(6, own[-1], 32)] * 3
+    text_rows = MIXED["text_index"] >= 0
+    for weights in outputs.attentions:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(own[:-1]))
+        assert weights[text_rows][0].min() >= 0
+
+
+# --- Self-attention among the memory
+
+
+@torch.no_grad()
+def test_distance_bias_is_what_it_says():
+    """Heads in pairs of near and far, each pair four times weaker than the one before; padding is not attended to."""
+    bias = DistanceBias(FusionModuleConfig(**tiny.fusion_settings(num_attention_heads=4)))
+    assert bias.slopes == [-32, 32, -8, 8]
+    coordinates = torch.tensor([[0.125, 0.125], [0.125, 0.375], [0.875, 0.125]])
+    mask = torch.tensor([[True, True, False]])
+    scores = bias(coordinates, mask, torch.float32)
+    assert scores.shape == (1, 4, 3, 3)
+    assert scores[0, :, 0, 1].tolist() == [-8, 8, -2, 2]
+    assert scores[..., 2].max() == torch.finfo(torch.float32).min
+    assert bias(coordinates, None, torch.float32)[0, :, 0, 2].tolist() == [-24, 24, -6, 6]
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@torch.no_grad()
+def test_distance_bias_changes_the_result_of_present_pictures_alone(implementation):
+    inputs = mixed_batch()
+    torch.manual_seed(0)
+    model = tiny.model(
+        vision="resnet", settings={"memory_layers": 2, "distance_bias": True}, implementation=implementation
+    )
+    expected = model(**inputs).logits
+    model.model.fusion.distance_bias.slopes = [0.0, 0.0]
+    differences = (model(**inputs).logits - expected).abs().amax(1)
+    present = MIXED["vision_index"] >= 0
+    assert differences[present].min() > 1e-4
+    assert differences[~present].max() <= 1e-6
+
+
+def test_distance_bias_needs_places():
+    with pytest.raises(ValueError, match=r"distance_bias needs .* a feature map .* not a sequence as 'vit' does"):
+        tiny.model(vision="vit", settings={"memory_layers": 1, "distance_bias": True})
+    model = tiny.model(vision="resnet", settings={"memory_layers": 1, "distance_bias": True})
+    model.config.fusion_module_config._attn_implementation = "flex_attention"
+    with pytest.raises(ValueError, match=r"distance_bias needs .*'eager' or 'sdpa'.*got 'flex_attention'"):
+        model(**tiny.batch())
+
+
+def test_memory_layers_run_once_for_shared_pictures():
+    model = classifier(WITH_MEMORY_LAYERS)
+    seen = []
+    model.model.fusion.memory_layers["vision"][0].register_forward_hook(lambda m, i, o: seen.append(len(o[0])))
+    model(**tiny.texts((6, 4, 7)), **tiny.images(1), vision_index=torch.zeros(3, dtype=torch.long))
+    assert seen == [2]  # the picture, and the token that stands for none
 
 
 def test_attention_weights_need_eager(fusion):
@@ -368,9 +541,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(fusion):
 
     def gradients(model):
         passes = []
-        for layer in model.model.fusion.layers:
-            mlp = getattr(layer, "mlp", layer)
-            mlp.register_forward_hook(lambda *_: passes.append(1))
+        for block in blocks_of(model):
+            block.mlp.register_forward_hook(lambda *_: passes.append(1))
         model(**inputs, labels=labels).loss.backward()
         return len(passes), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
@@ -378,9 +550,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(fusion):
     model = classifier(fusion).train()
     model.gradient_checkpointing_enable()
     again, actual = gradients(model)
-    assert passes == 2
-    if fusion != "concat":  # its blocks work on one vector a row: there is nothing to save
-        assert again == 2 * passes, "no block was run again for its gradient"
+    assert (passes == 0) == isinstance(model.model.fusion, PooledFusion)  # one vector a row: there is nothing to save
+    assert again == 2 * passes, "no block was run again for its gradient"
     for name, gradient in expected.items():
         torch.testing.assert_close(actual[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
 

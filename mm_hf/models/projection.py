@@ -1,0 +1,218 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""The way from an encoder's states to tokens of the fusion width.
+
+Notation used for tensor shapes: see `modeling_outputs`.
+"""
+
+import math
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .modeling_outputs import EncoderStates, TokenStates
+
+
+def grid_coordinates(height: int, width: int, device: torch.device | None = None) -> torch.Tensor:
+    """Centres of the cells of a grid, row by row, as (down, right) from 0 to 1, so that levels of different resolution
+    line up: `(height * width, 2)` float32."""
+    down, right = ((torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size for size in (height, width))
+    return torch.cartesian_prod(down, right)
+
+
+def sincos_positions(coordinates: torch.Tensor, dim: int) -> torch.Tensor:
+    """2-D sine-cosine positions of coordinates `(T, 2)` from 0 to 1.
+
+    Frequencies are spaced evenly on a logarithmic scale from half a period over the whole side to 64, as in NeRF's
+    encoding (Mildenhall et al. 2020, equation 4).
+
+    Returns:
+        `(T, dim)` float32; the last `dim % 4` columns are zero.
+    """
+    count = dim // 4
+    exponents = torch.linspace(-1, 6, count, device=coordinates.device)
+    angles = coordinates.unsqueeze(-1) * (2 * math.pi * 2**exponents)  # (T, 2, dim / 4)
+    positions = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)  # (T, 4 * count)
+    return nn.functional.pad(positions, (0, dim - 4 * count))
+
+
+def fold_factors(level_shapes: list[tuple[int, ...]]) -> list[int]:
+    """For each level how many of its cells, along either side, make one cell of the coarsest level.
+
+    Args:
+        level_shapes: of one item each: `(H, h, w)` of a feature map, `(T, H)` of a sequence.
+
+    Raises:
+        ValueError: the levels do not line up.
+    """
+    if all(len(shape) == 2 and shape[0] == level_shapes[0][0] for shape in level_shapes):
+        return [1] * len(level_shapes)
+    coarsest = min(shape[-1] for shape in level_shapes)
+    factors = [shape[-1] // coarsest for shape in level_shapes]
+    grids = {tuple(size / factor for size in shape[1:]) for shape, factor in zip(level_shapes, factors)}
+    if len({len(shape) for shape in level_shapes}) > 1 or len(grids) > 1:
+        raise ValueError(
+            "vision_feature_join 'channels' needs levels whose grids are whole multiples of the coarsest, or "
+            f"sequences of one length; got the shapes {level_shapes}. 'tokens' takes any."
+        )
+    return factors
+
+
+def pool_tokens(tokens: torch.Tensor, mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
+    """Reads one vector from the tokens of each item.
+
+    Args:
+        tokens: `(U, T, D)`.
+        mask: `(U, T)` bool, or None.
+        pooling: `"cls"`, `"last"` or `"mean"`, see `MMFusionConfig`.
+
+    Returns:
+        `(U, D)`.
+    """
+    if pooling == "cls":
+        return tokens[:, 0]
+    if mask is None:
+        return tokens[:, -1] if pooling == "last" else tokens.mean(1)
+    if pooling == "last":
+        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)
+        return tokens[torch.arange(len(tokens), device=mask.device), last]
+    weights = mask.unsqueeze(-1).to(tokens.dtype)
+    return (tokens * weights).sum(1) / weights.sum(1)
+
+
+class ModalityProjection(nn.Module):
+    """From an encoder's states to tokens of the fusion width, trainable also where the encoder is frozen.
+
+    One linear layer a level and one norm for all (the norm's bias is the modality's embedding), positions where the
+    encoder gives a grid, and the learned token that stands for an absent item. Where a row has several places for
+    items, its tokens are those of all places side by side, each with the learned embedding of its place.
+
+    Args:
+        level_shapes: of one item each, as `build_encoder` gives them.
+        hidden_size: fusion width.
+        layer_norm_eps: of the norm.
+        pooling: see `pool_tokens`.
+        places: for items that a row has.
+        join: see `vision_feature_join` of `MMFusionConfig`.
+    """
+
+    def __init__(
+        self,
+        level_shapes: list[tuple[int, ...]],
+        hidden_size: int,
+        layer_norm_eps: float,
+        pooling: str,
+        places: int = 1,
+        join: str = "tokens",
+    ):
+        super().__init__()
+        self.pooling = pooling
+        self.places = places
+        self.join = join
+        self.folds = fold_factors(level_shapes) if join == "channels" else [1] * len(level_shapes)
+        widths = [shape[0] if len(shape) == 3 else shape[1] for shape in level_shapes]
+        self.levels = nn.ModuleList(nn.Linear(width * fold**2, hidden_size) for width, fold in zip(widths, self.folds))
+        self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.absent_token = nn.Parameter(torch.zeros(hidden_size))
+        self.place_embeddings = nn.Parameter(torch.zeros(places, hidden_size)) if places > 1 else None
+
+    def init_own_parameters(self, std: float):
+        """Initial values of what stands in no layer of its own."""
+        init.normal_(self.absent_token, mean=0.0, std=std)
+        if self.place_embeddings is not None:
+            init.normal_(self.place_embeddings, mean=0.0, std=std)
+
+    def project(self, states: EncoderStates) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Tokens `(U, T, D)` of all levels, and the coordinates `(T, 2)` of each, None where some have no grid."""
+        projected, coordinates = [], []
+        for level, linear, fold in zip(states.levels, self.levels, self.folds):
+            level = level.to(self.absent_token.dtype)
+            grid = level.shape[2:] if level.ndim == 4 else None
+            if grid is not None:
+                if any(side % fold for side in grid):
+                    raise ValueError(f"A level of {tuple(grid)} cells cannot be folded by {fold}: change image_size.")
+                # What pixel_unshuffle makes of a level: the cells that become one cell lie side by side as channels.
+                level = nn.functional.pixel_unshuffle(level, fold) if fold > 1 else level
+                grid = level.shape[2:]
+                level = level.flatten(2).transpose(1, 2)  # (U, h * w, H)
+            projected.append(linear(level))
+            coordinates.append(None if grid is None else grid_coordinates(grid[0], grid[1], level.device))
+        if self.join == "channels":  # a linear layer over concatenated channels is the sum of one layer a level
+            projected, coordinates = [torch.stack(projected).sum(0)], coordinates[:1]
+        tokens = [self.norm(level) for level in projected]
+        tokens = [
+            level if places is None else level + sincos_positions(places, level.shape[-1]).to(level.dtype)
+            for level, places in zip(tokens, coordinates)
+        ]
+        joined = None if any(places is None for places in coordinates) else torch.cat(coordinates)
+        return torch.cat(tokens, dim=1), joined
+
+    def forward(self, states: EncoderStates, index: torch.Tensor | None) -> TokenStates:
+        """Projects, and adds the absent token as one more item wherever rows may be without one.
+
+        Args:
+            states: what the encoder gave.
+            index: `(B,)` or `(B, places)` int64, -1 for absent; None where row i uses item i; in place of
+                `states.index`. Places that it has no column for are absent.
+
+        Raises:
+            ValueError: an index with more columns than there are places.
+        """
+        index = self.place_index(states, index)
+        absent: torch.Tensor = self.absent_token
+        if states.levels is None:
+            if self.training:  # all of the projection takes part in every batch, on every process
+                absent = absent + 0 * sum(parameter.sum() for parameter in self.parameters())
+            tokens, mask, index = absent[None, None], None, torch.zeros_like(index)
+            coordinates = None
+        else:
+            tokens, coordinates = self.project(states)
+            mask = None if states.mask is None else states.mask.bool()
+            if index is None:
+                tokens = tokens + 0 * absent  # it takes part in every batch, on every process
+            else:
+                items, length = tokens.shape[:2]
+                first = torch.arange(length, device=tokens.device) == 0
+                row = torch.where(first[:, None], absent, torch.zeros_like(absent))  # (T, D)
+                tokens = torch.cat([row[None].to(tokens.dtype), tokens])
+                if mask is None:
+                    mask = torch.ones(items, length, dtype=torch.bool, device=tokens.device)
+                mask = torch.cat([first[None], mask])
+                index = (index + 1).clamp(min=0)  # the absent token goes first, so that an index too large is an error
+        pooled = pool_tokens(tokens, mask, self.pooling)
+        projected = TokenStates(tokens=tokens, mask=mask, index=index, pooled=pooled, coordinates=coordinates)
+        return projected if self.place_embeddings is None else self.join_places(projected)
+
+    def place_index(self, states: EncoderStates, index: torch.Tensor | None) -> torch.Tensor | None:
+        """The index with a column for every place, `(B, places)`, or `(B,)` (None too) where there is one place."""
+        if index is not None and index.shape[1:].numel() > self.places:
+            raise ValueError(
+                f"An index of shape {tuple(index.shape)} gives each row more items than this model has places for, "
+                f"{self.places}: vision has `num_images` of the config, all else 1."
+            )
+        if self.places == 1:
+            return None if index is None else index.flatten()
+        if index is None:
+            index = torch.arange(len(states.levels[0]), device=self.absent_token.device)
+        index = index.reshape(len(index), -1)
+        return nn.functional.pad(index, (0, self.places - index.shape[1]), value=-1)
+
+    def join_places(self, states: TokenStates) -> TokenStates:
+        """Makes one item of the several that a row has: each distinct combination of them, once.
+
+        Args:
+            states: its index is `(B, places)`, its first item the absent token.
+
+        Returns:
+            tokens `(U, places * T, D)`; the pooled vector is the mean of those of the items that are there.
+        """
+        combinations, index = states.index.unique(dim=0, return_inverse=True)  # (U, places), (B,)
+        embeddings = self.place_embeddings.to(states.tokens.dtype)
+        tokens = states.tokens[combinations] + embeddings[:, None]  # (U, places, T, D)
+        mask = None if states.mask is None else states.mask[combinations].flatten(1)  # (U, places * T)
+        present = combinations > 0
+        counts = (present | ~present.any(1, keepdim=True)).unsqueeze(-1)  # (U, places, 1)
+        pooled = ((states.pooled[combinations] + embeddings) * counts).sum(1) / counts.sum(1)
+        coordinates = None if states.coordinates is None else states.coordinates.repeat(self.places, 1)
+        return TokenStates(tokens=tokens.flatten(1, 2), mask=mask, index=index, pooled=pooled, coordinates=coordinates)

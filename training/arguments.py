@@ -40,9 +40,23 @@ class ModelArguments:
         default=None, metadata={"help": "Attention heads; left out, one every 64 of width."}
     )
     fusion_dropout: float = field(default=0.1, metadata={"help": "Dropout in the fusion's residual branches."})
+    memory_layers: int = field(
+        default=0, metadata={"help": "cross_attention: self-attention blocks over a picture's tokens before."}
+    )
+    distance_bias: bool = field(
+        default=False, metadata={"help": "In those blocks let heads prefer near or far tokens (feature maps alone)."}
+    )
+    num_latents: int = field(default=4, metadata={"help": "bottleneck: latents that the modalities share."})
     classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout before the last layer."})
     vision_feature_layer: list[int] | None = field(
         default=None, metadata={"help": "Indices into the vision encoder's hidden_states; left out, its last state."}
+    )
+    vision_feature_join: str = field(
+        default="tokens",
+        metadata={
+            "help": "Several feature layers side by side as tokens, or folded into those of the coarsest (channels).",
+            "choices": ["tokens", "channels"],
+        },
     )
     text_pooling: str | None = field(default=None, metadata={"help": "cls, last or mean; left out, by encoder."})
     image_size: int | None = field(
@@ -80,8 +94,8 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
-    """What it learns from."""
+class DatasetArguments:
+    """A data set and its columns: what training and evaluation both have to be told."""
 
     dataset: str | None = field(
         default=None,
@@ -101,6 +115,32 @@ class DataArguments:
     text_column: str | None = field(default=None, metadata={"help": "Column of the texts."})
     label_column: str | None = field(default=None, metadata={"help": "Column of the labels."})
     kind_column: str | None = field(default=None, metadata={"help": "Column that metrics are split by."})
+    on_error: str = field(
+        default="raise",
+        metadata={
+            "help": "raise: a bad row stops the run; skip: it is left out and listed in bad_rows.jsonl.",
+            "choices": ["raise", "skip"],
+        },
+    )
+    max_bad_fraction: float = field(
+        default=0.05, metadata={"help": "Share of bad rows in a part above which the run stops all the same."}
+    )
+    cache_features: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep the features of frozen encoders in memory: each item is encoded once. A picture takes 14 KB "
+            "in the easy_vqa recipe and 600 KB with ViT-B, on every process; what would not fit is not kept."
+        },
+    )
+
+    def __post_init__(self):
+        check_range("max_bad_fraction", self.max_bad_fraction, 0, 1)
+
+
+@dataclass
+class DataArguments(DatasetArguments):
+    """What it learns from."""
+
     group_column: str | None = field(
         default=None, metadata={"help": "Rows with equal values go to the same part; left out, those of one picture."}
     )
@@ -120,31 +160,15 @@ class DataArguments:
         default=False, metadata={"help": "Read the training part while it trains, not before. Needs max_steps."}
     )
     shuffle_buffer: int = field(default=1000, metadata={"help": "Rows that are mixed with streaming."})
-    on_error: str = field(
-        default="raise",
-        metadata={
-            "help": "raise: a bad row stops the run; skip: it is left out and listed in bad_rows.jsonl.",
-            "choices": ["raise", "skip"],
-        },
-    )
-    max_bad_fraction: float = field(
-        default=0.05, metadata={"help": "Share of bad rows in a part above which the run stops all the same."}
-    )
     augment: list[str] | None = field(
         default=None,
         metadata={"help": "Change training pictures by: crop, flip, color. Flip only where no left is asked."},
     )
     token_dropout: float = field(default=0.0, metadata={"help": "Chance that a training text loses a token."})
-    cache_features: bool = field(
-        default=True,
-        metadata={
-            "help": "Keep the features of frozen encoders in memory: each item is encoded once. A picture takes 14 KB "
-            "in the easy_vqa recipe and 600 KB with ViT-B, on every process; what would not fit is not kept."
-        },
-    )
 
     def __post_init__(self):
-        for name in ("validation_fraction", "test_fraction", "max_bad_fraction"):
+        super().__post_init__()
+        for name in ("validation_fraction", "test_fraction"):
             check_range(name, getattr(self, name), 0, 1)
         if self.token_dropout >= 1:
             raise ValueError(f"token_dropout must be below 1, got {self.token_dropout}.")
@@ -285,8 +309,14 @@ LISTS = ("image_column", "augment", "vision_feature_layer")  # a recipe may name
 ALL_ARGUMENTS = (ModelArguments, DataArguments, TrainArguments)
 
 
-def parse_arguments(description: str) -> tuple[str, ModelArguments, DataArguments, TrainArguments]:
+def parse_arguments(
+    description: str, words: list[str] | None = None
+) -> tuple[str, ModelArguments, DataArguments, TrainArguments]:
     """Reads the recipe named first on the command line, if one is, and the flags.
+
+    Args:
+        description: of the script.
+        words: in place of those of the command line.
 
     Returns:
         the recipe's name (`run` without one), and the three groups of arguments.
@@ -296,7 +326,7 @@ def parse_arguments(description: str) -> tuple[str, ModelArguments, DataArgument
     """
     parser = HfArgumentParser(ALL_ARGUMENTS, description=description, allow_abbrev=False)
     parser.add_argument("recipe", nargs="?", help="A YAML file with any of these keys.")
-    recipe = parser.parse_known_args()[0].recipe
+    recipe = parser.parse_known_args(words)[0].recipe
     known = {key.name for group in ALL_ARGUMENTS for key in fields(group)}
     if recipe is not None:
         try:
@@ -323,7 +353,7 @@ def parse_arguments(description: str) -> tuple[str, ModelArguments, DataArgument
             **{k: str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for k, v in values.items()}
         )
     try:
-        model_args, data_args, train_args, _ = parser.parse_args_into_dataclasses()
+        model_args, data_args, train_args, _ = parser.parse_args_into_dataclasses(words)
     except ValueError as error:
         parser.error(str(error))
     name = "run" if recipe is None else recipe.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]

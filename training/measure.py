@@ -5,13 +5,14 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
 from datasets import Dataset, IterableDataset
 
 from mm_hf import MMFusionForClassification
-from mm_hf.data import MultimodalCollator
+from mm_hf.data import BatchLoader, Columns, MultimodalCollator, Rows
 from mm_hf.evaluation import Predictions, classification_metrics, majority_accuracy, predict
 from training.arguments import TrainArguments
 from training.job import ROOT, Job
@@ -89,7 +90,7 @@ def measure_floors(job: Job, fit: Fit) -> dict[str, float]:
         floors["majority"] = majority_accuracy(job.splits["train"][label], job.splits["test"][label])
     names = {"text": "text_only", "vision": "image_only"}
     for modality in modalities if len(modalities) > 1 else []:
-        alone = dataclasses.replace(job.collator, absent=frozenset(modalities) - {modality})
+        alone = dataclasses.replace(job.collator, absent=dict.fromkeys(set(modalities) - {modality}))
         args = copy.copy(job.train_args)
         args.num_train_epochs, args.early_stopping_patience = args.num_train_epochs * args.floor_budget, None
         if args.unfreeze_epochs is not None:
@@ -102,22 +103,42 @@ def measure_floors(job: Job, fit: Fit) -> dict[str, float]:
         _, report = evaluate(job, model, alone, "test")
         floors[names[modality]] = next(iter(report["metrics"].values()))
     if {"vision", "text"} <= set(modalities):
-        splits = {**job.splits, "test": with_wrong_images(job, job.splits["test"])}
-        shuffled = dataclasses.replace(job, splits=splits)
+        generator = torch.Generator().manual_seed(job.train_args.seed)
+        order = torch.randperm(len(job.splits["test"]), generator=generator).tolist()
+        shuffled = OtherPictures(job.splits["test"], "test", job.columns, order)
+        batches = BatchLoader(
+            shuffled,
+            job.collator,
+            job.train_args.per_device_eval_batch_size,
+            train=False,
+            rank=job.rank,
+            world_size=job.world_size,
+            num_workers=job.train_args.dataloader_num_workers,
+        )
         # Bad rows are not noted: a bad picture is here in another row than its own.
-        predictions = predict(job.model, shuffled.loader("test", job.collator, train=False), job.accelerator)
-        report = report_of(shuffled, predictions, "test")
-        floors["shuffled_pairs"] = next(iter(report["metrics"].values()))
+        predictions = predict(job.model, batches, job.accelerator)
+        floors["shuffled_pairs"] = next(iter(report_of(job, predictions, "test")["metrics"].values()))
     return floors
 
 
-def with_wrong_images(job: Job, split: Dataset) -> Dataset:
-    """The part with its pictures dealt out anew, so that each text meets pictures drawn at random."""
-    generator = torch.Generator().manual_seed(job.train_args.seed)
-    order = torch.randperm(len(split), generator=generator).tolist()
-    columns = job.columns
-    moved = [*columns.images, *([columns.image_id] if columns.image_id else [])]
-    others = split.remove_columns(moved)
-    for name in moved:
-        others = others.add_column(name, split[order][name], feature=split.features[name])
-    return others
+class OtherPictures(Rows):
+    """Rows of one split, each with the pictures of another row: texts beside pictures that they do not belong to.
+
+    Args:
+        dataset, split: see `Rows`.
+        columns: which of them are pictures.
+        order: for each row the row whose pictures it gets.
+    """
+
+    def __init__(self, dataset: Dataset, split: str, columns: Columns, order: list[int]):
+        super().__init__(dataset, split)
+        moved = [*columns.images, *([columns.image_id] if columns.image_id else [])]
+        self.pictures, self.order = dataset.select_columns(moved), order
+        self.groups = self.pictures[columns.image_id][order] if columns.image_id else None
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        pictures = self.pictures[[self.order[index] for index in indices]]
+        return [
+            {**row, **{name: values[place] for name, values in pictures.items()}}
+            for place, row in enumerate(super().__getitems__(indices))
+        ]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from PIL import Image
 
 from mm_hf.checkpoints import clear_staging, list_checkpoints
 from mm_hf.data import BadRowError, MultimodalCollator, Rows, label_tensor
@@ -192,13 +193,19 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
         truth = row[columns.label]
         truth = id2label.get(truth, truth) if isinstance(truth, int) else truth
         answer = id2label[logits[row["row_id"]].argmax().item()] if single else f"{logits[row['row_id']].tolist()}"
-        try:
-            there = [column for column in columns.images if row[column]]
-            picture = decode_image(row, there[0], collator.root) if there else None
-        except BadRowError:  # skipped in the run, or it would not have come this far
-            picture = None
-        samples.append((picture, row[columns.text] if columns.text else None, answer, str(truth)))
+        samples.append((*picture_and_text(row, collator), answer, str(truth)))
     return samples
+
+
+def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple[Image.Image | None, str | None]:
+    """The first picture of a row, and its text; None for what is absent, and for a picture that cannot be read."""
+    columns = collator.columns
+    try:
+        there = [column for column in columns.images if row[column]]
+        picture = decode_image(row, there[0], collator.root) if there else None
+    except BadRowError:  # skipped in the run, or it would not have come this far
+        picture = None
+    return picture, row[columns.text] if columns.text else None
 
 
 def summary(results: dict) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,7 +74,8 @@ class MultimodalCollator:
         processor: prepares each distinct item.
         columns: which column plays which part.
         label2id, problem_type: see `label_tensor`.
-        absent: modalities to leave out of every row, for baselines that see the others alone.
+        absent: modalities to leave out, by name: of the rows with these ids, or (None) of every row. For baselines
+            that see the others alone, and to measure what a missing one costs.
         cache: features of frozen encoders; items it holds go in as `encoder_states`.
         on_error: `"raise"` stops at a bad row; `"skip"` keeps its place in the batch, so that shapes and processes
             stay in step, but takes its bad part for absent and masks its label.
@@ -99,7 +101,7 @@ class MultimodalCollator:
     columns: Columns
     label2id: dict[str, int] | None = None
     problem_type: str | None = None
-    absent: frozenset[str] = frozenset()
+    absent: Mapping[str, Collection[int] | None] = field(default_factory=dict)
     cache: FeatureCache | None = None
     on_error: str = "raise"
     root: str | None = None
@@ -252,10 +254,11 @@ class MultimodalCollator:
         """
         columns = self.parts[modality]
         places = [(row, column) for row in rows for column in columns]
-        if modality in self.absent:
-            keys: list[str | None] = [None] * len(places)
-        else:
-            keys = [key for row in rows for key in self.item_keys(row, modality, bad)]
+        without = self.absent.get(modality, ())
+        keys: list[str | None] = []
+        for row in rows:
+            left_out = without is None or row["row_id"] in without
+            keys += [None] * len(columns) if left_out else self.item_keys(row, modality, bad)
         cached = self._is_cached(modality)
         reasons = dict(self.cache.bad.get(modality, {})) if cached else {}
         items: dict[str, tuple] = {}

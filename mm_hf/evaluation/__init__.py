@@ -1,16 +1,40 @@
-"""Metrics, and what a run leaves behind to be looked at."""
+"""Metrics with their intervals and floors, diagnostics, and what a run leaves behind to be looked at."""
 
-from .metrics import classification_metrics, majority_accuracy
+from .diagnostics import calibration, confusion, label_scores, worst_mistakes
+from .findings import draw, find_out, rounded, table
+from .floors import derangement, majority_answer, rows_without
+from .intervals import bootstrap, group_codes, metrics_with_intervals
+from .metrics import answers_of, classification_metrics, has_label, majority_accuracy, targets_of
+from .page import write_page
+from .plots import plot_predictions
 from .prediction import Predictions, predict
-from .report import model_card, plot_curves, plot_predictions
+from .report import model_card, plot_curves
 
 
 __all__ = [
     "Predictions",
+    "answers_of",
+    "bootstrap",
+    "calibration",
     "classification_metrics",
+    "confusion",
+    "derangement",
+    "draw",
+    "find_out",
+    "group_codes",
+    "has_label",
+    "label_scores",
     "majority_accuracy",
+    "majority_answer",
+    "metrics_with_intervals",
     "model_card",
     "plot_curves",
     "plot_predictions",
     "predict",
+    "rounded",
+    "rows_without",
+    "table",
+    "targets_of",
+    "worst_mistakes",
+    "write_page",
 ]

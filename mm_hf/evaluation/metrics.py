@@ -1,8 +1,64 @@
 """Metrics, by torchmetrics."""
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
+
+
+Metric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def has_label(labels: torch.Tensor, problem_type: str) -> torch.Tensor:
+    """Which rows have a label, `(N,)` bool; labels as `classification_metrics` takes them."""
+    if problem_type == "single_label_classification":
+        return labels != -100
+    return ~labels.reshape(len(labels), -1).isnan().any(-1)
+
+
+def answers_of(logits: torch.Tensor, problem_type: str) -> torch.Tensor:
+    """What a model answers: the class `(N,)`, 0 or 1 for each label `(N, C)`, or the numbers `(N, C)`."""
+    if problem_type == "single_label_classification":
+        return logits.argmax(-1)
+    return (logits > 0).long() if problem_type == "multi_label_classification" else logits.float()
+
+
+def targets_of(labels: torch.Tensor, problem_type: str) -> torch.Tensor:
+    """Labels in the shape of `answers_of`; those of soft targets count from a half."""
+    if problem_type == "single_label_classification":
+        return labels
+    labels = labels.reshape(len(labels), -1)
+    return (labels > 0.5).long() if problem_type == "multi_label_classification" else labels.float()
+
+
+def metrics_of(problem_type: str, outputs: int, validate: bool = True) -> dict[str, Metric]:
+    """The metrics of a problem by name, the one that counts first. Each takes answers and targets.
+
+    Args:
+        problem_type: see `classification_loss`.
+        outputs: C, of the logits.
+        validate: let torchmetrics look at every value, which takes longer than to count them.
+    """
+    from torchmetrics import functional
+
+    if problem_type == "single_label_classification":
+        task: dict[str, Any] = {"task": "multiclass", "num_classes": outputs, "validate_args": validate}
+        return {
+            "accuracy": partial(functional.accuracy, average="micro", **task),
+            "macro_f1": partial(functional.f1_score, average="macro", **task),
+        }
+    if problem_type == "multi_label_classification":
+        task = {"task": "multilabel", "num_labels": outputs, "validate_args": validate}
+        return {
+            f"f1_{average}": partial(functional.f1_score, average=average, **task) for average in ("micro", "macro")
+        }
+    return {
+        "rmse": partial(functional.mean_squared_error, squared=False),
+        "pearson": lambda answers, targets: functional.pearson_corrcoef(answers.flatten(), targets.flatten()),
+        "spearman": lambda answers, targets: functional.spearman_corrcoef(answers.flatten(), targets.flatten()),
+    }
 
 
 def classification_metrics(
@@ -20,48 +76,28 @@ def classification_metrics(
         kinds: for each row what it is a question of; the first metric is then given by kind too.
 
     Returns:
-        `metrics`: `accuracy` and `macro_f1` (classes), `f1_micro` and `f1_macro` (several labels), `rmse` and
-        `pearson` (regression); `by_kind`: the first of them for each kind; `rows`: how many had a label.
+        `metrics`: `accuracy` and `macro_f1` (classes), `f1_micro` and `f1_macro` (several labels), `rmse`, `pearson`
+        and `spearman` (regression); `by_kind`: the first of them for each kind; `rows`: how many had a label.
 
     Raises:
         ValueError: no row has a label.
     """
-    from torchmetrics import functional
-
-    if problem_type == "single_label_classification":
-        present = labels != -100
-    else:
-        labels = labels.reshape(len(logits), -1)
-        present = ~labels.isnan().any(-1)
+    present = has_label(labels, problem_type)
     if not present.any():
         raise ValueError("No row has a label, so nothing can be measured.")
-    logits, labels = logits[present].float(), labels[present]
+    answers, targets = answers_of(logits[present], problem_type), targets_of(labels[present], problem_type)
     kinds = None if kinds is None else [kind for kind, there in zip(kinds, present.tolist()) if there]
+    functions = metrics_of(problem_type, logits.shape[1])
+    first = next(iter(functions.values()))
+    by_kind = {kind: first(answers[rows], targets[rows]).item() for kind, rows in rows_by_kind(kinds or []).items()}
+    metrics = {name: function(answers, targets).item() for name, function in functions.items()}
+    return {"metrics": metrics, "by_kind": by_kind, "rows": len(targets)}
 
-    def measure(logits, labels):
-        if problem_type == "single_label_classification":
-            task = {"task": "multiclass", "num_classes": logits.shape[1]}
-            return {
-                "accuracy": functional.accuracy(logits, labels, average="micro", **task),
-                "macro_f1": functional.f1_score(logits, labels, average="macro", **task),
-            }
-        if problem_type == "multi_label_classification":
-            task = {"task": "multilabel", "num_labels": logits.shape[1]}
-            target = (labels > 0.5).long()
-            return {
-                f"f1_{average}": functional.f1_score(logits.sigmoid(), target, average=average, **task)
-                for average in ("micro", "macro")
-            }
-        errors = functional.mean_squared_error(logits, labels.float(), squared=False)
-        return {"rmse": errors, "pearson": functional.pearson_corrcoef(logits.flatten(), labels.float().flatten())}
 
-    metrics = {name: value.item() for name, value in measure(logits, labels).items()}
-    first = next(iter(metrics))
-    by_kind = {}
-    for kind in sorted(set(kinds or [])):
-        chosen = torch.tensor([value == kind for value in kinds])
-        by_kind[kind] = measure(logits[chosen], labels[chosen])[first].item()
-    return {"metrics": metrics, "by_kind": by_kind, "rows": len(labels)}
+def rows_by_kind(kinds: list) -> dict[str, torch.Tensor]:
+    """The rows of each kind, `(N,)` bool, by its name; None is no kind."""
+    names = sorted({kind for kind in kinds if kind is not None}, key=str)
+    return {name: torch.tensor([kind == name for kind in kinds]) for name in names}
 
 
 def majority_accuracy(train_labels: list, test_labels: list) -> float:

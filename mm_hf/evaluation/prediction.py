@@ -34,7 +34,11 @@ class Predictions:
 
 @torch.no_grad()
 def predict(
-    model: torch.nn.Module, batches: Iterable[dict[str, Any]], accelerator: Accelerator, progress: bool = True
+    model: torch.nn.Module,
+    batches: Iterable[dict[str, Any]],
+    accelerator: Accelerator,
+    progress: bool = True,
+    title: str = "evaluating",
 ) -> Predictions:
     """Runs the model over batches, each process over its own, and gathers what all of them gave.
 
@@ -45,13 +49,12 @@ def predict(
         batches: as `MultimodalCollator` makes them.
         accelerator: of the run.
         progress: show a bar.
+        title: of the bar.
     """
     model.eval()
     parts: list[tuple] = []
     loss, count, bad_rows = 0.0, 0, []
-    for batch in tqdm(
-        batches, desc="evaluating", leave=False, disable=not (progress and accelerator.is_local_main_process)
-    ):
+    for batch in tqdm(batches, desc=title, leave=False, disable=not (progress and accelerator.is_local_main_process)):
         batch = dict(batch)
         row_ids, labels = batch.pop("row_ids"), batch.get("labels")
         bad_rows += batch.pop("bad_rows", [])

@@ -1,12 +1,12 @@
-"""What a run leaves behind to be looked at: curves, predictions with their pictures, the model card."""
+"""What a run leaves behind to be looked at: its curves, the model card."""
 
 import os
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from PIL import Image
+
+from .plots import save_figure
 
 
 def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.PathLike):
@@ -26,38 +26,7 @@ def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.Pa
         axes.set_title(name)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
-
-
-def plot_predictions(
-    samples: Sequence[tuple[Image.Image | None, str | None, str, str]], path: str | os.PathLike, columns: int = 4
-):
-    """Draws pictures with question, answer and truth; wrong answers in red.
-
-    Args:
-        samples: (picture, text, answer, truth) each.
-        path: the PNG to write.
-        columns: pictures in a row.
-    """
-    from matplotlib.figure import Figure
-
-    rows = -(-len(samples) // columns)
-    figure = Figure(figsize=(3 * columns, 3.1 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes in panels:
-        axes.axis("off")
-    for axes, (picture, text, answer, truth) in zip(panels, samples):
-        if picture is not None:
-            axes.imshow(picture, interpolation="nearest")
-        question = "\n".join(textwrap.wrap(text or "(no text)", 30))
-        right = answer == truth
-        axes.set_title(
-            f"{question}\n{answer}" + ("" if right else f"  (truth: {truth})"),
-            fontsize=9,
-            color="black" if right else "crimson",
-            parse_math=False,  # a text may hold dollars
-        )
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
 
 
 def model_card(

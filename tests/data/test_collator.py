@@ -63,10 +63,21 @@ def test_absent_items(collator):
 
 
 def test_absent_modality(processor):
-    blind = MultimodalCollator(processor, COLUMNS, absent=frozenset({"vision"}))
+    blind = MultimodalCollator(processor, COLUMNS, absent={"vision": None})
     batch = blind(rows([picture("red")], ["what?"]))
     assert batch["vision_index"].tolist() == [-1]
     assert "pixel_values" not in batch
+
+
+def test_absent_in_some_rows(processor):
+    """Rows are told by their ids, wherever they stand in the batch; what they lose is not even looked at."""
+    partly = MultimodalCollator(processor, COLUMNS, absent={"vision": frozenset({0, 3}), "text": [3]})
+    data = rows([BROKEN, picture("red"), picture("blue"), picture("red")], ["what?", "why?", "what?", " "])
+    batch = partly(data[::-1])
+    assert batch["row_ids"].tolist() == [3, 2, 1, 0]
+    assert batch["vision_index"].tolist() == [-1, 0, 1, -1]
+    assert batch["text_index"].tolist() == [-1, 0, 1, 0]
+    assert len(batch["pixel_values"]) == len(batch["input_ids"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -290,9 +301,11 @@ def test_several_image_columns(processor):
     assert torch.equal(batch["pixel_values"], single["pixel_values"])
     assert batch["text_index"].tolist() == [0, 0, 0, 0]
     assert collator(pairs((None, None)))["vision_index"].tolist() == [[-1, -1]]
-    assert dataclasses.replace(collator, absent=frozenset({"vision"}))(pairs((red, red)))["vision_index"].tolist() == [
+    assert dataclasses.replace(collator, absent={"vision": None})(pairs((red, red)))["vision_index"].tolist() == [
         [-1, -1]
     ]
+    partly = dataclasses.replace(collator, absent={"vision": {1}})
+    assert partly(pairs((red, None), (red, red)))["vision_index"].tolist() == [[0, -1], [-1, -1]]
     one = MultimodalCollator(processor, Columns(image=["before"], text="question"))
     assert one(pairs((red, blue)))["vision_index"].tolist() == [0]
 

@@ -37,6 +37,21 @@ def test_regression():
     assert report["metrics"]["pearson"] == pytest.approx(1.0)
 
 
+def test_ranks():
+    """Spearman sees the order alone: 1 - 6 Σd² / (n (n² - 1))."""
+    logits, labels = torch.tensor([[1.0], [2.0], [90.0], [4.0]]), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    report = classification_metrics(logits, labels, "regression")
+    assert report["metrics"]["spearman"] == pytest.approx(1 - 6 * 2 / (4 * 15), abs=1e-5)
+    assert list(report["metrics"]) == ["rmse", "pearson", "spearman"]
+
+
+def test_a_row_may_have_no_kind():
+    report = classification_metrics(
+        logits_of([0, 1, 2]), torch.tensor([0, 1, 1]), "single_label_classification", ["a", None, "a"]
+    )
+    assert report["by_kind"] == {"a": pytest.approx(0.5)}
+
+
 def test_no_labels():
     with pytest.raises(ValueError, match="No row has a label"):
         classification_metrics(logits_of([0]), torch.tensor([-100]), "single_label_classification")

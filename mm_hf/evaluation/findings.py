@@ -1,0 +1,170 @@
+"""All that is found out about a model's answers, as one dict of figures, as pictures and as a table."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from .diagnostics import calibration, confusion, label_scores, worst_mistakes
+from .intervals import CONFIDENCE, metrics_with_intervals
+from .metrics import answers_of, targets_of
+from .plots import (
+    plot_confusion,
+    plot_label_scores,
+    plot_missing,
+    plot_predictions,
+    plot_reliability,
+    plot_scatter,
+)
+
+
+def find_out(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    problem_type: str,
+    names: list[str] | None,
+    groups: torch.Tensor,
+    kinds: list | None = None,
+    floors: dict[str, tuple[torch.Tensor, dict[str, Any]]] | None = None,
+    curves: dict[str, list[tuple[float, torch.Tensor]]] | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Works out what answers are worth, over rows that all have a label.
+
+    Args:
+        logits: `(N, C)`.
+        labels: as `classification_metrics` takes them.
+        problem_type: see `classification_loss`.
+        names: of the classes; None for a regression.
+        groups: `(N,)` int64, rows that belong together, see `group_codes`.
+        kinds: for each row what it is a question of.
+        floors: by name, what else answers these rows (as `answers_of` gives it) and what is to be said of it.
+        curves: by modality, pairs of the share of rows that lost it and what the model then answers.
+        samples, seed: of the intervals.
+        progress: show bars.
+
+    Returns:
+        `metrics` and `by_kind` (see `metrics_with_intervals`), `floors` (the first metric of each), `intervals` (how
+        they were made), `calibration`, `confusion`, `label_scores`, `missing` (None where there is none) and
+        `mistakes` (see `worst_mistakes`).
+    """
+    answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
+    common: dict[str, Any] = {"groups": groups, "samples": samples, "seed": seed}
+
+    def measured(said: torch.Tensor, title: str, **more) -> dict[str, Any]:
+        title = f"intervals: {title}" if progress else None
+        return metrics_with_intervals(said, targets, problem_type, logits.shape[1], title=title, **common, **more)
+
+    def score(said: torch.Tensor, title: str) -> dict[str, float | None]:
+        return next(iter(measured(said, title, first_only=True)["metrics"].values()))
+
+    found = measured(answers, "metrics", kinds=kinds)
+    found["floors"] = {name: {**score(said, name), **notes} for name, (said, notes) in (floors or {}).items()}
+    found["intervals"] = {
+        "confidence": CONFIDENCE,
+        "samples": samples,
+        "groups": int(groups.max()) + 1,
+        "method": "percentiles of what torchmetrics gives on each resample, drawn with replacement",
+    }
+    found |= {"calibration": None, "confusion": None, "label_scores": None, "missing": None}
+    if problem_type != "regression":
+        found["calibration"] = calibration(logits, labels, problem_type)
+    if problem_type == "single_label_classification":
+        found["confusion"] = confusion(answers, targets, names)
+    if problem_type == "multi_label_classification":
+        found["label_scores"] = label_scores(answers, targets, names)
+    if curves:
+        found["missing"] = {
+            "metric": next(iter(found["metrics"])),
+            "majority": found["floors"].get("majority", {}).get("value"),
+            "by_modality": {
+                modality: [
+                    {"share": share, **score(said, f"{share:.0%} without {modality}")} for share, said in points
+                ]
+                for modality, points in curves.items()
+            },
+        }
+    found["mistakes"] = worst_mistakes(logits, labels, problem_type, names)
+    return found
+
+
+def rounded(value: Any) -> Any:
+    """The same with every float to six digits behind the point."""
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def draw(
+    folder: str | os.PathLike,
+    found: dict[str, Any],
+    names: list[str] | None,
+    answers: torch.Tensor,
+    targets: torch.Tensor,
+    pictures: Sequence[Image.Image | None],
+) -> list[Path]:
+    """Draws what there is to see.
+
+    Args:
+        folder: to draw into.
+        found: as `find_out` gives it, each of its `mistakes` with its `text`.
+        names: of the classes.
+        answers, targets: those that it was found out of.
+        pictures: of each of the mistakes.
+
+    Returns:
+        the files, named as `page.PICTURES` has them.
+    """
+    folder, files = Path(folder), []
+
+    def file(name: str) -> Path:
+        files.append(folder / name)
+        return files[-1]
+
+    if found["calibration"]:
+        plot_reliability(found["calibration"], file("reliability.png"))
+    if found["confusion"] and found["confusion"]["matrix"]:
+        plot_confusion(found["confusion"]["matrix"], names, file("confusion.png"))
+    if found["label_scores"]:
+        plot_label_scores(found["label_scores"], file("labels.png"))
+    if names is None:
+        plot_scatter(answers, targets, file("scatter.png"))
+    if found["missing"]:
+        plot_missing(found["missing"], file("missing.png"))
+    samples = []
+    for mistake, picture in zip(found["mistakes"], pictures):
+        answer, truth = mistake["answer"], mistake["truth"]
+        if "probability" in mistake:
+            answer, truth = f"{answer} {mistake['probability']:.2f}", f"{truth} {mistake['truth_probability']:.2f}"
+        samples.append((picture, mistake["text"], answer, truth))
+    if samples:
+        plot_predictions(samples, file("mistakes.png"))
+    return files
+
+
+def table(found: dict[str, Any], part: str) -> str:
+    """The score beside its floors, for the terminal.
+
+    Args:
+        found: as `find_out` gives it.
+        part: what was measured.
+    """
+    lines = {f"{part} {name}": values for name, values in found["metrics"].items()}
+    lines |= {f"  {name}": values for name, values in found["by_kind"].items()}
+    lines |= {f"floor: {name.replace('_', ' ')}": values for name, values in found["floors"].items()}
+    for modality, points in found["missing"]["by_modality"].items() if found["missing"] else []:
+        lines |= {f"{point['share']:.0%} without {modality}": point for point in points if point["share"]}
+    texts = []
+    for name, values in lines.items():
+        value, low, high = ("-" if values[key] is None else f"{values[key]:.4f}" for key in ("value", "low", "high"))
+        texts.append(f"{name:<38}{value:>8}  [{low}, {high}]")
+    if found["calibration"]:
+        texts.append(f"{'calibration error':<38}{found['calibration']['ece']:8.4f}")
+    return "\n".join(["", *texts])

@@ -1,0 +1,124 @@
+"""How sure a figure is: percentile intervals of the bootstrap (Efron 1979), by groups of rows that belong together."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from .metrics import metrics_of, rows_by_kind
+
+
+CONFIDENCE = 0.95
+
+
+def group_codes(values: Sequence[Any]) -> torch.Tensor:
+    """Numbers the groups of equal values, in the order of their first rows; each None or NaN is a group of its own.
+
+    Returns:
+        `(N,)` int64.
+    """
+    codes: dict[Any, int] = {}
+    keys = (("row", row) if value is None or value != value else value for row, value in enumerate(values))
+    return torch.tensor([codes.setdefault(key, len(codes)) for key in keys], dtype=torch.int64)
+
+
+def resamples(groups: torch.Tensor, samples: int, seed: int) -> Iterator[torch.Tensor]:
+    """Draws as many groups as there are, with replacement, again and again (the cluster bootstrap): questions about
+    one picture are right or wrong together, and drawn one by one they would promise more than they hold.
+
+    Args:
+        groups: `(N,)` int64, as `group_codes` gives them.
+        samples: how many times.
+        seed: of the draws.
+
+    Yields:
+        the rows of one sample, int64; as many as the drawn groups have.
+    """
+    generator = np.random.default_rng(seed)
+    count = int(groups.max()) + 1
+    rows = torch.arange(len(groups))
+    for _ in range(samples):
+        times = torch.from_numpy(np.bincount(generator.integers(count, size=count), minlength=count))
+        yield rows.repeat_interleave(times[groups])
+
+
+def bootstrap(
+    measure: Callable[[torch.Tensor], dict[Any, float]],
+    groups: torch.Tensor,
+    samples: int = 1000,
+    seed: int = 0,
+    title: str | None = None,
+) -> dict[Any, dict[str, float | None]]:
+    """Measures all rows, and the middle 95 % of what resamples give.
+
+    Args:
+        measure: takes rows, int64, and gives figures by name; NaN where these rows have none.
+        groups, samples, seed: see `resamples`.
+        title: of a progress bar, shown where it takes longer than a second; None: no bar.
+
+    Returns:
+        by name `value`, `low` and `high`; None for what is not defined.
+    """
+    found = measure(torch.arange(len(groups)))
+    drawn: dict[Any, list[float]] = {name: [] for name in found}
+    for rows in tqdm(
+        resamples(groups, samples, seed), total=samples, desc=title, leave=False, delay=1, disable=title is None
+    ):
+        for name, value in measure(rows).items():
+            if not math.isnan(value):
+                drawn[name].append(value)
+    intervals: dict[Any, dict[str, float | None]] = {}
+    for name, value in found.items():
+        low = high = None
+        if drawn[name]:
+            low, high = np.quantile(drawn[name], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
+        intervals[name] = {"value": None if math.isnan(value) else value, "low": low, "high": high}
+    return intervals
+
+
+def metrics_with_intervals(
+    answers: torch.Tensor,
+    targets: torch.Tensor,
+    problem_type: str,
+    outputs: int,
+    groups: torch.Tensor,
+    kinds: list | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+    first_only: bool = False,
+    title: str | None = None,
+) -> dict[str, Any]:
+    """What `classification_metrics` gives, each figure with its interval: torchmetrics measures every resample.
+
+    Args:
+        answers, targets: of the rows that have a label, as `answers_of` and `targets_of` give them.
+        problem_type, outputs: see `metrics_of`.
+        groups: `(N,)` int64, see `group_codes`.
+        kinds: for each row what it is a question of; None: not by kind.
+        samples, seed, title: see `bootstrap`.
+        first_only: measure the first metric alone.
+
+    Returns:
+        `metrics`: by name `value`, `low`, `high`; `by_kind`: the same of the first metric for each kind, and `rows`.
+    """
+    functions = metrics_of(problem_type, outputs, validate=False)
+    first = next(iter(functions))
+    if first_only:
+        functions = {first: functions[first]}
+    chosen = rows_by_kind(kinds or [])
+
+    def measure(rows: torch.Tensor) -> dict[Any, float]:
+        said, true = answers[rows], targets[rows]
+        found: dict[Any, float] = {name: function(said, true).item() for name, function in functions.items()}
+        for kind, members in chosen.items():
+            among = members[rows]
+            of_kind = functions[first](said[among], true[among]).item() if among.any() else math.nan
+            found["kind", kind] = of_kind
+        return found
+
+    intervals = bootstrap(measure, groups, samples, seed, title)
+    by_kind = {kind: {**intervals["kind", kind], "rows": int(rows.sum())} for kind, rows in chosen.items()}
+    return {"metrics": {name: intervals[name] for name in functions}, "by_kind": by_kind}

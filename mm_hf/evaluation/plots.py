@@ -1,0 +1,185 @@
+"""Pictures of what an evaluation found."""
+
+import os
+import textwrap
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .diagnostics import SHOWN_CLASSES
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+BLUE, RED, GREY = "#2f6db3", "crimson", "#777777"
+
+
+def drawable(text: str, width: int = 150) -> str:
+    """A text as a figure can show it: in one line, without characters that do not print, and not too long."""
+    text = "".join(filter(str.isprintable, " ".join(text.split())))
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def save_figure(figure: "Figure", path: str | os.PathLike, dpi: int = 120):
+    """Writes a PNG. A character that the font lacks becomes a box, without a word."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(path, dpi=dpi, format="png")
+
+
+def plot_predictions(
+    samples: Sequence[tuple[Image.Image | None, str | None, str, str]], path: str | os.PathLike, columns: int = 4
+):
+    """Draws pictures with question, answer and truth; wrong answers in red.
+
+    Args:
+        samples: (picture, text, answer, truth) each.
+        path: the PNG to write.
+        columns: pictures in a row.
+    """
+    from matplotlib.figure import Figure
+
+    rows = -(-len(samples) // columns)
+    figure = Figure(figsize=(3 * columns, 3.1 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in panels:
+        axes.axis("off")
+    for axes, (picture, text, answer, truth) in zip(panels, samples):
+        if picture is not None:
+            axes.imshow(picture, interpolation="nearest")
+        right = answer == truth
+        said = drawable(answer, 60) + ("" if right else f"  (truth: {drawable(truth, 60)})")
+        axes.set_title(
+            "\n".join([*textwrap.wrap(drawable(text or "(no text)"), 30), *textwrap.wrap(said, 34)]),
+            fontsize=9,
+            color="black" if right else RED,
+            parse_math=False,  # a text may hold dollars
+        )
+    save_figure(figure, path, dpi=110)
+
+
+def plot_reliability(calibration: dict[str, Any], path: str | os.PathLike):
+    """Draws how often answers are right against how sure they are, above a histogram of how sure they are.
+
+    Args:
+        calibration: see `diagnostics.calibration`.
+        path: the PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    bins = calibration["bins"]
+    filled = [place for place in bins if place["rows"]]
+    sides = {"width": bins[0]["high"], "align": "edge", "edgecolor": "white"}
+    upper.bar([place["low"] for place in filled], [place["accuracy"] for place in filled], color=BLUE, **sides)
+    upper.plot([0, 1], [0, 1], linestyle="--", color=GREY, label="probabilities that hold")
+    points = [[place[key] for place in filled] for key in ("confidence", "accuracy")]
+    upper.plot(*points, linestyle="", marker="o", markersize=4, color=RED, label="mean of each bin")
+    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is so", title=f"ECE {calibration['ece']:.4f}")
+    upper.legend(loc="upper left", fontsize=8)
+    lower.bar([place["low"] for place in bins], [place["rows"] for place in bins], color=GREY, **sides)
+    lower.set(xlabel="probability that the model gives", ylabel="count")
+    save_figure(figure, path)
+
+
+def plot_confusion(matrix: list[list[int]], names: list[str], path: str | os.PathLike):
+    """Draws a confusion matrix: counts, coloured by their share of the true class.
+
+    Args:
+        matrix: see `diagnostics.confusion`.
+        names: of the classes.
+        path: the PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    counts = np.array(matrix)
+    shares = counts / counts.sum(1, keepdims=True).clip(min=1)
+    side = max(4.0, 0.42 * len(names) + 2)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    labels = [drawable(name, 18) for name in names]
+    axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(names)), labels, fontsize=8, parse_math=False)
+    axes.set(xlabel="answer", ylabel="truth")
+    for truth, row in enumerate(matrix):
+        for answer, count in enumerate(row):
+            if count:
+                dark = shares[truth, answer] > 0.6
+                axes.text(answer, truth, str(count), ha="center", va="center", fontsize=7, color="w" if dark else "k")
+    save_figure(figure, path)
+
+
+def plot_label_scores(scores: dict[str, dict[str, float]], path: str | os.PathLike):
+    """Draws the F1 of each label, or of the 30 that fare worst.
+
+    Args:
+        scores: see `diagnostics.label_scores`.
+        path: the PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    worst = sorted(scores, key=lambda name: scores[name]["f1"])[:SHOWN_CLASSES]
+    figure = Figure(figsize=(6, 1.2 + 0.28 * len(worst)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(range(len(worst)), [scores[name]["f1"] for name in worst], color=BLUE)
+    labels = [f"{drawable(name, 24)} ({scores[name]['rows']:,})" for name in worst]
+    axes.set_yticks(range(len(worst)), labels, fontsize=8, parse_math=False)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel="F1 (in brackets: rows that have the label)")
+    save_figure(figure, path)
+
+
+def plot_scatter(answers: torch.Tensor, targets: torch.Tensor, path: str | os.PathLike):
+    """Draws answers of a regression against the truth.
+
+    Args:
+        answers, targets: `(N, C)` or `(N,)`.
+        path: the PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    said, true = answers.flatten().tolist(), targets.flatten().tolist()
+    axes.scatter(true, said, s=8, alpha=0.3, color=BLUE, linewidths=0)
+    ends = [min(said + true), max(said + true)]
+    axes.plot(ends, ends, linestyle="--", color=GREY)
+    axes.set(xlabel="truth", ylabel="answer")
+    axes.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+def plot_missing(missing: dict[str, Any], path: str | os.PathLike):
+    """Draws the metric as modalities are taken away: one line each with its interval, and the majority floor.
+
+    Args:
+        missing: `metric`; `by_modality`: by name a list of `share`, `value`, `low`, `high`; `majority`: a value or
+            None.
+        path: the PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for modality, points in missing["by_modality"].items():
+        shares = [100 * point["share"] for point in points]
+        low, value, high = (
+            [float("nan") if point[key] is None else point[key] for point in points]
+            for key in ("low", "value", "high")
+        )
+        (line,) = axes.plot(shares, value, marker="o", label=f"without {modality}")
+        axes.fill_between(shares, low, high, alpha=0.2, color=line.get_color())
+    if missing["majority"] is not None:
+        axes.axhline(missing["majority"], linestyle="--", color=GREY, label="majority floor")
+    axes.set(xlabel="rows that lose it, %", ylabel=missing["metric"])
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, path)

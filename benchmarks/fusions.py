@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -51,11 +50,13 @@ REPORT = ROOT / "benchmarks/results/fusions.json"
 PLOT = ROOT / "benchmarks/results/fusions.png"
 # The default once more, with what Sort-of-CLEVR asks of a fusion: tokens of the picture that look at one another.
 WITH_MEMORY = "cross_attention + memory_layers"
+SAME = {"fusion_layers": 2, "memory_layers": 0, "distance_bias": False}
 METHODS: dict[str, dict[str, Any]] = {
-    **{name: {"fusion": name, "memory_layers": 0, "distance_bias": False} for name in sorted(FUSIONS)},
-    WITH_MEMORY: {"fusion": "cross_attention", "memory_layers": 2, "distance_bias": True},
+    **{name: {**SAME, "fusion": name} for name in sorted(FUSIONS)},
+    WITH_MEMORY: {"fusion": "cross_attention", "fusion_layers": 1, "memory_layers": 3, "distance_bias": True},
     # What is to be beaten: the default that never saw the other modality.
-    **{name: {"absent": other} for name, other in (("image alone", "text"), ("text alone", "vision"))},
+    "image alone": {**SAME, "fusion": "cross_attention", "absent": "text"},
+    "text alone": {**SAME, "fusion": "cross_attention", "absent": "vision"},
 }
 # Colour and shape that easy-VQA's training part never shows together, each of the others in other company.
 HELD_OUT = (("blue", "circle"), ("red", "triangle"), ("green", "rectangle"), ("teal", "circle"), ("black", "triangle"))
@@ -157,20 +158,18 @@ def training_of(job: Job, keys: dict[str, Any], seed: int, **limits: Any) -> Tra
     """A training of the job's task with another fusion, from the weights that the seed gives.
 
     Args:
-        job: its arguments are changed.
+        job: its model and the arguments of its training are changed.
         keys: of the recipe's model; `absent` names a modality that is left out.
         seed: of weights and order.
         limits: of the recipe's training.
     """
-    keys = {**METHODS["cross_attention"], **keys}
-    collator = without(job, keys.pop("absent", None))
-    for key, value in keys.items():
-        setattr(job.model_args, key, value)
-    job.train_args = copy(job.train_args)
-    for key, value in {"seed": seed, **limits}.items():
-        setattr(job.train_args, key, value)
+    model_keys = {key: value for key, value in keys.items() if key != "absent"}
+    recipe, job.model_args = job.model_args, replace(job.model_args, **model_keys)
+    job.train_args = replace(job.train_args, seed=seed, **limits)
     set_seed(seed)
     job.model = job.build()
+    job.model_args = recipe
+    collator = without(job, keys.get("absent"))
     return Training(job, job.model, collator, job.train_args, folder=None)
 
 

@@ -82,6 +82,7 @@ def test_runs_differ_in_the_fusion_alone(job):
     assert runs["concat"]["without_vision"] != runs["concat"]["scores"]
     assert runs["text alone"]["scores"] == runs["text alone"]["without_vision"]
     assert runs["concat"]["trainable_parameters"] != runs["text alone"]["trainable_parameters"]
+    assert job.model_args.fusion == "cross_attention"  # the recipe stays as it was
     first, second = (fusions.training_of(job, {"fusion": name}, 0, max_steps=4) for name in ("concat", "sum"))
     order = [next(iter(training.loader))["row_ids"].tolist() for training in (first, second)]
     assert order[0] == order[1]

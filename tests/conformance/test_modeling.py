@@ -201,6 +201,7 @@ class MMFusionViTTest(MMFusionCommonTests, unittest.TestCase):
     }
 
 
+@pytest.mark.slow  # the second tower: `make test-slow`
 class MMFusionMobileNetV2Test(MMFusionCommonTests, unittest.TestCase):
     # The layers above the seventh are cut off: the full depth takes twice the time.
     vision = {

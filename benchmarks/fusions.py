@@ -88,7 +88,7 @@ TASKS = {
     "easy_vqa": Task("easy_vqa", 60, ("accuracy",)),
     "easy_vqa, unseen pairs": Task("easy_vqa", 60, ("accuracy",)),
     "sort_of_clevr": Task("sort_of_clevr", 300, ("relational", "non-relational")),
-    "openmoji category": Task("openmoji_category", 30, ("accuracy",)),
+    "openmoji category": Task("openmoji_category", 120, ("accuracy",)),
     "openmoji sentiment": Task(
         "openmoji_sentiment", 15, ("spearman",), seeds=tuple(range(8)), splits=True,
     ),

@@ -41,8 +41,9 @@ def test_flags_exist():
     from dataclasses import fields
 
     from training.arguments import ALL_ARGUMENTS
+    from training.open_checkpoint import EvaluateArguments
 
-    known = {field.name for group in ALL_ARGUMENTS for field in fields(group)}
+    known = {field.name for group in (*ALL_ARGUMENTS, EvaluateArguments) for field in fields(group)}
     launcher = {"multi_gpu", "num_processes", "cpu", "help"}
     assert set(re.findall(r"--([a-z_]+)", README)) <= known | launcher
 

@@ -720,6 +720,7 @@ def test_wrong_values_in_a_recipe(keys, message, recipe, capsys):
     ("keys", "message"),
     [
         ({"modality_dropout": 1.0}, "modality_dropout of every modality must be in [0, 1), got 1.0"),
+        ({"image_id_column": "image"}, "image_id_column is 'image', the column of the pictures themselves"),
         ({"augment": ["spin"]}, "Unknown augmentation 'spin': known are ['crop', 'flip', 'color']"),
         ({"token_dropout": -0.1}, "token_dropout must be in [0, 1), got -0.1"),
         ({"lora": "all", "lora_dropout": 2.0}, "dropout probability has to be between 0 and 1, but got 2.0"),

@@ -43,6 +43,7 @@ STILL = {
     "freeze_encoders": "false",
     "classifier_dropout": 0.0,
     "fusion_dropout": 0.0,
+    "modality_dropout": 0.0,
     "optim": "sgd",
     "learning_rate": 0.01,
     "encoder_learning_rate": 0.001,

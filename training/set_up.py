@@ -160,8 +160,8 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
             raise ValueError(f"{key} is {value}, but there is no {encoder}.")
     if data_args.image_id_column is not None and data_args.image_id_column in (data_args.image_column or []):
         raise ValueError(
-            f"image_id_column is {data_args.image_id_column!r}, the column of the pictures themselves: name a column of "
-            "ids, or leave it out."
+            f"image_id_column is {data_args.image_id_column!r}, the column of the pictures themselves: name a column "
+            "of ids, or leave it out."
         )
     if train_args.train_sampling_strategy == "group_by_length" and model_args.text_encoder is None:
         raise ValueError("train_sampling_strategy is group_by_length, but there is no text_encoder.")

@@ -128,6 +128,12 @@ def with_sentiment(full: DatasetDict, seed: int) -> DatasetDict:
     return cut(rows, seed)
 
 
+def recipe_of(name: str) -> dict[str, Any]:
+    """The recipe of a task, which all methods share but for their own keys."""
+    file = ROOT / "training/recipes" / f"{TASKS[name].recipe}.yaml"
+    return {**yaml.safe_load(file.read_text(encoding="utf-8")), **TASKS[name].keys}
+
+
 def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Job:
     """The job of a task, its model and data built, the features of its encoders computed.
 
@@ -137,15 +143,14 @@ def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Job:
         work: folder for data that differ from what the recipe names.
         cache: features computed before; those of other items are added.
     """
-    task = TASKS[name]
-    recipe = yaml.safe_load((ROOT / "training/recipes" / f"{task.recipe}.yaml").read_text(encoding="utf-8"))
+    task, recipe = TASKS[name], recipe_of(name)
     for key in ("vision_encoder", "text_encoder", "dataset"):
         recipe[key] = str(ROOT / recipe[key])
     if name == "easy_vqa, unseen pairs" or task.splits:
         full = load_from_disk(recipe["dataset"])
         recipe["dataset"] = str(work / "data")
         (with_sentiment(full, seed) if task.splits else unseen_pairs(full)).save_to_disk(recipe["dataset"])
-    recipe |= {"floors": False, "report_to": "none", "cache_features": cache is None, **task.keys}
+    recipe |= {"floors": False, "report_to": "none", "cache_features": cache is None}
     (work / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     words = [str(work / "recipe.yaml"), "--output_dir", str(work / "run"), "--overwrite_output_dir", "true"]
     job = set_up(__doc__.split("\n")[0], "train.py", words)
@@ -270,8 +275,9 @@ def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
                 continue
             entry = table[task][method]
             value, half = entry["scores"][score]["mean"], entry["scores"][score]["half_width"]
-            percent = score != "spearman"
-            cells.append(f"{100 * value:.1f} ± {100 * half:.1f}" if percent else f"{value:.3f} ± {half:.3f}")
+            scale, digits = (1, 3) if score == "spearman" else (100, 1)
+            spread = "(one seed)" if math.isnan(half) else f"± {scale * half:.{digits}f}"
+            cells.append(f"{scale * value:.{digits}f} {spread}")
             parameters.append(entry["trainable_parameters"])
         if parameters:
             lines.append(f"| `{method}` | {' | '.join(cells)} | {mean(parameters) / 1e6:.2f} |")
@@ -279,7 +285,7 @@ def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 
 def plot(table: dict[str, dict[str, dict[str, Any]]], path: Path):
-    """One panel a score, one bar a method, with its interval."""
+    """One panel a score, one point a method, with its interval."""
     from matplotlib.figure import Figure
 
     columns = columns_of(table)
@@ -291,10 +297,11 @@ def plot(table: dict[str, dict[str, dict[str, Any]]], path: Path):
         entries = [table[task].get(method) for method in methods]
         means = [entry["scores"][score]["mean"] if entry else math.nan for entry in entries]
         halves = [entry["scores"][score]["half_width"] if entry else math.nan for entry in entries]
-        axes.barh(methods, means, xerr=halves, color=colors, capsize=3)
-        axes.set_xlim(left=max(0.0, np.nanmin(means) - 0.1))
+        for place, (value, half, color) in enumerate(zip(means, halves, colors)):
+            axes.errorbar(value, place, xerr=half, fmt="o", color=color, capsize=3)
+        axes.set_yticks(range(len(methods)), methods)
         axes.set_title(f"{task}\n{score}", fontsize=9)
-        axes.grid(axis="x", alpha=0.3)
+        axes.grid(alpha=0.3)
     panels[0].invert_yaxis()
     figure.savefig(path, dpi=120)
 
@@ -336,6 +343,7 @@ def main():
                     job = None  # each seed has parts of its own
                 for method in arguments.methods:
                     key = {"task": name, "method": method, "seed": seed, "seconds": seconds}
+                    key |= {"recipe": recipe_of(name), "keys": METHODS[method]}
                     if any(key.items() <= run.items() for run in read_runs(arguments.runs)):
                         continue
                     if job is None:

@@ -104,7 +104,7 @@ def test_summary_and_plot(tmp_path, monkeypatch):
     assert entry["scores"]["accuracy"]["half_width"] == pytest.approx(4.3027 * 0.01 / math.sqrt(3), rel=1e-4)
     text = fusions.markdown(table)
     assert "| `concat` | 91.0 ± 2.5 | 0.500 ± 0.000 | 0.25 |" in text.splitlines()
-    assert "| `sum` | 80.0 ± nan | – | 0.25 |" in text.splitlines()
+    assert "| `sum` | 80.0 (one seed) | – | 0.25 |" in text.splitlines()
     monkeypatch.setattr(fusions, "REPORT", tmp_path / "fusions.json")
     monkeypatch.setattr(fusions, "PLOT", tmp_path / "fusions.png")
     readme = tmp_path / "README.md"

@@ -163,7 +163,7 @@ def test_wrong_types():
 
 
 def test_unknown_fusion():
-    with pytest.raises(ValueError, match=r"Unknown fusion 'telepathy': known are \['concat', 'cross_attention'"):
+    with pytest.raises(ValueError, match=r"Unknown fusion 'telepathy': known are \['bottleneck', 'co_attention'"):
         MMFusionModel(tiny.config(fusion="telepathy"))
 
 

@@ -122,7 +122,7 @@ def test_the_vector_of_a_row_is_the_mean_of_the_pictures_that_are_there():
     states = projection(items, INDEX)
     assert states.tokens.shape == (5, 2 * items.levels[0].shape[1], 32)  # distinct combinations, not rows
     first, second = projection.place_embeddings
-    alone = projection.project(items).mean(1)
+    alone = projection.project(items)[0].mean(1)
     rows = states.rows(states.pooled)
     torch.testing.assert_close(rows[0], (alone[0] + first + alone[1] + second) / 2)
     torch.testing.assert_close(rows[2], alone[2] + first)

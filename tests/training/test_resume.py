@@ -47,7 +47,7 @@ def test_killed_and_started_again(script, encoders, tiny_folder, tmp_path):
     assert changed.process.wait() == 1
     last = changed.text().strip().splitlines()[-1]
     assert last.startswith("error:")
-    assert "learning_rate (0.003, now 1.0), logging_steps (10, now 3)" in last
+    assert "learning_rate (0.002, now 1.0), logging_steps (10, now 3)" in last
     assert "--allow_changes accepts new values of logging_steps" in last
 
     # A torn checkpoint is skipped with a warning, and the run goes on from the one before.

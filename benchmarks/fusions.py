@@ -6,11 +6,12 @@ and where it brings nothing. Writes the README's table.
     python benchmarks/fusions.py --write_readme
 
 Encoders are frozen and their features computed once a task; what trains is projections, fusion and head, with the same
-recipe for all fusions of a task. Each run gets the same CPU seconds of training steps on one thread: some steps are
-timed first, and the schedule is as long as the budget. The weights that are best on validation are tested.
+recipe for all fusions of a task. Each run gets the same CPU seconds of training on one thread: some steps are timed
+first, and the schedule is made as long as the budget; what it then took is kept beside it (`train_seconds`). The
+weights that are best on validation are tested.
 
 A run is one line of the JSON lines file, so the script may be stopped, and two of them may work on different tasks at
-the same time: what is in the file is not run again.
+the same time: what is in the file is not run again. Lines of another recipe or budget stay there and do not count.
 """
 
 import argparse
@@ -58,6 +59,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "image alone": {**SAME, "fusion": "cross_attention", "absent": "text"},
     "text alone": {**SAME, "fusion": "cross_attention", "absent": "vision"},
 }
+ALONE = ("image alone", "text alone")
 # Colour and shape that easy-VQA's training part never shows together, each of the others in other company.
 HELD_OUT = (("blue", "circle"), ("red", "triangle"), ("green", "rectangle"), ("teal", "circle"), ("black", "triangle"))
 LEAST_OCCURRENCES = 20
@@ -72,6 +74,7 @@ class Task:
         seconds: CPU seconds of training steps.
         scores: names of what is reported, each the metric of that name or the first metric of that kind.
         keys: of the recipe, changed.
+        more: methods beside the fusions.
         seeds: of weights and order; where `splits`, of the cut into parts too.
         splits: the data are cut anew for each seed.
     """
@@ -80,19 +83,27 @@ class Task:
     seconds: float
     scores: tuple[str, ...]
     keys: dict[str, Any] = field(default_factory=dict)
+    more: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
     splits: bool = False
 
 
 TASKS = {
-    "easy_vqa": Task("easy_vqa", 60, ("accuracy",)),
-    "easy_vqa, unseen pairs": Task("easy_vqa", 60, ("accuracy",)),
-    "sort_of_clevr": Task("sort_of_clevr", 300, ("relational", "non-relational"), keys={"fusion_layers": 2}),
-    "openmoji category": Task("openmoji_category", 120, ("accuracy",)),
-    "openmoji sentiment": Task(
-        "openmoji_sentiment", 15, ("spearman",), seeds=tuple(range(8)), splits=True,
+    "easy_vqa": Task("easy_vqa", 40, ("accuracy",), more=ALONE),
+    "easy_vqa, unseen pairs": Task("easy_vqa", 40, ("accuracy",)),
+    "sort_of_clevr": Task(
+        "sort_of_clevr", 200, ("relational", "non-relational"), keys={"fusion_layers": 2}, more=(WITH_MEMORY,)
     ),
-}  # fmt: skip
+    "openmoji category": Task("openmoji_category", 60, ("accuracy",), more=ALONE),
+    "openmoji sentiment": Task(
+        "openmoji_sentiment", 10, ("spearman",), more=ALONE, seeds=tuple(range(8)), splits=True
+    ),
+}
+
+
+def methods_of(name: str) -> list[str]:
+    """What is compared on a task: all fusions, and what the task has beside them."""
+    return [method for method in METHODS if method in FUSIONS or method in TASKS[name].more]
 
 
 def unseen_pairs(full: DatasetDict) -> DatasetDict:
@@ -141,7 +152,7 @@ def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Job:
         name: of the task.
         seed: of the cut into parts, where the task cuts anew.
         work: folder for data that differ from what the recipe names.
-        cache: features computed before; those of other items are added.
+        cache: features of all items, computed before.
     """
     task, recipe = TASKS[name], recipe_of(name)
     for key in ("vision_encoder", "text_encoder", "dataset"):
@@ -159,7 +170,19 @@ def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Job:
     return job
 
 
-def training_of(job: Job, keys: dict[str, Any], seed: int, **limits: Any) -> Training:
+class TimedTraining(Training):
+    """Keeps the CPU seconds of its evaluations apart."""
+
+    evaluating = 0.0
+
+    def evaluate(self):
+        """See `Training`."""
+        before = time.process_time()
+        super().evaluate()
+        self.evaluating += time.process_time() - before
+
+
+def training_of(job: Job, keys: dict[str, Any], seed: int, **limits: Any) -> TimedTraining:
     """A training of the job's task with another fusion, from the weights that the seed gives.
 
     Args:
@@ -175,7 +198,7 @@ def training_of(job: Job, keys: dict[str, Any], seed: int, **limits: Any) -> Tra
     job.model = job.build()
     job.model_args = recipe
     collator = without(job, keys.get("absent"))
-    return Training(job, job.model, collator, job.train_args, folder=None)
+    return TimedTraining(job, job.model, collator, job.train_args, folder=None)
 
 
 def without(job: Job, modality: str | None) -> MultimodalCollator:
@@ -183,7 +206,7 @@ def without(job: Job, modality: str | None) -> MultimodalCollator:
     return job.collator if modality is None else replace(job.collator, absent={modality: None})
 
 
-def seconds_per_step(training: Training, steps: int = 16, warm_up: int = 4) -> float:
+def seconds_per_step(training: Training, steps: int = 40, warm_up: int = 8) -> float:
     """CPU seconds of one step, the loading of its batch included: the median of some."""
     training.loader.set_epoch(0)
     batches: Iterator[dict] = iter(training.loader)
@@ -218,13 +241,23 @@ def run_once(job: Job, keys: dict[str, Any], seed: int, seconds: float, scores: 
         "without_vision": tested["vision"],
         "without_text": tested["text"],
         "validation": training.progress.best,
-        "steps": steps,
+        "steps": training.progress.step,
         "best_step": training.progress.best_step,
-        "step_seconds": round(step, 5),
-        "train_seconds": round(step * steps, 1),
-        "seconds_with_evaluation": round(spent, 1),
+        "step_seconds": step,
+        "train_seconds": round(spent - training.evaluating, 2),
         "trainable_parameters": sum(trained),
     }
+
+
+def key_of(task: str, method: str, seed: int, seconds: float | None = None) -> dict[str, Any]:
+    """What tells a run from all others.
+
+    Args:
+        task, method, seed: of it.
+        seconds: in place of the task's.
+    """
+    key = {"task": task, "method": method, "seed": seed, "seconds": seconds or TASKS[task].seconds}
+    return {**key, "recipe": recipe_of(task), "keys": METHODS[method]}
 
 
 def read_runs(file: Path) -> list[dict[str, Any]]:
@@ -233,17 +266,29 @@ def read_runs(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval by Student's t over the seeds."""
+def current(runs: Sequence[dict[str, Any]], seconds: float | None = None) -> list[dict[str, Any]]:
+    """Those of today's recipes, methods and budgets, in the order of the tasks; of each the first."""
+    found = []
+    for task in TASKS:
+        for method in methods_of(task):
+            for seed in TASKS[task].seeds:
+                key = key_of(task, method, seed, seconds)
+                found += [run for run in runs if key.items() <= run.items()][:1]
+    return found
+
+
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and half the width of its 95 % interval by Student's t over the seeds; None for one seed."""
     from scipy.stats import t
 
     if len(values) < 2:
-        return mean(values), math.nan
+        return mean(values), None
     return mean(values), float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """By task and method: seeds, mean and interval of each score, and means of what it cost."""
+    """By task and method: seeds, mean and interval of each score, and means of what it cost. The runs are those that
+    `current` gives."""
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for task, method in dict.fromkeys((run["task"], run["method"]) for run in runs):
         found = [run for run in runs if (run["task"], run["method"]) == (task, method)]
@@ -263,25 +308,37 @@ def columns_of(table: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """The summary as the README shows it: one row a method, one column a score."""
-    columns = columns_of(table)
+    """The summary as the README shows it, one row a method: a table of scores, one column each, and one of what they
+    cost, one column a task."""
+    columns, methods = columns_of(table), [name for name in METHODS if any(name in found for found in table.values())]
     head = [task if len(TASKS[task].scores) == 1 else f"{task}, {score}" for task, score in columns]
-    lines = [f"| | {' | '.join(head)} | M parameters |", "|---" * (len(columns) + 2) + "|"]
-    for method in METHODS:
-        cells, parameters = [], []
-        for task, score in columns:
-            if method not in table[task]:
-                cells.append("–")
-                continue
-            entry = table[task][method]
-            value, half = entry["scores"][score]["mean"], entry["scores"][score]["half_width"]
-            scale, digits = (1, 3) if score == "spearman" else (100, 1)
-            spread = "(one seed)" if math.isnan(half) else f"± {scale * half:.{digits}f}"
-            cells.append(f"{scale * value:.{digits}f} {spread}")
-            parameters.append(entry["trainable_parameters"])
-        if parameters:
-            lines.append(f"| `{method}` | {' | '.join(cells)} | {mean(parameters) / 1e6:.2f} |")
+    lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
+    for method in methods:
+        cells = [score_cell(table[task].get(method), task, score) for task, score in columns]
+        lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    tasks = [task for task in TASKS if task in table]
+    lines += ["", f"| parameters that train, steps in the seconds | {' | '.join(tasks)} |"]
+    lines.append("|---" * (len(tasks) + 1) + "|")
+    for method in methods:
+        lines.append(f"| `{method}` | {' | '.join(cost_cell(table[task].get(method)) for task in tasks)} |")
     return "\n".join(lines)
+
+
+def score_cell(entry: dict[str, Any] | None, task: str, score: str) -> str:
+    """One score of one method, with its interval; and how many seeds there are, where some are missing."""
+    if entry is None:
+        return "–"
+    value, half = entry["scores"][score]["mean"], entry["scores"][score]["half_width"]
+    scale, digits = (1, 3) if score == "spearman" else (100, 1)
+    missing = len(TASKS[task].seeds) - entry["seeds"]
+    seeds = f" ({entry['seeds']} of {len(TASKS[task].seeds)} seeds)" if missing else ""
+    spread = "" if half is None else f" ± {scale * half:.{digits}f}"
+    return f"{scale * value:.{digits}f}{spread}{seeds}"
+
+
+def cost_cell(entry: dict[str, Any] | None) -> str:
+    """What one method took."""
+    return "–" if entry is None else f"{entry['trainable_parameters'] / 1e6:.2f} M, {entry['steps']:,.0f}"
 
 
 def plot(table: dict[str, dict[str, dict[str, Any]]], path: Path):
@@ -296,7 +353,7 @@ def plot(table: dict[str, dict[str, dict[str, Any]]], path: Path):
     for axes, (task, score) in zip(panels, columns):
         entries = [table[task].get(method) for method in methods]
         means = [entry["scores"][score]["mean"] if entry else math.nan for entry in entries]
-        halves = [entry["scores"][score]["half_width"] if entry else math.nan for entry in entries]
+        halves = [entry["scores"][score]["half_width"] or 0 if entry else 0 for entry in entries]
         for place, (value, half, color) in enumerate(zip(means, halves, colors)):
             axes.errorbar(value, place, xerr=half, fmt="o", color=color, capsize=3)
         axes.set_yticks(range(len(methods)), methods)
@@ -307,10 +364,11 @@ def plot(table: dict[str, dict[str, dict[str, Any]]], path: Path):
 
 
 def write_report(runs: Sequence[dict[str, Any]], readme: Path):
-    """JSON, plot and the README's table of all runs."""
+    """JSON, plot and the README's table of the runs that count."""
+    runs = current(runs)
     table = summarise(runs)
-    report = {"interval": "95 %, Student's t over seeds", "summary": table, "runs": list(runs)}
-    REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    report = {"interval": "95 %, Student's t over seeds", "summary": table, "runs": runs}
+    REPORT.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     plot(table, PLOT)
     before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
     readme.write_text(f"{before}{BEGIN}\n{markdown(table)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
@@ -335,15 +393,13 @@ def main():
     arguments.runs.parent.mkdir(parents=True, exist_ok=True)
     for name in arguments.tasks:
         task, cache, job = TASKS[name], None, None
-        seconds = arguments.seconds or task.seconds
         with tempfile.TemporaryDirectory(prefix="fusions_") as work:
             # Seed by seed, so that an unfinished task has every method once.
             for seed in task.seeds if arguments.seeds is None else arguments.seeds:
                 if task.splits:
                     job = None  # each seed has parts of its own
-                for method in arguments.methods:
-                    key = {"task": name, "method": method, "seed": seed, "seconds": seconds}
-                    key |= {"recipe": recipe_of(name), "keys": METHODS[method]}
+                for method in (method for method in methods_of(name) if method in arguments.methods):
+                    key = key_of(name, method, seed, arguments.seconds)
                     if any(key.items() <= run.items() for run in read_runs(arguments.runs)):
                         continue
                     if job is None:
@@ -351,13 +407,13 @@ def main():
                         folder.mkdir()
                         job = job_of(name, seed, folder, cache)
                         cache = job.collator.cache
-                    run = {**key, **run_once(job, METHODS[method], seed, seconds, task.scores)}
+                    run = {**key, **run_once(job, METHODS[method], seed, key["seconds"], task.scores)}
                     run |= {"commit": git_commit(ROOT), **hardware()}
                     with arguments.runs.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(run) + "\n")
                     shown = ", ".join(f"{score} {value:.4f}" for score, value in run["scores"].items())
                     print(f"{name}, {method}, seed {seed}: {shown}, {run['steps']} steps", flush=True)
-    print(markdown(summarise(read_runs(arguments.runs))))
+    print(markdown(summarise(current(read_runs(arguments.runs), arguments.seconds))))
 
 
 if __name__ == "__main__":

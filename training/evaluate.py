@@ -48,7 +48,7 @@ from training.arguments import DatasetArguments
 from training.job import ROOT, Job, run
 from training.measure import OtherPictures
 from training.open_checkpoint import EvaluateArguments, open_checkpoint, parse_arguments
-from training.run_folder import git_commit, hardware, picture_and_text, versions, write_json
+from training.run_folder import git_commit, hardware, picture_and_text, short_name, versions, write_json
 
 
 SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
@@ -206,14 +206,12 @@ def write_evaluation(
     answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
     pictures = draw(staged, report, names, answers, targets, [picture for picture, _ in looks])
     write_page(staged / "report.html", f"Evaluation of {job.name}", facts(report), report, pictures)
-    for file in (*PICTURES, "report.html"):
-        if (staged / file).exists():
-            (staged / file).replace(job.output_dir / file)
-        else:  # one of an earlier evaluation
+    if (job.output_dir / "evaluation.json").exists():  # what an earlier evaluation left, and this one has not
+        for file in PICTURES if job.bad_rows.entries else (*PICTURES, "bad_rows.jsonl"):
             (job.output_dir / file).unlink(missing_ok=True)
+    for file in staged.iterdir():
+        file.replace(job.output_dir / file.name)
     staged.rmdir()
-    if not job.bad_rows.entries:
-        (job.output_dir / "bad_rows.jsonl").unlink(missing_ok=True)
     write_json(job.output_dir / "evaluation.json", report)
     print(table(report, name))
     print(f"written: {job.output_dir / 'report.html'}")
@@ -222,9 +220,7 @@ def write_evaluation(
 def facts(report: dict[str, Any]) -> dict[str, str]:
     """What was measured, and with what, for the top of the page. Of local folders the last name says enough."""
     rows, intervals, run = report["rows"], report["intervals"], report["run"]
-    model, dataset = (
-        Path(report[key]).name if Path(report[key]).exists() else report[key] for key in ("model", "dataset")
-    )
+    model, dataset = short_name(report["model"]), short_name(report["dataset"])
     drawn = f", drawn at random with seed {report['seed']}" if report["max_rows"] else ""
     packages = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
     return {

@@ -33,6 +33,9 @@ from training.set_up import HEADS, build_cache, check_rows
 
 
 COLUMN_OF = {"vision": "image_column", "text": "text_column"}
+# What a run's recipe says of the parts of its data.
+RECIPE_KEYS = ["dataset", "image_column", "image_id_column", "group_column", "seed"]
+RECIPE_KEYS += ["validation_fraction", "test_fraction"]
 
 
 @dataclass
@@ -93,6 +96,9 @@ def parse_arguments(description: str) -> tuple[EvaluateArguments, DatasetArgumen
             recipe = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             parser.error(f"{file} cannot be read: {error}")
+        missing = [key for key in RECIPE_KEYS if not isinstance(recipe, dict) or key not in recipe]
+        if missing:
+            parser.error(f"{file} is not the recipe of a run: it lacks {', '.join(missing)}.")
     keys = {key.name for key in fields(DatasetArguments)} | {"group_column", "per_device_eval_batch_size"}
     parser.set_defaults(**{key: recipe[key] for key in keys & set(recipe)})
     try:
@@ -178,6 +184,11 @@ def load_part(
         if args.split is not None or len(splits) > 1:
             raise ValueError(f"{path} has no part {name!r}: --split takes one of {list(splits)}.")
         name = next(iter(splits))
+        if recipe and name == "train":
+            raise ValueError(
+                f"{path} has no part but {name!r}, and is not what {args.model} was trained on by its recipe.json, "
+                f"{recipe['dataset']}, so nobody knows which of its rows are new to it. If all are: --split train."
+            )
     part, train = splits[name], splits.get("train")
     if SOURCE_ROW in part.column_names:
         check_cut(Path(args.model), data_args, recipe, {key: len(value) for key, value in splits.items()})

@@ -118,6 +118,11 @@ def check_same_data(accelerator: Accelerator, output_dir: Path, data: dict[str, 
         write_json(file, data)
 
 
+def short_name(place: str) -> str:
+    """Of what lies on this machine (a folder, a file, a pattern of files) the last name, of a Hub id all of it."""
+    return Path(place).name if glob.glob(place) else place
+
+
 def git_commit(root: Path) -> str | None:
     """The commit that the code is at, with `-dirty` where files were changed; None outside of a checkout."""
     command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
@@ -157,7 +162,7 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
         root / "model_cards" / "TEMPLATE.md",
         results,
         name=recipe["name"],
-        dataset=Path(recipe["dataset"]).name if glob.glob(recipe["dataset"]) else recipe["dataset"],
+        dataset=short_name(recipe["dataset"]),
         # Of the pipelines' names this one is a task of the Hub.
         pipeline_tag=next((tag for tag in CUSTOM_PIPELINES[type(model).__name__] if tag in HUB_TASKS), None),
         base_models=model.config.base_models,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from datasets import (
+    ClassLabel,
     Dataset,
     DatasetDict,
     Features,
@@ -263,6 +264,11 @@ def prepare(
             raise ValueError(
                 f"Unknown column {column!r} (given as {part}_column) in split {name!r} of {dataset}: it has "
                 f"{split.column_names}."
+            )
+        if part in ("image_id", "kind", "group") and not isinstance(split.features[column], Value | ClassLabel):
+            raise ValueError(
+                f"Column {column!r} (given as {part}_column) of {dataset} holds {split.features[column]}: its values "
+                "tell rows apart, so they have to be strings or numbers."
             )
     for column in columns.images:
         split = with_pictures(split, column, root)

@@ -74,7 +74,7 @@ class FusionModuleConfig(PreTrainedConfig):
             each distinct image (of each item of the modalities that do not ask) before the query looks at them. They
             are part of the memory, so rows that share an image share them.
         distance_bias (`bool`, defaults to `False`): in those blocks, add to the attention of one token to another a
-            multiple of their distance in the picture. See `DistanceBias`.
+            multiple of their distance in the picture, of which a row has one. See `DistanceBias`.
         num_latents (`int`, defaults to 4): for `"bottleneck"`: latents through which modalities exchange.
         modality_dropout (`float` or `dict[str, float]`, defaults to 0): the probability, drawn for every row and
             modality in training, that a present item is replaced by the learned absent token. A row with several
@@ -332,6 +332,22 @@ class MMFusionConfig(PreTrainedConfig):
         if self.num_images < 1 or (self.num_images > 1 and self.vision_config is None):
             most = "1, since there is no vision_config" if self.vision_config is None else "1 or more"
             raise ValueError(f"num_images must be {most}, got {self.num_images}.")
+        self.check_memory()
+
+    def check_memory(self):
+        """Checks that what the fusion does with its memory has something to work on."""
+        fusion = self.fusion_module_config
+        memory = [name for name in self.modalities if name != fusion.query_modality]
+        if fusion.memory_layers and not memory:
+            raise ValueError(
+                f"fusion_module_config.memory_layers is {fusion.memory_layers}, but {fusion.query_modality} asks and "
+                "there is no other modality that it could look at."
+            )
+        if fusion.distance_bias and (self.num_images > 1 or "vision" not in memory):
+            raise ValueError(
+                "fusion_module_config.distance_bias is for the places of one picture that another modality asks; got "
+                f"num_images {self.num_images}, modalities {self.modalities}, of which {fusion.query_modality} asks."
+            )
 
 
 def part_of_composite(config: PreTrainedConfig, modality: str) -> PreTrainedConfig:

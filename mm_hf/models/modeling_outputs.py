@@ -42,6 +42,9 @@ class TokenStates(ModelOutput):
         pooled (`torch.Tensor`): `(U, D)`, one vector an item.
         coordinates (`torch.Tensor`, *optional*): `(T, 2)` float32, where in the picture each token is, (down, right)
             from 0 to 1; None where the encoder gives no grid.
+        places (`torch.Tensor`, *optional*): `(U, places)` bool where rows have several items, whose tokens then stand
+            side by side, equally many of each: which of them the pooled vector is the mean of (those that are there,
+            and all where none is).
     """
 
     tokens: torch.Tensor | None = None
@@ -49,6 +52,7 @@ class TokenStates(ModelOutput):
     index: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
     coordinates: torch.Tensor | None = None
+    places: torch.Tensor | None = None
 
     def rows(self, items: torch.Tensor | None) -> torch.Tensor | None:
         """Gathers something that each item has, `(U, …)`, for each row: `(B, …)`."""

@@ -46,12 +46,13 @@ def fold_factors(level_shapes: list[tuple[int, ...]]) -> list[int]:
     Raises:
         ValueError: the levels do not line up.
     """
-    if all(len(shape) == 2 and shape[0] == level_shapes[0][0] for shape in level_shapes):
+    sequences = [len(shape) == 2 for shape in level_shapes]
+    if all(sequences) and len({shape[0] for shape in level_shapes}) == 1:
         return [1] * len(level_shapes)
     coarsest = min(shape[-1] for shape in level_shapes)
     factors = [shape[-1] // coarsest for shape in level_shapes]
     grids = {tuple(size / factor for size in shape[1:]) for shape, factor in zip(level_shapes, factors)}
-    if len({len(shape) for shape in level_shapes}) > 1 or len(grids) > 1:
+    if any(sequences) or len(grids) > 1:
         raise ValueError(
             "vision_feature_join 'channels' needs levels whose grids are whole multiples of the coarsest, or "
             f"sequences of one length; got the shapes {level_shapes}. 'tokens' takes any."
@@ -59,17 +60,26 @@ def fold_factors(level_shapes: list[tuple[int, ...]]) -> list[int]:
     return factors
 
 
-def pool_tokens(tokens: torch.Tensor, mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
+def pool_tokens(
+    tokens: torch.Tensor, mask: torch.Tensor | None, pooling: str, places: torch.Tensor | None = None
+) -> torch.Tensor:
     """Reads one vector from the tokens of each item.
 
     Args:
         tokens: `(U, T, D)`.
         mask: `(U, T)` bool, or None.
         pooling: `"cls"`, `"last"` or `"mean"`, see `MMFusionConfig`.
+        places: see `TokenStates`: each place is read alone, and the vector is the mean of those that count.
 
     Returns:
         `(U, D)`.
     """
+    if places is not None:
+        apart = tokens.unflatten(1, (places.shape[1], -1)).flatten(0, 1)  # (U * places, T, D)
+        mask = None if mask is None else mask.unflatten(1, (places.shape[1], -1)).flatten(0, 1)
+        pooled = pool_tokens(apart, mask, pooling).unflatten(0, places.shape)  # (U, places, D)
+        weights = places.unsqueeze(-1).to(tokens.dtype)
+        return (pooled * weights).sum(1) / weights.sum(1)
     if pooling == "cls":
         return tokens[:, 0]
     if mask is None:
@@ -209,10 +219,15 @@ class ModalityProjection(nn.Module):
         """
         combinations, index = states.index.unique(dim=0, return_inverse=True)  # (U, places), (B,)
         embeddings = self.place_embeddings.to(states.tokens.dtype)
-        tokens = states.tokens[combinations] + embeddings[:, None]  # (U, places, T, D)
+        tokens = (states.tokens[combinations] + embeddings[:, None]).flatten(1, 2)  # (U, places * T, D)
         mask = None if states.mask is None else states.mask[combinations].flatten(1)  # (U, places * T)
         present = combinations > 0
-        counts = (present | ~present.any(1, keepdim=True)).unsqueeze(-1)  # (U, places, 1)
-        pooled = ((states.pooled[combinations] + embeddings) * counts).sum(1) / counts.sum(1)
-        coordinates = None if states.coordinates is None else states.coordinates.repeat(self.places, 1)
-        return TokenStates(tokens=tokens.flatten(1, 2), mask=mask, index=index, pooled=pooled, coordinates=coordinates)
+        present = present | ~present.any(1, keepdim=True)
+        return TokenStates(
+            tokens=tokens,
+            mask=mask,
+            index=index,
+            pooled=pool_tokens(tokens, mask, self.pooling, present),
+            coordinates=None if states.coordinates is None else states.coordinates.repeat(self.places, 1),
+            places=present,
+        )

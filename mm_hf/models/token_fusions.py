@@ -5,6 +5,7 @@
 Notation used for tensor shapes: see `modeling_outputs`.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,10 +61,16 @@ class TokenFusion(Fusion):
             return_tokens: see `Fusion.forward`.
         """
         fused = {
-            name: TokenStates(tokens=self.norm(streams[name]), mask=states[name].row_mask())
+            name: TokenStates(
+                tokens=self.norm(streams[name]),
+                mask=states[name].row_mask(),
+                places=states[name].rows(states[name].places),
+            )
             for name in self.modalities
         }
-        pooled = [pool_tokens(state.tokens, state.mask, self.poolings[name]) for name, state in fused.items()]
+        pooled = [
+            pool_tokens(state.tokens, state.mask, self.poolings[name], state.places) for name, state in fused.items()
+        ]
         return FusedStates(
             pooled=self.read(states, [*pooled, *latents]),
             **recorded.outputs(),
@@ -160,10 +167,8 @@ class CrossAttentionFusion(TokenFusion):
         for block in blocks:
             tokens = block(tokens, None, None, self_mask=mask)[0]
         tokens = self.memory_norms[name](tokens)
-        pooled = pool_tokens(tokens, state.mask, self.poolings[name])
-        return TokenStates(
-            tokens=tokens, mask=state.mask, index=state.index, pooled=pooled, coordinates=state.coordinates
-        )
+        pooled = pool_tokens(tokens, state.mask, self.poolings[name], state.places)
+        return replace(state, tokens=tokens, pooled=pooled)
 
     def forward(
         self,
@@ -192,7 +197,7 @@ class CrossAttentionFusion(TokenFusion):
             memory_mask = join_rows([state.row_mask() for state in memories.values()])
         # Where the pooled vector is all that is wanted, and it is the first token's, the last block computes that
         # alone.
-        shorten = not (return_tokens or recorder.active) and pooling == "cls"
+        shorten = not (return_tokens or recorder.active) and pooling == "cls" and query.places is None
 
         recorder.add(hidden_states)
         for number, layer in enumerate(self.layers):
@@ -219,7 +224,8 @@ class CrossAttentionFusion(TokenFusion):
             hidden_states = hidden_states.index_select(0, index)
 
         tokens = self.norm(hidden_states)
-        attended = tokens[:, 0] if shorten else pool_tokens(tokens, row_mask, pooling)
+        places = query.rows(query.places)
+        attended = tokens[:, 0] if shorten else pool_tokens(tokens, row_mask, pooling, places)
         joined = {}
         if return_tokens:
             joined = self.join_tokens({self.query_modality: TokenStates(tokens=tokens, mask=row_mask), **memories})
@@ -394,7 +400,7 @@ def select_rows(state: TokenStates, memory_index: torch.Tensor | None) -> TokenS
     if memory_index is None:
         return state
     index = memory_index if state.index is None else state.index.index_select(0, memory_index)
-    return TokenStates(tokens=state.tokens, mask=state.mask, index=index, pooled=state.pooled)
+    return replace(state, index=index)
 
 
 def select_layers(hidden_states: list[torch.Tensor], selection: bool | int | list[int]) -> tuple:

@@ -314,6 +314,9 @@ def test_errors(tmp_path, monkeypatch, streaming):
     write_table(tmp_path / "train.csv", range(3))
     with pytest.raises(ValueError, match=r"Unknown column 'text' \(given as text_column\) .*'question', 'answer'"):
         load("train.csv", Columns(text="text"))
+    (tmp_path / "lists.jsonl").write_text('{"question": "what?", "answer": "yes", "kinds": ["a", "b"]}\n')
+    with pytest.raises(ValueError, match=r"'kinds' \(given as kind_column\) of .* holds List.* strings or numbers"):
+        load("lists.jsonl", Columns(text="question", label="answer", kind="kinds"))
     for name, content in (("no.csv", ""), ("no.jsonl", "")):
         (tmp_path / name).write_text(content)
         with pytest.raises(ValueError, match=f"{name} is empty"):

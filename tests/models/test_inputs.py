@@ -5,10 +5,12 @@ import tiny_models as tiny
 import torch
 
 from mm_hf import FUSIONS, MMFusionConfig, MMFusionForClassification, MMFusionModel
+from mm_hf.models.pooled_fusions import PooledFusion
 
 
 INDEX = torch.tensor([[0, 1], [1, 0], [2, -1], [-1, 2], [-1, -1], [0, 1]])
 SHORT = torch.tensor([0, -1, 1, 2, 2, 0])
+TOKEN_FUSIONS = [name for name, kind in sorted(FUSIONS.items()) if not issubclass(kind, PooledFusion)]
 
 
 @pytest.fixture(params=sorted(FUSIONS))
@@ -129,6 +131,36 @@ def test_the_vector_of_a_row_is_the_mean_of_the_pictures_that_are_there():
     torch.testing.assert_close(rows[3], alone[2] + second)
     torch.testing.assert_close(rows[4], projection.absent_token + (first + second) / 2)
     assert states.row_mask().sum(1).tolist() == [34, 34, 18, 18, 2, 34]
+
+
+@pytest.mark.parametrize("pooling", ["cls", "last", "mean"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"fusion_type": name} for name in TOKEN_FUSIONS] + [{"memory_layers": 1}],
+    ids=lambda s: str(*s.values()),
+)
+@torch.no_grad()
+def test_what_fusions_read_again_is_the_same_mean(settings, pooling):
+    """Blocks and norms that change nothing give the vectors that went in, whatever places are empty."""
+    model = tiny.open_gates(
+        tiny.model(MMFusionModel, num_images=2, pooling={"vision": pooling}, settings=settings), 0.0
+    )
+    fusion = model.fusion
+    for name, module in fusion.named_children():
+        if name == "norm":
+            setattr(fusion, name, torch.nn.Identity())
+        elif name == "memory_norms":
+            module.update(dict.fromkeys(module, torch.nn.Identity()))
+    read = []
+    fusion.readout.register_forward_hook(lambda module, parts, output: read.append(parts[0]))
+    model(**inputs())
+    text, vision, _, *fused = read[0]
+    again = {1: [text], 2: [vision, text], 3: [vision, text]}[len(fused)]
+    for expected, found in zip(again, fused):  # behind these come the latents
+        torch.testing.assert_close(found, expected)
+    states = model.encode({"vision": INDEX}, pixel_values=inputs()["pixel_values"])["vision"]
+    projected = model.projections["vision"](states, INDEX)
+    torch.testing.assert_close(vision, projected.rows(projected.pooled))
 
 
 @torch.no_grad()

@@ -247,7 +247,11 @@ def test_bad_rows_are_left_out(stranger, table, tmp_path):
     flags = [*flags_of(tmp_path / "mine/table.csv"), "--output_dir", tmp_path / "out"]
     with pytest.raises(SystemExit, match=r"row 2 of split 'train'.*no such file"):
         measure(stranger, *flags)
+    (tmp_path / "out").mkdir(exist_ok=True)
+    own = tmp_path / "out/scatter.png"  # somebody's own: this evaluation draws none
+    own.write_text("mine")
     found = measure(stranger, *flags, "--on_error", "skip")
+    assert own.read_text() == "mine"
     assert found["rows"] == {"evaluated": 120, "labelled": 119, "bad": 1}
     assert "nowhere.png" in (tmp_path / "out/bad_rows.jsonl").read_text()
     measure(stranger, *flags_of(table), "--output_dir", tmp_path / "out", "--text_column", "")
@@ -268,7 +272,7 @@ def test_classes_are_told_by_name(stranger, table):
     assert found["metrics"] == expected["metrics"]
 
 
-def test_the_test_part_is_cut_as_in_training(stranger, table, tmp_path):
+def test_the_test_part_is_cut_as_in_training(stranger, table, tmp_path, capsys):
     model = tmp_path / "run"
     shutil.copytree(stranger, model)
     columns = {"image_column": ["photo"], "image_id_column": "session", "text_column": "text", "label_column": "label"}
@@ -289,7 +293,17 @@ def test_the_test_part_is_cut_as_in_training(stranger, table, tmp_path):
     (model / "rows.json").write_text(json.dumps({"rows": {"train": 7}}))
     with pytest.raises(SystemExit, match=r"when .* was trained: its test part cannot be cut again"):
         measure(model)
-    assert measure(model, *flags_of(shutil.copy(table, table.parent / "copy.csv")))["rows"]["evaluated"] == 120
+    # A file that the recipe does not name may hold what was learned, as this copy does.
+    flags = flags_of(shutil.copy(table, table.parent / "copy.csv"))
+    with pytest.raises(
+        SystemExit, match=r"copy.csv has no part but 'train', and is not what .* was trained on by its"
+    ):
+        measure(model, *flags)
+    assert measure(model, *flags, "--split", "train")["rows"]["evaluated"] == 120
+    (model / "recipe.json").write_text(json.dumps({"dataset": str(table)}))
+    with pytest.raises(SystemExit):
+        measure(model)
+    assert "recipe.json is not the recipe of a run: it lacks image_column, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

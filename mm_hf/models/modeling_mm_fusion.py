@@ -82,7 +82,10 @@ class MMFusionPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module):
         std = self.config.fusion_module_config.initializer_range
         if isinstance(module, nn.Linear):
-            init.normal_(module.weight, mean=0.0, std=std)
+            # A regression starts from zero (as Dosovitskiy et al. 2021, section 3.2, start all heads): targets may be
+            # far smaller than what random weights give, and from few rows that noise is never unlearned.
+            regresses = self.config.num_labels == 1 and module is getattr(self, "classifier", None)
+            init.normal_(module.weight, mean=0.0, std=0.0 if regresses else std)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):

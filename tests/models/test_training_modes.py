@@ -355,3 +355,19 @@ def test_a_few_steps_learn():
         optimizer.step()
     assert loss < 0.1
     assert all(layer.gates.abs().max() > 1e-3 for layer in model.model.fusion.layers)
+
+
+def test_a_regression_starts_from_zero(tmp_path):
+    """Until it has learned something it says nothing, whatever the row; what it learned is kept."""
+    inputs = tiny.batch()
+    model = tiny.model(num_labels=1).train()
+    assert model(**inputs).logits.tolist() == [[0.0]] * 4
+    assert tiny.model(num_labels=2)(**inputs).logits.abs().min() > 0
+    for _ in range(2):  # in the first step nothing but the head learns
+        model(**inputs, labels=torch.tensor([1.0, 2.0, 3.0, 4.0])).loss.backward()
+        torch.optim.SGD(model.parameters(), lr=0.01).step()
+    assert model.model.fusion.readout[0].weight.grad.abs().max() > 0
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert torch.equal(again(**inputs).logits, model.eval()(**inputs).logits)
+    assert again(**inputs).logits.abs().min() > 0

@@ -132,11 +132,15 @@ def unseen_pairs(full: DatasetDict) -> DatasetDict:
 
 
 def with_sentiment(full: DatasetDict, seed: int) -> DatasetDict:
-    """The emoji that were seen often enough for their sentiment to be known, cut into parts by a seed."""
+    """The emoji that were seen often enough for their sentiment to be known, cut into parts by a seed. Those that were
+    seen less often are all in the training part: what is said of them is rough, and better than nothing."""
     rows = concatenate_datasets(list(full.values()))
-    seen = rows["occurrences"][:]
-    rows = rows.select([row for row in np.argsort(rows["row_id"][:]) if (seen[row] or 0) >= LEAST_OCCURRENCES])
-    return cut(rows, seed)
+    rows = rows.select(np.argsort(rows["row_id"][:]))
+    seen = [occurrences or 0 for occurrences in rows["occurrences"][:]]
+    parts = cut(rows.select([row for row, times in enumerate(seen) if times >= LEAST_OCCURRENCES]), seed)
+    rare = rows.select([row for row, times in enumerate(seen) if 0 < times < LEAST_OCCURRENCES])
+    parts["train"] = concatenate_datasets([parts["train"], rare])
+    return parts
 
 
 def recipe_of(name: str) -> dict[str, Any]:

@@ -57,7 +57,10 @@ def test_sentiment_is_cut_anew_by_seed():
     full = DatasetDict(train=Dataset.from_list(rows[100:]), test=Dataset.from_list(rows[:100]))
     one, again, other = (fusions.with_sentiment(full, seed) for seed in (0, 0, 1))
     ids = [sorted(row for part in cut.values() for row in part["row_id"][:]) for cut in (one, other)]
-    assert ids[0] == ids[1] == [number for number in range(300) if number % 3 == 0 and number >= 20]
+    assert ids[0] == ids[1] == [number for number in range(1, 300) if number % 3 == 0]
+    for parts in (one, other):  # what was seen less than 20 times is in no part that measures
+        assert min(parts["validation"]["row_id"][:] + parts["test"]["row_id"][:]) >= 20
+        assert {3, 6, 9, 12, 15, 18} <= set(parts["train"]["row_id"][:])
     assert one["test"]["row_id"][:] == again["test"]["row_id"][:] != other["test"]["row_id"][:]
 
 

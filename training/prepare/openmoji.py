@@ -129,6 +129,7 @@ picture (a farmer and a man farmer; the flags of Norway and Svalbard): {validati
 | `aliases` | list of other English names; one that differs from the name in case or punctuation \
 only, or has no letters, is left out |
 | `text` | the name and the aliases, with commas between them |
+| `described` | the category, a colon and the text |
 | `category` | class label, {categories} names in alphabetical order |
 | `sentiment` | (positive - negative) / occurrences, from -1 to 1; none where the ranking does not list the emoji |
 | `occurrences` | how often it was seen in labelled tweets; none where `sentiment` is |
@@ -288,6 +289,7 @@ def read_emoji() -> Dataset:
             "name": Value("string"),
             "aliases": List(Value("string")),
             "text": Value("string"),
+            "described": Value("string"),
             "category": ClassLabel(names=sorted({entry["category"] for entry in entries})),
             "sentiment": Value("float32"),
             "occurrences": Value("int32"),
@@ -312,7 +314,9 @@ def read_emoji() -> Dataset:
         columns["code"].append(code)
         columns["name"].append(name)
         columns["aliases"].append(aliases)
-        columns["text"].append(", ".join([name, *aliases]))
+        text = ", ".join([name, *aliases])
+        columns["text"].append(text)
+        columns["described"].append(f"{entry['category']}: {text}")
         columns["category"].append(entry["category"])
         columns["sentiment"].append(sentiment)
         columns["occurrences"].append(occurrences)

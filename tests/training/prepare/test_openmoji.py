@@ -77,7 +77,7 @@ def test_skin_tones_are_there_by_themselves_only(rows):
 
 
 def test_columns(splits):
-    strings = ["emoji", "code", "name", "text", *(f"name_{language}" for language in openmoji.LANGUAGES)]
+    strings = ["emoji", "code", "name", "text", "described", *(f"name_{language}" for language in openmoji.LANGUAGES)]
     for part in splits.values():
         assert set(part.column_names) == {
             *("image", "aliases", "category", "sentiment", "occurrences", "row_id"),
@@ -99,6 +99,7 @@ def test_known_emoji(rows, splits):
     assert grinning["name"] == "grinning face"
     assert grinning["aliases"] == ["grinning"]
     assert grinning["text"] == "grinning face, grinning"
+    assert grinning["described"] == "Smileys & Emotion: grinning face, grinning"
     assert grinning["code"] == "1F600"
     assert category(grinning["category"]) == "Smileys & Emotion"
     assert grinning["name_de"] == "grinsendes gesicht"

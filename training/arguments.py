@@ -62,7 +62,12 @@ class ModelArguments:
     image_size: int | None = field(
         default=None, metadata={"help": "Side in pixels that images are resized to; left out, the encoder's own."}
     )
-    freeze_encoders: bool = field(default=False, metadata={"help": "Train projections, fusion and head alone."})
+    freeze_encoders: bool = field(
+        default=False,
+        metadata={
+            "help": "Train projections, fusion and head alone. In a recipe also a list of modalities: [vision]."
+        },
+    )
     modality_dropout: float = field(default=0.0, metadata={"help": "Chance that a row trains without a modality."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations, to save memory."})
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa (default), eager, flex_attention…"})

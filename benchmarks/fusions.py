@@ -1,7 +1,7 @@
 """Every fusion on easy-VQA, Sort-of-CLEVR and OpenMoji, at equal training seconds: what token-by-token fusion brings,
 and where it brings nothing. Writes the README's table.
 
-    python benchmarks/fusions.py                          # all of it: some four hours of CPU time
+    python benchmarks/fusions.py                          # all of it: some five hours of CPU time
     python benchmarks/fusions.py --tasks sort_of_clevr --seeds 0 1 2
     python benchmarks/fusions.py --write_readme
 

@@ -369,9 +369,8 @@ def plot(table: dict[str, dict[str, dict[str, Any]]], path: Path):
 
 def write_report(runs: Sequence[dict[str, Any]], readme: Path):
     """JSON, plot and the README's table of the runs that count."""
-    runs = current(runs)
-    table = summarise(runs)
-    report = {"interval": "95 %, Student's t over seeds", "summary": table, "runs": runs}
+    table = summarise(current(runs))
+    report = {"interval": "95 %, Student's t over seeds", "summary": table}
     REPORT.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     plot(table, PLOT)
     before, rest = readme.read_text(encoding="utf-8").split(BEGIN)

@@ -106,12 +106,13 @@ CHOICES = [
     *(
         Choice(section, label, variant, more | keys, (0, 1, 2))
         for section, variant, more in (
-            ("imbalance, 13 rows", "rare_full", {"num_train_epochs": 2}), ("imbalance, 3 rows", "rare", {})
+            ("imbalance, 13 rows", "rare_full", {"num_train_epochs": 4}), ("imbalance, 3 rows", "rare", {}),
+            ("imbalance, 13 rows, 2 epochs", "rare_full", {"num_train_epochs": 2}),
         )
         for label, keys in (("plain", {}), *((name, {"imbalance": name}) for name in IMBALANCE))
     ),
     Choice("imbalance, 13 rows", "balanced_sampler, single rows", "rare_full",
-           SINGLE | {"imbalance": "balanced_sampler", "num_train_epochs": 2}, (0,)),
+           SINGLE | {"imbalance": "balanced_sampler", "num_train_epochs": 4}, (0,)),
     Choice("imbalance, 3 rows", "balanced_sampler, single rows", "rare",
            SINGLE | {"imbalance": "balanced_sampler"}),
     Choice("few", "frozen encoders, concat", "few", FEW),

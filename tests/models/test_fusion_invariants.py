@@ -580,7 +580,7 @@ def test_autocast(fusion):
 @pytest.mark.parametrize("modality", ["vision", "text"])
 def test_one_modality_alone(fusion, modality):
     other = {"vision": "text", "text": "vision"}[modality]
-    if fusion.get("memory_layers"):
+    if fusion == WITH_MEMORY_LAYERS:
         with pytest.raises(
             ValueError, match=f"memory_layers is 2, but {modality} asks and there is no other modality"
         ):

@@ -96,10 +96,10 @@ def test_guide_shows_the_runs():
         choices.write_tables(GUIDE.replace(choices.BEGIN.format("few"), ""), RUNS)
 
 
+@pytest.mark.parametrize(("section", "gain"), [("imbalance, 13 rows", 0.05), ("imbalance, 13 rows, 2 epochs", 0.04)])
 @pytest.mark.parametrize("option", ["class_weights", "balanced_sampler", "logit_adjustment"])
-def test_imbalance_options_raised_macro_f1(option):
+def test_imbalance_options_raised_macro_f1(option, section, gain):
     """What the guide claims of a rare answer, in every one of three seeds."""
-    section = "imbalance, 13 rows"
     plain, with_option = (
         [run["macro_f1"] for run in choices.runs_of(choice, RUNS)]
         for label in ("plain", option)
@@ -107,4 +107,4 @@ def test_imbalance_options_raised_macro_f1(option):
         if (choice.section, choice.label) == (section, label)
     )
     assert len(plain) == len(with_option) == 3
-    assert min(with_option) > max(plain) + 0.05
+    assert min(with_option) > max(plain) + gain

@@ -51,7 +51,7 @@ format: install  ## let ruff put the code in order
 	$(BIN)/ruff format .
 
 test: install  ## all tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -rs < /dev/null
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -rs --durations 30 < /dev/null
 
 test-slow: install  ## the tests that train to the end, minutes each
 	$(BIN)/python -m pytest -m slow -rs -s --ignore tests/training/test_reliability.py < /dev/null

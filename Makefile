@@ -8,6 +8,8 @@ TORCH ?= torch==2.13.0
 TRANSFORMERS ?= transformers==5.24.0
 SEED ?= 0
 RECIPE ?= easy_vqa
+# Two workers that take whole files, since many share a trained model; those of tests/training, the longest, first.
+PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/training tests
 RUN ?= runs/$(RECIPE)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 export TOKENIZERS_PARALLELISM := false
 
@@ -51,15 +53,15 @@ format: install  ## let ruff put the code in order
 	$(BIN)/ruff format .
 
 test: install  ## all tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -rs --durations 30 < /dev/null
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -rs --durations 30 < /dev/null
 
 test-slow: install  ## the tests that train to the end, minutes each
 	$(BIN)/python -m pytest -m slow -rs -s --ignore tests/training/test_reliability.py < /dev/null
 
 reliability: install  ## kill runs again and again, compare 1 and 2 processes, shard: one table, 15 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -rs --numprocesses 2 --maxschedchunk 1 \
-		tests/training/test_reliability.py tests/training/test_distributed.py tests/test_sharding.py \
-		tests/data/test_streaming.py < /dev/null
+		tests/training/test_reliability.py tests/training/test_resume.py tests/training/test_distributed.py \
+		tests/test_sharding.py tests/data/test_streaming.py < /dev/null
 
 test-lowest:  ## the tests with the oldest versions that pyproject.toml allows, in an environment of their own
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
@@ -67,7 +69,7 @@ test-lowest:  ## the tests with the oldest versions that pyproject.toml allows, 
 	.venv-lowest/bin/python -m pip install --quiet --requirement requirements-lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --editable ".[dev]" --constraint requirements-lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --no-deps --requirement requirements-data.txt
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadgroup --ignore tests/conformance < /dev/null
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL) --ignore tests/conformance < /dev/null
 
 bench: install  ## the timings of benchmarks/
 	$(BIN)/python benchmarks/step_cost.py

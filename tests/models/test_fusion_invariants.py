@@ -614,6 +614,7 @@ def test_images_may_ask():
         assert largest_difference(model(**inputs).logits, sdpa(**inputs).logits) <= 1e-5
 
 
+@pytest.mark.slow  # it is compiled first, which takes a minute
 @torch.no_grad()
 def test_flex_attention():
     inputs = mixed_batch()

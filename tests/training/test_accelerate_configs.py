@@ -110,7 +110,7 @@ os._exit(0)
 """
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("name", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_two_processes_on_the_cpu(name, tmp_path):
     """ddp.yaml launches two; so does fsdp2.yaml, but on the CPU accelerate makes DDP of it without a word."""
     (tmp_path / "script.py").write_text(SCRIPT)

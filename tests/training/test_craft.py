@@ -20,7 +20,10 @@ from training.set_up import set_up
 
 ROWS = {"train": 200, "validation": 20, "test": 20}
 TINY = {"per_device_train_batch_size": 4}  # where the encoders train
-SCRIPTS = pytest.mark.parametrize("script", [train, finetune], ids=["train", "finetune"])
+# Each key is tried through both scripts; the second way, two minutes in all, by `make test-slow`.
+SCRIPTS = pytest.mark.parametrize(
+    "script", [pytest.param(train, id="train"), pytest.param(finetune, id="finetune", marks=pytest.mark.slow)]
+)
 
 
 @pytest.fixture(scope="session")

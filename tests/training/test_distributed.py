@@ -50,7 +50,7 @@ STILL = {
 }
 
 
-@pytest.mark.parametrize("script", ["train.py", "finetune.py"])
+@pytest.mark.parametrize("script", ["train.py", pytest.param("finetune.py", marks=pytest.mark.slow)])
 def test_ten_steps_of_sgd_agree(script, still_encoders, tiny_folder, tmp_path):
     """Both towers train. Parts of 101 and 97 rows leave uneven last batches."""
     weights, results = one_and_two(script, still_encoders, tiny_folder, tmp_path, max_steps=10, **STILL)

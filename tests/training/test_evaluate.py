@@ -151,6 +151,7 @@ def test_mistakes(folder, report):
         assert mistake["probability"] >= mistake["truth_probability"]
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(model, report, tmp_path):
     """To the last digit that is written, though the last batches are uneven."""
     flags = ["--model", model, "--missing", "--per_device_eval_batch_size", 40, "--bootstrap_samples", 300]

@@ -27,17 +27,21 @@ CRAFT = {
 
 @pytest.mark.parametrize("script", ["train.py", "finetune.py"])
 def test_killed_and_started_again(script, encoders, tiny_folder, tmp_path):
+    """`make reliability` kills more often, at other moments, and on two processes."""
+
     def words(name):
         return command(script, 1, arguments(encoders, tiny_folder, tmp_path / name, **CRAFT))
 
     Run(words("alone"), tmp_path / "alone").finish()
-    met = survive(words("killed"), tmp_path / "killed", [Kill("writing", 0.02), Kill("step", 1.5)])
-    assert all(what is not None for _, what in met), met
-    assert any(what.startswith("writing") for _, what in met), met
+    met = survive(words("killed"), tmp_path / "killed", [Kill("writing", 0.02)])
+    assert met[0][1] is not None
+    assert met[0][1].startswith("writing"), met
     assert weights(tmp_path / "alone") == weights(tmp_path / "killed")
     results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("alone", "killed")]
     assert results[0]["metrics"] == results[1]["metrics"]
-    assert "taken up from" in (tmp_path / "killed.2.log").read_text()
+    assert "taken up from" in (tmp_path / "killed.1.log").read_text()
+    if script == "finetune.py":
+        return  # what follows is the same code for both
 
     # The same command once more has nothing to do; another recipe is refused, key by key; some keys may change.
     again = Run(words("killed"), tmp_path / "killed", "again")
@@ -62,7 +66,7 @@ def test_killed_and_started_again(script, encoders, tiny_folder, tmp_path):
     assert weights(tmp_path / "alone") == weights(tmp_path / "killed")
 
 
-@pytest.mark.parametrize("script", ["train.py", "finetune.py"])
+@pytest.mark.parametrize("script", ["train.py", pytest.param("finetune.py", marks=pytest.mark.slow)])
 def test_a_disk_that_fails_leaves_the_last_good_checkpoint(script, encoders, tiny_folder, tmp_path):
     """No file can grow past 20 MB, so that the writing of the weights fails in the middle, as on a full disk."""
     words = command(script, 1, arguments(encoders, tiny_folder, tmp_path / "run", max_steps=4, eval_steps=2))
@@ -79,8 +83,9 @@ def test_a_disk_that_fails_leaves_the_last_good_checkpoint(script, encoders, tin
     Run(words, tmp_path / "run", "room").finish()
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_where_it_was(encoders, easy_vqa, tmp_path):
-    """Rows from two files, mixed in a buffer, read by two workers. `make reliability` does it on two processes too."""
+    """Rows from two files, mixed in a buffer, read by two workers. tests/data/test_streaming.py has the quick part."""
     folder = tmp_path / "set"
     folder.mkdir()
     for shard in range(2):

@@ -8,8 +8,8 @@ TORCH ?= torch==2.13.0
 TRANSFORMERS ?= transformers==5.24.0
 SEED ?= 0
 RECIPE ?= easy_vqa
-# Two workers that take whole files, since many share a trained model; those of tests/training, the longest, first.
-PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/training tests
+# Two workers that take whole files, since many share a trained model, in the order that tests/conftest.py gives.
+PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 RUN ?= runs/$(RECIPE)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 export TOKENIZERS_PARALLELISM := false
 

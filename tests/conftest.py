@@ -22,6 +22,11 @@ def load_helper(name: str, path: Path):
 load_helper("tiny_models", REPOSITORY / "tests/models/tiny.py")
 
 
+def pytest_collection_modifyitems(items):
+    """The long files, those of the scripts, first: two workers then end at the same time."""
+    items.sort(key=lambda item: (REPOSITORY / "tests/training") not in item.path.parents)
+
+
 @pytest.fixture(scope="session")
 def encoders() -> Path:
     """Folder of the two pretrained encoders, `mobilenet-v2` and `minilm-l6`, built once for all runs and workers."""

@@ -1,11 +1,13 @@
 """What tests of several folders share: the real encoders, and tiny models under the name `tiny_models`."""
 
 import fcntl
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
+from datasets import DatasetDict, load_from_disk
 
 
 REPOSITORY = Path(__file__).parent.parent
@@ -27,14 +29,29 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (REPOSITORY / "tests/training") not in item.path.parents)
 
 
+def built_once(name: str) -> Path:
+    """The folder that `training.prepare.<name>` makes, once for all runs and workers."""
+    builder = importlib.import_module(f"training.prepare.{name}")
+    folder = REPOSITORY / ".cache" / name
+    folder.parent.mkdir(exist_ok=True)
+    with open(folder.parent / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        builder.main([str(folder)])
+    return folder
+
+
 @pytest.fixture(scope="session")
 def encoders() -> Path:
-    """Folder of the two pretrained encoders, `mobilenet-v2` and `minilm-l6`, built once for all runs and workers."""
-    from training.prepare.encoders import main
+    """Folder of the two pretrained encoders, `mobilenet-v2` and `minilm-l6`."""
+    return built_once("encoders")
 
-    folder = REPOSITORY / ".cache/encoders"
-    folder.parent.mkdir(exist_ok=True)
-    with open(folder.parent / "encoders.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        main([str(folder)])
-    return folder
+
+@pytest.fixture(scope="session")
+def easy_vqa_folder() -> Path:
+    """All of easy-VQA."""
+    return built_once("easy_vqa")
+
+
+@pytest.fixture(scope="session")
+def easy_vqa(easy_vqa_folder) -> DatasetDict:
+    return load_from_disk(str(easy_vqa_folder))

@@ -2,8 +2,8 @@
 
     python -I stranger.py TASK CHECKPOINT ROWS RESULT
 
-TASK is `use` (Auto classes, pipelines), `tune` (fine-tune, save beside RESULT), `answer` (the logits alone) or
-`fusions` (those of every checkpoint in the folder `fusions` of CHECKPOINT).
+TASK is `use` (Auto classes, pipelines, and every checkpoint in the folder `fusions` beside ROWS), `tune` (fine-tune,
+save beside RESULT) or `answer` (the logits alone).
 """
 
 import json
@@ -68,12 +68,6 @@ if task == "tune":
     model.eval().save_pretrained(checkpoint)
     processor.save_pretrained(checkpoint)
 
-if task == "fusions":
-    for folder in sorted(Path(checkpoint, "fusions").iterdir()):
-        other = AutoModelForVisualQuestionAnswering.from_pretrained(folder, trust_remote_code=True)
-        with torch.no_grad():
-            result[folder.name] = type(other.model.fusion).__name__, other(**batch).logits
-
 with torch.no_grad():
     result["logits"] = model(**batch).logits
     if task == "use":
@@ -86,4 +80,8 @@ with torch.no_grad():
             "pipeline without task": pipeline(model=checkpoint, trust_remote_code=True),
         }.items():
             result[key] = pipe.task, pipe(rows, top_k=3), pipe(rows[0], top_k=1)
+        result["fusions"] = {}
+        for folder in sorted((Path(rows_file).parent / "fusions").iterdir()):
+            other = AutoModelForVisualQuestionAnswering.from_pretrained(folder, trust_remote_code=True)
+            result["fusions"][folder.name] = type(other.model.fusion).__name__, other(**batch).logits
 torch.save(result, result_file)

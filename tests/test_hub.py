@@ -252,8 +252,42 @@ def as_a_stranger(task, checkpoint, rows, folder) -> dict:
     return torch.load(result, weights_only=True)
 
 
-def test_a_stranger_uses_it(checkpoint, rows, batch, logits, model, tmp_path):
-    result = as_a_stranger("use", checkpoint, rows, tmp_path)
+@pytest.fixture(scope="module")
+def fusions(encoders, batch, tmp_path_factory) -> tuple[Path, dict]:
+    """A folder with a checkpoint of every fusion, and each one's class and logits. Early layers of the real CNN and a
+    small text encoder: what travels is the fusion's code and weights."""
+    folder = tmp_path_factory.mktemp("stranger")
+    variants = {name: {"fusion_type": name} for name in mm_hf.FUSIONS}
+    variants["memory_layers"] = {"memory_layers": 1, "distance_bias": True}
+    expected = {}
+    for name, settings in variants.items():
+        torch.manual_seed(0)
+        config = mm_hf.MMFusionConfig(
+            vision_config=AutoConfig.from_pretrained(encoders / "mobilenet-v2"),
+            text_config=BertConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64),
+            fusion_module_config={**SMALL_FUSION, "num_attention_heads": 2, **settings},
+            vision_feature_layer=[2, 4],
+            vision_feature_join="channels",
+            num_labels=5,
+        )
+        model = MMFusionForQuestionAnswering(config).eval()
+        for key, parameter in model.named_parameters():
+            if key.endswith("gates"):
+                parameter.data.fill_(0.5)
+        model.save_pretrained(folder / "fusions" / name)
+        with torch.no_grad():
+            expected[name] = type(model.model.fusion).__name__, model(**batch).logits
+    return folder, expected
+
+
+@pytest.fixture(scope="module")
+def used(checkpoint, fusions, rows) -> dict:
+    """What a stranger got from the checkpoint and from every fusion's: one process, whose imports take longest."""
+    return as_a_stranger("use", checkpoint, rows, fusions[0])
+
+
+def test_a_stranger_uses_it(used, batch, logits, model):
+    result = used
     same(result["logits"], logits)
     name, classified = result["classifier"]
     assert name == "MMFusionForClassification"
@@ -295,33 +329,12 @@ def test_a_stranger_tunes_it_and_others_load_that(checkpoint, rows, batch, logit
     same(as_a_stranger("answer", tmp_path / "moved", rows, tmp_path)["logits"], result["logits"])
 
 
-def test_a_stranger_loads_every_fusion(checkpoint, encoders, rows, batch, tmp_path):
-    """Early layers of the real CNN and a small text encoder: what travels is the fusion's code and weights."""
-    variants = {name: {"fusion_type": name} for name in mm_hf.FUSIONS}
-    variants["memory_layers"] = {"memory_layers": 1, "distance_bias": True}
-    shutil.copytree(checkpoint, tmp_path / "checkpoint")
-    expected = {}
-    for name, settings in variants.items():
-        torch.manual_seed(0)
-        config = mm_hf.MMFusionConfig(
-            vision_config=AutoConfig.from_pretrained(encoders / "mobilenet-v2"),
-            text_config=BertConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64),
-            fusion_module_config={**SMALL_FUSION, "num_attention_heads": 2, **settings},
-            vision_feature_layer=[2, 4],
-            vision_feature_join="channels",
-            num_labels=5,
-        )
-        model = MMFusionForQuestionAnswering(config).eval()
-        for key, parameter in model.named_parameters():
-            if key.endswith("gates"):
-                parameter.data.fill_(0.5)
-        model.save_pretrained(tmp_path / "checkpoint" / "fusions" / name)
-        with torch.no_grad():
-            expected[name] = type(model.model.fusion).__name__, model(**batch).logits
-    result = as_a_stranger("fusions", tmp_path / "checkpoint", rows, tmp_path)
+def test_a_stranger_loads_every_fusion(fusions, used):
+    _, expected = fusions
+    assert set(used["fusions"]) == {*mm_hf.FUSIONS, "memory_layers"}
     for name, (fusion, logits) in expected.items():
-        assert result[name][0] == fusion
-        same(result[name][1], logits)
+        assert used["fusions"][name][0] == fusion
+        same(used["fusions"][name][1], logits)
 
 
 # --- Pipelines, with the package

@@ -32,7 +32,6 @@ from mm_hf import MMFusionForClassification, MMFusionForQuestionAnswering, MMFus
 from mm_hf.adapters import add_lora, merge_lora
 from mm_hf.data import Columns, ImageAugmentation, MultimodalCollator, Rows, load_splits
 from mm_hf.trainer import MMTrainer
-from training.prepare import easy_vqa
 
 
 REPOSITORY = Path(__file__).parent.parent
@@ -42,16 +41,14 @@ SIZES = (VALIDATION_ROWS, 1)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
+def data(easy_vqa, tmp_path_factory) -> Path:
     """Folder of a few rows of easy-VQA: those of one picture are scattered."""
-    folder = tmp_path_factory.mktemp("easy-vqa")
-    easy_vqa.main([str(folder / "whole")])
-    whole = load_from_disk(folder / "whole")
+    folder = tmp_path_factory.mktemp("easy-vqa") / "few"
     DatasetDict(
-        train=whole["train"].select(range(TRAIN_ROWS)),
-        validation=whole["validation"].select(range(VALIDATION_ROWS)).shuffle(seed=0),
-    ).save_to_disk(folder / "few")
-    return folder / "few"
+        train=easy_vqa["train"].select(range(TRAIN_ROWS)),
+        validation=easy_vqa["validation"].select(range(VALIDATION_ROWS)).shuffle(seed=0),
+    ).save_to_disk(folder)
+    return folder
 
 
 def tiny_processor(splits: DatasetDict) -> MMFusionProcessor:

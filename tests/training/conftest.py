@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from datasets import DatasetDict, load_from_disk
+from datasets import DatasetDict
 
 
 TABLE = Path(__file__).parents[2] / ".cache/reliability.jsonl"
@@ -15,16 +15,6 @@ spec = importlib.util.spec_from_file_location("kill_and_resume", Path(__file__).
 module = importlib.util.module_from_spec(spec)
 sys.modules["kill_and_resume"] = module
 spec.loader.exec_module(module)
-
-
-@pytest.fixture(scope="session")
-def easy_vqa(tmp_path_factory) -> DatasetDict:
-    """All of easy-VQA."""
-    from training.prepare.easy_vqa import main
-
-    folder = tmp_path_factory.mktemp("easy_vqa") / "set"
-    main([str(folder)])
-    return load_from_disk(str(folder))
 
 
 @pytest.fixture(scope="session")

@@ -23,12 +23,14 @@ class Kill:
 
     Args:
         when: `step`, so many seconds after the first step could begin; `evaluation`, after the first evaluation began;
-            `writing`, after this run began to write its second checkpoint, so that it leaves more than it found.
+            `writing`, after this run began to write a checkpoint behind those that it is to leave.
         offset: seconds.
+        leaves: how many checkpoints this run has completed before it is killed in the writing of the next.
     """
 
     when: str
     offset: float
+    leaves: int = 1
 
 
 def seeded_kills(seed: int, count: int, longest: float = 3.0) -> list[Kill]:
@@ -116,7 +118,7 @@ class Run:
             return None
         if kill.when == "writing":
             known = set(self.run_dir.glob("checkpoint-*"))
-            if not self.wait_for(lambda: set(self.run_dir.glob("checkpoint-*")) - known):
+            if not self.wait_for(lambda: len(set(self.run_dir.glob("checkpoint-*")) - known) >= kill.leaves):
                 return None
             if not self.wait_for(self.being_written):
                 return None

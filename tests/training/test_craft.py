@@ -27,16 +27,11 @@ SCRIPTS = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="session")
-def dataset(tmp_path_factory) -> Path:
+def dataset(easy_vqa, tmp_path_factory) -> Path:
     """The questions of some 20 pictures of easy-VQA to train on."""
-    from training.prepare.easy_vqa import main
-
-    folder = tmp_path_factory.mktemp("easy_vqa")
-    main([str(folder / "all")])
-    splits = load_from_disk(str(folder / "all"))
-    parts = {name: splits[name].select(range(rows)) for name, rows in ROWS.items()}
-    DatasetDict(parts).save_to_disk(folder / "small")
-    return folder / "small"
+    folder = tmp_path_factory.mktemp("easy_vqa") / "small"
+    DatasetDict({name: easy_vqa[name].select(range(rows)) for name, rows in ROWS.items()}).save_to_disk(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -14,24 +14,15 @@ TWO_PROCESSES = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_proce
 TWO_PROCESSES += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
 
 
-@pytest.fixture(scope="module")
-def easy_vqa(tmp_path_factory) -> Path:
-    from training.prepare.easy_vqa import main
-
-    folder = tmp_path_factory.mktemp("easy_vqa") / "set"
-    main([str(folder)])
-    return folder
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "launcher", "processes"), [(0, (), 1), (1, (), 1), (2, (), 1), (0, TWO_PROCESSES, 2)]
 )
-def test_accuracy(seed, launcher, processes, encoders, easy_vqa, tmp_path):
+def test_accuracy(seed, launcher, processes, encoders, easy_vqa_folder, tmp_path):
     batch = 310 // processes  # the global batch stays what it was
     command = [sys.executable, *launcher, "training/train.py", "training/recipes/easy_vqa.yaml", "--seed", seed]
     command += ["--vision_encoder", encoders / "mobilenet-v2", "--text_encoder", encoders / "minilm-l6"]
-    command += ["--dataset", easy_vqa, "--output_dir", tmp_path, "--floors", "false"]
+    command += ["--dataset", easy_vqa_folder, "--output_dir", tmp_path, "--floors", "false"]
     command += ["--per_device_train_batch_size", batch]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(2 // processes)}
     subprocess.run([str(word) for word in command], cwd=REPOSITORY, env=environment, check=True)

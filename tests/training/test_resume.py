@@ -2,11 +2,13 @@
 
 import json
 import os
+import sys
 
 import pytest
 from kill_and_resume import Kill, Run, arguments, command, survive, weights
 
 from mm_hf.checkpoints import list_checkpoints
+from training import job, train
 
 
 # Everything that draws random numbers or keeps a state.
@@ -20,59 +22,76 @@ CRAFT = {
     "dataloader_num_workers": 1,
     "gradient_accumulation_steps": 2,
     "eval_steps": 7,
-    "num_train_epochs": 3,
+    "num_train_epochs": 2,
     "per_device_train_batch_size": 10,
 }
 
 
-@pytest.mark.parametrize("script", ["train.py", "finetune.py"])
-def test_killed_and_started_again(script, encoders, tiny_folder, tmp_path):
-    """`make reliability` kills more often, at other moments, and on two processes."""
+def started(script, encoders, tiny_folder, folder, name) -> list[str]:
+    return command(script, 1, arguments(encoders, tiny_folder, folder / name, **CRAFT))
 
-    def words(name):
-        return command(script, 1, arguments(encoders, tiny_folder, tmp_path / name, **CRAFT))
 
-    Run(words("alone"), tmp_path / "alone").finish()
-    met = survive(words("killed"), tmp_path / "killed", [Kill("writing", 0.02)])
-    assert met[0][1] is not None
-    assert met[0][1].startswith("writing"), met
-    assert weights(tmp_path / "alone") == weights(tmp_path / "killed")
-    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("alone", "killed")]
-    assert results[0]["metrics"] == results[1]["metrics"]
-    assert "taken up from" in (tmp_path / "killed.1.log").read_text()
-    if script == "finetune.py":
-        return  # what follows is the same code for both
+def ended_alike(folder):
+    assert weights(folder / "alone") == weights(folder / "killed")
+    alone, killed = (json.loads((folder / name / "results.json").read_text()) for name in ("alone", "killed"))
+    assert alone["metrics"] == killed["metrics"]
+
+
+def test_train_killed_torn_full_and_started_again(encoders, tiny_folder, tmp_path, monkeypatch, capsys):
+    """Killed in the writing of its third checkpoint, its second torn, then a disk that fails, then to the end."""
+    Run(started("train.py", encoders, tiny_folder, tmp_path, "alone"), tmp_path / "alone").finish()
+    words = started("train.py", encoders, tiny_folder, tmp_path, "killed")
+    folder = tmp_path / "killed"
+    assert Run(words, folder, "killed").kill(Kill("writing", 0.02, leaves=2)) == "writing checkpoint-21"
+    torn, good = list_checkpoints(folder)
+    os.truncate(torn / "model.safetensors", 1000)
+
+    # No file can grow past 20 MB, so that the writing of the weights fails in the middle, as on a full disk.
+    full = Run(["bash", "-c", 'ulimit -f 20000; exec "$@"', "bash", *words], folder, "full")
+    assert full.process.wait() == 1
+    assert f"{torn.name} is skipped: model.safetensors has 1000 bytes" in full.text()
+    assert f"taken up from {good}" in full.text()
+    (error,) = [line for line in full.text().splitlines() if line.startswith("error:")]
+    assert error.startswith(f"error: {torn.name} could not be written")
+    assert error.endswith(f"The last complete one is {good}.")
+    assert list_checkpoints(folder)[-1] == good
+
+    room = Run(words, folder, "room")
+    room.finish()
+    assert f"taken up from {good}" in room.text()
+    ended_alike(tmp_path)
 
     # The same command once more has nothing to do; another recipe is refused, key by key; some keys may change.
-    again = Run(words("killed"), tmp_path / "killed", "again")
-    again.finish()
-    assert "this run is complete" in again.text()
-    changed = Run([*words("killed"), "--learning_rate", "1", "--logging_steps", "3"], tmp_path / "killed", "changed")
-    assert changed.process.wait() == 1
-    last = changed.text().strip().splitlines()[-1]
+    monkeypatch.setattr(sys, "argv", words[1:])
+    job.run(train.main)
+    assert "this run is complete" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*words[1:], "--learning_rate", "1", "--logging_steps", "3"])
+    with pytest.raises(SystemExit) as exit_info:
+        job.run(train.main)
+    last = str(exit_info.value)
     assert last.startswith("error:")
     assert "learning_rate (0.002, now 1.0), logging_steps (10, now 3)" in last
     assert "--allow_changes accepts new values of logging_steps" in last
 
-    # A torn checkpoint is skipped with a warning, and the run goes on from the one before.
-    newest, older = list_checkpoints(tmp_path / "killed")[:2]
-    os.truncate(newest / "model.safetensors", 1000)
-    (tmp_path / "killed/results.json").unlink()
-    (tmp_path / "killed/model.safetensors").unlink()
-    torn = Run(words("killed"), tmp_path / "killed", "torn")
-    torn.finish()
-    assert f"{newest.name} is skipped: model.safetensors has 1000 bytes" in torn.text()
-    assert f"taken up from {older}" in torn.text()
-    assert weights(tmp_path / "alone") == weights(tmp_path / "killed")
+
+def test_finetune_killed_and_started_again(encoders, tiny_folder, tmp_path):
+    """What it finds and skips is the same code as above. `make reliability` kills both more often, at other moments,
+    and on two processes."""
+    Run(started("finetune.py", encoders, tiny_folder, tmp_path, "alone"), tmp_path / "alone").finish()
+    words = started("finetune.py", encoders, tiny_folder, tmp_path, "killed")
+    ((_, met),) = survive(words, tmp_path / "killed", [Kill("writing", 0.02)])
+    assert met == "writing checkpoint-14"
+    assert "taken up from" in (tmp_path / "killed.1.log").read_text()
+    ended_alike(tmp_path)
 
 
-@pytest.mark.parametrize("script", ["train.py", pytest.param("finetune.py", marks=pytest.mark.slow)])
-def test_a_disk_that_fails_leaves_the_last_good_checkpoint(script, encoders, tiny_folder, tmp_path):
-    """No file can grow past 20 MB, so that the writing of the weights fails in the middle, as on a full disk."""
-    words = command(script, 1, arguments(encoders, tiny_folder, tmp_path / "run", max_steps=4, eval_steps=2))
+@pytest.mark.slow
+def test_a_disk_that_fails_leaves_the_last_good_checkpoint(encoders, tiny_folder, tmp_path):
+    """Through the Trainer."""
+    words = command("finetune.py", 1, arguments(encoders, tiny_folder, tmp_path / "run", max_steps=4, eval_steps=2))
     Run(words, tmp_path / "run").finish()
     good = list_checkpoints(tmp_path / "run")[0]
-    words = command(script, 1, arguments(encoders, tiny_folder, tmp_path / "run", max_steps=6, eval_steps=2))
+    words = command("finetune.py", 1, arguments(encoders, tiny_folder, tmp_path / "run", max_steps=6, eval_steps=2))
     words += ["--allow_changes", "true"]
     full = Run(["bash", "-c", 'ulimit -f 20000; exec "$@"', "bash", *words], tmp_path / "run", "full")
     assert full.process.wait() == 1

@@ -68,7 +68,10 @@ class ModelArguments:
             "help": "Train projections, fusion and head alone. In a recipe also a list of modalities: [vision]."
         },
     )
-    modality_dropout: float = field(default=0.0, metadata={"help": "Chance that a row trains without a modality."})
+    modality_dropout: float = field(
+        default=0.0,
+        metadata={"help": "Chance that a row trains without a modality. In a recipe also by modality: {text: 0.5}."},
+    )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations, to save memory."})
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa (default), eager, flex_attention…"})
     lora: str | None = field(

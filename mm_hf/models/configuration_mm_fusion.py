@@ -135,8 +135,8 @@ class FusionModuleConfig(PreTrainedConfig):
             )
         rates = self.modality_dropout
         for name, rate in (rates if isinstance(rates, dict) else {"every modality": rates}).items():
-            if not 0 <= rate < 1:
-                raise ValueError(f"fusion_module_config: modality_dropout of {name} must be in [0, 1), got {rate}.")
+            if not (isinstance(rate, (int, float)) and 0 <= rate < 1):
+                raise ValueError(f"fusion_module_config: modality_dropout of {name} must be in [0, 1), got {rate!r}.")
 
 
 @strict

@@ -419,15 +419,16 @@ def test_modality_dropout(script, trained):
         projection.register_forward_pre_hook(lambda module, args: indices[module.training].append(args[1]))
         start.update(weights_of(job.model))
 
-    name = "model.projections.vision.absent_token"
+    vision, text = (f"model.projections.{name}.absent_token" for name in ("vision", "text"))
     start: dict = {}
     done = trained(script, watch, modality_dropout=0.5, max_steps=5, keep=True)
     share = (torch.cat(indices[True]) == -1).float().mean().item()
     assert 0.12 < share < 0.4  # a quarter: where both would go, both stay
     assert (torch.cat(indices[False]) >= 0).all()
-    assert not torch.equal(done.model.get_parameter(name), start[name])
-    done = trained(script, watch, max_steps=5)
-    assert torch.equal(done.model.get_parameter(name), start[name])
+    assert not torch.equal(done.model.get_parameter(vision), start[vision])
+    done = trained(script, watch, modality_dropout={"text": 0.5}, max_steps=5)
+    assert torch.equal(done.model.get_parameter(vision), start[vision])
+    assert not torch.equal(done.model.get_parameter(text), start[text])
 
 
 def padding(drawn: list[list[int]], lengths: list[int]) -> int:
@@ -718,6 +719,8 @@ def test_wrong_values_in_a_recipe(keys, message, recipe, capsys):
     ("keys", "message"),
     [
         ({"modality_dropout": 1.0}, "modality_dropout of every modality must be in [0, 1), got 1.0"),
+        ({"modality_dropout": {"text": "often"}}, "modality_dropout of text must be in [0, 1), got 'often'"),
+        ({"modality_dropout": {"sound": 0.1}}, "names ['sound'], but this model has the modalities"),
         ({"image_id_column": "image"}, "image_id_column is 'image', the column of the pictures themselves"),
         ({"augment": ["spin"]}, "Unknown augmentation 'spin': known are ['crop', 'flip', 'color']"),
         ({"token_dropout": -0.1}, "token_dropout must be in [0, 1), got -0.1"),

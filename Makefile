@@ -58,7 +58,7 @@ test: install  ## all tests but the slow ones
 test-slow: install  ## the tests that train to the end, minutes each
 	$(BIN)/python -m pytest -m slow -rs -s --ignore tests/training/test_reliability.py < /dev/null
 
-reliability: install  ## kill runs again and again, compare 1 and 2 processes, shard: one table, half an hour
+reliability: install  ## kill runs again and again, compare 1 and 2 processes, shard: one table, 20 to 40 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -rs --numprocesses 2 --maxschedchunk 1 \
 		tests/training/test_reliability.py tests/training/test_resume.py tests/training/test_distributed.py \
 		tests/test_sharding.py tests/data/test_streaming.py < /dev/null

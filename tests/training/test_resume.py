@@ -54,6 +54,7 @@ def test_train_killed_torn_full_and_started_again(encoders, tiny_folder, tmp_pat
     (error,) = [line for line in full.text().splitlines() if line.startswith("error:")]
     assert error.startswith(f"error: {torn.name} could not be written")
     assert error.endswith(f"The last complete one is {good}.")
+    assert "Traceback" not in full.text()
     assert list_checkpoints(folder)[-1] == good
 
     room = Run(words, folder, "room")

@@ -228,12 +228,15 @@ def run_once(job: Job, keys: dict[str, Any], seed: int, seconds: float, scores: 
     Returns:
         what is kept of it.
     """
+    asked = job.train_args
     step = seconds_per_step(training_of(job, keys, seed, max_steps=1000))
     steps = max(20, round(seconds / step))
-    training = training_of(job, keys, seed, max_steps=steps, eval_steps=max(10, steps // 8))
+    every = asked.eval_steps or max(10, steps // 8)
+    training = training_of(job, keys, seed, max_steps=steps, eval_steps=every)
     before = time.process_time()
     training.run()
     spent = time.process_time() - before
+    job.train_args = asked
     tested = {}
     for modality in (None, "vision", "text"):
         _, report = evaluate(job, job.model, without(job, modality), "test")

@@ -104,7 +104,8 @@ class MMTrainer(Trainer):
         if isinstance(dataset, Rows | datasets.Dataset):
             names = (dataset.dataset if isinstance(dataset, Rows) else dataset).column_names
             if split == "test" and collator.columns.label not in names:
-                collator = dataclasses.replace(collator, columns=dataclasses.replace(collator.columns, label=None))
+                columns = dataclasses.replace(collator.columns, label=None, weight=None)
+                collator = dataclasses.replace(collator, columns=columns)
         if isinstance(dataset, datasets.Dataset):
             dataset = rows_of(dataset, split, collator)
         if not isinstance(dataset, Rows | StreamBatches):

@@ -156,6 +156,9 @@ class DataArguments(DatasetArguments):
         default=0.1, metadata={"help": "Share of the rows that becomes the validation part where the data has none."}
     )
     test_fraction: float = field(default=0.1, metadata={"help": "Likewise the test part."})
+    weight_column: str | None = field(
+        default=None, metadata={"help": "Column of how much each row counts in the training loss, from 0 up."}
+    )
     problem_type: str | None = field(
         default=None,
         metadata={

@@ -88,6 +88,7 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         text=data_args.text_column,
         label=data_args.label_column,
         kind=data_args.kind_column,
+        weight=data_args.weight_column,
     )
     with accelerator.local_main_process_first():  # the others find what it prepared
         splits = load_parts(data_args, columns, train_args.seed)

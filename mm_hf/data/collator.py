@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -89,8 +90,9 @@ class MultimodalCollator:
     Returns of a call:
         a dict with `vision_index`, `text_index` `(B,)` (`(B, K)` where there are K > 1 columns of pictures, which
         share one pool of items), the processor's tensors for the distinct items (or `encoder_states`), `labels`,
-        `row_ids` `(B,)`; for rows of a stream `stream_position`, epoch and number of rows read in it by the end of
-        this batch; where rows are bad `bad_rows`, their entries (see `BadRowError`).
+        `sample_weight` `(B,)` where a column holds weights, `row_ids` `(B,)`; for rows of a stream `stream_position`,
+        epoch and number of rows read in it by the end of this batch; where rows are bad `bad_rows`, their entries (see
+        `BadRowError`).
 
     Raises:
         ValueError: settings that do not fit together: an augmentation of what was encoded before or is not there, or
@@ -161,6 +163,8 @@ class MultimodalCollator:
         if self.columns.label is not None:
             noted = bad if self.on_error == "skip" else None
             labels["labels"] = label_tensor(rows, self.columns.label, self.label2id, self.problem_type, noted)
+            if self.columns.weight is not None:
+                labels["sample_weight"] = torch.tensor([self._weight(row, bad) for row in rows])
             faulty = {(error.entry["split"], error.entry["row"]) for error in bad}
             masked = torch.tensor([(row["split"], row["row_id"]) in faulty for row in rows])
             labels["labels"][masked] = float("nan") if labels["labels"].is_floating_point() else -100
@@ -231,6 +235,16 @@ class MultimodalCollator:
         """
         columns = [self.parts[modality][0]] * len(rows) if columns is None else columns
         return self._process(modality, [self._load(row, modality, column) for row, column in zip(rows, columns)])
+
+    def _weight(self, row: dict[str, Any], bad: list[BadRowError]) -> float:
+        """How much a row counts; 0 where it has neither label nor weight."""
+        column, value = self.columns.weight, row[self.columns.weight]
+        if is_absent(value) and is_absent(row[self.columns.label]):
+            return 0.0
+        if is_absent(value) or not 0 <= value < math.inf:
+            self._note(BadRowError(row, column, f"a weight is a number from 0 up, got {value!r}."), bad)
+            return 0.0
+        return float(value)
 
     def _is_cached(self, modality: str) -> bool:
         return self.cache is not None and modality in self.cache.modalities

@@ -57,6 +57,7 @@ class Columns:
         text: strings; None in a row: this row has no text.
         label: a `ClassLabel`, strings, integers, floats, or lists of floats.
         kind: strings that metrics are split by.
+        weight: numbers, how much each row counts in the training loss.
     """
 
     image: str | list[str] | None = None
@@ -64,6 +65,7 @@ class Columns:
     text: str | None = None
     label: str | None = None
     kind: str | None = None
+    weight: str | None = None
 
     @property
     def images(self) -> list[str]:
@@ -72,7 +74,7 @@ class Columns:
 
     def named(self) -> list[tuple[str, str]]:
         """The columns that are there, as pairs of their part and their name."""
-        others = [(name, getattr(self, name)) for name in ("image_id", "text", "label", "kind")]
+        others = [(name, getattr(self, name)) for name in ("image_id", "text", "label", "kind", "weight")]
         pairs = [*(("image", column) for column in self.images), *others]
         return [(part, column) for part, column in pairs if column is not None]
 

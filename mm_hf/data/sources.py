@@ -270,6 +270,9 @@ def prepare(
                 f"Column {column!r} (given as {part}_column) of {dataset} holds {split.features[column]}: its values "
                 "tell rows apart, so they have to be strings or numbers."
             )
+        kind = getattr(split.features[column], "dtype", "")
+        if part == "weight" and not kind.startswith(("int", "uint", "float")):
+            raise ValueError(f"Column {column!r} (given as weight_column) of {dataset} holds no numbers, but {kind}.")
     for column in columns.images:
         split = with_pictures(split, column, root)
     return split

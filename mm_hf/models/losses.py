@@ -51,6 +51,7 @@ def classification_loss(
     labels: torch.Tensor,
     problem_type: str,
     num_items_in_batch: torch.Tensor | int | None = None,
+    sample_weight: torch.Tensor | None = None,
     *,
     label_smoothing: float = 0.0,
     class_weights: Sequence[float] | None = None,
@@ -69,6 +70,8 @@ def classification_loss(
         num_items_in_batch: labels in the global batch as the Trainer and `count_labels` count them, C a row where
             they are `(B, C)`; left out, the rows with a label in this batch. (The Trainer counts NaN too: there,
             leave out rows without a label.)
+        sample_weight: `(B,)` float, by which the loss of each row is multiplied. The divisor stays the number of
+            labels: weights that average 1 keep the size of the loss.
         label_smoothing, class_weights, focal_gamma: see `single_label_losses` and `multi_label_losses`; not for
             `regression`.
         class_priors: how frequent each class is in the training rows, `(C,)`: log priors are added to the logits
@@ -79,8 +82,8 @@ def classification_loss(
         `()`: zero, with zero gradients for every parameter, where no row has a label.
 
     Raises:
-        ValueError: an unknown problem type, labels whose shape does not fit the logits, or a setting that this
-            problem does not have.
+        ValueError: an unknown problem type, labels or weights whose shape does not fit the logits, or a setting that
+            this problem does not have.
     """
     if problem_type not in PROBLEM_TYPES:
         raise ValueError(f"problem_type must be one of {PROBLEM_TYPES}, got {problem_type!r}.")
@@ -93,6 +96,8 @@ def classification_loss(
             f"problem_type {problem_type!r} needs labels of shape {tuple(shape)} with logits of shape "
             f"{tuple(logits.shape)}, got {labels.dtype} of shape {tuple(labels.shape)}."
         )
+    if sample_weight is not None and sample_weight.shape != logits.shape[:1]:
+        raise ValueError(f"sample_weight needs shape {tuple(logits.shape[:1])}, got {tuple(sample_weight.shape)}.")
     rows, logits = labelled_rows(labels), logits.float()
     weights = None if class_weights is None else logits.new_tensor(class_weights)
     if hard:
@@ -108,6 +113,8 @@ def classification_loss(
         losses = (multi_label_losses(logits, labels, label_smoothing, weights, focal_gamma) * present).sum(-1)
     else:
         losses = (((logits - labels) ** 2) * present).sum(-1) / present.sum(-1).clamp(min=1)
+    if sample_weight is not None:
+        losses = losses * sample_weight
     count: torch.Tensor | float
     if num_items_in_batch is None:
         count = rows.sum().clamp(min=1)
@@ -192,7 +199,7 @@ def mixup(pooled: torch.Tensor, labels: torch.Tensor, alpha: float) -> tuple[tor
         alpha: above 0; the larger, the more even the shares.
 
     Returns:
-        the mixed vectors `(B, D)`, the labels of the partners, and the share of each row's own vector and label.
+        the mixed vectors `(B, D)`, each row's partner `(B,)` int64, and the share of its own vector and label.
 
     Raises:
         ValueError: another number of labels than of rows.
@@ -203,7 +210,7 @@ def mixup(pooled: torch.Tensor, labels: torch.Tensor, alpha: float) -> tuple[tor
     rows = labelled_rows(labels).nonzero().flatten()
     partners = torch.arange(len(pooled), device=pooled.device)
     partners[rows] = rows[torch.randperm(len(rows)).to(rows.device)]
-    return pooled[partners].lerp(pooled, share), labels[partners], share
+    return pooled[partners].lerp(pooled, share), partners, share
 
 
 def labelled_rows(labels: torch.Tensor) -> torch.Tensor:

@@ -580,6 +580,7 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        sample_weight: torch.Tensor | None = None,
         **inputs,
     ) -> MMFusionClassifierOutput:
         """Classifies.
@@ -589,18 +590,21 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
             labels: see `classification_loss`. In training the config shapes the loss (`label_smoothing`,
                 `class_weights`, `focal_gamma`, `class_priors`, `mixup_alpha`); in eval mode it is the plain one.
             num_items_in_batch: labelled rows of the global batch, see there.
+            sample_weight: `(B,)` float, how much each row counts in the loss, in training alone.
             inputs: all other inputs of `MMFusionModel.forward`.
         """
         outputs = self.model(input_ids=input_ids, **{"return_tokens": False, **inputs})
-        pooled, partner_labels, share = outputs.pooler_output, None, 1.0
+        pooled, partners, share = outputs.pooler_output, None, 1.0
         if self.training and self.config.mixup_alpha and labels is not None:
-            pooled, partner_labels, share = mixup(pooled, labels, self.config.mixup_alpha)
+            pooled, partners, share = mixup(pooled, labels, self.config.mixup_alpha)
         logits = self.classifier(self.dropout(pooled))
         loss = None
         if labels is not None:
-            loss = self._loss(logits, labels, num_items_in_batch)
-        if partner_labels is not None:
-            loss = share * loss + (1 - share) * self._loss(logits, partner_labels, num_items_in_batch)
+            loss = self._loss(logits, labels, num_items_in_batch, sample_weight)
+        if partners is not None:
+            sample_weight = None if sample_weight is None else sample_weight[partners]
+            other = self._loss(logits, labels[partners], num_items_in_batch, sample_weight)
+            loss = share * loss + (1 - share) * other
         return MMFusionClassifierOutput(
             loss=loss,
             logits=logits,
@@ -609,12 +613,15 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
             cross_attentions=outputs.cross_attentions,
         )
 
-    def _loss(self, logits, labels, num_items_in_batch) -> torch.Tensor:
+    def _loss(self, logits, labels, num_items_in_batch, sample_weight) -> torch.Tensor:
         """The loss of this problem, shaped by the config in training."""
         if self.config.problem_type is None:
             self.config.problem_type = infer_problem_type(labels, self.num_labels)
-        settings = self.config.loss_settings if self.training else {}
-        return classification_loss(logits, labels, self.config.problem_type, num_items_in_batch, **settings)
+        if not self.training:
+            return classification_loss(logits, labels, self.config.problem_type, num_items_in_batch)
+        return classification_loss(
+            logits, labels, self.config.problem_type, num_items_in_batch, sample_weight, **self.config.loss_settings
+        )
 
 
 class MMFusionForQuestionAnswering(MMFusionForClassification):

@@ -327,6 +327,25 @@ CLASSES = {"cat": 0, "dog": 1, "cow": 2}
 NAN = math.nan
 
 
+def test_weights(processor):
+    columns = dataclasses.replace(COLUMNS, weight="reliability")
+    collator = MultimodalCollator(processor, columns, problem_type="regression")
+    data = rows([None] * 4, ["what?"] * 4, [0.5, 0.1, None, 0.3])
+    for row, weight in zip(data, [2, 0.25, None, 0.0]):
+        row["reliability"] = weight
+    batch = collator(data)
+    assert batch["sample_weight"].tolist() == [2, 0.25, 0, 0]
+    assert batch["sample_weight"].dtype == torch.float32
+    for weight in (None, math.nan, -1, math.inf):
+        data[1]["reliability"] = weight
+        with pytest.raises(BadRowError, match=r"row 1 of split 'train', column 'reliability'.*from 0 up, got"):
+            collator(data)
+        batch = dataclasses.replace(collator, on_error="skip")(data)
+        assert batch["sample_weight"].tolist() == [2, 0, 0, 0]
+        assert batch["labels"].isnan().tolist() == [False, True, True, False]
+        assert [entry["row"] for entry in batch["bad_rows"]] == [1]
+
+
 @pytest.mark.parametrize(
     ("values", "problem_type", "expected"),
     [

@@ -317,6 +317,8 @@ def test_errors(tmp_path, monkeypatch, streaming):
     (tmp_path / "lists.jsonl").write_text('{"question": "what?", "answer": "yes", "kinds": ["a", "b"]}\n')
     with pytest.raises(ValueError, match=r"'kinds' \(given as kind_column\) of .* holds List.* strings or numbers"):
         load("lists.jsonl", Columns(text="question", label="answer", kind="kinds"))
+    with pytest.raises(ValueError, match=r"'answer' \(given as weight_column\) of .* holds no numbers, but string"):
+        load("lists.jsonl", Columns(text="question", label="answer", weight="answer"))
     for name, content in (("no.csv", ""), ("no.jsonl", "")):
         (tmp_path / name).write_text(content)
         with pytest.raises(ValueError, match=f"{name} is empty"):

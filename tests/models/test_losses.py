@@ -217,7 +217,8 @@ def test_mixup_pairs_rows_that_have_labels(labels):
     partners = set()
     for seed in range(20):
         torch.manual_seed(seed)
-        mixed, others, share = mixup(pooled, labels, 0.4)
+        mixed, chosen, share = mixup(pooled, labels, 0.4)
+        others = labels[chosen]
         assert 0 <= share <= 1
         assert torch.equal(mixed[~HERE], pooled[~HERE])
         missing = others.isnan().reshape(ROWS, -1).all(1) if others.is_floating_point() else others == -100
@@ -305,3 +306,31 @@ def test_all_settings_together_learn():
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     assert torch.equal(model.eval()(**inputs).logits.argmax(-1), LABELS)
+
+
+# --- Weights of rows
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+def test_rows_count_by_their_weight(targets):
+    problem_type, labels = TARGETS[targets]
+    weights = torch.tensor([0.0, 1.0, 2.0, 3.0, 0.5, 4.0])
+    alone = [classification_loss(LOGITS[[row]], labels[[row]], problem_type) for row in range(ROWS)]  # 0 without label
+    found = classification_loss(LOGITS, labels, problem_type, sample_weight=weights)
+    torch.testing.assert_close(found, (torch.stack(alone) * weights).sum() / HERE.sum())
+    with pytest.raises(ValueError, match=r"sample_weight needs shape \(6,\), got \(1,\)"):
+        classification_loss(LOGITS, labels, problem_type, sample_weight=weights[:1])
+
+
+def test_weights_count_in_training_alone_and_with_mixup():
+    inputs = {**tiny.batch(), "labels": torch.tensor([0, 1, 2, 0])}
+    model = tiny.model(MMFusionForClassification, num_labels=3, classifier_dropout=0.0)
+    none = torch.zeros(4)
+    assert model.eval()(**inputs, sample_weight=none).loss == model(**inputs).loss > 0
+    for alpha in (0.0, 0.4):
+        model.config.mixup_alpha = alpha
+        assert model.train()(**inputs, sample_weight=none).loss == 0
+        torch.manual_seed(0)
+        plain = model(**inputs).loss
+        torch.manual_seed(0)
+        torch.testing.assert_close(model(**inputs, sample_weight=none + 2).loss, 2 * plain)

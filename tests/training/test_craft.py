@@ -318,12 +318,35 @@ def test_mixup_in_training_alone(script, trained, monkeypatch):
         keep=True,
     )
     assert len(mixed) == 2
-    alpha, labels, pooled, partners, share = mixed[0]
+    alpha, labels, pooled, chosen, share = mixed[0]
+    partners = labels[chosen]
     assert alpha == 0.7
     assert not torch.equal(labels, partners)
     logits = (pooled @ heads[0]["weight"].T + heads[0]["bias"]).detach()
     expected = share * cross_entropy(logits, labels) + (1 - share) * cross_entropy(logits, partners)
     assert done.losses[0] == pytest.approx(expected.item(), abs=2e-4)
+
+
+@SCRIPTS
+def test_weights_of_rows(script, trained, batches, dataset, tmp_path):
+    weighted = load_from_disk(str(dataset))
+    for name, part in weighted.items():
+        weighted[name] = part.add_column("reliability", [0.0 if row % 2 else 3.0 for row in range(len(part))])
+    weighted.save_to_disk(tmp_path / "weighted")
+    done = trained(
+        script,
+        lambda job: (build_is_repeatable(job), sharpen(job)),
+        dataset=str(tmp_path / "weighted"),
+        weight_column="reliability",
+        max_steps=1,
+    )
+    rows, batch = next((rows, batch) for split, rows, batch in batches if split == "train")
+    weights = torch.tensor([0.0 if row % 2 else 3.0 for row in rows])
+    assert torch.equal(batch["sample_weight"], weights)
+    logits, labels = first_batch(done.job, batches)
+    losses = cross_entropy(logits, labels, reduction="none")
+    assert abs(losses.mean() - (weights * losses).mean()) > 0.02
+    assert done.losses[0] == pytest.approx((weights * losses).mean().item(), abs=2e-4)
 
 
 @SCRIPTS

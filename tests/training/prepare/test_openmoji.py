@@ -80,7 +80,7 @@ def test_columns(splits):
     strings = ["emoji", "code", "name", "text", "described", *(f"name_{language}" for language in openmoji.LANGUAGES)]
     for part in splits.values():
         assert set(part.column_names) == {
-            *("image", "aliases", "category", "sentiment", "occurrences", "row_id"),
+            *("image", "aliases", "category", "sentiment", "occurrences", "sentiment_weight", "row_id"),
             *strings,
         }
         assert part.features["image"].mode == "RGB"
@@ -159,9 +159,11 @@ def test_sentiment_is_that_of_the_ranking(rows):
         if entry is None:
             assert row["sentiment"] is None
             assert row["occurrences"] is None
+            assert row["sentiment_weight"] == 0
             continue
         negative, neutral, positive = (int(entry[name]) for name in ("Negative", "Neutral", "Positive"))
         assert row["occurrences"] == negative + neutral + positive
+        assert row["sentiment_weight"] == pytest.approx(row["occurrences"] / (row["occurrences"] + 20))
         assert row["sentiment"] == pytest.approx((positive - negative) / (negative + neutral + positive), abs=1e-7)
         scored += 1
     assert scored == 615

@@ -232,7 +232,8 @@ def run_once(job: Job, keys: dict[str, Any], seed: int, seconds: float, scores: 
     step = seconds_per_step(training_of(job, keys, seed, max_steps=1000))
     steps = max(20, round(seconds / step))
     every = asked.eval_steps or max(10, steps // 8)
-    training = training_of(job, keys, seed, max_steps=steps, eval_steps=every)
+    # No limit of wall time, as recipes have one: on a busy machine it would come first.
+    training = training_of(job, keys, seed, max_steps=steps, eval_steps=every, max_train_seconds=None)
     before = time.process_time()
     training.run()
     spent = time.process_time() - before

@@ -6,9 +6,19 @@ Importing this package registers the config, the models and the processor with t
 from .hub import pipeline
 from .models.configuration_mm_fusion import FusionModuleConfig, MMFusionConfig
 from .models.fusion import FUSIONS, Fusion, register_fusion
-from .models.modeling_mm_fusion import MMFusionForClassification, MMFusionForQuestionAnswering, MMFusionModel
+from .models.modeling_mm_fusion import (
+    MMFusionForClassification,
+    MMFusionForQuestionAnswering,
+    MMFusionModel,
+    MMFusionPreTrainedModel,
+)
 from .models.modeling_outputs import EncoderStates, FusedStates, FusionMemory, TokenStates
-from .models.pipelines_mm_fusion import MMFusionClassificationPipeline, MMFusionQuestionAnsweringPipeline
+from .models.multi_task_mm_fusion import MMFusionForMultiTask
+from .models.pipelines_mm_fusion import (
+    MMFusionClassificationPipeline,
+    MMFusionMultiTaskPipeline,
+    MMFusionQuestionAnsweringPipeline,
+)
 from .models.processing_mm_fusion import MMFusionProcessor
 
 
@@ -24,8 +34,11 @@ __all__ = [
     "MMFusionClassificationPipeline",
     "MMFusionConfig",
     "MMFusionForClassification",
+    "MMFusionForMultiTask",
     "MMFusionForQuestionAnswering",
     "MMFusionModel",
+    "MMFusionMultiTaskPipeline",
+    "MMFusionPreTrainedModel",
     "MMFusionProcessor",
     "MMFusionQuestionAnsweringPipeline",
     "TokenStates",

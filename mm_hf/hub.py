@@ -6,12 +6,18 @@ from transformers import AutoProcessor, Pipeline, PreTrainedModel
 
 from .models.configuration_mm_fusion import CUSTOM_PIPELINES, MMFusionConfig
 from .models.modeling_mm_fusion import MMFusionForClassification, MMFusionForQuestionAnswering
-from .models.pipelines_mm_fusion import MMFusionClassificationPipeline, MMFusionQuestionAnsweringPipeline
+from .models.multi_task_mm_fusion import MMFusionForMultiTask
+from .models.pipelines_mm_fusion import (
+    MMFusionClassificationPipeline,
+    MMFusionMultiTaskPipeline,
+    MMFusionQuestionAnsweringPipeline,
+)
 
 
 PIPELINES = {
     "visual-question-answering": (MMFusionQuestionAnsweringPipeline, MMFusionForQuestionAnswering),
     "multimodal-classification": (MMFusionClassificationPipeline, MMFusionForClassification),
+    "multimodal-multi-task": (MMFusionMultiTaskPipeline, MMFusionForMultiTask),
 }
 
 

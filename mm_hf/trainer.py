@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import datasets
 import torch
+from accelerate.utils import recursively_apply, send_to_device
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -20,7 +21,7 @@ from .data.loading import SOURCE_ROW, Rows
 from .data.sources import prepare
 from .data.streaming import StreamBatches
 from .evaluation.prediction import predict
-from .models.losses import count_labels
+from .models.losses import count_all_labels
 
 
 # Arguments whose other values would have no effect here, and why.
@@ -50,6 +51,7 @@ class MMTrainer(Trainer):
     - Columns are never dropped: the collator reads rows, not the inputs of `forward`.
     - A checkpoint is complete or not there (`mm_hf.checkpoints`); `train(resume_from_checkpoint=True)` takes the
       newest complete one.
+    - Of a model with several tasks, logits and labels are dicts by task wherever the library has arrays.
 
     Args:
         args: `TrainingArguments`; of what concerns columns and loaders, the batch sizes and `dataloader_num_workers`
@@ -103,7 +105,7 @@ class MMTrainer(Trainer):
             collator = dataclasses.replace(collator, augment=None, token_dropout=0.0)
         if isinstance(dataset, Rows | datasets.Dataset):
             names = (dataset.dataset if isinstance(dataset, Rows) else dataset).column_names
-            if split == "test" and collator.columns.label not in names:
+            if split == "test" and not set(collator.columns.labels) <= set(names):
                 columns = dataclasses.replace(collator.columns, label=None, weight=None)
                 collator = dataclasses.replace(collator, columns=columns)
         if isinstance(dataset, datasets.Dataset):
@@ -148,15 +150,16 @@ class MMTrainer(Trainer):
 
     # Training
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
-        """Labels of all processes and accumulation steps; the library's count takes NaN for a label."""
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
+        """Labels of all processes and accumulation steps, of several tasks a dict; the library's count takes NaN for a
+        label."""
         labels = [batch["labels"] for batch in batch_samples if "labels" in batch]
         if not labels or not self.model_accepts_loss_kwargs:
             return None
-        count = torch.tensor(sum(map(count_labels, labels)), device=device)
+        counts = send_to_device(count_all_labels(labels), device)
         if self.args.world_size > 1 and self.args.average_tokens_across_devices:
-            count = self.accelerator.reduce(count)
-        return count.clamp(min=1)
+            counts = self.accelerator.reduce(counts)
+        return counts.clamp(min=1) if isinstance(counts, torch.Tensor) else counts
 
     def compute_loss(self, model, inputs: dict[str, Any], *args, **kwargs):
         """The model's own loss; what the batch tells of its rows stays out of the model."""
@@ -185,14 +188,15 @@ class MMTrainer(Trainer):
         scores = predictions.logits
         if self.preprocess_logits_for_metrics is not None:
             scores = self.preprocess_logits_for_metrics(scores, predictions.labels)
-        logits = scores.numpy()
-        labels = None if predictions.labels is None else predictions.labels.numpy()
+        logits = recursively_apply(torch.Tensor.numpy, scores)
+        labels = None if predictions.labels is None else recursively_apply(torch.Tensor.numpy, predictions.labels)
         metrics: dict[str, Any] = {}
         loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
         if self.compute_metrics is not None and labels is not None and not loss_only:
             metrics = denumpify_detensorize(self.compute_metrics(EvalPrediction(predictions=logits, label_ids=labels)))
         if predictions.loss is not None:
             metrics["loss"] = predictions.loss
+            metrics |= {f"{task}_loss": loss for task, loss in (predictions.task_losses or {}).items()}
         return EvalLoopOutput(
             predictions=None if loss_only else logits,
             label_ids=None if loss_only else labels,

@@ -5,6 +5,7 @@ refused.
 """
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
@@ -89,9 +90,21 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "The head: question_answering, left out where a row has picture, text and one label, or "
-            "classification.",
-            "choices": ["question_answering", "classification"],
+            "classification; multi_task where there are several columns of labels.",
+            "choices": ["question_answering", "classification", "multi_task"],
         },
+    )
+    task_weighting: str = field(
+        default="fixed",
+        metadata={
+            "help": "Losses of several tasks are summed by fixed weights, or by learned ones (uncertainty; Kendall et "
+            "al. 2018).",
+            "choices": ["fixed", "uncertainty"],
+        },
+    )
+    task_weights: Any = field(
+        default=None,
+        metadata={"help": 'The fixed weights by column of labels, as "{tone: 0.5}"; left out, 1.'},
     )
 
     def __post_init__(self):
@@ -99,6 +112,10 @@ class ModelArguments:
             raise ValueError(f"lora_rank must be at least 1, got {self.lora_rank}.")
         if self.lora_alpha is not None and not self.lora_alpha > 0:
             raise ValueError(f"lora_alpha must be above 0, got {self.lora_alpha}.")
+        if isinstance(self.task_weights, str):
+            self.task_weights = yaml.safe_load(self.task_weights)
+        if self.task_weights is not None and not isinstance(self.task_weights, dict):
+            raise ValueError(f"task_weights must be of the form {{tone: 0.5}}, got {self.task_weights!r}.")
 
 
 @dataclass
@@ -121,7 +138,9 @@ class DatasetArguments:
         default=None, metadata={"help": "Column whose equal values mean the same picture; its rows share a batch."}
     )
     text_column: str | None = field(default=None, metadata={"help": "Column of the texts."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of the labels."})
+    label_column: list[str] | None = field(
+        default=None, metadata={"help": "Column of the labels, or several: one task each, learned together."}
+    )
     kind_column: str | None = field(default=None, metadata={"help": "Column that metrics are split by."})
     on_error: str = field(
         default="raise",
@@ -143,6 +162,8 @@ class DatasetArguments:
 
     def __post_init__(self):
         check_range("max_bad_fraction", self.max_bad_fraction, 0, 1)
+        if isinstance(self.label_column, list) and len(self.label_column) == 1:
+            self.label_column = self.label_column[0]
 
 
 @dataclass
@@ -157,12 +178,17 @@ class DataArguments(DatasetArguments):
     )
     test_fraction: float = field(default=0.1, metadata={"help": "Likewise the test part."})
     weight_column: str | None = field(
-        default=None, metadata={"help": "Column of how much each row counts in the training loss, from 0 up."}
+        default=None,
+        metadata={
+            "help": "Column of how much each row counts in the training loss, from 0 up. In a recipe also by column "
+            "of labels: {tone: trust}."
+        },
     )
     problem_type: str | None = field(
         default=None,
         metadata={
-            "help": "single_label_classification, multi_label_classification or regression; left out, by the labels.",
+            "help": "single_label_classification, multi_label_classification or regression; left out, by the labels. "
+            "In a recipe also by column of labels: {tone: regression}.",
             "choices": ["single_label_classification", "multi_label_classification", "regression"],
         },
     )
@@ -316,7 +342,8 @@ class TrainArguments:
         return {name: common if rate is None else rate for name, rate in own.items()}
 
 
-LISTS = ("image_column", "augment", "vision_feature_layer")  # a recipe may name a single one without brackets
+# A recipe may name a single one without brackets.
+LISTS = ("image_column", "label_column", "augment", "vision_feature_layer")
 ALL_ARGUMENTS = (ModelArguments, DataArguments, TrainArguments)
 
 
@@ -357,8 +384,9 @@ def parse_arguments(
                 parser.error(f"recipe {recipe}: {key.name} has no value.")
             if key.name in LISTS and value is not None and not isinstance(value, list):
                 values[key.name] = [value]
-            if choices and value is not None and value not in choices:
-                parser.error(f"recipe {recipe}: {key.name} must be one of {choices}, got {value!r}.")
+            for one in value.values() if key.name == "problem_type" and isinstance(value, dict) else [value]:
+                if choices and one is not None and one not in choices:
+                    parser.error(f"recipe {recipe}: {key.name} must be one of {choices}, got {one!r}.")
         # argparse converts defaults that are strings as it does flags: 1e-3, a string to YAML, becomes a number.
         parser.set_defaults(
             **{k: str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for k, v in values.items()}

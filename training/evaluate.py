@@ -7,9 +7,10 @@
 
 A run of train.py leaves recipe.json beside its checkpoint: there, data set and columns need not be named again. What
 is found goes into the folder evaluation/ of the checkpoint: report.html, a page that needs no other file,
-evaluation.json with all the figures, and the pictures.
+evaluation.json with all the figures, and the pictures. Of a model with several tasks each has a folder in it.
 """
 
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -84,42 +85,87 @@ def main():
     predictions = predict_rows(job, rows, "evaluating")
     job.note_bad_rows(predictions.bad_rows)
     job.share_bad_rows()
-    labelled = has_label(predictions.labels, job.problem_type)
-    logits, labels = predictions.logits[labelled], predictions.labels[labelled]
 
-    def answers(title: str, rows: Rows = rows, **absent) -> torch.Tensor:
-        """Of the rows that the score is measured on. Bad rows are not noted again."""
-        return answers_of(predict_rows(job, rows, title, **absent).logits[labelled], job.problem_type)
+    def logits(title: str, rows: Rows = rows, **absent) -> Any:
+        """Of all rows. Bad ones are not noted again."""
+        return predict_rows(job, rows, title, **absent).logits
 
-    # What all processes do together: floors and missing modalities, as answers.
+    # What all processes do together: floors and missing modalities.
     modalities = [modality for modality in job.model.config.modalities if job.collator.parts[modality]]
-    floors = {"majority": majority_floor(job, labels, learned, logits.shape[1])}
+    floors: dict[str, tuple[Any, dict[str, Any]]] = {}
     for modality in modalities if len(modalities) > 1 else []:
         others = dict.fromkeys(set(modalities) - {modality})
         meaning = f"this very model, not trained for it, with the {' and '.join(others)} of every row taken away"
-        floors[f"this_model_{modality}_alone"] = answers(f"{modality} alone", **others), {"meaning": meaning}
+        floors[f"this_model_{modality}_alone"] = logits(f"{modality} alone", **others), {"meaning": meaning}
     items = picture_keys(job, rows) if "vision" in modalities else None
     if {"vision", "text"} <= set(modalities):
         order = derangement(items, args.seed)
         kept = sum(items[row] is not None and items[row] == items[other] for row, other in enumerate(order))
-        shuffled = answers("shuffled pairs", OtherPictures(rows.dataset, name, job.columns, order))
+        shuffled = logits("shuffled pairs", OtherPictures(rows.dataset, name, job.columns, order))
         meaning = "this very model, with each text beside the picture of another row"
         floors["this_model_shuffled_pairs"] = shuffled, {"meaning": meaning, "rows_that_kept_their_picture": kept}
     curves: dict[str, list] = {}
     for place, modality in enumerate(modalities if args.missing else []):
         for share in SHARES:
             lost = {modality: rows_without(len(rows), share, [args.seed, place])}
-            curves.setdefault(modality, []).append((share, answers(f"{share:.0%} without {modality}", **lost)))
+            curves.setdefault(modality, []).append((share, logits(f"{share:.0%} without {modality}", **lost)))
 
     if job.accelerator.is_main_process:
-        unit, groups = "rows", list(range(len(rows)))
+        units = ("rows", list(range(len(rows))))
         if job.columns.group:
-            unit, groups = f"rows of equal {job.columns.group}", rows.dataset[job.columns.group][:]
+            units = (f"rows of equal {job.columns.group}", rows.dataset[job.columns.group][:])
         elif items is not None:
-            unit, groups = "rows of the same picture", items
-        write_evaluation(args, data_args, job, name, labelled, logits, labels, (unit, groups), floors, curves)
+            units = ("rows of the same picture", items)
+        for task in job.alone():
+            write_task(args, data_args, job, task, name, predictions, learned, units, floors, curves)
     job.accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
     job.accelerator.end_training()
+
+
+def write_task(
+    args: EvaluateArguments,
+    data_args: DatasetArguments,
+    job: Job,
+    task: Job,
+    name: str,
+    predictions: Predictions,
+    learned: Any,
+    units: tuple[str, list],
+    floors: dict[str, tuple[Any, dict[str, Any]]],
+    curves: dict[str, list[tuple[float, Any]]],
+):
+    """Takes what belongs to one task out of everything, over the rows that have a label of it, and writes its
+    evaluation; of several tasks each into a folder of its own.
+
+    Args:
+        task: the job as if it had this task alone.
+        predictions: of all rows.
+        learned: labels of the training part, None where there is none.
+        floors, curves: as `write_evaluation` takes them, but with the logits of all rows in place of answers.
+        args, data_args, job, name, units: see there.
+    """
+    column, problem_type = task.columns.label, task.problem_type
+
+    def own(values: Any) -> torch.Tensor:
+        return values[column] if job.tasks else values
+
+    labelled = has_label(own(predictions.labels), problem_type)
+    logits, labels = own(predictions.logits)[labelled], own(predictions.labels)[labelled]
+
+    def answers(values: Any) -> torch.Tensor:
+        return answers_of(own(values)[labelled], problem_type)
+
+    known = None if learned is None else own(learned)
+    own_floors = {"majority": majority_floor(task, labels, known, logits.shape[1])}
+    own_floors |= {floor: (answers(values), notes) for floor, (values, notes) in floors.items()}
+    own_curves = {
+        modality: [(share, answers(values)) for share, values in points] for modality, points in curves.items()
+    }
+    if job.tasks:
+        task.output_dir = job.output_dir / re.sub(r"[^\w-]", "_", column)
+        task.output_dir.mkdir(exist_ok=True)
+        task.name = f"{job.name}, {column}"
+    write_evaluation(args, data_args, task, name, labelled, logits, labels, units, own_floors, own_curves)
 
 
 def majority_floor(
@@ -185,6 +231,7 @@ def write_evaluation(
         "dataset": data_args.dataset,
         "split": name,
         "rows": {"evaluated": len(part), "labelled": len(labels), "bad": job.bad_rows.count(name)},
+        "label_column": columns.label,
         "problem_type": problem_type,
         "labels": names,
         **found,
@@ -213,7 +260,7 @@ def write_evaluation(
         file.replace(job.output_dir / file.name)
     staged.rmdir()
     write_json(job.output_dir / "evaluation.json", report)
-    print(table(report, name))
+    print(f"\n{job.name}" if report["model_class"] == "MMFusionForMultiTask" else "", table(report, name), sep="")
     print(f"written: {job.output_dir / 'report.html'}")
 
 

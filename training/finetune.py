@@ -13,7 +13,9 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from accelerate.utils import recursively_apply
 from safetensors.torch import load_file, save_file
 from transformers import (
     EarlyStoppingCallback,
@@ -28,10 +30,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `accelerate launch` puts only training/ there
 
-from mm_hf import MMFusionForClassification
+from mm_hf import MMFusionPreTrainedModel
 from mm_hf.checkpoints import newest_checkpoint
 from mm_hf.data import MultimodalCollator
-from mm_hf.evaluation import classification_metrics
+from mm_hf.evaluation import classification_metrics, first_metric, multi_task_metrics
 from mm_hf.optim import EMA, NonFiniteGuard
 from mm_hf.trainer import MMTrainer
 from training.arguments import TrainArguments
@@ -199,8 +201,7 @@ def training_arguments(job: Job, args: TrainArguments, folder: Path | None) -> T
     """The recipe as the Trainer takes it."""
     when = "no" if folder is None else "epoch" if args.eval_steps is None else "steps"
     saved = "no" if folder is None else when if args.save_steps is None else "steps"
-    metric = "rmse" if job.problem_type == "regression" else "f1_micro"
-    metric = "accuracy" if job.problem_type == "single_label_classification" else metric
+    metric = "score" if job.tasks else first_metric(job.problem_type)
     return TrainingArguments(
         output_dir=str(job.output_dir if folder is None else folder),
         seed=args.seed,
@@ -234,13 +235,15 @@ def training_arguments(job: Job, args: TrainArguments, folder: Path | None) -> T
 
 def compute_metrics(job: Job, predictions: EvalPrediction) -> dict[str, float]:
     """The metrics of the problem, as the Trainer asks for them."""
-    logits, labels = torch.from_numpy(predictions.predictions), torch.from_numpy(predictions.label_ids)
-    return classification_metrics(logits, labels, job.problem_type)["metrics"]
+    arrays = (predictions.predictions, predictions.label_ids)
+    logits, labels = recursively_apply(torch.from_numpy, arrays, test_type=lambda value: isinstance(value, np.ndarray))
+    measure = multi_task_metrics if job.tasks else classification_metrics
+    return measure(logits, labels, job.problem_type)["metrics"]
 
 
 def fit(
     job: Job,
-    model: MMFusionForClassification,
+    model: MMFusionPreTrainedModel,
     collator: MultimodalCollator,
     args: TrainArguments,
     folder: Path | None = None,
@@ -278,6 +281,8 @@ def fit(
         job.seconds["train"] = trainer.train_seconds()
     metric = f"eval_{trainer.args.metric_for_best_model}"
     names = {"loss": "loss", "validation": metric, "learning rate": "learning_rate"}
+    for task, name in job.task_metrics().items():
+        names |= {f"validation loss {task}": f"eval_{task}_loss", f"validation {name}": f"eval_{name}"}
     return {
         name: [(entry["step"], entry[key]) for entry in trainer.state.log_history if key in entry]
         for name, key in names.items()

@@ -1,5 +1,6 @@
 """What train.py and finetune.py work on: one run, with its data, its model and what it was asked."""
 
+import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 from transformers import get_scheduler
 
-from mm_hf import MMFusionForClassification, MMFusionProcessor
+from mm_hf import MMFusionPreTrainedModel, MMFusionProcessor
 from mm_hf.data import (
     BadRowError,
     BadRows,
@@ -26,6 +27,7 @@ from mm_hf.data import (
     parse_augmentations,
 )
 from mm_hf.data.loading import SOURCE_ROW
+from mm_hf.evaluation import first_metric
 from mm_hf.optim import parameter_groups, unfreeze_gradually
 from training.arguments import (
     DataArguments,
@@ -46,7 +48,8 @@ class Job:
         output_dir: the run's folder.
         accelerator: devices and processes.
         model_args, data_args, train_args: the recipe.
-        columns, splits, label2id, problem_type: the data; `splits` by name, the training part perhaps a stream.
+        columns, splits, label2id, problem_type: the data; `splits` by name, the training part perhaps a stream. Where
+            `columns.label` is a list, the latter two are dicts by column.
         build: makes the model anew, with fresh fusion and head.
         model, processor, collator: as they are measured; `training_collator` is for training.
         bad_rows: those found up to now.
@@ -61,12 +64,12 @@ class Job:
     train_args: TrainArguments
     columns: Columns
     splits: dict[str, Dataset | IterableDataset]
-    label2id: dict[str, int] | None
-    problem_type: str
+    label2id: dict[str, Any] | None
+    problem_type: Any
     processor: MMFusionProcessor
     bad_rows: BadRows
-    build: Callable[[], MMFusionForClassification] = None
-    model: MMFusionForClassification = None
+    build: Callable[[], MMFusionPreTrainedModel] = None
+    model: MMFusionPreTrainedModel = None
     collator: MultimodalCollator = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -78,6 +81,26 @@ class Job:
         """Prints, on one process."""
         if self.accelerator.is_main_process:
             print(*words, flush=True)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The columns of labels of a model with several tasks; none where there is but one."""
+        return self.columns.label if isinstance(self.columns.label, list) else []
+
+    def of_task(self, name: str) -> "Job":
+        """The same job as if this task were its only one."""
+        job = copy.copy(self)
+        job.columns = replace(self.columns, label=name, weight=self.columns.weights.get(name))
+        job.label2id, job.problem_type = self.label2id[name], self.problem_type[name]
+        return job
+
+    def alone(self) -> list["Job"]:
+        """One job a task."""
+        return [self.of_task(name) for name in self.tasks] or [self]
+
+    def task_metrics(self) -> dict[str, str]:
+        """By task the name of its first metric in `multi_task_metrics`."""
+        return {task: f"{task}_{first_metric(self.problem_type[task])}" for task in self.tasks}
 
     def training_collator(self, collator: MultimodalCollator) -> MultimodalCollator:
         """The same with the augmentations that the recipe asks for."""
@@ -168,7 +191,7 @@ class Job:
             self.bad_rows.write(self.output_dir / "bad_rows.jsonl")
 
 
-def build_optimizer(model: MMFusionForClassification, args: TrainArguments) -> torch.optim.Optimizer:
+def build_optimizer(model: MMFusionPreTrainedModel, args: TrainArguments) -> torch.optim.Optimizer:
     """The recipe's optimizer over its parameter groups."""
     rates = {name: rate for name, rate in args.encoder_learning_rates.items() if name in model.config.modalities}
     groups = parameter_groups(model, args.learning_rate, args.weight_decay, rates, args.layer_decay)

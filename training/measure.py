@@ -11,9 +11,15 @@ import torch
 from accelerate.utils import set_seed
 from datasets import Dataset, IterableDataset
 
-from mm_hf import MMFusionForClassification
+from mm_hf import MMFusionPreTrainedModel
 from mm_hf.data import BatchLoader, Columns, MultimodalCollator, Rows
-from mm_hf.evaluation import Predictions, classification_metrics, majority_accuracy, predict
+from mm_hf.evaluation import (
+    Predictions,
+    classification_metrics,
+    majority_accuracy,
+    multi_task_metrics,
+    predict,
+)
 from training.arguments import TrainArguments
 from training.job import ROOT, Job
 from training.run_folder import git_commit, hardware, versions, write_run
@@ -21,16 +27,16 @@ from training.set_up import merge_adapters
 
 
 # Trains a model in place: (job, model, collator, arguments) -> points of (step, value) by name.
-Fit = Callable[[Job, MMFusionForClassification, MultimodalCollator, TrainArguments], dict[str, list]]
+Fit = Callable[[Job, MMFusionPreTrainedModel, MultimodalCollator, TrainArguments], dict[str, list]]
 
 
 def evaluate(
-    job: Job, model: MMFusionForClassification, collator: MultimodalCollator, split: str
+    job: Job, model: MMFusionPreTrainedModel, collator: MultimodalCollator, split: str
 ) -> tuple[Predictions, dict]:
     """Runs the model over one part, every row once, on all processes.
 
     Returns:
-        its predictions, and what `classification_metrics` gives.
+        its predictions, and what `classification_metrics` gives, or `multi_task_metrics`.
     """
     predictions = predict(model, job.loader(split, collator, train=False), job.accelerator)
     job.note_bad_rows(predictions.bad_rows)
@@ -39,9 +45,10 @@ def evaluate(
 
 
 def report_of(job: Job, predictions: Predictions, split: str) -> dict:
-    """What `classification_metrics` gives for predictions of one part."""
+    """The metrics of predictions of one part."""
     kinds = job.splits[split][job.columns.kind] if job.columns.kind else None
-    return classification_metrics(predictions.logits, predictions.labels, job.problem_type, kinds)
+    measure = multi_task_metrics if job.tasks else classification_metrics
+    return measure(predictions.logits, predictions.labels, job.problem_type, kinds)
 
 
 def finish(job: Job, fit: Fit, history: dict[str, list]):
@@ -84,10 +91,13 @@ def measure_floors(job: Job, fit: Fit) -> dict[str, float]:
 
     The models that see one modality alone are trained as the model was, on a smaller budget, with the other absent.
     """
-    label, floors, modalities = job.columns.label, {}, job.model.config.modalities
+    floors, modalities = {}, job.model.config.modalities
     stream = isinstance(job.splits["train"], IterableDataset)
-    if job.problem_type == "single_label_classification" and not stream:
-        floors["majority"] = majority_accuracy(job.splits["train"][label], job.splits["test"][label])
+    for task in job.alone():
+        if task.problem_type == "single_label_classification" and not stream:
+            label = task.columns.label
+            share = majority_accuracy(job.splits["train"][label], job.splits["test"][label])
+            floors[f"{label}_majority" if job.tasks else "majority"] = share
     names = {"text": "text_only", "vision": "image_only"}
     for modality in modalities if len(modalities) > 1 else []:
         alone = dataclasses.replace(job.collator, absent=dict.fromkeys(set(modalities) - {modality}))
@@ -101,7 +111,7 @@ def measure_floors(job: Job, fit: Fit) -> dict[str, float]:
         model = job.build().to(job.accelerator.device)
         fit(job, model, alone, args)
         _, report = evaluate(job, model, alone, "test")
-        floors[names[modality]] = next(iter(report["metrics"].values()))
+        floors |= floor_of(job, names[modality], report)
     if {"vision", "text"} <= set(modalities):
         generator = torch.Generator().manual_seed(job.train_args.seed)
         order = torch.randperm(len(job.splits["test"]), generator=generator).tolist()
@@ -117,8 +127,15 @@ def measure_floors(job: Job, fit: Fit) -> dict[str, float]:
         )
         # Bad rows are not noted: a bad picture is here in another row than its own.
         predictions = predict(job.model, batches, job.accelerator)
-        floors["shuffled_pairs"] = next(iter(report_of(job, predictions, "test")["metrics"].values()))
+        floors |= floor_of(job, "shuffled_pairs", report_of(job, predictions, "test"))
     return floors
+
+
+def floor_of(job: Job, name: str, report: dict) -> dict[str, float]:
+    """The first metric of a report as a floor; of several tasks that of each as well."""
+    first, *_ = report["metrics"]
+    of_tasks = {f"{task}_{name}": report["metrics"][metric] for task, metric in job.task_metrics().items()}
+    return {name: report["metrics"][first], **of_tasks}
 
 
 class OtherPictures(Rows):

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from datasets import ClassLabel, Dataset, DatasetDict, List
 from transformers import AutoConfig, HfArgumentParser
 from transformers.utils import logging
 
-from mm_hf import MMFusionConfig, MMFusionForClassification, MMFusionProcessor
+from mm_hf import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
 from mm_hf.data import (
     BadRows,
     Columns,
@@ -25,6 +24,7 @@ from mm_hf.data import (
     load_splits,
     normalise_labels,
 )
+from mm_hf.data.labels import name_labels
 from mm_hf.data.loading import SOURCE_ROW
 from mm_hf.data.sources import PART_OF
 from training.arguments import DataArguments, DatasetArguments, ModelArguments, TrainArguments
@@ -108,7 +108,7 @@ def parse_arguments(description: str) -> tuple[EvaluateArguments, DatasetArgumen
     return args, data_args, recipe
 
 
-def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionForClassification]]:
+def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedModel]]:
     """The checkpoint's config, and its head.
 
     Raises:
@@ -142,11 +142,18 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
     for key, column in (("image_id_column", data_args.image_id_column), ("group_column", args.group_column)):
         if column in image:
             raise ValueError(f"{key} is {column!r}, which holds the pictures; equal pictures are found without it.")
+    label: str | list[str] | None = data_args.label_column
+    if config.tasks is not None:
+        label = [label] if isinstance(label, str) else list(label)
+        if unknown := [column for column in label if column not in config.tasks]:
+            raise ValueError(f"label_column names {unknown}, but {args.model} has the tasks {list(config.tasks)}.")
+    elif not isinstance(label, str):
+        raise ValueError(f"label_column names {label}, but {args.model} has a single task.")
     return GroupedColumns(
         image=image or None,
         image_id=data_args.image_id_column or None,
         text=data_args.text_column or None,
-        label=data_args.label_column,
+        label=label,
         kind=data_args.kind_column or None,
         group=args.group_column or None,
     )
@@ -221,31 +228,61 @@ def check_cut(model: Path, data_args: DatasetArguments, recipe: dict[str, Any], 
         )
 
 
-def name_classes(part: Dataset, column: str, names: list[str] | None) -> Dataset:
-    """The part with classes by their names: its own `ClassLabel` may number them otherwise than the checkpoint."""
-    feature: Any = part.features[column]
-    inner = feature.feature if isinstance(feature, List) else feature
-    if names is None or not isinstance(inner, ClassLabel):
-        return normalise_labels(DatasetDict({"": part}), column, names)[""]
-    return part.with_transform(partial(read_names, column=column, names=dict(enumerate(inner.names))))
+def labels_of_checkpoint(
+    config: MMFusionConfig, part: Dataset, columns: Columns
+) -> tuple[dict[str, list[str] | None], dict[str, str]]:
+    """What the checkpoint answers, by column of labels: the names of its classes, and the problem type."""
+    if config.tasks is not None:
+        tasks = config.task_heads
+        names = {column: tasks[column].labels and list(tasks[column].labels) for column in columns.labels}
+        return names, {column: tasks[column].problem_type for column in columns.labels}
+    column, problem_type = columns.labels[0], config.problem_type
+    if problem_type is None:  # a checkpoint that has not seen a label
+        several = isinstance(part.features[column], List)
+        problem_type = "multi_label_classification" if several else "single_label_classification"
+        problem_type = "regression" if config.num_labels == 1 else problem_type
+    classes = [config.id2label[number] for number in range(config.num_labels)]
+    return {column: None if problem_type == "regression" else classes}, {column: problem_type}
 
 
-def read_names(batch: dict[str, list], column: str, names: dict[int, str]) -> dict[str, list]:
-    """A batch of rows with the names of the label column, if it is among them; None for -1."""
-    if column not in batch:
-        return batch
-    read = [[names[v] for v in value] if isinstance(value, list) else names.get(value) for value in batch[column]]
-    return {**batch, column: read}
+def name_classes(part: Dataset, names: dict[str, list[str] | None]) -> Dataset:
+    """The part with classes by their names: its own `ClassLabel` may number them otherwise than the checkpoint.
+
+    Args:
+        part: the rows.
+        names: by column of labels those of the checkpoint.
+    """
+    numbered = {}
+    for column, classes in names.items():
+        feature: Any = part.features[column]
+        inner = feature.feature if isinstance(feature, List) else feature
+        if classes is not None and isinstance(inner, ClassLabel):
+            numbered[column] = dict(enumerate(inner.names))
+    if not numbered:
+        return normalise_labels(DatasetDict({"": part}), names)[""]
+    others = [column for column, classes in names.items() if classes is not None and column not in numbered]
+    return part.with_transform(partial(read_names, numbered=numbered, others=others))
+
+
+def read_names(batch: dict[str, list], numbered: dict[str, dict[int, str]], others: list[str]) -> dict[str, list]:
+    """A batch of rows with the names of the label columns, those that are among them; None for -1."""
+    for column in set(numbered) & set(batch):
+        names = numbered[column]
+        values = [
+            [names[v] for v in value] if isinstance(value, list) else names.get(value) for value in batch[column]
+        ]
+        batch = {**batch, column: values}
+    return name_labels(batch, others)
 
 
 def open_checkpoint(
     args: EvaluateArguments, data_args: DatasetArguments, recipe: dict[str, Any]
-) -> tuple[Job, str, torch.Tensor | None]:
+) -> tuple[Job, str, Any]:
     """Opens checkpoint and data, and looks at every row before any is measured.
 
     Returns:
         the job, with the part that is measured as its only one; the name of that part; the labels of the training
-        part, None where there is no other part than the measured one.
+        part (of several tasks by name), None where there is no other part than the measured one.
     """
     config, head = load_config(args.model)
     columns = columns_of(args, data_args, config)
@@ -254,13 +291,14 @@ def open_checkpoint(
     accelerator = Accelerator()
     with accelerator.local_main_process_first():  # the others find what it prepared
         name, part, train = load_part(args, data_args, recipe, columns)
-    names = [config.id2label[number] for number in range(config.num_labels)]
-    problem_type = config.problem_type
-    if problem_type is None:  # a checkpoint that has not seen a label
-        several = isinstance(part.features[columns.label], List)
-        problem_type = "multi_label_classification" if several else "single_label_classification"
-        problem_type = "regression" if config.num_labels == 1 else problem_type
-    names = None if problem_type == "regression" else names
+    names, problem_types = labels_of_checkpoint(config, part, columns)
+    label2id: Any = {
+        column: {label: number for number, label in enumerate(classes)} if classes else None
+        for column, classes in names.items()
+    }
+    problem_type: Any = problem_types
+    if not isinstance(columns.label, list):
+        label2id, problem_type = label2id[columns.label], problem_type[columns.label]
     processor = MMFusionProcessor.from_pretrained(args.model)
     train_args = TrainArguments(
         seed=args.seed,
@@ -275,8 +313,8 @@ def open_checkpoint(
         DataArguments(**vars(data_args)),
         train_args,
         columns,
-        {name: name_classes(part, columns.label, names)},
-        {label: number for number, label in enumerate(names)} if names else None,
+        {name: name_classes(part, names)},
+        label2id,
         problem_type,
         processor=processor,
         bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),
@@ -289,11 +327,16 @@ def open_checkpoint(
         processor, columns, job.label2id, problem_type, on_error=data_args.on_error, root=root
     )
     check_rows(job)
-    learned = None
+    learned: Any = None
     if train is not None:
-        rows = Rows(name_classes(train.select_columns([columns.label]), columns.label, names), "train")
+        rows = Rows(name_classes(train.select_columns(columns.labels), names), "train")
+        values = rows.__getitems__(range(len(rows)))
         # Classes that the checkpoint does not have are no answers, so they do not count.
-        learned = label_tensor(rows.__getitems__(range(len(rows))), columns.label, job.label2id, problem_type, bad=[])
+        learned = {
+            task.columns.label: label_tensor(values, task.columns.label, task.label2id, task.problem_type, bad=[])
+            for task in job.alone()
+        }
+        learned = learned if job.tasks else learned[columns.label]
     # Nothing trains here, so the features of every encoder can be kept.
     job.model = head.from_pretrained(args.model, freeze_encoders=True).to(accelerator.device)
     job.collator = replace(job.collator, cache=build_cache(job))

@@ -19,6 +19,7 @@ from PIL import Image
 from mm_hf.checkpoints import clear_staging, list_checkpoints
 from mm_hf.data import BadRowError, MultimodalCollator, Rows, label_tensor
 from mm_hf.data.collator import decode_image
+from mm_hf.data.loading import is_absent
 from mm_hf.evaluation import model_card, plot_curves, plot_predictions
 from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES
 
@@ -169,7 +170,8 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
         model_class=type(model).__name__,
         encoders={key: Path(recipe[key]).name for key in ("vision_encoder", "text_encoder") if recipe[key]},
         parameters=round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
-        labels=list(model.config.id2label.values()),
+        labels=None if model.config.tasks else list(model.config.id2label.values()),
+        tasks={name: task.labels for name, task in model.config.task_heads.items()} if model.config.tasks else {},
         rows={split: len(part) if isinstance(part, Dataset) else "streamed" for split, part in splits.items()},
     )
     card.save(output_dir / "README.md")
@@ -182,7 +184,7 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
 def sample_predictions(model, collator: MultimodalCollator, split, logits, count: int = 12) -> list[tuple]:
     """Test rows drawn at random, up to a third of them wrong ones if there are, as `plot_predictions` takes them."""
     columns, id2label = collator.columns, model.config.id2label
-    single = model.config.problem_type == "single_label_classification"
+    single = model.config.problem_type == "single_label_classification" and model.config.tasks is None
     order = list(range(len(split)))
     random.Random(0).shuffle(order)
     chosen = order[:count]
@@ -195,11 +197,31 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
         chosen = wrong + [row for row, good in zip(order, right) if good][: count - len(wrong)]
     samples = []
     for row in Rows(split, "test").__getitems__(chosen):
-        truth = row[columns.label]
-        truth = id2label.get(truth, truth) if isinstance(truth, int) else truth
-        answer = id2label[logits[row["row_id"]].argmax().item()] if single else f"{logits[row['row_id']].tolist()}"
-        samples.append((*picture_and_text(row, collator), answer, str(truth)))
+        place = row["row_id"]
+        if model.config.tasks is not None:
+            tasks = model.config.task_heads.items()
+            answers = [said(logits[name][place], task.problem_type, task.labels) for name, task in tasks]
+            truths = [shown(row[name], task.labels) for name, task in tasks]
+            answer, truth = "; ".join(answers), "; ".join(truths)
+        else:
+            answer = said(logits[place], model.config.problem_type, id2label)
+            truth = shown(row[columns.label], id2label if single else None)
+        samples.append((*picture_and_text(row, collator), answer, truth))
     return samples
+
+
+def said(logits: torch.Tensor, problem_type: str, labels: Any) -> str:
+    """What a model says of one row, its classes by name."""
+    if problem_type == "single_label_classification":
+        return labels[logits.argmax().item()]
+    return ", ".join(f"{value:.3g}" for value in logits.tolist())
+
+
+def shown(label: Any, labels: Any) -> str:
+    """A label as its column has it, a class by name."""
+    if is_absent(label) or (labels is not None and label == -1):
+        return "–"
+    return labels[label] if labels is not None and isinstance(label, int) else str(label)
 
 
 def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple[Image.Image | None, str | None]:

@@ -14,7 +14,13 @@ from datasets import Dataset, IterableDataset
 from transformers.integrations import get_available_reporting_integrations
 from transformers.utils import logging
 
-from mm_hf import MMFusionForClassification, MMFusionForQuestionAnswering, MMFusionProcessor
+from mm_hf import (
+    MMFusionForClassification,
+    MMFusionForMultiTask,
+    MMFusionForQuestionAnswering,
+    MMFusionPreTrainedModel,
+    MMFusionProcessor,
+)
 from mm_hf.adapters import add_lora, merge_lora
 from mm_hf.data import (
     BadRowError,
@@ -46,7 +52,11 @@ from training.job import ROOT, Job
 from training.run_folder import check_same_data, claim_run_folder
 
 
-HEADS = {"question_answering": MMFusionForQuestionAnswering, "classification": MMFusionForClassification}
+HEADS: dict[str, type[MMFusionPreTrainedModel]] = {
+    "question_answering": MMFusionForQuestionAnswering,
+    "classification": MMFusionForClassification,
+    "multi_task": MMFusionForMultiTask,
+}
 
 
 def set_up(description: str, script: str, words: list[str] | None = None) -> Job | None:
@@ -92,8 +102,14 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     )
     with accelerator.local_main_process_first():  # the others find what it prepared
         splits = load_parts(data_args, columns, train_args.seed)
-    names, problem_type = labels_of(splits, columns.label, data_args.problem_type)
-    splits = normalise_labels(splits, columns.label, names)
+    names, problem_type = labels_by_column(splits, columns, data_args)
+    splits = normalise_labels(splits, names)
+    label2id: dict[str, Any] = {
+        column: {label: number for number, label in enumerate(found)} if found else None
+        for column, found in names.items()
+    }
+    if not isinstance(columns.label, list):
+        names, problem_type, label2id = (found[columns.label] for found in (names, problem_type, label2id))
     job = Job(
         name,
         output_dir,
@@ -103,7 +119,7 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         train_args,
         columns,
         splits,
-        {label: number for number, label in enumerate(names)} if names else None,
+        label2id,
         problem_type,
         processor=build_processor(model_args, data_args),
         bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),
@@ -125,7 +141,7 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
 
     # The same seed on every process: all start from the same weights.
     set_seed(train_args.seed)
-    job.build = partial(build_model, job, losses=loss_arguments(job))
+    job.build = partial(build_model, job, losses=[loss_arguments(task, bool(job.tasks)) for task in job.alone()])
     job.model = job.build().to(accelerator.device)
     trainable, total = (
         sum(p.numel() for p in job.model.parameters() if p.requires_grad or count_all) / 1e6
@@ -166,6 +182,7 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
         )
     if train_args.train_sampling_strategy == "group_by_length" and model_args.text_encoder is None:
         raise ValueError("train_sampling_strategy is group_by_length, but there is no text_encoder.")
+    check_tasks(model_args, data_args, train_args)
     trackers = ["none", *get_available_reporting_integrations()]
     if train_args.report_to not in trackers:
         raise ValueError(f"report_to must be one of those installed, {trackers}, got {train_args.report_to!r}.")
@@ -183,6 +200,25 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
                 f"train_sampling_strategy random alone; got {train_args.imbalance}, "
                 f"{train_args.train_sampling_strategy}."
             )
+
+
+def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
+    """Says what does not go with several columns of labels, or needs them."""
+    labels = data_args.label_column
+    if isinstance(labels, list):
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"label_column names a column twice: {labels}.")
+        if model_args.task not in (None, "multi_task"):
+            raise ValueError(f"task is {model_args.task}, which has one label_column, not {labels}.")
+        if train_args.imbalance == "balanced_sampler":
+            raise ValueError(f"imbalance balanced_sampler draws rows by one label, and label_column is {labels}.")
+        return
+    several = {"task_weights": model_args.task_weights, "task_weighting": model_args.task_weighting != "fixed"}
+    several |= {"task multi_task": model_args.task == "multi_task"}
+    several |= {key: isinstance(getattr(data_args, key), dict) for key in ("weight_column", "problem_type")}
+    for key, given in several.items():
+        if given:
+            raise ValueError(f"{key} by task needs several columns of labels, got label_column {labels!r}.")
 
 
 def load_parts(data_args: DataArguments, columns: Columns, seed: int) -> dict[str, Dataset | IterableDataset]:
@@ -210,6 +246,23 @@ def load_parts(data_args: DataArguments, columns: Columns, seed: int) -> dict[st
     return parts
 
 
+def labels_by_column(
+    splits: dict[str, Dataset | IterableDataset], columns: Columns, data_args: DataArguments
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What each column of labels means: the names of its classes, and the problem type.
+
+    Raises:
+        ValueError: see `labels_of`; a problem type for a column that holds no labels.
+    """
+    asked = data_args.problem_type
+    asked = dict(asked) if isinstance(asked, dict) else dict.fromkeys(columns.labels, asked)
+    if unknown := set(asked) - set(columns.labels):
+        raise ValueError(f"problem_type names {sorted(unknown)}, but the columns of labels are {columns.labels}.")
+    found = {column: labels_of(splits, column, asked.get(column)) for column in columns.labels}
+    names = {column: classes for column, (classes, _) in found.items()}
+    return names, {column: problem_type for column, (_, problem_type) in found.items()}
+
+
 def check_rows(job: Job):
     """Looks at every label, text and path of a picture, so that a bad one stops the run before the training and not
     after it. What a picture holds is seen when it is read."""
@@ -217,8 +270,9 @@ def check_rows(job: Job):
     for split, dataset in job.splits.items():
         if isinstance(dataset, IterableDataset):
             continue
-        if count_labels(job.labels(split)) == 0:
-            raise ValueError(f"No row of split {split!r} has a label in column {job.columns.label!r}.")
+        for alone in job.alone():
+            if count_labels(alone.labels(split)) == 0:
+                raise ValueError(f"No row of split {split!r} has a label in column {alone.columns.label!r}.")
         if job.columns.text is not None:
             for row in job.all_rows(split, [job.columns.text]):
                 job.collator.item_keys(row, "text", bad)
@@ -233,10 +287,13 @@ def check_rows(job: Job):
     job.note_bad_rows([error.entry for error in bad or []])
 
 
-def loss_arguments(job: Job) -> dict[str, Any]:
-    """What the recipe asks of the loss, as the model's config takes it."""
+def loss_arguments(job: Job, among_others: bool = False) -> dict[str, Any]:
+    """What the recipe asks of the loss of a job with one task, as the model's config takes it. Of a regression among
+    other tasks it asks nothing."""
     args = job.train_args
-    losses: dict[str, Any] = {"label_smoothing": args.label_smoothing_factor, "mixup_alpha": args.mixup_alpha}
+    if among_others and job.problem_type == "regression":
+        return {}
+    losses: dict[str, Any] = {"label_smoothing": args.label_smoothing_factor}
     if args.imbalance == "focal_loss":
         losses["focal_gamma"] = args.focal_gamma
     if args.imbalance in ("class_weights", "logit_adjustment"):
@@ -263,15 +320,37 @@ def build_processor(model_args: ModelArguments, data_args: DataArguments) -> MMF
     return processor
 
 
-def build_model(job: Job, losses: dict[str, Any]) -> MMFusionForClassification:
-    """The recipe's model with fresh fusion and head."""
+def head_arguments(job: Job, losses: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the head answers, as the model's config takes it.
+
+    Args:
+        job: the run.
+        losses: `loss_arguments` of each of its tasks.
+    """
+    if not job.tasks:
+        labels: dict[str, Any] = {"num_labels": 1}
+        if job.label2id is not None:
+            id2label = {number: name for name, number in job.label2id.items()}
+            labels = {"id2label": id2label, "label2id": job.label2id, "num_labels": len(id2label)}
+        return {"problem_type": job.problem_type, **losses[0], **labels}
+    weights = job.model_args.task_weights or {}
+    if unknown := set(weights) - set(job.tasks):
+        raise ValueError(f"task_weights names {sorted(unknown)}, but the columns of labels are {job.tasks}.")
+    tasks = {}
+    for task, settings in zip(job.alone(), losses):
+        name = task.columns.label
+        tasks[name] = {"problem_type": task.problem_type, "weight": weights.get(name, 1.0), **settings}
+        tasks[name] |= {} if task.label2id is None else {"labels": list(task.label2id)}
+    return {"tasks": tasks, "task_weighting": job.model_args.task_weighting}
+
+
+def build_model(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedModel:
+    """The recipe's model with fresh fusion and head; arguments as for `head_arguments`."""
     args = job.model_args
-    labels: dict[str, Any] = {"num_labels": 1}
-    if job.label2id is not None:
-        id2label = {number: name for name, number in job.label2id.items()}
-        labels = {"id2label": id2label, "label2id": job.label2id, "num_labels": len(id2label)}
     answers = job.columns.image and job.columns.text and job.problem_type == "single_label_classification"
     task = args.task or ("question_answering" if answers else "classification")
+    if job.tasks:
+        task = "multi_task"
     model = HEADS[task].from_encoders_pretrained(
         vision=args.vision_encoder,
         text=args.text_encoder,
@@ -293,9 +372,8 @@ def build_model(job: Job, losses: dict[str, Any]) -> MMFusionForClassification:
         classifier_dropout=args.classifier_dropout,
         num_images=max(1, len(job.columns.images)),
         **({"attn_implementation": args.attn_implementation} if args.attn_implementation else {}),
-        problem_type=job.problem_type,
-        **losses,
-        **labels,
+        mixup_alpha=job.train_args.mixup_alpha,
+        **head_arguments(job, losses),
     )
     if args.gradient_checkpointing:
         model.activation_checkpointing_enable()
@@ -304,7 +382,7 @@ def build_model(job: Job, losses: dict[str, Any]) -> MMFusionForClassification:
     return model
 
 
-def merge_adapters(job: Job, model: MMFusionForClassification):
+def merge_adapters(job: Job, model: MMFusionPreTrainedModel):
     """Takes low-rank adapters into the weights, so that the checkpoint is an ordinary one."""
     if job.model_args.lora is not None:
         merge_lora(model)

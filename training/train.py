@@ -19,17 +19,17 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import recursively_apply, send_to_device, set_seed
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `accelerate launch` puts only training/ there
 
-from mm_hf import MMFusionForClassification
+from mm_hf import MMFusionPreTrainedModel
 from mm_hf.checkpoints import begin, newest_checkpoint, publish, rotate, staging_folder, writing
 from mm_hf.data import MultimodalCollator
-from mm_hf.models.losses import count_labels
+from mm_hf.models.losses import count_all_labels
 from mm_hf.optim import EMA, NonFiniteGuard
 from training.arguments import TrainArguments
 from training.job import Job, build_optimizer, build_scheduler, run
@@ -90,7 +90,7 @@ class Training:
     def __init__(
         self,
         job: Job,
-        model: MMFusionForClassification,
+        model: MMFusionPreTrainedModel,
         collator: MultimodalCollator,
         args: TrainArguments,
         folder: Path | None,
@@ -121,7 +121,7 @@ class Training:
         self.progress = Progress(limits=[self.total, args.max_train_seconds, args.early_stopping_patience])
         self.best_weights: dict[str, torch.Tensor] = {}
         self.stream_position = (0, 0)  # epoch of this process's stream, and rows of it that were used
-        self.losses: list[torch.Tensor] = []  # of the steps since the last point of the curve
+        self.losses: list[dict[str, torch.Tensor]] = []  # of the steps since the last point of the curve, by name
 
     def run(self):
         """Trains to the end, and leaves in the model the weights that were best on validation."""
@@ -180,8 +180,12 @@ class Training:
         accelerator, args, progress = self.accelerator, self.args, self.progress
         # The loss is divided by the labelled rows of all processes and batches of the step, and DDP averages.
         overtime = args.max_train_seconds is not None and progress.seconds > args.max_train_seconds
-        sums = [float(sum(count_labels(batch["labels"]) for batch in window)), float(overtime)]
-        count, overtime = accelerator.reduce(torch.tensor(sums, device=accelerator.device)).tolist()
+        counts = count_all_labels([batch["labels"] for batch in window])
+        sums = send_to_device((counts, torch.tensor(float(overtime))), accelerator.device)
+        counts, overtime = accelerator.reduce(sums)
+        if isinstance(counts, torch.Tensor):
+            counts = counts.clamp(min=1)
+        counts = recursively_apply(lambda count: count / accelerator.num_processes, counts)
         self.model.train()
         losses, row_ids = [], []
         for number, batch in enumerate(window):
@@ -192,15 +196,16 @@ class Training:
             last = number == len(window) - 1
             with nullcontext() if last else accelerator.no_sync(self.prepared):
                 with accelerator.autocast():
-                    loss = self.prepared(**batch, num_items_in_batch=max(count, 1) / accelerator.num_processes).loss
-                accelerator.backward(loss)
-            losses.append(loss.detach())
+                    outputs = self.prepared(**batch, num_items_in_batch=counts)
+                accelerator.backward(outputs.loss)
+            by_task = {f"loss {task}": loss for task, loss in (outputs.get("task_losses") or {}).items()}
+            losses.append({name: loss.detach() for name, loss in {"loss": outputs.loss, **by_task}.items()})
         norm = None
         if args.max_grad_norm > 0:
             norm = accelerator.clip_grad_norm_(self.prepared.parameters(), args.max_grad_norm)
         # With float16 the scaler skips such steps by itself, and lowers its scale.
         if accelerator.scaler is not None or self.guard.check(self.model, progress.step + 1, row_ids, norm):
-            self.losses.append(torch.stack(losses).sum())
+            self.losses.append({name: sum(part[name] for part in losses) for name in losses[0]})
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
@@ -208,7 +213,7 @@ class Training:
             self.ema.update()
         progress.step += 1
         progress.batch += len(window)
-        return overtime > 0
+        return overtime.item() > 0
 
     def log(self, bar):
         """A point of each curve, every so many steps."""
@@ -217,15 +222,17 @@ class Training:
             return
         self.note("learning rate", self.scheduler.get_last_lr()[0])
         if self.losses:  # else all were skipped, on all processes
-            loss = self.accelerator.reduce(torch.stack(self.losses).mean(), reduction="mean").item()
+            means = {name: torch.stack([step[name] for step in self.losses]).mean() for name in self.losses[0]}
+            means = self.accelerator.reduce(means, reduction="mean")
             self.losses = []
-            self.note("loss", loss)
+            for name, loss in means.items():
+                self.note(name, loss.item())
             best = "-" if progress.best is None else f"{progress.best:.4f}"
-            bar.set_postfix(loss=f"{loss:.4f}", validation=best)
+            bar.set_postfix(loss=f"{means['loss'].item():.4f}", validation=best)
 
     def note(self, name: str, value: float):
         """A point of one curve, here and in the tracker."""
-        self.progress.history[name].append((self.progress.step, value))
+        self.progress.history.setdefault(name, []).append((self.progress.step, value))
         if self.folder is not None:
             self.accelerator.log({name.replace(" ", "_"): value}, step=self.progress.step)
 
@@ -247,6 +254,8 @@ class Training:
         _, report = evaluate(self.job, self.model, self.collator, "validation")
         metric, score = next(iter(report["metrics"].items()))
         self.note("validation", score)
+        for name in self.job.task_metrics().values():
+            self.note(f"validation {name}", report["metrics"][name])
         score = -score if metric == "rmse" else score
         progress.evaluations_since += 1
         if progress.best is None or score > progress.best:
@@ -276,7 +285,7 @@ class Training:
             "stream_position": self.stream_position,
             "bad_rows": self.job.bad_rows.state_dict(),
             "guard": self.guard.state_dict(),
-            "losses": [loss.item() for loss in self.losses],
+            "losses": [{name: loss.item() for name, loss in step.items()} for step in self.losses],
         }
         rank = self.accelerator.process_index
         (folder / f"rank_{rank}.json").write_text(json.dumps(own), encoding="utf-8")
@@ -294,7 +303,10 @@ class Training:
         self.stream_position = tuple(own["stream_position"])
         self.job.bad_rows.load_state_dict(own["bad_rows"])
         self.guard.load_state_dict(own["guard"])
-        self.losses = [torch.tensor(loss, device=self.accelerator.device) for loss in own["losses"]]
+        device = self.accelerator.device
+        self.losses = [
+            {name: torch.tensor(loss, device=device) for name, loss in step.items()} for step in own["losses"]
+        ]
         limits = self.progress.limits
         self.progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
         if limits != self.progress.limits:  # the recipe may now end later
@@ -308,7 +320,7 @@ class Training:
 
 def fit(
     job: Job,
-    model: MMFusionForClassification,
+    model: MMFusionPreTrainedModel,
     collator: MultimodalCollator,
     args: TrainArguments,
     folder: Path | None = None,

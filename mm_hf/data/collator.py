@@ -74,7 +74,7 @@ class MultimodalCollator:
     Args:
         processor: prepares each distinct item.
         columns: which column plays which part.
-        label2id, problem_type: see `label_tensor`.
+        label2id, problem_type: see `label_tensor`; where `columns.label` is a list, dicts by column.
         absent: modalities to leave out, by name: of the rows with these ids, or (None) of every row. For baselines
             that see the others alone, and to measure what a missing one costs.
         cache: features of frozen encoders; items it holds go in as `encoder_states`.
@@ -92,7 +92,7 @@ class MultimodalCollator:
         share one pool of items), the processor's tensors for the distinct items (or `encoder_states`), `labels`,
         `sample_weight` `(B,)` where a column holds weights, `row_ids` `(B,)`; for rows of a stream `stream_position`,
         epoch and number of rows read in it by the end of this batch; where rows are bad `bad_rows`, their entries (see
-        `BadRowError`).
+        `BadRowError`). Where `columns.label` is a list, `labels` and `sample_weight` are dicts by column.
 
     Raises:
         ValueError: settings that do not fit together: an augmentation of what was encoded before or is not there, or
@@ -101,8 +101,8 @@ class MultimodalCollator:
 
     processor: MMFusionProcessor
     columns: Columns
-    label2id: dict[str, int] | None = None
-    problem_type: str | None = None
+    label2id: dict[str, Any] | None = None
+    problem_type: str | dict[str, str] | None = None
     absent: Mapping[str, Collection[int] | None] = field(default_factory=dict)
     cache: FeatureCache | None = None
     on_error: str = "raise"
@@ -159,15 +159,7 @@ class MultimodalCollator:
             if items and modality == "text" and self.token_dropout:
                 places = [(row, column) for _, row, column in items.values()]
                 data["input_ids"] = self._drop_tokens(data["input_ids"], places)
-        labels = {}
-        if self.columns.label is not None:
-            noted = bad if self.on_error == "skip" else None
-            labels["labels"] = label_tensor(rows, self.columns.label, self.label2id, self.problem_type, noted)
-            if self.columns.weight is not None:
-                labels["sample_weight"] = torch.tensor([self._weight(row, bad) for row in rows])
-            faulty = {(error.entry["split"], error.entry["row"]) for error in bad}
-            masked = torch.tensor([(row["split"], row["row_id"]) in faulty for row in rows])
-            labels["labels"][masked] = float("nan") if labels["labels"].is_floating_point() else -100
+        labels = {} if self.columns.label is None else self._labels(rows, bad)
         batch: dict[str, Any] = {**indices, **data, **labels, "row_ids": torch.tensor([row["row_id"] for row in rows])}
         if "epoch" in rows[-1] and "position" in rows[-1]:
             batch["stream_position"] = (rows[-1]["epoch"], rows[-1]["position"] + 1)
@@ -236,10 +228,30 @@ class MultimodalCollator:
         columns = [self.parts[modality][0]] * len(rows) if columns is None else columns
         return self._process(modality, [self._load(row, modality, column) for row, column in zip(rows, columns)])
 
-    def _weight(self, row: dict[str, Any], bad: list[BadRowError]) -> float:
+    def _labels(self, rows: list[dict[str, Any]], bad: list[BadRowError]) -> dict[str, Any]:
+        """`labels` and `sample_weight` of a batch; the labels of bad rows are masked."""
+        columns, noted = self.columns, bad if self.on_error == "skip" else None
+        several = isinstance(columns.label, list)
+        labels, weights = {}, {}
+        for column in columns.labels:
+            of_column = (
+                (self.label2id or {}).get(column) if several else self.label2id,
+                self.problem_type.get(column) if isinstance(self.problem_type, dict) else self.problem_type,
+            )
+            labels[column] = label_tensor(rows, column, *of_column, noted)
+        for column, weight in columns.weights.items():
+            weights[column] = torch.tensor([self._weight(row, column, weight, bad) for row in rows])
+        faulty = {(error.entry["split"], error.entry["row"]) for error in bad}
+        masked = torch.tensor([(row["split"], row["row_id"]) in faulty for row in rows])
+        for values in labels.values():
+            values[masked] = float("nan") if values.is_floating_point() else -100
+        found: dict[str, Any] = {"labels": labels, "sample_weight": weights}
+        return {name: values if several else values[columns.label] for name, values in found.items() if values}
+
+    def _weight(self, row: dict[str, Any], label: str, column: str, bad: list[BadRowError]) -> float:
         """How much a row counts; 0 where it has neither label nor weight."""
-        column, value = self.columns.weight, row[self.columns.weight]
-        if is_absent(value) and is_absent(row[self.columns.label]):
+        value = row[column]
+        if is_absent(value) and is_absent(row[label]):
             return 0.0
         if is_absent(value) or not 0 <= value < math.inf:
             self._note(BadRowError(row, column, f"a weight is a number from 0 up, got {value!r}."), bad)

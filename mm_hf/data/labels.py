@@ -103,7 +103,7 @@ def count_values(split: Dataset | IterableDataset, column: str) -> Counter:
 
 
 def normalise_labels(
-    splits: DatasetDict | IterableDatasetDict, column: str, names: list[str] | None
+    splits: DatasetDict | IterableDatasetDict, names: dict[str, list[str] | None]
 ) -> DatasetDict | IterableDatasetDict:
     """Gives plain numbers and booleans that are classes as names, so that the collator sees names, or the indices of a
     `ClassLabel`, and never a number that could be either.
@@ -112,28 +112,32 @@ def normalise_labels(
     are. So call it after `labels_of`, and once.
 
     Args:
-        splits, column: as for `labels_of`.
-        names: what `labels_of` gave.
+        splits: as for `labels_of`.
+        names: by label column what `labels_of` gave.
     """
-    feature: Any = splits[next(iter(splits))].features[column]
-    inner = feature.feature if isinstance(feature, List) else feature
-    if names is None or isinstance(inner, ClassLabel) or inner.dtype in STRINGS:
+    features: Features = splits[next(iter(splits))].features
+    named = {}
+    for column, found in names.items():
+        several = isinstance(features[column], List)
+        inner: Any = features[column].feature if several else features[column]
+        if found is not None and not isinstance(inner, ClassLabel) and inner.dtype not in STRINGS:
+            named[column] = List(Value("string")) if several else Value("string")
+    if not named:
         return splits
-    convert = partial(name_labels, column=column)
+    convert = partial(name_labels, columns=list(named))
     if isinstance(splits, DatasetDict):
         return splits.with_transform(convert)
-    named = List(Value("string")) if isinstance(feature, List) else Value("string")
     return IterableDatasetDict(
         {
-            name: split.map(convert, batched=True, features=Features({**split.features, column: named}))
+            name: split.map(convert, batched=True, features=Features({**split.features, **named}))
             for name, split in splits.items()
         }
     )
 
 
-def name_labels(batch: dict[str, list], column: str) -> dict[str, list]:
-    """A batch of rows with the values of the label column, if it is among them, as names."""
-    return {**batch, column: [name_of(value) for value in batch[column]]} if column in batch else batch
+def name_labels(batch: dict[str, list], columns: list[str]) -> dict[str, list]:
+    """A batch of rows with the values of the label columns, those that are among them, as names."""
+    return {**batch, **{c: [name_of(value) for value in batch[c]] for c in columns if c in batch}}
 
 
 def name_of(value: Any) -> Any:

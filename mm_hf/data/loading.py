@@ -55,27 +55,46 @@ class Columns:
             row has several pictures.
         image_id: equal values mean the same picture; left out, equal bytes do.
         text: strings; None in a row: this row has no text.
-        label: a `ClassLabel`, strings, integers, floats, or lists of floats.
+        label: a `ClassLabel`, strings, integers, floats, or lists of floats. A list of names where a row has the
+            labels of several tasks, each of which is called by its column.
         kind: strings that metrics are split by.
-        weight: numbers, how much each row counts in the training loss.
+        weight: numbers, how much each row counts in the training loss; by label column where only some tasks have it.
     """
 
     image: str | list[str] | None = None
     image_id: str | None = None
     text: str | None = None
-    label: str | None = None
+    label: str | list[str] | None = None
     kind: str | None = None
-    weight: str | None = None
+    weight: str | dict[str, str] | None = None
+
+    def __post_init__(self):
+        if isinstance(self.weight, dict) and (unknown := set(self.weight) - set(self.labels)):
+            raise ValueError(f"weight names {sorted(unknown)}, but the columns of labels are {self.labels}.")
 
     @property
     def images(self) -> list[str]:
         """The columns of pictures, none, one or several."""
         return [] if self.image is None else [self.image] if isinstance(self.image, str) else list(self.image)
 
+    @property
+    def labels(self) -> list[str]:
+        """The columns of labels, none, one or several."""
+        return [] if self.label is None else [self.label] if isinstance(self.label, str) else list(self.label)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """By column of labels the column of their weights, where they have one."""
+        if self.weight is None:
+            return {}
+        return dict.fromkeys(self.labels, self.weight) if isinstance(self.weight, str) else dict(self.weight)
+
     def named(self) -> list[tuple[str, str]]:
         """The columns that are there, as pairs of their part and their name."""
-        others = [(name, getattr(self, name)) for name in ("image_id", "text", "label", "kind", "weight")]
-        pairs = [*(("image", column) for column in self.images), *others]
+        pairs: list[tuple[str, str | None]] = [("image", column) for column in self.images]
+        pairs += [("image_id", self.image_id), ("text", self.text)]
+        pairs += [("label", column) for column in self.labels]
+        pairs += [("kind", self.kind), *(("weight", column) for column in dict.fromkeys(self.weights.values()))]
         return [(part, column) for part, column in pairs if column is not None]
 
 

@@ -27,8 +27,8 @@ WIDTH = 110
 def describe(
     splits: DatasetDict | IterableDatasetDict,
     columns: Columns,
-    names: list[str] | None,
-    problem_type: str,
+    names: Any,
+    problem_type: Any,
     tokenizer: Any = None,
     root: str | None = None,
 ) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def describe(
     Args:
         splits: as `load_splits` and `normalise_labels` give them.
         columns: which plays which part.
-        names, problem_type: as `labels_of` gives them.
+        names, problem_type: as `labels_of` gives them; where `columns.label` is a list, dicts by column.
         tokenizer: lengths of texts are counted in its tokens as well.
         root: for paths of pictures, see `resolve_path`.
 
@@ -46,7 +46,8 @@ def describe(
         `rows`: of each part;
         `columns`: a list of `part`, `column`, `type` and `absent`, the rate of each part of the data;
         `labels`: `problem_type`, `names`, `counts` of each part by class, and the `ratio` of train's most to least
-            frequent class, or, for regression, train's `values` (minimum, mean, maximum);
+            frequent class, or, for regression, train's `values` (minimum, mean, maximum); where `columns.label` is a
+            list, a dict of these by column;
         `pictures`: by column, of train: how many were `looked_at`, the `unreadable` of them, `sizes` (the smallest,
             median and largest width × height), and how many are `distinct` where paths or `image_id` tell;
         `texts`: of train: how many were `looked_at`, `words` and `tokens` (median, 95th percentile, maximum) and how
@@ -57,6 +58,11 @@ def describe(
     pairs = columns.named()
     absent = {column: {name: absent_rate(part, column) for name, part in parts.items()} for _, column in pairs}
     train = parts.get("train", next(iter(parts.values())))
+    labels: dict[str, Any] | None = None
+    if isinstance(columns.label, list):
+        labels = {name: describe_labels(parts, name, names[name], problem_type[name]) for name in columns.label}
+    elif columns.label is not None:
+        labels = describe_labels(parts, columns.label, names, problem_type)
     return {
         "streamed_rows": STREAMED_ROWS if streamed else None,
         "rows": {name: len(part) for name, part in parts.items()},
@@ -64,7 +70,7 @@ def describe(
             {"part": part, "column": column, "type": type_of(train.features[column]), "absent": absent[column]}
             for part, column in pairs
         ],
-        "labels": describe_labels(parts, columns.label, names, problem_type) if columns.label else None,
+        "labels": labels,
         "pictures": {column: describe_pictures(train, column, columns.image_id, root) for column in columns.images},
         "texts": describe_texts(train, columns.text, tokenizer) if columns.text else None,
     }
@@ -197,7 +203,11 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         rates = [f"{name} {rate:.1%}" for name, rate in column["absent"].items() if rate > 0]
         lines.append(text + (f", absent: {', '.join(rates)}" if rates else ""))
     lines += picture_lines(summary["pictures"]) + text_lines(summary["texts"])
-    return lines + (label_lines(summary["labels"]) if summary["labels"] else [])
+    if summary["labels"] is None:
+        return lines
+    if "problem_type" in summary["labels"]:
+        return lines + label_lines(summary["labels"])
+    return lines + [line for name, labels in summary["labels"].items() for line in label_lines(labels, f"{name}: ")]
 
 
 def picture_lines(pictures: dict[str, dict]) -> list[str]:
@@ -219,9 +229,9 @@ def text_lines(texts: dict[str, Any] | None) -> list[str]:
     return [f"  texts     median / 95 % / max: {'; '.join(lengths)}; {texts['distinct']:,} distinct"]
 
 
-def label_lines(labels: dict[str, Any]) -> list[str]:
+def label_lines(labels: dict[str, Any], task: str = "") -> list[str]:
     """The classes with their part of train, the most frequent first, or the range of the numbers."""
-    kind = labels["problem_type"].replace("_", " ")
+    kind = task + labels["problem_type"].replace("_", " ")
     if labels["names"] is None:
         spread = labels["values"]
         numbers = (

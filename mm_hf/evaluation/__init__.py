@@ -4,7 +4,15 @@ from .diagnostics import calibration, confusion, label_scores, worst_mistakes
 from .findings import draw, find_out, rounded, table
 from .floors import derangement, majority_answer, rows_without
 from .intervals import bootstrap, group_codes, metrics_with_intervals
-from .metrics import answers_of, classification_metrics, has_label, majority_accuracy, targets_of
+from .metrics import (
+    answers_of,
+    classification_metrics,
+    first_metric,
+    has_label,
+    majority_accuracy,
+    multi_task_metrics,
+    targets_of,
+)
 from .page import write_page
 from .plots import plot_predictions
 from .prediction import Predictions, predict
@@ -21,6 +29,7 @@ __all__ = [
     "derangement",
     "draw",
     "find_out",
+    "first_metric",
     "group_codes",
     "has_label",
     "label_scores",
@@ -28,6 +37,7 @@ __all__ = [
     "majority_answer",
     "metrics_with_intervals",
     "model_card",
+    "multi_task_metrics",
     "plot_curves",
     "plot_predictions",
     "predict",

@@ -61,6 +61,11 @@ def metrics_of(problem_type: str, outputs: int, validate: bool = True) -> dict[s
     }
 
 
+def first_metric(problem_type: str) -> str:
+    """The name of the metric that counts first."""
+    return next(iter(metrics_of(problem_type, outputs=2)))
+
+
 def classification_metrics(
     logits: torch.Tensor,
     labels: torch.Tensor,
@@ -92,6 +97,50 @@ def classification_metrics(
     by_kind = {kind: first(answers[rows], targets[rows]).item() for kind, rows in rows_by_kind(kinds or []).items()}
     metrics = {name: function(answers, targets).item() for name, function in functions.items()}
     return {"metrics": metrics, "by_kind": by_kind, "rows": len(targets)}
+
+
+def multi_task_metrics(
+    logits: dict[str, torch.Tensor],
+    labels: dict[str, torch.Tensor],
+    problem_types: dict[str, str],
+    kinds: list[str] | None = None,
+) -> dict[str, float | dict]:
+    """`classification_metrics` of several tasks, each over the rows that have a label of it.
+
+    Args:
+        logits, labels, problem_types: by task, as there.
+        kinds: as there.
+
+    Returns:
+        as there, each name with its task's before it, and before all the metric `score`: the mean over the tasks of
+        what is at most 1 and better when higher, accuracy, F1 (micro) or, of a regression, the share of the labels'
+        variance that is explained (R²).
+    """
+    reports = {
+        task: classification_metrics(logits[task], labels[task], problem_type, kinds)
+        for task, problem_type in problem_types.items()
+    }
+    scores = [
+        explained_variance(logits[task], labels[task])
+        if problem_type == "regression"
+        else next(iter(reports[task]["metrics"].values()))
+        for task, problem_type in problem_types.items()
+    ]
+    found: dict[str, Any] = {
+        part: {f"{task}_{name}": value for task, report in reports.items() for name, value in report[part].items()}
+        for part in ("metrics", "by_kind")
+    }
+    found["metrics"] = {"score": sum(scores) / len(scores), **found["metrics"]}
+    return {**found, "rows": {task: report["rows"] for task, report in reports.items()}}
+
+
+def explained_variance(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """R² over the rows that have a label, all outputs together. Labels that are all alike have no variance: they count
+    as if they had a very small one, where torchmetrics gives what cannot be compared."""
+    present = has_label(labels, "regression")
+    answers, targets = answers_of(logits[present], "regression"), targets_of(labels[present], "regression")
+    variance = targets.var(0, correction=0).mean().clamp(min=torch.finfo(torch.float32).eps)
+    return (1 - (answers - targets).square().mean() / variance).item()
 
 
 def rows_by_kind(kinds: list) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import concatenate, gather_object, recursively_apply, send_to_device
 from tqdm.auto import tqdm
 
 from ..models.losses import count_labels
@@ -19,16 +19,18 @@ class Predictions:
 
     Args:
         row_ids: `(N,)` int64.
-        logits: `(N, C)` float32.
-        labels: as `label_tensor` gives them, None where the batches have none.
-        loss: mean over the labels; None without labels.
+        logits: `(N, C)` float32; of several tasks, by name.
+        labels: as `label_tensor` gives them, None where the batches have none; of several tasks, by name.
+        loss: mean over the labels; of several tasks the sum of these, as the model weighs them; None without labels.
+        task_losses: what each of several tasks adds to it; None without labels or tasks.
         bad_rows: particulars of rows that could not be used.
     """
 
     row_ids: torch.Tensor
-    logits: torch.Tensor
-    labels: torch.Tensor | None
+    logits: Any
+    labels: Any
     loss: float | None
+    task_losses: dict[str, float] | None
     bad_rows: list[dict[str, Any]]
 
 
@@ -53,7 +55,8 @@ def predict(
     """
     model.eval()
     parts: list[tuple] = []
-    loss, count, bad_rows = 0.0, 0, []
+    losses: list[dict[str, tuple[float, float]]] = []  # of each batch, by task the loss and the number of its labels
+    bad_rows = []
     for batch in tqdm(batches, desc=title, leave=False, disable=not (progress and accelerator.is_local_main_process)):
         batch = dict(batch)
         row_ids, labels = batch.pop("row_ids"), batch.get("labels")
@@ -62,20 +65,33 @@ def predict(
         with accelerator.autocast():
             outputs = model(**send_to_device(batch, accelerator.device))
         if labels is not None:
-            labels = labels.cpu()
-            counted = count_labels(labels)
-            loss, count = loss + outputs.loss.item() * counted, count + counted
-        parts.append((row_ids.cpu(), outputs.logits.float().cpu(), labels))
+            several = isinstance(labels, dict)
+            found, counted = (outputs.task_losses, labels) if several else ({"": outputs.loss}, {"": labels})
+            losses.append({name: (found[name].item(), count_labels(counted[name])) for name in counted})
+        logits = recursively_apply(lambda values: values.float().cpu(), outputs.logits)
+        parts.append((row_ids.cpu(), logits, send_to_device(labels, "cpu")))
     parts = gather_object(parts)
-    totals = gather_object([(loss, count, bad_rows)])
-    loss, count = sum(total[0] for total in totals), sum(total[1] for total in totals)
-    row_ids, logits = (torch.cat([part[place] for part in parts]) for place in (0, 1))
-    labels = None if parts[0][2] is None else torch.cat([part[2] for part in parts])
+    totals = gather_object([(losses, bad_rows)])
+    row_ids, logits = (concatenate([part[place] for part in parts]) for place in (0, 1))
+    labels = None if parts[0][2] is None else concatenate([part[2] for part in parts])
     order = torch.from_numpy(np.unique(row_ids.numpy(), return_index=True)[1])
+    row_ids, logits, labels = recursively_apply(lambda values: values[order], (row_ids, logits, labels))
+    means = mean_losses([batch for total in totals for batch in total[0]])
     return Predictions(
-        row_ids=row_ids[order],
-        logits=logits[order],
-        labels=None if labels is None else labels[order],
-        loss=loss / count if count else None,
-        bad_rows=[row for total in totals for row in total[2]],
+        row_ids=row_ids,
+        logits=logits,
+        labels=labels,
+        loss=sum(means.values()) if means else None,
+        task_losses=means if means and isinstance(labels, dict) else None,
+        bad_rows=[row for total in totals for row in total[1]],
     )
+
+
+def mean_losses(batches: list[dict[str, tuple[float, float]]]) -> dict[str, float]:
+    """By task the mean over its labels, from the mean of each batch and the number of its labels; nothing where there
+    are no labels."""
+    means = {}
+    for name in batches[0] if batches else []:
+        if count := sum(batch[name][1] for batch in batches):
+            means[name] = sum(batch[name][0] * batch[name][1] for batch in batches) / count
+    return means

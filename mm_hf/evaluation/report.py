@@ -19,8 +19,13 @@ def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.Pa
     from matplotlib.figure import Figure
 
     names = [name for name, points in history.items() if points]
-    figure = Figure(figsize=(4.5 * len(names), 3.5), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
+    columns = min(len(names), 3)
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(4.5 * columns, 3.5 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes in panels[len(names) :]:
+        axes.remove()
+    for axes, name in zip(panels, names):
         steps, values = zip(*history[name])
         axes.plot(steps, values, marker="o" if len(steps) < 40 else None, markersize=3)
         axes.set_title(name)

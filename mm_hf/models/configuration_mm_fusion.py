@@ -10,7 +10,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
-from .losses import LOSS_SETTINGS, check_loss_settings
+from .losses import LOSS_SETTINGS, check_loss_ranges, check_loss_settings
+from .tasks import TASK_WEIGHTINGS, Task, read_tasks
 
 
 # Every modality has one line here: its name and the key of its sub-config. All else (which inputs it reads, which part
@@ -34,6 +35,9 @@ AUTO_MAP = {
     "AutoProcessor": "processing_mm_fusion.MMFusionProcessor",
 }
 
+# Classes in files of their own, which travel with their own checkpoints alone, and what these name in addition.
+AUTO_MAP_OF = {"MMFusionForMultiTask": {"AutoModel": "multi_task_mm_fusion.MMFusionForMultiTask"}}
+
 CUSTOM_PIPELINES = {
     "MMFusionForQuestionAnswering": {
         "visual-question-answering": {
@@ -46,6 +50,13 @@ CUSTOM_PIPELINES = {
         "multimodal-classification": {
             "impl": "pipelines_mm_fusion.MMFusionClassificationPipeline",
             "pt": ["AutoModelForSequenceClassification"],
+            "type": "multimodal",
+        }
+    },
+    "MMFusionForMultiTask": {
+        "multimodal-multi-task": {
+            "impl": "pipelines_mm_fusion.MMFusionMultiTaskPipeline",
+            "pt": ["AutoModel"],
             "type": "multimodal",
         }
     },
@@ -181,11 +192,15 @@ class MMFusionConfig(PreTrainedConfig):
             The logits that come out are the plain ones, in which rare classes are not at a disadvantage.
         mixup_alpha (`float`, defaults to 0): alpha of mixup (Zhang et al. 2018) of the fused vectors, as manifold
             mixup (Verma et al. 2019) does: see `mixup`. The logits of a training step are then those of mixed rows.
+        tasks (`dict[str, dict]`, *optional*): for `MMFusionForMultiTask`: by name what each head answers, see
+            `read_tasks`. Kept in the order of their names.
+        task_weighting (`str`, defaults to `"fixed"`): how the losses of the tasks are summed: `"fixed"` by their
+            weights, or `"uncertainty"`, by weights that are learned (see `TaskWeighting`).
         base_models (`list[str]`, *optional*): Hub ids of the encoders, for the model card.
 
     Raises:
         ValueError: a feature layer, a query modality or a frozen modality that the model does not have; a setting of
-            the loss that is out of its range or not defined for `problem_type`.
+            the loss that is out of its range or not defined for `problem_type`; tasks that `read_tasks` refuses.
 
     Example:
 
@@ -219,6 +234,8 @@ class MMFusionConfig(PreTrainedConfig):
     focal_gamma: float | int = 0.0
     class_priors: list[float | int] | None = None
     mixup_alpha: float | int = 0.0
+    tasks: dict[str, dict] | None = None
+    task_weighting: str = "fixed"
     base_models: list[str] | None = None
 
     def __post_init__(self, **kwargs):
@@ -289,23 +306,29 @@ class MMFusionConfig(PreTrainedConfig):
         """What shapes the training loss, as `classification_loss` takes it."""
         return {name: getattr(self, name) for name in LOSS_SETTINGS}
 
+    @property
+    def task_heads(self) -> dict[str, Task]:
+        """The tasks by name."""
+        return read_tasks(self.tasks or {})
+
     def check_losses(self):
         """Checks what shapes the loss: ranges, one value a class, and that the problem has such a setting."""
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}.")
-        for name in ("focal_gamma", "mixup_alpha"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 (off) or a positive number, got {getattr(self, name)}.")
-        for name in ("class_weights", "class_priors"):
-            values = getattr(self, name)
-            if values is None:
-                continue
-            if len(values) != self.num_labels:
-                raise ValueError(f"{name} needs one number for each of {self.num_labels} labels, got {len(values)}.")
-            if not all(0 < value < math.inf for value in values):
-                raise ValueError(f"{name} must be positive numbers, got {values}.")
+        if not 0 <= self.mixup_alpha < math.inf:
+            raise ValueError(f"mixup_alpha must be 0 (off) or a positive number, got {self.mixup_alpha}.")
+        check_loss_ranges(self.loss_settings, self.num_labels)
         if self.problem_type is not None:
             check_loss_settings(self.problem_type, self.loss_settings)
+        if self.task_weighting not in TASK_WEIGHTINGS:
+            raise ValueError(f"task_weighting must be one of {TASK_WEIGHTINGS}, got {self.task_weighting!r}.")
+        if self.tasks is None:
+            return
+        # JSON sorts its keys: in any other order a checkpoint would come back with its tasks in another one.
+        self.tasks = {name: self.tasks[name] for name in sorted(self.tasks)}
+        weighted = [name for name, task in read_tasks(self.tasks).items() if task.weight != 1]
+        if weighted and self.task_weighting == "uncertainty":
+            raise ValueError(f"task_weighting is 'uncertainty', which learns the weights, but {weighted} have one.")
+        if set_for_one := [name for name in LOSS_SETTINGS if getattr(self, name)]:
+            raise ValueError(f"{set_for_one[0]} is for a single task: with tasks, each has its own among its keys.")
 
     def validate_architecture(self):
         """Checks the names of modalities that stand in the config."""

@@ -3,7 +3,8 @@
 """Losses of the heads. Each is a sum over the rows that have a label, divided by their number, or by the number over
 all processes and accumulation steps where the caller knows it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -44,6 +45,26 @@ def check_loss_settings(problem_type: str, settings: dict[str, Any]):
             raise ValueError(
                 f"{name} is {settings[name]}, but problem_type is {problem_type!r}: it is for {list(problem_types)}."
             )
+
+
+def check_loss_ranges(settings: dict[str, Any], num_labels: int):
+    """Refuses settings of a loss that are out of their range, or not one number a class.
+
+    Raises:
+        ValueError: naming the setting, what came and what is allowed.
+    """
+    if not 0 <= settings.get("label_smoothing", 0) < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {settings['label_smoothing']}.")
+    if not 0 <= settings.get("focal_gamma", 0) < math.inf:
+        raise ValueError(f"focal_gamma must be 0 (off) or a positive number, got {settings['focal_gamma']}.")
+    for name in ("class_weights", "class_priors"):
+        values = settings.get(name)
+        if values is None:
+            continue
+        if len(values) != num_labels:
+            raise ValueError(f"{name} needs one number for each of {num_labels} labels, got {len(values)}.")
+        if not all(0 < value < math.inf for value in values):
+            raise ValueError(f"{name} must be positive numbers, got {values}.")
 
 
 def classification_loss(
@@ -186,7 +207,10 @@ def multi_label_losses(
     return -(yes + no) if class_weights is None else -(yes + no) * class_weights
 
 
-def mixup(pooled: torch.Tensor, labels: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor, float]:
+Labels = torch.Tensor | Mapping[str, torch.Tensor]
+
+
+def mixup(pooled: torch.Tensor, labels: Labels, alpha: float) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Mixes each row that has a label with another such row (Zhang et al. 2018), behind the fusion: texts cannot be
     mixed at the input, so vectors are, as in manifold mixup (Verma et al. 2019).
 
@@ -195,7 +219,7 @@ def mixup(pooled: torch.Tensor, labels: torch.Tensor, alpha: float) -> tuple[tor
 
     Args:
         pooled: `(B, D)` float.
-        labels: see `classification_loss`.
+        labels: see `classification_loss`; of several tasks, by name.
         alpha: above 0; the larger, the more even the shares.
 
     Returns:
@@ -204,8 +228,9 @@ def mixup(pooled: torch.Tensor, labels: torch.Tensor, alpha: float) -> tuple[tor
     Raises:
         ValueError: another number of labels than of rows.
     """
-    if len(labels) != len(pooled):
-        raise ValueError(f"mixup needs labels for {len(pooled)} rows, got {labels.dtype} of {tuple(labels.shape)}.")
+    for part in labels.values() if isinstance(labels, Mapping) else [labels]:
+        if len(part) != len(pooled):
+            raise ValueError(f"mixup needs labels for {len(pooled)} rows, got {part.dtype} of {tuple(part.shape)}.")
     share = torch.distributions.Beta(alpha, alpha).sample().item()
     rows = labelled_rows(labels).nonzero().flatten()
     partners = torch.arange(len(pooled), device=pooled.device)
@@ -213,8 +238,10 @@ def mixup(pooled: torch.Tensor, labels: torch.Tensor, alpha: float) -> tuple[tor
     return pooled[partners].lerp(pooled, share), partners, share
 
 
-def labelled_rows(labels: torch.Tensor) -> torch.Tensor:
-    """Which rows have a label, `(B,)` bool."""
+def labelled_rows(labels: Labels) -> torch.Tensor:
+    """Which rows have a label, `(B,)` bool; of several tasks, one for any of them."""
+    if isinstance(labels, Mapping):
+        return torch.stack([labelled_rows(part) for part in labels.values()]).any(0)
     present = ~labels.isnan() if labels.is_floating_point() else labels != -100
     return present if present.ndim == 1 else present.any(-1)
 
@@ -222,3 +249,10 @@ def labelled_rows(labels: torch.Tensor) -> torch.Tensor:
 def count_labels(labels: torch.Tensor) -> int:
     """How many labels there are: entries that are neither -100 nor NaN."""
     return int((~labels.isnan() if labels.is_floating_point() else labels != -100).sum())
+
+
+def count_all_labels(batches: Sequence[Any]) -> Any:
+    """How many labels there are in several batches, `()` float32; of several tasks, by name."""
+    if isinstance(batches[0], Mapping):
+        return {name: count_all_labels([labels[name] for labels in batches]) for name in batches[0]}
+    return torch.tensor(float(sum(map(count_labels, batches))))

@@ -27,6 +27,7 @@ from transformers.utils import can_return_tuple, logging
 
 from .configuration_mm_fusion import (
     AUTO_MAP,
+    AUTO_MAP_OF,
     CUSTOM_PIPELINES,
     MODALITY_CONFIGS,
     FusionModuleConfig,
@@ -84,7 +85,7 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.Linear):
             # A regression starts from zero (as Dosovitskiy et al. 2021, section 3.2, start all heads): targets may be
             # far smaller than what random weights give, and from few rows that noise is never unlearned.
-            regresses = self.config.num_labels == 1 and module is getattr(self, "classifier", None)
+            regresses = any(module is head for head in self.regression_heads())
             init.normal_(module.weight, mean=0.0, std=0.0 if regresses else std)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -93,6 +94,10 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif hasattr(module, "init_own_parameters"):
             module.init_own_parameters(std)
+
+    def regression_heads(self) -> list[nn.Module]:
+        """The last layers that give numbers, not scores of classes."""
+        return []
 
     @property
     def base_model(self) -> "MMFusionModel":
@@ -229,7 +234,7 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             raise ValueError("Call model.push_to_hub(repo_id, processor=processor), which uploads the processor too.")
         # A checkpoint that was loaded from elsewhere names its first home here; the code is copied, so it is at home
         # now.
-        self.config.auto_map = dict(AUTO_MAP)
+        self.config.auto_map = {**AUTO_MAP, **AUTO_MAP_OF.get(type(self).__name__, {})}
         self.config.custom_pipelines = CUSTOM_PIPELINES.get(type(self).__name__, {})
         # Names of older releases, which the library writes for some encoders (ViT), are lost on the Trainer when it
         # restores the best model.
@@ -282,10 +287,10 @@ class MMFusionPreTrainedModel(PreTrainedModel):
     def travelling_code():
         """Names the files that no modelling code imports but every checkpoint needs: the library copies what it finds
         imported in the text of this file."""
-        from .pipelines_mm_fusion import MMFusionClassificationPipeline, MMFusionQuestionAnsweringPipeline
+        from .pipelines_mm_fusion import MMFusionClassificationPipeline
         from .processing_mm_fusion import MMFusionProcessor
 
-        return MMFusionProcessor, MMFusionClassificationPipeline, MMFusionQuestionAnsweringPipeline
+        return MMFusionProcessor, MMFusionClassificationPipeline
 
 
 class MMFusionModel(MMFusionPreTrainedModel):
@@ -573,6 +578,10 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.fusion_module_config.hidden_size, config.num_labels)
         self.post_init()
+
+    def regression_heads(self) -> list[nn.Module]:
+        """See the method of the base class."""
+        return [self.classifier] if self.config.num_labels == 1 else []
 
     @can_return_tuple
     def forward(

@@ -142,3 +142,22 @@ class MMFusionClassifierOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor | None, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class MMFusionMultiTaskOutput(ModelOutput):
+    """Output of a model with several tasks.
+
+    Args:
+        loss (`torch.Tensor`, *optional*): `()`, if labels were given.
+        task_losses (`dict[str, torch.Tensor]`, *optional*): `()` each, what the tasks add to `loss`, weights included.
+        logits (`dict[str, torch.Tensor]`): by task `(B, C)`, as in `MMFusionClassifierOutput`.
+        hidden_states, attentions, cross_attentions: see `FusedStates`.
+    """
+
+    loss: torch.Tensor | None = None
+    task_losses: dict[str, torch.Tensor] | None = None
+    logits: dict[str, torch.Tensor] | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None

@@ -68,21 +68,25 @@ class MMFusionClassificationPipeline(Pipeline):
         if not columns:
             raise ValueError("A row needs an image or a text, or both.")
         batch = self.processor(**columns, deduplicate=True, **processor_kwargs).to(self.device)
-        return {"logits": self.model(**batch).logits}
+        logits = self.model(**batch).logits
+        return logits if isinstance(logits, dict) else {"logits": logits}
 
-    def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5) -> list[dict[str, Any]]:
+    def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5) -> Any:
         """Turns the logits of one row into its best labels."""
-        config = self.model.config
-        logits = model_outputs["logits"][0].float()
-        if config.problem_type == "regression" or len(logits) == 1:
-            scores = logits
-        elif config.problem_type == "multi_label_classification":
-            scores = logits.sigmoid()
-        else:
-            scores = logits.softmax(-1)
+        config, logits = self.model.config, model_outputs["logits"][0]
+        problem_type = "regression" if len(logits) == 1 else config.problem_type
+        return self._best(logits, problem_type, config.id2label, top_k)
+
+    def _best(self, logits: torch.Tensor, problem_type: str | None, labels: Any, top_k: int | None) -> list[dict]:
+        """The best answers, with their labels by number."""
+        scores = logits.float()
+        if problem_type == "multi_label_classification":
+            scores = scores.sigmoid()
+        elif problem_type != "regression":
+            scores = scores.softmax(-1)
         best = scores.topk(min(top_k or len(scores), len(scores)))
         return [
-            {"score": score, self.label_key: config.id2label[label]}
+            {"score": score, self.label_key: labels[label]}
             for score, label in zip(best.values.tolist(), best.indices.tolist())
         ]
 
@@ -94,6 +98,30 @@ class MMFusionClassificationPipeline(Pipeline):
         batches = DataLoader(rows, num_workers=num_workers, batch_size=batch_size, collate_fn=list)
         outputs = PipelineIterator(batches, self.forward, forward_params, loader_batch_size=batch_size)
         return PipelineIterator(outputs, self.postprocess, postprocess_params)
+
+
+class MMFusionMultiTaskPipeline(MMFusionClassificationPipeline):
+    """Answers all tasks of a model for rows `{"image": …, "text": …}`, with the arguments of the pipeline above.
+
+    Returns for each row `{task: [{"score", "label"}, …]}`; for a regression the label is the name of the task, or that
+    and the place of the number where it has several.
+
+    Example:
+
+    ```python
+    >>> from transformers import pipeline
+    >>> ask = pipeline("multimodal-multi-task", model="me/checkpoint", trust_remote_code=True)
+    >>> ask({"image": "cat.png", "text": "a caption"}, top_k=1)
+    ```
+    """
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5) -> Any:
+        """Turns the logits of one row into the best labels of each task."""
+        found = {}
+        for name, task in self.model.config.task_heads.items():
+            labels = task.labels or [name if task.num_labels == 1 else f"{name} {i}" for i in range(task.num_labels)]
+            found[name] = self._best(model_outputs[name][0], task.problem_type, labels, top_k)
+        return found
 
 
 class MMFusionQuestionAnsweringPipeline(MMFusionClassificationPipeline):
@@ -127,4 +155,4 @@ class MMFusionQuestionAnsweringPipeline(MMFusionClassificationPipeline):
         return super().__call__([{"image": image, "question": q} for q in question], **kwargs)
 
 
-__all__ = ["MMFusionClassificationPipeline", "MMFusionQuestionAnsweringPipeline"]
+__all__ = ["MMFusionClassificationPipeline", "MMFusionMultiTaskPipeline", "MMFusionQuestionAnsweringPipeline"]

@@ -7,18 +7,29 @@ from inspect import Parameter, Signature, signature
 from unittest.mock import patch
 
 import pytest
+import torch
 from transformers import BertConfig, MobileNetV2Config, ViTConfig
 from transformers.models.auto import modeling_auto
 from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor, random_attention_mask
 
-from mm_hf import MMFusionConfig, MMFusionForClassification, MMFusionForQuestionAnswering, MMFusionModel
+from mm_hf import (
+    MMFusionConfig,
+    MMFusionForClassification,
+    MMFusionForMultiTask,
+    MMFusionForQuestionAnswering,
+    MMFusionModel,
+)
 from mm_hf.models.attention import MMFusionAttention
 from mm_hf.models.configuration_mm_fusion import FusionModuleConfig
 from mm_hf.models.modeling_mm_fusion import MMFusionPreTrainedModel
 
 
 HEADS = (MMFusionForClassification, MMFusionForQuestionAnswering)
+TASKS = {
+    "kind": {"problem_type": "single_label_classification", "labels": ["a", "b", "c"]},
+    "tone": {"problem_type": "regression"},
+}
 
 
 class MMFusionModelTester:
@@ -56,6 +67,7 @@ class MMFusionModelTester:
             text_config=text_config.to_dict(),
             fusion_module_config=fusion_module_config,
             num_labels=3,
+            tasks=TASKS,
             attn_implementation=self.attn_implementation,
         )
 
@@ -74,7 +86,7 @@ class MMFusionCommonTests(ModelTesterMixin):
     `vision` holds the arguments of `MMFusionConfig` that make the vision tower.
     """
 
-    all_model_classes = (MMFusionModel, *HEADS)
+    all_model_classes = (MMFusionModel, *HEADS, MMFusionForMultiTask)
     additional_model_inputs = ["pixel_values"]
     _is_composite = True
 
@@ -86,14 +98,21 @@ class MMFusionCommonTests(ModelTesterMixin):
             names = {f"mm_fusion_{number}": kind.__name__ for number, kind in enumerate(classes)}
             self.patch(patch.dict(getattr(modeling_auto, table), names))
         # …and into signatures for what it takes. Heads hand theirs on to the model, which alone lists its inputs.
-        forward = MMFusionForClassification.forward
-        listed = {**signature(MMFusionModel.forward).parameters, **signature(forward).parameters}
-        parameters = [
-            value if name == "self" else value.replace(kind=Parameter.KEYWORD_ONLY)
-            for name, value in listed.items()
-            if value.kind is not Parameter.VAR_KEYWORD
-        ]
-        self.patch(patch.object(forward, "__signature__", Signature(parameters), create=True))
+        for forward in (MMFusionForClassification.forward, MMFusionForMultiTask.forward):
+            listed = {**signature(MMFusionModel.forward).parameters, **signature(forward).parameters}
+            parameters = [
+                value if name == "self" else value.replace(kind=Parameter.KEYWORD_ONLY)
+                for name, value in listed.items()
+                if value.kind is not Parameter.VAR_KEYWORD
+            ]
+            self.patch(patch.object(forward, "__signature__", Signature(parameters), create=True))
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+        if return_labels and model_class is MMFusionForMultiTask:
+            rows = len(inputs["input_ids"])
+            inputs["labels"] = {"kind": torch.zeros(rows, dtype=torch.long), "tone": torch.zeros(rows)}
+        return inputs
 
     def patch(self, patcher):
         """Applies a patch until the test is over."""
@@ -136,6 +155,16 @@ class MMFusionCommonTests(ModelTesterMixin):
 
         with patch.object(MMFusionModel, "fuse", fuse_with_numbers):
             super().test_model_outputs_equivalence()
+
+    def test_determinism(self):
+        """Compares what a model gives first, as a tensor: that of several tasks is a dict."""
+        with self.only(MMFusionModel, *HEADS):
+            super().test_determinism()
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        model = MMFusionForMultiTask(config).eval()
+        with torch.no_grad():
+            first, second = (model(**inputs).logits for _ in range(2))
+        assert all(torch.equal(first[name], second[name]) for name in TASKS)
 
     def test_reverse_loading_mapping(self):
         """With the names of older releases, which our models write when asked alone: the library's Trainer does not

@@ -384,7 +384,7 @@ def test_labels(kind, streaming):
     values, feature, expected, named = LABELS[kind]
     splits = splits_of(values, feature, streaming)
     assert labels_of(splits, "label") == expected
-    split = normalise_labels(splits, "label", expected[0])["validation"]
+    split = normalise_labels(splits, {"label": expected[0]})["validation"]
     rows = list(split) if streaming else Rows(split, "validation").__getitems__(list(range(len(values))))
     assert [row["label"] for row in rows] == named
 
@@ -421,7 +421,7 @@ def test_labels_of_a_csv(tmp_path):
     names, problem_type = labels_of(splits, "level")
     assert (names, problem_type) == (["1", "2"], SINGLE)
     assert labels_of(splits, "name") == (["None", "low"], SINGLE)
-    named = normalise_labels(splits, "level", names)  # of parts that were cut, by row and by column
+    named = normalise_labels(splits, {"level": names})  # of parts that were cut, by row and by column
     rows = Rows(named["train"], "train").__getitems__(list(range(len(named["train"]))))
     assert {row["level"] for row in rows} == set(named["train"]["level"]) == {"1", "2", None}
     assert {row["name"] for row in rows} == {"None", "low", None}

@@ -51,7 +51,7 @@ class Words:
 def test_everything(folder, streaming):
     splits = load_splits(folder, COLUMNS, streaming=streaming)
     names, problem_type = labels_of(splits, "answer")
-    splits = normalise_labels(splits, "answer", names)
+    splits = normalise_labels(splits, {"answer": names})
     found = describe(splits, COLUMNS, names, problem_type, tokenizer=Words(), root=str(folder))
     assert found["streamed_rows"] == (1000 if streaming else None)
     assert found["rows"] == {"train": 12, "validation": 12, "test": 12}

@@ -1,0 +1,96 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""What the config says of each task of a model that has several."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .losses import LOSS_SETTINGS, PROBLEM_TYPES, check_loss_ranges, check_loss_settings, classification_loss
+
+
+TASK_KEYS = ("problem_type", "labels", "num_labels", "weight", *LOSS_SETTINGS)
+TASK_WEIGHTINGS = ("fixed", "uncertainty")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question that is asked of every row.
+
+    Args:
+        problem_type: see `classification_loss`.
+        num_labels: C, outputs of its head.
+        labels: names of the classes, None of a regression.
+        weight: by which its loss is multiplied before the losses are summed.
+        loss_settings: what shapes its training loss, see `classification_loss`.
+    """
+
+    problem_type: str
+    num_labels: int
+    labels: tuple[str, ...] | None = None
+    weight: float = 1.0
+    loss_settings: dict[str, Any] = field(default_factory=dict)
+
+    def loss(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        sample_weight: torch.Tensor | None = None,
+        training: bool = False,
+    ) -> torch.Tensor:
+        """Its loss, neither weighted nor, outside of training, shaped; arguments as for `classification_loss`."""
+        if not training:
+            return classification_loss(logits, labels, self.problem_type, num_items_in_batch)
+        return classification_loss(
+            logits, labels, self.problem_type, num_items_in_batch, sample_weight, **self.loss_settings
+        )
+
+
+def read_tasks(tasks: dict[str, dict[str, Any]]) -> dict[str, Task]:
+    """The tasks of a config, checked.
+
+    Args:
+        tasks: by name dicts of `problem_type`, `labels` (names of the classes) or `num_labels` (of a regression, 1 if
+            left out), `weight` and settings of the loss (`label_smoothing`, `class_weights`, `focal_gamma`,
+            `class_priors`).
+
+    Raises:
+        ValueError: no task, two whose names differ by a dot alone, an unknown key, or a value out of its range.
+    """
+    if not tasks:
+        raise ValueError("tasks is empty: it needs at least one, such as {'tone': {'problem_type': 'regression'}}.")
+    if len({module_name(name) for name in tasks}) < len(tasks):
+        raise ValueError(f"tasks {list(tasks)}: names must differ by more than a dot.")
+    return {name: read_task(name, task) for name, task in tasks.items()}
+
+
+def read_task(name: str, task: dict[str, Any]) -> Task:
+    """One task; see `read_tasks`."""
+    if unknown := sorted(set(task) - set(TASK_KEYS)):
+        raise ValueError(f"Task {name!r} has no key {unknown[0]!r}; known are {', '.join(TASK_KEYS)}.")
+    problem_type, labels, weight = task.get("problem_type"), task.get("labels"), task.get("weight", 1.0)
+    if problem_type not in PROBLEM_TYPES:
+        raise ValueError(f"Task {name!r}: problem_type must be one of {PROBLEM_TYPES}, got {problem_type!r}.")
+    regression = problem_type == "regression"
+    if regression and labels is not None:
+        raise ValueError(f"Task {name!r} is a regression and has no labels, got {labels}.")
+    count = task.get("num_labels", 1 if regression else len(labels or ()))
+    if count < 1 or (not regression and (not labels or count != len(labels) or len(set(labels)) < count)):
+        raise ValueError(f"Task {name!r} needs labels, a list of different names; got {labels}, num_labels {count}.")
+    if not (isinstance(weight, (int, float)) and 0 <= weight < math.inf):
+        raise ValueError(f"Task {name!r}: weight must be a number from 0 up, got {weight!r}.")
+    settings = {key: task[key] for key in LOSS_SETTINGS if task.get(key)}
+    try:
+        check_loss_ranges(settings, count)
+        check_loss_settings(problem_type, settings)
+    except ValueError as error:
+        raise ValueError(f"Task {name!r}: {error}") from None
+    return Task(problem_type, count, None if labels is None else tuple(labels), float(weight), settings)
+
+
+def module_name(task: str) -> str:
+    """The name of a task's head among the modules, where dots and the names of methods mean something else."""
+    return "for_" + task.replace(".", "_")

@@ -8,17 +8,17 @@ from .models.configuration_mm_fusion import FusionModuleConfig, MMFusionConfig
 from .models.fusion import FUSIONS, Fusion, register_fusion
 from .models.modeling_mm_fusion import (
     MMFusionForClassification,
+    MMFusionForMultiTask,
     MMFusionForQuestionAnswering,
     MMFusionModel,
-    MMFusionPreTrainedModel,
 )
 from .models.modeling_outputs import EncoderStates, FusedStates, FusionMemory, TokenStates
-from .models.multi_task_mm_fusion import MMFusionForMultiTask
 from .models.pipelines_mm_fusion import (
     MMFusionClassificationPipeline,
     MMFusionMultiTaskPipeline,
     MMFusionQuestionAnsweringPipeline,
 )
+from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 from .models.processing_mm_fusion import MMFusionProcessor
 
 

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .models.modeling_mm_fusion import MMFusionModel, MMFusionPreTrainedModel
+from .models.modeling_mm_fusion import MMFusionModel
+from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 
 
 # PEFT's own file, and what its `PeftModel` puts before the names in it, so that it can read what is saved here.

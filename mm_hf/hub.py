@@ -5,8 +5,11 @@ from typing import Any
 from transformers import AutoProcessor, Pipeline, PreTrainedModel
 
 from .models.configuration_mm_fusion import CUSTOM_PIPELINES, MMFusionConfig
-from .models.modeling_mm_fusion import MMFusionForClassification, MMFusionForQuestionAnswering
-from .models.multi_task_mm_fusion import MMFusionForMultiTask
+from .models.modeling_mm_fusion import (
+    MMFusionForClassification,
+    MMFusionForMultiTask,
+    MMFusionForQuestionAnswering,
+)
 from .models.pipelines_mm_fusion import (
     MMFusionClassificationPipeline,
     MMFusionMultiTaskPipeline,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from .models.modeling_mm_fusion import MMFusionPreTrainedModel
+from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 
 
 def encoder_layers(encoder: nn.Module) -> tuple[dict[str, int], int]:

@@ -17,7 +17,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 
 from .models.attention import MMFusionCrossAttention
 from .models.encoders import MODALITY_INPUTS, dummy_inputs
-from .models.modeling_mm_fusion import MMFusionModel, MMFusionPreTrainedModel
+from .models.modeling_mm_fusion import MMFusionModel
+from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 
 
 # The methods of `MMFusionModel` that may be called in place of `forward`.

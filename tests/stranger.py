@@ -2,8 +2,8 @@
 
     python -I stranger.py TASK CHECKPOINT ROWS RESULT
 
-TASK is `use` (Auto classes, pipelines, and every checkpoint in the folder `fusions` beside ROWS), `tune` (fine-tune,
-save beside RESULT) or `answer` (the logits alone).
+TASK is `use` (Auto classes, pipelines, and every checkpoint in the folders `fusions` and `tasks` beside ROWS), `tune`
+(fine-tune, save beside RESULT) or `answer` (the logits alone).
 """
 
 import json
@@ -84,4 +84,9 @@ with torch.no_grad():
         for folder in sorted((Path(rows_file).parent / "fusions").iterdir()):
             other = AutoModelForVisualQuestionAnswering.from_pretrained(folder, trust_remote_code=True)
             result["fusions"][folder.name] = type(other.model.fusion).__name__, other(**batch).logits
+        tasks = Path(rows_file).parent / "tasks"
+        other = AutoModel.from_pretrained(tasks, trust_remote_code=True)
+        pipe = pipeline(model=tasks, trust_remote_code=True)
+        answers = pipe(rows, batch_size=2), [pipe(row) for row in rows]
+        result["tasks"] = type(other).__name__, other(**batch).logits, pipe.task, answers
 torch.save(result, result_file)

@@ -25,10 +25,21 @@ from transformers import (
 )
 
 import mm_hf
-from mm_hf import MMFusionForClassification, MMFusionForQuestionAnswering, MMFusionModel, MMFusionProcessor
+from mm_hf import (
+    MMFusionForClassification,
+    MMFusionForMultiTask,
+    MMFusionForQuestionAnswering,
+    MMFusionModel,
+    MMFusionProcessor,
+)
 
 
 TESTS = Path(__file__).parent
+TASKS = {
+    "warm": {"problem_type": "single_label_classification", "labels": ["no", "yes"]},
+    "seen": {"problem_type": "multi_label_classification", "labels": ["fur", "cup", "sky"]},
+    "size": {"problem_type": "regression"},
+}
 ANSWERS = ["cat", "coffee", "rocket", "person", "nothing"]
 SMALL_FUSION = {"hidden_size": 64, "num_hidden_layers": 2}
 CODE = {
@@ -41,8 +52,10 @@ CODE = {
     "modeling_outputs.py",
     "pipelines_mm_fusion.py",
     "pooled_fusions.py",
+    "pretrained_mm_fusion.py",
     "processing_mm_fusion.py",
     "projection.py",
+    "tasks.py",
     "token_fusions.py",
 }
 
@@ -281,8 +294,18 @@ def fusions(encoders, batch, tmp_path_factory) -> tuple[Path, dict]:
 
 
 @pytest.fixture(scope="module")
-def used(checkpoint, fusions, rows) -> dict:
-    """What a stranger got from the checkpoint and from every fusion's: one process, whose imports take longest."""
+def tasks(encoders, processor, fusions) -> MMFusionForMultiTask:
+    """A model of several tasks, and its checkpoint beside those of the fusions."""
+    model = build(MMFusionForMultiTask, encoders, tasks=TASKS)
+    torch.nn.init.normal_(model.heads["for_size"].weight)
+    model.save_pretrained(fusions[0] / "tasks")
+    processor.save_pretrained(fusions[0] / "tasks")
+    return model
+
+
+@pytest.fixture(scope="module")
+def used(checkpoint, fusions, tasks, rows) -> dict:
+    """What a stranger got from all these checkpoints: one process, whose imports take longest."""
     return as_a_stranger("use", checkpoint, rows, fusions[0])
 
 
@@ -335,6 +358,33 @@ def test_a_stranger_loads_every_fusion(fusions, used):
     for name, (fusion, logits) in expected.items():
         assert used["fusions"][name][0] == fusion
         same(used["fusions"][name][1], logits)
+
+
+def test_a_stranger_asks_for_all_tasks(tasks, used, batch):
+    name, logits, task, answers = used["tasks"]
+    assert name == "MMFusionForMultiTask"
+    assert task == "multimodal-multi-task"
+    with torch.no_grad():
+        expected = tasks(**batch).logits
+    for key in TASKS:
+        same(logits[key], expected[key])
+    scores = {
+        "warm": expected["warm"].softmax(-1),
+        "seen": expected["seen"].sigmoid(),
+        "size": expected["size"],
+    }
+    for found in answers:
+        assert len(found) == len(scores["warm"])
+        for place, row in enumerate(found):
+            assert set(row) == set(TASKS)
+            for key, entries in row.items():
+                labels = TASKS[key].get("labels", [key])
+                assert [entry["label"] for entry in entries] == [
+                    labels[i] for i in scores[key][place].argsort(descending=True)
+                ]
+                assert [entry["score"] for entry in entries] == pytest.approx(
+                    sorted(scores[key][place].tolist(), reverse=True), abs=1e-5
+                )
 
 
 # --- Pipelines, with the package

@@ -35,8 +35,8 @@ AUTO_MAP = {
     "AutoProcessor": "processing_mm_fusion.MMFusionProcessor",
 }
 
-# Classes in files of their own, which travel with their own checkpoints alone, and what these name in addition.
-AUTO_MAP_OF = {"MMFusionForMultiTask": {"AutoModel": "multi_task_mm_fusion.MMFusionForMultiTask"}}
+# What the checkpoints of single classes name otherwise.
+AUTO_MAP_OF = {"MMFusionForMultiTask": {"AutoModel": "modeling_mm_fusion.MMFusionForMultiTask"}}
 
 CUSTOM_PIPELINES = {
     "MMFusionForQuestionAnswering": {

@@ -1,18 +1,23 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""What the config says of each task of a model that has several."""
+"""What the config says of each task of a model that has several, and how their losses are weighed."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
+from transformers import initialization as init
 
 from .losses import LOSS_SETTINGS, PROBLEM_TYPES, check_loss_ranges, check_loss_settings, classification_loss
 
 
 TASK_KEYS = ("problem_type", "labels", "num_labels", "weight", *LOSS_SETTINGS)
 TASK_WEIGHTINGS = ("fixed", "uncertainty")
+
+TaskTensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -94,3 +99,40 @@ def read_task(name: str, task: dict[str, Any]) -> Task:
 def module_name(task: str) -> str:
     """The name of a task's head among the modules, where dots and the names of methods mean something else."""
     return "for_" + task.replace(".", "_")
+
+
+class TaskWeighting(nn.Module):
+    """Weights of losses that are learned with the model: each is divided by a variance, the noise of its labels
+    (Kendall et al. 2018, equation 10).
+
+    With `s` the logarithm of the variance, a loss `L` becomes `exp(-s) L + s / 2`, that of a regression
+    `exp(-s) L / 2 + s / 2`. At the start all variances are 1.
+
+    Args:
+        tasks: by name.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task]):
+        super().__init__()
+        self.factors = {name: 0.5 if task.problem_type == "regression" else 1.0 for name, task in tasks.items()}
+        self.log_variances = nn.Parameter(torch.zeros(len(tasks)))
+
+    def init_own_parameters(self, std: float):
+        """Sets all variances to 1."""
+        init.zeros_(self.log_variances)
+
+    def forward(self, losses: TaskTensors, shares: Mapping[str, torch.Tensor | float]) -> dict[str, torch.Tensor]:
+        """Weighs losses.
+
+        Args:
+            losses: of all tasks, `()` each.
+            shares: of the labels of the global batch, how many are in this one: as the losses do, the second terms
+                then add up to the one of the global batch. 0 without any label: that variance stays.
+
+        Returns:
+            `()` each.
+        """
+        return {
+            name: self.factors[name] * (-s).exp() * losses[name] + s / 2 * shares[name]
+            for name, s in zip(self.factors, self.log_variances)
+        }

@@ -22,7 +22,7 @@ from mm_hf import (
 )
 from mm_hf.models.attention import MMFusionAttention
 from mm_hf.models.configuration_mm_fusion import FusionModuleConfig
-from mm_hf.models.modeling_mm_fusion import MMFusionPreTrainedModel
+from mm_hf.models.pretrained_mm_fusion import MMFusionPreTrainedModel
 
 
 HEADS = (MMFusionForClassification, MMFusionForQuestionAnswering)

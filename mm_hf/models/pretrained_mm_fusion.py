@@ -1,0 +1,266 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""What all classes share: first weights, building from pretrained encoders, checkpoints and what travels in them."""
+
+import dataclasses
+import os
+from typing import Any, cast
+
+import torch
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+from torch import nn
+from transformers import AutoConfig
+from transformers import initialization as init
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
+
+from .configuration_mm_fusion import (
+    AUTO_MAP,
+    AUTO_MAP_OF,
+    CUSTOM_PIPELINES,
+    MODALITY_CONFIGS,
+    FusionModuleConfig,
+    MMFusionConfig,
+    part_of_composite,
+)
+from .encoders import base_model_of, load_encoder_weights
+
+
+logger = logging.get_logger(__name__)
+
+# What `from_encoders_pretrained` hands to the loading of each encoder, and to the loading of the whole model.
+HUB_KEYS = ("revision", "token", "subfolder", "cache_dir", "local_files_only", "force_download", "trust_remote_code")
+LOADING_KEYS = ("dtype", "device_map", "max_memory", "quantization_config", "attn_implementation")
+
+
+class MMFusionPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initial weights of all classes of mm_hf."""
+
+    config_class = MMFusionConfig
+    config: MMFusionConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ["image", "text"]
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MMFusionCrossAttentionBlock"]
+    _supports_sdpa = True
+    # Flash attention's unpadding takes the queries to be padded as the keys are, which is wrong for cross-attention.
+    _supports_flash_attn = False
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        std = self.config.fusion_module_config.initializer_range
+        if isinstance(module, nn.Linear):
+            # A regression starts from zero (as Dosovitskiy et al. 2021, section 3.2, start all heads): targets may be
+            # far smaller than what random weights give, and from few rows that noise is never unlearned.
+            regresses = any(module is head for head in self.regression_heads())
+            init.normal_(module.weight, mean=0.0, std=0.0 if regresses else std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif hasattr(module, "init_own_parameters"):
+            module.init_own_parameters(std)
+
+    def regression_heads(self) -> list[nn.Module]:
+        """The last layers that give numbers, not scores of classes."""
+        return []
+
+    @property
+    def base_model(self) -> Any:
+        """The encoders and the fusion, without a head."""
+        return getattr(self, self.base_model_prefix, self)
+
+    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs):
+        """Chooses the attention. See the library's method; what differs: encoders that have no choice (ConvNeXt,
+        ResNet) keep what they have, where the library raises."""
+        if isinstance(attn_implementation, str):
+            chosen: dict[str, Any] = dict.fromkeys(["", *self.config.sub_configs], attn_implementation)
+            for name, encoder in self.base_model.encoders.items():
+                if not (encoder._supports_sdpa or encoder._supports_flash_attn):
+                    chosen[MODALITY_CONFIGS[name]] = encoder.config._attn_implementation
+            attn_implementation = chosen
+        super().set_attn_implementation(attn_implementation, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text encoder's word embeddings."""
+        return self._text_encoder().get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        """Replaces the text encoder's word embeddings."""
+        self._text_encoder().set_input_embeddings(value)
+
+    def _text_encoder(self) -> PreTrainedModel:
+        encoders = self.base_model.encoders
+        if "text" not in encoders:
+            raise NotImplementedError(f"This model has no text encoder, but {list(encoders)}.")
+        return cast(PreTrainedModel, encoders["text"])
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """Loads a checkpoint of mm_hf. See the library's method; what differs: encoders that the config freezes stay
+        so."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.base_model.apply_freezing()
+        return loaded
+
+    @classmethod
+    def from_encoders_pretrained(cls, *, fusion: str | None = None, **kwargs: Any) -> "MMFusionPreTrainedModel":
+        """Builds a model from pretrained encoders; projections, fusion and head start from random weights.
+
+        Args:
+            vision, text (`str`): for each modality the Hub id or local folder of any model with such an encoder:
+                the encoder alone, a model with a head, a dual encoder (its part is taken) or an encoder-decoder (its
+                encoder is taken).
+            fusion (`str`, *optional*): a name in the registry of fusions, in place of
+                `fusion_module_config["fusion_type"]`; `"cross_attention"` where neither is given.
+            revision, token, subfolder, cache_dir, local_files_only, force_download, trust_remote_code: as in
+                `from_pretrained`; one value for all encoders, or a dict by modality.
+            dtype, device_map, max_memory, quantization_config, attn_implementation: as in `from_pretrained`, for the
+                whole model.
+            kwargs: everything else goes into `MMFusionConfig` (`num_labels`, `freeze_encoders`,
+                `vision_feature_layer`, `fusion_module_config={"hidden_size": 256}`…).
+
+        Raises:
+            ValueError: no encoder, an encoder that does not read the modality, or weights that its checkpoint lacks.
+            OSError: no such folder or Hub id.
+        """
+        sources = {name: kwargs.pop(name, None) for name in MODALITY_CONFIGS}
+        sources = {name: source for name, source in sources.items() if source is not None}
+        if not sources:
+            raise ValueError(
+                f"from_encoders_pretrained needs an encoder for at least one of {list(MODALITY_CONFIGS)}."
+            )
+        hub_kwargs = {key: kwargs.pop(key) for key in HUB_KEYS if key in kwargs}
+        loading_kwargs = {key: kwargs.pop(key) for key in LOADING_KEYS if key in kwargs}
+
+        def hub_kwargs_of(name):
+            values = {key: value.get(name) if isinstance(value, dict) else value for key, value in hub_kwargs.items()}
+            return {key: value for key, value in values.items() if value is not None}
+
+        configs: dict[str, Any] = {
+            MODALITY_CONFIGS[name]: part_of_composite(AutoConfig.from_pretrained(source, **hub_kwargs_of(name)), name)
+            for name, source in sources.items()
+        }
+        for name, source in sources.items():
+            if os.path.isdir(source):  # a path on this machine means nothing where the checkpoint goes
+                configs[MODALITY_CONFIGS[name]].name_or_path = base_model_of(source) or ""
+        fusion_module_config = kwargs.pop("fusion_module_config", None) or {}
+        if isinstance(fusion_module_config, FusionModuleConfig):
+            fields = [field.name for field in dataclasses.fields(FusionModuleConfig)]
+            fusion_module_config = {name: getattr(fusion_module_config, name) for name in fields}
+        if fusion is not None:
+            fusion_module_config = {**fusion_module_config, "fusion_type": fusion}
+        for given, config_class in ((kwargs, MMFusionConfig), (fusion_module_config, FusionModuleConfig)):
+            known = {field.name for field in dataclasses.fields(config_class)} | {"num_labels", "model_type"}
+            if unknown := sorted(key for key in set(given) - known if given[key] is not None):
+                raise ValueError(f"{config_class.__name__} has no {unknown[0]!r}; it has {sorted(known)}.")
+        base_models = [base_model_of(source) for source in sources.values()]
+        config = MMFusionConfig(
+            **configs,
+            fusion_module_config=fusion_module_config,
+            base_models=[name for name in base_models if name],
+            **kwargs,
+        )
+
+        with torch.device("meta"):
+            skeleton = cls(config)
+        state_dict = {}
+        for name, source in sources.items():
+            encoder = cast(PreTrainedModel, skeleton.base_model.encoders[name])
+            weights = load_encoder_weights(encoder, source, dtype=loading_kwargs.get("dtype"), **hub_kwargs_of(name))
+            prefix = next(path for path, module in skeleton.named_modules() if module is encoder)
+            lacking = [key for key in encoder.state_dict() if key not in weights]
+            if lacking:
+                raise ValueError(
+                    f"The {name} encoder from {source} lacks {len(lacking)} weights, such as {lacking[:3]}."
+                )
+            state_dict.update({f"{prefix}.{key}": weights[key] for key in encoder.state_dict()})
+
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # that fusion and head are new is no news
+        try:
+            return cls.from_pretrained(None, config=config, state_dict=state_dict, **loading_kwargs)
+        finally:
+            logging.set_verbosity(verbosity)
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
+        **kwargs,
+    ):
+        """Saves weights, config, the code and, where there is none yet, a model card. See the library's method.
+
+        Raises:
+            ValueError: `push_to_hub`, which goes through the method of that name.
+        """
+        if push_to_hub:
+            raise ValueError("Call model.push_to_hub(repo_id, processor=processor), which uploads the processor too.")
+        # A checkpoint that was loaded from elsewhere names its first home here; the code is copied, so it is at home
+        # now.
+        self.config.auto_map = {**AUTO_MAP, **AUTO_MAP_OF.get(type(self).__name__, {})}
+        self.config.custom_pipelines = CUSTOM_PIPELINES.get(type(self).__name__, {})
+        # Names of older releases, which the library writes for some encoders (ViT), are lost on the Trainer when it
+        # restores the best model.
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        card_file = os.path.join(save_directory, "README.md")
+        if is_main_process and not os.path.exists(card_file):
+            self.model_card().save(card_file)
+
+    def push_to_hub(self, repo_id: str, *, processor=None, private: bool | None = None, token=None, **kwargs) -> str:
+        """Uploads all that `save_pretrained` writes, the card included, and the processor where it is given.
+
+        Args:
+            repo_id: `"user/name"` on the Hub; created if it is not there.
+            processor: the `MMFusionProcessor` that belongs to the model: without it the checkpoint takes no raw rows.
+            private, token: as in the library.
+            kwargs: for `HfApi.upload_folder` (`commit_message`, `revision`, `create_pr`…).
+        """
+        import tempfile
+
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            if processor is not None:
+                processor.save_pretrained(folder)
+            return api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs)
+
+    def model_card(self) -> ModelCard:
+        """The card of a model of which no more is known than its config; training writes a fuller one."""
+        pipelines = list(CUSTOM_PIPELINES.get(type(self).__name__, {}))
+        data = ModelCardData(
+            library_name="transformers",
+            tags=["mm_hf", "multimodal", *self.config.modalities],
+            base_model=self.config.base_models or None,
+            pipeline_tag=next((tag for tag in pipelines if tag == "visual-question-answering"), None),
+        )
+        fusion = self.config.fusion_module_config
+        encoders = [
+            f"{name}: `{getattr(self.config, MODALITY_CONFIGS[name]).model_type}`" for name in self.config.modalities
+        ]
+        text = (
+            f"# {type(self).__name__}\n\nEncoders ({', '.join(encoders)}), fused by `{fusion.fusion_type}` "
+            f"({fusion.num_hidden_layers} layers, width {fusion.hidden_size}), made with mm_hf.\n\n"
+            "No evaluation is recorded with this checkpoint.\n"
+        )
+        return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+    @staticmethod
+    def travelling_code():
+        """Names the files that no modelling code imports but every checkpoint needs: the library copies what it finds
+        imported in the text of this file."""
+        from .pipelines_mm_fusion import MMFusionClassificationPipeline
+        from .processing_mm_fusion import MMFusionProcessor
+
+        return MMFusionProcessor, MMFusionClassificationPipeline
+
+
+__all__ = ["MMFusionPreTrainedModel"]

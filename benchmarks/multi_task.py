@@ -1,0 +1,154 @@
+"""Two tasks learned together, beside each learned alone: OpenMoji's category and sentiment, from picture and name.
+
+    python benchmarks/multi_task.py              # some 40 minutes of CPU time
+    python benchmarks/multi_task.py --seeds 0 1
+
+Four models of one recipe (`training/recipes/openmoji_multi_task.yaml`) on the same rows: category alone, sentiment
+alone, both with the losses summed ('shared network'), both with learned weights (uncertainty, Kendall et al. 2018).
+The emoji are cut into parts anew for each seed. Sentiment is measured on emoji that were seen often enough for it to
+be known; what is known of the others is learned from, by its weight. Writes `results/multi_task.json`, all runs in it.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from datasets import Dataset, DatasetDict, concatenate_datasets, disable_progress_bars, load_from_disk
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mm_hf.data import FeatureCache
+from training.measure import evaluate
+from training.prepare.openmoji import cut
+from training.run_folder import git_commit, hardware
+from training.set_up import set_up
+from training.train import ROOT, fit
+
+
+RECIPE = ROOT / "training/recipes/openmoji_multi_task.yaml"
+REPORT = ROOT / "benchmarks/results/multi_task.json"
+LEAST_OCCURRENCES = 20
+METHODS: dict[str, list[str]] = {
+    "category alone": ["--label_column", "category"],
+    "sentiment alone": ["--label_column", "sentiment"],
+    "shared network": [],
+    "uncertainty": ["--task_weighting", "uncertainty"],
+}
+SCORES = ("category_accuracy", "sentiment_spearman")
+
+
+def parts_of(full: DatasetDict, seed: int) -> DatasetDict:
+    """All emoji, cut into parts by a seed; the sentiment of those that were seldom seen is for training alone."""
+    rows = concatenate_datasets(list(full.values()))
+    parts = cut(rows.select(sorted(range(len(rows)), key=rows["row_id"][:].__getitem__)), seed)
+    for name in ("validation", "test"):
+        known = parts[name]
+        sentiment = [
+            value if (seen or 0) >= LEAST_OCCURRENCES else None
+            for value, seen in zip(known["sentiment"][:], known["occurrences"][:])
+        ]
+        feature = known.features["sentiment"]
+        parts[name] = Dataset.add_column(known.remove_columns("sentiment"), "sentiment", sentiment, feature=feature)
+    return parts
+
+
+def run_once(
+    method: str, dataset: Path, work: Path, seed: int, cache: FeatureCache | None, more: list[str]
+) -> tuple[dict[str, Any], FeatureCache]:
+    """Trains one model and tests it.
+
+    Returns:
+        its scores by the names of several tasks, what it cost, and the features of all items.
+    """
+    recipe = work / "recipe.yaml"
+    text = RECIPE.read_text(encoding="utf-8").replace("data/", f"{ROOT / 'data'}/")
+    if "--label_column" in METHODS[method]:  # by task, which there is but one of
+        weight = "sentiment_weight" if "sentiment" in METHODS[method] else "null"
+        text = text.replace("{sentiment: sentiment_weight}", weight)
+    recipe.write_text(text, encoding="utf-8")
+    words = [str(recipe), "--dataset", str(dataset), "--output_dir", str(work / "run"), "--seed", str(seed)]
+    words += ["--overwrite_output_dir", "true", "--report_to", "none", *METHODS[method], *more]
+    words += ["--cache_features", str(cache is None)]
+    job = set_up(__doc__.split("\n")[0], "train.py", words)
+    if cache is not None:
+        job.collator = replace(job.collator, cache=cache)
+    fit(job, job.model, job.collator, job.train_args)
+    _, report = evaluate(job, job.model, job.collator, "test")
+    metrics = report["metrics"]
+    if not job.tasks:
+        metrics = {f"{job.columns.label}_{name}": value for name, value in metrics.items()}
+    rows = report["rows"] if job.tasks else {job.columns.label: report["rows"]}
+    weights = None
+    if getattr(job.model, "task_weighting", None) is not None:
+        weights = dict(zip(job.model.tasks, (-job.model.task_weighting.log_variances).exp().tolist()))
+    found = {"method": method, "seed": seed, "metrics": metrics, "rows": rows, "learned_weights": weights}
+    return found, job.collator.cache
+
+
+def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By method and score: the mean, its spread over the seeds, and the mean difference from the model of that task
+    alone, seed by seed."""
+    table: dict[str, dict[str, Any]] = {}
+    for method in METHODS:
+        for score in SCORES:
+            found = {
+                run["seed"]: run["metrics"][score]
+                for run in runs
+                if run["method"] == method and score in run["metrics"]
+            }
+            alone = {
+                run["seed"]: run["metrics"][score] for run in runs if run["method"] == f"{score.split('_')[0]} alone"
+            }
+            if found:
+                table.setdefault(method, {})[score] = {
+                    "mean": mean(found.values()),
+                    "deviation": stdev(found.values()) if len(found) > 1 else None,
+                    "beside_alone": mean(found[seed] - alone[seed] for seed in found),
+                    "seeds": len(found),
+                }
+    return table
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)), help="default: 0 to 7")
+    parser.add_argument("--report", type=Path, default=REPORT, help="default: %(default)s")
+    arguments, more = parser.parse_known_args()  # more: keys of the recipe, for trials
+    torch.set_num_threads(1)
+    disable_progress_bars()
+    runs, cache = [], None
+    for seed in arguments.seeds:
+        with tempfile.TemporaryDirectory(prefix="multi_task_") as folder:
+            work = Path(folder)
+            parts_of(load_from_disk(str(ROOT / "data/openmoji")), seed).save_to_disk(work / "data")
+            for method in METHODS:
+                run, cache = run_once(method, work / "data", work, seed, cache, more)
+                runs.append(run)
+                scores = ", ".join(
+                    f"{score} {run['metrics'][score]:.4f}" for score in SCORES if score in run["metrics"]
+                )
+                print(f"{method}, seed {seed}: {scores} {run['learned_weights'] or ''}", flush=True)
+    table = summarise(runs)
+    report = {"table": table, "runs": runs, "keys": more, "commit": git_commit(ROOT), **hardware()}
+    arguments.report.parent.mkdir(parents=True, exist_ok=True)
+    arguments.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"\n{'':<18}" + "".join(f"{score:>44}" for score in SCORES))
+    for method, scores in table.items():
+        cells = [
+            f"{found['mean']:.4f} ± {found['deviation'] or 0:.4f} ({found['beside_alone']:+.4f} beside alone)"
+            if (found := scores.get(score))
+            else "–"
+            for score in SCORES
+        ]
+        print(f"{method:<18}" + "".join(f"{cell:>44}" for cell in cells))
+
+
+if __name__ == "__main__":
+    main()

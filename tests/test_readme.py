@@ -11,10 +11,12 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_python_example(encoders, tmp_path, monkeypatch):
-    block = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[0]
+def test_python_examples(encoders, tmp_path, monkeypatch):
+    """The first, which trains, saves and pushes; and that of several tasks, which goes on from there."""
+    block, tasks = (next(b for b in BLOCKS if name in b) for name in ("ForQuestionAnswering", "ForMultiTask"))
     for hub_id, folder in (
         ("google/vit-base-patch16-224", "mobilenet-v2"),
         ("google-bert/bert-base-uncased", "minilm-l6"),
@@ -30,6 +32,7 @@ def test_python_example(encoders, tmp_path, monkeypatch):
     assert names["loss"].isfinite()
     assert pushed == ["me/answers"]
     assert (tmp_path / "answers/processor_config.json").exists()
+    exec(compile(tasks, "README.md", "exec"), {**names, "torch": torch})
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"make ([a-z-]+)", README))))

@@ -25,11 +25,12 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, disable_progres
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mm_hf.data import FeatureCache
+from training.job import ROOT
 from training.measure import evaluate
 from training.prepare.openmoji import cut
 from training.run_folder import git_commit, hardware
 from training.set_up import set_up
-from training.train import ROOT, fit
+from training.train import fit
 
 
 RECIPE = ROOT / "training/recipes/openmoji_multi_task.yaml"

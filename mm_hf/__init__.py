@@ -20,6 +20,7 @@ from .models.pipelines_mm_fusion import (
 )
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 from .models.processing_mm_fusion import MMFusionProcessor
+from .models.retrieval_mm_fusion import MMFusionForRetrieval
 
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "MMFusionForClassification",
     "MMFusionForMultiTask",
     "MMFusionForQuestionAnswering",
+    "MMFusionForRetrieval",
     "MMFusionModel",
     "MMFusionMultiTaskPipeline",
     "MMFusionPreTrainedModel",

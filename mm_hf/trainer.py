@@ -21,7 +21,7 @@ from .data.loading import SOURCE_ROW, Rows
 from .data.sources import prepare
 from .data.streaming import StreamBatches
 from .evaluation.prediction import predict
-from .models.losses import count_all_labels
+from .models.losses import count_items
 
 
 # Arguments whose other values would have no effect here, and why.
@@ -151,12 +151,12 @@ class MMTrainer(Trainer):
     # Training
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
-        """Labels of all processes and accumulation steps, of several tasks a dict; the library's count takes NaN for a
-        label."""
-        labels = [batch["labels"] for batch in batch_samples if "labels" in batch]
-        if not labels or not self.model_accepts_loss_kwargs:
+        """Labels of all processes and accumulation steps, of several tasks a dict, or pairs; the library's count takes
+        NaN for a label."""
+        counts = count_items(batch_samples) if batch_samples and self.model_accepts_loss_kwargs else None
+        if counts is None:
             return None
-        counts = send_to_device(count_all_labels(labels), device)
+        counts = send_to_device(counts, device)
         if self.args.world_size > 1 and self.args.average_tokens_across_devices:
             counts = self.accelerator.reduce(counts)
         return counts.clamp(min=1) if isinstance(counts, torch.Tensor) else counts

@@ -90,9 +90,15 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "The head: question_answering, left out where a row has picture, text and one label, or "
-            "classification; multi_task where there are several columns of labels.",
-            "choices": ["question_answering", "classification", "multi_task"],
+            "classification; multi_task where there are several columns of labels; retrieval learns from pairs of "
+            "picture and text, without labels.",
+            "choices": ["question_answering", "classification", "multi_task", "retrieval"],
         },
+    )
+    projection_dim: int = field(default=256, metadata={"help": "retrieval: width of the embeddings."})
+    matching_weight: float = field(
+        default=1.0,
+        metadata={"help": "retrieval: weight of the loss of matching, for reranking; 0: embeddings alone."},
     )
     task_weighting: str = field(
         default="fixed",

@@ -33,7 +33,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `accelerate l
 from mm_hf import MMFusionPreTrainedModel
 from mm_hf.checkpoints import newest_checkpoint
 from mm_hf.data import MultimodalCollator
-from mm_hf.evaluation import classification_metrics, first_metric, multi_task_metrics
 from mm_hf.optim import EMA, NonFiniteGuard
 from mm_hf.trainer import MMTrainer
 from training.arguments import TrainArguments
@@ -201,7 +200,7 @@ def training_arguments(job: Job, args: TrainArguments, folder: Path | None) -> T
     """The recipe as the Trainer takes it."""
     when = "no" if folder is None else "epoch" if args.eval_steps is None else "steps"
     saved = "no" if folder is None else when if args.save_steps is None else "steps"
-    metric = "score" if job.tasks else first_metric(job.problem_type)
+    metric = job.first_metric()
     return TrainingArguments(
         output_dir=str(job.output_dir if folder is None else folder),
         seed=args.seed,
@@ -237,8 +236,7 @@ def compute_metrics(job: Job, predictions: EvalPrediction) -> dict[str, float]:
     """The metrics of the problem, as the Trainer asks for them."""
     arrays = (predictions.predictions, predictions.label_ids)
     logits, labels = recursively_apply(torch.from_numpy, arrays, test_type=lambda value: isinstance(value, np.ndarray))
-    measure = multi_task_metrics if job.tasks else classification_metrics
-    return measure(logits, labels, job.problem_type)["metrics"]
+    return job.metrics(logits, labels)["metrics"]
 
 
 def fit(

@@ -27,7 +27,7 @@ from mm_hf.data import (
     parse_augmentations,
 )
 from mm_hf.data.loading import SOURCE_ROW
-from mm_hf.evaluation import first_metric
+from mm_hf.evaluation import classification_metrics, first_metric, multi_task_metrics, retrieval_metrics
 from mm_hf.optim import parameter_groups, unfreeze_gradually
 from training.arguments import (
     DataArguments,
@@ -36,6 +36,7 @@ from training.arguments import (
 )
 
 
+RETRIEVAL = "retrieval"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -49,7 +50,7 @@ class Job:
         accelerator: devices and processes.
         model_args, data_args, train_args: the recipe.
         columns, splits, label2id, problem_type: the data; `splits` by name, the training part perhaps a stream. Where
-            `columns.label` is a list, the latter two are dicts by column.
+            `columns.label` is a list, the latter two are dicts by column; of a search the problem type is "retrieval".
         build: makes the model anew, with fresh fusion and head.
         model, processor, collator: as they are measured; `training_collator` is for training.
         bad_rows: those found up to now.
@@ -101,6 +102,25 @@ class Job:
     def task_metrics(self) -> dict[str, str]:
         """By task the name of its first metric in `multi_task_metrics`."""
         return {task: f"{task}_{first_metric(self.problem_type[task])}" for task in self.tasks}
+
+    @property
+    def searches(self) -> bool:
+        """Whether it learns from pairs, without labels."""
+        return self.problem_type == RETRIEVAL
+
+    def metrics(self, logits: Any, labels: Any, kinds: list | None = None) -> dict[str, Any]:
+        """What is measured, the metric that counts first: see `classification_metrics`, `multi_task_metrics` and
+        `retrieval_metrics`."""
+        if self.searches:
+            return retrieval_metrics(logits, labels)
+        measure = multi_task_metrics if self.tasks else classification_metrics
+        return measure(logits, labels, self.problem_type, kinds)
+
+    def first_metric(self) -> str:
+        """The name of the metric that counts first."""
+        if self.searches:
+            return "mean_recall"
+        return "score" if self.tasks else first_metric(self.problem_type)
 
     def training_collator(self, collator: MultimodalCollator) -> MultimodalCollator:
         """The same with the augmentations that the recipe asks for."""

@@ -13,13 +13,7 @@ from datasets import Dataset, IterableDataset
 
 from mm_hf import MMFusionPreTrainedModel
 from mm_hf.data import BatchLoader, Columns, MultimodalCollator, Rows
-from mm_hf.evaluation import (
-    Predictions,
-    classification_metrics,
-    majority_accuracy,
-    multi_task_metrics,
-    predict,
-)
+from mm_hf.evaluation import Predictions, chance_recall, majority_accuracy, predict
 from training.arguments import TrainArguments
 from training.job import ROOT, Job
 from training.run_folder import git_commit, hardware, versions, write_run
@@ -36,7 +30,7 @@ def evaluate(
     """Runs the model over one part, every row once, on all processes.
 
     Returns:
-        its predictions, and what `classification_metrics` gives, or `multi_task_metrics`.
+        its predictions, and what `Job.metrics` gives.
     """
     predictions = predict(model, job.loader(split, collator, train=False), job.accelerator)
     job.note_bad_rows(predictions.bad_rows)
@@ -47,8 +41,7 @@ def evaluate(
 def report_of(job: Job, predictions: Predictions, split: str) -> dict:
     """The metrics of predictions of one part."""
     kinds = job.splits[split][job.columns.kind] if job.columns.kind else None
-    measure = multi_task_metrics if job.tasks else classification_metrics
-    return measure(predictions.logits, predictions.labels, job.problem_type, kinds)
+    return job.metrics(predictions.logits, predictions.labels, kinds)
 
 
 def finish(job: Job, fit: Fit, history: dict[str, list]):
@@ -66,7 +59,7 @@ def finish(job: Job, fit: Fit, history: dict[str, list]):
 
     if job.train_args.floors:
         started = time.perf_counter()
-        results["floors"] = measure_floors(job, fit)
+        results["floors"] = chance_recall(predictions.labels) if job.searches else measure_floors(job, fit)
         job.seconds["floors"] = time.perf_counter() - started
 
     recipe = {"name": job.name, **vars(job.model_args), **vars(job.data_args), **vars(job.train_args)}

@@ -165,12 +165,13 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
         name=recipe["name"],
         dataset=short_name(recipe["dataset"]),
         # Of the pipelines' names this one is a task of the Hub.
-        pipeline_tag=next((tag for tag in CUSTOM_PIPELINES[type(model).__name__] if tag in HUB_TASKS), None),
+        pipeline_tag=next((tag for tag in CUSTOM_PIPELINES.get(type(model).__name__, {}) if tag in HUB_TASKS), None),
         base_models=model.config.base_models,
         model_class=type(model).__name__,
         encoders={key: Path(recipe[key]).name for key in ("vision_encoder", "text_encoder") if recipe[key]},
         parameters=round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
-        labels=None if model.config.tasks else list(model.config.id2label.values()),
+        labels=list(model.config.id2label.values()),
+        searches=collator.pair_ids,
         tasks={name: task.labels for name, task in model.config.task_heads.items()} if model.config.tasks else {},
         rows={split: len(part) if isinstance(part, Dataset) else "streamed" for split, part in splits.items()},
     )
@@ -184,6 +185,8 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
 def sample_predictions(model, collator: MultimodalCollator, split, logits, count: int = 12) -> list[tuple]:
     """Test rows drawn at random, up to a third of them wrong ones if there are, as `plot_predictions` takes them."""
     columns, id2label = collator.columns, model.config.id2label
+    if collator.pair_ids:
+        return sample_finds(collator, split, logits, count)
     single = model.config.problem_type == "single_label_classification" and model.config.tasks is None
     order = list(range(len(split)))
     random.Random(0).shuffle(order)
@@ -207,6 +210,20 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
             answer = said(logits[place], model.config.problem_type, id2label)
             truth = shown(row[columns.label], id2label if single else None)
         samples.append((*picture_and_text(row, collator), answer, truth))
+    return samples
+
+
+def sample_finds(collator: MultimodalCollator, split, embeddings: dict[str, torch.Tensor], count: int) -> list[tuple]:
+    """Test rows drawn at random, each with the text that its picture finds, as `plot_predictions` takes them."""
+    paired = (embeddings["text"].any(-1) & embeddings["image"].any(-1)).nonzero().flatten().tolist()
+    rows = random.Random(0).sample(paired, min(count, len(paired)))
+    best = (embeddings["image"][rows] @ embeddings["text"].T).argmax(-1).tolist()
+    column = collator.columns.text
+    texts = split.select_columns([column])[best][column]
+    samples = []
+    for row, found in zip(Rows(split, "test").__getitems__(rows), texts):
+        picture, text = picture_and_text(row, collator)
+        samples.append((picture, None, found, text))
     return samples
 
 

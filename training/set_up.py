@@ -18,6 +18,7 @@ from mm_hf import (
     MMFusionForClassification,
     MMFusionForMultiTask,
     MMFusionForQuestionAnswering,
+    MMFusionForRetrieval,
     MMFusionPreTrainedModel,
     MMFusionProcessor,
 )
@@ -48,7 +49,7 @@ from training.arguments import (
     TrainArguments,
     parse_arguments,
 )
-from training.job import ROOT, Job
+from training.job import RETRIEVAL, ROOT, Job
 from training.run_folder import check_same_data, claim_run_folder
 
 
@@ -56,6 +57,7 @@ HEADS: dict[str, type[MMFusionPreTrainedModel]] = {
     "question_answering": MMFusionForQuestionAnswering,
     "classification": MMFusionForClassification,
     "multi_task": MMFusionForMultiTask,
+    RETRIEVAL: MMFusionForRetrieval,
 }
 
 
@@ -102,13 +104,16 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     )
     with accelerator.local_main_process_first():  # the others find what it prepared
         splits = load_parts(data_args, columns, train_args.seed)
-    names, problem_type = labels_by_column(splits, columns, data_args)
-    splits = normalise_labels(splits, names)
+    searches = model_args.task == RETRIEVAL
+    names, problem_type = ({}, {}) if searches else labels_by_column(splits, columns, data_args)
+    splits = normalise_labels(splits, names) if names else splits
     label2id: dict[str, Any] = {
         column: {label: number for number, label in enumerate(found)} if found else None
         for column, found in names.items()
     }
-    if not isinstance(columns.label, list):
+    if searches:
+        names, problem_type, label2id = None, RETRIEVAL, None
+    elif not isinstance(columns.label, list):
         names, problem_type, label2id = (found[columns.label] for found in (names, problem_type, label2id))
     job = Job(
         name,
@@ -134,8 +139,9 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     if accelerator.is_main_process:
         tokenizer = job.processor.tokenizer if columns.text else None
         job.say("\n".join(summary_lines(describe(splits, columns, names, problem_type, tokenizer, root))))
+    labels = {} if searches else {"label2id": label2id, "problem_type": problem_type}
     job.collator = MultimodalCollator(
-        job.processor, columns, job.label2id, problem_type, on_error=data_args.on_error, root=root
+        job.processor, columns, **labels, on_error=data_args.on_error, root=root, pair_ids=searches
     )
     check_rows(job)
 
@@ -158,7 +164,11 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
         model_args.vision_encoder = DEFAULT_VISION_ENCODER
     if data_args.text_column and model_args.text_encoder is None:
         model_args.text_encoder = DEFAULT_TEXT_ENCODER
-    needed = {"dataset": data_args.dataset, "label_column": data_args.label_column}
+    needed = {"dataset": data_args.dataset}
+    if model_args.task == RETRIEVAL:
+        needed |= {"image_column": data_args.image_column, "text_column": data_args.text_column}
+    else:
+        needed["label_column"] = data_args.label_column
     for encoder, column in (("vision_encoder", "image_column"), ("text_encoder", "text_column")):
         if getattr(model_args, encoder) is not None:
             needed[column] = getattr(data_args, column)
@@ -203,8 +213,16 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
 
 
 def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
-    """Says what does not go with several columns of labels, or needs them."""
+    """Says what does not go with a search or with several columns of labels, or needs these."""
     labels = data_args.label_column
+    if model_args.task == RETRIEVAL:
+        unused = {"label_column": labels, "weight_column": data_args.weight_column, "imbalance": train_args.imbalance}
+        unused |= {"mixup_alpha": train_args.mixup_alpha or None, "kind_column": data_args.kind_column}
+        for key, value in unused.items():
+            if value is not None:
+                raise ValueError(f"{key} is {value!r}, but retrieval learns from pairs, without labels.")
+        if len(data_args.image_column) > 1:
+            raise ValueError(f"retrieval needs one image_column, got {data_args.image_column}.")
     if isinstance(labels, list):
         if len(set(labels)) < len(labels):
             raise ValueError(f"label_column names a column twice: {labels}.")
@@ -270,7 +288,7 @@ def check_rows(job: Job):
     for split, dataset in job.splits.items():
         if isinstance(dataset, IterableDataset):
             continue
-        for alone in job.alone():
+        for alone in [] if job.searches else job.alone():
             if count_labels(alone.labels(split)) == 0:
                 raise ValueError(f"No row of split {split!r} has a label in column {alone.columns.label!r}.")
         if job.columns.text is not None:
@@ -291,7 +309,7 @@ def loss_arguments(job: Job, among_others: bool = False) -> dict[str, Any]:
     """What the recipe asks of the loss of a job with one task, as the model's config takes it. Of a regression among
     other tasks it asks nothing."""
     args = job.train_args
-    if among_others and job.problem_type == "regression":
+    if job.searches or (among_others and job.problem_type == "regression"):
         return {}
     losses: dict[str, Any] = {"label_smoothing": args.label_smoothing_factor}
     if args.imbalance == "focal_loss":
@@ -327,6 +345,8 @@ def head_arguments(job: Job, losses: list[dict[str, Any]]) -> dict[str, Any]:
         job: the run.
         losses: `loss_arguments` of each of its tasks.
     """
+    if job.searches:
+        return {"projection_dim": job.model_args.projection_dim, "matching_weight": job.model_args.matching_weight}
     if not job.tasks:
         labels: dict[str, Any] = {"num_labels": 1}
         if job.label2id is not None:

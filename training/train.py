@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `accelerate l
 from mm_hf import MMFusionPreTrainedModel
 from mm_hf.checkpoints import begin, newest_checkpoint, publish, rotate, staging_folder, writing
 from mm_hf.data import MultimodalCollator
-from mm_hf.models.losses import count_all_labels
+from mm_hf.models.losses import count_items
 from mm_hf.optim import EMA, NonFiniteGuard
 from training.arguments import TrainArguments
 from training.job import Job, build_optimizer, build_scheduler, run
@@ -180,7 +180,7 @@ class Training:
         accelerator, args, progress = self.accelerator, self.args, self.progress
         # The loss is divided by the labelled rows of all processes and batches of the step, and DDP averages.
         overtime = args.max_train_seconds is not None and progress.seconds > args.max_train_seconds
-        counts = count_all_labels([batch["labels"] for batch in window])
+        counts = count_items(window)
         sums = send_to_device((counts, torch.tensor(float(overtime))), accelerator.device)
         counts, overtime = accelerator.reduce(sums)
         if isinstance(counts, torch.Tensor):

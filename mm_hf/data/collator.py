@@ -67,6 +67,11 @@ def picture_file(value: Any) -> str | None:
     return None if path is None else str(path)
 
 
+def id_of(key: str) -> int:
+    """A number for what tells an item apart, the same in every process: the first 63 bits of its hash."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
+
+
 @dataclass
 class MultimodalCollator:
     """Makes a batch of the model's inputs from rows as `Rows` gives them.
@@ -84,6 +89,8 @@ class MultimodalCollator:
         augment: changes pictures at random: for training alone.
         token_dropout: share of the tokens of a text, special ones aside, that become the mask token (or the unknown
             one, where the tokenizer has no mask): for training alone.
+        pair_ids: give the ids of texts and pictures, by which equal ones are known on whatever process: for models
+            that compare pairs.
         seed: of both. What is drawn depends on the seed, the epoch and the first row of the item in the batch and on
             nothing else, so that neither a resumed run nor the number of workers changes it.
 
@@ -92,7 +99,8 @@ class MultimodalCollator:
         share one pool of items), the processor's tensors for the distinct items (or `encoder_states`), `labels`,
         `sample_weight` `(B,)` where a column holds weights, `row_ids` `(B,)`; for rows of a stream `stream_position`,
         epoch and number of rows read in it by the end of this batch; where rows are bad `bad_rows`, their entries (see
-        `BadRowError`). Where `columns.label` is a list, `labels` and `sample_weight` are dicts by column.
+        `BadRowError`). Where `columns.label` is a list, `labels` and `sample_weight` are dicts by column. With
+        `pair_ids`, `vision_ids` and `text_ids` `(B,)` int64, -1 for none.
 
     Raises:
         ValueError: settings that do not fit together: an augmentation of what was encoded before or is not there, or
@@ -109,6 +117,7 @@ class MultimodalCollator:
     root: str | None = None
     augment: ImageAugmentation | None = None
     token_dropout: float = 0.0
+    pair_ids: bool = False
     seed: int = 0
     parts: dict[str, list[str]] = field(init=False)  # the columns of each modality
     epoch: int = field(init=False, default=0)
@@ -130,6 +139,8 @@ class MultimodalCollator:
                     f"{name} is {value}, but the {modality} features are cached, encoded once and for all: give up "
                     f"one of {name} and the feature cache."
                 )
+        if self.pair_ids and [len(columns) for columns in self.parts.values()] != [1, 1]:
+            raise ValueError(f"pair_ids needs one column of pictures and one of texts, got {self.parts}.")
         if self.token_dropout and self._mask_token_id is None:
             raise ValueError("token_dropout needs a tokenizer with a mask token or an unknown token.")
 
@@ -148,7 +159,9 @@ class MultimodalCollator:
         for modality, columns in self.parts.items():
             if not columns:
                 continue
-            index, items = self._distinct(rows, modality, bad)
+            index, items, keys = self._distinct(rows, modality, bad)
+            if self.pair_ids:
+                indices[f"{modality}_ids"] = torch.tensor([-1 if key is None else id_of(key) for key in keys])
             if items and self._is_cached(modality):
                 states[modality] = self.cache.states(modality, list(items))
                 states[modality].index = index
@@ -270,13 +283,13 @@ class MultimodalCollator:
 
     def _distinct(
         self, rows: list[dict[str, Any]], modality: str, bad: list[BadRowError]
-    ) -> tuple[torch.Tensor, dict[str, tuple]]:
+    ) -> tuple[torch.Tensor, dict[str, tuple], list[str | None]]:
         """Finds and loads the distinct items of a batch, each once, and notes the bad ones for every row that has
         them.
 
         Returns:
-            the index `(B,)` or `(B, K)`, and by key the item (None if its features are cached) with the first row and
-            column that hold it.
+            the index `(B,)` or `(B, K)`; by key the item (None if its features are cached) with the first row and
+            column that hold it; and the key of each row, None where it has no item.
         """
         columns = self.parts[modality]
         places = [(row, column) for row in rows for column in columns]
@@ -303,7 +316,8 @@ class MultimodalCollator:
             self._note(BadRowError(row, column, reasons[key], picture_file(row[column])), bad)
         order = {key: number for number, key in enumerate(items)}
         index = torch.tensor([order.get(key, -1) for key in keys])
-        return (index.reshape(len(rows), -1) if len(columns) > 1 else index), items
+        usable = [key if key in order else None for key in keys]
+        return (index.reshape(len(rows), -1) if len(columns) > 1 else index), items, usable
 
     def _load(self, row: dict[str, Any], modality: str, column: str) -> Any:
         """What the processor takes: the decoded picture, or the text."""

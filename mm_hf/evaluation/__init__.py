@@ -16,6 +16,7 @@ from .metrics import (
 from .page import write_page
 from .plots import plot_predictions
 from .prediction import Predictions, predict
+from .ranking import chance_recall, ranking_metrics, ranks, retrieval_metrics
 from .report import model_card, plot_curves
 
 
@@ -24,6 +25,7 @@ __all__ = [
     "answers_of",
     "bootstrap",
     "calibration",
+    "chance_recall",
     "classification_metrics",
     "confusion",
     "derangement",
@@ -41,6 +43,9 @@ __all__ = [
     "plot_curves",
     "plot_predictions",
     "predict",
+    "ranking_metrics",
+    "ranks",
+    "retrieval_metrics",
     "rounded",
     "rows_without",
     "table",

@@ -19,8 +19,10 @@ class Predictions:
 
     Args:
         row_ids: `(N,)` int64.
-        logits: `(N, C)` float32; of several tasks, by name.
-        labels: as `label_tensor` gives them, None where the batches have none; of several tasks, by name.
+        logits: `(N, C)` float32; of several tasks, by name; of a model for search the embeddings, `(N, E)` of `"text"`
+            and `"image"`.
+        labels: as `label_tensor` gives them, None where the batches have none; of several tasks, by name; of a model
+            for search the ids of texts and images, `(N,)` int64.
         loss: mean over the labels; of several tasks the sum of these, as the model weighs them; None without labels.
         task_losses: what each of several tasks adds to it; None without labels or tasks.
         bad_rows: particulars of rows that could not be used.
@@ -60,6 +62,7 @@ def predict(
     for batch in tqdm(batches, desc=title, leave=False, disable=not (progress and accelerator.is_local_main_process)):
         batch = dict(batch)
         row_ids, labels = batch.pop("row_ids"), batch.get("labels")
+        ids = {"text": batch["text_ids"], "image": batch["vision_ids"]} if "text_ids" in batch else None
         bad_rows += batch.pop("bad_rows", [])
         batch.pop("stream_position", None)
         with accelerator.autocast():
@@ -68,8 +71,9 @@ def predict(
             several = isinstance(labels, dict)
             found, counted = (outputs.task_losses, labels) if several else ({"": outputs.loss}, {"": labels})
             losses.append({name: (found[name].item(), count_labels(counted[name])) for name in counted})
-        logits = recursively_apply(lambda values: values.float().cpu(), outputs.logits)
-        parts.append((row_ids.cpu(), logits, send_to_device(labels, "cpu")))
+        said = outputs.logits if ids is None else {"text": outputs.text_embeds, "image": outputs.image_embeds}
+        said = recursively_apply(lambda values: values.float().cpu(), said)
+        parts.append((row_ids.cpu(), said, send_to_device(labels if ids is None else ids, "cpu")))
     parts = gather_object(parts)
     totals = gather_object([(losses, bad_rows)])
     row_ids, logits = (concatenate([part[place] for part in parts]) for place in (0, 1))

@@ -35,8 +35,13 @@ AUTO_MAP = {
     "AutoProcessor": "processing_mm_fusion.MMFusionProcessor",
 }
 
-# What the checkpoints of single classes name otherwise.
-AUTO_MAP_OF = {"MMFusionForMultiTask": {"AutoModel": "modeling_mm_fusion.MMFusionForMultiTask"}}
+# What the checkpoints of single classes name otherwise, or in addition: files that travel with them alone.
+AUTO_MAP_OF = {
+    "MMFusionForMultiTask": {"AutoModel": "modeling_mm_fusion.MMFusionForMultiTask"},
+    "MMFusionForRetrieval": {
+        "AutoModelForZeroShotImageClassification": "retrieval_mm_fusion.MMFusionForRetrieval",
+    },
+}
 
 CUSTOM_PIPELINES = {
     "MMFusionForQuestionAnswering": {
@@ -196,6 +201,10 @@ class MMFusionConfig(PreTrainedConfig):
             `read_tasks`. Kept in the order of their names.
         task_weighting (`str`, defaults to `"fixed"`): how the losses of the tasks are summed: `"fixed"` by their
             weights, or `"uncertainty"`, by weights that are learned (see `TaskWeighting`).
+        projection_dim (`int`, defaults to 256), logit_scale_init_value (`float`): for `MMFusionForRetrieval`: width of
+            the embeddings, and the logarithm of what similarities are multiplied by at the start, as in CLIP.
+        matching_weight (`float`, defaults to 1): there, the weight of the loss of image-text matching beside the
+            contrastive one; 0 trains the embeddings alone.
         base_models (`list[str]`, *optional*): Hub ids of the encoders, for the model card.
 
     Raises:
@@ -236,6 +245,9 @@ class MMFusionConfig(PreTrainedConfig):
     mixup_alpha: float | int = 0.0
     tasks: dict[str, dict] | None = None
     task_weighting: str = "fixed"
+    projection_dim: int = 256
+    logit_scale_init_value: float | int = 2.6592
+    matching_weight: float | int = 1.0
     base_models: list[str] | None = None
 
     def __post_init__(self, **kwargs):
@@ -318,6 +330,11 @@ class MMFusionConfig(PreTrainedConfig):
         check_loss_ranges(self.loss_settings, self.num_labels)
         if self.problem_type is not None:
             check_loss_settings(self.problem_type, self.loss_settings)
+        if not 0 <= self.matching_weight < math.inf or self.projection_dim < 1:
+            raise ValueError(
+                "matching_weight must be a number from 0 up and projection_dim at least 1, got "
+                f"{self.matching_weight} and {self.projection_dim}."
+            )
         if self.task_weighting not in TASK_WEIGHTINGS:
             raise ValueError(f"task_weighting must be one of {TASK_WEIGHTINGS}, got {self.task_weighting!r}.")
         if self.tasks is None:

@@ -256,3 +256,14 @@ def count_all_labels(batches: Sequence[Any]) -> Any:
     if isinstance(batches[0], Mapping):
         return {name: count_all_labels([labels[name] for labels in batches]) for name in batches[0]}
     return torch.tensor(float(sum(map(count_labels, batches))))
+
+
+def count_items(batches: Sequence[dict[str, Any]]) -> Any:
+    """What the loss of several batches is divided by: their labels (see `count_all_labels`), or, where they have none,
+    their pairs of text and image, `()` float32; None where they have neither."""
+    if "labels" in batches[0]:
+        return count_all_labels([batch["labels"] for batch in batches])
+    if "text_ids" in batches[0]:
+        pairs = sum(((batch["text_ids"] >= 0) & (batch["vision_ids"] >= 0)).sum() for batch in batches)
+        return torch.as_tensor(pairs).float()
+    return None

@@ -8,7 +8,7 @@ Notation used for tensor shapes: see `modeling_outputs`.
 import inspect
 from collections.abc import Mapping
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -239,6 +239,19 @@ class MMFusionModel(MMFusionPreTrainedModel):
         if count != rows:
             raise ValueError(f"The query has {rows} rows, but {what} has {count}: give each row one in memory_index.")
 
+    @staticmethod
+    def check_inputs(inputs: dict[str, Any]):
+        """Refuses tensors under names that are no input of `forward`; but for `row_ids`, which the collator adds for
+        whoever trains.
+
+        Raises:
+            ValueError: naming them and what there is.
+        """
+        known = list(inspect.signature(MMFusionModel.forward).parameters)[1:-1]
+        unknown = [name for name in inputs if isinstance(inputs[name], torch.Tensor) and name not in known]
+        if unknown and unknown != ["row_ids"]:
+            raise ValueError(f"The model has no input {unknown}; it has {known}, and heads have 'labels'.")
+
     @can_return_tuple
     def forward(
         self,
@@ -279,10 +292,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
             ValueError: a tensor under a name that is no input; attention weights asked of an implementation that has
                 none; see `encode` for the others.
         """
-        others = kwargs.keys() - {"row_ids"}  # which the collator adds for whoever trains
-        if unknown := [name for name in others if isinstance(kwargs[name], torch.Tensor)]:
-            known = list(inspect.signature(MMFusionModel.forward).parameters)[1:-1]
-            raise ValueError(f"The model has no input {unknown}; it has {known}, and heads have 'labels'.")
+        self.check_inputs(kwargs)
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:

@@ -161,3 +161,24 @@ class MMFusionMultiTaskOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor | None, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class MMFusionRetrievalOutput(ModelOutput):
+    """Output of the model for search.
+
+    Args:
+        loss (`torch.Tensor`, *optional*): `()`.
+        task_losses (`dict[str, torch.Tensor]`, *optional*): `()` each, `"contrastive"` and, weighted, `"matching"`,
+            of which it is the sum.
+        logits_per_image (`torch.Tensor`): `(U_image, U_text)`, similarities of distinct items, scaled.
+        logits_per_text (`torch.Tensor`): `(U_text, U_image)`.
+        text_embeds, image_embeds (`torch.Tensor`): `(B, E)`, of each row's items, of length 1; zeros for none.
+    """
+
+    loss: torch.Tensor | None = None
+    task_losses: dict[str, torch.Tensor] | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None

@@ -1,0 +1,86 @@
+"""How well a search finds: the rank of what was looked for."""
+
+from typing import Any
+
+import torch
+
+
+RECALLS = (1, 5, 10)
+
+
+def distinct(embeddings: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each item once: its embedding, and its id; those with a negative id are none."""
+    first = {number: row for row, number in reversed(list(enumerate(ids.tolist()))) if number >= 0}
+    rows = sorted(first.values())
+    return embeddings[rows], ids[rows]
+
+
+def ranks(scores: torch.Tensor, relevant: torch.Tensor) -> torch.Tensor:
+    """The place of the best relevant item of each query, from 1; of items that score alike the relevant one comes
+    last, so that a search that tells nothing apart finds nothing.
+
+    Args:
+        scores: `(Q, N)`, higher is better.
+        relevant: `(Q, N)` bool, at least one a query.
+
+    Returns:
+        `(Q,)` int64.
+    """
+    best = scores.masked_fill(~relevant, -torch.inf).max(-1, keepdim=True).values
+    return ((scores >= best) & ~relevant).sum(-1) + 1
+
+
+def ranking_metrics(found: torch.Tensor) -> dict[str, float]:
+    """Recall at 1, 5 and 10 (the share of queries with a relevant item among the first k, which torchmetrics calls the
+    hit rate), and the median rank.
+
+    Args:
+        found: `(Q,)`, see `ranks`.
+    """
+    recalls = {f"recall_at_{k}": (found <= k).float().mean().item() for k in RECALLS}
+    return {**recalls, "median_rank": found.float().quantile(0.5).item()}
+
+
+def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Search in both directions, among the distinct items of some rows.
+
+    Args:
+        embeddings: `"text"` and `"image"`, `(N, E)` of each row, of length 1.
+        ids: of the texts and images, `(N,)` int64, equal for equal ones, negative for none.
+
+    Returns:
+        `metrics`: `mean_recall`, over both directions and 1, 5 and 10, then `ranking_metrics` of each; `by_kind`
+        (empty) and `rows`, as `classification_metrics` gives them.
+
+    Raises:
+        ValueError: no row has both.
+    """
+    paired = (ids["text"] >= 0) & (ids["image"] >= 0)
+    if not paired.any():
+        raise ValueError("No row has a text and an image, so nothing can be measured.")
+    texts, text_ids = distinct(embeddings["text"][paired], ids["text"][paired])
+    images, image_ids = distinct(embeddings["image"][paired], ids["image"][paired])
+    of_text = ids["text"][paired] == text_ids[:, None]  # (U_text, N)
+    of_image = ids["image"][paired] == image_ids[:, None]
+    relevant = (of_text.float() @ of_image.float().T) > 0  # (U_text, U_image)
+    scores = texts @ images.T
+    directions = {
+        "text_to_image": ranking_metrics(ranks(scores, relevant)),
+        "image_to_text": ranking_metrics(ranks(scores.T, relevant.T)),
+    }
+    recalls = [found[f"recall_at_{k}"] for found in directions.values() for k in RECALLS]
+    metrics = {"mean_recall": sum(recalls) / len(recalls)}
+    for direction, found in directions.items():
+        metrics |= {f"{direction}_{name}": value for name, value in found.items()}
+    return {"metrics": metrics, "by_kind": {}, "rows": int(paired.sum())}
+
+
+def chance_recall(ids: dict[str, torch.Tensor]) -> dict[str, float]:
+    """What a search finds that knows nothing: recall at 1, 5 and 10 in an order drawn at random, by the number of
+    images, each text having one.
+
+    Args:
+        ids: as `retrieval_metrics` takes them.
+    """
+    images = len(ids["image"][ids["image"] >= 0].unique())
+    return {f"chance_recall_at_{k}": min(1.0, k / images) for k in RECALLS}

@@ -1,0 +1,252 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""Search: embeddings of each modality alone to find, and the fusion to look again at what was found.
+
+Notation used for tensor shapes: see `modeling_outputs`; `E` is the width of the embeddings.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import nn
+from transformers import AutoModelForZeroShotImageClassification
+from transformers import initialization as init
+from transformers.utils import can_return_tuple
+
+from .configuration_mm_fusion import MMFusionConfig
+from .encoders import MODALITY_INPUTS
+from .modeling_mm_fusion import MMFusionModel
+from .modeling_outputs import EncoderStates, FusionMemory, MMFusionRetrievalOutput, TokenStates
+from .pairs import Pairs, contrastive_loss, hard_negatives, rank, world_size
+from .pretrained_mm_fusion import MMFusionPreTrainedModel
+
+
+MAX_LOGIT_SCALE = math.log(100)  # as in CLIP
+
+
+class MMFusionForRetrieval(MMFusionPreTrainedModel):
+    """Finds images by texts and texts by images.
+
+    Each item has an embedding from its own encoder (its pooled vector after the projection, through a linear layer, of
+    length 1), trained by the image-text contrastive loss. The fusion tells whether a text and an image belong together
+    (image-text matching, with hard negatives), to be asked of the best that the embeddings found: ALBEF, Li et al.
+    2021. With `config.matching_weight` 0 there is no such question, and the fusion does not train.
+
+    The texts are the query modality's; the images are the model's other modality.
+    """
+
+    def __init__(self, config: MMFusionConfig):
+        super().__init__(config)
+        fusion = config.fusion_module_config
+        others = [name for name in config.modalities if name != fusion.query_modality]
+        if len(others) != 1 or config.num_images != 1:
+            raise ValueError(
+                f"MMFusionForRetrieval searches one modality by another, with one item a row; this config has "
+                f"{config.modalities} and num_images {config.num_images}."
+            )
+        self.query_modality, self.item_modality = str(fusion.query_modality), others[0]
+        self.model = MMFusionModel(config)
+        self.embeddings = nn.ModuleDict(
+            {name: nn.Linear(fusion.hidden_size, config.projection_dim, bias=False) for name in config.modalities}
+        )
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        self.matching = nn.Linear(fusion.hidden_size, 1)
+        self.post_init()
+        if not config.matching_weight:
+            self.model.fusion.requires_grad_(False)
+            self.matching.requires_grad_(False)
+
+    def init_own_parameters(self, std: float):
+        """Sets the temperature."""
+        init.constant_(self.logit_scale, self.config.logit_scale_init_value)
+
+    def get_text_features(self, encoder_states: dict[str, EncoderStates] | None = None, **inputs) -> torch.Tensor:
+        """The embeddings of texts.
+
+        Args:
+            encoder_states: what `encode` gave, in place of raw inputs.
+            inputs: `input_ids` and the others of texts, as for `MMFusionModel.forward`.
+
+        Returns:
+            `(U, E)`, of length 1.
+        """
+        return self._features(self.query_modality, encoder_states, inputs)
+
+    def get_image_features(self, encoder_states: dict[str, EncoderStates] | None = None, **inputs) -> torch.Tensor:
+        """The embeddings of images (of the other modality's items): `(U, E)`, of length 1; see `get_text_features`."""
+        return self._features(self.item_modality, encoder_states, inputs)
+
+    def _features(self, name: str, encoder_states: dict[str, EncoderStates] | None, inputs: dict) -> torch.Tensor:
+        states = self.model.encode({}, encoder_states, **inputs)[name]
+        if states.levels is None:
+            raise ValueError(f"There is no item of modality {name!r} among the inputs {sorted(inputs)}.")
+        return self._embed(name, self.model.projections[name](replace(states, index=None), None))
+
+    def _embed(self, name: str, states: TokenStates) -> torch.Tensor:
+        """`(U, E)`, of length 1."""
+        return nn.functional.normalize(self.embeddings[name](self.dropout(states.pooled)), dim=-1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        text_ids: torch.Tensor | None = None,
+        vision_ids: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | float | None = None,
+        return_loss: bool | None = None,
+        encoder_states: dict[str, EncoderStates] | None = None,
+        **inputs,
+    ) -> MMFusionRetrievalOutput:
+        """Compares texts and images; with a loss, takes each row for a pair that belongs together.
+
+        Args:
+            input_ids: see `MMFusionModel.forward`.
+            text_ids, vision_ids: `(B,)` int64: rows with equal numbers have the same text, the same image, on whatever
+                process they are. Left out: rows with the same item.
+            num_items_in_batch: pairs of the global batch; left out, of all processes in this step.
+            return_loss: left out, in training.
+            encoder_states: see `MMFusionModel.forward`.
+            inputs: the model's other inputs. A row that lacks one of both is no pair.
+
+        Returns:
+            `logits_per_image` `(U, U')` and `logits_per_text`, of distinct items; embeddings of each row, zeros where
+            it has no item; the losses.
+        """
+        indices = {name: inputs.pop(f"{name}_index", None) for name in self.config.modalities}
+        self.model.check_inputs(inputs)
+        encoded = self.model.encode(indices, encoder_states, input_ids=input_ids, **inputs)
+        states, present = {}, {}
+        for name, state in encoded.items():
+            index = state.index
+            if index is None:
+                index = torch.arange(len(state.levels[0]), device=self.device)
+            index = index.flatten()
+            states[name], present[name] = self.model.projections[name](state, index), index >= 0
+        embeds = {name: self._embed(name, state) for name, state in states.items()}
+        rows = {name: states[name].rows(embeds[name]) * present[name][:, None] for name in states}
+        scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        text, item = self.query_modality, self.item_modality
+        logits_per_text = scale * embeds[text][1:] @ embeds[item][1:].T  # the first stands for absent ones
+        losses = None
+        if self.training if return_loss is None else return_loss:
+            pairs = self._pairs(states, present, rows, {text: text_ids, item: vision_ids})
+            losses = self._losses(states, pairs, scale, num_items_in_batch)
+        return MMFusionRetrievalOutput(
+            loss=None if losses is None else torch.stack(list(losses.values())).sum(),
+            task_losses=losses,
+            logits_per_image=logits_per_text.T,
+            logits_per_text=logits_per_text,
+            text_embeds=rows[text],
+            image_embeds=rows[item],
+        )
+
+    def _pairs(self, states, present, rows, ids) -> Pairs:
+        """The rows of this process; those that lack an item are not valid."""
+        own = rank() << 40  # items without an id are others on each process
+        found = {name: state.index + own if ids[name] is None else ids[name] for name, state in states.items()}
+        text, item = self.query_modality, self.item_modality
+        return Pairs(rows[text], rows[item], found[text], found[item], present[text] & present[item])
+
+    def _losses(self, states, pairs: Pairs, scale, count) -> dict[str, torch.Tensor]:
+        """The contrastive loss, and that of matching times its weight."""
+        everything = pairs.of_all_processes()
+        if count is None:  # as DDP averages over the processes
+            count = everything.valid.sum().clamp(min=1) / world_size()
+        losses = {"contrastive": contrastive_loss(pairs, scale, count, everything)}
+        if self.config.matching_weight:
+            losses["matching"] = self.config.matching_weight * self._matching_loss(states, pairs, scale) / count
+        return losses
+
+    def _matching_loss(self, states, pairs: Pairs, scale) -> torch.Tensor:
+        """Binary cross-entropy of each pair, of its text with a hard negative, and of its image with one: the mean of
+        the three, summed over the pairs."""
+        own = torch.arange(len(pairs.valid), device=self.device)
+        wrong_items, item_there = hard_negatives(pairs, scale)
+        wrong_texts, text_there = hard_negatives(pairs.turned(), scale)
+        logits = self._match(states, torch.cat([own, own, wrong_texts]), torch.cat([own, wrong_items, own]))  # (3 R,)
+        targets = torch.cat([torch.ones_like(logits[: len(own)]), torch.zeros_like(logits[len(own) :])])
+        weights = torch.cat([pairs.valid, item_there, text_there]).to(logits.dtype)
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return (losses * weights).sum() / 3
+
+    def _match(self, states: dict[str, TokenStates], text_rows, item_rows) -> torch.Tensor:
+        """Whether texts and images of these rows belong together, `(N,)` logits."""
+        chosen = {self.query_modality: text_rows, self.item_modality: item_rows}
+        states = {name: replace(state, index=state.index[chosen[name]]) for name, state in states.items()}
+        return self.matching(self.model.fusion(states, return_tokens=False).pooled)[:, 0]
+
+    @torch.no_grad()
+    def score_pairs(
+        self,
+        encoder_states: dict[str, EncoderStates] | None = None,
+        text_index: torch.Tensor | None = None,
+        item_index: torch.Tensor | None = None,
+        memory: FusionMemory | None = None,
+        batch_size: int = 256,
+        **inputs,
+    ) -> torch.Tensor:
+        """Whether texts and images belong together, by the fusion. What depends on an image alone is computed once per
+        image and layer, what depends on a text alone once per text, however many pairs they are in.
+
+        Args:
+            encoder_states: what `encode` gave for texts and images, in place of raw inputs; all its items.
+            text_index, item_index: `(N,)` int64, the pairs; left out, every text with every image.
+            memory: what `model.model.prepare` gave for the images, where they are asked again and again.
+            batch_size: pairs at a time.
+            inputs: raw inputs of the distinct items, as for `MMFusionModel.forward`.
+
+        Returns:
+            `(N,)` float logits, or `(U_text, U_image)`.
+        """
+        text, item = self.query_modality, self.item_modality
+        given = dict(encoder_states or {})
+        given |= self._encode_apart(inputs)
+        if text not in given or (item not in given and memory is None):
+            raise ValueError(f"score_pairs needs items of {text!r} and {item!r}, got {sorted(given)}.")
+        states = {text: self.model.projections[text](replace(given[text], index=None), None)}
+        if memory is None:
+            states[item] = self.model.projections[item](replace(given[item], index=None), None)
+            if self.model.fusion.supports_memory_cache:
+                memory = self.model.fusion.prepare({item: states.pop(item)})
+        texts = len(states[text].tokens)
+        items = len((states[item] if memory is None else memory.states[item]).tokens)
+        every = text_index is None and item_index is None
+        if every:  # text by text: its images are asked together
+            text_index = torch.arange(texts, device=self.device).repeat_interleave(items)
+            item_index = torch.arange(items, device=self.device).repeat(texts)
+        elif text_index is None or item_index is None or text_index.shape != item_index.shape:
+            raise ValueError("text_index and item_index belong together: give both, of one length, or none.")
+        scores = [
+            self._score(states, memory, *rows)
+            for rows in zip(text_index.split(batch_size), item_index.split(batch_size))
+        ]
+        logits = torch.cat(scores) if scores else torch.zeros(0, device=self.device)
+        return logits.view(texts, items) if every else logits
+
+    def _encode_apart(self, inputs: dict) -> dict[str, EncoderStates]:
+        """Encodes the items of each modality, of which there may be different numbers."""
+        self.model.check_inputs(inputs)
+        found = {}
+        for name in self.config.modalities:
+            own = {key: inputs[key] for key in MODALITY_INPUTS[name] if inputs.get(key) is not None}
+            if own:
+                found[name] = self.model.encode({}, None, **own)[name]
+        return found
+
+    def _score(self, states, memory, text_rows, item_rows) -> torch.Tensor:
+        text, item = self.query_modality, self.item_modality
+        asked = {text: replace(states[text], index=text_rows)}
+        if memory is None:
+            asked[item] = replace(states[item], index=item_rows)
+            fused = self.model.fusion(asked, return_tokens=False)
+        else:
+            fused = self.model.fusion(asked, memory=memory, memory_index=item_rows, return_tokens=False)
+        return self.matching(fused.pooled)[:, 0]
+
+
+AutoModelForZeroShotImageClassification.register(MMFusionConfig, MMFusionForRetrieval, exist_ok=True)
+MMFusionForRetrieval.register_for_auto_class("AutoModelForZeroShotImageClassification")
+
+__all__ = ["MMFusionForRetrieval"]

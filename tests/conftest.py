@@ -53,5 +53,11 @@ def easy_vqa_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
+def openmoji_folder() -> Path:
+    """All of OpenMoji."""
+    return built_once("openmoji")
+
+
+@pytest.fixture(scope="session")
 def easy_vqa(easy_vqa_folder) -> DatasetDict:
     return load_from_disk(str(easy_vqa_folder))

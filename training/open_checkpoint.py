@@ -74,21 +74,27 @@ class EvaluateArguments:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
-def parse_arguments(description: str) -> tuple[EvaluateArguments, DatasetArguments, dict[str, Any]]:
+def parse_arguments(
+    description: str, group: type = EvaluateArguments, commands: tuple[str, ...] = ()
+) -> tuple[Any, DatasetArguments, dict[str, Any]]:
     """Reads the command line, and what it leaves out from the checkpoint's recipe.json.
 
     Args:
         description: of the script, for its help.
+        group: the script's own arguments, `model` among them.
+        commands: what its first word may be, where it has one; it becomes `command`, which the group then has.
 
     Returns:
         both groups of arguments, and the recipe, empty where there is none.
     """
     parser = HfArgumentParser(
-        (EvaluateArguments, DatasetArguments),
+        (group, DatasetArguments),
         description=f"{description} With a recipe.json beside the checkpoint, its data set and columns "
         'are the defaults; "" is no column.',
         allow_abbrev=False,
     )
+    if commands:
+        parser.add_argument("word", choices=commands, metavar="|".join(commands))
     file = Path(parser.parse_known_args()[0].model) / "recipe.json"
     recipe: dict[str, Any] = {}
     if file.exists():
@@ -102,9 +108,11 @@ def parse_arguments(description: str) -> tuple[EvaluateArguments, DatasetArgumen
     keys = {key.name for key in fields(DatasetArguments)} | {"group_column", "per_device_eval_batch_size"}
     parser.set_defaults(**{key: recipe[key] for key in keys & set(recipe)})
     try:
-        args, data_args = parser.parse_args_into_dataclasses()
+        args, data_args, *others = parser.parse_args_into_dataclasses()
     except ValueError as error:
         parser.error(str(error))
+    if commands:
+        args.command = others[0].word
     return args, data_args, recipe
 
 

@@ -14,7 +14,7 @@ from .metrics import (
     targets_of,
 )
 from .page import write_page
-from .plots import plot_predictions
+from .plots import plot_finds, plot_predictions
 from .prediction import Predictions, predict
 from .ranking import chance_recall, ranking_metrics, ranks, retrieval_metrics
 from .report import model_card, plot_curves
@@ -41,6 +41,7 @@ __all__ = [
     "model_card",
     "multi_task_metrics",
     "plot_curves",
+    "plot_finds",
     "plot_predictions",
     "predict",
     "ranking_metrics",

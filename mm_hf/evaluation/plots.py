@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-BLUE, RED, GREY = "#2f6db3", "crimson", "#777777"
+BLUE, RED, GREY, GREEN = "#2f6db3", "crimson", "#777777", "#1a7f37"
 
 
 def drawable(text: str, width: int = 150) -> str:
@@ -61,6 +61,38 @@ def plot_predictions(
             color="black" if right else RED,
             parse_math=False,  # a text may hold dollars
         )
+    save_figure(figure, path, dpi=110)
+
+
+def plot_finds(
+    searches: Sequence[tuple[str | Image.Image | None, Sequence[tuple[Image.Image | None, str, bool | None]]]],
+    path: str | os.PathLike,
+):
+    """Draws searches as a contact sheet, one a line: what was looked for, then what was found, the best first.
+
+    Args:
+        searches: for each the query, a text or a picture, and its finds: picture, caption and whether it is right,
+            None where that is not known.
+        path: the PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    columns = 1 + max(len(finds) for _, finds in searches)
+    figure = Figure(figsize=(1.9 * columns, 2.2 * len(searches)), layout="constrained")
+    for line, (query, finds) in zip(figure.subplots(len(searches), columns, squeeze=False), searches):
+        for axes in line:
+            axes.axis("off")
+        if isinstance(query, str):
+            words = "\n".join(textwrap.wrap(drawable(query, 120), 22))
+            line[0].text(0.5, 0.5, words, ha="center", va="center", fontsize=10, parse_math=False)
+        elif query is not None:
+            line[0].imshow(query)
+        for axes, (picture, caption, right) in zip(line[1:], finds):
+            if picture is not None:
+                axes.imshow(picture)
+            color = "black" if right is None else GREEN if right else RED
+            lines = textwrap.wrap(drawable(caption, 60), 24)
+            axes.set_title("\n".join(lines), fontsize=8, color=color, parse_math=False)
     save_figure(figure, path, dpi=110)
 
 

@@ -18,10 +18,8 @@ from training.prepare.common import PreparationError, package_path
 
 
 @pytest.fixture(scope="session")
-def output(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prepared") / "openmoji"
-    openmoji.main([str(folder)])
-    return folder
+def output(openmoji_folder):
+    return openmoji_folder
 
 
 @pytest.fixture(scope="session")

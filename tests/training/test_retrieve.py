@@ -1,0 +1,234 @@
+"""Search through the scripts: both train it, retrieve.py measures, embeds and asks. Real encoders, real emoji."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import DatasetDict, load_from_disk
+from PIL import Image
+
+from mm_hf import MMFusionForRetrieval
+from mm_hf.retrieval import Gallery, choose_weight, rerank
+from training import finetune, job, retrieve, train
+
+
+ROWS = {"train": 160, "validation": 40, "test": 50}
+
+
+@pytest.fixture(scope="module")
+def dataset(openmoji_folder, tmp_path_factory) -> Path:
+    """Some emoji of food and animals."""
+    folder = tmp_path_factory.mktemp("retrieve") / "set"
+    full = load_from_disk(str(openmoji_folder))
+    parts = {}
+    for name, rows in full.items():
+        names = rows.features["category"].names
+        chosen = [
+            row for row, number in enumerate(rows["category"]) if names[number] in ("Food & Drink", "Animals & Nature")
+        ]
+        parts[name] = rows.select(chosen[: ROWS[name]])
+    DatasetDict(parts).save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(encoders, dataset, tmp_path_factory):
+    """Writes a recipe of a search, quick ones where nothing else is asked."""
+
+    def write(output_dir, **keys) -> Path:
+        values = {
+            "vision_encoder": str(encoders / "mobilenet-v2"),
+            "text_encoder": str(encoders / "minilm-l6"),
+            "dataset": str(dataset),
+            "output_dir": str(output_dir),
+            "task": "retrieval",
+            "image_column": "image",
+            "text_column": "text",
+            "fusion_hidden_size": 64,
+            "fusion_layers": 1,
+            "fusion_heads": 2,
+            "text_pooling": "mean",
+            "projection_dim": 32,
+            "image_size": 96,
+            "freeze_encoders": True,
+            "learning_rate": 3e-3,
+            "max_steps": 40,
+            "eval_steps": 10,
+            "per_device_train_batch_size": 40,
+            "report_to": "none",
+            **keys,
+        }
+        file = tmp_path_factory.mktemp("recipe") / "search.yaml"
+        file.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+        return file
+
+    return write
+
+
+def call(main, *words):
+    """A script's `main` in this process, as a user would run it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["script.py", *map(str, words)])
+        job.run(main)
+
+
+@pytest.fixture(scope="module")
+def runs(recipe, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    call(train.main, recipe(folder / "train"))
+    call(finetune.main, recipe(folder / "finetune"))
+    return {"train": folder / "train", "finetune": folder / "finetune"}
+
+
+@pytest.mark.parametrize("script", ["train", "finetune"])
+def test_a_run(runs, script):
+    folder = runs[script]
+    results = json.loads((folder / "results.json").read_text())
+    assert next(iter(results["metrics"])) == "mean_recall"
+    assert results["metrics"]["text_to_image_recall_at_10"] > 2 * results["floors"]["chance_recall_at_10"]
+    for name in ("curves.png", "predictions.png"):
+        with Image.open(folder / name) as plot:
+            assert min(plot.size) > 300
+    card = (folder / "README.md").read_text()
+    assert "MMFusionForRetrieval.from_pretrained" in card
+    assert "labels" not in card
+    recall = results["metrics"]["text_to_image_recall_at_1"]
+    assert f"| text to image recall at 1 | {recall:.4f} |" in card
+    model = MMFusionForRetrieval.from_pretrained(folder)
+    assert model.config.projection_dim == 32
+    assert model.logit_scale != model.config.logit_scale_init_value  # it has learned
+
+
+def test_curves_of_both_losses(runs):
+    history = json.loads((runs["train"] / "checkpoint-40/progress.json").read_text())["history"]
+    for (_, total), (_, one), (_, other) in zip(*(history[n] for n in ("loss", "loss contrastive", "loss matching"))):
+        assert total == pytest.approx(one + other, rel=1e-5)
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(recipe, runs, tmp_path, monkeypatch):
+    """Hard negatives are drawn at random, and drawn again."""
+    file, make_step = recipe(tmp_path / "run", save_steps=5, floors=False), train.Training.make_step
+
+    def until_the_18th(training, window):
+        if training.progress.step == 17:
+            raise OSError("the machine went away")
+        return make_step(training, window)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Training, "make_step", until_the_18th)
+        with pytest.raises(SystemExit, match="went away"):
+            call(train.main, file)
+    call(train.main, file)
+    one, other = ((folder / "model.safetensors").read_bytes() for folder in (tmp_path / "run", runs["train"]))
+    assert one == other
+
+
+def test_evaluate(runs):
+    call(retrieve.main, "evaluate", "--model", runs["train"], "--bootstrap_samples", 30)
+    report = json.loads((runs["train"] / "evaluation/retrieval.json").read_text())
+    results = json.loads((runs["train"] / "results.json").read_text())["metrics"]
+    for direction in ("text_to_image", "image_to_text"):
+        for name, values in report["metrics"][f"{direction}, plain"].items():
+            assert values["value"] == pytest.approx(results[f"{direction}_{name}"])
+            assert values["low"] <= values["value"] <= values["high"]
+    assert set(report["rerank"]["weights"]) == {"text_to_image", "image_to_text"}
+    with Image.open(runs["train"] / "evaluation/retrieval.png") as sheet:
+        assert min(sheet.size) > 500
+
+
+@pytest.fixture(scope="module")
+def gallery(runs) -> Path:
+    call(retrieve.main, "build", "--model", runs["train"], "--gallery", runs["train"].parent / "gallery")
+    return runs["train"].parent / "gallery"
+
+
+def test_query(runs, gallery, dataset, capsys):
+    built = Gallery.load(gallery)
+    words = built.keys["text"][3]
+    common = ("query", "--model", runs["train"], "--gallery", gallery, "--top_k", 3)
+    call(retrieve.main, *common, "--text", words, "--rerank_top", 0)
+    lines = capsys.readouterr().out.splitlines()
+    scores = built.embeddings["text"][3] @ built.embeddings["vision"].T
+    best = [built.places["vision"][place] for place in scores.topk(3).indices.tolist()]
+    assert [int(line.split()[2]) for line in lines[:3]] == best
+    assert (gallery / "query.png").exists()
+    picture = load_from_disk(str(dataset))["test"][best[0]]["image"]
+    picture.save(gallery / "asked.png")
+    sheet = gallery / "other.png"
+    call(retrieve.main, *common, "--image", gallery / "asked.png", "--rerank_weight", 0.5, "--output", sheet)
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert sheet.exists()
+
+
+def test_gallery_is_exact(gallery):
+    built = Gallery.load(gallery)
+    scores, places = built.search(built.embeddings["text"], "vision", 5)
+    expected = (built.embeddings["text"] @ built.embeddings["vision"].T).topk(5)
+    torch.testing.assert_close(scores, expected.values, rtol=0, atol=1e-5)
+    assert torch.equal(places, expected.indices)
+    assert built.relevant().any(0).all()
+    assert built.search(built.embeddings["text"][:1], "vision", 10_000)[0].shape[1] == len(built.keys["vision"])
+    with pytest.raises(ValueError, match=r"holds \['text', 'vision'\], and no 'audio'"):
+        built.search(built.embeddings["text"], "audio", 1)
+    built.factory, built._indexes = "Flatt", {}
+    with pytest.raises(ValueError, match="faiss knows no index 'Flatt'"):
+        built.search(built.embeddings["text"], "vision", 1)
+
+
+def test_rerank_changes_the_best_alone():
+    generator = torch.Generator().manual_seed(0)
+    similarities, matching = torch.randn(5, 20, generator=generator), torch.randn(5, 20, generator=generator)
+    again = rerank(similarities, matching, weight=1000.0, logit_scale=3.0, top=6)
+    before, after = (scores.argsort(-1, descending=True) for scores in (similarities, again))
+    assert torch.equal(before[:, :6].sort().values, after[:, :6].sort().values)
+    assert torch.equal(before[:, 6:], after[:, 6:])
+    assert torch.equal(
+        after[:, :6], before[:, :6].gather(1, matching.gather(1, before[:, :6]).argsort(-1, descending=True))
+    )
+    same = rerank(similarities, matching, weight=0.0, logit_scale=3.0, top=6)
+    assert torch.equal(same.argsort(-1, descending=True), before)
+    # A matching that knows the answer gets a weight, one that knows nothing gets none.
+    relevant = torch.eye(20, dtype=torch.bool)[:5]
+    assert choose_weight(similarities, relevant.float() * 9, relevant, 1.0, 20) > 0
+    assert choose_weight(relevant.float(), matching, relevant, 1.0, 20) == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"text_column": None, "text_encoder": None, "text_pooling": None}, "text_column is missing"),
+        ({"label_column": "category"}, "label_column is 'category', but retrieval learns from pairs, without labels"),
+        ({"image_column": ["image", "image"]}, "retrieval needs one image_column"),
+        ({"imbalance": "focal_loss"}, "imbalance is 'focal_loss', but retrieval learns from pairs"),
+        ({"matching_weight": -1}, "matching_weight must be a number from 0 up"),
+    ],
+)
+def test_what_does_not_fit_a_run(keys, message, recipe, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        call(train.main, recipe(tmp_path / "run", **keys))
+    assert message in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("query", "--gallery", "nowhere"), "query needs one of --text and --image"),
+        (("query", "--gallery", "nowhere", "--text", "a"), "nowhere holds no gallery"),
+        (("build",), "build needs --gallery"),
+        (("evaluate", "--split", "validation"), "give --rerank_weight"),
+        (("evaluate", "--split", "valid"), None),
+        (("evaluate", "--split", "tset"), "has no part 'tset'"),
+        (("evaluate", "--top_k", "0"), None),
+        (("find",), None),
+    ],
+)
+def test_wrong_searches_are_one_line(words, message, runs, capsys):
+    if message is None:
+        message = {"valid": "give --rerank_weight", "0": "top_k must be at least 1, got 0"}.get(
+            words[-1], "invalid choice"
+        )
+    with pytest.raises(SystemExit) as stopped:
+        call(retrieve.main, words[0], "--model", runs["train"], *words[1:])
+    assert message in f"{stopped.value} {capsys.readouterr().err}"

@@ -1,0 +1,341 @@
+"""Search with a checkpoint: measure it, embed a data set, and ask.
+
+    python training/retrieve.py evaluate --model runs/openmoji_retrieval
+    python training/retrieve.py build --model runs/openmoji_retrieval --gallery runs/gallery
+    python training/retrieve.py query --model runs/openmoji_retrieval --gallery runs/gallery --text "a tired cat"
+    python training/retrieve.py query --model runs/openmoji_retrieval --gallery runs/gallery --image drawing.png
+
+A run of train.py leaves recipe.json beside its checkpoint: there, data set and columns need not be named again.
+`evaluate` measures the plain search and the one whose best are looked at again by the fusion (how much its word counts
+is chosen on the validation part), and writes retrieval.json and retrieval.png into the folder evaluation/ of the
+checkpoint. `query` prints what it finds and draws it.
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from PIL import Image
+from transformers import AutoConfig
+from transformers.utils import logging
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mm_hf import MMFusionConfig, MMFusionForRetrieval, MMFusionProcessor
+from mm_hf.data import Columns, MultimodalCollator, Rows, data_root_of
+from mm_hf.evaluation import bootstrap, chance_recall, plot_finds, ranking_metrics, ranks
+from mm_hf.retrieval import Gallery, choose_weight, combine, encode, rerank, score_gallery
+from training.arguments import DatasetArguments
+from training.job import ROOT, run
+from training.open_checkpoint import load_part, parse_arguments
+from training.run_folder import git_commit, hardware, picture_and_text, versions, write_json
+
+
+COMMANDS = ("evaluate", "build", "query")
+SHOWN = 6  # searches of the test part that are drawn
+
+
+@dataclass
+class RetrieveArguments:
+    """What is searched, and for what."""
+
+    model: str = field(metadata={"help": "Folder of a checkpoint, or Hub id."})
+    gallery: str | None = field(default=None, metadata={"help": "build, query: folder of the embedded data set."})
+    text: str | None = field(default=None, metadata={"help": "query: find pictures by this text."})
+    image: str | None = field(default=None, metadata={"help": "query: find texts by this picture."})
+    top_k: int = field(default=5, metadata={"help": "query: how many to find."})
+    rerank_top: int = field(default=20, metadata={"help": "How many of the best the fusion looks at again; 0: none."})
+    rerank_weight: float | None = field(
+        default=None,
+        metadata={"help": "How much its word counts; left out, as evaluate chose it on validation, else 1."},
+    )
+    index_factory: str = field(default="Flat", metadata={"help": "faiss's name of the index; Flat is exact."})
+    output: str | None = field(
+        default=None, metadata={"help": "query: the picture to draw; left out, query.png in the gallery."}
+    )
+    split: str | None = field(default=None, metadata={"help": "Part to search; left out, test, or the only part."})
+    bootstrap_samples: int = field(default=1000, metadata={"help": "evaluate: resamples of the intervals."})
+    max_rows: int | None = field(default=None, metadata={"help": "Search so many rows, drawn at random."})
+    seed: int = field(default=0, metadata={"help": "Of resamples and rows that are drawn."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Items a step."})
+    command: str = field(default="", metadata={"help": "The same as the first word."})
+
+    def __post_init__(self):
+        for name in ("top_k", "bootstrap_samples", "max_rows", "per_device_eval_batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.rerank_top < 0 or (self.rerank_weight is not None and self.rerank_weight < 0):
+            raise ValueError(
+                f"rerank_top and rerank_weight must be at least 0, got {self.rerank_top}, {self.rerank_weight}."
+            )
+
+
+@dataclass
+class Search:
+    """A checkpoint with its data.
+
+    Args:
+        args, data_args, recipe: what was asked, and the recipe of the run that left the checkpoint.
+        model, collator: of the checkpoint.
+        columns: that hold pictures and texts.
+    """
+
+    args: RetrieveArguments
+    data_args: DatasetArguments
+    recipe: dict[str, Any]
+    model: MMFusionForRetrieval
+    collator: MultimodalCollator
+    columns: Columns
+
+    def part(self, split: str | None) -> tuple[str, Dataset]:
+        """Name and rows of a part of the data."""
+        name, part, _ = load_part(replace(self.args, split=split), self.data_args, self.recipe, self.columns)
+        return name, part
+
+    def gallery(self, rows: Rows) -> Gallery:
+        """All items of these rows."""
+        args = self.args
+        return Gallery.build(self.model, self.collator, rows, args.index_factory, args.per_device_eval_batch_size)
+
+    @property
+    def logit_scale(self) -> float:
+        """By which training multiplied similarities."""
+        return self.model.logit_scale.exp().item()
+
+    @property
+    def folder(self) -> Path:
+        """Of what `evaluate` writes."""
+        local = Path(self.args.model)
+        return (local if local.is_dir() else ROOT / "runs" / local.name) / "evaluation"
+
+
+def main():
+    """Opens the checkpoint and does what the command says."""
+    args, data_args, recipe = parse_arguments(__doc__.split("\n")[0], RetrieveArguments, COMMANDS)
+    needed: dict[str, list[str]] = {"evaluate": [], "build": ["gallery"], "query": ["gallery"]}
+    missing = [f"--{name}" for name in needed[args.command] if getattr(args, name) is None]
+    missing += [f"--{name}" for name in ("dataset", "image_column", "text_column") if getattr(data_args, name) is None]
+    if args.command == "query" and (args.text is None) == (args.image is None):
+        missing.append("one of --text and --image")
+    if missing:
+        raise ValueError(f"{args.command} needs {', '.join(missing)}.")
+    {"evaluate": evaluate, "build": build, "query": query}[args.command](open_search(args, data_args, recipe))
+
+
+def open_search(args: RetrieveArguments, data_args: DatasetArguments, recipe: dict[str, Any]) -> Search:
+    """Loads the model and says how its rows are read.
+
+    Raises:
+        ValueError: the checkpoint is none for search.
+    """
+    config = AutoConfig.from_pretrained(args.model)
+    found = config.architectures or [config.model_type]
+    if not isinstance(config, MMFusionConfig) or found[0] != MMFusionForRetrieval.__name__:
+        raise ValueError(
+            f"{args.model} is a checkpoint of {', '.join(found)}; retrieve.py needs MMFusionForRetrieval."
+        )
+    logging.disable_progress_bar()  # of loading weights: seconds
+    image = data_args.image_column
+    columns = Columns(
+        image=image[0] if isinstance(image, list) and len(image) == 1 else image,
+        image_id=data_args.image_id_column or None,
+        text=data_args.text_column,
+    )
+    collator = MultimodalCollator(
+        MMFusionProcessor.from_pretrained(args.model),
+        columns,
+        on_error=data_args.on_error,
+        root=data_root_of(data_args.dataset, data_args.data_root),
+        pair_ids=True,
+    )
+    model = MMFusionForRetrieval.from_pretrained(args.model, freeze_encoders=True)
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return Search(args, data_args, recipe, model, collator, columns)
+
+
+def evaluate(search: Search):
+    """Measures both directions, plain and reranked."""
+    args = search.args
+    name, part = search.part(args.split)
+    rows = Rows(part, name)
+    gallery = search.gallery(rows)
+    relevant = gallery.relevant()
+    similarities = gallery.embeddings["text"] @ gallery.embeddings["vision"].T
+    weights: dict[str, float] = {}
+    looks = args.rerank_top > 0 and search.model.config.matching_weight > 0
+    matching = score_gallery(search.model, search.collator, rows, gallery) if looks else None
+    if looks:
+        weights = chosen_weights(search, name)
+
+    directions = {"text_to_image": (similarities, relevant), "image_to_text": (similarities.T, relevant.T)}
+    report: dict[str, Any] = {"split": name, "texts": len(relevant), "images": relevant.shape[1], "metrics": {}}
+    for direction, (scores, right) in directions.items():
+        asked = right.any(-1)  # an item without a partner is there to be found by mistake alone
+        found = {"plain": ranks(scores, right)[asked]}
+        if matching is not None:
+            word = matching if direction == "text_to_image" else matching.T
+            again = rerank(scores, word, weights[direction], search.logit_scale, args.rerank_top)
+            found["reranked"] = ranks(again, right)[asked]
+        for method, places in found.items():
+            report["metrics"][f"{direction}, {method}"] = with_intervals(places, args)
+    report |= {
+        "chance": chance_recall({"image": torch.arange(relevant.shape[1])}),
+        "rerank": {"top": args.rerank_top, "weights": weights} if looks else None,
+        "intervals": {"confidence": 0.95, "samples": args.bootstrap_samples, "unit": "queries"},
+        "run": {"commit": git_commit(ROOT), "versions": versions(), "hardware": hardware()},
+    }
+    search.folder.mkdir(parents=True, exist_ok=True)
+    draw_searches(search, rows, gallery, similarities, relevant)
+    write_json(search.folder / "retrieval.json", report)
+    print(table(report))
+    print(f"written: {search.folder / 'retrieval.json'}, {search.folder / 'retrieval.png'}")
+
+
+def chosen_weights(search: Search, measured: str) -> dict[str, float]:
+    """How much the fusion's word counts, by direction: as asked, else what is best on the validation part.
+
+    Raises:
+        ValueError: there is no other part than the measured one to choose it on.
+    """
+    args, directions = search.args, ("text_to_image", "image_to_text")
+    if args.rerank_weight is not None:
+        return dict.fromkeys(directions, args.rerank_weight)
+    if measured == "validation":
+        raise ValueError(
+            "The weight of the rerank is chosen on the validation part, which is measured: give --rerank_weight."
+        )
+    name, part = search.part("validation")
+    rows = Rows(part, name)
+    gallery = search.gallery(rows)
+    scores = gallery.embeddings["text"] @ gallery.embeddings["vision"].T
+    matching, right = score_gallery(search.model, search.collator, rows, gallery), gallery.relevant()
+    both = {"text_to_image": (scores, matching, right), "image_to_text": (scores.T, matching.T, right.T)}
+    found = {}
+    for direction, (similarities, word, relevant) in both.items():
+        asked = relevant.any(-1)
+        found[direction] = choose_weight(
+            similarities[asked], word[asked], relevant[asked], search.logit_scale, args.rerank_top
+        )
+    return found
+
+
+def with_intervals(places: torch.Tensor, args: RetrieveArguments) -> dict[str, dict[str, float | None]]:
+    """`ranking_metrics` with their intervals."""
+    return bootstrap(
+        lambda rows: ranking_metrics(places[rows]), torch.arange(len(places)), args.bootstrap_samples, args.seed
+    )
+
+
+def table(report: dict[str, Any]) -> str:
+    """The metrics beside chance, for the terminal."""
+    lines = [f"\n{report['split']}: {report['texts']:,} texts, {report['images']:,} images"]
+    lines.append(f"{'':<26}{'R@1':>22}{'R@5':>22}{'R@10':>22}{'median rank':>14}")
+    for name, metrics in report["metrics"].items():
+        cells = "".join(
+            f"{100 * metrics[f'recall_at_{k}']['value']:8.1f} [{100 * metrics[f'recall_at_{k}']['low']:.1f}, "
+            f"{100 * metrics[f'recall_at_{k}']['high']:.1f}]"
+            for k in (1, 5, 10)
+        )
+        lines.append(f"{name:<26}{cells}{metrics['median_rank']['value']:14.0f}")
+    chance = "".join(f"{100 * report['chance'][f'chance_recall_at_{k}']:8.1f}{'':14}" for k in (1, 5, 10))
+    lines.append(f"{'floor: chance':<26}{chance}")
+    if report["rerank"]:
+        lines.append(f"reranked: the best {report['rerank']['top']}, weights {report['rerank']['weights']}")
+    return "\n".join(lines)
+
+
+def draw_searches(search: Search, rows: Rows, gallery: Gallery, similarities, relevant):
+    """Some texts of the part with the pictures they find, drawn at random."""
+    generator = torch.Generator().manual_seed(search.args.seed)
+    asked = torch.randperm(len(similarities), generator=generator)[:SHOWN].tolist()
+    searches = []
+    for text in asked:
+        best = similarities[text].topk(min(search.args.top_k, similarities.shape[1])).indices.tolist()
+        finds = [
+            (
+                shown(search, rows, gallery, "vision", place)[0],
+                f"{similarities[text, place]:.2f}",
+                bool(relevant[text, place]),
+            )
+            for place in best
+        ]
+        searches.append((gallery.keys["text"][text], finds))
+    plot_finds(searches, search.folder / "retrieval.png")
+
+
+def shown(
+    search: Search, rows: Rows, gallery: Gallery, modality: str, place: int
+) -> tuple[Image.Image | None, str | None]:
+    """Picture and text of the row that an item is from."""
+    return picture_and_text(rows[gallery.places[modality][place]], search.collator)
+
+
+def build(search: Search):
+    """Embeds a part of the data and keeps it."""
+    name, part = search.part(search.args.split)
+    gallery = search.gallery(Rows(part, name))
+    gallery.save(search.args.gallery)
+    write_json(Path(search.args.gallery) / "source.json", {"split": name, "model": search.args.model})
+    texts, images = len(gallery.keys["text"]), len(gallery.keys["vision"])
+    print(f"{texts:,} texts and {images:,} images of part {name} are in {search.args.gallery}")
+
+
+def query(search: Search):
+    """Finds pictures by a text, or texts by a picture."""
+    args, model = search.args, search.model
+    gallery = Gallery.load(args.gallery)
+    source = json.loads((Path(args.gallery) / "source.json").read_text(encoding="utf-8"))
+    name, part = search.part(source["split"])
+    rows = Rows(part, name)
+    asked, sought = ("text", "vision") if args.image is None else ("vision", "text")
+    if args.image is None:
+        inputs = search.collator.processor(text=[args.text])
+    else:
+        with Image.open(args.image) as picture:
+            picture = picture.convert("RGB")
+        inputs = search.collator.processor(images=[picture])
+    inputs = {key: value.to(model.device) for key, value in inputs.items()}
+    with torch.no_grad():
+        states = {asked: model.model.encode({}, None, **inputs)[asked]}
+        features = (model.get_text_features if asked == "text" else model.get_image_features)(states)
+    looks = args.rerank_top > 0 and model.config.matching_weight > 0
+    scores, places = gallery.search(features, sought, max(args.top_k, args.rerank_top if looks else 0))
+    scores, places = scores[0], places[0].tolist()
+    if looks:
+        states[sought] = encode(
+            model, search.collator, sought, rows, [gallery.places[sought][p] for p in places], progress=False
+        )
+        scores = combine(
+            scores, model.score_pairs(states).flatten().float().cpu(), weight_of(search), search.logit_scale
+        )
+    finds = []
+    for place in scores.argsort(descending=True)[: args.top_k].tolist():
+        picture_of, text = shown(search, rows, gallery, sought, places[place])
+        row = gallery.places[sought][places[place]]
+        print(f"{scores[place]:9.3f}  row {row}  {text or ''}")
+        finds.append((picture_of, text or "", None))
+    output = args.output or os.path.join(args.gallery, "query.png")
+    plot_finds([(args.text if args.image is None else picture, finds)], output)
+    print(f"drawn: {output}")
+
+
+def weight_of(search: Search) -> float:
+    """How much the fusion's word counts in a query: as asked, as `evaluate` chose it, or 1."""
+    if search.args.rerank_weight is not None:
+        return search.args.rerank_weight
+    file = search.folder / "retrieval.json"
+    if not file.exists():
+        return 1.0
+    chosen = json.loads(file.read_text(encoding="utf-8"))["rerank"]
+    direction = "text_to_image" if search.args.image is None else "image_to_text"
+    return chosen["weights"][direction] if chosen else 1.0
+
+
+if __name__ == "__main__":
+    run(main)

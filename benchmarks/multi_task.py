@@ -136,12 +136,11 @@ def main():
                     f"{score} {run['metrics'][score]:.4f}" for score in SCORES if score in run["metrics"]
                 )
                 print(f"{method}, seed {seed}: {scores} {run['learned_weights'] or ''}", flush=True)
-    table = summarise(runs)
-    report = {"table": table, "runs": runs, "keys": more, "commit": git_commit(ROOT), **hardware()}
-    arguments.report.parent.mkdir(parents=True, exist_ok=True)
-    arguments.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        report = {"table": summarise(runs), "runs": runs, "keys": more, "commit": git_commit(ROOT), **hardware()}
+        arguments.report.parent.mkdir(parents=True, exist_ok=True)
+        arguments.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"\n{'':<18}" + "".join(f"{score:>44}" for score in SCORES))
-    for method, scores in table.items():
+    for method, scores in report["table"].items():
         cells = [
             f"{found['mean']:.4f} ± {found['deviation'] or 0:.4f} ({found['beside_alone']:+.4f} beside alone)"
             if (found := scores.get(score))

@@ -63,13 +63,14 @@ class MMFusionModel(MMFusionPreTrainedModel):
         self.encoders = nn.ModuleDict()
         self.projections = nn.ModuleDict()
         self.feature_layers: dict[str, list[int] | None] = {}
+        self.level_shapes: dict[str, list[tuple[int, ...]]] = {}  # of one item, see `build_encoder`
         self.untrained: set[str] = set()  # parameters that no token depends on, and that could not be removed
         for name in config.modalities:
             encoder, level_shapes, layers = build_encoder(
                 getattr(config, MODALITY_CONFIGS[name]), name, config.feature_layers[name]
             )
             self.encoders[name] = encoder
-            self.feature_layers[name] = layers
+            self.feature_layers[name], self.level_shapes[name] = layers, level_shapes
             self.untrained.update(
                 f"encoders.{name}.{key}" for key, p in encoder.named_parameters() if not p.requires_grad
             )

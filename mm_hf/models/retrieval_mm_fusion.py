@@ -20,18 +20,62 @@ from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import EncoderStates, FusionMemory, MMFusionRetrievalOutput, TokenStates
 from .pairs import Pairs, contrastive_loss, hard_negatives, rank, world_size
 from .pretrained_mm_fusion import MMFusionPreTrainedModel
+from .projection import pool_tokens
 
 
 MAX_LOGIT_SCALE = math.log(100)  # as in CLIP
 
 
+class ItemEmbedding(nn.Module):
+    """The embedding of an item from what its own encoder gave: the pooled vector of each level, joined and normed,
+    through a linear layer, of length 1 (as CLIP's, Radford et al. 2021). It does not go through the projection to the
+    fusion width, which is narrower and made for tokens: on OpenMoji that finds half as much.
+
+    Args:
+        level_shapes: of one item each, as `build_encoder` gives them.
+        embedding_size: E.
+        pooling: of sequences, see `pool_tokens`; feature maps are averaged.
+        dropout: before the linear layer.
+        layer_norm_eps: of the norm.
+    """
+
+    def __init__(
+        self,
+        level_shapes: list[tuple[int, ...]],
+        embedding_size: int,
+        pooling: str,
+        dropout: float,
+        layer_norm_eps: float,
+    ):
+        super().__init__()
+        self.pooling = pooling
+        width = sum(shape[0] if len(shape) == 3 else shape[1] for shape in level_shapes)
+        self.norm = nn.LayerNorm(width, eps=layer_norm_eps)
+        self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Linear(width, embedding_size, bias=False)
+
+    def forward(self, states: EncoderStates) -> torch.Tensor:
+        """Embeds distinct items, `(U, E)`: none where the states have none."""
+        if states.levels is None:
+            nothing = sum(parameter.sum() for parameter in self.parameters()) * 0  # they take part all the same
+            return nothing.expand(0, self.projection.out_features)
+        dtype = self.projection.weight.dtype
+        mask = None if states.mask is None else states.mask.bool()
+        pooled = [
+            level.mean((2, 3)) if level.ndim == 4 else pool_tokens(level, mask, self.pooling)
+            for level in states.levels
+        ]
+        embedded = self.projection(self.dropout(self.norm(torch.cat(pooled, dim=-1).to(dtype))))
+        return nn.functional.normalize(embedded, dim=-1)
+
+
 class MMFusionForRetrieval(MMFusionPreTrainedModel):
     """Finds images by texts and texts by images.
 
-    Each item has an embedding from its own encoder (its pooled vector after the projection, through a linear layer, of
-    length 1), trained by the image-text contrastive loss. The fusion tells whether a text and an image belong together
-    (image-text matching, with hard negatives), to be asked of the best that the embeddings found: ALBEF, Li et al.
-    2021. With `config.matching_weight` 0 there is no such question, and the fusion does not train.
+    Each item has an embedding from its own encoder alone, trained by the image-text contrastive loss. The fusion tells
+    whether a text and an image belong together (image-text matching, with hard negatives), to be asked of the best that
+    the embeddings found: ALBEF, Li et al. 2021. With `config.matching_weight` 0 there is no such question, and the
+    fusion does not train.
 
     The texts are the query modality's; the images are the model's other modality.
     """
@@ -47,14 +91,18 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
             )
         self.query_modality, self.item_modality = str(fusion.query_modality), others[0]
         self.model = MMFusionModel(config)
+        shape = (config.projection_dim, config.classifier_dropout, fusion.layer_norm_eps)
         self.embeddings = nn.ModuleDict(
-            {name: nn.Linear(fusion.hidden_size, config.projection_dim, bias=False) for name in config.modalities}
+            {
+                name: ItemEmbedding(self.model.level_shapes[name], shape[0], config.poolings[name], *shape[1:])
+                for name in config.modalities
+            }
         )
-        self.dropout = nn.Dropout(config.classifier_dropout)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.matching = nn.Linear(fusion.hidden_size, 1)
         self.post_init()
         if not config.matching_weight:
+            self.model.projections.requires_grad_(False)
             self.model.fusion.requires_grad_(False)
             self.matching.requires_grad_(False)
 
@@ -82,11 +130,7 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         states = self.model.encode({}, encoder_states, **inputs)[name]
         if states.levels is None:
             raise ValueError(f"There is no item of modality {name!r} among the inputs {sorted(inputs)}.")
-        return self._embed(name, self.model.projections[name](replace(states, index=None), None))
-
-    def _embed(self, name: str, states: TokenStates) -> torch.Tensor:
-        """`(U, E)`, of length 1."""
-        return nn.functional.normalize(self.embeddings[name](self.dropout(states.pooled)), dim=-1)
+        return self.embeddings[name](states)
 
     @can_return_tuple
     def forward(
@@ -117,22 +161,23 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         indices = {name: inputs.pop(f"{name}_index", None) for name in self.config.modalities}
         self.model.check_inputs(inputs)
         encoded = self.model.encode(indices, encoder_states, input_ids=input_ids, **inputs)
-        states, present = {}, {}
+        embeds, rows, present = {}, {}, {}
         for name, state in encoded.items():
-            index = state.index
-            if index is None:
-                index = torch.arange(len(state.levels[0]), device=self.device)
-            index = index.flatten()
-            states[name], present[name] = self.model.projections[name](state, index), index >= 0
-        embeds = {name: self._embed(name, state) for name, state in states.items()}
-        rows = {name: states[name].rows(embeds[name]) * present[name][:, None] for name in states}
+            embeds[name] = self.embeddings[name](state)
+            index = (
+                torch.arange(len(embeds[name]), device=self.device) if state.index is None else state.index.flatten()
+            )
+            encoded[name], present[name] = replace(state, index=index), index >= 0
+            # A row of zeros goes first, for rows without an item.
+            items = nn.functional.pad(embeds[name], (0, 0, 1, 0))
+            rows[name] = items.index_select(0, (index + 1).clamp(min=0))
         scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
         text, item = self.query_modality, self.item_modality
-        logits_per_text = scale * embeds[text][1:] @ embeds[item][1:].T  # the first stands for absent ones
+        logits_per_text = scale * embeds[text] @ embeds[item].T
         losses = None
         if self.training if return_loss is None else return_loss:
-            pairs = self._pairs(states, present, rows, {text: text_ids, item: vision_ids})
-            losses = self._losses(states, pairs, scale, num_items_in_batch)
+            pairs = self._pairs(encoded, present, rows, {text: text_ids, item: vision_ids})
+            losses = self._losses(encoded, pairs, scale, num_items_in_batch)
         return MMFusionRetrievalOutput(
             loss=None if losses is None else torch.stack(list(losses.values())).sum(),
             task_losses=losses,
@@ -142,20 +187,21 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
             image_embeds=rows[item],
         )
 
-    def _pairs(self, states, present, rows, ids) -> Pairs:
+    def _pairs(self, encoded, present, rows, ids) -> Pairs:
         """The rows of this process; those that lack an item are not valid."""
         own = rank() << 40  # items without an id are others on each process
-        found = {name: state.index + own if ids[name] is None else ids[name] for name, state in states.items()}
+        found = {name: state.index + own if ids[name] is None else ids[name] for name, state in encoded.items()}
         text, item = self.query_modality, self.item_modality
         return Pairs(rows[text], rows[item], found[text], found[item], present[text] & present[item])
 
-    def _losses(self, states, pairs: Pairs, scale, count) -> dict[str, torch.Tensor]:
+    def _losses(self, encoded, pairs: Pairs, scale, count) -> dict[str, torch.Tensor]:
         """The contrastive loss, and that of matching times its weight."""
         everything = pairs.of_all_processes()
         if count is None:  # as DDP averages over the processes
             count = everything.valid.sum().clamp(min=1) / world_size()
         losses = {"contrastive": contrastive_loss(pairs, scale, count, everything)}
         if self.config.matching_weight:
+            states = {name: self.model.projections[name](state, state.index) for name, state in encoded.items()}
             losses["matching"] = self.config.matching_weight * self._matching_loss(states, pairs, scale) / count
         return losses
 

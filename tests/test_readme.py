@@ -11,12 +11,13 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+CLASSES = ("QuestionAnswering", "MultiTask", "Retrieval")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_python_examples(encoders, tmp_path, monkeypatch):
-    """The first, which trains, saves and pushes; and that of several tasks, which goes on from there."""
-    block, tasks = (next(b for b in BLOCKS if name in b) for name in ("ForQuestionAnswering", "ForMultiTask"))
+    """The first, which trains, saves and pushes; and those of other classes, which go on from there."""
+    block, *others = (next(b for b in BLOCKS if f"MMFusionFor{name}" in b) for name in CLASSES)
     for hub_id, folder in (
         ("google/vit-base-patch16-224", "mobilenet-v2"),
         ("google-bert/bert-base-uncased", "minilm-l6"),
@@ -32,7 +33,8 @@ def test_python_examples(encoders, tmp_path, monkeypatch):
     assert names["loss"].isfinite()
     assert pushed == ["me/answers"]
     assert (tmp_path / "answers/processor_config.json").exists()
-    exec(compile(tasks, "README.md", "exec"), {**names, "torch": torch})
+    for other in others:
+        exec(compile(other, "README.md", "exec"), {**names, "torch": torch})
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"make ([a-z-]+)", README))))
@@ -45,8 +47,9 @@ def test_flags_exist():
 
     from training.arguments import ALL_ARGUMENTS
     from training.open_checkpoint import EvaluateArguments
+    from training.retrieve import RetrieveArguments
 
-    known = {field.name for group in (*ALL_ARGUMENTS, EvaluateArguments) for field in fields(group)}
+    known = {field.name for group in (*ALL_ARGUMENTS, EvaluateArguments, RetrieveArguments) for field in fields(group)}
     launcher = {"multi_gpu", "num_processes", "cpu", "help"}
     assert set(re.findall(r"--([a-z_]+)", README)) <= known | launcher
 

@@ -73,9 +73,9 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
     """Finds images by texts and texts by images.
 
     Each item has an embedding from its own encoder alone, trained by the image-text contrastive loss. The fusion tells
-    whether a text and an image belong together (image-text matching, with hard negatives), to be asked of the best that
-    the embeddings found: ALBEF, Li et al. 2021. With `config.matching_weight` 0 there is no such question, and the
-    fusion does not train.
+    whether a text and an image belong together (image-text matching, with hard negatives), to be asked of the best
+    that the embeddings found: ALBEF, Li et al. 2021. With `config.matching_weight` 0 there is no such question, and
+    the fusion does not train.
 
     The texts are the query modality's; the images are the model's other modality.
     """

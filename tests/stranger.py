@@ -2,8 +2,8 @@
 
     python -I stranger.py TASK CHECKPOINT ROWS RESULT
 
-TASK is `use` (Auto classes, pipelines, and every checkpoint in the folders `fusions` and `tasks` beside ROWS), `tune`
-(fine-tune, save beside RESULT) or `answer` (the logits alone).
+TASK is `use` (Auto classes, pipelines, and every checkpoint in the folders `fusions`, `tasks` and `search` beside
+ROWS), `tune` (fine-tune, save beside RESULT) or `answer` (the logits alone).
 """
 
 import json
@@ -36,6 +36,7 @@ from transformers import (  # noqa: E402
     AutoModel,
     AutoModelForSequenceClassification,
     AutoModelForVisualQuestionAnswering,
+    AutoModelForZeroShotImageClassification,
     AutoProcessor,
     pipeline,
 )
@@ -89,4 +90,11 @@ with torch.no_grad():
         pipe = pipeline(model=tasks, trust_remote_code=True)
         answers = pipe(rows, batch_size=2), [pipe(row) for row in rows]
         result["tasks"] = type(other).__name__, other(**batch).logits, pipe.task, answers
+        search = AutoModelForZeroShotImageClassification.from_pretrained(
+            Path(rows_file).parent / "search", trust_remote_code=True
+        )
+        outputs = search(**batch)
+        items = {key: values for key, values in batch.items() if not key.endswith("_index")}
+        embeds = outputs.text_embeds @ outputs.image_embeds.T
+        result["search"] = type(search).__name__, embeds, search.score_pairs(**items)
 torch.save(result, result_file)

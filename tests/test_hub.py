@@ -29,6 +29,7 @@ from mm_hf import (
     MMFusionForClassification,
     MMFusionForMultiTask,
     MMFusionForQuestionAnswering,
+    MMFusionForRetrieval,
     MMFusionModel,
     MMFusionProcessor,
 )
@@ -58,6 +59,7 @@ CODE = {
     "tasks.py",
     "token_fusions.py",
 }
+OWN_CODE = {"pairs.py", "retrieval_mm_fusion.py"}  # of a class in a file of its own, in its checkpoints alone
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +157,7 @@ def test_files(checkpoint):
     }
     package = Path(mm_hf.__file__).parent / "models"
     assert all((checkpoint / name).read_text() == (package / name).read_text() for name in CODE)
-    assert {file.name for file in package.glob("*.py")} - {"__init__.py"} == CODE
+    assert {file.name for file in package.glob("*.py")} - {"__init__.py"} == CODE | OWN_CODE
 
 
 def test_weights_are_safetensors(checkpoint, model):
@@ -304,7 +306,15 @@ def tasks(encoders, processor, fusions) -> MMFusionForMultiTask:
 
 
 @pytest.fixture(scope="module")
-def used(checkpoint, fusions, tasks, rows) -> dict:
+def search(encoders, fusions) -> MMFusionForRetrieval:
+    """A model for search, likewise."""
+    model = build(MMFusionForRetrieval, encoders, projection_dim=32)
+    model.save_pretrained(fusions[0] / "search")
+    return model
+
+
+@pytest.fixture(scope="module")
+def used(checkpoint, fusions, tasks, search, rows) -> dict:
     """What a stranger got from all these checkpoints: one process, whose imports take longest."""
     return as_a_stranger("use", checkpoint, rows, fusions[0])
 
@@ -385,6 +395,17 @@ def test_a_stranger_asks_for_all_tasks(tasks, used, batch):
                 assert [entry["score"] for entry in entries] == pytest.approx(
                     sorted(scores[key][place].tolist(), reverse=True), abs=1e-5
                 )
+
+
+def test_a_stranger_searches(search, used, batch, fusions):
+    name, embeds, scores = used["search"]
+    assert name == "MMFusionForRetrieval"
+    assert {file.name for file in (fusions[0] / "search").iterdir()} >= OWN_CODE
+    items = {key: values for key, values in batch.items() if not key.endswith("_index")}
+    with torch.no_grad():
+        outputs = search(**batch)
+        same(embeds, outputs.text_embeds @ outputs.image_embeds.T)
+        same(scores, search.score_pairs(**items))
 
 
 # --- Pipelines, with the package

@@ -54,6 +54,11 @@ class ItemEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(width, embedding_size, bias=False)
 
+    def init_own_parameters(self, std: float):
+        """First weights by the width of the encoder, not of the fusion: larger ones are slow to turn, since the length
+        of an embedding does not matter."""
+        init.normal_(self.projection.weight, mean=0.0, std=self.projection.in_features**-0.5)
+
     def forward(self, states: EncoderStates) -> torch.Tensor:
         """Embeds distinct items, `(U, E)`: none where the states have none."""
         if states.levels is None:

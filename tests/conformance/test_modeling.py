@@ -18,6 +18,7 @@ from mm_hf import (
     MMFusionForClassification,
     MMFusionForMultiTask,
     MMFusionForQuestionAnswering,
+    MMFusionForRetrieval,
     MMFusionModel,
 )
 from mm_hf.models.attention import MMFusionAttention
@@ -86,7 +87,7 @@ class MMFusionCommonTests(ModelTesterMixin):
     `vision` holds the arguments of `MMFusionConfig` that make the vision tower.
     """
 
-    all_model_classes = (MMFusionModel, *HEADS, MMFusionForMultiTask)
+    all_model_classes = (MMFusionModel, *HEADS, MMFusionForMultiTask, MMFusionForRetrieval)
     additional_model_inputs = ["pixel_values"]
     _is_composite = True
 
@@ -98,7 +99,7 @@ class MMFusionCommonTests(ModelTesterMixin):
             names = {f"mm_fusion_{number}": kind.__name__ for number, kind in enumerate(classes)}
             self.patch(patch.dict(getattr(modeling_auto, table), names))
         # …and into signatures for what it takes. Heads hand theirs on to the model, which alone lists its inputs.
-        for forward in (MMFusionForClassification.forward, MMFusionForMultiTask.forward):
+        for forward in (kind.forward for kind in (*HEADS, MMFusionForMultiTask, MMFusionForRetrieval)):
             listed = {**signature(MMFusionModel.forward).parameters, **signature(forward).parameters}
             parameters = [
                 value if name == "self" else value.replace(kind=Parameter.KEYWORD_ONLY)
@@ -206,10 +207,28 @@ class MMFusionCommonTests(ModelTesterMixin):
         """Stands for the test of eager against sdpa that asks both for attention weights: sdpa has none, and our
         models say so."""
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
-        for model_class in self.all_model_classes:
+        for model_class in (MMFusionModel, *HEADS, MMFusionForMultiTask):
             model = model_class._from_config(config, attn_implementation="sdpa")
             with pytest.raises(ValueError, match="needs attn_implementation='eager', got 'sdpa'"):
                 model(**inputs, output_attentions=True)
+
+
+def but_for_retrieval(test):
+    """The same test for all other classes."""
+
+    def run(self, *args, **kwargs):
+        with self.only(*(kind for kind in self.all_model_classes if kind is not MMFusionForRetrieval)):
+            test(self, *args, **kwargs)
+
+    return run
+
+
+# It gives embeddings, as tensors, and no states of its encoders or of the fusion, which it does not run to search.
+STATES = ("test_attention_outputs", "test_can_capture_specific_layers_hidden_states", "test_hidden_states_output")
+STATES += ("test_get_text_features", "test_get_image_features")
+for name in dir(ModelTesterMixin):
+    if name.startswith(STATES) and getattr(ModelTesterMixin, name) is not None:
+        setattr(MMFusionCommonTests, name, but_for_retrieval(getattr(ModelTesterMixin, name)))
 
 
 for name in dir(ModelTesterMixin):  # the names are numbered by the library
@@ -218,6 +237,8 @@ for name in dir(ModelTesterMixin):  # the names are numbered by the library
 
 
 class MMFusionViTTest(MMFusionCommonTests, unittest.TestCase):
+    # Question answering is classification under another name: the slow tests have it too.
+    all_model_classes = (MMFusionModel, MMFusionForClassification, MMFusionForMultiTask, MMFusionForRetrieval)
     vision = {
         "vision_config": ViTConfig(
             image_size=32,

@@ -85,18 +85,39 @@ def call(main, *words):
 
 
 @pytest.fixture(scope="module")
-def runs(recipe, tmp_path_factory) -> dict[str, Path]:
-    """The same recipe through both scripts, once with fixed and once with learned weights."""
-    folder = tmp_path_factory.mktemp("runs")
-    call(train.main, recipe(folder / "train", task_weights={"shade": 2.0}))
-    keys = {"task_weighting": "uncertainty", "floors": False}
-    call(finetune.main, recipe(folder / "finetune", **keys))
-    return {"train": folder / "train", "finetune": folder / "finetune"}
+def trained(recipe, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "train"
+    call(train.main, recipe(folder, task_weights={"shade": 2.0}))
+    return folder
 
 
-@pytest.mark.parametrize("script", ["train", "finetune"])
-def test_a_run(runs, script):
-    folder = runs[script]
+@pytest.mark.slow  # the second way, see test_craft.py
+def test_the_trainer_and_learned_weights(recipe, tmp_path):
+    folder = tmp_path / "run"
+    call(finetune.main, recipe(folder, task_weighting="uncertainty", floors=False))
+    check_run(folder)
+    model = MMFusionForMultiTask.from_pretrained(folder)
+    assert (model.task_weighting.log_variances.abs() > 1e-3).all()  # they have learned
+    logged = json.loads((max(folder.glob("checkpoint-*")) / "trainer_state.json").read_text())["log_history"]
+    evaluations = [entry for entry in logged if "eval_score" in entry]
+    assert len(evaluations) == 4
+    for entry in evaluations:
+        parts = [entry[f"eval_{task}_loss"] for task in ("answer", "kind", "shade")]
+        assert entry["eval_loss"] == pytest.approx(sum(parts))
+
+
+def test_a_run(trained):
+    check_run(trained)
+    model = MMFusionForMultiTask.from_pretrained(trained)
+    assert model.task_weighting is None
+    assert model.config.tasks["shade"]["weight"] == 2.0
+    floors = json.loads((trained / "results.json").read_text())["floors"]
+    assert {"image_only", "text_only", "shuffled_pairs", "answer_majority", "kind_majority"} <= set(floors)
+    assert floors["kind_shuffled_pairs"] > floors["kind_image_only"]
+
+
+def check_run(folder: Path):
+    """What both scripts leave."""
     results = json.loads((folder / "results.json").read_text())
     metrics = results["metrics"]
     assert set(metrics) == METRICS
@@ -113,36 +134,22 @@ def test_a_run(runs, script):
     assert f"| answer accuracy | {metrics['answer_accuracy']:.4f} |" in card
     model = MMFusionForMultiTask.from_pretrained(folder)
     assert list(model.config.tasks) == ["answer", "kind", "shade"]
-    if script == "finetune":
-        assert (model.task_weighting.log_variances.abs() > 1e-3).all()  # they have learned
-    else:
-        assert model.task_weighting is None
-        assert model.config.tasks["shade"]["weight"] == 2.0
-        assert {"image_only", "text_only", "shuffled_pairs", "answer_majority", "kind_majority"} <= set(
-            results["floors"]
-        )
-        assert results["floors"]["kind_shuffled_pairs"] > results["floors"]["kind_image_only"]
 
 
-def test_curves_of_each_task(runs):
-    checkpoint = max(runs["train"].glob("checkpoint-*"))
+def test_curves_of_each_task(trained):
+    checkpoint = max(trained.glob("checkpoint-*"))
     history = json.loads((checkpoint / "progress.json").read_text())["history"]
     tasks = ("answer", "kind", "shade")
     assert {f"loss {task}" for task in tasks} <= set(history)
     assert {"validation answer_accuracy", "validation kind_accuracy", "validation shade_rmse"} <= set(history)
     for (step, total), *parts in zip(history["loss"], *(history[f"loss {task}"] for task in tasks)):
         assert total == pytest.approx(sum(value for _, value in parts), rel=1e-5), step
-    logged = json.loads((max(runs["finetune"].glob("checkpoint-*")) / "trainer_state.json").read_text())["log_history"]
-    evaluations = [entry for entry in logged if "eval_score" in entry]
-    assert len(evaluations) == 4
-    for entry in evaluations:
-        assert entry["eval_loss"] == pytest.approx(sum(entry[f"eval_{task}_loss"] for task in tasks))
 
 
-def test_evaluation_of_each_task(runs, dataset):
-    call(evaluate.main, "--model", runs["train"], "--bootstrap_samples", 20, "--missing")
-    results = json.loads((runs["train"] / "results.json").read_text())
-    folder = runs["train"] / "evaluation"
+def test_evaluation_of_each_task(trained, dataset):
+    call(evaluate.main, "--model", trained, "--bootstrap_samples", 20, "--missing")
+    results = json.loads((trained / "results.json").read_text())
+    folder = trained / "evaluation"
     assert {path.name for path in folder.iterdir()} == {"answer", "kind", "shade"}
     rows = {
         "answer": 61,
@@ -158,26 +165,26 @@ def test_evaluation_of_each_task(runs, dataset):
         for name, values in report["metrics"].items():
             assert values["value"] == pytest.approx(results["metrics"][f"{task}_{name}"], abs=1e-5)
     # Some of the tasks, from data that has no more.
-    table = runs["train"].parent / "rows.csv"
+    table = trained.parent / "rows.csv"
     with open(table, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["question", "kind"])
         writer.writerows([["what color is the shape?", "color"], ["is there a circle?", "yes/no"]])
     columns = ("--image_column", "", "--image_id_column", "", "--kind_column", "", "--label_column", "kind")
-    output = runs["train"].parent / "part"
+    output = trained.parent / "part"
     flags = ("--dataset", table, "--split", "train", *columns, "--output_dir", output, "--bootstrap_samples", 5)
-    call(evaluate.main, "--model", runs["train"], *flags)
+    call(evaluate.main, "--model", trained, *flags)
     report = json.loads((output / "kind" / "evaluation.json").read_text())
     assert report["rows"]["labelled"] == 2
 
 
-def test_answers_through_the_pipeline(runs):
-    answers = mm_hf.pipeline(model=runs["train"])({"text": "what color is the shape?"}, top_k=1)
+def test_answers_through_the_pipeline(trained):
+    answers = mm_hf.pipeline(model=trained)({"text": "what color is the shape?"}, top_k=1)
     assert set(answers) == {"answer", "kind", "shade"}
     assert answers["kind"][0]["label"] == "color"
 
 
-def test_an_interrupted_run_ends_as_one_that_was_not(recipe, runs, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, monkeypatch):
     """With the losses of each task that no point of a curve holds yet."""
     file = recipe(tmp_path / "run", task_weights={"shade": 2.0}, save_steps=5, floors=False)
     make_step = train.Training.make_step
@@ -192,11 +199,11 @@ def test_an_interrupted_run_ends_as_one_that_was_not(recipe, runs, tmp_path, mon
         with pytest.raises(SystemExit, match="went away"):
             call(train.main, file)
     call(train.main, file)
-    files = [folder / "model.safetensors" for folder in (tmp_path / "run", runs["train"])]
+    files = [folder / "model.safetensors" for folder in (tmp_path / "run", trained)]
     assert files[0].read_bytes() == files[1].read_bytes()
     histories = [
         json.loads((folder / "checkpoint-40/progress.json").read_text())["history"]
-        for folder in (tmp_path / "run", runs["train"])
+        for folder in (tmp_path / "run", trained)
     ]
     assert histories[0] == histories[1]
 

@@ -14,7 +14,7 @@ from mm_hf.retrieval import Gallery, choose_weight, rerank
 from training import finetune, job, retrieve, train
 
 
-ROWS = {"train": 160, "validation": 40, "test": 50}
+ROWS = {"train": 120, "validation": 20, "test": 40}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def recipe(encoders, dataset, tmp_path_factory):
             "fusion_heads": 2,
             "text_pooling": "mean",
             "projection_dim": 32,
-            "image_size": 96,
+            "image_size": 64,
             "freeze_encoders": True,
             "learning_rate": 3e-3,
             "max_steps": 40,
@@ -75,16 +75,20 @@ def call(main, *words):
 
 
 @pytest.fixture(scope="module")
-def runs(recipe, tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("runs")
-    call(train.main, recipe(folder / "train"))
-    call(finetune.main, recipe(folder / "finetune"))
-    return {"train": folder / "train", "finetune": folder / "finetune"}
+def trained(recipe, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "train"
+    call(train.main, recipe(folder))
+    return folder
 
 
-@pytest.mark.parametrize("script", ["train", "finetune"])
-def test_a_run(runs, script):
-    folder = runs[script]
+@pytest.mark.slow  # the second way, see test_craft.py
+def test_the_trainer(recipe, tmp_path):
+    call(finetune.main, recipe(tmp_path / "run"))
+    test_a_run(tmp_path / "run")
+
+
+def test_a_run(trained):
+    folder = trained
     results = json.loads((folder / "results.json").read_text())
     assert next(iter(results["metrics"])) == "mean_recall"
     assert results["metrics"]["text_to_image_recall_at_10"] > 2 * results["floors"]["chance_recall_at_10"]
@@ -101,13 +105,14 @@ def test_a_run(runs, script):
     assert model.logit_scale != model.config.logit_scale_init_value  # it has learned
 
 
-def test_curves_of_both_losses(runs):
-    history = json.loads((runs["train"] / "checkpoint-40/progress.json").read_text())["history"]
+def test_curves_of_both_losses(trained):
+    history = json.loads((trained / "checkpoint-40/progress.json").read_text())["history"]
     for (_, total), (_, one), (_, other) in zip(*(history[n] for n in ("loss", "loss contrastive", "loss matching"))):
         assert total == pytest.approx(one + other, rel=1e-5)
 
 
-def test_an_interrupted_run_ends_as_one_that_was_not(recipe, runs, tmp_path, monkeypatch):
+@pytest.mark.slow  # part of `make reliability`
+def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, monkeypatch):
     """Hard negatives are drawn at random, and drawn again."""
     file, make_step = recipe(tmp_path / "run", save_steps=5, floors=False), train.Training.make_step
 
@@ -121,33 +126,33 @@ def test_an_interrupted_run_ends_as_one_that_was_not(recipe, runs, tmp_path, mon
         with pytest.raises(SystemExit, match="went away"):
             call(train.main, file)
     call(train.main, file)
-    one, other = ((folder / "model.safetensors").read_bytes() for folder in (tmp_path / "run", runs["train"]))
+    one, other = ((folder / "model.safetensors").read_bytes() for folder in (tmp_path / "run", trained))
     assert one == other
 
 
-def test_evaluate(runs):
-    call(retrieve.main, "evaluate", "--model", runs["train"], "--bootstrap_samples", 30)
-    report = json.loads((runs["train"] / "evaluation/retrieval.json").read_text())
-    results = json.loads((runs["train"] / "results.json").read_text())["metrics"]
+def test_evaluate(trained):
+    call(retrieve.main, "evaluate", "--model", trained, "--bootstrap_samples", 30)
+    report = json.loads((trained / "evaluation/retrieval.json").read_text())
+    results = json.loads((trained / "results.json").read_text())["metrics"]
     for direction in ("text_to_image", "image_to_text"):
         for name, values in report["metrics"][f"{direction}, plain"].items():
             assert values["value"] == pytest.approx(results[f"{direction}_{name}"])
             assert values["low"] <= values["value"] <= values["high"]
     assert set(report["rerank"]["weights"]) == {"text_to_image", "image_to_text"}
-    with Image.open(runs["train"] / "evaluation/retrieval.png") as sheet:
+    with Image.open(trained / "evaluation/retrieval.png") as sheet:
         assert min(sheet.size) > 500
 
 
 @pytest.fixture(scope="module")
-def gallery(runs) -> Path:
-    call(retrieve.main, "build", "--model", runs["train"], "--gallery", runs["train"].parent / "gallery")
-    return runs["train"].parent / "gallery"
+def gallery(trained) -> Path:
+    call(retrieve.main, "build", "--model", trained, "--gallery", trained.parent / "gallery")
+    return trained.parent / "gallery"
 
 
-def test_query(runs, gallery, dataset, capsys):
+def test_query(trained, gallery, dataset, capsys):
     built = Gallery.load(gallery)
     words = built.keys["text"][3]
-    common = ("query", "--model", runs["train"], "--gallery", gallery, "--top_k", 3)
+    common = ("query", "--model", trained, "--gallery", gallery, "--top_k", 3)
     call(retrieve.main, *common, "--text", words, "--rerank_top", 0)
     lines = capsys.readouterr().out.splitlines()
     scores = built.embeddings["text"][3] @ built.embeddings["vision"].T
@@ -224,11 +229,11 @@ def test_what_does_not_fit_a_run(keys, message, recipe, tmp_path):
         (("find",), None),
     ],
 )
-def test_wrong_searches_are_one_line(words, message, runs, capsys):
+def test_wrong_searches_are_one_line(words, message, trained, capsys):
     if message is None:
         message = {"valid": "give --rerank_weight", "0": "top_k must be at least 1, got 0"}.get(
             words[-1], "invalid choice"
         )
     with pytest.raises(SystemExit) as stopped:
-        call(retrieve.main, words[0], "--model", runs["train"], *words[1:])
+        call(retrieve.main, words[0], "--model", trained, *words[1:])
     assert message in f"{stopped.value} {capsys.readouterr().err}"

@@ -52,7 +52,9 @@ class MMFusionPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         std = self.config.fusion_module_config.initializer_range
-        if isinstance(module, nn.Linear):
+        if hasattr(module, "init_own_parameters"):
+            module.init_own_parameters(std)
+        elif isinstance(module, nn.Linear):
             # A regression starts from zero (as Dosovitskiy et al. 2021, section 3.2, start all heads): targets may be
             # far smaller than what random weights give, and from few rows that noise is never unlearned.
             regresses = any(module is head for head in self.regression_heads())
@@ -62,8 +64,6 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif hasattr(module, "init_own_parameters"):
-            module.init_own_parameters(std)
 
     def regression_heads(self) -> list[nn.Module]:
         """The last layers that give numbers, not scores of classes."""

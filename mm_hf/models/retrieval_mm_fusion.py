@@ -26,6 +26,15 @@ from .projection import pool_tokens
 MAX_LOGIT_SCALE = math.log(100)  # as in CLIP
 
 
+class EmbeddingProjection(nn.Linear):
+    """A linear layer whose first weights go by its own width, not by the fusion's: larger ones are slow to turn, since
+    the length of an embedding does not matter."""
+
+    def init_own_parameters(self, std: float):
+        """Initial values, see the class."""
+        init.normal_(self.weight, mean=0.0, std=self.in_features**-0.5)
+
+
 class ItemEmbedding(nn.Module):
     """The embedding of an item from what its own encoder gave: the pooled vector of each level, joined and normed,
     through a linear layer, of length 1 (as CLIP's, Radford et al. 2021). It does not go through the projection to the
@@ -52,12 +61,7 @@ class ItemEmbedding(nn.Module):
         width = sum(shape[0] if len(shape) == 3 else shape[1] for shape in level_shapes)
         self.norm = nn.LayerNorm(width, eps=layer_norm_eps)
         self.dropout = nn.Dropout(dropout)
-        self.projection = nn.Linear(width, embedding_size, bias=False)
-
-    def init_own_parameters(self, std: float):
-        """First weights by the width of the encoder, not of the fusion: larger ones are slow to turn, since the length
-        of an embedding does not matter."""
-        init.normal_(self.projection.weight, mean=0.0, std=self.projection.in_features**-0.5)
+        self.projection = EmbeddingProjection(width, embedding_size, bias=False)
 
     def forward(self, states: EncoderStates) -> torch.Tensor:
         """Embeds distinct items, `(U, E)`: none where the states have none."""

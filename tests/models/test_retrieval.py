@@ -190,6 +190,12 @@ def test_save_and_load(tmp_path):
     assert build(logit_scale_init_value=1.5).logit_scale == 1.5
 
 
+def test_first_weights_go_by_the_width_of_the_encoder():
+    model = build(settings={"hidden_size": 128, "initializer_range": 0.5})
+    for name, embedding in model.embeddings.items():
+        assert embedding.projection.weight.std().item() == pytest.approx(32**-0.5, rel=0.2), name
+
+
 def test_wrong_use():
     with pytest.raises(ValueError, match=r"searches one modality by another, .* this config has \['text'\]"):
         build(vision=None)

@@ -2,7 +2,7 @@
 them looked at again by the fusion."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,23 @@ def make_index(embeddings: torch.Tensor, factory: str) -> Any:
     return index
 
 
+def batches_of(
+    model: MMFusionForRetrieval,
+    collator: MultimodalCollator,
+    modality: str,
+    rows: Rows,
+    places: Sequence[int],
+    batch_size: int,
+    progress: bool,
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The model's inputs of the items of these rows, some at a time; arguments as for `encode`."""
+    model.eval()
+    starts = range(0, len(places), batch_size)
+    for start in tqdm(starts, desc=f"encoding {modality}", disable=not progress, leave=False):
+        inputs = collator.prepare_items(modality, rows.__getitems__(list(places[start : start + batch_size])))
+        yield {name: values.to(model.device) for name, values in inputs.items()}
+
+
 @torch.no_grad()
 def encode(
     model: MMFusionForRetrieval,
@@ -178,15 +195,8 @@ def encode(
         batch_size: items at a time.
         progress: show a bar.
     """
-    model.eval()
-    states = []
-    for start in tqdm(
-        range(0, len(places), batch_size), desc=f"encoding {modality}", disable=not progress, leave=False
-    ):
-        inputs = collator.prepare_items(modality, rows.__getitems__(list(places[start : start + batch_size])))
-        inputs = {name: values.to(model.device) for name, values in inputs.items()}
-        states.append(model.model.encode({}, None, **inputs)[modality])
-    return joined(states)
+    batches = batches_of(model, collator, modality, rows, places, batch_size, progress)
+    return joined([model.model.encode({}, None, **inputs)[modality] for inputs in batches])
 
 
 def joined(parts: list[EncoderStates]) -> EncoderStates:
@@ -214,15 +224,9 @@ def embed(
     progress: bool = True,
 ) -> torch.Tensor:
     """The embeddings of the items of these rows, `(N, E)` float32 on the CPU; arguments as for `encode`."""
-    model.eval()
     features: Any = model.get_text_features if modality == "text" else model.get_image_features
-    parts = []
-    for start in tqdm(
-        range(0, len(places), batch_size), desc=f"embedding {modality}", disable=not progress, leave=False
-    ):
-        inputs = collator.prepare_items(modality, rows.__getitems__(list(places[start : start + batch_size])))
-        parts.append(features(**{name: values.to(model.device) for name, values in inputs.items()}).float().cpu())
-    return torch.cat(parts)
+    batches = batches_of(model, collator, modality, rows, places, batch_size, progress)
+    return torch.cat([features(**inputs).float().cpu() for inputs in batches])
 
 
 def combine(similarities: torch.Tensor, matching: torch.Tensor, weight: float, logit_scale: float) -> torch.Tensor:

@@ -1,0 +1,93 @@
+"""Whether the keys of a recipe fit together: said before anything is loaded."""
+
+from transformers.integrations import get_available_reporting_integrations
+
+from training.arguments import (
+    DEFAULT_TEXT_ENCODER,
+    DEFAULT_VISION_ENCODER,
+    DataArguments,
+    ModelArguments,
+    TrainArguments,
+)
+from training.job import RETRIEVAL
+
+
+def check_arguments(script: str, model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
+    """Says what is missing or does not fit together, before anything is loaded, and fills in the default encoders."""
+    if data_args.image_column and model_args.vision_encoder is None:
+        model_args.vision_encoder = DEFAULT_VISION_ENCODER
+    if data_args.text_column and model_args.text_encoder is None:
+        model_args.text_encoder = DEFAULT_TEXT_ENCODER
+    needed = {"dataset": data_args.dataset}
+    if model_args.task == RETRIEVAL:
+        needed |= {"image_column": data_args.image_column, "text_column": data_args.text_column}
+    else:
+        needed["label_column"] = data_args.label_column
+    for encoder, column in (("vision_encoder", "image_column"), ("text_encoder", "text_column")):
+        if getattr(model_args, encoder) is not None:
+            needed[column] = getattr(data_args, column)
+    if model_args.vision_encoder is None and model_args.text_encoder is None:
+        needed["image_column or text_column"] = None
+    for key, value in needed.items():
+        if not value:
+            raise ValueError(f"{key} is missing: give it in the recipe or as --{key.split()[0]}.")
+    for key, value, encoder in (
+        ("image_size", model_args.image_size, "vision_encoder"),
+        ("augment", data_args.augment, "vision_encoder"),
+        ("max_text_length", data_args.max_text_length, "text_encoder"),
+        ("token_dropout", data_args.token_dropout or None, "text_encoder"),
+    ):
+        if value is not None and getattr(model_args, encoder) is None:
+            raise ValueError(f"{key} is {value}, but there is no {encoder}.")
+    if data_args.image_id_column is not None and data_args.image_id_column in (data_args.image_column or []):
+        raise ValueError(
+            f"image_id_column is {data_args.image_id_column!r}, the column of the pictures themselves: name a column "
+            "of ids, or leave it out."
+        )
+    if train_args.train_sampling_strategy == "group_by_length" and model_args.text_encoder is None:
+        raise ValueError("train_sampling_strategy is group_by_length, but there is no text_encoder.")
+    check_tasks(model_args, data_args, train_args)
+    trackers = ["none", *get_available_reporting_integrations()]
+    if train_args.report_to not in trackers:
+        raise ValueError(f"report_to must be one of those installed, {trackers}, got {train_args.report_to!r}.")
+    if script == "finetune.py" and train_args.save_steps not in (None, train_args.eval_steps):
+        raise ValueError(
+            f"save_steps is {train_args.save_steps}: the Trainer keeps the best model among its checkpoints, so "
+            "finetune.py saves after every evaluation (eval_steps); train.py can save in between."
+        )
+    if data_args.streaming:
+        if train_args.max_steps < 1 or train_args.eval_steps is None:
+            raise ValueError("streaming has no known end: give max_steps and eval_steps.")
+        if train_args.imbalance not in (None, "focal_loss") or train_args.train_sampling_strategy != "random":
+            raise ValueError(
+                "streaming knows no row before it comes: imbalance can be focal_loss alone, and "
+                f"train_sampling_strategy random alone; got {train_args.imbalance}, "
+                f"{train_args.train_sampling_strategy}."
+            )
+
+
+def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
+    """Says what does not go with a search or with several columns of labels, or needs these."""
+    labels = data_args.label_column
+    if model_args.task == RETRIEVAL:
+        unused = {"label_column": labels, "weight_column": data_args.weight_column, "imbalance": train_args.imbalance}
+        unused |= {"mixup_alpha": train_args.mixup_alpha or None, "kind_column": data_args.kind_column}
+        for key, value in unused.items():
+            if value is not None:
+                raise ValueError(f"{key} is {value!r}, but retrieval learns from pairs, without labels.")
+        if len(data_args.image_column) > 1:
+            raise ValueError(f"retrieval needs one image_column, got {data_args.image_column}.")
+    if isinstance(labels, list):
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"label_column names a column twice: {labels}.")
+        if model_args.task not in (None, "multi_task"):
+            raise ValueError(f"task is {model_args.task}, which has one label_column, not {labels}.")
+        if train_args.imbalance == "balanced_sampler":
+            raise ValueError(f"imbalance balanced_sampler draws rows by one label, and label_column is {labels}.")
+        return
+    several = {"task_weights": model_args.task_weights, "task_weighting": model_args.task_weighting != "fixed"}
+    several |= {"task multi_task": model_args.task == "multi_task"}
+    several |= {key: isinstance(getattr(data_args, key), dict) for key in ("weight_column", "problem_type")}
+    for key, given in several.items():
+        if given:
+            raise ValueError(f"{key} by task needs several columns of labels, got label_column {labels!r}.")

@@ -223,7 +223,7 @@ def sample_finds(collator: MultimodalCollator, split, embeddings: dict[str, torc
     samples = []
     for row, found in zip(Rows(split, "test").__getitems__(rows), texts):
         picture, text = picture_and_text(row, collator)
-        samples.append((picture, None, found, text))
+        samples.append((picture, "what this picture finds:", found, text))
     return samples
 
 

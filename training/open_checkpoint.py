@@ -28,7 +28,7 @@ from mm_hf.data.labels import name_labels
 from mm_hf.data.loading import SOURCE_ROW
 from mm_hf.data.sources import PART_OF
 from training.arguments import DataArguments, DatasetArguments, ModelArguments, TrainArguments
-from training.job import ROOT, Job
+from training.job import RETRIEVAL, ROOT, Job
 from training.set_up import HEADS, build_cache, check_rows
 
 
@@ -123,8 +123,10 @@ def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedMode
         ValueError: it is none that gives classes or numbers.
     """
     config = AutoConfig.from_pretrained(model)
-    heads = {head.__name__: head for head in HEADS.values()}
+    heads = {head.__name__: head for task, head in HEADS.items() if task != RETRIEVAL}
     found = config.architectures or [config.model_type]
+    if found[0] == HEADS[RETRIEVAL].__name__:
+        raise ValueError(f"{model} searches: `retrieve.py evaluate --model {model}` measures it.")
     if not isinstance(config, MMFusionConfig) or found[0] not in heads:
         raise ValueError(f"{model} is a checkpoint of {', '.join(found)}; evaluate.py measures {' and '.join(heads)}.")
     return config, heads[found[0]]

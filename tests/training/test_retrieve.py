@@ -11,7 +11,7 @@ from PIL import Image
 
 from mm_hf import MMFusionForRetrieval
 from mm_hf.retrieval import Gallery, choose_weight, rerank
-from training import finetune, job, retrieve, train
+from training import evaluate, finetune, job, retrieve, train
 
 
 ROWS = {"train": 120, "validation": 20, "test": 40}
@@ -141,6 +141,11 @@ def test_evaluate(trained):
     assert set(report["rerank"]["weights"]) == {"text_to_image", "image_to_text"}
     with Image.open(trained / "evaluation/retrieval.png") as sheet:
         assert min(sheet.size) > 500
+
+
+def test_the_other_evaluation_knows_better(trained):
+    with pytest.raises(SystemExit, match=r"searches: `retrieve.py evaluate --model .*` measures it"):
+        call(evaluate.main, "--model", trained)
 
 
 @pytest.fixture(scope="module")

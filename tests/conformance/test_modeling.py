@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import BertConfig, MobileNetV2Config, ViTConfig
 from transformers.models.auto import modeling_auto
+from transformers.utils import logging
 from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor, random_attention_mask
 
@@ -93,6 +94,7 @@ class MMFusionCommonTests(ModelTesterMixin):
 
     def setUp(self):
         self.model_tester = MMFusionModelTester(self.vision)
+        logging.set_verbosity_warning()  # some tests read what is logged; scripts that ran before may be silent
         # The common tests look into the library's own tables for what a class does…
         tables = {"MODEL_MAPPING_NAMES": [MMFusionModel], "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": HEADS}
         for table, classes in tables.items():

@@ -249,8 +249,10 @@ class MMFusionModel(MMFusionPreTrainedModel):
             ValueError: naming them and what there is.
         """
         known = list(inspect.signature(MMFusionModel.forward).parameters)[1:-1]
-        unknown = [name for name in inputs if isinstance(inputs[name], torch.Tensor) and name not in known]
-        if unknown and unknown != ["row_ids"]:
+        allowed = {*known, "row_ids"}
+        if unknown := [
+            name for name, value in inputs.items() if isinstance(value, torch.Tensor) and name not in allowed
+        ]:
             raise ValueError(f"The model has no input {unknown}; it has {known}, and heads have 'labels'.")
 
     @can_return_tuple

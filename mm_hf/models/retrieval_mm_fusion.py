@@ -24,6 +24,7 @@ from .projection import pool_tokens
 
 
 MAX_LOGIT_SCALE = math.log(100)  # as in CLIP
+TEXTS_WORTH_A_TURN = 16  # so many of one image are scored without copying its keys and values for each pair
 
 
 class EmbeddingProjection(nn.Linear):
@@ -266,13 +267,21 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
             if self.model.fusion.supports_memory_cache:
                 memory = self.model.fusion.prepare({item: states.pop(item)})
         texts = len(states[text].tokens)
-        items = len((states[item] if memory is None else memory.states[item]).tokens)
+        asked = states[item] if memory is None else memory.states[item]
+        items = len(asked.tokens if asked.index is None else asked.index)
         every = text_index is None and item_index is None
         if every:  # text by text: its images are asked together
             text_index = torch.arange(texts, device=self.device).repeat_interleave(items)
             item_index = torch.arange(items, device=self.device).repeat(texts)
         elif text_index is None or item_index is None or text_index.shape != item_index.shape:
             raise ValueError("text_index and item_index belong together: give both, of one length, or none.")
+        if every and memory is not None and texts >= TEXTS_WORTH_A_TURN:
+            rows = torch.arange(texts, device=self.device).split(batch_size)
+            columns = [
+                torch.cat([self._score(states, item_for_rows(memory, number, len(part)), part) for part in rows])
+                for number in range(items)
+            ]
+            return torch.stack(columns, dim=1)
         scores = [
             self._score(states, memory, *rows)
             for rows in zip(text_index.split(batch_size), item_index.split(batch_size))
@@ -290,7 +299,8 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
                 found[name] = self.model.encode({}, None, **own)[name]
         return found
 
-    def _score(self, states, memory, text_rows, item_rows) -> torch.Tensor:
+    def _score(self, states, memory, text_rows, item_rows=None) -> torch.Tensor:
+        """Logits of pairs, `(N,)`; without `item_rows` the memory has one row a pair."""
         text, item = self.query_modality, self.item_modality
         asked = {text: replace(states[text], index=text_rows)}
         if memory is None:
@@ -299,6 +309,23 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         else:
             fused = self.model.fusion(asked, memory=memory, memory_index=item_rows, return_tokens=False)
         return self.matching(fused.pooled)[:, 0]
+
+
+def item_for_rows(memory: FusionMemory, number: int, rows: int) -> FusionMemory:
+    """One item's part of a memory, seen by as many rows: nothing is copied."""
+
+    ((name, state),) = memory.states.items()
+    item = number if state.index is None else int(state.index[number])
+
+    def seen(values):
+        return None if values is None else values[item].expand(rows, *values.shape[1:])
+
+    parts = {key: seen(getattr(state, key)) for key in ("tokens", "mask", "pooled", "places")}
+    return FusionMemory(
+        states={name: replace(state, index=None, **parts)},
+        key_states={name: tuple(map(seen, memory.key_states[name]))},
+        value_states={name: tuple(map(seen, memory.value_states[name]))},
+    )
 
 
 AutoModelForZeroShotImageClassification.register(MMFusionConfig, MMFusionForRetrieval, exist_ok=True)

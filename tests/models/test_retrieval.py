@@ -149,15 +149,18 @@ def test_a_batch_without_a_pair():
         assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+@pytest.mark.parametrize(
+    ("fusion", "lengths"),
+    [*((name, (6, 4, 7)) for name in sorted(FUSIONS)), ("cross_attention", (6, 4, 7) * 6)],  # few texts, and many
+)
 @torch.no_grad()
-def test_scores_are_those_of_the_naive_loop(fusion):
+def test_scores_are_those_of_the_naive_loop(fusion, lengths):
     """One forward of the fusion a pair, encoders and all."""
     model = build(fusion=fusion)
-    texts, images = tiny.texts((6, 4, 7), pad_to=9), tiny.images(4)
+    texts, images = tiny.texts(lengths, pad_to=9), tiny.images(4)
     scores = model.score_pairs(**texts, **images, batch_size=5)
-    assert scores.shape == (3, 4)
-    for row in range(3):
+    assert scores.shape == (len(lengths), 4)
+    for row in range(len(lengths)):
         length = int(texts["attention_mask"][row].sum())
         for column in range(4):
             one = {name: values[row : row + 1, :length] for name, values in texts.items()}

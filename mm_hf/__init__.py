@@ -6,6 +6,7 @@ Importing this package registers the config, the models and the processor with t
 from .hub import pipeline
 from .models.configuration_mm_fusion import FusionModuleConfig, MMFusionConfig
 from .models.fusion import FUSIONS, Fusion, register_fusion
+from .models.generation_mm_fusion import MMFusionForConditionalGeneration
 from .models.modeling_mm_fusion import (
     MMFusionForClassification,
     MMFusionForMultiTask,
@@ -35,6 +36,7 @@ __all__ = [
     "MMFusionClassificationPipeline",
     "MMFusionConfig",
     "MMFusionForClassification",
+    "MMFusionForConditionalGeneration",
     "MMFusionForMultiTask",
     "MMFusionForQuestionAnswering",
     "MMFusionForRetrieval",

@@ -41,6 +41,9 @@ AUTO_MAP_OF = {
     "MMFusionForRetrieval": {
         "AutoModelForZeroShotImageClassification": "retrieval_mm_fusion.MMFusionForRetrieval",
     },
+    "MMFusionForConditionalGeneration": {
+        "AutoModelForImageTextToText": "generation_mm_fusion.MMFusionForConditionalGeneration",
+    },
 }
 
 CUSTOM_PIPELINES = {
@@ -64,6 +67,18 @@ CUSTOM_PIPELINES = {
             "pt": ["AutoModel"],
             "type": "multimodal",
         }
+    },
+    "MMFusionForConditionalGeneration": {
+        "image-to-text": {
+            "impl": "pipelines_mm_fusion.MMFusionGenerationPipeline",
+            "pt": ["AutoModelForImageTextToText"],
+            "type": "multimodal",
+        },
+        "visual-question-answering": {
+            "impl": "pipelines_mm_fusion.MMFusionFreeAnswerPipeline",
+            "pt": ["AutoModelForImageTextToText"],
+            "type": "multimodal",
+        },
     },
 }
 
@@ -205,6 +220,12 @@ class MMFusionConfig(PreTrainedConfig):
             the embeddings, and the logarithm of what similarities are multiplied by at the start, as in CLIP.
         matching_weight (`float`, defaults to 1): there, the weight of the loss of image-text matching beside the
             contrastive one; 0 trains the embeddings alone.
+        decoder_config (`PreTrainedConfig` or `dict`, *optional*): for `MMFusionForConditionalGeneration`: what writes,
+            of any type that `AutoModelForCausalLM` knows and that can take cross-attention. A copy is kept, with
+            `is_decoder` and `add_cross_attention` set.
+        decoder_start_token_id, eos_token_id, pad_token_id (`int`, *optional*): there, what a text starts and ends
+            with, for BERT CLS and SEP, and what follows its end. Left out: the decoder's `bos_token_id`,
+            `eos_token_id`, `pad_token_id`.
         base_models (`list[str]`, *optional*): Hub ids of the encoders, for the model card.
 
     Raises:
@@ -226,6 +247,7 @@ class MMFusionConfig(PreTrainedConfig):
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit", optional=True),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
         "fusion_module_config": SubConfigSpec(config_class=FusionModuleConfig),
+        "decoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
     }
 
     vision_config: PreTrainedConfig | dict | None = None
@@ -248,13 +270,20 @@ class MMFusionConfig(PreTrainedConfig):
     projection_dim: int = 256
     logit_scale_init_value: float | int = 2.6592
     matching_weight: float | int = 1.0
+    decoder_config: PreTrainedConfig | dict | None = None
+    decoder_start_token_id: int | None = None
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
     base_models: list[str] | None = None
 
     def __post_init__(self, **kwargs):
-        # The caller's object stays as it was: what the encoders decide is filled in on a copy.
-        if isinstance(self.fusion_module_config, PreTrainedConfig):
-            self.fusion_module_config = copy.deepcopy(self.fusion_module_config)
+        # The caller's objects stay as they were: what the encoders decide is filled in on a copy.
+        for key in ("fusion_module_config", "decoder_config"):
+            if isinstance(getattr(self, key), PreTrainedConfig):
+                setattr(self, key, copy.deepcopy(getattr(self, key)))
         super().__post_init__(**kwargs)
+        if self.decoder_config is not None:
+            self.set_up_decoder()
         for name, key in MODALITY_CONFIGS.items():
             if getattr(self, key) is not None:
                 setattr(self, key, part_of_composite(getattr(self, key), name))
@@ -284,6 +313,30 @@ class MMFusionConfig(PreTrainedConfig):
                 "`from_encoders_pretrained`, and `from_pretrained` takes what mm_hf saved."
             )
         return super().from_dict(config_dict, **kwargs)
+
+    def set_up_decoder(self):
+        """Makes the decoder one that writes and that looks at the memory, and fills in what its texts start and end
+        with."""
+        decoder = self.decoder_config
+        decoder.is_decoder = decoder.add_cross_attention = self.is_encoder_decoder = True
+        ends = {
+            "decoder_start_token_id": "bos_token_id",
+            "eos_token_id": "eos_token_id",
+            "pad_token_id": "pad_token_id",
+        }
+        for key, of_decoder in ends.items():
+            token = getattr(decoder, of_decoder, None)
+            if getattr(self, key) is None and isinstance(token, int):
+                setattr(self, key, token)
+        if self.pad_token_id is None:
+            self.pad_token_id = self.eos_token_id
+
+    def get_text_config(self, decoder=None, encoder=None):
+        """See the library's method: the decoder's, where there is one and it is not the encoder's that is asked for.
+        `generate` reads it."""
+        if self.decoder_config is not None and (decoder or not encoder):
+            return self.decoder_config
+        return super().get_text_config(decoder=decoder, encoder=encoder)
 
     @property
     def modalities(self) -> list[str]:

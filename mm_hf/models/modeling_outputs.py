@@ -9,6 +9,7 @@ Notation used for tensor shapes: `B` rows of the batch; `U` distinct items of on
 from dataclasses import dataclass
 
 import torch
+from transformers.cache_utils import EncoderDecoderCache
 from transformers.utils import ModelOutput
 
 
@@ -182,3 +183,28 @@ class MMFusionRetrievalOutput(ModelOutput):
     logits_per_text: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
+
+
+@dataclass
+class MMFusionSeq2SeqOutput(ModelOutput):
+    """Output of the model that writes.
+
+    Args:
+        loss (`torch.Tensor`, *optional*): `()`, if labels were given.
+        logits (`torch.Tensor`): `(B, T_target, vocabulary)`, of the token that comes next.
+        cache (`EncoderDecoderCache`, *optional*): the decoder's keys and values.
+        decoder_hidden_states, decoder_attentions, cross_attentions: the decoder's, as in the library's
+            `Seq2SeqLMOutput`.
+        encoder_last_hidden_state (`torch.Tensor`): `(B, T', D)`, the fused tokens, see `MMFusionModelOutput`.
+        encoder_hidden_states, encoder_attentions: of the fusion, see `FusedStates`.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    cache: EncoderDecoderCache | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+    encoder_last_hidden_state: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor | None, ...] | None = None
+    encoder_attentions: tuple[torch.Tensor, ...] | None = None

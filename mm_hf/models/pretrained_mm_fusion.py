@@ -49,6 +49,9 @@ class MMFusionPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    # What `from_encoders_pretrained` takes from elsewhere, and where the config has it.
+    pretrained_parts = MODALITY_CONFIGS
+
     @torch.no_grad()
     def _init_weights(self, module):
         std = self.config.fusion_module_config.initializer_range
@@ -129,9 +132,9 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             ValueError: no encoder, an encoder that does not read the modality, or weights that its checkpoint lacks.
             OSError: no such folder or Hub id.
         """
-        sources = {name: kwargs.pop(name, None) for name in MODALITY_CONFIGS}
+        sources = {name: kwargs.pop(name, None) for name in cls.pretrained_parts}
         sources = {name: source for name, source in sources.items() if source is not None}
-        if not sources:
+        if not set(sources) & set(MODALITY_CONFIGS):
             raise ValueError(
                 f"from_encoders_pretrained needs an encoder for at least one of {list(MODALITY_CONFIGS)}."
             )
@@ -142,13 +145,15 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             values = {key: value.get(name) if isinstance(value, dict) else value for key, value in hub_kwargs.items()}
             return {key: value for key, value in values.items() if value is not None}
 
-        configs: dict[str, Any] = {
-            MODALITY_CONFIGS[name]: part_of_composite(AutoConfig.from_pretrained(source, **hub_kwargs_of(name)), name)
-            for name, source in sources.items()
-        }
+        configs: dict[str, Any] = {}
         for name, source in sources.items():
+            found = AutoConfig.from_pretrained(source, **hub_kwargs_of(name))
+            part = part_of_composite(found, name) if name in MODALITY_CONFIGS else found
             if os.path.isdir(source):  # a path on this machine means nothing where the checkpoint goes
-                configs[MODALITY_CONFIGS[name]].name_or_path = base_model_of(source) or ""
+                part.name_or_path = base_model_of(source) or ""
+            configs[cls.pretrained_parts[name]] = part
+        if (layers := kwargs.pop("decoder_layers", None)) is not None:
+            configs["decoder_config"].num_hidden_layers = layers
         fusion_module_config = kwargs.pop("fusion_module_config", None) or {}
         if isinstance(fusion_module_config, FusionModuleConfig):
             fields = [field.name for field in dataclasses.fields(FusionModuleConfig)]
@@ -163,7 +168,7 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         config = MMFusionConfig(
             **configs,
             fusion_module_config=fusion_module_config,
-            base_models=[name for name in base_models if name],
+            base_models=list(dict.fromkeys(name for name in base_models if name)),
             **kwargs,
         )
 
@@ -171,15 +176,15 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             skeleton = cls(config)
         state_dict = {}
         for name, source in sources.items():
-            encoder = cast(PreTrainedModel, skeleton.base_model.encoders[name])
+            encoder = skeleton.pretrained_part(name)
             weights = load_encoder_weights(encoder, source, dtype=loading_kwargs.get("dtype"), **hub_kwargs_of(name))
             prefix = next(path for path, module in skeleton.named_modules() if module is encoder)
             lacking = [key for key in encoder.state_dict() if key not in weights]
-            if lacking:
+            if lacking and name in MODALITY_CONFIGS:
                 raise ValueError(
                     f"The {name} encoder from {source} lacks {len(lacking)} weights, such as {lacking[:3]}."
                 )
-            state_dict.update({f"{prefix}.{key}": weights[key] for key in encoder.state_dict()})
+            state_dict.update({f"{prefix}.{key}": weights[key] for key in encoder.state_dict() if key in weights})
 
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # that fusion and head are new is no news
@@ -187,6 +192,10 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             return cls.from_pretrained(None, config=config, state_dict=state_dict, **loading_kwargs)
         finally:
             logging.set_verbosity(verbosity)
+
+    def pretrained_part(self, name: str) -> PreTrainedModel:
+        """The module that belongs to one of `pretrained_parts`."""
+        return cast(PreTrainedModel, self.base_model.encoders[name])
 
     def save_pretrained(
         self,

@@ -74,13 +74,19 @@ class MMFusionProcessor(ProcessorMixin):
 
         Args:
             vision, text (`str`): Hub id or local folder of each encoder, as for the model.
+            decoder (`str`): that of the decoder, where there is no text encoder.
             encoders: everything else goes to the loading of each part (`revision`, `token`, `subfolder`…; a dict by
                 modality where the encoders differ).
 
         Raises:
             ValueError: no encoder was named.
         """
-        sources = {name: encoders.pop(name) for name in ("vision", "text") if encoders.get(name) is not None}
+        decoder = encoders.pop(
+            "decoder", None
+        )  # its tokenizer is that of the texts, of which it may write the only ones
+        sources = {name: encoders.pop(name, None) for name in ("vision", "text")}
+        sources["text"] = sources["text"] or decoder
+        sources = {name: source for name, source in sources.items() if source is not None}
         if not sources:
             raise ValueError("from_encoders_pretrained needs an encoder for at least one of ['vision', 'text'].")
         parts: dict[str, Any] = {}
@@ -257,6 +263,23 @@ def distinct_items(values: list, deduplicate: bool) -> tuple[list, list[int]]:
             items.append(value)
         index.append(places[key])
     return items, index
+
+
+def ends_of_text(tokenizer) -> tuple[int, int, int]:
+    """The tokens that a written text starts and ends with, and what follows its end: CLS, SEP and PAD of BERT and its
+    kin, else the tokens of beginning and end of GPT-2 and its kin.
+
+    Raises:
+        ValueError: the tokenizer has neither.
+    """
+    start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    if start is None or end is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no token that a text could start and end with: neither CLS and SEP nor "
+            "BOS and EOS."
+        )
+    return start, end, end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 def longest_text(config) -> int:

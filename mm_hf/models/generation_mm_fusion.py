@@ -1,0 +1,238 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""Free text: a decoder that writes while it looks at the fused tokens.
+
+Notation used for tensor shapes: see `modeling_outputs`; `S` tokens of the text that is written; `H` the decoder's
+width.
+"""
+
+import inspect
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers.generation import GenerationMixin
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import can_return_tuple
+
+from .configuration_mm_fusion import MODALITY_CONFIGS, MMFusionConfig
+from .losses import classification_loss
+from .modeling_mm_fusion import MMFusionModel
+from .modeling_outputs import MMFusionModelOutput, MMFusionSeq2SeqOutput
+from .pretrained_mm_fusion import HUB_KEYS, MMFusionPreTrainedModel
+from .processing_mm_fusion import ends_of_text
+
+
+class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin):
+    """Writes a text about what it is shown: a caption of an image, an answer to a question.
+
+    The encoder is encode and fuse; its memory is the fused vector, in front, and the fused tokens of whatever
+    modalities are there. The decoder is any model of `AutoModelForCausalLM` that can take cross-attention, by default
+    the text encoder's own weights (BERT as a decoder: Rothe et al. 2020, section 2), whose cross-attention is new.
+    """
+
+    pretrained_parts = {**MODALITY_CONFIGS, "decoder": "decoder_config"}
+
+    def __init__(self, config: MMFusionConfig):
+        super().__init__(config)
+        if config.decoder_config is None:
+            raise ValueError("MMFusionForConditionalGeneration needs config.decoder_config, what writes; it is None.")
+        if config.decoder_start_token_id is None or config.eos_token_id is None:
+            raise ValueError(
+                "What is written needs a start and an end: give decoder_start_token_id and eos_token_id, got "
+                f"{config.decoder_start_token_id} and {config.eos_token_id}."
+            )
+        self.model = MMFusionModel(config)
+        self.decoder = AutoModelForCausalLM.from_config(config.decoder_config)
+        accepted = inspect.signature(self.decoder.forward).parameters
+        if "encoder_hidden_states" not in accepted:
+            raise ValueError(
+                f"A decoder needs cross-attention, which {config.decoder_config.model_type!r} has not: BERT, RoBERTa, "
+                "GPT-2 and BART, for example, have."
+            )
+        self.cache_name = "cache" if "cache" in accepted else "past_key_values"  # its name before transformers 5.24
+        width = config.fusion_module_config.hidden_size
+        self.memory_norm = nn.LayerNorm(width, eps=config.fusion_module_config.layer_norm_eps)
+        self.memory_projection = nn.Linear(width, config.decoder_config.hidden_size)
+        self.post_init()
+
+    @classmethod
+    def from_encoders_pretrained(cls, *, decoder: str | None = None, **kwargs: Any) -> "MMFusionPreTrainedModel":
+        """Builds a model from pretrained encoders and a pretrained decoder; see the method of the base class.
+
+        Args:
+            decoder (`str`, *optional*): Hub id or local folder of any language model whose tokenizer is that of the
+                texts; left out: the text encoder.
+            decoder_layers (`int`, *optional*): keep as many of its lowest layers; left out: all.
+            kwargs: as there. What a text starts and ends with (`decoder_start_token_id`, `eos_token_id`,
+                `pad_token_id`) is the tokenizer's, where it is not given.
+
+        Raises:
+            ValueError: there is neither a decoder nor a text encoder, or as there.
+        """
+        source = decoder or kwargs.get("text")
+        if source is None:
+            raise ValueError("from_encoders_pretrained needs a decoder where there is no text encoder.")
+        part = "decoder" if decoder else "text"
+        hub_kwargs = {key: kwargs[key] for key in HUB_KEYS if kwargs.get(key) is not None}
+        for key, value in hub_kwargs.items():
+            if isinstance(value, dict) and "decoder" not in value:
+                kwargs[key] = {**value, "decoder": value.get(part)}
+        of_decoder = {
+            key: kwargs[key].get("decoder") if isinstance(value, dict) else value for key, value in hub_kwargs.items()
+        }
+        start, end, pad = ends_of_text(AutoTokenizer.from_pretrained(source, **of_decoder))
+        ends = {"decoder_start_token_id": start, "eos_token_id": end, "pad_token_id": pad}
+        return super().from_encoders_pretrained(decoder=source, **{**ends, **kwargs})
+
+    def pretrained_part(self, name: str) -> PreTrainedModel:
+        """See the method of the base class."""
+        return self.decoder if name == "decoder" else super().pretrained_part(name)
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        """What makes the memory: encode and fuse."""
+        return self.model
+
+    def get_decoder(self) -> nn.Module:
+        """What writes."""
+        return self.decoder
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The decoder's last layer."""
+        return self.decoder.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module):
+        """Replaces the decoder's last layer."""
+        self.decoder.set_output_embeddings(new_embeddings)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: MMFusionModelOutput | tuple | None = None,
+        cache: Any = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        sample_weight: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **inputs,
+    ) -> MMFusionSeq2SeqOutput:
+        """Says which token comes next.
+
+        Args:
+            input_ids: see `MMFusionModel.forward`.
+            labels: `(B, S)` int64, what is to be written, the end included and the start not; -100 for padding, and
+                all along a row without a text. The loss is cross-entropy, in training with `config.label_smoothing`.
+            decoder_input_ids: `(B, S)` int64, what was written up to now, the start included; left out, the labels
+                one place further on.
+            decoder_attention_mask: `(B, S)`, 1 for a token, 0 for padding.
+            encoder_outputs: what `get_encoder()` gave, in place of the inputs.
+            cache: the decoder's keys and values of what was written before (`past_key_values` is its older name).
+            use_cache: give them out.
+            num_items_in_batch: tokens with a label in the global batch, see `classification_loss`.
+            sample_weight: `(B,)` float, how much each row counts in the loss, in training alone.
+            output_attentions, output_hidden_states: of the decoder and of the fusion.
+            inputs: all other inputs of `MMFusionModel.forward`.
+
+        Raises:
+            ValueError: neither labels nor `decoder_input_ids`.
+        """
+        states = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        if encoder_outputs is None:
+            encoder_outputs = self.model(input_ids=input_ids, **states, **inputs)
+        elif isinstance(encoder_outputs, tuple):
+            encoder_outputs = MMFusionModelOutput(*encoder_outputs)
+        if decoder_input_ids is None:
+            if labels is None:
+                raise ValueError("Give labels or decoder_input_ids, or call generate().")
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        memory, mask = self._memory(encoder_outputs)
+        cached = past_key_values if cache is None else cache
+        outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            encoder_hidden_states=memory,
+            encoder_attention_mask=mask,
+            use_cache=labels is None if use_cache is None else use_cache,
+            return_dict=True,
+            **({} if cached is None else {self.cache_name: cached}),
+            **states,
+        )
+        loss = None
+        if labels is not None:
+            settings: dict[str, Any] = {}
+            if self.training:
+                settings["label_smoothing"] = self.config.label_smoothing
+                if sample_weight is not None:
+                    settings["sample_weight"] = sample_weight.repeat_interleave(labels.shape[1])
+            loss = classification_loss(
+                outputs.logits.flatten(0, 1),  # (B S, vocabulary)
+                labels.flatten(),
+                "single_label_classification",
+                num_items_in_batch,
+                **settings,
+            )
+        return MMFusionSeq2SeqOutput(
+            loss=loss,
+            logits=outputs.logits,
+            cache=outputs.get(self.cache_name),
+            decoder_hidden_states=outputs.hidden_states,
+            decoder_attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.get("hidden_states"),
+            encoder_attentions=encoder_outputs.get("attentions"),
+        )
+
+    def _memory(self, encoder_outputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the decoder looks at, `(B, 1 + T', H)`, and its mask: the fused vector, where it is given, and the fused
+        tokens."""
+        memory, mask = encoder_outputs["last_hidden_state"], encoder_outputs.get("attention_mask")
+        pooled = encoder_outputs.get("pooler_output")
+        if pooled is not None:
+            memory = torch.cat([pooled[:, None], memory], dim=1)
+            mask = None if mask is None else nn.functional.pad(mask, (1, 0), value=True)
+        return self.memory_projection(self.memory_norm(memory)), None if mask is None else mask.long()
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """The labels `(B, S)` one place further on, behind the start; padding in the place of -100."""
+        shifted = labels.roll(1, dims=1)
+        shifted[:, 0] = self.config.decoder_start_token_id
+        return shifted.masked_fill(shifted == -100, self.config.pad_token_id)
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, generation_config=None, **kwargs) -> Any:
+        """Writes. See the library's method; what differs: it takes all inputs of `MMFusionModel.forward`, any modality
+        alone too, and texts and images that rows share are encoded once.
+
+        Args:
+            inputs: `input_ids`.
+            generation_config: as in the library.
+            kwargs: inputs, `encoder_outputs` in place of them, and all that the library takes (`max_new_tokens`,
+                `num_beams`, `do_sample`…).
+
+        Returns:
+            `(B, S)` int64, the start included.
+        """
+        if kwargs.get("encoder_outputs") is None:
+            names = [name for name in inspect.signature(MMFusionModel.forward).parameters if name in kwargs]
+            own = {name: kwargs.pop(name) for name in names if not name.startswith("output_")}
+            if inputs is not None:
+                own["input_ids"] = inputs
+            states = {name: kwargs.get(name) for name in ("output_attentions", "output_hidden_states")}
+            kwargs["encoder_outputs"] = self.get_encoder()(**own, **states)
+        elif isinstance(kwargs["encoder_outputs"], tuple):
+            kwargs["encoder_outputs"] = MMFusionModelOutput(*kwargs["encoder_outputs"])
+        return cast(Any, super()).generate(generation_config=generation_config, **kwargs)
+
+
+AutoModelForImageTextToText.register(MMFusionConfig, MMFusionForConditionalGeneration, exist_ok=True)
+MMFusionForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
+
+__all__ = ["MMFusionForConditionalGeneration"]

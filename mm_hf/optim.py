@@ -64,8 +64,9 @@ def parameter_groups(
         model: a model of mm_hf, with or without adapters; PEFT's `PeftModel` around one too.
         learning_rate: of all modules that are not named otherwise.
         weight_decay: of matrices.
-        learning_rates: by module: the name of a modality for its encoder (`"vision"`), or the beginning of parameter
-            names within the base model (`"fusion"`, `"projections.text"`). The longest that fits counts.
+        learning_rates: by module: the name of a modality for its encoder (`"vision"`), of a part of the head
+            (`"decoder"`), or the beginning of parameter names within the base model (`"fusion"`,
+            `"projections.text"`). The longest that fits counts.
         layer_decay: an encoder's layer `i` from the top learns at its module's rate times `layer_decay**i`; embeddings
             and stem count as the layer below the lowest (see `encoder_layers`). 1: all alike.
 
@@ -84,14 +85,15 @@ def parameter_groups(
     base, prefix = model.base_model, ""
     if base is not model:
         prefix = model.base_model_prefix + "."
-    scopes = {
-        f"{prefix}encoders.{name}." if name in base.config.modalities else f"{prefix}{name}": (name, rate)
-        for name, rate in (learning_rates or {}).items()
-    }
+    own = [name for name, child in model.named_children() if child is not base]  # of the head
+    scopes = {}
+    for name, rate in (learning_rates or {}).items():
+        scope = f"encoders.{name}." if name in base.config.modalities else name
+        scopes[f"{name}." if name in own else f"{prefix}{scope}"] = (name, rate)
     names = [name for name, _ in model.named_parameters()]
     for scope, (module, _) in scopes.items():
         if not any(name.startswith(scope) for name in names):
-            children = [*base.config.modalities, *(name for name, _ in base.named_children())]
+            children = [*base.config.modalities, *(name for name, _ in base.named_children()), *own]
             raise ValueError(f"No parameter belongs to {module!r}: known modules are {children}.")
     norms = {
         f"{path}.{name}" if path else name

@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import recursively_apply, send_to_device
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME, logger
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
@@ -51,6 +51,8 @@ class MMTrainer(Trainer):
     - Columns are never dropped: the collator reads rows, not the inputs of `forward`.
     - A checkpoint is complete or not there (`mm_hf.checkpoints`); `train(resume_from_checkpoint=True)` takes the
       newest complete one.
+    - A model that writes does so with `Seq2SeqTrainingArguments(predict_with_generate=True)`, and `predictions` are
+      its tokens, as with the library's `Seq2SeqTrainer`; else those that it takes for the likeliest to come next.
     - Of a model with several tasks, logits and labels are dicts by task wherever the library has arrays.
 
     Args:
@@ -209,7 +211,11 @@ class MMTrainer(Trainer):
 
     def predict_rows(self, batches):
         """What `evaluation_loop` runs: see `predict`. The bar is the library's callback's."""
-        return predict(self.model, batches, self.accelerator, progress=False)
+        generate, args = None, self.args
+        if isinstance(args, Seq2SeqTrainingArguments) and args.predict_with_generate:
+            settings = {"max_length": args.generation_max_length, "num_beams": args.generation_num_beams}
+            generate = {name: value for name, value in settings.items() if value is not None}
+        return predict(self.model, batches, self.accelerator, progress=False, generate=generate)
 
     def _with_callbacks(self, dataloader):
         for batch in dataloader:

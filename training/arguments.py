@@ -91,10 +91,21 @@ class ModelArguments:
         metadata={
             "help": "The head: question_answering, left out where a row has picture, text and one label, or "
             "classification; multi_task where there are several columns of labels; retrieval learns from pairs of "
-            "picture and text, without labels.",
-            "choices": ["question_answering", "classification", "multi_task", "retrieval"],
+            "picture and text, without labels; generation writes the text that the label column holds.",
+            "choices": ["question_answering", "classification", "multi_task", "retrieval", "generation"],
         },
     )
+    decoder: str | None = field(
+        default=None,
+        metadata={"help": "generation: Hub id or folder of what writes; left out, the text encoder's weights."},
+    )
+    decoder_layers: int | None = field(
+        default=None, metadata={"help": "generation: keep as many of the decoder's lowest layers; left out, all."}
+    )
+    max_target_length: int = field(
+        default=64, metadata={"help": "generation: tokens that a text to be written is cut to, and that it may have."}
+    )
+    num_beams: int = field(default=1, metadata={"help": "generation: beams of the search; 1: greedy."})
     projection_dim: int = field(default=256, metadata={"help": "retrieval: width of the embeddings."})
     matching_weight: float = field(
         default=1.0,
@@ -114,8 +125,9 @@ class ModelArguments:
     )
 
     def __post_init__(self):
-        if self.lora_rank < 1:
-            raise ValueError(f"lora_rank must be at least 1, got {self.lora_rank}.")
+        for name, least in (("lora_rank", 1), ("decoder_layers", 1), ("max_target_length", 2), ("num_beams", 1)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if self.lora_alpha is not None and not self.lora_alpha > 0:
             raise ValueError(f"lora_alpha must be above 0, got {self.lora_alpha}.")
         if isinstance(self.task_weights, str):
@@ -237,6 +249,9 @@ class TrainArguments:
     )
     vision_learning_rate: float | None = field(default=None, metadata={"help": "Of the vision encoder alone."})
     text_learning_rate: float | None = field(default=None, metadata={"help": "Of the text encoder alone."})
+    decoder_learning_rate: float | None = field(
+        default=None, metadata={"help": "generation: of the decoder; left out, as of the encoders."}
+    )
     layer_decay: float = field(
         default=1.0,
         metadata={"help": "Each layer of an encoder learns at this share of the rate of the one above it."},
@@ -308,6 +323,13 @@ class TrainArguments:
     report_to: str = field(
         default="tensorboard", metadata={"help": "Tracker: tensorboard (in the run's folder), wandb… or none."}
     )
+    predict_with_generate: bool = field(
+        default=True,
+        metadata={
+            "help": "generation: choose the model by what it writes of the validation part; else by how often it "
+            "takes the right next token, which is quicker."
+        },
+    )
     floors: bool = field(default=True, metadata={"help": "Measure the floors beside the score."})
     floor_budget: float = field(
         default=0.25, metadata={"help": "Epochs of the models that see one modality alone, as a share of the run's."}
@@ -326,6 +348,7 @@ class TrainArguments:
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
         not_negative = ("learning_rate", "encoder_learning_rate", "vision_learning_rate", "text_learning_rate")
+        not_negative += ("decoder_learning_rate",)
         for name in (*not_negative, "weight_decay", "max_grad_norm", "focal_gamma", "mixup_alpha", "ema_decay"):
             if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
@@ -342,9 +365,10 @@ class TrainArguments:
 
     @property
     def encoder_learning_rates(self) -> dict[str, float]:
-        """By modality."""
+        """By modality, and of the decoder."""
         common = self.learning_rate / 5 if self.encoder_learning_rate is None else self.encoder_learning_rate
         own = {"vision": self.vision_learning_rate, "text": self.text_learning_rate}
+        own["decoder"] = self.decoder_learning_rate
         return {name: common if rate is None else rate for name, rate in own.items()}
 
 

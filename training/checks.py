@@ -2,6 +2,7 @@
 
 from transformers.integrations import get_available_reporting_integrations
 
+from mm_hf.models.generation_mm_fusion import GENERATION
 from training.arguments import (
     DEFAULT_TEXT_ENCODER,
     DEFAULT_VISION_ENCODER,
@@ -69,6 +70,23 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
 def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
     """Says what does not go with a search or with several columns of labels, or needs these."""
     labels = data_args.label_column
+    of_decoder = {"decoder": model_args.decoder, "decoder_layers": model_args.decoder_layers}
+    of_decoder["decoder_learning_rate"] = train_args.decoder_learning_rate
+    if model_args.task == GENERATION:
+        unused = {
+            "weight_column": isinstance(data_args.weight_column, dict) or None,
+            "imbalance": train_args.imbalance,
+        }
+        unused |= {"mixup_alpha": train_args.mixup_alpha or None, "problem_type": data_args.problem_type}
+        for key, value in unused.items():
+            if value is not None:
+                raise ValueError(f"{key} is {value!r}, but generation writes texts, without classes.")
+        if model_args.text_encoder is None and model_args.decoder is None:
+            raise ValueError("decoder is missing: where no text_encoder is there to start it from, give --decoder.")
+    else:
+        for key, value in of_decoder.items():
+            if value is not None:
+                raise ValueError(f"{key} is {value!r}, but only the task generation has a decoder.")
     if model_args.task == RETRIEVAL:
         unused = {"label_column": labels, "weight_column": data_args.weight_column, "imbalance": train_args.imbalance}
         unused |= {"mixup_alpha": train_args.mixup_alpha or None, "kind_column": data_args.kind_column}

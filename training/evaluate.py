@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `accelerate launch` puts only training/ there
@@ -30,6 +32,7 @@ from mm_hf.data import GroupedBatchSampler, Rows
 from mm_hf.data.loading import SOURCE_ROW
 from mm_hf.evaluation import (
     Predictions,
+    TextTable,
     answers_of,
     derangement,
     draw,
@@ -53,6 +56,7 @@ from training.run_folder import git_commit, hardware, picture_and_text, short_na
 
 
 SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
+NEAREST_PICTURE = "the text of the training picture that this model's vision encoder takes for the most alike"
 
 
 def predict_rows(job: Job, rows: Rows, title: str, **absent: frozenset[int] | None) -> Predictions:
@@ -73,7 +77,7 @@ def predict_rows(job: Job, rows: Rows, title: str, **absent: frozenset[int] | No
         collate_fn=replace(job.collator, absent=absent),
         num_workers=job.train_args.dataloader_num_workers,
     )
-    return predict(job.model, loader, job.accelerator, title=title)
+    return predict(job.model, loader, job.accelerator, title=title, generate=job.generate_arguments(""))
 
 
 def main():
@@ -85,10 +89,20 @@ def main():
     predictions = predict_rows(job, rows, "evaluating")
     job.note_bad_rows(predictions.bad_rows)
     job.share_bad_rows()
+    texts = TextTable()
+
+    def numbered(tokens: torch.Tensor) -> torch.Tensor:
+        """Texts by number, `(N,)`."""
+        return texts.codes(job.collator.texts_of(tokens))
 
     def logits(title: str, rows: Rows = rows, **absent) -> Any:
         """Of all rows. Bad ones are not noted again."""
-        return predict_rows(job, rows, title, **absent).logits
+        found = predict_rows(job, rows, title, **absent).logits
+        return numbered(found) if job.writes else found
+
+    if job.writes:
+        predictions.logits, predictions.labels = numbered(predictions.logits), numbered(predictions.labels)
+        learned = None if learned is None else numbered(learned)
 
     # What all processes do together: floors and missing modalities.
     modalities = [modality for modality in job.model.config.modalities if job.collator.parts[modality]]
@@ -104,12 +118,16 @@ def main():
         shuffled = logits("shuffled pairs", OtherPictures(rows.dataset, name, job.columns, order))
         meaning = "this very model, with each text beside the picture of another row"
         floors["this_model_shuffled_pairs"] = shuffled, {"meaning": meaning, "rows_that_kept_their_picture": kept}
+    if job.writes and modalities == ["vision"] and learned is not None:
+        floors["nearest_picture"] = learned[nearest_pictures(job, rows)], {"meaning": NEAREST_PICTURE}
     curves: dict[str, list] = {}
     for place, modality in enumerate(modalities if args.missing else []):
         for share in SHARES:
             lost = {modality: rows_without(len(rows), share, [args.seed, place])}
             curves.setdefault(modality, []).append((share, logits(f"{share:.0%} without {modality}", **lost)))
 
+    if job.writes:  # all that were ever said
+        job.label2id = texts.numbers
     if job.accelerator.is_main_process:
         units = ("rows", list(range(len(rows))))
         if job.columns.group:
@@ -156,7 +174,8 @@ def write_task(
         return answers_of(own(values)[labelled], problem_type)
 
     known = None if learned is None else own(learned)
-    own_floors = {"majority": majority_floor(task, labels, known, logits.shape[1])}
+    outputs = len(job.label2id) if job.writes else logits.shape[1]
+    own_floors = {"majority": majority_floor(task, labels, known, outputs)}
     own_floors |= {floor: (answers(values), notes) for floor, (values, notes) in floors.items()}
     own_curves = {
         modality: [(share, answers(values)) for share, values in points] for modality, points in curves.items()
@@ -178,6 +197,28 @@ def majority_floor(
     what = "the mean" if job.problem_type == "regression" else "the most frequent answer"
     shape = (len(labels),) if answer.ndim == 0 else (len(labels), outputs)
     return answer.expand(shape), {"meaning": f"{what} of {source}, for every row", "from": source}
+
+
+def nearest_pictures(job: Job, rows: Rows) -> torch.Tensor:
+    """For each row the training row whose picture is the nearest, `(N,)`: by the cosine of what the model's own vision
+    encoder gives, each level of it averaged over its places."""
+
+    def features(rows: Rows, title: str) -> torch.Tensor:
+        batch_size = job.train_args.per_device_eval_batch_size
+        loader = DataLoader(rows, batch_size=batch_size, collate_fn=job.collator)
+        found = []
+        for batch in tqdm(loader, desc=title, leave=False, disable=not job.accelerator.is_main_process):
+            batch = send_to_device(batch, job.accelerator.device)
+            inputs = {key: batch[key] for key in ("pixel_values", "encoder_states") if key in batch}
+            with torch.no_grad():
+                states = job.model.base_model.encode({"vision": batch.get("vision_index")}, **inputs)["vision"]
+            levels = [level.flatten(2).mean(-1) if level.ndim == 4 else level.mean(1) for level in states.levels]
+            items = torch.nn.functional.normalize(torch.cat(levels, dim=-1), dim=-1)
+            found.append(items[states.index].masked_fill((states.index < 0)[:, None], 0).cpu())
+        return torch.cat(found)
+
+    known = features(Rows(job.splits["train"], "train"), "pictures of train")
+    return (features(rows, "nearest pictures") @ known.T).argmax(-1)
 
 
 def picture_keys(job: Job, rows: Rows) -> list[tuple | None]:
@@ -233,7 +274,7 @@ def write_evaluation(
         "rows": {"evaluated": len(part), "labelled": len(labels), "bad": job.bad_rows.count(name)},
         "label_column": columns.label,
         "problem_type": problem_type,
-        "labels": names,
+        "labels": None if job.writes else names,
         **found,
         "seed": args.seed,
         "max_rows": args.max_rows,

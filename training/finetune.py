@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
+    Seq2SeqTrainingArguments,
     TrainerCallback,
     TrainerState,
     TrainingArguments,
@@ -201,7 +202,11 @@ def training_arguments(job: Job, args: TrainArguments, folder: Path | None) -> T
     when = "no" if folder is None else "epoch" if args.eval_steps is None else "steps"
     saved = "no" if folder is None else when if args.save_steps is None else "steps"
     metric = job.first_metric()
-    return TrainingArguments(
+    kind, more = TrainingArguments, {}
+    if job.writes:  # how long and with how many beams, the model's own config says
+        kind, more = Seq2SeqTrainingArguments, {"predict_with_generate": args.predict_with_generate}
+    return kind(
+        **more,
         output_dir=str(job.output_dir if folder is None else folder),
         seed=args.seed,
         learning_rate=args.learning_rate,
@@ -236,7 +241,8 @@ def compute_metrics(job: Job, predictions: EvalPrediction) -> dict[str, float]:
     """The metrics of the problem, as the Trainer asks for them."""
     arrays = (predictions.predictions, predictions.label_ids)
     logits, labels = recursively_apply(torch.from_numpy, arrays, test_type=lambda value: isinstance(value, np.ndarray))
-    return job.metrics(logits, labels)["metrics"]
+    generated = job.generate_arguments("validation") is not None
+    return job.metrics(logits, labels, generated=generated)["metrics"]
 
 
 def fit(

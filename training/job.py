@@ -27,7 +27,16 @@ from mm_hf.data import (
     parse_augmentations,
 )
 from mm_hf.data.loading import SOURCE_ROW
-from mm_hf.evaluation import classification_metrics, first_metric, multi_task_metrics, retrieval_metrics
+from mm_hf.evaluation import (
+    classification_metrics,
+    first_metric,
+    generation_metrics,
+    multi_task_metrics,
+    retrieval_metrics,
+    token_metrics,
+)
+from mm_hf.evaluation.texts import TOKEN_ACCURACY
+from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.optim import parameter_groups, unfreeze_gradually
 from training.arguments import (
     DataArguments,
@@ -50,7 +59,8 @@ class Job:
         accelerator: devices and processes.
         model_args, data_args, train_args: the recipe.
         columns, splits, label2id, problem_type: the data; `splits` by name, the training part perhaps a stream. Where
-            `columns.label` is a list, the latter two are dicts by column; of a search the problem type is "retrieval".
+            `columns.label` is a list, the latter two are dicts by column; of a search the problem type is "retrieval",
+            of a model that writes "generation".
         build: makes the model anew, with fresh fusion and head.
         model, processor, collator: as they are measured; `training_collator` is for training.
         bad_rows: those found up to now.
@@ -108,18 +118,34 @@ class Job:
         """Whether it learns from pairs, without labels."""
         return self.problem_type == RETRIEVAL
 
-    def metrics(self, logits: Any, labels: Any, kinds: list | None = None) -> dict[str, Any]:
-        """What is measured, the metric that counts first: see `classification_metrics`, `multi_task_metrics` and
-        `retrieval_metrics`."""
+    @property
+    def writes(self) -> bool:
+        """Whether it learns to write a text."""
+        return self.problem_type == GENERATION
+
+    def generate_arguments(self, split: str) -> dict[str, Any] | None:
+        """For `predict`, of one part."""
+        return {} if split != "validation" or self.train_args.predict_with_generate else None
+
+    def metrics(self, logits: Any, labels: Any, kinds: list | None = None, generated: bool = True) -> dict[str, Any]:
+        """What is measured, the metric that counts first: see `classification_metrics`, `multi_task_metrics`,
+        `retrieval_metrics`, `generation_metrics` and, of a model that writes but did not, `token_metrics`."""
         if self.searches:
             return retrieval_metrics(logits, labels)
+        if self.writes and not generated:
+            return token_metrics(logits, labels)
+        if self.writes:
+            said = [text or "" for text in self.collator.texts_of(logits)]
+            return generation_metrics(said, self.collator.texts_of(labels), kinds)
         measure = multi_task_metrics if self.tasks else classification_metrics
         return measure(logits, labels, self.problem_type, kinds)
 
     def first_metric(self) -> str:
-        """The name of the metric that counts first."""
+        """The name of the metric that the model is chosen by."""
         if self.searches:
             return "mean_recall"
+        if self.writes:
+            return "chrf" if self.train_args.predict_with_generate else TOKEN_ACCURACY
         return "score" if self.tasks else first_metric(self.problem_type)
 
     def training_collator(self, collator: MultimodalCollator) -> MultimodalCollator:
@@ -172,7 +198,10 @@ class Job:
         """All labels of one part. Bad ones are missing where the recipe skips them; else they stop the run."""
         bad: list[BadRowError] | None = [] if self.data_args.on_error == "skip" else None
         rows = self.all_rows(split, [self.columns.label])
-        labels = label_tensor(rows, self.columns.label, self.label2id, self.problem_type, bad)
+        if self.writes:
+            labels = self.collator.targets(rows, bad)
+        else:
+            labels = label_tensor(rows, self.columns.label, self.label2id, self.problem_type, bad)
         self.note_bad_rows([error.entry for error in bad or []])
         return labels
 
@@ -213,7 +242,11 @@ class Job:
 
 def build_optimizer(model: MMFusionPreTrainedModel, args: TrainArguments) -> torch.optim.Optimizer:
     """The recipe's optimizer over its parameter groups."""
-    rates = {name: rate for name, rate in args.encoder_learning_rates.items() if name in model.config.modalities}
+    # A handful of numbers that each step moves by no more than its rate: at that of the matrices they would not get to
+    # where they belong in a thousand steps.
+    rates = {**args.encoder_learning_rates, "task_weighting": 10 * args.learning_rate}
+    parts = [*model.config.modalities, *(name for name, _ in model.named_children())]
+    rates = {name: rate for name, rate in rates.items() if name in parts}
     groups = parameter_groups(model, args.learning_rate, args.weight_decay, rates, args.layer_decay)
     if args.optim == "sgd":
         return torch.optim.SGD(groups, lr=args.learning_rate)

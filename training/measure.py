@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,8 @@ def evaluate(
     Returns:
         its predictions, and what `Job.metrics` gives.
     """
-    predictions = predict(model, job.loader(split, collator, train=False), job.accelerator)
+    batches = job.loader(split, collator, train=False)
+    predictions = predict(model, batches, job.accelerator, generate=job.generate_arguments(split))
     job.note_bad_rows(predictions.bad_rows)
     job.share_bad_rows()
     return predictions, report_of(job, predictions, split)
@@ -41,7 +43,8 @@ def evaluate(
 def report_of(job: Job, predictions: Predictions, split: str) -> dict:
     """The metrics of predictions of one part."""
     kinds = job.splits[split][job.columns.kind] if job.columns.kind else None
-    return job.metrics(predictions.logits, predictions.labels, kinds)
+    generated = job.generate_arguments(split) is not None
+    return job.metrics(predictions.logits, predictions.labels, kinds, generated)
 
 
 def finish(job: Job, fit: Fit, history: dict[str, list]):
@@ -59,7 +62,9 @@ def finish(job: Job, fit: Fit, history: dict[str, list]):
 
     if job.train_args.floors:
         started = time.perf_counter()
-        results["floors"] = chance_recall(predictions.labels) if job.searches else measure_floors(job, fit)
+        results["floors"] = (
+            chance_recall(predictions.labels) if job.searches else measure_floors(job, fit, predictions)
+        )
         job.seconds["floors"] = time.perf_counter() - started
 
     recipe = {"name": job.name, **vars(job.model_args), **vars(job.data_args), **vars(job.train_args)}
@@ -79,10 +84,15 @@ def finish(job: Job, fit: Fit, history: dict[str, list]):
     job.accelerator.end_training()
 
 
-def measure_floors(job: Job, fit: Fit) -> dict[str, float]:
+def measure_floors(job: Job, fit: Fit, predictions: Predictions) -> dict[str, float]:
     """What the score must be held against: the most frequent label, each modality alone, and wrong pairs.
 
     The models that see one modality alone are trained as the model was, on a smaller budget, with the other absent.
+
+    Args:
+        job: the run.
+        fit: trains.
+        predictions: of the model, for the test part.
     """
     floors, modalities = {}, job.model.config.modalities
     stream = isinstance(job.splits["train"], IterableDataset)
@@ -91,6 +101,10 @@ def measure_floors(job: Job, fit: Fit) -> dict[str, float]:
             label = task.columns.label
             share = majority_accuracy(job.splits["train"][label], job.splits["test"][label])
             floors[f"{label}_majority" if job.tasks else "majority"] = share
+        if task.writes and not stream:
+            (answer, _), *_ = Counter(map(tuple, job.labels("train").tolist())).most_common(1)
+            answers = torch.tensor(answer).expand(len(predictions.labels), -1)
+            floors["majority"] = job.metrics(answers, predictions.labels)["metrics"]["chrf"]
     names = {"text": "text_only", "vision": "image_only"}
     for modality in modalities if len(modalities) > 1 else []:
         alone = dataclasses.replace(job.collator, absent=dict.fromkeys(set(modalities) - {modality}))
@@ -119,7 +133,7 @@ def measure_floors(job: Job, fit: Fit) -> dict[str, float]:
             num_workers=job.train_args.dataloader_num_workers,
         )
         # Bad rows are not noted: a bad picture is here in another row than its own.
-        predictions = predict(job.model, batches, job.accelerator)
+        predictions = predict(job.model, batches, job.accelerator, generate=job.generate_arguments("test"))
         floors |= floor_of(job, "shuffled_pairs", report_of(job, predictions, "test"))
     return floors
 

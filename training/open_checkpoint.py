@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from datasets import ClassLabel, Dataset, DatasetDict, List
-from transformers import AutoConfig, HfArgumentParser
+from transformers import AutoConfig, GenerationConfig, HfArgumentParser
 from transformers.utils import logging
 
 from mm_hf import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
@@ -19,6 +19,7 @@ from mm_hf.data import (
     Columns,
     MultimodalCollator,
     Rows,
+    classes_to_write,
     data_root_of,
     label_tensor,
     load_splits,
@@ -27,6 +28,7 @@ from mm_hf.data import (
 from mm_hf.data.labels import name_labels
 from mm_hf.data.loading import SOURCE_ROW
 from mm_hf.data.sources import PART_OF
+from mm_hf.models.generation_mm_fusion import GENERATION
 from training.arguments import DataArguments, DatasetArguments, ModelArguments, TrainArguments
 from training.job import RETRIEVAL, ROOT, Job
 from training.set_up import HEADS, build_cache, check_rows
@@ -242,6 +244,8 @@ def labels_of_checkpoint(
     config: MMFusionConfig, part: Dataset, columns: Columns
 ) -> tuple[dict[str, list[str] | None], dict[str, str]]:
     """What the checkpoint answers, by column of labels: the names of its classes, and the problem type."""
+    if config.architectures == [HEADS[GENERATION].__name__]:
+        return dict.fromkeys(columns.labels), dict.fromkeys(columns.labels, GENERATION)
     if config.tasks is not None:
         tasks = config.task_heads
         names = {column: tasks[column].labels and list(tasks[column].labels) for column in columns.labels}
@@ -291,8 +295,9 @@ def open_checkpoint(
     """Opens checkpoint and data, and looks at every row before any is measured.
 
     Returns:
-        the job, with the part that is measured as its only one; the name of that part; the labels of the training
-        part (of several tasks by name), None where there is no other part than the measured one.
+        the job, with the part that is measured as its only one, but for a model that writes: that finds what it was
+        trained on there too; the name of that part; the labels of the training part (of several tasks by name), None
+        where there is no other part than the measured one.
     """
     config, head = load_config(args.model)
     columns = columns_of(args, data_args, config)
@@ -309,6 +314,8 @@ def open_checkpoint(
     problem_type: Any = problem_types
     if not isinstance(columns.label, list):
         label2id, problem_type = label2id[columns.label], problem_type[columns.label]
+    if problem_type == GENERATION:
+        label2id = classes_to_write(part.features, columns.labels[0])
     processor = MMFusionProcessor.from_pretrained(args.model)
     train_args = TrainArguments(
         seed=args.seed,
@@ -336,9 +343,14 @@ def open_checkpoint(
     job.collator = MultimodalCollator(
         processor, columns, job.label2id, problem_type, on_error=data_args.on_error, root=root
     )
+    if job.writes and (longest := GenerationConfig.from_pretrained(args.model).max_new_tokens):
+        job.collator = replace(job.collator, max_target_length=longest)
     check_rows(job)
     learned: Any = None
-    if train is not None:
+    if train is not None and job.writes:
+        job.splits["train"] = train
+        learned = job.labels("train")
+    elif train is not None:
         rows = Rows(name_classes(train.select_columns(columns.labels), names), "train")
         values = rows.__getitems__(range(len(rows)))
         # Classes that the checkpoint does not have are no answers, so they do not count.

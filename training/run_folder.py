@@ -22,9 +22,11 @@ from mm_hf.data.collator import decode_image
 from mm_hf.data.loading import is_absent
 from mm_hf.evaluation import model_card, plot_curves, plot_predictions
 from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES
+from mm_hf.models.generation_mm_fusion import GENERATION
 
 
-HUB_TASKS = {"visual-question-answering"}
+# Of the pipelines' names those that are tasks of the Hub, and the modalities that they take.
+HUB_TASKS = {"visual-question-answering": {"vision", "text"}, "image-to-text": {"vision"}}
 
 
 # Keys that a run may be resumed with though they changed, with `--allow_changes`: they leave its weights as they are,
@@ -152,7 +154,7 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
         output_dir: holds the checkpoint already.
         root: of the repository, which holds the card's template.
         model, collator, splits: the run's.
-        logits: `(N, C)` of the test part.
+        logits: of the test part, see `Predictions`.
         results: what goes into `results.json`.
         history: see `plot_curves`.
     """
@@ -164,13 +166,13 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
         results,
         name=recipe["name"],
         dataset=short_name(recipe["dataset"]),
-        # Of the pipelines' names this one is a task of the Hub.
-        pipeline_tag=next((tag for tag in CUSTOM_PIPELINES.get(type(model).__name__, {}) if tag in HUB_TASKS), None),
+        pipeline_tag=pipeline_tag(model),
         base_models=model.config.base_models,
         model_class=type(model).__name__,
-        encoders={key: Path(recipe[key]).name for key in ("vision_encoder", "text_encoder") if recipe[key]},
+        encoders={key: Path(recipe[key]).name for key in ("vision_encoder", "text_encoder", "decoder") if recipe[key]},
         parameters=round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
         labels=list(model.config.id2label.values()),
+        writes=collator.problem_type == GENERATION,
         searches=collator.pair_ids,
         tasks={name: task.labels for name, task in model.config.task_heads.items()} if model.config.tasks else {},
         rows={split: len(part) if isinstance(part, Dataset) else "streamed" for split, part in splits.items()},
@@ -182,12 +184,18 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
     print(f"written: {output_dir}")
 
 
+def pipeline_tag(model) -> str | None:
+    """The Hub's name of what a model does, where one of its pipelines has one and takes what the model takes."""
+    taken = set(model.config.modalities)
+    return next((tag for tag in CUSTOM_PIPELINES.get(type(model).__name__, {}) if HUB_TASKS.get(tag) == taken), None)
+
+
 def sample_predictions(model, collator: MultimodalCollator, split, logits, count: int = 12) -> list[tuple]:
     """Test rows drawn at random, up to a third of them wrong ones if there are, as `plot_predictions` takes them."""
     columns, id2label = collator.columns, model.config.id2label
     if collator.pair_ids:
         return sample_finds(collator, split, logits, count)
-    single = model.config.problem_type == "single_label_classification" and model.config.tasks is None
+    single = collator.problem_type == "single_label_classification"
     order = list(range(len(split)))
     random.Random(0).shuffle(order)
     chosen = order[:count]
@@ -201,7 +209,12 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
     samples = []
     for row in Rows(split, "test").__getitems__(chosen):
         place = row["row_id"]
-        if model.config.tasks is not None:
+        if collator.problem_type == GENERATION:
+            target = collator.targets([row], bad=[])
+            answer, truth = (
+                text or "–" for text in collator.texts_of(torch.stack([logits[place]])) + collator.texts_of(target)
+            )
+        elif model.config.tasks is not None:
             tasks = model.config.task_heads.items()
             answers = [said(logits[name][place], task.problem_type, task.labels) for name, task in tasks]
             truths = [shown(row[name], task.labels) for name, task in tasks]

@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from mm_hf import (
     MMFusionForClassification,
+    MMFusionForConditionalGeneration,
     MMFusionForMultiTask,
     MMFusionForQuestionAnswering,
     MMFusionForRetrieval,
@@ -30,6 +31,7 @@ from mm_hf.data import (
     FeatureCache,
     MultimodalCollator,
     Rows,
+    classes_to_write,
     data_root_of,
     describe,
     labels_of,
@@ -39,6 +41,7 @@ from mm_hf.data import (
 )
 from mm_hf.data.collator import find_picture
 from mm_hf.data.loading import rows_by_path
+from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.models.losses import count_labels
 from training.arguments import (
     DataArguments,
@@ -55,6 +58,7 @@ HEADS: dict[str, type[MMFusionPreTrainedModel]] = {
     "classification": MMFusionForClassification,
     "multi_task": MMFusionForMultiTask,
     RETRIEVAL: MMFusionForRetrieval,
+    GENERATION: MMFusionForConditionalGeneration,
 }
 
 
@@ -101,14 +105,17 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     )
     with accelerator.local_main_process_first():  # the others find what it prepared
         splits = load_parts(data_args, columns, train_args.seed)
-    searches = model_args.task == RETRIEVAL
-    names, problem_type = ({}, {}) if searches else labels_by_column(splits, columns, data_args)
+    without_classes = model_args.task in (RETRIEVAL, GENERATION)
+    names, problem_type = ({}, {}) if without_classes else labels_by_column(splits, columns, data_args)
     splits = normalise_labels(splits, names) if names else splits
     label2id: dict[str, Any] = {
         column: {label: number for number, label in enumerate(found)} if found else None
         for column, found in names.items()
     }
-    if searches:
+    if model_args.task == GENERATION:
+        problem_type, label2id = GENERATION, classes_to_write(splits["train"].features, columns.label)
+        names = None if label2id is None else list(label2id)
+    elif model_args.task == RETRIEVAL:
         names, problem_type, label2id = None, RETRIEVAL, None
     elif not isinstance(columns.label, list):
         names, problem_type, label2id = (found[columns.label] for found in (names, problem_type, label2id))
@@ -134,11 +141,17 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     )
     root = data_root_of(data_args.dataset, data_args.data_root)
     if accelerator.is_main_process:
-        tokenizer = job.processor.tokenizer if columns.text else None
+        tokenizer = job.processor.tokenizer if columns.text or job.writes else None
         job.say("\n".join(summary_lines(describe(splits, columns, names, problem_type, tokenizer, root))))
-    labels = {} if searches else {"label2id": label2id, "problem_type": problem_type}
     job.collator = MultimodalCollator(
-        job.processor, columns, **labels, on_error=data_args.on_error, root=root, pair_ids=searches
+        job.processor,
+        columns,
+        label2id,
+        problem_type,
+        on_error=data_args.on_error,
+        root=root,
+        max_target_length=model_args.max_target_length,
+        pair_ids=job.searches,
     )
     check_rows(job)
 
@@ -244,7 +257,7 @@ def loss_arguments(job: Job, among_others: bool = False) -> dict[str, Any]:
 
 def build_processor(model_args: ModelArguments, data_args: DataArguments) -> MMFusionProcessor:
     """The encoders' own processors, with the sizes that the recipe asks for."""
-    encoders = {"vision": model_args.vision_encoder, "text": model_args.text_encoder}
+    encoders = {"vision": model_args.vision_encoder, "text": model_args.text_encoder, "decoder": model_args.decoder}
     processor = MMFusionProcessor.from_encoders_pretrained(**encoders)
     if model_args.image_size is not None:
         processor.image_processor.size = {"height": model_args.image_size, "width": model_args.image_size}
@@ -261,8 +274,11 @@ def head_arguments(job: Job, losses: list[dict[str, Any]]) -> dict[str, Any]:
         job: the run.
         losses: `loss_arguments` of each of its tasks.
     """
+    args = job.model_args
     if job.searches:
-        return {"projection_dim": job.model_args.projection_dim, "matching_weight": job.model_args.matching_weight}
+        return {"projection_dim": args.projection_dim, "matching_weight": args.matching_weight}
+    if job.writes:
+        return {"decoder": args.decoder, "decoder_layers": args.decoder_layers, **losses[0]}
     if not job.tasks:
         labels: dict[str, Any] = {"num_labels": 1}
         if job.label2id is not None:
@@ -311,6 +327,8 @@ def build_model(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
         mixup_alpha=job.train_args.mixup_alpha,
         **head_arguments(job, losses),
     )
+    if job.writes:
+        model.generation_config.update(max_new_tokens=args.max_target_length, num_beams=args.num_beams)
     if args.gradient_checkpointing:
         model.activation_checkpointing_enable()
     if args.lora is not None:

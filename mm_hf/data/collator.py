@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..models.processing_mm_fusion import MMFusionProcessor
+from ..models.generation_mm_fusion import GENERATION
+from ..models.processing_mm_fusion import MMFusionProcessor, ends_of_text
 from .augmentation import ImageAugmentation
 from .bad_rows import check_on_error
 from .feature_cache import FeatureCache
@@ -79,7 +80,8 @@ class MultimodalCollator:
     Args:
         processor: prepares each distinct item.
         columns: which column plays which part.
-        label2id, problem_type: see `label_tensor`; where `columns.label` is a list, dicts by column.
+        label2id, problem_type: see `label_tensor`; where `columns.label` is a list, dicts by column. With
+            `GENERATION` the labels are texts that are to be written, see `classes_to_write`.
         absent: modalities to leave out, by name: of the rows with these ids, or (None) of every row. For baselines
             that see the others alone, and to measure what a missing one costs.
         cache: features of frozen encoders; items it holds go in as `encoder_states`.
@@ -89,6 +91,7 @@ class MultimodalCollator:
         augment: changes pictures at random: for training alone.
         token_dropout: share of the tokens of a text, special ones aside, that become the mask token (or the unknown
             one, where the tokenizer has no mask): for training alone.
+        max_target_length: tokens that a text to be written is cut to, its end included.
         pair_ids: give the ids of texts and pictures, by which equal ones are known on whatever process: for models
             that compare pairs.
         seed: of both. What is drawn depends on the seed, the epoch and the first row of the item in the batch and on
@@ -117,6 +120,7 @@ class MultimodalCollator:
     root: str | None = None
     augment: ImageAugmentation | None = None
     token_dropout: float = 0.0
+    max_target_length: int = 64
     pair_ids: bool = False
     seed: int = 0
     parts: dict[str, list[str]] = field(init=False)  # the columns of each modality
@@ -241,6 +245,59 @@ class MultimodalCollator:
         columns = [self.parts[modality][0]] * len(rows) if columns is None else columns
         return self._process(modality, [self._load(row, modality, column) for row, column in zip(rows, columns)])
 
+    def targets(self, rows: list[dict[str, Any]], bad: list[BadRowError] | None = None) -> torch.Tensor:
+        """The tokens of the texts that are to be written, behind each its end.
+
+        Args:
+            rows: as `Rows` gives them.
+            bad: where bad ones are put; None: they raise.
+
+        Returns:
+            `(B, S)` int64, -100 behind the end, and all along a row without a text.
+
+        Raises:
+            BadRowError: an empty text, or what is no text.
+        """
+        (column,), tokenizer = self.columns.labels, self.processor.tokenizer
+        _, end, _ = ends_of_text(tokenizer)
+        names = None if self.label2id is None else [*self.label2id, None]  # -1 is a missing class
+        texts: list[str | None] = []
+        for row in rows:
+            value = None if is_absent(row[column]) else row[column]
+            if names is not None and isinstance(value, int):
+                value = names[value]
+            if value is not None and not (isinstance(value, str) and value.strip()):
+                error = BadRowError(row, column, f"this is no text to write ({value!r:.80}); None means absent.")
+                if bad is None:
+                    raise error
+                bad.append(error)
+                value = None
+            texts.append(value)
+        there = [text for text in texts if text is not None]
+        ids = iter(tokenizer(there, add_special_tokens=False, verbose=False)["input_ids"] if there else [])
+        found = [[] if text is None else [*next(ids)[: self.max_target_length - 1], end] for text in texts]
+        targets = torch.full((len(rows), max(1, *map(len, found))), -100)
+        for place, tokens in enumerate(found):
+            targets[place, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+        return targets
+
+    def texts_of(self, tokens: torch.Tensor) -> list[str | None]:
+        """The texts that tokens stand for, as the tokenizer spells them; None where there are none at all.
+
+        Args:
+            tokens: `(N, S)` int64, labels (-100 for none) or what a model wrote, without its start.
+        """
+        tokenizer = self.processor.tokenizer
+        _, end, pad = ends_of_text(tokenizer)
+        found: list[str | None] = []
+        for row in tokens.tolist():
+            if all(token == -100 for token in row):
+                found.append(None)
+                continue
+            row = row[: row.index(end)] if end in row else row
+            found.append(tokenizer.decode([token for token in row if token not in (-100, pad)]).strip())
+        return found
+
     def _labels(self, rows: list[dict[str, Any]], bad: list[BadRowError]) -> dict[str, Any]:
         """`labels` and `sample_weight` of a batch; the labels of bad rows are masked."""
         columns, noted = self.columns, bad if self.on_error == "skip" else None
@@ -251,7 +308,10 @@ class MultimodalCollator:
                 (self.label2id or {}).get(column) if several else self.label2id,
                 self.problem_type.get(column) if isinstance(self.problem_type, dict) else self.problem_type,
             )
-            labels[column] = label_tensor(rows, column, *of_column, noted)
+            if self.problem_type == GENERATION:
+                labels[column] = self.targets(rows, noted)
+            else:
+                labels[column] = label_tensor(rows, column, *of_column, noted)
         for column, weight in columns.weights.items():
             weights[column] = torch.tensor([self._weight(row, column, weight, bad) for row in rows])
         faulty = {(error.entry["split"], error.entry["row"]) for error in bad}

@@ -102,6 +102,15 @@ def count_values(split: Dataset | IterableDataset, column: str) -> Counter:
     return Counter({value: count for value, count in counts.items() if value is not None and value == value})
 
 
+def classes_to_write(features: Features, column: str) -> dict[str, int] | None:
+    """For texts that are to be written: the classes by name where the column is a `ClassLabel`, of which the names are
+    written; None where it holds texts."""
+    feature: Any = features[column]
+    if not isinstance(feature, ClassLabel):
+        return None
+    return {name: number for number, name in enumerate(feature.names)}
+
+
 def normalise_labels(
     splits: DatasetDict | IterableDatasetDict, names: dict[str, list[str] | None]
 ) -> DatasetDict | IterableDatasetDict:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict
 from PIL import Image as PILImage
 
+from ..models.generation_mm_fusion import GENERATION
 from .labels import STRINGS, count_values
 from .loading import Columns, resolve_path
 
@@ -46,8 +47,8 @@ def describe(
         `rows`: of each part;
         `columns`: a list of `part`, `column`, `type` and `absent`, the rate of each part of the data;
         `labels`: `problem_type`, `names`, `counts` of each part by class, and the `ratio` of train's most to least
-            frequent class, or, for regression, train's `values` (minimum, mean, maximum); where `columns.label` is a
-            list, a dict of these by column;
+            frequent class, or, for regression, train's `values` (minimum, mean, maximum), or, for texts to be written,
+            `texts` of train as below; where `columns.label` is a list, a dict of these by column;
         `pictures`: by column, of train: how many were `looked_at`, the `unreadable` of them, `sizes` (the smallest,
             median and largest width × height), and how many are `distinct` where paths or `image_id` tell;
         `texts`: of train: how many were `looked_at`, `words` and `tokens` (median, 95th percentile, maximum) and how
@@ -61,6 +62,9 @@ def describe(
     labels: dict[str, Any] | None = None
     if isinstance(columns.label, list):
         labels = {name: describe_labels(parts, name, names[name], problem_type[name]) for name in columns.label}
+    elif columns.label is not None and problem_type == GENERATION and names is None:
+        texts = describe_texts(train, columns.label, tokenizer)
+        labels = {"problem_type": problem_type, "names": None, "texts": texts}
     elif columns.label is not None:
         labels = describe_labels(parts, columns.label, names, problem_type)
     return {
@@ -221,17 +225,19 @@ def picture_lines(pictures: dict[str, dict]) -> list[str]:
     return lines
 
 
-def text_lines(texts: dict[str, Any] | None) -> list[str]:
+def text_lines(texts: dict[str, Any] | None, what: str = "texts") -> list[str]:
     """One line."""
     if texts is None or texts["words"] is None:
         return []
     lengths = [f"{unit} {' / '.join(map(str, texts[unit]))}" for unit in ("words", "tokens") if texts[unit]]
-    return [f"  texts     median / 95 % / max: {'; '.join(lengths)}; {texts['distinct']:,} distinct"]
+    return [f"  {what:<9} median / 95 % / max: {'; '.join(lengths)}; {texts['distinct']:,} distinct"]
 
 
 def label_lines(labels: dict[str, Any], task: str = "") -> list[str]:
     """The classes with their part of train, the most frequent first, or the range of the numbers."""
     kind = task + labels["problem_type"].replace("_", " ")
+    if "texts" in labels:
+        return text_lines(labels["texts"], "to write")
     if labels["names"] is None:
         spread = labels["values"]
         numbers = (

@@ -18,10 +18,12 @@ from .plots import plot_finds, plot_predictions
 from .prediction import Predictions, predict
 from .ranking import chance_recall, ranking_metrics, ranks, retrieval_metrics
 from .report import model_card, plot_curves
+from .texts import TextTable, generation_metrics, token_metrics
 
 
 __all__ = [
     "Predictions",
+    "TextTable",
     "answers_of",
     "bootstrap",
     "calibration",
@@ -32,6 +34,7 @@ __all__ = [
     "draw",
     "find_out",
     "first_metric",
+    "generation_metrics",
     "group_codes",
     "has_label",
     "label_scores",
@@ -51,6 +54,7 @@ __all__ = [
     "rows_without",
     "table",
     "targets_of",
+    "token_metrics",
     "worst_mistakes",
     "write_page",
 ]

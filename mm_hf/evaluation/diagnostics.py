@@ -4,7 +4,9 @@ from typing import Any
 
 import torch
 
+from ..models.generation_mm_fusion import GENERATION
 from .metrics import answers_of, targets_of
+from .texts import TextScore, chrf
 
 
 BINS = 15
@@ -101,8 +103,13 @@ def label_scores(answers: torch.Tensor, targets: torch.Tensor, names: list[str])
     }
 
 
-def row_losses(logits: torch.Tensor, labels: torch.Tensor, problem_type: str) -> torch.Tensor:
-    """The loss of each row, `(N,)`: as `classification_loss`, but neither summed nor divided."""
+def row_losses(
+    logits: torch.Tensor, labels: torch.Tensor, problem_type: str, names: list[str] | None = None
+) -> torch.Tensor:
+    """The loss of each row, `(N,)`: as `classification_loss`, but neither summed nor divided; of written texts what
+    they lack of the best score."""
+    if problem_type == GENERATION:
+        return 1 - TextScore(names or [], chrf).rows(logits, labels)
     functional, logits = torch.nn.functional, logits.float()
     if problem_type == "single_label_classification":
         return functional.cross_entropy(logits, labels, reduction="none")
@@ -121,7 +128,7 @@ def worst_mistakes(
         logits: `(N, C)`.
         labels: of rows that have one, as `classification_metrics` takes them.
         problem_type: see `classification_loss`.
-        names: of the classes; None for a regression.
+        names: of the classes; None for a regression; of texts all that come, by number.
         count: how many at most.
 
     Returns:
@@ -130,7 +137,7 @@ def worst_mistakes(
     """
     answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
     wrong = (answers != targets).reshape(len(answers), -1).any(-1)
-    losses = row_losses(logits, labels, problem_type).where(wrong, torch.tensor(-1.0))
+    losses = row_losses(logits, labels, problem_type, names).where(wrong, torch.tensor(-1.0))
     places = losses.sort(descending=True, stable=True).indices[: min(count, int(wrong.sum()))].tolist()
     found = []
     for place in places:
@@ -145,6 +152,8 @@ def worst_mistakes(
             }
         elif problem_type == "multi_label_classification":
             mistake |= {"answer": named(answer, names), "truth": named(truth, names)}
+        elif problem_type == GENERATION:
+            mistake |= {"answer": names[int(answer)], "truth": names[int(truth)]}
         else:
             mistake |= {"answer": numbers(answer), "truth": numbers(truth)}
         found.append(mistake)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..models.generation_mm_fusion import GENERATION
 from .diagnostics import calibration, confusion, label_scores, worst_mistakes
 from .intervals import CONFIDENCE, metrics_with_intervals
 from .metrics import answers_of, targets_of
@@ -37,10 +38,10 @@ def find_out(
     """Works out what answers are worth, over rows that all have a label.
 
     Args:
-        logits: `(N, C)`.
-        labels: as `classification_metrics` takes them.
-        problem_type: see `classification_loss`.
-        names: of the classes; None for a regression.
+        logits: `(N, C)`; of written texts their numbers, `(N,)`.
+        labels: as `classification_metrics` takes them; of texts their numbers.
+        problem_type: see `classification_loss`, or `GENERATION`.
+        names: of the classes; None for a regression; of texts all that come, by number.
         groups: `(N,)` int64, rows that belong together, see `group_codes`.
         kinds: for each row what it is a question of.
         floors: by name, what else answers these rows (as `answers_of` gives it) and what is to be said of it.
@@ -55,10 +56,14 @@ def find_out(
     """
     answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
     common: dict[str, Any] = {"groups": groups, "samples": samples, "seed": seed}
+    writes = problem_type == GENERATION
+    outputs = 0 if writes else logits.shape[1]
+    if writes:
+        common["texts"] = names
 
     def measured(said: torch.Tensor, title: str, **more) -> dict[str, Any]:
         title = f"intervals: {title}" if progress else None
-        return metrics_with_intervals(said, targets, problem_type, logits.shape[1], title=title, **common, **more)
+        return metrics_with_intervals(said, targets, problem_type, outputs, title=title, **common, **more)
 
     def score(said: torch.Tensor, title: str) -> dict[str, float | None]:
         return next(iter(measured(said, title, first_only=True)["metrics"].values()))
@@ -72,7 +77,7 @@ def find_out(
         "method": "percentiles of what torchmetrics gives on each resample, drawn with replacement",
     }
     found |= {"calibration": None, "confusion": None, "label_scores": None, "missing": None}
-    if problem_type != "regression":
+    if problem_type != "regression" and not writes:
         found["calibration"] = calibration(logits, labels, problem_type)
     if problem_type == "single_label_classification":
         found["confusion"] = confusion(answers, targets, names)

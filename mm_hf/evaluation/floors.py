@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import torch
 
-from .metrics import has_label
+from .metrics import CLASSES, has_label
 
 
 def majority_answer(labels: torch.Tensor, problem_type: str, outputs: int) -> torch.Tensor:
@@ -21,7 +21,7 @@ def majority_answer(labels: torch.Tensor, problem_type: str, outputs: int) -> to
         what `answers_of` would give for one row: `()` or `(C,)`.
     """
     known = labels[has_label(labels, problem_type)]
-    if problem_type == "single_label_classification":
+    if problem_type in CLASSES:
         return known.bincount(minlength=outputs).argmax()
     share = known.reshape(len(known), -1).mean(0)
     if problem_type == "regression":

@@ -90,6 +90,7 @@ def metrics_with_intervals(
     seed: int = 0,
     first_only: bool = False,
     title: str | None = None,
+    texts: list[str] | None = None,
 ) -> dict[str, Any]:
     """What `classification_metrics` gives, each figure with its interval: torchmetrics measures every resample.
 
@@ -100,11 +101,12 @@ def metrics_with_intervals(
         kinds: for each row what it is a question of; None: not by kind.
         samples, seed, title: see `bootstrap`.
         first_only: measure the first metric alone.
+        texts: see `metrics_of`.
 
     Returns:
         `metrics`: by name `value`, `low`, `high`; `by_kind`: the same of the first metric for each kind, and `rows`.
     """
-    functions = metrics_of(problem_type, outputs, validate=False)
+    functions = metrics_of(problem_type, outputs, validate=False, texts=texts)
     first = next(iter(functions))
     if first_only:
         functions = {first: functions[first]}

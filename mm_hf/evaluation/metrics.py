@@ -7,19 +7,25 @@ from typing import Any
 
 import torch
 
+from ..models.generation_mm_fusion import GENERATION
 
+
+CLASSES = ("single_label_classification", GENERATION)  # texts are numbered, see `TextTable`
 Metric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def has_label(labels: torch.Tensor, problem_type: str) -> torch.Tensor:
     """Which rows have a label, `(N,)` bool; labels as `classification_metrics` takes them."""
-    if problem_type == "single_label_classification":
+    if problem_type in CLASSES:
         return labels != -100
     return ~labels.reshape(len(labels), -1).isnan().any(-1)
 
 
 def answers_of(logits: torch.Tensor, problem_type: str) -> torch.Tensor:
-    """What a model answers: the class `(N,)`, 0 or 1 for each label `(N, C)`, or the numbers `(N, C)`."""
+    """What a model answers: the class `(N,)`, 0 or 1 for each label `(N, C)`, or the numbers `(N, C)`. Texts are
+    answers already."""
+    if problem_type == GENERATION:
+        return logits
     if problem_type == "single_label_classification":
         return logits.argmax(-1)
     return (logits > 0).long() if problem_type == "multi_label_classification" else logits.float()
@@ -27,22 +33,29 @@ def answers_of(logits: torch.Tensor, problem_type: str) -> torch.Tensor:
 
 def targets_of(labels: torch.Tensor, problem_type: str) -> torch.Tensor:
     """Labels in the shape of `answers_of`; those of soft targets count from a half."""
-    if problem_type == "single_label_classification":
+    if problem_type in CLASSES:
         return labels
     labels = labels.reshape(len(labels), -1)
     return (labels > 0.5).long() if problem_type == "multi_label_classification" else labels.float()
 
 
-def metrics_of(problem_type: str, outputs: int, validate: bool = True) -> dict[str, Metric]:
+def metrics_of(
+    problem_type: str, outputs: int, validate: bool = True, texts: list[str] | None = None
+) -> dict[str, Metric]:
     """The metrics of a problem by name, the one that counts first. Each takes answers and targets.
 
     Args:
         problem_type: see `classification_loss`.
         outputs: C, of the logits.
         validate: let torchmetrics look at every value, which takes longer than to count them.
+        texts: of written ones, by number.
     """
     from torchmetrics import functional
 
+    from .texts import text_metrics
+
+    if problem_type == GENERATION:
+        return text_metrics(texts or [])
     if problem_type == "single_label_classification":
         task: dict[str, Any] = {"task": "multiclass", "num_classes": outputs, "validate_args": validate}
         return {

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import concatenate, gather_object, recursively_apply, send_to_device
+from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
+from ..models.generation_mm_fusion import MMFusionForConditionalGeneration
 from ..models.losses import count_labels
 
 
@@ -20,9 +22,10 @@ class Predictions:
     Args:
         row_ids: `(N,)` int64.
         logits: `(N, C)` float32; of several tasks, by name; of a model for search the embeddings, `(N, E)` of `"text"`
-            and `"image"`.
+            and `"image"`; of one that writes the tokens, `(N, S)` int64, the start left out, padding behind the end.
         labels: as `label_tensor` gives them, None where the batches have none; of several tasks, by name; of a model
-            for search the ids of texts and images, `(N,)` int64.
+            for search the ids of texts and images, `(N,)` int64; of one that writes the tokens, `(N, S')` int64, -100
+            for none.
         loss: mean over the labels; of several tasks the sum of these, as the model weighs them; None without labels.
         task_losses: what each of several tasks adds to it; None without labels or tasks.
         bad_rows: particulars of rows that could not be used.
@@ -43,6 +46,7 @@ def predict(
     accelerator: Accelerator,
     progress: bool = True,
     title: str = "evaluating",
+    generate: dict[str, Any] | None = None,
 ) -> Predictions:
     """Runs the model over batches, each process over its own, and gathers what all of them gave.
 
@@ -54,8 +58,11 @@ def predict(
         accelerator: of the run.
         progress: show a bar.
         title: of the bar.
+        generate: for a model that writes, arguments of its `generate`, {} for its own; None: it writes nothing, and
+            the tokens are those that it takes for the likeliest after each of the true text.
     """
     model.eval()
+    writer = model if isinstance(model, MMFusionForConditionalGeneration) else None
     parts: list[tuple] = []
     losses: list[dict[str, tuple[float, float]]] = []  # of each batch, by task the loss and the number of its labels
     bad_rows = []
@@ -65,16 +72,23 @@ def predict(
         ids = {"text": batch["text_ids"], "image": batch["vision_ids"]} if "text_ids" in batch else None
         bad_rows += batch.pop("bad_rows", [])
         batch.pop("stream_position", None)
+        batch = send_to_device(batch, accelerator.device)
         with accelerator.autocast():
-            outputs = model(**send_to_device(batch, accelerator.device))
+            said: Any
+            if writer is None:
+                outputs = model(**batch)
+                said = outputs.logits if ids is None else {"text": outputs.text_embeds, "image": outputs.image_embeds}
+                said = recursively_apply(torch.Tensor.float, said)
+            else:
+                outputs, said = write(writer, batch, generate)
         if labels is not None:
             several = isinstance(labels, dict)
             found, counted = (outputs.task_losses, labels) if several else ({"": outputs.loss}, {"": labels})
             losses.append({name: (found[name].item(), count_labels(counted[name])) for name in counted})
-        said = outputs.logits if ids is None else {"text": outputs.text_embeds, "image": outputs.image_embeds}
-        said = recursively_apply(lambda values: values.float().cpu(), said)
-        parts.append((row_ids.cpu(), said, send_to_device(labels if ids is None else ids, "cpu")))
+        parts.append(send_to_device((row_ids, said, labels if ids is None else ids), "cpu"))
     parts = gather_object(parts)
+    if writer is not None:
+        parts = of_one_length(parts, writer.config.pad_token_id)
     totals = gather_object([(losses, bad_rows)])
     row_ids, logits = (concatenate([part[place] for part in parts]) for place in (0, 1))
     labels = None if parts[0][2] is None else concatenate([part[2] for part in parts])
@@ -89,6 +103,32 @@ def predict(
         task_losses=means if means and isinstance(labels, dict) else None,
         bad_rows=[row for total in totals for row in total[1]],
     )
+
+
+def write(
+    model: MMFusionForConditionalGeneration, batch: dict[str, Any], generate: dict[str, Any] | None
+) -> tuple[Any, torch.Tensor]:
+    """The output of a model that writes, where there are labels, and its tokens `(B, S)`; what it looks at is encoded
+    once for both. See `predict`."""
+    labels = batch.pop("labels", None)
+    batch.pop("sample_weight", None)
+    encoded = model.get_encoder()(**batch)
+    outputs = None if labels is None else model(encoder_outputs=encoded, labels=labels)
+    if generate is not None:
+        return outputs, model.generate(encoder_outputs=encoded, **generate)[:, 1:]
+    if outputs is None:
+        raise ValueError("Without labels there is nothing to compare with: let the model generate.")
+    return outputs, outputs.logits.argmax(-1)
+
+
+def of_one_length(parts: list[tuple], pad_token_id: int) -> list[tuple]:
+    """Batches of tokens and labels, brought to the length of the longest."""
+    longest = [max((part[place].shape[1] for part in parts if part[place] is not None), default=0) for place in (1, 2)]
+
+    def padded(values: torch.Tensor | None, place: int, value: int) -> torch.Tensor | None:
+        return None if values is None else pad(values, (0, longest[place] - values.shape[1]), value=value)
+
+    return [(rows, padded(tokens, 0, pad_token_id), padded(labels, 1, -100)) for rows, tokens, labels in parts]
 
 
 def mean_losses(batches: list[dict[str, tuple[float, float]]]) -> dict[str, float]:

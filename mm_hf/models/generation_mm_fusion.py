@@ -7,6 +7,7 @@ width.
 """
 
 import inspect
+import warnings
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,9 @@ from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import MMFusionModelOutput, MMFusionSeq2SeqOutput
 from .pretrained_mm_fusion import HUB_KEYS, MMFusionPreTrainedModel
 from .processing_mm_fusion import ends_of_text
+
+
+GENERATION = "generation"  # the type of this problem, beside those of `classification_loss`
 
 
 class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin):
@@ -113,6 +117,7 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         labels: torch.Tensor | None = None,
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
         encoder_outputs: MMFusionModelOutput | tuple | None = None,
         cache: Any = None,
         past_key_values: Any = None,
@@ -132,6 +137,7 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
             decoder_input_ids: `(B, S)` int64, what was written up to now, the start included; left out, the labels
                 one place further on.
             decoder_attention_mask: `(B, S)`, 1 for a token, 0 for padding.
+            decoder_inputs_embeds: `(B, S, H)` float, in place of `decoder_input_ids`.
             encoder_outputs: what `get_encoder()` gave, in place of the inputs.
             cache: the decoder's keys and values of what was written before (`past_key_values` is its older name).
             use_cache: give them out.
@@ -143,25 +149,35 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         Raises:
             ValueError: neither labels nor `decoder_input_ids`.
         """
-        states = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        config = self.config
+        states: dict[str, Any] = {
+            "output_attentions": config.output_attentions if output_attentions is None else output_attentions,
+            "output_hidden_states": config.output_hidden_states
+            if output_hidden_states is None
+            else output_hidden_states,
+        }
         if encoder_outputs is None:
             encoder_outputs = self.model(input_ids=input_ids, **states, **inputs)
         elif isinstance(encoder_outputs, tuple):
             encoder_outputs = MMFusionModelOutput(*encoder_outputs)
-        if decoder_input_ids is None:
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
             if labels is None:
                 raise ValueError("Give labels or decoder_input_ids, or call generate().")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         memory, mask = self._memory(encoder_outputs)
-        cached = past_key_values if cache is None else cache
+        if past_key_values is not None:
+            cache = past_key_values
+            if self.cache_name == "cache":
+                warnings.warn("`past_key_values` is deprecated, as in transformers: use `cache`.", FutureWarning, 2)
         outputs = self.decoder(
             input_ids=decoder_input_ids,
+            inputs_embeds=decoder_inputs_embeds,
             attention_mask=decoder_attention_mask,
             encoder_hidden_states=memory,
             encoder_attention_mask=mask,
             use_cache=labels is None if use_cache is None else use_cache,
             return_dict=True,
-            **({} if cached is None else {self.cache_name: cached}),
+            **({} if cache is None else {self.cache_name: cache}),
             **states,
         )
         loss = None
@@ -191,7 +207,7 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         )
 
     def _memory(self, encoder_outputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the decoder looks at, `(B, 1 + T', H)`, and its mask: the fused vector, where it is given, and the fused
+        """What the decoder looks at, `(B, 1 + T', H)`, and its mask: the fused vector, if given, and the fused
         tokens."""
         memory, mask = encoder_outputs["last_hidden_state"], encoder_outputs.get("attention_mask")
         pooled = encoder_outputs.get("pooler_output")
@@ -235,4 +251,4 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
 AutoModelForImageTextToText.register(MMFusionConfig, MMFusionForConditionalGeneration, exist_ok=True)
 MMFusionForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
 
-__all__ = ["MMFusionForConditionalGeneration"]
+__all__ = ["GENERATION", "MMFusionForConditionalGeneration"]

@@ -11,12 +11,14 @@ import torch
 from transformers import BertConfig, MobileNetV2Config, ViTConfig
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging
+from transformers_tests.generation.test_utils import GenerationTesterMixin
 from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor, random_attention_mask
 
 from mm_hf import (
     MMFusionConfig,
     MMFusionForClassification,
+    MMFusionForConditionalGeneration,
     MMFusionForMultiTask,
     MMFusionForQuestionAnswering,
     MMFusionForRetrieval,
@@ -88,12 +90,13 @@ class MMFusionCommonTests(ModelTesterMixin):
     `vision` holds the arguments of `MMFusionConfig` that make the vision tower.
     """
 
+    inputs_maker = MMFusionModelTester
     all_model_classes = (MMFusionModel, *HEADS, MMFusionForMultiTask, MMFusionForRetrieval)
     additional_model_inputs = ["pixel_values"]
     _is_composite = True
 
     def setUp(self):
-        self.model_tester = MMFusionModelTester(self.vision)
+        self.model_tester = self.inputs_maker(self.vision)
         logging.set_verbosity_warning()  # some tests read what is logged; scripts that ran before may be silent
         # The common tests look into the library's own tables for what a class does…
         tables = {"MODEL_MAPPING_NAMES": [MMFusionModel], "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": HEADS}
@@ -101,7 +104,8 @@ class MMFusionCommonTests(ModelTesterMixin):
             names = {f"mm_fusion_{number}": kind.__name__ for number, kind in enumerate(classes)}
             self.patch(patch.dict(getattr(modeling_auto, table), names))
         # …and into signatures for what it takes. Heads hand theirs on to the model, which alone lists its inputs.
-        for forward in (kind.forward for kind in (*HEADS, MMFusionForMultiTask, MMFusionForRetrieval)):
+        others = (MMFusionForMultiTask, MMFusionForRetrieval, MMFusionForConditionalGeneration)
+        for forward in (kind.forward for kind in (*HEADS, *others)):
             listed = {**signature(MMFusionModel.forward).parameters, **signature(forward).parameters}
             parameters = [
                 value if name == "self" else value.replace(kind=Parameter.KEYWORD_ONLY)
@@ -209,7 +213,9 @@ class MMFusionCommonTests(ModelTesterMixin):
         """Stands for the test of eager against sdpa that asks both for attention weights: sdpa has none, and our
         models say so."""
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
-        for model_class in (MMFusionModel, *HEADS, MMFusionForMultiTask):
+        for model_class in self.all_model_classes:
+            if model_class is MMFusionForRetrieval:  # it gives none
+                continue
             model = model_class._from_config(config, attn_implementation="sdpa")
             with pytest.raises(ValueError, match="needs attn_implementation='eager', got 'sdpa'"):
                 model(**inputs, output_attentions=True)
@@ -260,6 +266,66 @@ class MMFusionMobileNetV2Test(MMFusionCommonTests, unittest.TestCase):
         "vision_config": MobileNetV2Config(image_size=32, depth_multiplier=0.25, tf_padding=False).to_dict(),
         "vision_feature_layer": [4, 6],
     }
+
+
+class MMFusionGenerationTester(MMFusionModelTester):
+    """The same with a decoder, and what it has written up to now."""
+
+    def get_config(self) -> MMFusionConfig:
+        config = super().get_config()
+        decoder = BertConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            intermediate_size=37,
+            max_position_embeddings=64,
+        )
+        ends = {"decoder_start_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+        given = {key: getattr(config, key) for key in ("vision_config", "text_config", "fusion_module_config")}
+        return MMFusionConfig(
+            **given, **ends, decoder_config=decoder.to_dict(), attn_implementation=self.attn_implementation
+        )
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[MMFusionConfig, dict]:
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        inputs["decoder_input_ids"] = ids_tensor([self.batch_size, self.seq_length], self.vocab_size)
+        return config, inputs
+
+
+class MMFusionGenerationTest(GenerationTesterMixin, MMFusionCommonTests, unittest.TestCase):
+    is_encoder_decoder = True
+    all_model_classes = (MMFusionForConditionalGeneration,)
+    all_generative_model_classes = (MMFusionForConditionalGeneration,)
+    vision = MMFusionViTTest.vision
+    inputs_maker = MMFusionGenerationTester
+
+    # Of the config, which the other classes test, and of heads with a number of labels.
+    test_config = test_config_with_encoders = test_load_with_mismatched_shapes = None
+    # It replaces those for several classes.
+    test_determinism = ModelTesterMixin.test_determinism
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+        return {**inputs, "labels": inputs["decoder_input_ids"]} if return_labels else inputs
+
+    def test_attention_outputs(self):
+        """The decoder looks at more tokens than the query has, which the library's test takes for one number."""
+        self.model_tester.attn_implementation = "eager"
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        model = MMFusionForConditionalGeneration(config).eval()
+        outputs = model(**inputs, output_attentions=True)
+        written, asked = self.model_tester.seq_length, self.model_tester.seq_length
+        memory = 1 + outputs.encoder_last_hidden_state.shape[1]
+        for attentions, shape in (
+            (outputs.encoder_attentions, (asked, asked)),
+            (outputs.decoder_attentions, (written, written)),
+            (outputs.cross_attentions, (written, memory)),
+        ):
+            assert len(attentions) == self.model_tester.num_hidden_layers
+            for weights in attentions:
+                assert weights.shape[1:] == (self.model_tester.num_attention_heads, *shape)
+                torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
 
 
 class FusionModuleConfigTest(unittest.TestCase):

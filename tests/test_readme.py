@@ -11,7 +11,7 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-CLASSES = ("QuestionAnswering", "MultiTask", "Retrieval")
+CLASSES = ("QuestionAnswering", "MultiTask", "Retrieval", "ConditionalGeneration")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 

@@ -119,7 +119,7 @@ class ModelArguments:
             "choices": ["fixed", "uncertainty"],
         },
     )
-    task_weights: Any = field(
+    task_weights: str | None = field(
         default=None,
         metadata={"help": 'The fixed weights by column of labels, as "{tone: 0.5}"; left out, 1.'},
     )
@@ -270,7 +270,8 @@ class TrainArguments:
     train_sampling_strategy: str = field(
         default="random",
         metadata={
-            "help": "group_by_length: rows with texts of like length share a batch, which saves padding.",
+            "help": "group_by_length: rows with texts (of generation, also texts to write) of like length share a "
+            "batch, which saves padding.",
             "choices": ["random", "group_by_length"],
         },
     )

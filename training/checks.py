@@ -45,7 +45,8 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
             f"image_id_column is {data_args.image_id_column!r}, the column of the pictures themselves: name a column "
             "of ids, or leave it out."
         )
-    if train_args.train_sampling_strategy == "group_by_length" and model_args.text_encoder is None:
+    lengths = model_args.text_encoder is not None or model_args.task == GENERATION
+    if train_args.train_sampling_strategy == "group_by_length" and not lengths:
         raise ValueError("train_sampling_strategy is group_by_length, but there is no text_encoder.")
     check_tasks(model_args, data_args, train_args)
     trackers = ["none", *get_available_reporting_integrations()]

@@ -172,13 +172,22 @@ class Job:
         rows = Rows(dataset, split)
         rows.groups = dataset[self.columns.image_id] if self.columns.image_id else None
         if train and args.train_sampling_strategy == "group_by_length":
-            texts = dataset[self.columns.text]
-            distinct = sorted({text for text in texts if isinstance(text, str)})
-            lengths = dict(zip(distinct, map(len, self.processor.tokenizer(distinct)["input_ids"])))
-            rows.lengths = [lengths.get(text, 0) for text in texts]
+            rows.lengths = self.lengths(split)
         if train and args.imbalance == "balanced_sampler":
             rows.weights = balanced_weights(self.classes(split))
         return rows
+
+    def lengths(self, split: str) -> list[int]:
+        """Tokens of each row's text, and of the one that it is to write."""
+        found = [0] * len(self.splits[split])
+        if self.columns.text is not None:
+            texts = self.splits[split][self.columns.text]
+            distinct = sorted({text for text in texts if isinstance(text, str)})
+            lengths = dict(zip(distinct, map(len, self.processor.tokenizer(distinct)["input_ids"])))
+            found = [lengths.get(text, 0) for text in texts]
+        if self.writes:
+            found = [a + b for a, b in zip(found, (self.labels(split) != -100).sum(1).tolist())]
+        return found
 
     def loader(self, split: str, collator: MultimodalCollator, train: bool) -> BatchLoader:
         """This process's batches of one part."""

@@ -246,20 +246,16 @@ class MultimodalCollator:
         return self._process(modality, [self._load(row, modality, column) for row, column in zip(rows, columns)])
 
     def targets(self, rows: list[dict[str, Any]], bad: list[BadRowError] | None = None) -> torch.Tensor:
-        """The tokens of the texts that are to be written, behind each its end.
+        """The tokens of the texts that are to be written, see `MMFusionProcessor.target_ids`.
 
         Args:
             rows: as `Rows` gives them.
             bad: where bad ones are put; None: they raise.
 
-        Returns:
-            `(B, S)` int64, -100 behind the end, and all along a row without a text.
-
         Raises:
             BadRowError: an empty text, or what is no text.
         """
-        (column,), tokenizer = self.columns.labels, self.processor.tokenizer
-        _, end, _ = ends_of_text(tokenizer)
+        (column,) = self.columns.labels
         names = None if self.label2id is None else [*self.label2id, None]  # -1 is a missing class
         texts: list[str | None] = []
         for row in rows:
@@ -273,13 +269,7 @@ class MultimodalCollator:
                 bad.append(error)
                 value = None
             texts.append(value)
-        there = [text for text in texts if text is not None]
-        ids = iter(tokenizer(there, add_special_tokens=False, verbose=False)["input_ids"] if there else [])
-        found = [[] if text is None else [*next(ids)[: self.max_target_length - 1], end] for text in texts]
-        targets = torch.full((len(rows), max(1, *map(len, found))), -100)
-        for place, tokens in enumerate(found):
-            targets[place, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-        return targets
+        return self.processor.target_ids(texts, self.max_target_length)
 
     def texts_of(self, tokens: torch.Tensor) -> list[str | None]:
         """The texts that tokens stand for, as the tokenizer spells them; None where there are none at all.

@@ -62,11 +62,27 @@ class TextScore:
 
 
 def chrf(answers: list[str], targets: list[str]) -> list[float]:
-    """chrF of each answer (Popović 2015): F2 over n-grams of up to six characters, by torchmetrics."""
+    """chrF of each answer (Popović 2015): F2 over n-grams of up to six characters, by torchmetrics.
+
+    Of truths of fewer letters as many as they have: torchmetrics counts the n-grams that are not there as wrong, and a
+    right "red" would get a half.
+    """
     from torchmetrics.functional.text import chrf_score
 
-    _, scores = chrf_score(answers, [[text] for text in targets], n_word_order=0, return_sentence_level_score=True)
-    return scores.tolist()
+    scores = [0.0] * len(answers)
+    orders = [max(1, min(6, len("".join(text.split())))) for text in targets]
+    for order in set(orders):
+        rows = [row for row, own in enumerate(orders) if own == order]
+        _, found = chrf_score(
+            [answers[row] for row in rows],
+            [[targets[row]] for row in rows],
+            n_char_order=order,
+            n_word_order=0,
+            return_sentence_level_score=True,
+        )
+        for row, score in zip(rows, found.tolist()):
+            scores[row] = score
+    return scores
 
 
 def exact(answers: list[str], targets: list[str]) -> list[float]:

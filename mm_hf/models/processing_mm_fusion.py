@@ -173,6 +173,28 @@ class MMFusionProcessor(ProcessorMixin):
         # Indices first: the Trainer reads the size of a batch off its first tensor.
         return BatchFeature({**indices, **data})
 
+    def target_ids(self, texts: list[str | None], max_length: int | None = None) -> torch.Tensor:
+        """The labels of `MMFusionForConditionalGeneration`: the tokens of texts that are to be written.
+
+        Args:
+            texts: one a row, None for a row without.
+            max_length: tokens that a text is cut to, its end included.
+
+        Returns:
+            `(B, S)` int64, each text with its end and without its start, -100 behind the end.
+        """
+        if self.tokenizer is None:
+            raise ValueError(f"Texts to write need a tokenizer, and this processor has only {self.present_parts}.")
+        _, end, _ = ends_of_text(self.tokenizer)
+        there = [text for text in texts if text is not None]
+        found = iter(self.tokenizer(there, add_special_tokens=False, verbose=False)["input_ids"] if there else [])
+        longest = None if max_length is None else max_length - 1
+        rows = [[] if text is None else [*next(found)[:longest], end] for text in texts]
+        labels = torch.full((len(rows), max([1, *map(len, rows)])), -100)
+        for row, tokens in enumerate(rows):
+            labels[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+        return labels
+
     def _tokenize(self, texts: list[str], text_kwargs: dict) -> dict:
         """Tokenizes, and says once if texts had to be cut."""
         encoded = self.tokenizer(texts, **text_kwargs)

@@ -261,6 +261,11 @@ def test_what_does_not_fit_is_one_line(keys, message, recipe, tmp_path):
     assert "\n" not in str(stopped.value)
 
 
+def test_weights_by_task_are_a_flag_too(recipe, tmp_path):
+    with pytest.raises(SystemExit, match=r"task_weights names \['shades'\]"):
+        call(train.main, recipe(tmp_path / "run"), "--task_weights", "{shades: 2.0}")
+
+
 def test_a_bad_label_of_one_task(recipe, dataset, encoders, tmp_path):
     """Names row and column, or is left out with all labels of its row."""
     broken = load_from_disk(str(dataset))

@@ -9,10 +9,10 @@ import tiny_models as tiny
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PvtConfig, SwinConfig, get_scheduler
+from transformers import BertConfig, PvtConfig, SwinConfig, get_scheduler
 from transformers.trainer_utils import SchedulerType
 
-from mm_hf import MMFusionForClassification, MMFusionModel
+from mm_hf import MMFusionForClassification, MMFusionForConditionalGeneration, MMFusionForMultiTask, MMFusionModel
 from mm_hf.models.encoders import build_encoder
 from mm_hf.optim import (
     EMA,
@@ -58,6 +58,27 @@ def test_every_parameter_that_trains_is_in_one_group(pretrained):
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in pretrained.parameters() if p.requires_grad)
     assert len({group["name"] for group in groups}) == len(groups)
+
+
+def test_parts_of_the_head_have_rates_of_their_own():
+    writer = tiny.model(
+        MMFusionForConditionalGeneration,
+        decoder_config=BertConfig(**tiny.WORDS),
+        decoder_start_token_id=1,
+        eos_token_id=2,
+    )
+    groups = parameter_groups(writer, 1e-3, 0.1, {"decoder": 1e-4})
+    by_rate = {rate: {id(p) for g in groups if g["lr"] == rate for p in g["params"]} for rate in (1e-3, 1e-4)}
+    assert by_rate[1e-4] == {id(p) for p in writer.decoder.parameters()}
+    assert by_rate[1e-3] == {id(p) for p in writer.parameters()} - by_rate[1e-4]
+    assert {g["module"] for g in groups} == {"decoder", "all", "vision", "text"}
+    tasks = {"a": {"problem_type": "regression"}, "b": {"problem_type": "regression"}}
+    several = tiny.model(MMFusionForMultiTask, tasks=tasks, task_weighting="uncertainty")
+    (own,) = (g for g in parameter_groups(several, 1e-3, 0.1, {"task_weighting": 1e-2}) if g["lr"] == 1e-2)
+    assert own["params"] == [several.task_weighting.log_variances]
+    assert own["weight_decay"] == 0
+    with pytest.raises(ValueError, match=r"known modules are .*'decoder'"):
+        parameter_groups(writer, 1e-3, 0.1, {"decoders": 1e-4})
 
 
 def test_layers_of_the_real_encoders(pretrained):

@@ -3,10 +3,19 @@
 import pytest
 import tiny_models as tiny
 import torch
-from transformers import AutoModelForImageTextToText, BartConfig, BertConfig, GenerationConfig, GPT2Config, LlamaConfig
+from PIL import Image
+from transformers import (
+    AutoModelForImageTextToText,
+    BartConfig,
+    BertConfig,
+    BertModel,
+    GenerationConfig,
+    GPT2Config,
+    LlamaConfig,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
-from mm_hf import FUSIONS, MMFusionForConditionalGeneration, MMFusionModel
+from mm_hf import FUSIONS, MMFusionForConditionalGeneration, MMFusionModel, MMFusionProcessor
 
 
 START, END, PAD = 1, 2, 0
@@ -241,6 +250,38 @@ def test_save_and_load(tmp_path):
     base = MMFusionModel.from_pretrained(tmp_path)
     with torch.no_grad():
         assert torch.equal(base(**tiny.batch()).last_hidden_state, model.get_encoder()(**tiny.batch())[0])
+
+
+def test_the_decoder_starts_from_the_text_encoder(encoders):
+    """Real weights: what a text encoder has, the decoder has too; what it lacks is new, and what it ends with known."""
+    text = str(encoders / "minilm-l6")
+    source = BertModel.from_pretrained(text)
+    both = MMFusionForConditionalGeneration.from_encoders_pretrained(
+        vision=str(encoders / "mobilenet-v2"), text=text, decoder_layers=2, freeze_encoders=True
+    )
+    alone = MMFusionForConditionalGeneration.from_encoders_pretrained(
+        vision=str(encoders / "mobilenet-v2"), decoder=text, attn_implementation="eager"
+    )
+    assert (both.config.modalities, alone.config.modalities) == (["vision", "text"], ["vision"])
+    assert alone.decoder.config._attn_implementation == "eager"
+    for model, layers in ((both, 2), (alone, 6)):
+        own = model.decoder.bert.state_dict()
+        assert len(model.decoder.bert.encoder.layer) == layers
+        shared = {name: values for name, values in source.state_dict().items() if name in own}
+        assert all(torch.equal(own[name], values) for name, values in shared.items())
+        assert {name.split(".")[3] for name in set(own) - set(shared) if name.startswith("encoder")} == {
+            "crossattention"
+        }
+        assert model.decoder.get_output_embeddings().weight is model.decoder.get_input_embeddings().weight
+        assert model.generation_config.decoder_start_token_id == 101
+        assert (model.config.eos_token_id, model.config.pad_token_id) == (102, 0)
+        assert all(p.requires_grad for p in model.decoder.parameters())
+    processor = MMFusionProcessor.from_encoders_pretrained(vision=str(encoders / "mobilenet-v2"), decoder=text)
+    labels = processor.target_ids(["a red heart", None], max_length=3)
+    assert labels.tolist() == [[1037, 2417, 102], [-100] * 3]
+    image = Image.new("RGB", (64, 64), "red")
+    written = alone.generate(**processor(images=[image, image]), max_new_tokens=3)
+    assert len(processor.batch_decode(written, skip_special_tokens=True)) == 2
 
 
 def test_the_configs_given_stay_as_they_were():

@@ -16,6 +16,8 @@ from .models.modeling_mm_fusion import (
 from .models.modeling_outputs import EncoderStates, FusedStates, FusionMemory, TokenStates
 from .models.pipelines_mm_fusion import (
     MMFusionClassificationPipeline,
+    MMFusionFreeAnswerPipeline,
+    MMFusionGenerationPipeline,
     MMFusionMultiTaskPipeline,
     MMFusionQuestionAnsweringPipeline,
 )
@@ -40,6 +42,8 @@ __all__ = [
     "MMFusionForMultiTask",
     "MMFusionForQuestionAnswering",
     "MMFusionForRetrieval",
+    "MMFusionFreeAnswerPipeline",
+    "MMFusionGenerationPipeline",
     "MMFusionModel",
     "MMFusionMultiTaskPipeline",
     "MMFusionPreTrainedModel",

@@ -5,6 +5,7 @@ from typing import Any
 from transformers import AutoProcessor, Pipeline, PreTrainedModel
 
 from .models.configuration_mm_fusion import CUSTOM_PIPELINES, MMFusionConfig
+from .models.generation_mm_fusion import MMFusionForConditionalGeneration
 from .models.modeling_mm_fusion import (
     MMFusionForClassification,
     MMFusionForMultiTask,
@@ -12,6 +13,8 @@ from .models.modeling_mm_fusion import (
 )
 from .models.pipelines_mm_fusion import (
     MMFusionClassificationPipeline,
+    MMFusionFreeAnswerPipeline,
+    MMFusionGenerationPipeline,
     MMFusionMultiTaskPipeline,
     MMFusionQuestionAnsweringPipeline,
 )
@@ -21,7 +24,10 @@ PIPELINES = {
     "visual-question-answering": (MMFusionQuestionAnsweringPipeline, MMFusionForQuestionAnswering),
     "multimodal-classification": (MMFusionClassificationPipeline, MMFusionForClassification),
     "multimodal-multi-task": (MMFusionMultiTaskPipeline, MMFusionForMultiTask),
+    "image-to-text": (MMFusionGenerationPipeline, MMFusionForConditionalGeneration),
 }
+# Of models that write, where a task is one of models that choose too.
+WRITING_PIPELINES = {"visual-question-answering": (MMFusionFreeAnswerPipeline, MMFusionForConditionalGeneration)}
 
 
 def pipeline(
@@ -46,17 +52,21 @@ def pipeline(
     """
     if model is None:
         raise ValueError("pipeline needs a model: a folder, a Hub id, or a model in memory.")
+    if isinstance(model, PreTrainedModel):
+        config, names = model.config, [type(model).__name__]
+    else:
+        config = MMFusionConfig.from_pretrained(model, **hub_kwargs)
+        names = config.architectures or []
+    writes = MMFusionForConditionalGeneration.__name__ in names
+    if task is None and writes:  # it answers what it can be asked
+        task = "visual-question-answering" if len(config.modalities) > 1 else "image-to-text"
     if task is None:
-        if isinstance(model, PreTrainedModel):
-            names = [type(model).__name__]
-        else:
-            names = MMFusionConfig.from_pretrained(model, **hub_kwargs).architectures or []
         task = next((tag for name in names for tag in CUSTOM_PIPELINES.get(name, {})), None)
         if task is None:
             raise ValueError(f"No pipeline is known for {names}; tasks are {sorted(PIPELINES)}.")
     if task not in PIPELINES:
         raise ValueError(f"Unknown task {task!r}: known are {sorted(PIPELINES)}.")
-    pipeline_class, model_class = PIPELINES[task]
+    pipeline_class, model_class = (writes and WRITING_PIPELINES.get(task)) or PIPELINES[task]
     if not isinstance(model, PreTrainedModel):
         processor = AutoProcessor.from_pretrained(model, **hub_kwargs) if processor is None else processor
         model = model_class.from_pretrained(model, **hub_kwargs)

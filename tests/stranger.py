@@ -2,8 +2,8 @@
 
     python -I stranger.py TASK CHECKPOINT ROWS RESULT
 
-TASK is `use` (Auto classes, pipelines, and every checkpoint in the folders `fusions`, `tasks` and `search` beside
-ROWS), `tune` (fine-tune, save beside RESULT) or `answer` (the logits alone).
+TASK is `use` (Auto classes, pipelines, and every checkpoint in the folders `fusions`, `tasks`, `search` and `writer`
+beside ROWS), `tune` (fine-tune, save beside RESULT) or `answer` (the logits alone).
 """
 
 import json
@@ -34,6 +34,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModel,
+    AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
     AutoModelForVisualQuestionAnswering,
     AutoModelForZeroShotImageClassification,
@@ -96,5 +97,19 @@ with torch.no_grad():
         outputs = search(**batch)
         items = {key: values for key, values in batch.items() if not key.endswith("_index")}
         embeds = outputs.text_embeds @ outputs.image_embeds.T
+        writer = Path(rows_file).parent / "writer"
+        other = AutoModelForImageTextToText.from_pretrained(writer, trust_remote_code=True)
+        pipes = {
+            name: pipeline(name, model=writer, trust_remote_code=True)
+            for name in ("image-to-text", "visual-question-answering", "image-text-to-text")
+        }
+        image = rows[0]["image"]
+        result["writer"] = {
+            "class": type(other).__name__,
+            "written": other.generate(**batch),
+            "image-to-text": pipes["image-to-text"](image),
+            "visual-question-answering": pipes["visual-question-answering"](rows, batch_size=3, num_beams=1),
+            "image-text-to-text": pipes["image-text-to-text"](images=image, text=rows[0]["question"]),
+        }
         result["search"] = type(search).__name__, embeds, search.score_pairs(**items)
 torch.save(result, result_file)

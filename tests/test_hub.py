@@ -27,6 +27,7 @@ from transformers import (
 import mm_hf
 from mm_hf import (
     MMFusionForClassification,
+    MMFusionForConditionalGeneration,
     MMFusionForMultiTask,
     MMFusionForQuestionAnswering,
     MMFusionForRetrieval,
@@ -59,7 +60,9 @@ CODE = {
     "tasks.py",
     "token_fusions.py",
 }
-OWN_CODE = {"pairs.py", "retrieval_mm_fusion.py"}  # of a class in a file of its own, in its checkpoints alone
+# Of classes in files of their own, in their checkpoints alone.
+SEARCH_CODE = {"pairs.py", "retrieval_mm_fusion.py"}
+OWN_CODE = {*SEARCH_CODE, "generation_mm_fusion.py"}
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +317,21 @@ def search(encoders, fusions) -> MMFusionForRetrieval:
 
 
 @pytest.fixture(scope="module")
-def used(checkpoint, fusions, tasks, search, rows) -> dict:
+def writer(encoders, processor, fusions) -> MMFusionForConditionalGeneration:
+    """A model that writes, likewise."""
+    model = build(MMFusionForConditionalGeneration, encoders, decoder_layers=1)
+    for name, parameter in model.decoder.named_parameters():
+        if "crossattention" in name and parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)  # so that it looks where it is shown something
+    torch.nn.init.normal_(model.memory_projection.weight, std=0.5)
+    model.generation_config.update(max_new_tokens=6, num_beams=2)
+    model.save_pretrained(fusions[0] / "writer")
+    processor.save_pretrained(fusions[0] / "writer")
+    return model
+
+
+@pytest.fixture(scope="module")
+def used(checkpoint, fusions, tasks, search, writer, rows) -> dict:
     """What a stranger got from all these checkpoints: one process, whose imports take longest."""
     return as_a_stranger("use", checkpoint, rows, fusions[0])
 
@@ -400,12 +417,33 @@ def test_a_stranger_asks_for_all_tasks(tasks, used, batch):
 def test_a_stranger_searches(search, used, batch, fusions):
     name, embeds, scores = used["search"]
     assert name == "MMFusionForRetrieval"
-    assert {file.name for file in (fusions[0] / "search").iterdir()} >= OWN_CODE
+    assert {file.name for file in (fusions[0] / "search").iterdir()} >= SEARCH_CODE
     items = {key: values for key, values in batch.items() if not key.endswith("_index")}
     with torch.no_grad():
         outputs = search(**batch)
         same(embeds, outputs.text_embeds @ outputs.image_embeds.T)
         same(scores, search.score_pairs(**items))
+
+
+def test_a_stranger_lets_it_write(writer, used, batch, rows, processor, fusions):
+    found = used["writer"]
+    assert found["class"] == "MMFusionForConditionalGeneration"
+    assert "generation_mm_fusion.py" in {file.name for file in (fusions[0] / "writer").iterdir()}
+    assert torch.equal(found["written"], writer.generate(**batch))
+    with Image.open(rows[0]["image"]) as image:
+        alone = processor(images=[image])
+        both = processor(images=[image], text=[rows[0]["question"]])
+
+    def spelled(tokens) -> list[str]:
+        return processor.batch_decode(tokens, skip_special_tokens=True)
+
+    assert [entry["generated_text"] for entry in found["image-to-text"]] == spelled(writer.generate(**alone))
+    answers = [row[0]["answer"] for row in found["visual-question-answering"]]
+    assert answers == spelled(writer.generate(**batch, num_beams=1))
+    assert len(set(answers)) > 1
+    (entry,) = found["image-text-to-text"]
+    assert entry["input_text"] == rows[0]["question"]
+    assert entry["generated_text"].endswith(spelled(writer.generate(**both))[0])
 
 
 # --- Pipelines, with the package
@@ -592,3 +630,46 @@ def test_push_to_hub(model, processor, batch, logits, rows, tmp_path, monkeypatc
     with torch.no_grad():
         same(AutoModelForVisualQuestionAnswering.from_pretrained(remote)(**batch).logits, logits)
     assert len(mm_hf.pipeline(model=remote)(rows[0])) == 5
+
+
+@torch.no_grad()
+def test_pipelines_of_a_model_that_writes(writer, processor, fusions, rows):
+    """The probability of what was written, one row at a time or in batches, for greedy search, beams and samples."""
+    write = mm_hf.pipeline("image-to-text", model=fusions[0] / "writer")
+    answer = mm_hf.pipeline(model=fusions[0] / "writer")  # it reads questions
+    assert isinstance(answer, mm_hf.MMFusionFreeAnswerPipeline)
+    image = rows[0]["image"]
+    for settings in ({"num_beams": 1}, {"num_beams": 3, "num_return_sequences": 2}, {"max_new_tokens": 2}):
+        for entry in write(image, **settings):
+            with Image.open(image) as picture:
+                batch = processor(images=[picture])
+            labels = processor.target_ids([entry["generated_text"]])
+            limit = settings.get("max_new_tokens", 6)
+            labels = labels[:, :limit]
+            logits = writer(**batch, labels=labels).logits.log_softmax(-1)
+            expected = logits[0].gather(1, labels[0, :, None]).sum().exp().item()
+            if processor.tokenizer.decode(labels[0], skip_special_tokens=True) == entry["generated_text"]:
+                assert entry["score"] == pytest.approx(expected, rel=1e-3)
+    together = answer(rows, batch_size=4)
+    apart = [answer(row) for row in rows]
+    for one, other in zip(together, apart, strict=True):
+        assert [entry["answer"] for entry in one] == [entry["answer"] for entry in other]
+        assert [entry["score"] for entry in one] == pytest.approx([entry["score"] for entry in other], rel=1e-3)
+    with Image.open(image) as picture:
+        assert write([image, picture], num_beams=1)[1] == write(picture, num_beams=1)
+    several = answer(image=image, question=["who?", "is it warm?"], do_sample=True, num_return_sequences=3)
+    assert [len(row) for row in several] == [3, 3]
+
+
+def test_what_a_model_does_not_read_is_refused(encoders, tmp_path):
+    """Silence would be an answer to another question."""
+    captioner = MMFusionForConditionalGeneration.from_encoders_pretrained(
+        vision=encoders / "mobilenet-v2", decoder=encoders / "minilm-l6", fusion_module_config=SMALL_FUSION
+    )
+    processor = MMFusionProcessor.from_encoders_pretrained(
+        vision=encoders / "mobilenet-v2", decoder=encoders / "minilm-l6"
+    )
+    write = mm_hf.pipeline(model=captioner, processor=processor)
+    assert write.task == "image-to-text"
+    with pytest.raises(ValueError, match=r"text 'who\?', but this model reads \['vision'\] alone"):
+        write({"image": Image.new("RGB", (32, 32)), "text": "who?"})

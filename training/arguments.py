@@ -5,7 +5,6 @@ refused.
 """
 
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import yaml
 from transformers import HfArgumentParser

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sized
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch.utils.data import DataLoader
 from transformers.image_utils import load_image
 from transformers.pipelines.base import Pipeline
@@ -48,16 +49,25 @@ class MMFusionClassificationPipeline(Pipeline):
         """Loads the image of a row; the rest waits until the batch is complete.
 
         Raises:
-            ValueError: a row that is not a dict with at least one known key.
+            ValueError: a row that is not a dict with at least one known key, or has what the model does not read.
         """
         known = ("image", "text", "question")
         if not isinstance(inputs, dict) or not set(inputs) & set(known) or not set(inputs) <= set(known):
             raise ValueError(f"A row must be a dict with keys out of {known}, got {inputs!r}.")
         source, text = inputs.get("image"), inputs.get("text", inputs.get("question"))
+        modalities = self.model.config.modalities
+        for key, value, modality in (("image", source, "vision"), ("text", text, "text")):
+            if value is not None and modality not in modalities:
+                raise ValueError(f"The row has {key} {value!r:.80}, but this model reads {modalities} alone.")
         # The source goes along because loading makes a new object: equal sources are one image.
         return {"image": None if source is None else load_image(source), "source": source, "text": text}
 
     def _forward(self, model_inputs: dict | list[dict], **processor_kwargs) -> dict[str, torch.Tensor]:
+        logits = self.model(**self._batch(model_inputs, **processor_kwargs)).logits
+        return logits if isinstance(logits, dict) else {"logits": logits}
+
+    def _batch(self, model_inputs: dict | list[dict], **processor_kwargs) -> dict[str, torch.Tensor]:
+        """The model's inputs, equal items once."""
         rows = model_inputs if isinstance(model_inputs, list) else [model_inputs]
         loaded: dict[Any, Any] = {}
         for row in rows:
@@ -67,9 +77,7 @@ class MMFusionClassificationPipeline(Pipeline):
         columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
         if not columns:
             raise ValueError("A row needs an image or a text, or both.")
-        batch = self.processor(**columns, deduplicate=True, **processor_kwargs).to(self.device)
-        logits = self.model(**batch).logits
-        return logits if isinstance(logits, dict) else {"logits": logits}
+        return self.processor(**columns, deduplicate=True, **processor_kwargs).to(self.device)
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5) -> Any:
         """Turns the logits of one row into its best labels."""
@@ -124,7 +132,24 @@ class MMFusionMultiTaskPipeline(MMFusionClassificationPipeline):
         return found
 
 
-class MMFusionQuestionAnsweringPipeline(MMFusionClassificationPipeline):
+class ImageAndQuestion:
+    """Of pipelines that take an image and a question as arguments of their own."""
+
+    def __call__(self, image: Any, question: str | list[str] | None = None, **kwargs):
+        """See the class; `image` takes rows too."""
+        ask: Any = super().__call__  # type: ignore[misc]
+        if question is None:
+            return ask(image, **kwargs)
+        if isinstance(image, Iterable) and not isinstance(image, (str, dict)):
+            questions = [question] if isinstance(question, str) else question
+            return ask([{"image": i, "question": q} for i in image for q in questions], **kwargs)
+        if isinstance(question, str):
+            return ask({"image": image, "question": question}, **kwargs)
+        image = None if image is None else load_image(image)  # once for all its questions
+        return ask([{"image": image, "question": q} for q in question], **kwargs)
+
+
+class MMFusionQuestionAnsweringPipeline(ImageAndQuestion, MMFusionClassificationPipeline):
     """Answers questions about images, with the inputs and outputs of transformers 4's `visual-question-answering`.
 
     Takes rows `{"image": …, "question": …}`, one or a list, or `image=` and `question=`: one of each, one image and
@@ -142,17 +167,85 @@ class MMFusionQuestionAnsweringPipeline(MMFusionClassificationPipeline):
 
     label_key = "answer"
 
-    def __call__(self, image: Any, question: str | list[str] | None = None, **kwargs):
-        """See the class; `image` takes rows too."""
-        if question is None:
-            return super().__call__(image, **kwargs)
-        if isinstance(image, Iterable) and not isinstance(image, (str, dict)):
-            questions = [question] if isinstance(question, str) else question
-            return super().__call__([{"image": i, "question": q} for i in image for q in questions], **kwargs)
-        if isinstance(question, str):
-            return super().__call__({"image": image, "question": question}, **kwargs)
-        image = None if image is None else load_image(image)  # once for all its questions
-        return super().__call__([{"image": image, "question": q} for q in question], **kwargs)
+
+class MMFusionGenerationPipeline(MMFusionClassificationPipeline):
+    """Writes about images and texts, with the inputs and outputs of transformers 4's `image-to-text`.
+
+    Takes an image (PIL, a path or a URL) or a row `{"image": …, "text": …}`, either of which may be missing, or many
+    of them. Returns for each `[{"score", "generated_text"}, …]`; the score is the probability of the whole text.
+
+    Args of a call:
+        max_new_tokens, num_beams, num_return_sequences, do_sample, temperature: as in `generate`; left out, those of
+            the checkpoint's generation_config.json.
+        generate_kwargs (`dict`): any others of `generate`.
+        batch_size: see the pipeline above.
+
+    Example:
+
+    ```python
+    >>> from transformers import pipeline
+    >>> caption = pipeline("image-to-text", model="me/checkpoint", trust_remote_code=True)
+    >>> caption("cat.png", num_beams=3)
+    ```
+    """
+
+    label_key = "generated_text"
+
+    def _sanitize_parameters(self, generate_kwargs: dict | None = None, **kwargs):
+        chosen = dict(generate_kwargs or {})
+        for name in ("max_new_tokens", "num_beams", "num_return_sequences", "do_sample", "temperature"):
+            if name in kwargs:
+                chosen[name] = kwargs.pop(name)
+        return {}, {"generate_kwargs": chosen, **kwargs}, {}
+
+    def __call__(self, inputs: Any, **kwargs):
+        """See the class."""
+
+        def row(value: Any) -> Any:
+            return {"image": value} if isinstance(value, (str, Image)) else value
+
+        return super().__call__(
+            [row(value) for value in inputs] if isinstance(inputs, list) else row(inputs), **kwargs
+        )
+
+    def _forward(self, model_inputs: dict | list[dict], generate_kwargs: dict | None = None, **processor_kwargs):
+        batch = self._batch(model_inputs, **processor_kwargs)
+        model: Any = self.model
+        settings = {"return_dict_in_generate": True, "output_scores": True, **(generate_kwargs or {})}
+        written = model.generate(**batch, **settings)
+        steps = model.compute_transition_scores(
+            written.sequences, written.scores, written.get("beam_indices"), normalize_logits=True
+        )
+        tokens = written.sequences[:, -steps.shape[1] :]
+        # Behind the end there is padding, whatever its scores.
+        ends = (tokens == self.model.config.eos_token_id).cumsum(1)
+        steps = steps.masked_fill((ends - (tokens == self.model.config.eos_token_id).long()) > 0, 0)
+        rows = len(model_inputs) if isinstance(model_inputs, list) else 1
+        shape = (rows, len(written.sequences) // rows, -1)  # several texts a row
+        return {"sequences": written.sequences.view(shape), "scores": steps.sum(1).exp().view(shape[:2])}
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> Any:
+        """Spells out the texts of one row."""
+        processor: Any = self.processor
+        texts = processor.batch_decode(model_outputs["sequences"][0], skip_special_tokens=True)
+        scores = model_outputs["scores"][0].tolist()
+        return [{"score": score, self.label_key: text.strip()} for score, text in zip(scores, texts)]
 
 
-__all__ = ["MMFusionClassificationPipeline", "MMFusionMultiTaskPipeline", "MMFusionQuestionAnsweringPipeline"]
+class MMFusionFreeAnswerPipeline(ImageAndQuestion, MMFusionGenerationPipeline):
+    """Answers questions about images in words of its own: `visual-question-answering` for a model that writes.
+
+    Takes what the pipeline that chooses an answer takes, with the arguments of the one that writes. Returns
+    `[{"score", "answer"}, …]` for each row.
+    """
+
+    label_key = "answer"
+
+
+__all__ = [
+    "MMFusionClassificationPipeline",
+    "MMFusionFreeAnswerPipeline",
+    "MMFusionGenerationPipeline",
+    "MMFusionMultiTaskPipeline",
+    "MMFusionQuestionAnsweringPipeline",
+]

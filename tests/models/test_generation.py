@@ -253,7 +253,7 @@ def test_save_and_load(tmp_path):
 
 
 def test_the_decoder_starts_from_the_text_encoder(encoders):
-    """Real weights: what a text encoder has, the decoder has too; what it lacks is new, and what it ends with known."""
+    """Real weights: what a text encoder has, the decoder has too; what it lacks is new, its end is known."""
     text = str(encoders / "minilm-l6")
     source = BertModel.from_pretrained(text)
     both = MMFusionForConditionalGeneration.from_encoders_pretrained(

@@ -37,10 +37,10 @@ RECIPE = ROOT / "training/recipes/openmoji_multi_task.yaml"
 REPORT = ROOT / "benchmarks/results/multi_task.json"
 LEAST_OCCURRENCES = 20
 METHODS: dict[str, list[str]] = {
-    "category alone": ["--label_column", "category"],
-    "sentiment alone": ["--label_column", "sentiment"],
+    "category alone": ["--label_column", "category", "--task_weights", "{}"],
+    "sentiment alone": ["--label_column", "sentiment", "--task_weights", "{}"],
     "shared network": [],
-    "uncertainty": ["--task_weighting", "uncertainty"],
+    "uncertainty": ["--task_weighting", "uncertainty", "--task_weights", "{}"],
 }
 SCORES = ("category_accuracy", "sentiment_spearman")
 

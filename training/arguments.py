@@ -101,6 +101,10 @@ class ModelArguments:
     decoder_layers: int | None = field(
         default=None, metadata={"help": "generation: keep as many of the decoder's lowest layers; left out, all."}
     )
+    freeze_decoder_embeddings: bool = field(
+        default=False,
+        metadata={"help": "generation: keep the decoder's word embeddings as they are; for few or short texts."},
+    )
     max_target_length: int = field(
         default=64, metadata={"help": "generation: tokens that a text to be written is cut to, and that it may have."}
     )

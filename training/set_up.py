@@ -278,7 +278,8 @@ def head_arguments(job: Job, losses: list[dict[str, Any]]) -> dict[str, Any]:
     if job.searches:
         return {"projection_dim": args.projection_dim, "matching_weight": args.matching_weight}
     if job.writes:
-        return {"decoder": args.decoder, "decoder_layers": args.decoder_layers, **losses[0]}
+        keys = ("decoder", "decoder_layers", "freeze_decoder_embeddings")
+        return {**{key: getattr(args, key) for key in keys}, **losses[0]}
     if not job.tasks:
         labels: dict[str, Any] = {"num_labels": 1}
         if job.label2id is not None:

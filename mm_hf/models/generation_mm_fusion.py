@@ -60,6 +60,14 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         self.memory_norm = nn.LayerNorm(width, eps=config.fusion_module_config.layer_norm_eps)
         self.memory_projection = nn.Linear(width, config.decoder_config.hidden_size)
         self.post_init()
+        self.apply_freezing()
+
+    def apply_freezing(self):
+        """See the method of the base class."""
+        super().apply_freezing()
+        frozen = self.config.freeze_decoder_embeddings
+        for embeddings in (self.decoder.get_input_embeddings(), self.decoder.get_output_embeddings()):
+            embeddings.weight.requires_grad_(not frozen)
 
     @classmethod
     def from_encoders_pretrained(cls, *, decoder: str | None = None, **kwargs: Any) -> "MMFusionPreTrainedModel":

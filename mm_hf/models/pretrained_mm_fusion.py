@@ -104,12 +104,15 @@ class MMFusionPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """Loads a checkpoint of mm_hf. See the library's method; what differs: encoders that the config freezes stay
-        so."""
+        """Loads a checkpoint of mm_hf. See the library's method; what differs: what the config freezes stays so."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.base_model.apply_freezing()
+        model.apply_freezing()
         return loaded
+
+    def apply_freezing(self):
+        """Brings `requires_grad` in line with what the config freezes: call it after that was changed."""
+        self.base_model.apply_freezing()
 
     @classmethod
     def from_encoders_pretrained(cls, *, fusion: str | None = None, **kwargs: Any) -> "MMFusionPreTrainedModel":

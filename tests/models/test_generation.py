@@ -284,6 +284,21 @@ def test_the_decoder_starts_from_the_text_encoder(encoders):
     assert len(processor.batch_decode(written, skip_special_tokens=True)) == 2
 
 
+def test_frozen_words(tmp_path):
+    """They stay so in a checkpoint, and what follows from the config alone can be changed."""
+    model = build(freeze_decoder_embeddings=True)
+    words = model.decoder.get_input_embeddings().weight
+    assert [p is words for p in model.parameters() if not p.requires_grad] == [True]
+    model.train()(**tiny.batch(), labels=targets()).loss.backward()
+    assert words.grad is None
+    model.save_pretrained(tmp_path)
+    loaded = MMFusionForConditionalGeneration.from_pretrained(tmp_path)
+    assert not loaded.decoder.get_output_embeddings().weight.requires_grad
+    loaded.config.freeze_decoder_embeddings = False
+    loaded.apply_freezing()
+    assert all(p.requires_grad for p in loaded.parameters())
+
+
 def test_the_configs_given_stay_as_they_were():
     given = DECODERS["bert"]()
     model = tiny.model(MMFusionForConditionalGeneration, decoder_config=given, **ENDS)

@@ -657,7 +657,9 @@ def test_pipelines_of_a_model_that_writes(writer, processor, fusions, rows):
         assert [entry["score"] for entry in one] == pytest.approx([entry["score"] for entry in other], rel=1e-3)
     with Image.open(image) as picture:
         assert write([image, picture], num_beams=1)[1] == write(picture, num_beams=1)
-    several = answer(image=image, question=["who?", "is it warm?"], do_sample=True, num_beams=1, num_return_sequences=3)
+    several = answer(
+        image=image, question=["who?", "is it warm?"], do_sample=True, num_beams=1, num_return_sequences=3
+    )
     assert [len(row) for row in several] == [3, 3]
 
 

@@ -141,6 +141,7 @@ def test_it_learns_what_is_asked(trained):
     assert len(history["validation"]) == 2
 
 
+@pytest.mark.slow  # the second way, see test_craft.py
 def test_captions_by_the_trainer(captioner):
     results = json.loads((captioner / "results.json").read_text())
     assert list(results["metrics"]) == ["chrf", "exact_match"]
@@ -152,25 +153,30 @@ def test_captions_by_the_trainer(captioner):
     assert MMFusionForConditionalGeneration.from_pretrained(captioner).config.modalities == ["vision"]
 
 
-def test_evaluate_measures_it(trained, captioner):
-    for folder, floors in (
-        (trained, {"majority", "this_model_vision_alone", "this_model_text_alone", "this_model_shuffled_pairs"}),
-        (captioner, {"majority", "nearest_picture"}),
-    ):
-        call(evaluate.main, "--model", folder, "--bootstrap_samples", 50, "--missing")
-        results = json.loads((folder / "results.json").read_text())
-        report = json.loads((folder / "evaluation/evaluation.json").read_text())
-        assert report["model_class"] == "MMFusionForConditionalGeneration"
-        assert set(report["floors"]) == floors
-        for name, values in report["metrics"].items():
-            assert values["value"] == pytest.approx(results["metrics"][name], abs=1e-5)
-            assert values["low"] <= values["value"] <= values["high"]
-        assert report["floors"]["majority"]["value"] == pytest.approx(results["floors"]["majority"], abs=1e-5)
-        assert {path.name for path in (folder / "evaluation").iterdir()} == {
-            *("evaluation.json", "report.html", "missing.png", "mistakes.png")
-        }
+@pytest.mark.parametrize(
+    ("run", "floors"),
+    [
+        ("trained", {"majority", "this_model_vision_alone", "this_model_text_alone", "this_model_shuffled_pairs"}),
+        pytest.param("captioner", {"majority", "nearest_picture"}, marks=pytest.mark.slow),
+    ],
+)
+def test_evaluate_measures_it(run, floors, request):
+    folder = request.getfixturevalue(run)
+    call(evaluate.main, "--model", folder, "--bootstrap_samples", 50, "--missing")
+    results = json.loads((folder / "results.json").read_text())
+    report = json.loads((folder / "evaluation/evaluation.json").read_text())
+    assert report["model_class"] == "MMFusionForConditionalGeneration"
+    assert set(report["floors"]) == floors
+    for name, values in report["metrics"].items():
+        assert values["value"] == pytest.approx(results["metrics"][name], abs=1e-5)
+        assert values["low"] <= values["value"] <= values["high"]
+    assert report["floors"]["majority"]["value"] == pytest.approx(results["floors"]["majority"], abs=1e-5)
+    assert {path.name for path in (folder / "evaluation").iterdir()} == {
+        *("evaluation.json", "report.html", "missing.png", "mistakes.png")
+    }
 
 
+@pytest.mark.slow
 def test_the_nearest_picture_is_one_that_was_learned_from(captioner, captions):
     """A part measured against itself finds each picture again."""
     output = captioner.parent / "itself"
@@ -232,6 +238,7 @@ def test_targets(encoders):
         collator([{**rows[0], "name": 3}])
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, monkeypatch):
     file = recipe(tmp_path / "run", num_beams=2, save_steps=5, floors=False)
     make_step = train.Training.make_step

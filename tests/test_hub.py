@@ -638,7 +638,7 @@ def test_pipelines_of_a_model_that_writes(writer, processor, fusions, rows):
     write = mm_hf.pipeline("image-to-text", model=fusions[0] / "writer")
     answer = mm_hf.pipeline(model=fusions[0] / "writer")  # it reads questions
     assert isinstance(answer, mm_hf.MMFusionFreeAnswerPipeline)
-    image = rows[0]["image"]
+    image, compared = rows[0]["image"], 0
     for settings in ({"num_beams": 1}, {"num_beams": 3, "num_return_sequences": 2}, {"max_new_tokens": 2}):
         for entry in write(image, **settings):
             with Image.open(image) as picture:
@@ -648,8 +648,11 @@ def test_pipelines_of_a_model_that_writes(writer, processor, fusions, rows):
             labels = labels[:, :limit]
             logits = writer(**batch, labels=labels).logits.log_softmax(-1)
             expected = logits[0].gather(1, labels[0, :, None]).sum().exp().item()
+            # Of some token sequences the spelling has others; those cannot be looked up again.
             if processor.tokenizer.decode(labels[0], skip_special_tokens=True) == entry["generated_text"]:
+                compared += 1
                 assert entry["score"] == pytest.approx(expected, rel=1e-3)
+    assert compared >= 2
     together = answer(rows, batch_size=4)
     apart = [answer(row) for row in rows]
     for one, other in zip(together, apart, strict=True):

@@ -226,9 +226,9 @@ class MMFusionConfig(PreTrainedConfig):
         decoder_start_token_id, eos_token_id, pad_token_id (`int`, *optional*): there, what a text starts and ends
             with, for BERT CLS and SEP, and what follows its end. Left out: the decoder's `bos_token_id`,
             `eos_token_id`, `pad_token_id`.
-        freeze_decoder_embeddings (`bool`, defaults to `False`): there, keep the decoder's word embeddings, which are its
-            last layer too, as they were pretrained: a step takes half as long where texts are short and the vocabulary
-            is large, and words that no training text has keep their meaning.
+        freeze_decoder_embeddings (`bool`, defaults to `False`): there, keep the decoder's word embeddings, which are
+            its last layer too, as they were pretrained: a step is shorter where the vocabulary is large, and words
+            that no training text has keep their meaning.
         base_models (`list[str]`, *optional*): Hub ids of the encoders, for the model card.
 
     Raises:

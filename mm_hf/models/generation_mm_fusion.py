@@ -74,27 +74,37 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         """Builds a model from pretrained encoders and a pretrained decoder; see the method of the base class.
 
         Args:
-            decoder (`str`, *optional*): Hub id or local folder of any language model whose tokenizer is that of the
-                texts; left out: the text encoder.
+            decoder (`str`, *optional*): Hub id or local folder of any language model; beside a text encoder, one with
+                its vocabulary, since a processor has one tokenizer. Left out: the text encoder.
             decoder_layers (`int`, *optional*): keep as many of its lowest layers; left out: all.
             kwargs: as there. What a text starts and ends with (`decoder_start_token_id`, `eos_token_id`,
                 `pad_token_id`) is the tokenizer's, where it is not given.
 
         Raises:
-            ValueError: there is neither a decoder nor a text encoder, or as there.
+            ValueError: there is neither a decoder nor a text encoder, their vocabularies differ, or as there.
         """
         source = decoder or kwargs.get("text")
         if source is None:
             raise ValueError("from_encoders_pretrained needs a decoder where there is no text encoder.")
-        part = "decoder" if decoder else "text"
-        hub_kwargs = {key: kwargs[key] for key in HUB_KEYS if kwargs.get(key) is not None}
-        for key, value in hub_kwargs.items():
-            if isinstance(value, dict) and "decoder" not in value:
-                kwargs[key] = {**value, "decoder": value.get(part)}
-        of_decoder = {
-            key: kwargs[key].get("decoder") if isinstance(value, dict) else value for key, value in hub_kwargs.items()
-        }
-        start, end, pad = ends_of_text(AutoTokenizer.from_pretrained(source, **of_decoder))
+        for key in HUB_KEYS:
+            if not decoder and isinstance(kwargs.get(key), dict):
+                kwargs[key] = {**kwargs[key], "decoder": kwargs[key].get("text")}
+
+        def tokenizer(name: str, place: str) -> Any:
+            found = {key: kwargs.get(key) for key in HUB_KEYS}
+            found = {key: value.get(name) if isinstance(value, dict) else value for key, value in found.items()}
+            return AutoTokenizer.from_pretrained(
+                place, **{key: value for key, value in found.items() if value is not None}
+            )
+
+        of_decoder = tokenizer("decoder", source)
+        text = kwargs.get("text")
+        if text not in (None, source) and tokenizer("text", text).get_vocab() != of_decoder.get_vocab():
+            raise ValueError(
+                f"The decoder {source} has another vocabulary than the text encoder {text}, and a processor has one "
+                "tokenizer: take a decoder with the text encoder's, or leave it out."
+            )
+        start, end, pad = ends_of_text(of_decoder)
         ends = {"decoder_start_token_id": start, "eos_token_id": end, "pad_token_id": pad}
         return super().from_encoders_pretrained(decoder=source, **{**ends, **kwargs})
 

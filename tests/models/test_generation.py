@@ -9,6 +9,7 @@ from transformers import (
     BartConfig,
     BertConfig,
     BertModel,
+    BertTokenizer,
     GenerationConfig,
     GPT2Config,
     LlamaConfig,
@@ -282,6 +283,18 @@ def test_the_decoder_starts_from_the_text_encoder(encoders):
     image = Image.new("RGB", (64, 64), "red")
     written = alone.generate(**processor(images=[image, image]), max_new_tokens=3)
     assert len(processor.batch_decode(written, skip_special_tokens=True)) == 2
+
+
+def test_a_decoder_with_other_words_is_refused(encoders, tmp_path):
+    other = BertTokenizer(
+        vocab={word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"])}
+    )
+    other.save_pretrained(tmp_path)
+    BertConfig(**tiny.WORDS).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has another vocabulary than the text encoder"):
+        MMFusionForConditionalGeneration.from_encoders_pretrained(
+            text=str(encoders / "minilm-l6"), decoder=str(tmp_path)
+        )
 
 
 def test_frozen_words(tmp_path):

@@ -101,8 +101,9 @@ def main():
         return numbered(found) if job.writes else found
 
     if job.writes:
-        predictions.logits, predictions.labels = numbered(predictions.logits), numbered(predictions.labels)
+        # Those of train first: of equally frequent ones the floor is the first of them, as it was in training.
         learned = None if learned is None else numbered(learned)
+        predictions.logits, predictions.labels = numbered(predictions.logits), numbered(predictions.labels)
 
     # What all processes do together: floors and missing modalities.
     modalities = [modality for modality in job.model.config.modalities if job.collator.parts[modality]]

@@ -198,7 +198,8 @@ class MMFusionConfig(PreTrainedConfig):
         num_images (`int`, defaults to 1): places for images that a row has, as front and back view. Above 1 each place
             has a learned embedding, and `vision_index` is `(B, num_images)`. (A fusion that sees nothing but pooled
             vectors, such as `"concat"`, cannot tell the places apart.)
-        classifier_dropout (`float`, defaults to 0.1): dropout before the last layer of a head.
+        classifier_dropout (`float`, defaults to 0.1): dropout before the last layer of a head, or of what a decoder is
+            shown.
         label_smoothing (`float`, defaults to 0): share of the target spread over all classes, or for several labels
             over yes and no (Szegedy et al. 2016, section 7). This and the four below shape the training loss alone: in
             eval mode the loss is the plain one, which compares between runs.

@@ -58,6 +58,7 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         self.cache_name = "cache" if "cache" in accepted else "past_key_values"  # its name before transformers 5.24
         width = config.fusion_module_config.hidden_size
         self.memory_norm = nn.LayerNorm(width, eps=config.fusion_module_config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.classifier_dropout)
         self.memory_projection = nn.Linear(width, config.decoder_config.hidden_size)
         self.post_init()
         self.apply_freezing()
@@ -232,7 +233,7 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         if pooled is not None:
             memory = torch.cat([pooled[:, None], memory], dim=1)
             mask = None if mask is None else nn.functional.pad(mask, (1, 0), value=True)
-        return self.memory_projection(self.memory_norm(memory)), None if mask is None else mask.long()
+        return self.memory_projection(self.dropout(self.memory_norm(memory))), None if mask is None else mask.long()
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The labels `(B, S)` one place further on, behind the start; padding in the place of -100."""

@@ -109,6 +109,17 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         ends = {"decoder_start_token_id": start, "eos_token_id": end, "pad_token_id": pad}
         return super().from_encoders_pretrained(decoder=source, **{**ends, **kwargs})
 
+    @classmethod
+    def adapt_part_configs(cls, configs: dict[str, Any], kwargs: dict[str, Any]):
+        """See the method of the base class. What the decoder lacks, above all its cross-attention, starts from weights
+        by its width: BERT's 0.02 is for 768, and in narrower ones attention is all alike at first."""
+        config = configs["decoder_config"]
+        if (layers := kwargs.pop("decoder_layers", None)) is not None:
+            config.num_hidden_layers = layers
+        for key in ("initializer_range", "init_std"):
+            if hasattr(config, key):
+                setattr(config, key, max(getattr(config, key), config.hidden_size**-0.5))
+
     def pretrained_part(self, name: str) -> PreTrainedModel:
         """See the method of the base class."""
         return self.decoder if name == "decoder" else super().pretrained_part(name)

@@ -155,8 +155,7 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             if os.path.isdir(source):  # a path on this machine means nothing where the checkpoint goes
                 part.name_or_path = base_model_of(source) or ""
             configs[cls.pretrained_parts[name]] = part
-        if (layers := kwargs.pop("decoder_layers", None)) is not None:
-            configs["decoder_config"].num_hidden_layers = layers
+        cls.adapt_part_configs(configs, kwargs)
         fusion_module_config = kwargs.pop("fusion_module_config", None) or {}
         if isinstance(fusion_module_config, FusionModuleConfig):
             fields = [field.name for field in dataclasses.fields(FusionModuleConfig)]
@@ -195,6 +194,11 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             return cls.from_pretrained(None, config=config, state_dict=state_dict, **loading_kwargs)
         finally:
             logging.set_verbosity(verbosity)
+
+    @classmethod
+    def adapt_part_configs(cls, configs: dict[str, Any], kwargs: dict[str, Any]):
+        """Changes the configs of pretrained parts, by their keys, before the model is built, and takes what is for
+        that out of the arguments of `from_encoders_pretrained`."""
 
     def pretrained_part(self, name: str) -> PreTrainedModel:
         """The module that belongs to one of `pretrained_parts`."""

@@ -81,9 +81,8 @@ class MMFusionProcessor(ProcessorMixin):
         Raises:
             ValueError: no encoder was named.
         """
-        decoder = encoders.pop(
-            "decoder", None
-        )  # its tokenizer is that of the texts, of which it may write the only ones
+        # Without a text encoder, what is written needs the decoder's tokenizer.
+        decoder = encoders.pop("decoder", None)
         sources = {name: encoders.pop(name, None) for name in ("vision", "text")}
         sources["text"] = sources["text"] or decoder
         sources = {name: source for name, source in sources.items() if source is not None}

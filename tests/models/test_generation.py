@@ -274,6 +274,8 @@ def test_the_decoder_starts_from_the_text_encoder(encoders):
             "crossattention"
         }
         assert model.decoder.get_output_embeddings().weight is model.decoder.get_input_embeddings().weight
+        new = model.decoder.bert.encoder.layer[0].crossattention.self.query.weight
+        assert new.std().item() == pytest.approx(384**-0.5, rel=0.05)
         assert model.generation_config.decoder_start_token_id == 101
         assert (model.config.eos_token_id, model.config.pad_token_id) == (102, 0)
         assert all(p.requires_grad for p in model.decoder.parameters())

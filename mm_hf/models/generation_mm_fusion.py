@@ -31,9 +31,10 @@ GENERATION = "generation"  # the type of this problem, beside those of `classifi
 class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin):
     """Writes a text about what it is shown: a caption of an image, an answer to a question.
 
-    The encoder is encode and fuse; its memory is the fused vector, in front, and the fused tokens of whatever
-    modalities are there. The decoder is any model of `AutoModelForCausalLM` that can take cross-attention, by default
-    the text encoder's own weights (BERT as a decoder: Rothe et al. 2020, section 2), whose cross-attention is new.
+    The encoder is encode and fuse; its memory is the fused tokens of whatever modalities are there, the fused vector
+    added to each: what was worked out of all of them is then seen wherever the decoder looks. The decoder is any model
+    of `AutoModelForCausalLM` that can take cross-attention, by default the text encoder's own weights (BERT as a
+    decoder: Rothe et al. 2020, section 2), whose cross-attention is new.
     """
 
     pretrained_parts = {**MODALITY_CONFIGS, "decoder": "decoder_config"}
@@ -57,7 +58,8 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
             )
         self.cache_name = "cache" if "cache" in accepted else "past_key_values"  # its name before transformers 5.24
         width = config.fusion_module_config.hidden_size
-        self.memory_norm = nn.LayerNorm(width, eps=config.fusion_module_config.layer_norm_eps)
+        eps = config.fusion_module_config.layer_norm_eps
+        self.memory_norm, self.pooled_norm = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.memory_projection = nn.Linear(width, config.decoder_config.hidden_size)
         self.post_init()
@@ -237,14 +239,13 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         )
 
     def _memory(self, encoder_outputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the decoder looks at, `(B, 1 + T', H)`, and its mask: the fused vector, if given, and the fused
-        tokens."""
-        memory, mask = encoder_outputs["last_hidden_state"], encoder_outputs.get("attention_mask")
+        """What the decoder looks at, `(B, T', H)`, and its mask: the fused tokens, and in each the fused vector, where
+        that is given."""
+        memory, mask = self.memory_norm(encoder_outputs["last_hidden_state"]), encoder_outputs.get("attention_mask")
         pooled = encoder_outputs.get("pooler_output")
         if pooled is not None:
-            memory = torch.cat([pooled[:, None], memory], dim=1)
-            mask = None if mask is None else nn.functional.pad(mask, (1, 0), value=True)
-        return self.memory_projection(self.dropout(self.memory_norm(memory))), None if mask is None else mask.long()
+            memory = memory + self.pooled_norm(pooled)[:, None]
+        return self.memory_projection(self.dropout(memory)), None if mask is None else mask.long()
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The labels `(B, S)` one place further on, behind the start; padding in the place of -100."""

@@ -316,7 +316,7 @@ class MMFusionGenerationTest(GenerationTesterMixin, MMFusionCommonTests, unittes
         model = MMFusionForConditionalGeneration(config).eval()
         outputs = model(**inputs, output_attentions=True)
         written, asked = self.model_tester.seq_length, self.model_tester.seq_length
-        memory = 1 + outputs.encoder_last_hidden_state.shape[1]
+        memory = outputs.encoder_last_hidden_state.shape[1]
         for attentions, shape in (
             (outputs.encoder_attentions, (asked, asked)),
             (outputs.decoder_attentions, (written, written)),

@@ -226,7 +226,7 @@ def test_states_and_attentions():
     outputs = model(**tiny.batch(), labels=targets(), output_attentions=True, output_hidden_states=True)
     assert len(outputs.decoder_hidden_states) == len(outputs.encoder_hidden_states) == 3
     tokens = outputs.encoder_last_hidden_state.shape[1]
-    assert outputs.cross_attentions[0].shape == (4, 2, 4, 1 + tokens)
+    assert outputs.cross_attentions[0].shape == (4, 2, 4, tokens)
     assert outputs.decoder_attentions[0].shape == (4, 2, 4, 4)
     assert outputs.encoder_attentions[0].shape == (4, 2, 7, 7)
     assert model(**tiny.batch(), labels=targets(), return_dict=False)[1].shape == (4, 4, tiny.VOCABULARY)

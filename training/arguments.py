@@ -47,7 +47,9 @@ class ModelArguments:
         default=False, metadata={"help": "In those blocks let heads prefer near or far tokens (feature maps alone)."}
     )
     num_latents: int = field(default=4, metadata={"help": "bottleneck: latents that the modalities share."})
-    classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout before the last layer, or of what a decoder is shown."})
+    classifier_dropout: float = field(
+        default=0.1, metadata={"help": "Dropout before the last layer, or of what a decoder is shown."}
+    )
     vision_feature_layer: list[int] | None = field(
         default=None, metadata={"help": "Indices into the vision encoder's hidden_states; left out, its last state."}
     )

@@ -255,14 +255,15 @@ def shown(label: Any, labels: Any) -> str:
 
 
 def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple[Image.Image | None, str | None]:
-    """The first picture of a row, and its text; None for what is absent, and for a picture that cannot be read."""
+    """The first picture of a row, and its text; None for what is absent, and for a picture that cannot be read. The
+    text is empty where there is no column of texts."""
     columns = collator.columns
     try:
         there = [column for column in columns.images if row[column]]
         picture = decode_image(row, there[0], collator.root) if there else None
     except BadRowError:  # skipped in the run, or it would not have come this far
         picture = None
-    return picture, row[columns.text] if columns.text else None
+    return picture, row[columns.text] if columns.text else ""
 
 
 def summary(results: dict) -> str:

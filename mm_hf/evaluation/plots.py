@@ -39,7 +39,7 @@ def plot_predictions(
     """Draws pictures with question, answer and truth; wrong answers in red.
 
     Args:
-        samples: (picture, text, answer, truth) each.
+        samples: (picture, text, answer, truth) each; a text that is None is said to be absent.
         path: the PNG to write.
         columns: pictures in a row.
     """
@@ -56,7 +56,7 @@ def plot_predictions(
         right = answer == truth
         said = drawable(answer, 60) + ("" if right else f"  (truth: {drawable(truth, 60)})")
         axes.set_title(
-            "\n".join([*textwrap.wrap(drawable(text or "(no text)"), 30), *textwrap.wrap(said, 34)]),
+            "\n".join([*textwrap.wrap(drawable("(no text)" if text is None else text), 30), *textwrap.wrap(said, 34)]),
             fontsize=9,
             color="black" if right else RED,
             parse_math=False,  # a text may hold dollars

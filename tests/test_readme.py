@@ -46,10 +46,15 @@ def test_flags_exist():
     from dataclasses import fields
 
     from training.arguments import ALL_ARGUMENTS
+    from training.chat import ChatArguments
     from training.open_checkpoint import EvaluateArguments
     from training.retrieve import RetrieveArguments
 
-    known = {field.name for group in (*ALL_ARGUMENTS, EvaluateArguments, RetrieveArguments) for field in fields(group)}
+    known = {
+        field.name
+        for group in (*ALL_ARGUMENTS, EvaluateArguments, RetrieveArguments, ChatArguments)
+        for field in fields(group)
+    }
     launcher = {"multi_gpu", "num_processes", "cpu", "help"}
     assert set(re.findall(r"--([a-z_]+)", README)) <= known | launcher
 

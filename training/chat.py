@@ -32,7 +32,12 @@ class ChatArguments:
     model: str = field(metadata={"help": "Folder of a checkpoint, or Hub id."})
     image: str = field(metadata={"help": "The picture."})
     question: list[str] | None = field(
-        default=None, metadata={"help": "Ask these, one after the other, and end; left out, ask in the terminal."}
+        default=None,
+        metadata={
+            "action": "extend",  # argparse's own choice would keep the last --question alone
+            "help": "Ask these, one after the other, and end; may be given several times; left out, ask in the "
+            "terminal.",
+        },
     )
     turns: int = field(
         default=3,

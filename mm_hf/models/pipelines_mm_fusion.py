@@ -175,8 +175,8 @@ class MMFusionGenerationPipeline(MMFusionClassificationPipeline):
     of them. Returns for each `[{"score", "generated_text"}, …]`; the score is the probability of the whole text.
 
     Args of a call:
-        max_new_tokens, num_beams, num_return_sequences, do_sample, temperature: as in `generate`; left out, those of
-            the checkpoint's generation_config.json.
+        max_new_tokens, num_beams, num_return_sequences, do_sample, temperature: as in `generate`; left out, those
+            that the pipeline was made with, then the checkpoint's generation_config.json.
         generate_kwargs (`dict`): any others of `generate`.
         batch_size: see the pipeline above.
 
@@ -192,21 +192,16 @@ class MMFusionGenerationPipeline(MMFusionClassificationPipeline):
     label_key = "generated_text"
 
     def _sanitize_parameters(self, generate_kwargs: dict | None = None, **kwargs):
-        chosen = dict(generate_kwargs or {})
+        # What a call leaves out stays as the pipeline was made; there are no parameters yet while it is.
+        chosen = {**getattr(self, "_forward_params", {}).get("generate_kwargs", {}), **(generate_kwargs or {})}
         for name in ("max_new_tokens", "num_beams", "num_return_sequences", "do_sample", "temperature"):
             if name in kwargs:
                 chosen[name] = kwargs.pop(name)
         return {}, {"generate_kwargs": chosen, **kwargs}, {}
 
-    def __call__(self, inputs: Any, **kwargs):
-        """See the class."""
-
-        def row(value: Any) -> Any:
-            return {"image": value} if isinstance(value, (str, Image)) else value
-
-        return super().__call__(
-            [row(value) for value in inputs] if isinstance(inputs, list) else row(inputs), **kwargs
-        )
+    def preprocess(self, inputs: Any) -> dict[str, Any]:
+        """Takes an image alone too; see the method of the base class."""
+        return super().preprocess({"image": inputs} if isinstance(inputs, (str, Image)) else inputs)
 
     def _forward(self, model_inputs: dict | list[dict], generate_kwargs: dict | None = None, **processor_kwargs):
         batch = self._batch(model_inputs, **processor_kwargs)
@@ -218,8 +213,9 @@ class MMFusionGenerationPipeline(MMFusionClassificationPipeline):
         )
         tokens = written.sequences[:, -steps.shape[1] :]
         # Behind the end there is padding, whatever its scores.
-        ends = (tokens == self.model.config.eos_token_id).cumsum(1)
-        steps = steps.masked_fill((ends - (tokens == self.model.config.eos_token_id).long()) > 0, 0)
+        end = settings.get("eos_token_id", model.generation_config.eos_token_id)  # None, one or several
+        ends = torch.isin(tokens, torch.tensor([] if end is None else end, device=tokens.device)).long()
+        steps = steps.masked_fill(ends.cumsum(1) - ends > 0, 0)
         rows = len(model_inputs) if isinstance(model_inputs, list) else 1
         shape = (rows, len(written.sequences) // rows, -1)  # several texts a row
         return {"sequences": written.sequences.view(shape), "scores": steps.sum(1).exp().view(shape[:2])}

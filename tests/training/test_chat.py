@@ -72,6 +72,27 @@ def test_earlier_turns_are_part_of_the_text(folder, answer):
     assert len({first, second, third}) > 1
 
 
+def test_questions_one_flag_each(folder):
+    picture = ["--image", folder / "grey.png", "--turns", 0]
+    printed = dialogue(folder, *picture, "--question", "what is it?", "--question", "is it warm?")
+    assert printed[::2] == ["what is it?", "is it warm?"]
+    assert printed == dialogue(folder, *picture, "--question", "what is it?", "is it warm?")
+
+
+def test_a_picture_is_encoded_once(folder):
+    model = MMFusionForConditionalGeneration.from_pretrained(folder / "model")
+    talk = chat.Dialogue(model, MMFusionProcessor.from_pretrained(folder / "model"), turns=1)
+    seen = []
+    model.model.encoders["vision"].register_forward_pre_hook(lambda *_: seen.append(1))
+    talk.show(folder / "grey.png")
+    for question in ("what is it?", "is it warm?", "who?"):
+        talk.ask(question)
+    assert len(seen) == 1
+    talk.show(folder / "blue.png")
+    talk.ask("who?")
+    assert len(seen) == 2
+
+
 def test_in_the_terminal(folder, answer):
     lines = ["what is it?", "", f"/image {folder / 'nowhere.png'}", f"/image {folder / 'broken.png'}", "is it warm?"]
     lines += ["/forget", "is it warm?", f"/image {folder / 'blue.png'}", "is it warm?", "/quit", "never asked"]

@@ -305,6 +305,11 @@ class MMFusionGenerationTest(GenerationTesterMixin, MMFusionCommonTests, unittes
     # It replaces those for several classes.
     test_determinism = ModelTesterMixin.test_determinism
 
+    def setUp(self):
+        super().setUp()
+        names = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        self.patch(patch.dict(names, {"mm_fusion": MMFusionForConditionalGeneration.__name__}))
+
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
         return {**inputs, "labels": inputs["decoder_input_ids"]} if return_labels else inputs

@@ -52,8 +52,8 @@ class MMFusionModelTester:
         self.vision = vision
         self.attn_implementation = None
 
-    def get_config(self) -> MMFusionConfig:
-        text_config = BertConfig(
+    def bert_config(self) -> BertConfig:
+        return BertConfig(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_hidden_layers,
@@ -61,6 +61,8 @@ class MMFusionModelTester:
             intermediate_size=37,
             max_position_embeddings=64,
         )
+
+    def get_config(self) -> MMFusionConfig:
         fusion_module_config = {
             "num_hidden_layers": self.num_hidden_layers,
             "num_attention_heads": self.num_attention_heads,
@@ -68,7 +70,7 @@ class MMFusionModelTester:
         }
         return MMFusionConfig(
             **self.vision,
-            text_config=text_config.to_dict(),
+            text_config=self.bert_config().to_dict(),
             fusion_module_config=fusion_module_config,
             num_labels=3,
             tasks=TASKS,
@@ -273,18 +275,10 @@ class MMFusionGenerationTester(MMFusionModelTester):
 
     def get_config(self) -> MMFusionConfig:
         config = super().get_config()
-        decoder = BertConfig(
-            vocab_size=self.vocab_size,
-            hidden_size=self.hidden_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=self.num_attention_heads,
-            intermediate_size=37,
-            max_position_embeddings=64,
-        )
         ends = {"decoder_start_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
         given = {key: getattr(config, key) for key in ("vision_config", "text_config", "fusion_module_config")}
         return MMFusionConfig(
-            **given, **ends, decoder_config=decoder.to_dict(), attn_implementation=self.attn_implementation
+            **given, **ends, decoder_config=self.bert_config().to_dict(), attn_implementation=self.attn_implementation
         )
 
     def prepare_config_and_inputs_for_common(self) -> tuple[MMFusionConfig, dict]:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
+
+from training import job
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -184,3 +187,10 @@ def survive(words: list[str], run_dir: Path, kills: list[Kill]) -> list[tuple[Ki
 def weights(run_dir: Path) -> bytes:
     """The file that a run is for."""
     return (run_dir / "model.safetensors").read_bytes()
+
+
+def call(main, *words):
+    """A script's `main` in this process, as a user would run it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["script.py", *map(str, words)])
+        job.run(main)

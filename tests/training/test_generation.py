@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import DatasetDict, load_from_disk
-from kill_and_resume import command, seeded_kills, survive
+from kill_and_resume import call, command, seeded_kills, survive
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
@@ -18,7 +17,7 @@ from mm_hf.data import Columns, MultimodalCollator
 from mm_hf.evaluation import generation_metrics
 from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.trainer import MMTrainer
-from training import evaluate, finetune, job, train
+from training import evaluate, finetune, train
 
 
 ROWS = {"train": 200, "validation": 40, "test": 41}
@@ -89,13 +88,6 @@ def captions(encoders, openmoji_folder, tmp_path_factory) -> dict:
     full = load_from_disk(str(openmoji_folder))
     DatasetDict({name: full[name].select(range(rows)) for name, rows in ROWS.items()}).save_to_disk(folder)
     return {**CAPTIONS, "dataset": str(folder), "decoder": str(encoders / "minilm-l6")}
-
-
-def call(main, *words):
-    """A script's `main` in this process, as a user would run it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["script.py", *map(str, words)])
-        job.run(main)
 
 
 @pytest.fixture(scope="module")

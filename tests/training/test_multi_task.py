@@ -2,18 +2,17 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict, Value, load_from_disk
-from kill_and_resume import command, seeded_kills, survive
+from kill_and_resume import call, command, seeded_kills, survive
 from PIL import Image
 from safetensors.torch import load_file
 
 import mm_hf
 from mm_hf import MMFusionForMultiTask
-from training import evaluate, finetune, job, train
+from training import evaluate, finetune, train
 
 
 ROWS = {"train": 300, "validation": 60, "test": 61}
@@ -75,13 +74,6 @@ def recipe(encoders, dataset, tmp_path_factory):
         return file
 
     return write
-
-
-def call(main, *words):
-    """A script's `main` in this process, as a user would run it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["script.py", *map(str, words)])
-        job.run(main)
 
 
 @pytest.fixture(scope="module")

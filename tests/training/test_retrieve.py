@@ -1,17 +1,17 @@
 """Search through the scripts: both train it, retrieve.py measures, embeds and asks. Real encoders, real emoji."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import DatasetDict, load_from_disk
+from kill_and_resume import call
 from PIL import Image
 
 from mm_hf import MMFusionForRetrieval
 from mm_hf.retrieval import Gallery, choose_weight, rerank
-from training import evaluate, finetune, job, retrieve, train
+from training import evaluate, finetune, retrieve, train
 
 
 ROWS = {"train": 120, "validation": 20, "test": 40}
@@ -65,13 +65,6 @@ def recipe(encoders, dataset, tmp_path_factory):
         return file
 
     return write
-
-
-def call(main, *words):
-    """A script's `main` in this process, as a user would run it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["script.py", *map(str, words)])
-        job.run(main)
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mm_hf import FUSIONS
 from mm_hf.data import FeatureCache, MultimodalCollator
+from training.arguments import read_recipe
 from training.job import ROOT, Job
 from training.measure import evaluate
 from training.prepare.openmoji import cut
@@ -146,7 +147,7 @@ def with_sentiment(full: DatasetDict, seed: int) -> DatasetDict:
 def recipe_of(name: str) -> dict[str, Any]:
     """The recipe of a task, which all methods share but for their own keys."""
     file = ROOT / "training/recipes" / f"{TASKS[name].recipe}.yaml"
-    return {**yaml.safe_load(file.read_text(encoding="utf-8")), **TASKS[name].keys}
+    return {**read_recipe(file), **TASKS[name].keys}
 
 
 def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Job:

@@ -1,10 +1,12 @@
 """The keys of a recipe, which are the flags of the scripts too. Where TrainingArguments has a key, its name is used.
 
 `train.py recipe.yaml --learning_rate 1e-3`: the file first, then the flags; a flag wins, and an unknown key is
-refused.
+refused. A recipe that names another one as its `base`, from its own folder, takes over all keys that it does not have.
 """
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
@@ -383,6 +385,31 @@ LISTS = ("image_column", "label_column", "augment", "vision_feature_layer")
 ALL_ARGUMENTS = (ModelArguments, DataArguments, TrainArguments)
 
 
+def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of a recipe and of those it is based on.
+
+    Args:
+        path: of the file.
+        below: the recipes that this one is a base of.
+
+    Raises:
+        ValueError: no lines of keys and values; a base that is no name of a file beside the recipe, or that leads back
+            to the recipe.
+    """
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise ValueError(f"needed are lines of `key: value`, got {type(values).__name__} in {path.name}.")
+    if "base" not in values:
+        return values
+    base = values.pop("base")
+    if not isinstance(base, str) or Path(base).name != base:
+        raise ValueError(f"base must be the name of a recipe in the same folder, got {base!r}.")
+    if path.with_name(base) in (*below, path):
+        raise ValueError(f"base {base!r} of {path.name} leads back to itself.")
+    return {**read_recipe(path.with_name(base), (*below, path)), **values}
+
+
 def parse_arguments(
     description: str, words: list[str] | None = None
 ) -> tuple[str, ModelArguments, DataArguments, TrainArguments]:
@@ -404,12 +431,9 @@ def parse_arguments(
     known = {key.name for group in ALL_ARGUMENTS for key in fields(group)}
     if recipe is not None:
         try:
-            with open(recipe, encoding="utf-8") as file:
-                values = yaml.safe_load(file) or {}
-        except (OSError, yaml.YAMLError) as error:
+            values = read_recipe(Path(recipe))
+        except (OSError, ValueError, yaml.YAMLError) as error:
             parser.error(f"recipe {recipe}: {error}")
-        if not isinstance(values, dict):
-            parser.error(f"recipe {recipe}: needed are lines of `key: value`, got {type(values).__name__}.")
         unknown = sorted(map(str, set(values) - known))
         if unknown:
             parser.error(f"recipe {recipe}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")

@@ -11,6 +11,7 @@ from .samplers import GroupedBatchSampler, balanced_weights
 from .sources import data_root_of, load_splits
 from .streaming import StreamBatches
 from .summary import describe, summary_lines
+from .words import read_word_vectors, word_tokenizer
 
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "load_splits",
     "normalise_labels",
     "parse_augmentations",
+    "read_word_vectors",
     "resolve_path",
     "summary_lines",
+    "word_tokenizer",
 ]

@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from .losses import LOSS_SETTINGS, check_loss_ranges, check_loss_settings
+from .recurrent import RecurrentConfig
 from .tasks import TASK_WEIGHTINGS, Task, read_tasks
 
 
@@ -21,7 +22,12 @@ MODALITY_CONFIGS = {"vision": "vision_config", "text": "text_config"}
 POOLINGS = ("cls", "last", "mean")
 FEATURE_JOINS = ("tokens", "channels")
 # Text encoders whose first token does not stand for the sentence: causal ones, those trained to pool elsewhere.
-POOLING_OF_TYPE = {"clip_text_model": "last", "siglip_text_model": "last", "t5": "mean"}
+POOLING_OF_TYPE = {
+    "clip_text_model": "last",
+    "siglip_text_model": "last",
+    "t5": "mean",
+    RecurrentConfig.model_type: "mean",
+}
 
 # The fusion width where the query's encoder names none in its config (feature maps).
 DEFAULT_WIDTH = 256

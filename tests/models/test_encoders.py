@@ -368,13 +368,16 @@ def test_device_map_is_passed_through(encoders):
     assert {p.device.type for p in model.parameters()} == {"cpu"}
 
 
+WITHOUT_ATTENTION = ("convnext", "resnet", "mobilenet_v2", "lstm", "gru")
+
+
 def test_encoders_keep_the_config_objects_of_the_whole():
     """Else `set_attn_implementation` would not reach them."""
     for vision, text in TOWERS:
         model = tiny.model(vision=vision, text=text, implementation="eager").model
-        without_choice = vision in ("convnext", "resnet", "mobilenet_v2")
+        expected = {name: "eager" if name in WITHOUT_ATTENTION else "sdpa" for name in (vision, text)}
         model.set_attn_implementation("sdpa")
-        assert model.config.vision_config._attn_implementation == ("eager" if without_choice else "sdpa"), vision
+        assert model.config.vision_config._attn_implementation == expected[vision], vision
         if text != "t5":
             assert model.encoders["text"].config is model.config.text_config
         assert model.encoders["vision"].config is model.config.vision_config
@@ -383,7 +386,7 @@ def test_encoders_keep_the_config_objects_of_the_whole():
             for module in model.encoders["text"].modules()
             if hasattr(module, "config")
         }
-        assert own == {"sdpa"}, text
+        assert own == {expected[text]}, text
 
 
 def test_loading_a_fusion_as_an_encoder(tmp_path):

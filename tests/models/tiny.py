@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from mm_hf import MMFusionConfig, MMFusionForClassification
+from mm_hf.models.recurrent import RecurrentConfig
 
 
 VOCABULARY = 60
@@ -60,6 +61,10 @@ TEXT_CONFIGS = {
     "modernbert": lambda: ModernBertConfig(**WORDS, **SPECIAL_IDS, cls_token_id=1, sep_token_id=2),
     "clip_text": lambda: CLIPTextConfig(**WORDS, **SPECIAL_IDS),
     "t5": lambda: T5Config(vocab_size=VOCABULARY, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2),
+    "lstm": lambda: RecurrentConfig(vocab_size=VOCABULARY, embedding_size=16, hidden_size=32, num_hidden_layers=2),
+    "gru": lambda: RecurrentConfig(
+        rnn_type="gru", vocab_size=VOCABULARY, embedding_size=16, hidden_size=32, bidirectional=False
+    ),
 }
 DUAL_CONFIGS = {
     "clip": lambda: CLIPConfig(text_config={**WORDS, **SPECIAL_IDS}, vision_config=PATCHES, projection_dim=16),

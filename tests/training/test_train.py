@@ -186,6 +186,53 @@ def test_unknown_key_of_a_recipe(tmp_path, capsys):
     assert "unknown key 'learning_rat'" in capsys.readouterr().err
 
 
+def test_a_recipe_takes_over_the_keys_of_its_base(tmp_path):
+    from training.arguments import parse_arguments
+
+    (tmp_path / "one.yaml").write_text("fusion: sum\nseed: 3\nlearning_rate: 0.5\n")
+    (tmp_path / "two.yaml").write_text("base: one.yaml\nseed: 4\nfusion_layers: 2\n")
+    (tmp_path / "three.yaml").write_text("base: two.yaml\nfusion: late\n")
+    name, model_args, _, train_args = parse_arguments("", [str(tmp_path / "three.yaml"), "--fusion_layers", "1"])
+    assert name == "three"
+    assert (model_args.fusion, model_args.fusion_layers) == ("late", 1)
+    assert (train_args.seed, train_args.learning_rate) == (4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: here.yaml\n", "base 'here.yaml' of here.yaml leads back to itself"),
+        ("base: other.yaml\n", "base 'here.yaml' of other.yaml leads back to itself"),
+        ("base: ../other.yaml\n", "must be the name of a recipe in the same folder, got '../other.yaml'"),
+        ("base: [one.yaml]\n", "must be the name of a recipe in the same folder"),
+        ("base: nowhere.yaml\n", "nowhere.yaml"),
+        ("base: words.yaml\n", "got str in words.yaml"),
+        ("base: wrong.yaml\n", "unknown key 'learning_rat'"),
+    ],
+)
+def test_a_bad_base(tmp_path, capsys, text, message):
+    from training.arguments import parse_arguments
+
+    for name, content in {
+        "here": text,
+        "other": "base: here.yaml\n",
+        "words": "fusion",
+        "wrong": "learning_rat: 1",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(content)
+    with pytest.raises(SystemExit):
+        parse_arguments("", [str(tmp_path / "here.yaml")])
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_every_recipe_can_be_read():
+    from training.arguments import parse_arguments
+
+    recipes = sorted((REPOSITORY / "training/recipes").glob("*.yaml"))
+    assert [parse_arguments("", [str(recipe)])[0] for recipe in recipes] == [recipe.stem for recipe in recipes]
+    assert len(recipes) > 10
+
+
 def test_flags_win_over_the_recipe(monkeypatch):
     from training.arguments import parse_arguments
 

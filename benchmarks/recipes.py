@@ -1,0 +1,149 @@
+"""Every recipe that shows a system, at a small budget, one after the other: `make recipes`. Writes the README's table.
+
+    python benchmarks/recipes.py                          # those that are not there yet
+    python benchmarks/recipes.py --recipes cnn_gru_sum    # these alone
+    python benchmarks/recipes.py --write_readme           # the table of what is there
+
+Each is trained, measured by `training/evaluate.py`, and asked about one row in a process that cannot import mm_hf. All
+of it stays in `runs/recipes/<recipe>`; the figures go into `results/recipes.json`. What was trained is not trained
+again.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import load_from_disk
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from training.job import ROOT
+from training.run_folder import git_commit, hardware, write_json
+
+
+RUNS = ROOT / "runs/recipes"
+REPORT = ROOT / "benchmarks/results/recipes.json"
+ASK = Path(__file__).with_name("ask_without_package.py")
+BEGIN, END = "<!-- recipes -->", "<!-- end of recipes -->"
+
+
+class System(NamedTuple):
+    """What a recipe shows, and the budget that it is trained with here."""
+
+    what: str
+    seconds: int
+
+
+SYSTEMS = {
+    "cnn_lstm_concat": System("CNN + LSTM, side by side, one head", 60),
+    "cnn_lstm_multitask": System("CNN + LSTM, side by side, two heads", 60),
+    "cnn_gru_concat": System("CNN + GRU, side by side", 60),
+    "cnn_gru_sum": System("CNN + GRU, weighted sum", 60),
+    "cnn_gru_attention": System("CNN + GRU, cross-attention", 60),
+    "cnn_gru_deep_cross": System("CNN + GRU, deep & cross", 60),
+    "output_level": System("picture and name, fused at the output", 60),
+}
+
+
+def call(*words: Any) -> str:
+    """Runs a script, its progress shown, and gives what it printed.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def row_of(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """One row of the test part as a pipeline takes it, its picture written into the folder."""
+    row = load_from_disk(str(ROOT / recipe["dataset"]))["test"][0]
+    found: dict[str, Any] = {}
+    if recipe["image_column"]:
+        found["image"] = str(folder / "asked.png")
+        row[recipe["image_column"][0]].save(found["image"])
+    if recipe["text_column"]:
+        found["text"] = row[recipe["text_column"]]
+    return found
+
+
+def run_one(name: str) -> dict[str, Any]:
+    """Trains, measures and asks.
+
+    Returns:
+        by task the score with its interval and the floors; what it cost; what it answered.
+    """
+    folder = RUNS / name
+    recipe_file = ROOT / f"training/recipes/{name}.yaml"
+    budget = ("--max_train_seconds", SYSTEMS[name].seconds, "--report_to", "none")
+    call("training/train.py", recipe_file, "--output_dir", folder, "--overwrite_output_dir", "true", *budget)
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    recipe = results["recipe"]
+    call("training/evaluate.py", "--model", folder)
+    tasks = recipe["label_column"] if isinstance(recipe["label_column"], list) else [None]
+    scores = {}
+    for task in tasks:
+        file = folder / "evaluation" / (task or "") / "evaluation.json"
+        measured = json.loads(file.read_text(encoding="utf-8"))
+        metric, score = next(iter(measured["metrics"].items()))
+        floors = results["floors"] if task is None else results["floors"].get(task, {})
+        scores[measured["label_column"]] = {"metric": metric, **score, "floors": floors}
+    row_file = folder / "asked.json"
+    write_json(row_file, row_of(recipe, folder))
+    answer = call("-I", ASK, folder, row_file).strip()
+    return {
+        "dataset": Path(recipe["dataset"]).name,
+        "scores": scores,
+        "train_seconds": results["seconds"]["train"],
+        "seed": results["seed"],
+        "answer_without_package": json.loads(answer.splitlines()[-1]),
+        "commit": git_commit(ROOT),
+        **hardware(),
+    }
+
+
+def floors_cell(floors: dict[str, Any]) -> str:
+    """The floors as the table shows them."""
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in floors.items() if value is not None)
+
+
+def markdown(runs: dict[str, dict[str, Any]]) -> str:
+    """The table: a line a recipe and task."""
+    lines = ["| recipe | system | data | score [95 %] | floors | seconds |", "|---|---|---|---|---|---|"]
+    for name, run in runs.items():
+        for task, score in run["scores"].items():
+            value = f"{score['metric']} {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+            cells = [f"`{name}`", SYSTEMS[name].what, f"{run['dataset']}, {task}", value, floors_cell(score["floors"])]
+            lines.append(f"| {' | '.join(cells)} | {run['train_seconds']:.0f} |")
+    return "\n".join(lines)
+
+
+def write_readme(runs: dict[str, dict[str, Any]], readme: Path):
+    """Puts the table where the README has a place for it."""
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    readme.write_text(f"{before}{BEGIN}\n{markdown(runs)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--recipes", nargs="+", choices=list(SYSTEMS), help="run these, again too; left out, the new")
+    parser.add_argument("--write_readme", action="store_true", help="write the README's table, run nothing")
+    arguments = parser.parse_args()
+    runs = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
+    chosen = [name for name in SYSTEMS if name not in runs] if arguments.recipes is None else arguments.recipes
+    for number, name in enumerate([] if arguments.write_readme else chosen, start=1):
+        print(f"== {name} ({number} of {len(chosen)}): {SYSTEMS[name].what}", flush=True)
+        runs[name] = run_one(name)
+        write_json(REPORT, {name: runs[name] for name in SYSTEMS if name in runs})
+    runs = {name: runs[name] for name in SYSTEMS if name in runs}
+    if arguments.write_readme:
+        write_readme(runs, ROOT / "README.md")
+    print(markdown(runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Whole words as tokens, and word vectors from a file, for recurrent encoders."""
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.trainers import WordLevelTrainer
+from transformers import PreTrainedTokenizerFast
+
+
+PADDING, UNKNOWN = "[PAD]", "[UNK]"
+
+
+def word_tokenizer(
+    texts: Iterable[str], *, max_words: int = 30000, min_count: int = 1, max_length: int = 512
+) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are the words and punctuation marks of some texts, in small letters without accents.
+
+    Args:
+        texts: of the training part alone, so that what is not in it is as unknown as it will be in use.
+        max_words: the most frequent ones are kept, padding and the unknown word among them.
+        min_count: how often a word must be there.
+        max_length: tokens that a text is cut to.
+
+    Raises:
+        ValueError: not a single word.
+    """
+    tokenizer = Tokenizer(WordLevel(unk_token=UNKNOWN))
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    special = [PADDING, UNKNOWN]
+    trainer = WordLevelTrainer(
+        vocab_size=max_words, min_frequency=min_count, special_tokens=special, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() == len(special):
+        raise ValueError(f"The texts have no word that is there {min_count} times.")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PADDING,
+        unk_token=UNKNOWN,
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def read_word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Reads the vectors of some words from a text file of word2vec (Mikolov et al. 2013) or GloVe (Pennington et al.
+    2014): a word and its numbers a line, in word2vec's files below a line with the two counts.
+
+    Args:
+        path: the file, UTF-8; it may be far larger than the memory.
+        words: those that are wanted, as they stand in the file.
+
+    Returns:
+        `(len(words), E)` float32, zero for words that are not in the file; and `(len(words),)` bool, which are.
+
+    Raises:
+        ValueError: a line with another count of numbers than the first, with what is no finite number; or the file has
+            none of the words. Lines of words that are not wanted are looked at for their count alone.
+    """
+    places = {word: place for place, word in enumerate(words)}
+    found: dict[int, torch.Tensor] = {}
+    width = None
+    with open(path, encoding="utf-8", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            # GloVe has words with spaces in them (". . ."): the vector is what stands behind.
+            word, *values = line.rstrip().split(" ")
+            if number == 1 and len(values) == 1 and word.isdecimal() and values[0].isdecimal():
+                width = int(values[0])
+                continue
+            width = len(values) if width is None else width
+            if len(values) < width or not width:
+                raise ValueError(f"{path}, line {number}: expected a word and {width} numbers, got {line[:60]!r}.")
+            word = " ".join([word, *values[: len(values) - width]])
+            if word not in places or places[word] in found:
+                continue
+            try:
+                vector = [float(value) for value in values[len(values) - width :]]
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}, word {word!r}: {error}.") from None
+            if not all(map(math.isfinite, vector)):
+                raise ValueError(f"{path}, line {number}, word {word!r}: not all of its numbers are finite.")
+            found[places[word]] = torch.tensor(vector)
+    if not found:
+        raise ValueError(f"{path} has none of the {len(places)} words, such as {list(words)[:5]}.")
+    vectors = torch.zeros(len(words), width or 0)
+    there = torch.zeros(len(words), dtype=torch.bool)
+    for place, vector in found.items():
+        vectors[place], there[place] = vector, True
+    return vectors, there

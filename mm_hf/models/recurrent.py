@@ -1,0 +1,239 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""A recurrent encoder, which the library lacks: LSTM or GRU over word vectors, spectral frames or sensor readings.
+
+Notation used for tensor shapes: `U` items, `T` steps of each, `F` numbers a step, `E` width of a word vector, `H` width
+of the encoder.
+"""
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import AutoConfig, AutoModel
+from transformers import initialization as init
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import can_return_tuple
+
+
+RNNS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+
+
+@strict
+class RecurrentConfig(PreTrainedConfig):
+    r"""A recurrent encoder of words, or of frames.
+
+    Args:
+        rnn_type (`str`, defaults to `"lstm"`): `"lstm"` (Hochreiter and Schmidhuber 1997) or `"gru"` (Cho et al.
+            2014).
+        vocab_size (`int`, defaults to 30522): words that an encoder of `input_ids` knows.
+        input_size (`int`, *optional*): numbers a step, for an encoder of `input_features`, which knows no words.
+        embedding_size (`int`, defaults to 100): width of the word vectors.
+        hidden_size (`int`, defaults to 128): width of what comes out; of two directions each has half.
+        num_hidden_layers (`int`, defaults to 1): recurrent layers, one upon the other.
+        bidirectional (`bool`, defaults to `True`): read from both ends (Schuster and Paliwal 1997).
+        hidden_dropout_prob (`float`, defaults to 0): of what goes into each layer.
+        initializer_range (`float`, defaults to 1): standard deviation of new word vectors, as torch has it: at BERT's
+            0.02 no gate would open.
+        pad_token_id (`int`, defaults to 0): its word vector is zero.
+
+    Raises:
+        ValueError: another `rnn_type`, a size below 1, a width that two directions cannot share.
+    """
+
+    model_type = "mm_fusion_recurrent"
+
+    rnn_type: str = "lstm"
+    vocab_size: int = 30522
+    input_size: int | None = None
+    embedding_size: int = 100
+    hidden_size: int = 128
+    num_hidden_layers: int = 1
+    bidirectional: bool = True
+    hidden_dropout_prob: float | int = 0.0
+    initializer_range: float | int = 1.0
+    pad_token_id: int | None = 0
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.validate_architecture()  # the library's own call would wrap the error
+
+    def validate_architecture(self):
+        """Checks the type and the sizes."""
+        if self.rnn_type not in RNNS:
+            raise ValueError(f"rnn_type must be one of {list(RNNS)}, got {self.rnn_type!r}.")
+        sizes = ("vocab_size", "input_size", "embedding_size", "hidden_size", "num_hidden_layers")
+        for name in sizes:
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.bidirectional and self.hidden_size % 2:
+            raise ValueError(f"Two directions share hidden_size, which must be even: got {self.hidden_size}.")
+
+
+class RecurrentLayer(nn.Module):
+    """One layer, in one direction or both.
+
+    Both start at a step that counts, whatever is padded, and on which side: the steps come in front, in their order.
+
+    Args:
+        config: the encoder's.
+        input_size: width of what goes in.
+    """
+
+    def __init__(self, config: RecurrentConfig, input_size: int):
+        super().__init__()
+        directions = 2 if config.bidirectional else 1
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.directions = nn.ModuleList(
+            RNNS[config.rnn_type](input_size, config.hidden_size // directions, batch_first=True)
+            for _ in range(directions)
+        )
+
+    def forward(self, states: torch.Tensor, backwards: torch.Tensor) -> torch.Tensor:
+        """Reads.
+
+        Args:
+            states: `(U, T, E or H)`.
+            backwards: `(U, T)` int64, which step each is when read from the last one.
+
+        Returns:
+            `(U, T, H)`.
+        """
+        states = self.dropout(states)
+        found = [self.directions[0](states)[0]]
+        if len(self.directions) > 1:
+            found.append(take(self.directions[1](take(states, backwards))[0], backwards))
+        return torch.cat(found, dim=-1)
+
+
+class RecurrentModel(PreTrainedModel):
+    """LSTM or GRU, for `AutoModel`: wherever the model takes BERT, it takes this. Padding changes nothing."""
+
+    config_class = RecurrentConfig
+    config: RecurrentConfig
+    base_model_prefix = "recurrent"
+
+    def __init__(self, config: RecurrentConfig):
+        super().__init__(config)
+        self.embeddings = None
+        width = config.input_size
+        if width is None:
+            width = config.embedding_size
+            self.embeddings = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
+        widths = [width, *[config.hidden_size] * (config.num_hidden_layers - 1)]
+        self.layers = nn.ModuleList(RecurrentLayer(config, width) for width in widths)
+        self.post_init()
+
+    @property
+    def main_input_name(self) -> str:
+        """`input_ids` of an encoder of words, `input_features` of one of frames."""
+        return "input_ids" if self.embeddings is not None else "input_features"
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if not isinstance(module, tuple(RNNS.values())):
+            super()._init_weights(module)
+            return
+        for name, parameter in module.named_parameters():
+            if name.startswith("bias"):
+                init.zeros_(parameter)
+            elif name.startswith("weight_ih"):
+                init.xavier_uniform_(parameter)
+            else:  # what goes from step to step keeps its length (Saxe et al. 2014)
+                init.orthogonal_(parameter)
+        if isinstance(module, nn.LSTM):  # at first nothing is forgotten (Jozefowicz et al. 2015, section 2.2)
+            gates = torch.zeros_like(module.bias_ih_l0)
+            gates[module.hidden_size : 2 * module.hidden_size] = 1.0
+            init.copy_(module.bias_ih_l0, gates)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word vectors."""
+        if self.embeddings is None:
+            raise NotImplementedError("This encoder reads frames, and has no word vectors.")
+        return self.embeddings
+
+    def set_input_embeddings(self, value: nn.Module):
+        """Replaces the word vectors."""
+        self.embeddings = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        """Reads the items.
+
+        Args:
+            input_ids: `(U, T)` int64.
+            attention_mask: `(U, T)`, 1 for a step, 0 for padding, on whichever side.
+            inputs_embeds: `(U, T, E)` float, in place of `input_ids`.
+            input_features: `(U, T, F)` float, of an encoder of frames.
+            output_hidden_states: give what goes into the first layer and what each one gives, too.
+            kwargs: what other encoders take; not looked at.
+
+        Returns:
+            `last_hidden_state` `(U, T, H)`, zero at padding.
+
+        Raises:
+            ValueError: none of the inputs that this encoder reads, or more than one.
+        """
+        given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "input_features": input_features}
+        given = {name: value for name, value in given.items() if value is not None}
+        readable = ["input_features"] if self.embeddings is None else ["input_ids", "inputs_embeds"]
+        if len(given) != 1 or not set(given) <= set(readable):
+            raise ValueError(f"This encoder reads one of {readable}, got {list(given) or 'neither'}.")
+        (states,) = given.values()
+        if input_ids is not None:
+            states = self.embeddings(input_ids)  # (U, T, E)
+        states = states.to(next(self.parameters()).dtype)
+        items, steps = states.shape[:2]
+        if attention_mask is None:
+            attention_mask = torch.ones(items, steps, dtype=torch.bool, device=states.device)
+        mask = attention_mask.bool()
+        order = mask.logical_not().long().argsort(dim=1, stable=True)  # (U, T): the steps that count go in front
+        places = torch.arange(steps, device=states.device).expand(items, steps)
+        back = order.argsort(dim=1)
+        lengths = mask.sum(1, keepdim=True)
+        backwards = torch.where(places < lengths, lengths - 1 - places, places)
+
+        def given_out(states: torch.Tensor) -> torch.Tensor:
+            return take(states, back) * mask.unsqueeze(-1).to(states.dtype)
+
+        states = take(states, order)
+        hidden_states = [given_out(states)]
+        for layer in self.layers:
+            states = layer(states, backwards)
+            hidden_states.append(given_out(states))
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        return BaseModelOutput(
+            last_hidden_state=hidden_states[-1],
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+        )
+
+
+def take(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The steps of each item in another order.
+
+    Args:
+        states: `(U, T, …)`.
+        places: `(U, T)` int64.
+
+    Returns:
+        `(U, T, …)`.
+    """
+    return states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+
+
+AutoConfig.register(RecurrentConfig.model_type, RecurrentConfig, exist_ok=True)
+AutoModel.register(RecurrentConfig, RecurrentModel, exist_ok=True)
+RecurrentConfig.register_for_auto_class()
+RecurrentModel.register_for_auto_class("AutoModel")
+
+__all__ = ["RecurrentConfig", "RecurrentModel"]

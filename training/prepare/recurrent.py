@@ -1,0 +1,131 @@
+"""Make a recurrent text encoder for a data set: an LSTM or GRU over the words of its training part.
+
+    python -m training.prepare.recurrent data/encoders/lstm-easy-vqa --dataset data/easy_vqa --text_column question
+    python -m training.prepare.recurrent OUT --dataset reviews.csv --text_column review --word_vectors glove.6B.100d.txt
+
+writes a folder that goes wherever a text encoder's does: `text_encoder: data/encoders/lstm-easy-vqa` in a recipe. It is
+untrained but for the word vectors, where a file of them is given, so it is to be trained: leave text out of
+freeze_encoders, and give it a text_learning_rate as high as learning_rate.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from mm_hf.data import Columns, load_splits, read_word_vectors, word_tokenizer
+from mm_hf.models.recurrent import RNNS, RecurrentConfig, RecurrentModel
+from training.prepare.common import PreparationError, folder_in_place, is_complete
+
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "recurrent.py")
+
+CARD = """---
+library_name: transformers
+pipeline_tag: feature-extraction
+tags:
+- mm_fusion_recurrent
+---
+
+# A recurrent text encoder
+
+`{rnn_type}` over the words of column `{column}` of `{dataset}`, training part: {words} words. Made by
+`python -m training.prepare.recurrent` of mm_hf with seed {seed}; nothing in it is trained yet.
+
+- Word vectors: {vectors}.
+"""
+
+
+def texts_of(options: argparse.Namespace) -> Iterator[str]:
+    """The texts of the training part, empty ones left out."""
+    columns = Columns(text=options.text_column)
+    splits = load_splits(options.dataset, columns, validation_fraction=0, test_fraction=0)
+    if "train" not in splits:
+        raise ValueError(f"{options.dataset} has no train part, but {list(splits)}.")
+    return (text for text in splits["train"][options.text_column] if text)
+
+
+def write_encoder(folder: Path, options: argparse.Namespace) -> None:
+    """Write the encoder with its tokenizer.
+
+    Raises:
+        ValueError: What the data set, the column or the file of vectors cannot give.
+    """
+    tokenizer = word_tokenizer(texts_of(options), max_words=options.max_words, min_count=options.min_count)
+    words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    vectors, there = None, torch.zeros(len(words), dtype=torch.bool)
+    if options.word_vectors is not None:
+        vectors, there = read_word_vectors(options.word_vectors, words)
+    torch.manual_seed(options.seed)
+    config = RecurrentConfig(
+        rnn_type=options.rnn_type,
+        vocab_size=len(words),
+        embedding_size=options.embedding_size if vectors is None else vectors.shape[1],
+        hidden_size=options.hidden_size,
+        num_hidden_layers=options.num_hidden_layers,
+        bidirectional=not options.one_direction,
+        hidden_dropout_prob=options.dropout,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    if vectors is not None:  # new words are as long as known ones
+        config.initializer_range = vectors[there].std().item()
+    model = RecurrentModel(config)
+    if vectors is not None:
+        model.embeddings.weight.data[there] = vectors[there]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    source = f"{int(there.sum())} of `{Path(options.word_vectors).name}`, the others random" if there.any() else "random"
+    card = CARD.format(
+        rnn_type=config.rnn_type,
+        column=options.text_column,
+        dataset=Path(options.dataset).name,
+        words=len(words),
+        seed=options.seed,
+        vectors=source,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.prepare.recurrent",
+        description=__doc__.split("\n")[0],
+        epilog="An existing encoder is left as it is.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write the encoder into")
+    parser.add_argument("--dataset", required=True, help="as in a recipe: a file, a folder or a Hub id")
+    parser.add_argument("--text_column", required=True, help="column of the texts")
+    parser.add_argument("--rnn_type", choices=list(RNNS), default="lstm", help="kind of recurrent layer")
+    parser.add_argument("--word_vectors", metavar="FILE", help="text file of word2vec or GloVe")
+    parser.add_argument("--embedding_size", type=int, default=100, help="width of word vectors without a file")
+    parser.add_argument("--hidden_size", type=int, default=128, help="width of what comes out, of both directions")
+    parser.add_argument("--num_hidden_layers", type=int, default=1, help="recurrent layers")
+    parser.add_argument("--one_direction", action="store_true", help="read from the start alone")
+    parser.add_argument("--dropout", type=float, default=0.0, help="of what goes into each layer")
+    parser.add_argument("--max_words", type=int, default=30000, help="most frequent words that are kept")
+    parser.add_argument("--min_count", type=int, default=1, help="how often a word must be there")
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights")
+    parser.add_argument("--force", action="store_true", help="build an encoder again that is complete")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+    options = parse_arguments(arguments)
+    if is_complete(options.output, FILES) and not options.force:
+        print(f"{options.output}: complete, left as it is (--force builds it again)")
+        return
+    try:
+        with folder_in_place(options.output, FILES) as folder:
+            write_encoder(folder, options)
+    except (PreparationError, ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{options.output}: written")
+
+
+if __name__ == "__main__":
+    main()

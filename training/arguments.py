@@ -11,9 +11,12 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+from mm_hf.models.configuration_mm_fusion import MODALITY_CONFIGS
+
 
 DEFAULT_VISION_ENCODER = "google/vit-base-patch16-224"
 DEFAULT_TEXT_ENCODER = "google-bert/bert-base-uncased"
+DEFAULT_AUDIO_ENCODER = "openai/whisper-tiny"
 
 
 def check_range(name: str, value: float, low: float, high: float):
@@ -32,6 +35,13 @@ class ModelArguments:
     )
     text_encoder: str | None = field(
         default=None, metadata={"help": f"Hub id or folder; left out beside a text_column, {DEFAULT_TEXT_ENCODER}."}
+    )
+    audio_encoder: str | None = field(
+        default=None, metadata={"help": f"Hub id or folder; left out beside an audio_column, {DEFAULT_AUDIO_ENCODER}."}
+    )
+    max_audio_seconds: int | None = field(
+        default=None,
+        metadata={"help": "Longer sounds are cut; Whisper's encoder, which takes 30, is cut to these seconds too."},
     )
     fusion: str = field(default="cross_attention", metadata={"help": "A fusion of the registry."})
     fusion_hidden_size: int | None = field(
@@ -163,6 +173,9 @@ class DatasetArguments:
         default=None, metadata={"help": "Column whose equal values mean the same picture; its rows share a batch."}
     )
     text_column: str | None = field(default=None, metadata={"help": "Column of the texts."})
+    audio_column: str | None = field(
+        default=None, metadata={"help": "Column of the sounds: datasets.Audio, bytes, or paths to wav, flac, ogg, mp3."}
+    )
     label_column: list[str] | None = field(
         default=None, metadata={"help": "Column of the labels, or several: one task each, learned together."}
     )
@@ -256,6 +269,7 @@ class TrainArguments:
     )
     vision_learning_rate: float | None = field(default=None, metadata={"help": "Of the vision encoder alone."})
     text_learning_rate: float | None = field(default=None, metadata={"help": "Of the text encoder alone."})
+    audio_learning_rate: float | None = field(default=None, metadata={"help": "Of the audio encoder alone."})
     decoder_learning_rate: float | None = field(
         default=None, metadata={"help": "generation: of the decoder; left out, as of the encoders."}
     )
@@ -356,7 +370,7 @@ class TrainArguments:
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
         not_negative = ("learning_rate", "encoder_learning_rate", "vision_learning_rate", "text_learning_rate")
-        not_negative += ("decoder_learning_rate",)
+        not_negative += ("audio_learning_rate", "decoder_learning_rate")
         for name in (*not_negative, "weight_decay", "max_grad_norm", "focal_gamma", "mixup_alpha", "ema_decay"):
             if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
@@ -375,8 +389,7 @@ class TrainArguments:
     def encoder_learning_rates(self) -> dict[str, float]:
         """By modality, and of the decoder."""
         common = self.learning_rate / 5 if self.encoder_learning_rate is None else self.encoder_learning_rate
-        own = {"vision": self.vision_learning_rate, "text": self.text_learning_rate}
-        own["decoder"] = self.decoder_learning_rate
+        own = {name: getattr(self, f"{name}_learning_rate") for name in (*MODALITY_CONFIGS, "decoder")}
         return {name: common if rate is None else rate for name, rate in own.items()}
 
 

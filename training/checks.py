@@ -4,13 +4,14 @@ from transformers.integrations import get_available_reporting_integrations
 
 from mm_hf.models.generation_mm_fusion import GENERATION
 from training.arguments import (
+    DEFAULT_AUDIO_ENCODER,
     DEFAULT_TEXT_ENCODER,
     DEFAULT_VISION_ENCODER,
     DataArguments,
     ModelArguments,
     TrainArguments,
 )
-from training.job import RETRIEVAL
+from training.job import COLUMN_OF, RETRIEVAL
 
 
 def check_arguments(script: str, model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
@@ -19,22 +20,26 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
         model_args.vision_encoder = DEFAULT_VISION_ENCODER
     if data_args.text_column and model_args.text_encoder is None:
         model_args.text_encoder = DEFAULT_TEXT_ENCODER
+    if data_args.audio_column and model_args.audio_encoder is None:
+        model_args.audio_encoder = DEFAULT_AUDIO_ENCODER
     needed = {"dataset": data_args.dataset}
     if model_args.task == RETRIEVAL:
         needed |= {"image_column": data_args.image_column, "text_column": data_args.text_column}
     else:
         needed["label_column"] = data_args.label_column
-    for encoder, column in (("vision_encoder", "image_column"), ("text_encoder", "text_column")):
+    encoders = {f"{name}_encoder": column for name, column in COLUMN_OF.items()}
+    for encoder, column in encoders.items():
         if getattr(model_args, encoder) is not None:
             needed[column] = getattr(data_args, column)
-    if model_args.vision_encoder is None and model_args.text_encoder is None:
-        needed["image_column or text_column"] = None
+    if all(getattr(model_args, encoder) is None for encoder in encoders):
+        needed[" or ".join(encoders.values())] = None
     for key, value in needed.items():
         if not value:
             raise ValueError(f"{key} is missing: give it in the recipe or as --{key.split()[0]}.")
     for key, value, encoder in (
         ("image_size", model_args.image_size, "vision_encoder"),
         ("augment", data_args.augment, "vision_encoder"),
+        ("max_audio_seconds", model_args.max_audio_seconds, "audio_encoder"),
         ("max_text_length", data_args.max_text_length, "text_encoder"),
         ("token_dropout", data_args.token_dropout or None, "text_encoder"),
     ):

@@ -46,6 +46,7 @@ from training.arguments import (
 
 
 RETRIEVAL = "retrieval"
+COLUMN_OF = {"vision": "image_column", "text": "text_column", "audio": "audio_column"}
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -30,11 +30,10 @@ from mm_hf.data.loading import SOURCE_ROW
 from mm_hf.data.sources import PART_OF
 from mm_hf.models.generation_mm_fusion import GENERATION
 from training.arguments import DataArguments, DatasetArguments, ModelArguments, TrainArguments
-from training.job import RETRIEVAL, ROOT, Job
+from training.job import COLUMN_OF, RETRIEVAL, ROOT, Job
 from training.set_up import HEADS, build_cache, check_rows
 
 
-COLUMN_OF = {"vision": "image_column", "text": "text_column"}
 # What a run's recipe says of the parts of its data.
 RECIPE_KEYS = ["dataset", "image_column", "image_id_column", "group_column", "seed"]
 RECIPE_KEYS += ["validation_fraction", "test_fraction"]
@@ -148,7 +147,11 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
             'does not have: "").'
         )
     image = [column for column in data_args.image_column or [] if column]
-    for modality, column in (("vision", image), ("text", data_args.text_column)):
+    for modality, column in {
+        "vision": image,
+        "text": data_args.text_column,
+        "audio": data_args.audio_column,
+    }.items():
         if column and modality not in config.modalities:
             raise ValueError(f"{COLUMN_OF[modality]} is {column}, but {args.model} has {config.modalities} alone.")
     for key, column in (("image_id_column", data_args.image_id_column), ("group_column", args.group_column)):
@@ -165,6 +168,7 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
         image=image or None,
         image_id=data_args.image_id_column or None,
         text=data_args.text_column or None,
+        audio=data_args.audio_column or None,
         label=label,
         kind=data_args.kind_column or None,
         group=args.group_column or None,

@@ -18,7 +18,7 @@ from PIL import Image
 
 from mm_hf.checkpoints import clear_staging, list_checkpoints
 from mm_hf.data import BadRowError, MultimodalCollator, Rows, label_tensor
-from mm_hf.data.collator import decode_image
+from mm_hf.data.collator import decode_image, picture_file
 from mm_hf.data.loading import is_absent
 from mm_hf.evaluation import model_card, plot_curves, plot_predictions
 from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES
@@ -255,15 +255,18 @@ def shown(label: Any, labels: Any) -> str:
 
 
 def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple[Image.Image | None, str | None]:
-    """The first picture of a row, and its text; None for what is absent, and for a picture that cannot be read. The
-    text is empty where there is no column of texts."""
+    """The first picture of a row, and its text; None for what is absent, and for a picture that cannot be read. Where
+    there is no column of texts, the text is the name of the sound's file, or empty."""
     columns = collator.columns
     try:
         there = [column for column in columns.images if row[column]]
         picture = decode_image(row, there[0], collator.root) if there else None
     except BadRowError:  # skipped in the run, or it would not have come this far
         picture = None
-    return picture, row[columns.text] if columns.text else ""
+    if columns.text:
+        return picture, row[columns.text]
+    sound = None if columns.audio is None else picture_file(row[columns.audio])
+    return picture, "" if sound is None else Path(sound).name
 
 
 def summary(results: dict) -> str:

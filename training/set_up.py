@@ -41,6 +41,7 @@ from mm_hf.data import (
 )
 from mm_hf.data.collator import find_picture
 from mm_hf.data.loading import rows_by_path
+from mm_hf.models.configuration_mm_fusion import MODALITY_CONFIGS
 from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.models.losses import count_labels
 from training.arguments import (
@@ -99,6 +100,7 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         image=data_args.image_column,
         image_id=data_args.image_id_column,
         text=data_args.text_column,
+        audio=data_args.audio_column,
         label=data_args.label_column,
         kind=data_args.kind_column,
         weight=data_args.weight_column,
@@ -223,7 +225,7 @@ def check_rows(job: Job):
         if job.columns.text is not None:
             for row in job.all_rows(split, [job.columns.text]):
                 job.collator.item_keys(row, "text", bad)
-        for column in job.columns.images:
+        for column in job.columns.files:
             for row in rows_by_path(dataset, split, column):
                 try:
                     find_picture(row, column, job.collator.root)
@@ -257,8 +259,10 @@ def loss_arguments(job: Job, among_others: bool = False) -> dict[str, Any]:
 
 def build_processor(model_args: ModelArguments, data_args: DataArguments) -> MMFusionProcessor:
     """The encoders' own processors, with the sizes that the recipe asks for."""
-    encoders = {"vision": model_args.vision_encoder, "text": model_args.text_encoder, "decoder": model_args.decoder}
-    processor = MMFusionProcessor.from_encoders_pretrained(**encoders)
+    encoders = {name: getattr(model_args, f"{name}_encoder") for name in MODALITY_CONFIGS}
+    processor = MMFusionProcessor.from_encoders_pretrained(
+        **encoders, decoder=model_args.decoder, max_audio_seconds=model_args.max_audio_seconds
+    )
     if model_args.image_size is not None:
         processor.image_processor.size = {"height": model_args.image_size, "width": model_args.image_size}
         processor.image_processor.do_center_crop = False
@@ -305,8 +309,8 @@ def build_model(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
     if job.tasks:
         task = "multi_task"
     model = HEADS[task].from_encoders_pretrained(
-        vision=args.vision_encoder,
-        text=args.text_encoder,
+        **{name: getattr(args, f"{name}_encoder") for name in MODALITY_CONFIGS},
+        max_audio_seconds=args.max_audio_seconds,
         fusion=args.fusion,
         fusion_module_config={
             "hidden_size": args.fusion_hidden_size,
@@ -346,7 +350,7 @@ def merge_adapters(job: Job, model: MMFusionPreTrainedModel):
 def build_cache(job: Job) -> FeatureCache | None:
     """Encodes every distinct item of the frozen encoders once; None where that is not asked for or would not fit."""
     changing = {"vision": bool(job.data_args.augment), "text": job.data_args.token_dropout > 0}
-    modalities = [name for name in job.model.config.frozen_encoders if not changing[name]]
+    modalities = [name for name in job.model.config.frozen_encoders if not changing.get(name)]
     if not job.data_args.cache_features or job.data_args.streaming or not modalities:
         return None
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))

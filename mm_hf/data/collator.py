@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ..models.generation_mm_fusion import GENERATION
-from ..models.processing_mm_fusion import MMFusionProcessor, ends_of_text
+from ..models.processing_mm_fusion import MMFusionProcessor, ends_of_text, load_sound
 from .augmentation import ImageAugmentation
 from .bad_rows import check_on_error
 from .feature_cache import FeatureCache
@@ -46,8 +46,32 @@ def decode_image(row: dict[str, Any], column: str, root: str | None = None) -> I
         raise BadRowError(row, column, " ".join(reason.split()), file) from None
 
 
+def decode_sound(row: dict[str, Any], column: str, root: str | None, sampling_rate: int) -> np.ndarray:
+    """Decodes the sound of a row, one channel, and resamples it where that is needed.
+
+    Args:
+        row, column, root: as for `decode_image`.
+        sampling_rate: samples a second.
+
+    Returns:
+        `(S,)` float32.
+
+    Raises:
+        BadRowError: it is missing, broken or empty, or its path leaves the root.
+    """
+    value, file = row[column], picture_file(row[column])
+    if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
+        raise BadRowError(row, column, f"this is no sound, with neither bytes nor a path: {value!r:.80}.")
+    there = value.get("bytes") is not None
+    source = value["bytes"] if there else find_picture(row, column, root)
+    try:
+        return load_sound(source, sampling_rate)
+    except (ValueError, OSError) as error:
+        raise BadRowError(row, column, " ".join(str(error).split()), file) from None
+
+
 def find_picture(row: dict[str, Any], column: str, root: str | None = None) -> str:
-    """The file of a picture that a row has by its path alone; arguments as for `decode_image`.
+    """The file of a picture or sound that a row has by its path alone; arguments as for `decode_image`.
 
     Raises:
         BadRowError: there is none, or its path leaves the root.
@@ -63,7 +87,7 @@ def find_picture(row: dict[str, Any], column: str, root: str | None = None) -> s
 
 
 def picture_file(value: Any) -> str | None:
-    """The path of a picture as its row has it; None where there is none."""
+    """The path of a picture or sound as its row has it; None where there is none."""
     path = value.get("path") if isinstance(value, dict) else None
     return None if path is None else str(path)
 
@@ -129,7 +153,12 @@ class MultimodalCollator:
     def __post_init__(self):
         check_on_error(self.on_error)
         text = self.columns.text
-        self.parts = {"vision": self.columns.images, "text": [] if text is None else [text]}
+        audio = self.columns.audio
+        self.parts = {
+            "vision": self.columns.images,
+            "text": [] if text is None else [text],
+            "audio": [] if audio is None else [audio],
+        }
         if not 0 <= self.token_dropout < 1:
             raise ValueError(f"token_dropout must be in [0, 1), got {self.token_dropout}.")
         asked = {"vision": ("augment", self.augment), "text": ("token_dropout", self.token_dropout or None)}
@@ -143,7 +172,7 @@ class MultimodalCollator:
                     f"{name} is {value}, but the {modality} features are cached, encoded once and for all: give up "
                     f"one of {name} and the feature cache."
                 )
-        if self.pair_ids and [len(columns) for columns in self.parts.values()] != [1, 1]:
+        if self.pair_ids and [len(columns) for columns in self.parts.values()] != [1, 1, 0]:
             raise ValueError(f"pair_ids needs one column of pictures and one of texts, got {self.parts}.")
         if self.token_dropout and self._mask_token_id is None:
             raise ValueError("token_dropout needs a tokenizer with a mask token or an unknown token.")
@@ -205,8 +234,9 @@ class MultimodalCollator:
             return value
         file = picture_file(value)
         if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
-            raise BadRowError(row, column, f"this is no picture, with neither bytes nor a path: {value!r:.80}.")
-        if len(self.parts[modality]) == 1 and self.columns.image_id is not None:
+            what = {"vision": "picture", "audio": "sound"}[modality]
+            raise BadRowError(row, column, f"this is no {what}, with neither bytes nor a path: {value!r:.80}.")
+        if modality == "vision" and len(self.parts[modality]) == 1 and self.columns.image_id is not None:
             image_id = row[self.columns.image_id]
             if not is_absent(image_id):
                 return f"{row['split']}:{image_id}"
@@ -370,11 +400,19 @@ class MultimodalCollator:
         return (index.reshape(len(rows), -1) if len(columns) > 1 else index), items, usable
 
     def _load(self, row: dict[str, Any], modality: str, column: str) -> Any:
-        """What the processor takes: the decoded picture, or the text."""
-        return decode_image(row, column, self.root) if modality == "vision" else row[column]
+        """What the processor takes: the decoded picture or sound, or the text."""
+        if modality == "vision":
+            return decode_image(row, column, self.root)
+        if modality == "audio":
+            return decode_sound(row, column, self.root, self.processor.feature_extractor.sampling_rate)
+        return row[column]
 
     def _process(self, modality: str, items: list) -> dict[str, torch.Tensor]:
-        return dict(self.processor(images=items) if modality == "vision" else self.processor(text=items))
+        if modality == "vision":
+            return dict(self.processor(images=items))
+        if modality == "audio":
+            return dict(self.processor(audio=items, sampling_rate=self.processor.feature_extractor.sampling_rate))
+        return dict(self.processor(text=items))
 
     def _generator(self, row: dict[str, Any], modality: str, column: str) -> np.random.Generator:
         """All that is random about an item comes from here, and none of it from the global generators."""

@@ -59,6 +59,7 @@ class Columns:
             labels of several tasks, each of which is called by its column.
         kind: strings that metrics are split by.
         weight: numbers, how much each row counts in the training loss; by label column where only some tasks have it.
+        audio: sounds, a `datasets.Audio`, paths or bytes; None in a row: this row has no sound.
     """
 
     image: str | list[str] | None = None
@@ -67,6 +68,7 @@ class Columns:
     label: str | list[str] | None = None
     kind: str | None = None
     weight: str | dict[str, str] | None = None
+    audio: str | None = None
 
     def __post_init__(self):
         if isinstance(self.weight, dict) and (unknown := set(self.weight) - set(self.labels)):
@@ -76,6 +78,11 @@ class Columns:
     def images(self) -> list[str]:
         """The columns of pictures, none, one or several."""
         return [] if self.image is None else [self.image] if isinstance(self.image, str) else list(self.image)
+
+    @property
+    def files(self) -> list[str]:
+        """The columns whose items are files: pictures and sounds."""
+        return [*self.images, *([] if self.audio is None else [self.audio])]
 
     @property
     def labels(self) -> list[str]:
@@ -92,14 +99,14 @@ class Columns:
     def named(self) -> list[tuple[str, str]]:
         """The columns that are there, as pairs of their part and their name."""
         pairs: list[tuple[str, str | None]] = [("image", column) for column in self.images]
-        pairs += [("image_id", self.image_id), ("text", self.text)]
+        pairs += [("image_id", self.image_id), ("text", self.text), ("audio", self.audio)]
         pairs += [("label", column) for column in self.labels]
         pairs += [("kind", self.kind), *(("weight", column) for column in dict.fromkeys(self.weights.values()))]
         return [(part, column) for part, column in pairs if column is not None]
 
 
 def resolve_path(path: str, root: str | None) -> str:
-    """Makes the path of a picture absolute, links followed, and refuses it where it leads out of `root`: a table from
+    """Makes the path of a picture or sound absolute, links followed, and refuses it where it leads out of `root`: a table from
     a stranger must not read other files of this machine.
 
     Args:
@@ -125,12 +132,13 @@ def is_absent(value: Any) -> bool:
 
 
 def rows_by_path(dataset: Dataset, split: str, column: str) -> Iterator[dict[str, Any]]:
-    """The rows whose picture is in a file and not in the data, without their other columns, as `Rows` gives them.
+    """The rows whose picture or sound is in a file and not in the data, without their other columns, as `Rows` gives
+    them.
 
     Args:
-        dataset: the rows; pictures as `Image(decode=False)`.
+        dataset: the rows; pictures as `Image(decode=False)`, sounds likewise as structs of bytes and path.
         split: their name in messages.
-        column: of the pictures.
+        column: of the pictures or sounds.
     """
     names = [column, *({SOURCE_ROW} & set(dataset.column_names))]
     start = 0

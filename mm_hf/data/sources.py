@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from datasets import (
+    Audio,
     ClassLabel,
     Dataset,
     DatasetDict,
@@ -45,6 +46,7 @@ SYNONYMS = {
 }
 PART_OF = {name: part for part, names in SYNONYMS.items() for name in names}
 PART_IN_NAME = re.compile(rf"(?:^|[^a-z0-9])({'|'.join(PART_OF)})(?=[^a-z]|$)")
+SOUND = {"bytes": Value("binary"), "path": Value("string")}  # what `datasets.Audio` holds, which needs torchcodec
 STREAM_SHARDS = 64  # of a folder on disk: divisible by most numbers of processes
 
 
@@ -249,6 +251,9 @@ def prepare(
     Raises:
         ValueError: see `load_splits`.
     """
+    for column, feature in (split.features or {}).items():
+        if isinstance(feature, Audio):  # decoding it would need torchcodec, and is not wanted here
+            split = split.cast_column(column, Audio(decode=False))
     try:
         empty = next(iter(split.select_columns(split.column_names or []).take(1)), None) is None
     except Exception as error:  # a stream is opened here, and each reader raises its own types
@@ -274,7 +279,9 @@ def prepare(
         if part == "weight" and not kind.startswith(("int", "uint", "float")):
             raise ValueError(f"Column {column!r} (given as weight_column) of {dataset} holds no numbers, but {kind}.")
     for column in columns.images:
-        split = with_pictures(split, column, root)
+        split = with_files(split, column, root, "images", Image(decode=False))
+    if columns.audio is not None:
+        split = with_files(split, columns.audio, root, "sounds", SOUND)
     return split
 
 
@@ -312,8 +319,17 @@ def pick_fields(row: dict[str, Any], names: list[str]) -> dict[str, Any]:
     return fields
 
 
-def with_pictures(split: Dataset | IterableDataset, column: str, root: str | None) -> Dataset | IterableDataset:
-    """The split with this column as `Image(decode=False)`, made from paths or bytes where it holds these.
+def with_files(
+    split: Dataset | IterableDataset, column: str, root: str | None, what: str, target: Any
+) -> Dataset | IterableDataset:
+    """The split with this column as structs of bytes and path, made from paths or bytes where it holds these.
+
+    Args:
+        split: the rows.
+        column: of pictures or sounds.
+        root: see `resolve_path`.
+        what: they are, in messages.
+        target: the feature, `Image(decode=False)` or `SOUND`.
 
     Raises:
         ValueError: it holds something else, or paths of which none of the first 100 is a file.
@@ -322,22 +338,25 @@ def with_pictures(split: Dataset | IterableDataset, column: str, root: str | Non
     strings = isinstance(feature, Value) and feature.dtype in STRINGS
     binary = isinstance(feature, Value) and "binary" in feature.dtype
     struct = isinstance(feature, dict) and set(feature) <= {"bytes", "path"}
-    if not (isinstance(feature, Image) or strings or binary or struct):
-        raise ValueError(f"Column {column!r} must hold images (datasets.Image, bytes or paths), it holds {feature}.")
+    own = Image if isinstance(target, Image) else Audio
+    if not (isinstance(feature, own) or strings or binary or struct):
+        raise ValueError(
+            f"Column {column!r} must hold {what} (datasets.{own.__name__}, bytes or paths), it holds {feature}."
+        )
     if strings:
         first = [row[column] for row in split.select_columns([column]).take(100)]
         paths = [path for path in first if path]
         if paths and not any(is_file(path, root) for path in paths):
             raise ValueError(
-                f"Column {column!r} must hold images or paths to them, but none of its first {len(paths)} values is a "
+                f"Column {column!r} must hold {what} or paths to them, but none of its first {len(paths)} values is a "
                 f"file below {root or 'data_root'!r} (the first: {paths[0]!r})."
             )
         if isinstance(split, Dataset) and "" in split.unique(column):
             split = split.map(partial(drop_empty, column=column), features=split.features)
-    if isinstance(split, Dataset) or isinstance(feature, Image):
-        return split.cast_column(column, Image(decode=False)) if feature != Image(decode=False) else split
-    features = Features({**split.features, column: Image(decode=False)})
-    return split.map(partial(as_picture, column=column), features=features)
+    if isinstance(feature, own) or (isinstance(split, Dataset) and (struct or own is Image)):
+        return split.cast_column(column, target) if feature != target else split
+    features = Features({**split.features, column: target})
+    return split.map(partial(as_file, column=column), features=features)
 
 
 def drop_empty(row: dict[str, Any], column: str) -> dict[str, Any]:
@@ -345,7 +364,7 @@ def drop_empty(row: dict[str, Any], column: str) -> dict[str, Any]:
     return {column: row[column] or None}
 
 
-def as_picture(row: dict[str, Any], column: str) -> dict[str, Any]:
+def as_file(row: dict[str, Any], column: str) -> dict[str, Any]:
     """The row with a path, bytes or part of a struct as the struct of both; None for what is empty."""
     value = row[column]
     if isinstance(value, (str, bytes)):

@@ -17,7 +17,7 @@ from .tasks import TASK_WEIGHTINGS, Task, read_tasks
 
 # Every modality has one line here: its name and the key of its sub-config. All else (which inputs it reads, which part
 # of the processor prepares them) is keyed by the same name.
-MODALITY_CONFIGS = {"vision": "vision_config", "text": "text_config"}
+MODALITY_CONFIGS = {"vision": "vision_config", "text": "text_config", "audio": "audio_config"}
 
 POOLINGS = ("cls", "last", "mean")
 FEATURE_JOINS = ("tokens", "channels")
@@ -184,7 +184,7 @@ class MMFusionConfig(PreTrainedConfig):
     their part. Building a model from a config downloads nothing.
 
     Args:
-        vision_config, text_config (`PreTrainedConfig` or `dict`, *optional*): the encoders.
+        vision_config, text_config, audio_config (`PreTrainedConfig` or `dict`, *optional*): the encoders.
         fusion_module_config (`FusionModuleConfig` or `dict`, *optional*): the fusion. (The library keeps the shorter
             name `fusion_config` for fused kernels.)
         vision_feature_layer (`int` or `list[int]`, *optional*): index (indices) into the vision encoder's
@@ -256,12 +256,14 @@ class MMFusionConfig(PreTrainedConfig):
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit", optional=True),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
+        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="whisper", optional=True),
         "fusion_module_config": SubConfigSpec(config_class=FusionModuleConfig),
         "decoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
     }
 
     vision_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
+    audio_config: PreTrainedConfig | dict | None = None
     fusion_module_config: FusionModuleConfig | dict | None = None
     vision_feature_layer: int | list[int] | None = None
     vision_feature_join: str = "tokens"

@@ -265,6 +265,10 @@ class MMFusionModel(MMFusionPreTrainedModel):
         text_index: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         vision_index: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_values: torch.Tensor | None = None,
+        audio_attention_mask: torch.Tensor | None = None,
+        audio_index: torch.Tensor | None = None,
         encoder_states: dict[str, EncoderStates] | None = None,
         memory: FusionMemory | None = None,
         memory_index: torch.Tensor | None = None,
@@ -284,6 +288,11 @@ class MMFusionModel(MMFusionPreTrainedModel):
             pixel_values: `(U, C, H, W)` float, distinct images.
             vision_index: `(B,)` int64, likewise; or `(B, K)`, the images of each row in their places, up to
                 `config.num_images` of them.
+            input_features: `(U, F, S)` float, distinct sounds as frames of `F` numbers (Whisper); `(U, S, F)` for a
+                recurrent encoder.
+            input_values: `(U, S)` float, distinct sounds as waves (Wav2Vec2), or `(U, S, F)` as frames (AST).
+            audio_attention_mask: `(U, S)`, 1 for what is heard, 0 for padding.
+            audio_index: `(B,)` int64, the sound of each row, as `text_index`.
             encoder_states: what `encode` gave before, for modalities whose raw inputs are left out.
             memory, memory_index: see `fuse`.
             return_tokens: give the tokens too, not the pooled vector alone.
@@ -307,13 +316,16 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 "model.set_attn_implementation('eager') first."
             )
         encoded = self.encode(
-            {"text": text_index, "vision": vision_index},
+            {"text": text_index, "vision": vision_index, "audio": audio_index},
             encoder_states,
             input_ids=input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             inputs_embeds=inputs_embeds,
             pixel_values=pixel_values,
+            input_features=input_features,
+            input_values=input_values,
+            audio_attention_mask=audio_attention_mask,
         )
         fused = self.fuse(
             encoded,

@@ -12,11 +12,14 @@ from transformers.image_utils import load_image
 from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
+from .processing_mm_fusion import load_sound
+
 
 class MMFusionClassificationPipeline(Pipeline):
-    """Classifies rows `{"image": …, "text": …}`, either of which may be missing or None.
+    """Classifies rows `{"image": …, "text": …, "audio": …}`, any of which may be missing or None.
 
-    An image is a PIL image, a path or a URL. Returns for each row `[{"score", "label"}, …]`, best first; for several
+    An image is a PIL image, a path or a URL; a sound is a path, the bytes of a file, or a dict of `array` and
+    `sampling_rate`, and is resampled where that is needed. Returns for each row `[{"score", "label"}, …]`, best first; for several
     labels at once the scores are independent probabilities, for a regression they are the predicted values.
 
     Args of a call:
@@ -51,16 +54,21 @@ class MMFusionClassificationPipeline(Pipeline):
         Raises:
             ValueError: a row that is not a dict with at least one known key, or has what the model does not read.
         """
-        known = ("image", "text", "question")
+        known = ("image", "text", "question", "audio")
         if not isinstance(inputs, dict) or not set(inputs) & set(known) or not set(inputs) <= set(known):
             raise ValueError(f"A row must be a dict with keys out of {known}, got {inputs!r}.")
         source, text = inputs.get("image"), inputs.get("text", inputs.get("question"))
         modalities = self.model.config.modalities
-        for key, value, modality in (("image", source, "vision"), ("text", text, "text")):
+        sound = inputs.get("audio")
+        for key, value, modality in (("image", source, "vision"), ("text", text, "text"), ("audio", sound, "audio")):
             if value is not None and modality not in modalities:
                 raise ValueError(f"The row has {key} {value!r:.80}, but this model reads {modalities} alone.")
+        processor: Any = self.processor
+        if sound is not None:
+            sound = load_sound(sound, processor.feature_extractor.sampling_rate)
         # The source goes along because loading makes a new object: equal sources are one image.
-        return {"image": None if source is None else load_image(source), "source": source, "text": text}
+        image = None if source is None else load_image(source)
+        return {"image": image, "source": source, "text": text, "audio": sound}
 
     def _forward(self, model_inputs: dict | list[dict], **processor_kwargs) -> dict[str, torch.Tensor]:
         logits = self.model(**self._batch(model_inputs, **processor_kwargs)).logits
@@ -73,11 +81,17 @@ class MMFusionClassificationPipeline(Pipeline):
         for row in rows:
             source = row["source"]
             row["image"] = loaded.setdefault(source if isinstance(source, str) else id(source), row["image"])
-        columns = {"images": [row["image"] for row in rows], "text": [row["text"] for row in rows]}
-        columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+        columns: dict[str, Any] = {
+            name: [row[key] for row in rows]
+            for name, key in (("images", "image"), ("text", "text"), ("audio", "audio"))
+            if any(row[key] is not None for row in rows)
+        }
         if not columns:
-            raise ValueError("A row needs an image or a text, or both.")
-        return self.processor(**columns, deduplicate=True, **processor_kwargs).to(self.device)
+            raise ValueError("A row needs an image, a text or a sound.")
+        processor: Any = self.processor
+        if "audio" in columns:
+            columns["sampling_rate"] = processor.feature_extractor.sampling_rate
+        return processor(**columns, deduplicate=True, **processor_kwargs).to(self.device)
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5) -> Any:
         """Turns the logits of one row into its best labels."""

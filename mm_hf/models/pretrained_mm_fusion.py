@@ -23,7 +23,7 @@ from .configuration_mm_fusion import (
     MMFusionConfig,
     part_of_composite,
 )
-from .encoders import base_model_of, load_encoder_weights
+from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
 
 
 logger = logging.get_logger(__name__)
@@ -40,7 +40,7 @@ class MMFusionPreTrainedModel(PreTrainedModel):
     config: MMFusionConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ["image", "text"]
+    input_modalities = ["image", "text", "audio"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMFusionCrossAttentionBlock"]
     _supports_sdpa = True
@@ -115,15 +115,19 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         self.base_model.apply_freezing()
 
     @classmethod
-    def from_encoders_pretrained(cls, *, fusion: str | None = None, **kwargs: Any) -> "MMFusionPreTrainedModel":
+    def from_encoders_pretrained(
+        cls, *, fusion: str | None = None, max_audio_seconds: int | None = None, **kwargs: Any
+    ) -> "MMFusionPreTrainedModel":
         """Builds a model from pretrained encoders; projections, fusion and head start from random weights.
 
         Args:
-            vision, text (`str`): for each modality the Hub id or local folder of any model with such an encoder:
+            vision, text, audio (`str`): for each modality the Hub id or local folder of any model with such an encoder:
                 the encoder alone, a model with a head, a dual encoder (its part is taken) or an encoder-decoder (its
                 encoder is taken).
             fusion (`str`, *optional*): a name in the registry of fusions, in place of
                 `fusion_module_config["fusion_type"]`; `"cross_attention"` where neither is given.
+            max_audio_seconds (`int`, *optional*): length of the longest sound: Whisper's encoder takes sounds of one
+                length, and is cut to this one in place of its 30 seconds. Give the processor the same.
             revision, token, subfolder, cache_dir, local_files_only, force_download, trust_remote_code: as in
                 `from_pretrained`; one value for all encoders, or a dict by modality.
             dtype, device_map, max_memory, quantization_config, attn_implementation: as in `from_pretrained`, for the
@@ -155,6 +159,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             if os.path.isdir(source):  # a path on this machine means nothing where the checkpoint goes
                 part.name_or_path = base_model_of(source) or ""
             configs[cls.pretrained_parts[name]] = part
+        if "audio_config" in configs:
+            cut_to_seconds(configs["audio_config"], max_audio_seconds)
         cls.adapt_part_configs(configs, kwargs)
         fusion_module_config = kwargs.pop("fusion_module_config", None) or {}
         if isinstance(fusion_module_config, FusionModuleConfig):

@@ -2,40 +2,58 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """The processor: raw rows of all modalities in, a batch for the model out, all of it saved as one."""
 
+import io
+import math
 import os
 from collections.abc import Hashable
 from typing import Any, cast
 
+import numpy as np
 import torch
 from PIL.Image import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import cached_file, logging
 
-from .configuration_mm_fusion import MMFusionConfig, part_of_composite
+from .configuration_mm_fusion import MODALITY_CONFIGS, MMFusionConfig, part_of_composite
 
 
 logger = logging.get_logger(__name__)
 
 # Lengths that tokenizers give when they know none (the library's own stand-in is 1e30).
 UNKNOWN_LENGTH = 10**6
+# What a call gives, the modality that it is of, and the part that prepares it.
+PARTS = {
+    "images": ("vision", "image_processor"),
+    "text": ("text", "tokenizer"),
+    "audio": ("audio", "feature_extractor"),
+}
+
+
+# What a feature extractor makes, where the model has another name for it.
+AUDIO_NAMES = {"attention_mask": "audio_attention_mask"}
 
 
 class MMFusionProcessorKwargs(ProcessingKwargs, total=False):
-    """What the parts do unless told otherwise: texts are padded to the longest, and cut at what the encoder can
-    read."""
+    """What the parts do unless told otherwise: texts are padded to the longest, and cut at what the encoder can read;
+    sounds come with a mask of what is heard."""
 
-    _defaults = {"text_kwargs": {"padding": True, "truncation": True}, "common_kwargs": {"return_tensors": "pt"}}
+    _defaults = {
+        "text_kwargs": {"padding": True, "truncation": True},
+        "audio_kwargs": {"return_attention_mask": True},
+        "common_kwargs": {"return_tensors": "pt"},
+    }
 
 
 class MMFusionProcessor(ProcessorMixin):
-    """Prepares images and texts for the models of mm_hf.
+    """Prepares images, texts and sounds for the models of mm_hf.
 
     Args:
         image_processor: any image processor of the library; None for a model without vision.
         tokenizer: any tokenizer of the library; None for a model without text.
+        feature_extractor: of sounds, any of the library; None for a model without sound.
 
     Example:
 
@@ -48,11 +66,12 @@ class MMFusionProcessor(ProcessorMixin):
 
     valid_processor_kwargs = MMFusionProcessorKwargs
 
-    def __init__(self, image_processor=None, tokenizer=None):
+    def __init__(self, image_processor=None, tokenizer=None, feature_extractor=None):
         # The library's own __init__ refuses absent parts.
         self.chat_template = None
         self.image_processor = image_processor
         self.tokenizer = tokenizer
+        self.feature_extractor = feature_extractor
         for name in self.present_parts:
             self.check_argument_for_proper_class(name, getattr(self, name))
         if not self.present_parts:
@@ -66,14 +85,20 @@ class MMFusionProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         """Names of the inputs that the parts make, without the indices."""
-        return [name for part in self.present_parts for name in getattr(self, part).model_input_names]
+        names = {part: list(getattr(self, part).model_input_names) for part in self.present_parts}
+        if "feature_extractor" in names:  # the mask has the name of the text's
+            names["feature_extractor"] = [AUDIO_NAMES.get(name, name) for name in names["feature_extractor"]]
+        return [name for part in names.values() for name in part]
 
     @classmethod
-    def from_encoders_pretrained(cls, **encoders: Any) -> "MMFusionProcessor":
+    def from_encoders_pretrained(
+        cls, *, max_audio_seconds: int | None = None, **encoders: Any
+    ) -> "MMFusionProcessor":
         """Builds a processor from those of the encoders.
 
         Args:
-            vision, text (`str`): Hub id or local folder of each encoder, as for the model.
+            vision, text, audio (`str`): Hub id or local folder of each encoder, as for the model.
+            max_audio_seconds: see `MMFusionModel.from_encoders_pretrained`; longer sounds are cut.
             decoder (`str`): that of the decoder, where there is no text encoder.
             encoders: everything else goes to the loading of each part (`revision`, `token`, `subfolder`…; a dict by
                 modality where the encoders differ).
@@ -83,21 +108,27 @@ class MMFusionProcessor(ProcessorMixin):
         """
         # Without a text encoder, what is written needs the decoder's tokenizer.
         decoder = encoders.pop("decoder", None)
-        sources = {name: encoders.pop(name, None) for name in ("vision", "text")}
+        sources = {name: encoders.pop(name, None) for name in MODALITY_CONFIGS}
         sources["text"] = sources["text"] or decoder
         sources = {name: source for name, source in sources.items() if source is not None}
         if not sources:
-            raise ValueError("from_encoders_pretrained needs an encoder for at least one of ['vision', 'text'].")
+            raise ValueError(
+                f"from_encoders_pretrained needs an encoder for at least one of {list(MODALITY_CONFIGS)}."
+            )
         parts: dict[str, Any] = {}
         for name, source in sources.items():
             kwargs = {}
             for key, value in encoders.items():
-                if not (isinstance(value, dict) and set(value) <= {"vision", "text"}):
+                if not (isinstance(value, dict) and set(value) <= set(MODALITY_CONFIGS)):
                     kwargs[key] = value
                 elif name in value:
                     kwargs[key] = value[name]
             if name == "vision":
                 parts["image_processor"] = AutoImageProcessor.from_pretrained(source, **kwargs)
+            elif name == "audio":
+                parts["feature_extractor"] = AutoFeatureExtractor.from_pretrained(source, **kwargs)
+                if max_audio_seconds is not None:
+                    limit_seconds(parts["feature_extractor"], max_audio_seconds)
             else:
                 tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
                 if tokenizer.model_max_length > UNKNOWN_LENGTH:
@@ -110,7 +141,9 @@ class MMFusionProcessor(ProcessorMixin):
         self,
         images=None,
         text: str | list[str | None] | None = None,
+        audio=None,
         deduplicate: bool | None = None,
+        sampling_rate: int | None = None,
         **kwargs,
     ) -> BatchFeature:
         """Prepares a batch.
@@ -118,32 +151,36 @@ class MMFusionProcessor(ProcessorMixin):
         Args:
             images: an image (PIL, array or tensor) or a list of them; None in the list: this row has no image.
             text: a string or a list of them; None in the list: this row has no text.
-            deduplicate: prepare equal strings, and images that are the very same object, once, and give the index of
-                the item that each row uses. One image beside many texts is always shared.
-            kwargs: for the tokenizer and the image processor; `text_kwargs` and `images_kwargs` (dicts) tell them
-                apart.
+            audio: a sound, `(S,)` float from -1 to 1, or a list of them; None in the list: this row has no sound.
+            deduplicate: prepare equal strings, and images and sounds that are the very same object, once, and give the
+                index of the item that each row uses. One image beside many texts is always shared.
+            sampling_rate: samples a second of the sounds; it has to be the encoder's, and nothing is resampled.
+            kwargs: for the tokenizer, the image processor and the feature extractor; `text_kwargs`, `images_kwargs` and
+                `audio_kwargs` (dicts) tell them apart.
 
         Returns:
-            `vision_index`, `text_index` `(B,)` where rows share items or lack them, then `pixel_values` and what the
-            tokenizer makes, for the distinct items.
+            `vision_index`, `text_index`, `audio_index` `(B,)` where rows share items or lack them, then `pixel_values`
+            and what the tokenizer and the feature extractor make, for the distinct items; the latter's mask is
+            `audio_attention_mask`.
 
         Raises:
-            ValueError: nothing given, lists of different length, an empty text (None means absent), or an input that
-                this processor has no part for.
+            ValueError: nothing given, lists of different length, an empty text (None means absent), a sound that is
+                empty, has several channels or what is no finite number, another sampling rate, or an input that this
+                processor has no part for.
         """
-        given = {"images": images, "text": text}
-        for name, part in (("images", self.image_processor), ("text", self.tokenizer)):
-            if given[name] is not None and part is None:
+        given = {"images": images, "text": text, "audio": audio}
+        for name, (_, part) in PARTS.items():
+            if given[name] is not None and getattr(self, part) is None:
                 raise ValueError(f"Got {name}, but this processor has only {self.present_parts}.")
         rows = {name: as_list(value) for name, value in given.items() if value is not None}
         if not rows:
-            raise ValueError("Give at least one of images, text.")
+            raise ValueError(f"Give at least one of {', '.join(PARTS)}.")
         batch = max(len(values) for values in rows.values())
         counts = {name: len(values) for name, values in rows.items()}
         if not batch:
-            raise ValueError("Lists of images and text must have at least one entry.")
+            raise ValueError(f"Lists of {', '.join(PARTS)} must have at least one entry.")
         if not set(counts.values()) <= {1, batch}:
-            raise ValueError(f"images and text must have one entry a row: got {counts}.")
+            raise ValueError(f"Lists must have one entry a row: got {counts}.")
 
         output_kwargs = self._merge_kwargs(
             cast(Any, MMFusionProcessorKwargs),
@@ -151,9 +188,12 @@ class MMFusionProcessor(ProcessorMixin):
             **kwargs,
         )
         indices, data = {}, {}
-        for name, modality in (("images", "vision"), ("text", "text")):
+        for name, (modality, _) in PARTS.items():
             if name not in rows:
                 continue
+            if name == "audio":
+                for row, sound in enumerate(rows[name]):
+                    self._check_sound(sound, sampling_rate, row)
             items, index = distinct_items(rows[name], bool(deduplicate))
             if len(rows[name]) < batch:
                 index = index * batch
@@ -162,6 +202,8 @@ class MMFusionProcessor(ProcessorMixin):
             if items and name == "images":
                 images = [image.convert("RGB") if isinstance(image, Image) else image for image in items]
                 data.update(self.image_processor(images, **output_kwargs["images_kwargs"]))
+            elif items and name == "audio":
+                data.update(self._hear(items, output_kwargs["audio_kwargs"]))
             elif items:
                 for row, value in enumerate(rows[name]):
                     if value is not None and not (isinstance(value, str) and value.strip()):
@@ -193,6 +235,37 @@ class MMFusionProcessor(ProcessorMixin):
         for row, tokens in enumerate(rows):
             labels[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
         return labels
+
+    def _check_sound(self, sound: Any, sampling_rate: int | None, row: int):
+        """Refuses what no feature extractor could make sense of."""
+        if sound is None:
+            return
+        needed = self.feature_extractor.sampling_rate
+        if sampling_rate != needed:
+            raise ValueError(
+                f"Sounds must have a sampling_rate of {needed}, got {sampling_rate}: resample them, and say so."
+            )
+        values = np.asarray(sound)
+        if values.ndim != 1 or not len(values) or values.dtype.kind != "f":
+            raise ValueError(
+                f"Row {row}: a sound is a list of floats, one channel and not empty; got {values.dtype} of shape "
+                f"{values.shape}. None means that there is none."
+            )
+        if not np.isfinite(values).all():
+            raise ValueError(f"Row {row}: the sound has samples that are no finite numbers.")
+
+    def _hear(self, sounds: list, audio_kwargs: dict) -> dict:
+        """Makes frames or waves of sounds, padded alike, with a mask of what is heard, under the model's names."""
+        extractor = self.feature_extractor
+        settings = {"sampling_rate": extractor.sampling_rate, **audio_kwargs}
+        if hasattr(extractor, "chunk_length"):  # Whisper's: all are as long as its encoder
+            settings.setdefault("padding", "max_length")
+        else:
+            settings.setdefault("padding", True)
+        if (longest := getattr(extractor, "max_audio_seconds", None)) is not None:
+            sounds = [sound[: longest * extractor.sampling_rate] for sound in sounds]
+        found = extractor([np.asarray(sound, dtype=np.float32) for sound in sounds], **settings)
+        return {AUDIO_NAMES.get(name, name): values for name, values in found.items()}
 
     def _tokenize(self, texts: list[str], text_kwargs: dict) -> dict:
         """Tokenizes, and says once if texts had to be cut."""
@@ -237,9 +310,11 @@ class MMFusionProcessor(ProcessorMixin):
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs) -> list:
         """Loads the parts that were saved; None in the place of the others."""
         processor_dict = processor_dict or {}
-        image_processor = tokenizer = None
+        image_processor = tokenizer = feature_extractor = None
         if "image_processor" in processor_dict:
             image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if "feature_extractor" in processor_dict:
+            feature_extractor = AutoFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         hub_keys = ("cache_dir", "force_download", "token", "revision", "local_files_only", "subfolder")
         tokenizer_file = cached_file(
             pretrained_model_name_or_path,
@@ -249,12 +324,61 @@ class MMFusionProcessor(ProcessorMixin):
         )
         if tokenizer_file is not None:
             tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        return [image_processor, tokenizer]
+        return [image_processor, tokenizer, feature_extractor]
 
     @classmethod
     def from_args_and_dict(cls, args, processor_dict, **kwargs):
         """As in the library, which takes every key of the file that `__init__` does not name for a mistake."""
         return cls(*args)
+
+
+def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
+    """Reads a sound: one channel, at some sampling rate.
+
+    Args:
+        source: the path or the bytes of a file that libsndfile reads (wav, flac, ogg, mp3); or samples, `(S,)` or
+            `(channels, S)`, as a dict of `array` (or `raw`) and `sampling_rate`, or as an array at `sampling_rate`.
+        sampling_rate: that is wanted; others are resampled with a polyphase filter.
+
+    Returns:
+        `(S,)` float32; several channels are averaged.
+
+    Raises:
+        ValueError: it is empty or no sound, or has samples that are no finite numbers.
+        ImportError: soundfile or scipy is not installed.
+    """
+    if isinstance(source, (str, os.PathLike, bytes)):
+        try:  # the library asks users of a checkpoint for all that is imported in any other way
+            import soundfile
+        except ImportError as error:
+            raise ImportError("Reading files of sounds needs `pip install soundfile`.") from error
+        file = io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)
+        try:
+            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"the sound cannot be read: {error}") from None
+        samples = samples.T  # (channels, S)
+    elif isinstance(source, dict):
+        samples, rate = source.get("array", source.get("raw")), source.get("sampling_rate")
+        if samples is None or not isinstance(rate, int) or rate < 1:
+            raise ValueError(f"samples need an array and a sampling_rate above 0, got {sorted(source)} and {rate!r}.")
+    else:
+        samples, rate = source, sampling_rate
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2) or samples.dtype.kind != "f" or not samples.size:
+        raise ValueError(f"the sound is empty or has no samples: {samples.dtype} of shape {samples.shape}.")
+    samples = samples.astype(np.float32)
+    samples = samples if samples.ndim == 1 else samples.mean(0)
+    if not np.isfinite(samples).all():
+        raise ValueError("the sound has samples that are no finite numbers.")
+    if rate != sampling_rate:
+        try:
+            from scipy.signal import resample_poly
+        except ImportError as error:
+            raise ImportError(f"Resampling from {rate} to {sampling_rate} needs `pip install scipy`.") from error
+        common = math.gcd(rate, sampling_rate)
+        samples = resample_poly(samples, sampling_rate // common, rate // common).astype(np.float32)
+    return samples
 
 
 def as_list(value) -> list:
@@ -301,6 +425,17 @@ def ends_of_text(tokenizer) -> tuple[int, int, int]:
             "BOS and EOS."
         )
     return start, end, end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def limit_seconds(extractor, seconds: int):
+    """Makes a feature extractor cut sounds to some seconds; Whisper's also pads all to them."""
+    if seconds < 1:
+        raise ValueError(f"max_audio_seconds must be at least 1, got {seconds}.")
+    extractor.max_audio_seconds = seconds
+    if hasattr(extractor, "chunk_length"):
+        extractor.chunk_length = seconds
+        extractor.n_samples = seconds * extractor.sampling_rate
+        extractor.nb_max_frames = extractor.n_samples // extractor.hop_length
 
 
 def longest_text(config) -> int:

@@ -2,6 +2,7 @@
 
 import torch
 from transformers import (
+    ASTConfig,
     BertConfig,
     CLIPConfig,
     CLIPTextConfig,
@@ -19,6 +20,8 @@ from transformers import (
     SwinConfig,
     T5Config,
     ViTConfig,
+    Wav2Vec2Config,
+    WhisperConfig,
 )
 
 from mm_hf import MMFusionConfig, MMFusionForClassification
@@ -66,6 +69,43 @@ TEXT_CONFIGS = {
         rnn_type="gru", vocab_size=VOCABULARY, embedding_size=16, hidden_size=32, bidirectional=False
     ),
 }
+AUDIO_CONFIGS = {
+    "whisper": lambda: WhisperConfig(
+        vocab_size=VOCABULARY,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        num_mel_bins=8,
+        max_source_positions=10,
+        init_std=0.2,
+        **SPECIAL_IDS,
+        decoder_start_token_id=1,
+    ),
+    "wav2vec2": lambda: Wav2Vec2Config(
+        **SMALL,
+        conv_dim=(16, 16),
+        conv_kernel=(10, 3),
+        conv_stride=(5, 2),
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        feat_proj_dropout=0.0,
+        activation_dropout=0.0,
+        layerdrop=0.0,
+        mask_time_prob=0.0,
+    ),
+    "ast": lambda: ASTConfig(
+        **SMALL, num_mel_bins=16, max_length=32, patch_size=8, frequency_stride=8, time_stride=8
+    ),
+    "lstm": lambda: RecurrentConfig(input_size=8, hidden_size=32),
+}
 DUAL_CONFIGS = {
     "clip": lambda: CLIPConfig(text_config={**WORDS, **SPECIAL_IDS}, vision_config=PATCHES, projection_dim=16),
     "siglip": lambda: SiglipConfig(text_config={**WORDS, **SPECIAL_IDS}, vision_config=PATCHES),
@@ -88,12 +128,18 @@ def fusion_settings(fusion: str = "cross_attention", **changes) -> dict:
 
 
 def config(
-    vision: str | None = "vit", text: str | None = "bert", fusion: str = "cross_attention", settings=None, **kwargs
+    vision: str | None = "vit",
+    text: str | None = "bert",
+    fusion: str = "cross_attention",
+    settings=None,
+    audio: str | None = None,
+    **kwargs,
 ) -> MMFusionConfig:
     """Config of a tiny model. `settings` change the fusion, everything else the whole."""
     result = MMFusionConfig(
         vision_config=None if vision is None else VISION_CONFIGS[vision](),
         text_config=None if text is None else TEXT_CONFIGS[text](),
+        audio_config=None if audio is None else AUDIO_CONFIGS[audio](),
         fusion_module_config=fusion_settings(fusion, **(settings or {})),
         **{"num_labels": 5, "classifier_dropout": 0.0, **kwargs},
     )
@@ -142,3 +188,20 @@ def images(count: int, seed: int = 1) -> dict[str, torch.Tensor]:
 def batch(lengths=(6, 4, 7, 5), **kwargs) -> dict[str, torch.Tensor]:
     """Texts and as many images."""
     return {**texts(lengths, **kwargs), **images(len(lengths))}
+
+
+def sounds(audio: str, lengths=(20, 12, 16), pad_to: int = 20, seed: int = 2) -> dict[str, torch.Tensor]:
+    """Random sounds of the given lengths in frames, in the form that an encoder takes; waves have 10 samples a frame.
+    What is behind the end is noise too, and masked where the encoder knows masks."""
+    generator = torch.Generator().manual_seed(seed)
+    if audio == "ast":
+        return {"input_values": torch.randn(len(lengths), 32, 16, generator=generator)}
+    mask = torch.arange(pad_to) < torch.tensor(lengths)[:, None]
+    frames = torch.stack([torch.randn(100, 8, generator=generator)[:pad_to] for _ in lengths])  # (U, S, F)
+    if audio == "lstm":
+        return {"input_features": frames, "audio_attention_mask": mask.long()}
+    if audio == "whisper":
+        return {"input_features": frames.transpose(1, 2), "audio_attention_mask": mask.long()}
+    waves = torch.stack([torch.randn(1000, generator=generator)[: 10 * pad_to] for _ in lengths])  # (U, S)
+    mask = mask.repeat_interleave(10, dim=1)
+    return {"input_values": waves * mask, "audio_attention_mask": mask.long()}

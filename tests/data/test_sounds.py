@@ -1,0 +1,178 @@
+"""Sounds from files to the model's inputs: every form, resampled, and bad ones named with their row."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from datasets import Audio, Dataset, DatasetDict, Features, Value
+from transformers import WhisperFeatureExtractor
+
+from mm_hf import MMFusionProcessor
+from mm_hf.data import BadRowError, Columns, MultimodalCollator, Rows, load_splits
+from mm_hf.models.processing_mm_fusion import limit_seconds, load_sound
+
+
+RATE = 16000
+
+
+def tone(hertz: float = 440.0, seconds: float = 0.5, rate: int = RATE) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def file_of(samples: np.ndarray, rate: int = RATE, kind: str = "WAV") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=kind)
+    return file.getvalue()
+
+
+def pitch(samples: np.ndarray) -> float:
+    """The loudest frequency in hertz."""
+    return float(np.abs(np.fft.rfft(samples)).argmax() * RATE / len(samples))
+
+
+@pytest.fixture
+def processor() -> MMFusionProcessor:
+    extractor = WhisperFeatureExtractor(feature_size=80)
+    limit_seconds(extractor, 1)
+    return MMFusionProcessor(feature_extractor=extractor)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_files_are_resampled(kind, rate, tmp_path):
+    content = file_of(tone(rate=rate), rate, kind)
+    (tmp_path / "sound").write_bytes(content)
+    for source in (content, str(tmp_path / "sound"), tmp_path / "sound"):
+        found = load_sound(source, RATE)
+        assert found.dtype == np.float32
+        assert abs(len(found) - RATE / 2) <= 1
+        assert abs(pitch(found) - 440) < 3
+        assert 0.45 < np.abs(found[1000:-1000]).max() < 0.55
+
+
+def test_samples_in_memory():
+    samples = tone(rate=8000)
+    for source in ({"array": samples, "sampling_rate": 8000}, {"raw": samples, "sampling_rate": 8000}):
+        assert abs(pitch(load_sound(source, RATE)) - 440) < 3
+    assert np.array_equal(load_sound(tone(), RATE), tone())
+    both = np.stack([tone(), 0 * tone()])
+    assert np.allclose(load_sound(both, RATE), tone() / 2)
+    assert np.allclose(load_sound(file_of(both.T), RATE), tone() / 2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (b"RIFF", "cannot be read"),
+        (file_of(np.zeros(0)), "empty"),
+        (np.zeros(0, np.float32), "empty"),
+        (np.zeros(5, np.int16), "int16"),
+        (np.array([0.0, np.nan]), "no finite numbers"),
+        ({"array": tone()}, "sampling_rate above 0"),
+        ({"sampling_rate": 8000}, "need an array"),
+        ("nowhere.wav", "cannot be read"),
+    ],
+)
+def test_what_is_no_sound(source, message):
+    with pytest.raises(ValueError, match=message):
+        load_sound(source, RATE)
+
+
+def test_the_processor(processor, tmp_path):
+    one, two = tone(seconds=0.5), tone(880, seconds=2.0)
+    batch = processor(audio=[one, None, two, one], sampling_rate=RATE, deduplicate=True)
+    assert batch["audio_index"].tolist() == [0, -1, 1, 0]
+    assert batch["input_features"].shape == (2, 80, 100)
+    assert batch["audio_attention_mask"].sum(1).tolist() == [50, 100]  # the second is cut to a second
+    processor.save_pretrained(tmp_path)
+    again = MMFusionProcessor.from_pretrained(tmp_path)
+    assert torch.equal(again(audio=one, sampling_rate=RATE)["input_features"][0], batch["input_features"][0])
+    assert "input_features" in again.model_input_names
+
+
+@pytest.mark.parametrize(
+    ("sounds", "rate", "message"),
+    [
+        ([tone()], 8000, "sampling_rate of 16000, got 8000"),
+        ([tone()], None, "sampling_rate of 16000, got None"),
+        ([tone(), np.zeros(0, np.float32)], RATE, r"Row 1: a sound is a list of floats.*shape \(0,\)"),
+        ([np.stack([tone(), tone()])], RATE, r"Row 0: .*shape \(2, 8000\)"),
+        ([None, None, np.full(5, np.nan)], RATE, "Row 2: the sound has samples that are no finite numbers"),
+    ],
+)
+def test_what_the_processor_refuses(processor, sounds, rate, message):
+    with pytest.raises(ValueError, match=message):
+        processor(audio=sounds, sampling_rate=rate)
+
+
+def test_a_processor_without_a_part(processor):
+    with pytest.raises(ValueError, match="Got text, but this processor has only"):
+        processor(text="hello")
+
+
+STRUCT = {"bytes": Value("binary"), "path": Value("string")}
+SOUNDS = [file_of(tone(hertz), 8000 if hertz == 300 else RATE) for hertz in (300, 500)]
+
+
+def splits_of(column: list, feature, root) -> Dataset:
+    whole = isinstance(feature, Audio)  # to encode for it would need torchcodec; others have saved such data
+    features = Features({"sound": STRUCT if whole else feature, "label": Value("int64")})
+    rows = Dataset.from_dict({"sound": column, "label": [0, 1, 0, 1][: len(column)]}, features=features)
+    rows = rows.cast_column("sound", feature) if whole else rows
+    folder = root / "data"
+    DatasetDict(train=rows, validation=rows, test=rows).save_to_disk(folder)
+    return load_splits(folder, Columns(audio="sound", label="label"), data_root=root)["train"]
+
+
+@pytest.mark.parametrize("form", ["bytes", "struct", "Audio", "path"])
+def test_columns_of_every_form(form, processor, tmp_path):
+    for number, content in enumerate(SOUNDS):
+        (tmp_path / f"{number}.wav").write_bytes(content)
+    column, feature = {
+        "bytes": ([*SOUNDS, None], Value("binary")),
+        "struct": ([*({"bytes": content, "path": None} for content in SOUNDS), None], STRUCT),
+        "Audio": ([*({"bytes": content, "path": None} for content in SOUNDS), None], Audio()),
+        "path": (["0.wav", str(tmp_path / "1.wav"), None], Value("string")),
+    }[form]
+    part = splits_of(column, feature, tmp_path)
+    assert part.features["sound"] == STRUCT
+    collator = MultimodalCollator(
+        processor, Columns(audio="sound", label="label"), {"0": 0, "1": 1}, root=str(tmp_path)
+    )
+    rows = Rows(part, "train").__getitems__([0, 1, 2])
+    batch = collator([*rows, rows[1]])
+    assert batch["audio_index"].tolist() == [0, 1, -1, 1]
+    assert batch["input_features"].shape == (2, 80, 100)
+    expected = processor(audio=[load_sound(content, RATE) for content in SOUNDS], sampling_rate=RATE)
+    assert torch.equal(batch["input_features"], expected["input_features"])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"bytes": b"RIFF", "path": None}, "cannot be read"),
+        ({"bytes": file_of(np.zeros(0)), "path": None}, "empty"),
+        ({"bytes": None, "path": "nowhere.wav"}, "there is no such file"),
+        ({"bytes": None, "path": "../../secret.wav"}, "leads out of"),
+        ({"bytes": None, "path": None}, "neither bytes nor a path"),
+    ],
+)
+def test_a_bad_row_is_named(value, message, processor, tmp_path):
+    part = splits_of([{"bytes": SOUNDS[0], "path": None}, value], STRUCT, tmp_path)
+    columns = Columns(audio="sound", label="label")
+    rows = Rows(part, "train").__getitems__([0, 1])
+    collator = MultimodalCollator(processor, columns, {"0": 0, "1": 1}, root=str(tmp_path))
+    with pytest.raises(BadRowError, match=rf"row 1 of split 'train', column 'sound'.*{message}"):
+        collator(rows)
+    collator = MultimodalCollator(processor, columns, {"0": 0, "1": 1}, root=str(tmp_path), on_error="skip")
+    batch = collator(rows)
+    assert batch["audio_index"].tolist() == [0, -1]
+    assert batch["labels"].tolist() == [0, -100]
+    assert [entry["row"] for entry in batch["bad_rows"]] == [1]
+
+
+def test_a_column_of_numbers_holds_no_sounds(tmp_path):
+    with pytest.raises(ValueError, match=r"Column 'sound' must hold sounds \(datasets.Audio, bytes or paths\)"):
+        splits_of([1, 2], Value("int64"), tmp_path)

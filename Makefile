@@ -61,7 +61,8 @@ test-slow: install  ## the tests that train to the end, minutes each
 reliability: install  ## kill runs again and again, compare 1 and 2 processes, shard: one table, 20 to 40 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -rs --numprocesses 2 --maxschedchunk 1 \
 		tests/training/test_reliability.py tests/training/test_resume.py tests/training/test_distributed.py \
-		tests/training/test_multi_task.py tests/training/test_retrieve.py tests/training/test_generation.py tests/test_sharding.py \
+		tests/training/test_multi_task.py tests/training/test_retrieve.py tests/training/test_generation.py \
+		tests/training/test_sound.py tests/test_sharding.py \
 		tests/data/test_streaming.py < /dev/null
 
 test-lowest:  ## the tests with the oldest versions that pyproject.toml allows, in an environment of their own

@@ -3,6 +3,7 @@
 import fcntl
 import importlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -29,20 +30,20 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (REPOSITORY / "tests/training") not in item.path.parents)
 
 
-def built_once(name: str) -> Path:
+def built_once(name: str, *arguments: str) -> Path:
     """The folder that `training.prepare.<name>` makes, once for all runs and workers."""
     builder = importlib.import_module(f"training.prepare.{name}")
     folder = REPOSITORY / ".cache" / name
     folder.parent.mkdir(exist_ok=True)
     with open(folder.parent / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        builder.main([str(folder)])
+        builder.main([*arguments, str(folder)])
     return folder
 
 
 @pytest.fixture(scope="session")
 def encoders() -> Path:
-    """Folder of the two pretrained encoders, `mobilenet-v2` and `minilm-l6`."""
+    """Folder of the pretrained encoders, `mobilenet-v2`, `minilm-l6` and `whisper-tiny-en`."""
     return built_once("encoders")
 
 
@@ -56,6 +57,26 @@ def easy_vqa_folder() -> Path:
 def openmoji_folder() -> Path:
     """All of OpenMoji."""
     return built_once("openmoji")
+
+
+@pytest.fixture(scope="session")
+def fsdd_zip() -> str:
+    """The archive of the Free Spoken Digit Dataset, which no package brings."""
+    archive = os.environ.get("FSDD_ZIP", REPOSITORY.parent / "shared/data/fsdd.zip")
+    if not Path(archive).exists():
+        pytest.skip("FSDD_ZIP does not name the archive of the Free Spoken Digit Dataset")
+    return str(archive)
+
+
+@pytest.fixture(scope="session")
+def fsdd_folder(fsdd_zip) -> Path:
+    """All of the Free Spoken Digit Dataset."""
+    return built_once("fsdd", fsdd_zip)
+
+
+@pytest.fixture(scope="session")
+def fsdd(fsdd_folder) -> DatasetDict:
+    return load_from_disk(str(fsdd_folder))
 
 
 @pytest.fixture(scope="session")

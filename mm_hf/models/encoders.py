@@ -220,7 +220,7 @@ def load_encoder_weights(encoder: PreTrainedModel, source: str, dtype=None, **hu
             weights = dict(pretrained.get_encoder().state_dict())
             for key, value in encoder.state_dict().items():
                 if key.endswith("embed_positions.weight"):  # of an encoder that was cut, see `cut_to_seconds`
-                    weights[key] = weights[key][: len(value)]
+                    weights[key] = weights[key][: len(value)].clone()  # a part of a tensor cannot be saved
             return weights
         pretrained, info = cast(Any, type(encoder)).from_pretrained(
             source, config=config, dtype=dtype, output_loading_info=True, **hub_kwargs

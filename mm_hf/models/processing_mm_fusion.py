@@ -85,10 +85,13 @@ class MMFusionProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         """Names of the inputs that the parts make, without the indices."""
-        names = {part: list(getattr(self, part).model_input_names) for part in self.present_parts}
-        if "feature_extractor" in names:  # the mask has the name of the text's
-            names["feature_extractor"] = [AUDIO_NAMES.get(name, name) for name in names["feature_extractor"]]
-        return [name for part in names.values() for name in part]
+        names = []
+        for part in self.present_parts:
+            own = getattr(self, part).model_input_names
+            if part == "feature_extractor":  # some do not count the mask, which they are asked for here
+                own = dict.fromkeys([*(AUDIO_NAMES.get(name, name) for name in own), *AUDIO_NAMES.values()])
+            names += own
+        return names
 
     @classmethod
     def from_encoders_pretrained(
@@ -143,7 +146,6 @@ class MMFusionProcessor(ProcessorMixin):
         text: str | list[str | None] | None = None,
         audio=None,
         deduplicate: bool | None = None,
-        sampling_rate: int | None = None,
         **kwargs,
     ) -> BatchFeature:
         """Prepares a batch.
@@ -154,9 +156,9 @@ class MMFusionProcessor(ProcessorMixin):
             audio: a sound, `(S,)` float from -1 to 1, or a list of them; None in the list: this row has no sound.
             deduplicate: prepare equal strings, and images and sounds that are the very same object, once, and give the
                 index of the item that each row uses. One image beside many texts is always shared.
-            sampling_rate: samples a second of the sounds; it has to be the encoder's, and nothing is resampled.
             kwargs: for the tokenizer, the image processor and the feature extractor; `text_kwargs`, `images_kwargs` and
-                `audio_kwargs` (dicts) tell them apart.
+                `audio_kwargs` (dicts) tell them apart. `sampling_rate`, in samples a second, says what the sounds have:
+                it has to be what the feature extractor has, since nothing is resampled here.
 
         Returns:
             `vision_index`, `text_index`, `audio_index` `(B,)` where rows share items or lack them, then `pixel_values`
@@ -187,13 +189,16 @@ class MMFusionProcessor(ProcessorMixin):
             tokenizer_init_kwargs=self.tokenizer.init_kwargs if self.tokenizer is not None else {},
             **kwargs,
         )
+        # What a tokenizer was made with goes to all parts that have an argument of that name: a longest text of 512
+        # tokens would cut sounds to 512 samples.
+        own = self._merge_kwargs(cast(Any, MMFusionProcessorKwargs), tokenizer_init_kwargs={}, **kwargs)
+        output_kwargs["audio_kwargs"] = own["audio_kwargs"]
         indices, data = {}, {}
         for name, (modality, _) in PARTS.items():
             if name not in rows:
                 continue
             if name == "audio":
-                for row, sound in enumerate(rows[name]):
-                    self._check_sound(sound, sampling_rate, row)
+                self._check_sounds(rows[name], output_kwargs["audio_kwargs"].get("sampling_rate"))
             items, index = distinct_items(rows[name], bool(deduplicate))
             if len(rows[name]) < batch:
                 index = index * batch
@@ -236,28 +241,25 @@ class MMFusionProcessor(ProcessorMixin):
             labels[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
         return labels
 
-    def _check_sound(self, sound: Any, sampling_rate: int | None, row: int):
+    def _check_sounds(self, sounds: list, sampling_rate: int | None):
         """Refuses what no feature extractor could make sense of."""
-        if sound is None:
-            return
         needed = self.feature_extractor.sampling_rate
-        if sampling_rate != needed:
-            raise ValueError(
-                f"Sounds must have a sampling_rate of {needed}, got {sampling_rate}: resample them, and say so."
-            )
-        values = np.asarray(sound)
-        if values.ndim != 1 or not len(values) or values.dtype.kind != "f":
-            raise ValueError(
-                f"Row {row}: a sound is a list of floats, one channel and not empty; got {values.dtype} of shape "
-                f"{values.shape}. None means that there is none."
-            )
-        if not np.isfinite(values).all():
-            raise ValueError(f"Row {row}: the sound has samples that are no finite numbers.")
+        if sampling_rate not in (None, needed):
+            raise ValueError(f"Sounds must have a sampling_rate of {needed}, got {sampling_rate}: resample them.")
+        for row, sound in enumerate(sounds):
+            values = np.zeros(1) if sound is None else np.asarray(sound)
+            if values.ndim != 1 or not len(values) or values.dtype.kind != "f":
+                raise ValueError(
+                    f"Row {row}: a sound is a list of floats, one channel and not empty; got {values.dtype} of shape "
+                    f"{values.shape}. None means that there is none."
+                )
+            if not np.isfinite(values).all():
+                raise ValueError(f"Row {row}: the sound has samples that are no finite numbers.")
 
     def _hear(self, sounds: list, audio_kwargs: dict) -> dict:
         """Makes frames or waves of sounds, padded alike, with a mask of what is heard, under the model's names."""
         extractor = self.feature_extractor
-        settings = {"sampling_rate": extractor.sampling_rate, **audio_kwargs}
+        settings = dict(audio_kwargs)
         if hasattr(extractor, "chunk_length"):  # Whisper's: all are as long as its encoder
             settings.setdefault("padding", "max_length")
         else:

@@ -55,8 +55,8 @@ def model(encoders):
 
 def fill(cache, collator, data, batch_size=64):
     """As the training script does: every column of every row, each distinct item once."""
-    for modality, columns in collator.parts.items():
-        items = {}
+    for modality in [name for name, columns in collator.parts.items() if columns]:
+        columns, items = collator.parts[modality], {}
         for row in data:
             for column, key in zip(columns, collator.item_keys(row, modality)):
                 if key is not None:

@@ -161,7 +161,7 @@ def test_an_encoder_of_the_wrong_modality(modality, name, reads, tmp_path):
 def test_an_encoder_that_is_not_there(tmp_path):
     with pytest.raises(OSError, match="nowhere"):
         from_encoders(vision=str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match=r"needs an encoder for at least one of \['vision', 'text'\]"):
+    with pytest.raises(ValueError, match=r"needs an encoder for at least one of \['vision', 'text', 'audio'\]"):
         from_encoders()
 
 

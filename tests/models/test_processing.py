@@ -95,7 +95,7 @@ def test_parts_are_needed_and_checked(parts):
         MMFusionProcessor()
     with pytest.raises(TypeError, match="tokenizer"):
         MMFusionProcessor(tokenizer=parts["image_processor"])
-    with pytest.raises(ValueError, match=r"at least one of \['vision', 'text'\]"):
+    with pytest.raises(ValueError, match=r"at least one of \['vision', 'text', 'audio'\]"):
         MMFusionProcessor.from_encoders_pretrained()
 
 

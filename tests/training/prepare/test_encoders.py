@@ -1,7 +1,9 @@
 """The offline encoders: right weights, right preprocessing, and folders that are whole or absent."""
 
 import hashlib
+import struct
 
+import numpy as np
 import pytest
 import skimage.data
 import torch
@@ -10,12 +12,15 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
     AutoTokenizer,
     BertModel,
     MobileNetV2Model,
 )
 
-from training.prepare import encoders
+from mm_hf.models.processing_mm_fusion import load_sound
+from training.prepare import encoders, whisper
 from training.prepare.common import PreparationError, check_sha256, folder_in_place, package_path
 
 
@@ -116,6 +121,50 @@ def test_minilm_tokenizer_is_the_packages_without_its_padding(output, text_encod
     assert len(tokenizer.backend_tokenizer.encode("a shape").ids) == 4
 
 
+def test_whisper_writes_down_what_is_said(output, fsdd):
+    """Ten recordings of one speaker, one after the other."""
+    model = AutoModelForSpeechSeq2Seq.from_pretrained(output / "whisper-tiny-en")
+    processor = AutoProcessor.from_pretrained(output / "whisper-tiny-en")
+    assert sum(parameter.numel() for parameter in model.parameters()) == 37_760_256
+    rows = fsdd["test"].filter(lambda row: row["speaker"] == "jackson" and row["take"] == 0)
+    pause = np.zeros(4000, dtype=np.float32)
+    sounds = [np.concatenate([load_sound(row["audio"]["bytes"], 16000), pause]) for row in rows.sort("digit")]
+    inputs = processor(np.concatenate(sounds), sampling_rate=16000, return_tensors="pt")
+    written = processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)
+    assert written[0].strip() == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9."
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:-1], "ends after 111 bytes, within a record"),
+        (lambda data: data + b"\0", "has 1 bytes behind its records"),
+        (lambda data: data.replace(b"\x04\x08\x00\x00\x00", b"\x09\x08\x00\x00\x00"), "'second' is of type 9"),
+    ],
+)
+def test_a_broken_file_of_ctranslate2(tmp_path, change, message):
+    def text(value: str) -> bytes:
+        return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
+
+    def tensor(name: str, values: np.ndarray, kind: int) -> bytes:
+        shape = struct.pack(f"<B{values.ndim}I", values.ndim, *values.shape)
+        return text(name) + shape + struct.pack("<BI", kind, values.nbytes) + values.tobytes()
+
+    first, second = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(4, dtype=np.float16)
+    data = struct.pack("<I", 6) + text("Spec") + struct.pack("<II", 3, 2)
+    data += tensor("first", first, 0) + tensor("second", second, 4) + struct.pack("<I", 1) + text("third") + text("first")
+    file = tmp_path / "model.bin"
+    file.write_bytes(data)
+    found = whisper.read_ctranslate2(file)
+    assert list(found) == ["first", "second", "third"]
+    assert np.array_equal(found["first"], first)
+    assert np.array_equal(found["second"], second)
+    assert found["third"] is found["first"]
+    file.write_bytes(change(data))
+    with pytest.raises(PreparationError, match=message):
+        whisper.read_ctranslate2(file)
+
+
 def test_cards_name_licence_and_source(output):
     mobilenet = (output / "mobilenet-v2" / "README.md").read_text(encoding="utf-8")
     minilm = (output / "minilm-l6" / "README.md").read_text(encoding="utf-8")
@@ -125,8 +174,9 @@ def test_cards_name_licence_and_source(output):
     assert "base_model: sentence-transformers/all-MiniLM-L6-v2" in minilm
     assert "Soumith Chintala" in (output / "mobilenet-v2" / "LICENSE").read_text(encoding="utf-8")
     assert "Apache License" in (output / "minilm-l6" / "LICENSE").read_text(encoding="utf-8")
-    for name in encoders.ENCODERS:
-        assert "Permission is hereby granted" in (output / name / "LICENSE.package").read_text(encoding="utf-8")
+    assert "license: mit" in (output / "whisper-tiny-en" / "README.md").read_text(encoding="utf-8")
+    for file in ("mobilenet-v2/LICENSE.package", "minilm-l6/LICENSE.package", "whisper-tiny-en/LICENSE"):
+        assert "Permission is hereby granted" in (output / file).read_text(encoding="utf-8")
 
 
 def test_complete_folders_are_left(output, capsys, monkeypatch):
@@ -136,7 +186,7 @@ def test_complete_folders_are_left(output, capsys, monkeypatch):
     for name, encoder in encoders.ENCODERS.items():
         monkeypatch.setitem(encoders.ENCODERS, name, encoder._replace(write=fail))
     encoders.main([str(output)])
-    assert capsys.readouterr().out.count("complete, left as it is") == 2
+    assert capsys.readouterr().out.count("complete, left as it is") == 3
     with pytest.raises(AssertionError, match="built again"):
         encoders.main([str(output), "--force"])
 

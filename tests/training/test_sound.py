@@ -1,0 +1,194 @@
+"""Sound through the scripts: real speech, Whisper's encoder, written words beside it, and rows that lack either."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import DatasetDict, Value
+from kill_and_resume import REPOSITORY, call, command, seeded_kills, survive
+from PIL import Image
+from safetensors.torch import load_file
+
+import mm_hf
+from training import evaluate, finetune, train
+
+
+@pytest.fixture(scope="module")
+def dataset(fsdd, tmp_path_factory) -> Path:
+    """Is this the number that is said? Every other row has the word of another recording; some lack their sound."""
+
+    def asked(part):
+        words = part["word"][:]
+        words = [word if row % 2 == 0 else words[(row * 7 + 5) % len(words)] for row, word in enumerate(words)]
+        said = ["yes" if word == own else "no" for word, own in zip(words, part["word"][:])]
+        sounds = [None if row % 29 == 28 else sound for row, sound in enumerate(part["audio"][:])]
+        part = part.select_columns(["speaker", "digit"]).add_column("said", said)
+        part = part.add_column("audio", sounds, feature={"bytes": Value("binary"), "path": Value("string")})
+        return part.add_column("word", [None if row % 31 == 30 else word for row, word in enumerate(words)])
+
+    takes = {"train": (10, 11, 12, 13), "validation": (5,), "test": (0,)}
+    folder = tmp_path_factory.mktemp("sounds") / "set"
+    parts = {
+        name: asked(fsdd[name].filter(lambda take, chosen=chosen: take in chosen, input_columns="take"))
+        for name, chosen in takes.items()
+    }
+    DatasetDict(parts).save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(encoders, dataset, tmp_path_factory):
+    """Writes a recipe of one question about sounds."""
+
+    def write(output_dir, **keys) -> Path:
+        values = {
+            "audio_encoder": str(encoders / "whisper-tiny-en"),
+            "text_encoder": str(encoders / "minilm-l6"),
+            "max_audio_seconds": 1,
+            "dataset": str(dataset),
+            "output_dir": str(output_dir),
+            "audio_column": "audio",
+            "text_column": "word",
+            "label_column": "digit",
+            "kind_column": "speaker",
+            "fusion_hidden_size": 64,
+            "fusion_layers": 1,
+            "freeze_encoders": True,
+            "learning_rate": 5e-3,
+            "max_steps": 40,
+            "eval_steps": 10,
+            "per_device_train_batch_size": 48,
+            "report_to": "none",
+            **keys,
+        }
+        values = {key: value for key, value in values.items() if value is not None}
+        file = tmp_path_factory.mktemp("recipe") / "sounds.yaml"
+        file.write_text(json.dumps(values))  # which is YAML too
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def trained(recipe, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "train"
+    call(train.main, recipe(folder))
+    return folder
+
+
+def test_a_run(trained):
+    results = json.loads((trained / "results.json").read_text())
+    assert results["metrics"]["accuracy"] > 0.8  # the word is another one's in half of the rows
+    assert set(results["floors"]) == {"majority", "text_only", "audio_only"}
+    assert results["floors"]["text_only"] < 0.65 < results["metrics"]["accuracy"]
+    model = mm_hf.MMFusionForClassification.from_pretrained(trained)
+    assert model.config.modalities == ["text", "audio"]
+    assert model.config.audio_config.max_source_positions == 50
+    with Image.open(trained / "predictions.png") as plot:
+        assert min(plot.size) > 300
+
+
+def test_evaluation(trained):
+    call(evaluate.main, "--model", trained, "--missing", "--bootstrap_samples", 20)
+    report = json.loads((trained / "evaluation/evaluation.json").read_text())
+    assert set(report["missing"]["by_modality"]) == {"text", "audio"}
+    assert {"this_model_text_alone", "this_model_audio_alone"} <= set(report["floors"])
+    expected = json.loads((trained / "results.json").read_text())["metrics"]["accuracy"]
+    assert report["metrics"]["accuracy"]["value"] == pytest.approx(expected, abs=1e-5)
+    assert (trained / "evaluation/report.html").exists()
+
+
+def test_it_answers_without_the_package(trained, fsdd, tmp_path):
+    row = fsdd["test"].filter(lambda row: row["speaker"] == "theo" and row["digit"] == 7)[0]
+    (tmp_path / "seven.wav").write_bytes(row["audio"]["bytes"])
+    (tmp_path / "row.json").write_text(json.dumps({"audio": str(tmp_path / "seven.wav"), "text": "seven"}))
+    words = [sys.executable, "-I", "benchmarks/ask_without_package.py", str(trained), str(tmp_path / "row.json")]
+    found = subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    answers = json.loads(found.splitlines()[-1])
+    assert answers[0]["label"] == "7"
+    pipe = mm_hf.pipeline(model=trained)
+    here = pipe({"audio": str(tmp_path / "seven.wav"), "text": "seven"})
+    assert [answer["label"] for answer in here] == [answer["label"] for answer in answers]
+    assert here[0]["score"] == pytest.approx(answers[0]["score"], abs=1e-5)
+    rows = [{"audio": row["audio"]["bytes"]}, {"text": "two"}, {"audio": row["audio"]["bytes"], "text": None}]
+    one, two, three = pipe(rows, batch_size=3, top_k=1)
+    assert one == three
+    assert two[0]["label"] in {str(digit) for digit in range(10)}
+    with pytest.raises(ValueError, match=r"reads \['text', 'audio'\] alone"):
+        pipe({"image": Image.new("RGB", (8, 8))})
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, monkeypatch):
+    file = recipe(tmp_path / "run", save_steps=5, floors=False)
+    make_step = train.Training.make_step
+
+    def until_the_18th(training, window):
+        if training.progress.step == 17:
+            raise OSError("the machine went away")
+        return make_step(training, window)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Training, "make_step", until_the_18th)
+        with pytest.raises(SystemExit, match="went away"):
+            call(train.main, file)
+    call(train.main, file)
+    one, other = ((folder / "model.safetensors").read_bytes() for folder in (tmp_path / "run", trained))
+    assert one == other
+
+
+@pytest.mark.slow
+def test_the_trainer_and_an_encoder_that_trains(recipe, tmp_path):
+    keys = {"freeze_encoders": ["text"], "audio_learning_rate": 1e-3, "max_steps": 20, "floors": False}
+    call(finetune.main, recipe(tmp_path / "run", **keys))
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["metrics"]["accuracy"] > 0.5
+
+
+@pytest.mark.slow  # part of `make reliability`
+def test_killed_and_started_again(recipe, tmp_path):
+    for name, kills in (("alone", []), ("killed", seeded_kills(13, 2))):
+        met = survive(command("train.py", 1, [str(recipe(tmp_path / name, floors=False))]), tmp_path / name, kills)
+        assert all(what is not None for _, what in met)
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("alone", "killed"))
+    assert one == other
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", [True, ["text"]])
+def test_two_processes_learn_as_one(freeze, recipe, tmp_path):
+    """Five steps of SGD without dropout, half of the rows on each process."""
+    still = {"optim": "sgd", "fusion_dropout": 0.0, "classifier_dropout": 0.0, "max_steps": 5, "eval_steps": 5}
+    still |= {"floors": False, "warmup_ratio": 0.0, "learning_rate": 0.05, "freeze_encoders": freeze}
+    ends = {}
+    for processes in (1, 2):
+        file = recipe(tmp_path / str(processes), **still, per_device_train_batch_size=48 // processes)
+        survive(command("train.py", processes, [str(file)]), tmp_path / str(processes), [])
+        results = json.loads((tmp_path / str(processes) / "results.json").read_text())
+        assert results["num_processes"] == processes
+        ends[processes] = load_file(tmp_path / str(processes) / "model.safetensors")
+    assert max((ends[1][name] - ends[2][name]).abs().max().item() for name in ends[1]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"audio_column": None}, "audio_column is missing"),
+        ({"audio_column": "sound"}, "Unknown column 'sound' (given as audio_column)"),
+        ({"audio_column": "digit"}, "Column 'digit' must hold sounds"),
+        ({"max_audio_seconds": 31}, "max_audio_seconds must be between 1 and 30 for this encoder, got 31"),
+        ({"max_audio_seconds": 0}, "max_audio_seconds must be at least 1, got 0"),
+        ({"audio_column": None, "audio_encoder": None}, "max_audio_seconds is 1, but there is no audio_encoder"),
+        ({"audio_encoder": "text"}, "reads 'input_ids'; needed is one that reads 'input_features'"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(keys, message, recipe, encoders, tmp_path):
+    if keys.get("audio_encoder") == "text":
+        keys = {"audio_encoder": str(encoders / "minilm-l6")}
+        message = "minilm-l6"
+    with pytest.raises(SystemExit) as stopped:
+        call(train.main, recipe(tmp_path / "run", **keys))
+    assert message in str(stopped.value)
+    assert "\n" not in str(stopped.value)

@@ -174,7 +174,8 @@ class DatasetArguments:
     )
     text_column: str | None = field(default=None, metadata={"help": "Column of the texts."})
     audio_column: str | None = field(
-        default=None, metadata={"help": "Column of the sounds: datasets.Audio, bytes, or paths to wav, flac, ogg, mp3."}
+        default=None,
+        metadata={"help": "Column of the sounds: datasets.Audio, bytes, or paths to wav, flac, ogg, mp3."},
     )
     label_column: list[str] | None = field(
         default=None, metadata={"help": "Column of the labels, or several: one task each, learned together."}

@@ -106,8 +106,8 @@ class Columns:
 
 
 def resolve_path(path: str, root: str | None) -> str:
-    """Makes the path of a picture or sound absolute, links followed, and refuses it where it leads out of `root`: a table from
-    a stranger must not read other files of this machine.
+    """Makes the path of a picture or sound absolute, links followed, and refuses it where it leads out of `root`: a
+    table from a stranger must not read other files of this machine.
 
     Args:
         path: as the row has it, relative to `root` or absolute.

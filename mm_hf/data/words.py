@@ -91,6 +91,6 @@ def read_word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[to
         raise ValueError(f"{path} has none of the {len(places)} words, such as {list(words)[:5]}.")
     vectors = torch.zeros(len(words), width or 0)
     there = torch.zeros(len(words), dtype=torch.bool)
-    for place, vector in found.items():
-        vectors[place], there[place] = vector, True
+    for place, values in found.items():
+        vectors[place], there[place] = values, True
     return vectors, there

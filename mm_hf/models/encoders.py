@@ -240,10 +240,9 @@ def cut_to_seconds(config: PreTrainedConfig, seconds: int | None):
     positions = getattr(config, "max_source_positions", None)
     if seconds is None or positions is None:
         return
-    if not 0 < seconds * POSITIONS_A_SECOND <= positions:
-        raise ValueError(
-            f"max_audio_seconds must be between 1 and {positions // POSITIONS_A_SECOND} for this encoder, got {seconds}."
-        )
+    most = positions // POSITIONS_A_SECOND
+    if not 1 <= seconds <= most:
+        raise ValueError(f"max_audio_seconds must be between 1 and {most} for this encoder, got {seconds}.")
     config.max_source_positions = seconds * POSITIONS_A_SECOND
 
 

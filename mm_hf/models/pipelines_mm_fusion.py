@@ -19,8 +19,9 @@ class MMFusionClassificationPipeline(Pipeline):
     """Classifies rows `{"image": …, "text": …, "audio": …}`, any of which may be missing or None.
 
     An image is a PIL image, a path or a URL; a sound is a path, the bytes of a file, or a dict of `array` and
-    `sampling_rate`, and is resampled where that is needed. Returns for each row `[{"score", "label"}, …]`, best first; for several
-    labels at once the scores are independent probabilities, for a regression they are the predicted values.
+    `sampling_rate`, and is resampled where that is needed. Returns for each row `[{"score", "label"}, …]`, best first;
+    for several labels at once the scores are independent probabilities, for a regression they are the predicted
+    values.
 
     Args of a call:
         top_k (`int`, defaults to 5): how many; None for all.

@@ -121,9 +121,9 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         """Builds a model from pretrained encoders; projections, fusion and head start from random weights.
 
         Args:
-            vision, text, audio (`str`): for each modality the Hub id or local folder of any model with such an encoder:
-                the encoder alone, a model with a head, a dual encoder (its part is taken) or an encoder-decoder (its
-                encoder is taken).
+            vision, text, audio (`str`): for each modality the Hub id or local folder of any model with such an
+                encoder: the encoder alone, a model with a head, a dual encoder (its part is taken) or an
+                encoder-decoder (its encoder is taken).
             fusion (`str`, *optional*): a name in the registry of fusions, in place of
                 `fusion_module_config["fusion_type"]`; `"cross_attention"` where neither is given.
             max_audio_seconds (`int`, *optional*): length of the longest sound: Whisper's encoder takes sounds of one

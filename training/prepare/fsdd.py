@@ -4,9 +4,9 @@
     FSDD_ZIP=fsdd.zip python -m training.prepare.fsdd data/fsdd
 
 FSDD_ZIP is the archive of the recordings, as the project publishes it or a zip of its folder `recordings`: 3,000 wav
-files, 8 kHz, mono: 50 takes of each digit by each of six speakers. Each row has `audio` (the file's bytes), `digit` (0 to
-9, a class), `word` (zero to nine), `speaker` and `take`. The test part is the project's own: takes 0 to 4. Of the other
-45 takes some become the validation part.
+files, 8 kHz, mono: 50 takes of each digit by each of six speakers. Each row has `audio` (the file's bytes), `digit` (0
+to 9, a class), `word` (zero to nine), `speaker` and `take`. The test part is the project's own: takes 0 to 4. Of the
+other 45 takes some become the validation part.
 """
 
 import argparse

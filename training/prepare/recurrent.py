@@ -1,26 +1,34 @@
-"""Make a recurrent text encoder for a data set: an LSTM or GRU over the words of its training part.
+"""Make a recurrent encoder, an LSTM or GRU: of the words of a data set's training part, or of the spectrum of sounds.
 
     python -m training.prepare.recurrent data/encoders/lstm-easy-vqa --dataset data/easy_vqa --text_column question
-    python -m training.prepare.recurrent OUT --dataset reviews.csv --text_column review --word_vectors glove.6B.100d.txt
+    python -m training.prepare.recurrent OUT --dataset mine.csv --text_column review --word_vectors glove.6B.100d.txt
+    python -m training.prepare.recurrent data/encoders/lstm-sound --mel_bins 80
 
-writes a folder that goes wherever a text encoder's does: `text_encoder: data/encoders/lstm-easy-vqa` in a recipe. It is
-untrained but for the word vectors, where a file of them is given, so it is to be trained: leave text out of
-freeze_encoders, and give it a text_learning_rate as high as learning_rate.
+writes a folder that goes wherever a text or audio encoder's does: `text_encoder: data/encoders/lstm-easy-vqa` in a
+recipe. It is untrained but for the word vectors, where a file of them is given, so it is to be trained: leave it out
+of freeze_encoders, and give it a text_learning_rate or audio_learning_rate as high as learning_rate.
+
+Sounds are read as frames of 25 ms, one every 10 ms, each the logarithms of so many mel bands, every band of a sound
+brought to mean 0 and variance 1: `Speech2TextFeatureExtractor`, for 16 kHz.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import Speech2TextFeatureExtractor
 
 from mm_hf.data import Columns, load_splits, read_word_vectors, word_tokenizer
 from mm_hf.models.recurrent import RNNS, RecurrentConfig, RecurrentModel
 from training.prepare.common import PreparationError, folder_in_place, is_complete
 
 
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "recurrent.py")
+FILES = ("config.json", "model.safetensors", "README.md", "recurrent.py")
+WORD_FILES = (*FILES, "tokenizer.json", "tokenizer_config.json")
+SOUND_FILES = (*FILES, "preprocessor_config.json")
 
 CARD = """---
 library_name: transformers
@@ -29,12 +37,9 @@ tags:
 - mm_fusion_recurrent
 ---
 
-# A recurrent text encoder
+# A recurrent encoder
 
-`{rnn_type}` over the words of column `{column}` of `{dataset}`, training part: {words} words. Made by
-`python -m training.prepare.recurrent` of mm_hf with seed {seed}; nothing in it is trained yet.
-
-- Word vectors: {vectors}.
+`{rnn_type}` over {what}. Made by `python -m training.prepare.recurrent` of mm_hf with seed {seed}; {trained}.
 """
 
 
@@ -47,8 +52,35 @@ def texts_of(options: argparse.Namespace) -> Iterator[str]:
     return (text for text in splits["train"][options.text_column] if text)
 
 
-def write_encoder(folder: Path, options: argparse.Namespace) -> None:
-    """Write the encoder with its tokenizer.
+def config_of(options: argparse.Namespace, **settings: Any) -> RecurrentConfig:
+    """The config that the options ask for."""
+    return RecurrentConfig(
+        rnn_type=options.rnn_type,
+        hidden_size=options.hidden_size,
+        num_hidden_layers=options.num_hidden_layers,
+        bidirectional=not options.one_direction,
+        hidden_dropout_prob=options.dropout,
+        **settings,
+    )
+
+
+def write_card(folder: Path, options: argparse.Namespace, what: str, trained: str) -> None:
+    """Write the card of the encoder."""
+    card = CARD.format(rnn_type=options.rnn_type, what=what, seed=options.seed, trained=trained)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def write_sound_encoder(folder: Path, options: argparse.Namespace) -> None:
+    """Write an encoder of sounds with its feature extractor."""
+    torch.manual_seed(options.seed)
+    RecurrentModel(config_of(options, input_size=options.mel_bins)).save_pretrained(folder)
+    extractor = Speech2TextFeatureExtractor(feature_size=options.mel_bins, num_mel_bins=options.mel_bins)
+    extractor.save_pretrained(folder)
+    write_card(folder, options, f"frames of {options.mel_bins} mel bands of sounds", "nothing in it is trained yet")
+
+
+def write_text_encoder(folder: Path, options: argparse.Namespace) -> None:
+    """Write an encoder of words with its tokenizer.
 
     Raises:
         ValueError: What the data set, the column or the file of vectors cannot give.
@@ -59,14 +91,10 @@ def write_encoder(folder: Path, options: argparse.Namespace) -> None:
     if options.word_vectors is not None:
         vectors, there = read_word_vectors(options.word_vectors, words)
     torch.manual_seed(options.seed)
-    config = RecurrentConfig(
-        rnn_type=options.rnn_type,
+    config = config_of(
+        options,
         vocab_size=len(words),
         embedding_size=options.embedding_size if vectors is None else vectors.shape[1],
-        hidden_size=options.hidden_size,
-        num_hidden_layers=options.num_hidden_layers,
-        bidirectional=not options.one_direction,
-        hidden_dropout_prob=options.dropout,
         pad_token_id=tokenizer.pad_token_id,
     )
     if vectors is not None:  # new words are as long as known ones
@@ -76,16 +104,11 @@ def write_encoder(folder: Path, options: argparse.Namespace) -> None:
         model.embeddings.weight.data[there] = vectors[there]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    source = f"{int(there.sum())} of `{Path(options.word_vectors).name}`, the others random" if there.any() else "random"
-    card = CARD.format(
-        rnn_type=config.rnn_type,
-        column=options.text_column,
-        dataset=Path(options.dataset).name,
-        words=len(words),
-        seed=options.seed,
-        vectors=source,
-    )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    what = f"the {len(words)} words of column `{options.text_column}` of `{Path(options.dataset).name}`, training part"
+    trained = "nothing in it is trained yet"
+    if there.any():
+        trained += f" but {int(there.sum())} word vectors, which are those of `{Path(options.word_vectors).name}`"
+    write_card(folder, options, what, trained)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -97,8 +120,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("output", metavar="OUT", type=Path, help="folder to write the encoder into")
-    parser.add_argument("--dataset", required=True, help="as in a recipe: a file, a folder or a Hub id")
-    parser.add_argument("--text_column", required=True, help="column of the texts")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset", help="of words, as in a recipe: a file, a folder or a Hub id")
+    source.add_argument("--mel_bins", type=int, help="of sounds: mel bands of a frame, in place of words")
+    parser.add_argument("--text_column", help="column of the texts")
     parser.add_argument("--rnn_type", choices=list(RNNS), default="lstm", help="kind of recurrent layer")
     parser.add_argument("--word_vectors", metavar="FILE", help="text file of word2vec or GloVe")
     parser.add_argument("--embedding_size", type=int, default=100, help="width of word vectors without a file")
@@ -110,18 +135,24 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--min_count", type=int, default=1, help="how often a word must be there")
     parser.add_argument("--seed", type=int, default=0, help="of the first weights")
     parser.add_argument("--force", action="store_true", help="build an encoder again that is complete")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if (options.dataset is None) != (options.text_column is None):
+        parser.error("--dataset and --text_column go together")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
     options = parse_arguments(arguments)
-    if is_complete(options.output, FILES) and not options.force:
+    files, write = WORD_FILES, write_text_encoder
+    if options.mel_bins is not None:
+        files, write = SOUND_FILES, write_sound_encoder
+    if is_complete(options.output, files) and not options.force:
         print(f"{options.output}: complete, left as it is (--force builds it again)")
         return
     try:
-        with folder_in_place(options.output, FILES) as folder:
-            write_encoder(folder, options)
+        with folder_in_place(options.output, files) as folder:
+            write(folder, options)
     except (PreparationError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{options.output}: written")

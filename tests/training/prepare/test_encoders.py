@@ -152,7 +152,9 @@ def test_a_broken_file_of_ctranslate2(tmp_path, change, message):
 
     first, second = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(4, dtype=np.float16)
     data = struct.pack("<I", 6) + text("Spec") + struct.pack("<II", 3, 2)
-    data += tensor("first", first, 0) + tensor("second", second, 4) + struct.pack("<I", 1) + text("third") + text("first")
+    data += (
+        tensor("first", first, 0) + tensor("second", second, 4) + struct.pack("<I", 1) + text("third") + text("first")
+    )
     file = tmp_path / "model.bin"
     file.write_bytes(data)
     found = whisper.read_ctranslate2(file)

@@ -1,10 +1,11 @@
 """A recurrent encoder for a data set: its words, its vectors, and that it goes where BERT goes."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from mm_hf import MMFusionForQuestionAnswering, MMFusionProcessor
+from mm_hf import MMFusionForClassification, MMFusionForQuestionAnswering, MMFusionProcessor
 from training.prepare import recurrent
 
 
@@ -42,6 +43,22 @@ def test_an_encoder_that_goes_where_bert_goes(table, encoders, capsys):
     assert "complete, left as it is" in capsys.readouterr().out
 
 
+def test_an_encoder_of_sounds(tmp_path):
+    recurrent.main([str(tmp_path / "sound"), "--mel_bins", "40", "--hidden_size", "16"])
+    parts = {"audio": str(tmp_path / "sound")}
+    model = MMFusionForClassification.from_encoders_pretrained(**parts, num_labels=3).eval()
+    processor = MMFusionProcessor.from_encoders_pretrained(**parts, max_audio_seconds=1)
+    generator = np.random.default_rng(0)
+    sounds = [generator.normal(size=size).astype(np.float32) for size in (8000, 24000)]
+    batch = processor(audio=sounds, sampling_rate=16000)
+    assert batch["input_features"].shape == (2, 98, 40)  # the second sound is cut to a second
+    assert batch["audio_attention_mask"].sum(1).tolist() == [48, 98]
+    with torch.no_grad():
+        together = model(**batch).logits
+        alone = model(**processor(audio=sounds[0], sampling_rate=16000)).logits
+    torch.testing.assert_close(together[:1], alone, rtol=0, atol=1e-5)
+
+
 def test_word_vectors(table, tmp_path):
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("what 0.25 -0.5 1\nunused 1 2 3\ncolour 0.5 0.25 -1\n")
@@ -51,7 +68,7 @@ def test_word_vectors(table, tmp_path):
     assert found.tolist() == [[0.25, -0.5, 1], [0.5, 0.25, -1]]
     assert model.embeddings.weight[tokenizer.pad_token_id].tolist() == [0, 0, 0]
     assert model.embeddings.weight[tokenizer.convert_tokens_to_ids("shape")].abs().min() > 0
-    assert "2 of `vectors.txt`" in (folder / "README.md").read_text()
+    assert "2 word vectors, which are those of `vectors.txt`" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -62,9 +79,19 @@ def test_word_vectors(table, tmp_path):
         (["--word_vectors", "nowhere.txt"], "nowhere.txt"),
         (["--dataset", "nowhere.csv"], "nowhere.csv"),
         (["--min_count", 9], "no word that is there 9 times"),
+        (["--num_hidden_layers", 0], "num_hidden_layers must be at least 1, got 0"),
     ],
 )
 def test_what_it_cannot_make(table, flags, message):
     with pytest.raises(SystemExit, match=message):
         make(table, *flags)
     assert not (table.parent / "encoder").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--dataset", "x.csv"], ["--text_column", "text"], ["--mel_bins", "8", "--text_column", "x"]]
+)
+def test_words_or_sounds(flags, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        recurrent.main([str(tmp_path / "out"), *flags])
+    assert "--" in capsys.readouterr().err

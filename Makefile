@@ -13,7 +13,7 @@ PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 RUN ?= runs/$(RECIPE)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install data data-fusions quickstart fusions test test-slow reliability test-lowest lint format bench cards clean
+.PHONY: help install data data-fusions data-recipes quickstart fusions recipes test test-slow reliability test-lowest lint format bench cards clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -35,6 +35,14 @@ data: install  ## build the encoders and the data set of the demonstration from 
 data-fusions: data  ## build the other data sets of the comparison of fusions
 	$(BIN)/python -m training.prepare.sort_of_clevr data/sort_of_clevr
 	$(BIN)/python -m training.prepare.openmoji data/openmoji
+
+data-recipes: data-fusions  ## build the encoders and data of the recipes too; sound needs FSDD_ZIP, an archive
+	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-easy-vqa --dataset data/easy_vqa --text_column question
+	$(BIN)/python -m training.prepare.recurrent data/encoders/gru-easy-vqa --rnn_type gru --dataset data/easy_vqa \
+		--text_column question
+	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-openmoji --dataset data/openmoji --text_column name
+	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-sound --mel_bins 80
+	test -z "$(FSDD_ZIP)" || $(BIN)/python -m training.prepare.fsdd "$(FSDD_ZIP)" data/fsdd
 
 quickstart: data  ## train easy-VQA, measure it, then answer a question in a fresh process
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
@@ -79,6 +87,10 @@ bench: install  ## the timings of benchmarks/
 fusions: data-fusions  ## compare all fusions: hours; what was run is not run again
 	$(BIN)/python benchmarks/fusions.py
 	$(BIN)/python benchmarks/fusions.py --write_readme
+
+recipes: data-recipes  ## run every recipe at a small budget, and write the README's table
+	$(BIN)/python benchmarks/recipes.py
+	$(BIN)/python benchmarks/recipes.py --write_readme
 
 cards: quickstart  ## renew the model card in model_cards/ from the run
 	cp $(RUN)/README.md model_cards/$(RECIPE).md

@@ -21,6 +21,7 @@ from datasets import load_from_disk
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from training.arguments import read_recipe
 from training.job import ROOT
 from training.run_folder import git_commit, hardware, write_json
 
@@ -46,6 +47,8 @@ SYSTEMS = {
     "cnn_gru_attention": System("CNN + GRU, cross-attention", 60),
     "cnn_gru_deep_cross": System("CNN + GRU, deep & cross", 60),
     "output_level": System("picture and name, fused at the output", 60),
+    "spoken_digits": System("Whisper's encoder: which digit is said", 60),
+    "speech_lstm": System("LSTM over log-mel frames: which digit is said", 240),
 }
 
 
@@ -60,7 +63,7 @@ def call(*words: Any) -> str:
 
 
 def row_of(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """One row of the test part as a pipeline takes it, its picture written into the folder."""
+    """One row of the test part as a pipeline takes it, its picture and sound written into the folder."""
     row = load_from_disk(str(ROOT / recipe["dataset"]))["test"][0]
     found: dict[str, Any] = {}
     if recipe["image_column"]:
@@ -68,6 +71,9 @@ def row_of(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
         row[recipe["image_column"][0]].save(found["image"])
     if recipe["text_column"]:
         found["text"] = row[recipe["text_column"]]
+    if recipe["audio_column"]:
+        found["audio"] = str(folder / "asked.wav")
+        Path(found["audio"]).write_bytes(row[recipe["audio_column"]]["bytes"])
     return found
 
 
@@ -75,10 +81,15 @@ def run_one(name: str) -> dict[str, Any]:
     """Trains, measures and asks.
 
     Returns:
-        by task the score with its interval and the floors; what it cost; what it answered.
+        by task the score with its interval and the floors; what it cost; what it answered. Without the recipe's data,
+        which not every machine has, `skipped`: why.
     """
     folder = RUNS / name
     recipe_file = ROOT / f"training/recipes/{name}.yaml"
+    data = read_recipe(recipe_file)["dataset"]
+    if not (ROOT / data).exists():
+        print(f"skipped: there is no {data}", flush=True)
+        return {"dataset": Path(data).name, "skipped": f"there is no {data}"}
     budget = ("--max_train_seconds", SYSTEMS[name].seconds, "--report_to", "none")
     call("training/train.py", recipe_file, "--output_dir", folder, "--overwrite_output_dir", "true", *budget)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -90,7 +101,11 @@ def run_one(name: str) -> dict[str, Any]:
         file = folder / "evaluation" / (task or "") / "evaluation.json"
         measured = json.loads(file.read_text(encoding="utf-8"))
         metric, score = next(iter(measured["metrics"].items()))
-        floors = results["floors"] if task is None else results["floors"].get(task, {})
+        floors = {
+            name.removeprefix(f"{task}_"): value
+            for name, value in results["floors"].items()
+            if task is None or name.startswith(f"{task}_")
+        }
         scores[measured["label_column"]] = {"metric": metric, **score, "floors": floors}
     row_file = folder / "asked.json"
     write_json(row_file, row_of(recipe, folder))
@@ -115,6 +130,9 @@ def markdown(runs: dict[str, dict[str, Any]]) -> str:
     """The table: a line a recipe and task."""
     lines = ["| recipe | system | data | score [95 %] | floors | seconds |", "|---|---|---|---|---|---|"]
     for name, run in runs.items():
+        if "skipped" in run:
+            lines.append(f"| `{name}` | {SYSTEMS[name].what} | {run['dataset']} | skipped: {run['skipped']} | | |")
+            continue
         for task, score in run["scores"].items():
             value = f"{score['metric']} {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
             cells = [f"`{name}`", SYSTEMS[name].what, f"{run['dataset']}, {task}", value, floors_cell(score["floors"])]
@@ -134,7 +152,8 @@ def main():
     parser.add_argument("--write_readme", action="store_true", help="write the README's table, run nothing")
     arguments = parser.parse_args()
     runs = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
-    chosen = [name for name in SYSTEMS if name not in runs] if arguments.recipes is None else arguments.recipes
+    missing = [name for name in SYSTEMS if "scores" not in runs.get(name, {})]
+    chosen = missing if arguments.recipes is None else arguments.recipes
     for number, name in enumerate([] if arguments.write_readme else chosen, start=1):
         print(f"== {name} ({number} of {len(chosen)}): {SYSTEMS[name].what}", flush=True)
         runs[name] = run_one(name)

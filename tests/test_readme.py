@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi
@@ -11,30 +12,40 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-CLASSES = ("QuestionAnswering", "MultiTask", "Retrieval", "ConditionalGeneration")
+CLASSES = ("QuestionAnswering", "MultiTask", "Retrieval", "ConditionalGeneration", "Classification")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_python_examples(encoders, tmp_path, monkeypatch):
     """The first, which trains, saves and pushes; and those of other classes, which go on from there."""
     block, *others = (next(b for b in BLOCKS if f"MMFusionFor{name}" in b) for name in CLASSES)
-    for hub_id, folder in (
-        ("google/vit-base-patch16-224", "mobilenet-v2"),
-        ("google-bert/bert-base-uncased", "minilm-l6"),
-    ):
-        assert hub_id in block
-        block = block.replace(hub_id, str(encoders / folder))
+    hub_ids = {
+        "google/vit-base-patch16-224": "mobilenet-v2",
+        "google-bert/bert-base-uncased": "minilm-l6",
+        "openai/whisper-tiny.en": "whisper-tiny-en",
+    }
+
+    def local(text: str) -> str:
+        for hub_id, folder in hub_ids.items():
+            text = text.replace(hub_id, str(encoders / folder))
+        return text
+
+    assert all(hub_id in README for hub_id in hub_ids)
+    block, *others = map(local, (block, *others))
     pushed = []
     monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **kwargs: type("Url", (), {"repo_id": repo_id}))
     monkeypatch.setattr(HfApi, "upload_folder", lambda self, **kwargs: pushed.append(kwargs["repo_id"]))
     monkeypatch.chdir(tmp_path)
     names = {"image": Image.new("RGB", (64, 64), "red"), "labels": torch.tensor([1, 2])}
+    names["wave"] = 0.1 * np.random.default_rng(0).normal(size=16000)
     exec(compile(block, "README.md", "exec"), names)
     assert names["loss"].isfinite()
     assert pushed == ["me/answers"]
     assert (tmp_path / "answers/processor_config.json").exists()
     for other in others:
-        exec(compile(other, "README.md", "exec"), {**names, "torch": torch})
+        own = {**names, "torch": torch}
+        exec(compile(other, "README.md", "exec"), own)
+        assert own["loss"].isfinite()
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"make ([a-z-]+)", README))))
@@ -55,8 +66,8 @@ def test_flags_exist():
         for group in (*ALL_ARGUMENTS, EvaluateArguments, RetrieveArguments, ChatArguments)
         for field in fields(group)
     }
-    launcher = {"multi_gpu", "num_processes", "cpu", "help"}
-    assert set(re.findall(r"--([a-z_]+)", README)) <= known | launcher
+    others = {"multi_gpu", "num_processes", "cpu", "help", "word_vectors"}  # of accelerate and of training/prepare
+    assert set(re.findall(r"--([a-z_]+)", README)) <= known | others
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))

@@ -1,4 +1,4 @@
-"""Cuts validation and test from a training part, so that no picture stands on both sides."""
+"""Cuts validation and test from a training part, so that no picture or sound stands on both sides."""
 
 import hashlib
 import os
@@ -14,11 +14,14 @@ from .loading import Columns
 def group_rows(split: Dataset, columns: Columns, group_column: str | None = None) -> list[list[int]]:
     """Rows that must stay together, as lists of row numbers in the order of their first rows.
 
-    Rows are one group when they share a value of `group_column`, else of `columns.image_id`, else any picture (its
-    bytes, or its path); this is transitive. A row without any is a group of its own.
+    Rows are one group when they share a value of `group_column`, else any sound or picture (its bytes or path, for
+    pictures `columns.image_id` where there is one); this is transitive. A row without any is a group of its own.
     """
-    single = group_column or (columns.image_id if columns.images else None)
-    keyed = [single] if single else columns.images
+    keyed = columns.files
+    if group_column:
+        keyed = [group_column]
+    elif columns.images and columns.image_id:
+        keyed = [columns.image_id, *(column for column in keyed if column not in columns.images)]
     parents = list(range(len(split)))
 
     def root_of(row: int) -> int:
@@ -42,7 +45,8 @@ def group_rows(split: Dataset, columns: Columns, group_column: str | None = None
 
 
 def group_keys(values: Iterable[Any]) -> list[Any]:
-    """What rows may share: pictures by their bytes or path, other values as they are; absent ones are left out."""
+    """What rows may share: pictures and sounds by their bytes or path, other values as they are; absent ones are left
+    out."""
     keys = []
     for value in values:
         if isinstance(value, dict):
@@ -68,7 +72,7 @@ def cut(split: Dataset, groups: list[list[int]], fractions: dict[str, float], se
     if len(groups) <= len(fractions):
         raise ValueError(
             f"{' and '.join(fractions)} cannot be cut from {len(split)} training rows in {len(groups)} group(s): rows "
-            "that share a picture or a group stay together."
+            "that share a picture, a sound or a group stay together."
         )
     left = [groups[place] for place in np.random.default_rng(seed).permutation(len(groups))]
     parts: dict[str, list[int]] = {}

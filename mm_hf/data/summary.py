@@ -51,6 +51,8 @@ def describe(
             `texts` of train as below; where `columns.label` is a list, a dict of these by column;
         `pictures`: by column, of train: how many were `looked_at`, the `unreadable` of them, `sizes` (the smallest,
             median and largest width × height), and how many are `distinct` where paths or `image_id` tell;
+        `sounds`: of train: how many were `looked_at`, the `unreadable` of them, and `seconds` (the shortest, the
+            median, the longest) of the others;
         `texts`: of train: how many were `looked_at`, `words` and `tokens` (median, 95th percentile, maximum) and how
             many are `distinct`.
     """
@@ -76,6 +78,7 @@ def describe(
         ],
         "labels": labels,
         "pictures": {column: describe_pictures(train, column, columns.image_id, root) for column in columns.images},
+        "sounds": describe_sounds(train, columns.audio, root) if columns.audio else None,
         "texts": describe_texts(train, columns.text, tokenizer) if columns.text else None,
     }
 
@@ -163,6 +166,31 @@ def picture_size(picture: dict[str, Any], root: str | None) -> tuple[int, int] |
         return None
 
 
+def describe_sounds(split: Dataset, column: str, root: str | None) -> dict[str, Any]:
+    """Lengths of some sounds, spread over the split; see `describe`."""
+    places = np.unique(np.linspace(0, len(split) - 1, min(PICTURES, len(split))).astype(int)).tolist()
+    present = [sound for sound in split.select_columns([column])[places][column] if sound is not None]
+    seconds = [sound_seconds(sound, root) for sound in present]
+    known = sorted(length for length in seconds if length is not None)
+    return {
+        "looked_at": len(present),
+        "unreadable": seconds.count(None),
+        "seconds": [known[0], known[len(known) // 2], known[-1]] if known else None,
+    }
+
+
+def sound_seconds(sound: dict[str, Any], root: str | None) -> float | None:
+    """The length of a sound in seconds, off the header; None where it cannot be read."""
+    import soundfile
+
+    try:
+        return soundfile.info(
+            io.BytesIO(sound["bytes"]) if sound["bytes"] else resolve_path(sound["path"], root)
+        ).duration
+    except (RuntimeError, ValueError, TypeError):  # soundfile's errors are RuntimeErrors; training will name the row
+        return None
+
+
 def distinct_pictures(split: Dataset, column: str, image_id: str | None) -> int | None:
     """How many pictures there are, where that is known without reading them."""
     if image_id is not None:
@@ -206,7 +234,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         text = f"  {column['part']:<9} {column['column']} ({column['type']})"
         rates = [f"{name} {rate:.1%}" for name, rate in column["absent"].items() if rate > 0]
         lines.append(text + (f", absent: {', '.join(rates)}" if rates else ""))
-    lines += picture_lines(summary["pictures"]) + text_lines(summary["texts"])
+    lines += picture_lines(summary["pictures"]) + sound_lines(summary["sounds"]) + text_lines(summary["texts"])
     if summary["labels"] is None:
         return lines
     if "problem_type" in summary["labels"]:
@@ -223,6 +251,15 @@ def picture_lines(pictures: dict[str, dict]) -> list[str]:
         text += "" if found["distinct"] is None else f"; {found['distinct']:,} distinct"
         lines.append(f"{text}; unreadable {found['unreadable']} of {found['looked_at']} looked at")
     return lines
+
+
+def sound_lines(sounds: dict[str, Any] | None) -> list[str]:
+    """One line."""
+    if sounds is None:
+        return []
+    lengths = " / ".join(f"{seconds:.1f} s" for seconds in sounds["seconds"] or [])
+    text = f"  sounds    shortest / median / longest {lengths}" if lengths else "  sounds    none readable"
+    return [f"{text}; unreadable {sounds['unreadable']} of {sounds['looked_at']} looked at"]
 
 
 def text_lines(texts: dict[str, Any] | None, what: str = "texts") -> list[str]:

@@ -91,6 +91,6 @@ def read_word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[to
         raise ValueError(f"{path} has none of the {len(places)} words, such as {list(words)[:5]}.")
     vectors = torch.zeros(len(words), width or 0)
     there = torch.zeros(len(words), dtype=torch.bool)
-    for place, values in found.items():
-        vectors[place], there[place] = values, True
+    for place, numbers in found.items():
+        vectors[place], there[place] = numbers, True
     return vectors, there

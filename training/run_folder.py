@@ -21,12 +21,15 @@ from mm_hf.data import BadRowError, MultimodalCollator, Rows, label_tensor
 from mm_hf.data.collator import decode_image, picture_file
 from mm_hf.data.loading import is_absent
 from mm_hf.evaluation import model_card, plot_curves, plot_predictions
-from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES
+from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES, MODALITY_CONFIGS
 from mm_hf.models.generation_mm_fusion import GENERATION
 
 
 # Of the pipelines' names those that are tasks of the Hub, and the modalities that they take.
 HUB_TASKS = {"visual-question-answering": {"vision", "text"}, "image-to-text": {"vision"}}
+
+
+ENCODER_KEYS = [f"{modality}_encoder" for modality in MODALITY_CONFIGS]
 
 
 # Keys that a run may be resumed with though they changed, with `--allow_changes`: they leave its weights as they are,
@@ -169,7 +172,7 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
         pipeline_tag=pipeline_tag(model),
         base_models=model.config.base_models,
         model_class=type(model).__name__,
-        encoders={key: Path(recipe[key]).name for key in ("vision_encoder", "text_encoder", "decoder") if recipe[key]},
+        encoders={key: Path(recipe[key]).name for key in (*ENCODER_KEYS, "decoder") if recipe[key]},
         parameters=round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
         labels=list(model.config.id2label.values()),
         writes=collator.problem_type == GENERATION,

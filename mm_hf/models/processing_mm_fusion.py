@@ -382,9 +382,10 @@ def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
 
 
 def as_list(value) -> list:
-    """One row as a list of one; arrays and tensors with a batch dimension as lists of their rows."""
+    """One row as a list of one; arrays and tensors with a batch dimension as lists of their rows. A list of numbers is
+    one sound."""
     if isinstance(value, (list, tuple)):
-        return list(value)
+        return [value] if value and isinstance(value[0], (int, float)) else list(value)
     if getattr(value, "ndim", 0) == 4:
         return list(value)
     return [value]

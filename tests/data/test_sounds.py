@@ -91,6 +91,8 @@ def test_the_processor(processor, tmp_path):
     again = MMFusionProcessor.from_pretrained(tmp_path)
     assert torch.equal(again(audio=one, sampling_rate=RATE)["input_features"][0], batch["input_features"][0])
     assert "input_features" in again.model_input_names
+    plain = processor(audio=one.tolist(), sampling_rate=RATE)
+    assert torch.equal(plain["input_features"][0], batch["input_features"][0])
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,9 @@ def test_a_run(trained):
     model = mm_hf.MMFusionForClassification.from_pretrained(trained)
     assert model.config.modalities == ["text", "audio"]
     assert model.config.audio_config.max_source_positions == 50
+    card = (trained / "README.md").read_text()
+    assert "text encoder `minilm-l6`, audio encoder `whisper-tiny-en`" in card
+    assert 'predict({"text": "a text", "audio": "sound.wav"}, top_k=3)' in card
     with Image.open(trained / "predictions.png") as plot:
         assert min(plot.size) > 300
 

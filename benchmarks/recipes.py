@@ -5,8 +5,8 @@
     python benchmarks/recipes.py --write_readme           # the table of what is there
 
 Each is trained, measured by `training/evaluate.py`, and asked about one row in a process that cannot import mm_hf. All
-of it stays in `runs/recipes/<recipe>`; the figures go into `results/recipes.json`, the card into `model_cards/`. What was
-trained is not trained again.
+of it stays in `runs/recipes/<recipe>`; the figures go into `results/recipes.json`, the card into `model_cards/`. What
+was trained is not trained again.
 """
 
 import argparse

@@ -18,9 +18,9 @@ from PIL import Image
 
 from mm_hf.checkpoints import clear_staging, list_checkpoints
 from mm_hf.data import BadRowError, MultimodalCollator, Rows, label_tensor
-from mm_hf.data.collator import decode_image, picture_file
+from mm_hf.data.collator import decode_image, decode_sound, picture_file
 from mm_hf.data.loading import is_absent
-from mm_hf.evaluation import model_card, plot_curves, plot_predictions
+from mm_hf.evaluation import model_card, picture_of_sound, plot_curves, plot_predictions
 from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES, MODALITY_CONFIGS
 from mm_hf.models.generation_mm_fusion import GENERATION
 
@@ -258,12 +258,17 @@ def shown(label: Any, labels: Any) -> str:
 
 
 def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple[Image.Image | None, str | None]:
-    """The first picture of a row, and its text; None for what is absent, and for a picture that cannot be read. Where
-    there is no column of texts, the text is the name of the sound's file, or empty."""
+    """The first picture of a row, of rows without pictures that of their sound, and its text; None for what is absent,
+    and for what cannot be read. Where there is no column of texts, the text is the name of the sound's file, or
+    empty."""
     columns = collator.columns
     try:
-        there = [column for column in columns.images if row[column]]
-        picture = decode_image(row, there[0], collator.root) if there else None
+        there = [column for column in columns.files if row[column]]
+        if there and there[0] == columns.audio:
+            rate = collator.processor.feature_extractor.sampling_rate
+            picture = picture_of_sound(decode_sound(row, columns.audio, collator.root, rate), rate)
+        else:
+            picture = decode_image(row, there[0], collator.root) if there else None
     except BadRowError:  # skipped in the run, or it would not have come this far
         picture = None
     if columns.text:

@@ -14,7 +14,7 @@ from .metrics import (
     targets_of,
 )
 from .page import write_page
-from .plots import plot_finds, plot_predictions
+from .plots import picture_of_sound, plot_finds, plot_predictions
 from .prediction import Predictions, predict
 from .ranking import chance_recall, ranking_metrics, ranks, retrieval_metrics
 from .report import model_card, plot_curves
@@ -43,6 +43,7 @@ __all__ = [
     "metrics_with_intervals",
     "model_card",
     "multi_task_metrics",
+    "picture_of_sound",
     "plot_curves",
     "plot_finds",
     "plot_predictions",

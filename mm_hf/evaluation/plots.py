@@ -33,6 +33,22 @@ def save_figure(figure: "Figure", path: str | os.PathLike, dpi: int = 120):
         figure.savefig(path, dpi=dpi, format="png")
 
 
+def picture_of_sound(samples: np.ndarray, sampling_rate: int) -> Image.Image:
+    """The spectrogram of a sound as a square picture: time to the right, frequency upwards to half the sampling rate,
+    black what is 80 dB below the loudest.
+
+    Args:
+        samples: `(S,)` float.
+        sampling_rate: samples a second.
+    """
+    window = sampling_rate // 40  # 25 ms
+    padded = np.pad(samples, (0, max(0, window - len(samples))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[:: max(1, window // 3)]  # (T, window)
+    power = np.abs(np.fft.rfft(frames * np.hanning(window))).T[::-1] ** 2
+    decibels = 10 * np.log10(np.maximum(power / max(power.max(), 1e-12), 1e-8))
+    return Image.fromarray((255 * (1 + decibels / 80)).round().astype(np.uint8)).resize((224, 224)).convert("RGB")
+
+
 def plot_predictions(
     samples: Sequence[tuple[Image.Image | None, str | None, str, str]], path: str | os.PathLike, columns: int = 4
 ):

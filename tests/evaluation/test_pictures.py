@@ -4,11 +4,21 @@ import base64
 import re
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mm_hf.evaluation import answers_of, draw, find_out, plot_predictions, table, targets_of, write_page
+from mm_hf.evaluation import (
+    answers_of,
+    draw,
+    find_out,
+    picture_of_sound,
+    plot_predictions,
+    table,
+    targets_of,
+    write_page,
+)
 from mm_hf.evaluation.page import PICTURES
 from mm_hf.evaluation.plots import drawable
 
@@ -21,6 +31,24 @@ STRANGE = [
     "cost $5 or $6_x^2",
     "\ud800",
 ]
+
+
+@pytest.mark.parametrize("hertz", [500, 2000, 6000])
+def test_a_spectrogram_is_bright_where_the_tone_is(hertz):
+    tone = np.sin(2 * np.pi * hertz * np.arange(16000) / 16000)
+    tone[8000:] = 0
+    image = np.asarray(picture_of_sound(tone, 16000))[..., 0].astype(float)
+    assert image.shape == (224, 224)
+    row = image[:, :100].mean(1).argmax()  # from above
+    assert abs(8000 * (1 - (row + 0.5) / 224) - hertz) < 100
+    assert image[:, :100].max() > 240
+    assert image[:, 130:].max() < 30
+
+
+@pytest.mark.parametrize("size", [1, 100, 401])
+def test_any_sound_has_a_picture(size):
+    for sound in (np.zeros(size), np.full(size, 1e-30), np.ones(size)):
+        assert picture_of_sound(sound.astype(np.float32), 16000).size == (224, 224)
 
 
 def test_any_text_can_be_drawn(tmp_path):

@@ -40,8 +40,10 @@ data-recipes: data-fusions  ## build the encoders and data of the recipes too; s
 	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-easy-vqa --dataset data/easy_vqa --text_column question
 	$(BIN)/python -m training.prepare.recurrent data/encoders/gru-easy-vqa --rnn_type gru --dataset data/easy_vqa \
 		--text_column question
-	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-openmoji --dataset data/openmoji --text_column name
+	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-openmoji --dataset data/openmoji --text_column name \
+		--min_count 2 --dropout 0.5  # words that come once teach nothing of those that are held out
 	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-sound --mel_bins 80
+	$(BIN)/python -m training.prepare.mismatch data/openmoji data/mismatch
 	test -z "$(FSDD_ZIP)" || $(BIN)/python -m training.prepare.fsdd "$(FSDD_ZIP)" data/fsdd
 
 quickstart: data  ## train easy-VQA, measure it, then answer a question in a fresh process

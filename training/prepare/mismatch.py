@@ -1,0 +1,115 @@
+"""Pairs of picture and name, half of them right: does the text say what the picture shows?
+
+    python -m training.prepare.mismatch data/openmoji data/mismatch
+
+Made from what `training.prepare.openmoji` wrote. Every emoji is there twice, with its own name and with that of another
+one of its part: of the same category where `kind` says so (half of them), else of another category. Every picture and
+every name is right as often as wrong, so that neither alone tells anything: whoever answers has compared the two.
+"""
+
+import argparse
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_from_disk
+
+from training.prepare.common import PreparationError, folder_in_place, is_complete
+
+
+ANSWERS = ("match", "mismatch")
+KINDS = ("own", "same category", "other category")
+WRITTEN = ("train", "validation", "test", "dataset_dict.json", "README.md")
+
+CARD = """---
+license: cc-by-sa-4.0
+---
+
+# OpenMoji, right and wrong names
+
+Made by `python -m training.prepare.mismatch` of mm_hf (seed {seed}) from its OpenMoji data set, whose licences hold:
+pictures CC-BY-SA-4.0 (OpenMoji), names BSD-3-Clause (`emoji`). Of {rows} rows one half has the picture's own name, the
+other that of another emoji of the same part; each picture and each name is right as often as wrong.
+"""
+
+
+def exchanged(categories: list[int], seed: int) -> tuple[list[int], list[str]]:
+    """For each row another one to take the name of: every row is taken once.
+
+    Args:
+        categories: of each row.
+        seed: of the draw.
+
+    Returns:
+        the rows, and the kind of each exchange. Half of the rows, drawn at random, exchange names in their category;
+        the others, and those whose category has no partner, go round among all.
+    """
+    draw = random.Random(seed)
+    rows = list(range(len(categories)))
+    draw.shuffle(rows)
+    taken: dict[int, int] = {}
+    within = rows[: len(rows) // 2]
+    for category in sorted({categories[row] for row in within}):
+        ring = [row for row in within if categories[row] == category]
+        if len(ring) > 1:
+            taken.update(zip(ring, ring[1:] + ring[:1]))
+    # Ordered by category and turned by half their number, none meets its own category unless that is over a half.
+    ring = sorted((row for row in rows if row not in taken), key=lambda row: categories[row])
+    middle = len(ring) // 2
+    taken.update(zip(ring, ring[middle:] + ring[:middle]))
+    order = [taken[row] for row in range(len(categories))]
+    if any(row == other for row, other in enumerate(order)):
+        raise PreparationError(f"{len(categories)} rows are too few to exchange their names")
+    same = [categories[row] == categories[other] for row, other in enumerate(order)]
+    return order, [KINDS[1] if alike else KINDS[2] for alike in same]
+
+
+def pairs(part: Dataset, seed: int) -> Dataset:
+    """The rows with their own names, then with those of others."""
+    order, kinds = exchanged(part["category"][:], seed)
+    part = part.select_columns(["image", "name", "category", "row_id"])
+    names = part["name"][:]
+    wrong = part.remove_columns("name").add_column("name", [names[other] for other in order])
+    both = concatenate_datasets([part, wrong.select_columns(part.column_names)])
+    both = both.add_column("answer", [ANSWERS[0]] * len(part) + [ANSWERS[1]] * len(part))
+    both = both.add_column("kind", [KINDS[0]] * len(part) + kinds)
+    return both.cast_column("answer", ClassLabel(names=list(ANSWERS)))
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.prepare.mismatch",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("openmoji", metavar="OPENMOJI", type=Path, help="what training.prepare.openmoji wrote")
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
+    parser.add_argument("--seed", type=int, default=0, help="of the exchange")
+    parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+    options = parse_arguments(arguments)
+    if is_complete(options.output, WRITTEN) and not options.force:
+        print(f"{options.output}: complete, left as it is (--force builds it again)")
+        return
+    try:
+        parts = load_from_disk(str(options.openmoji))
+        with folder_in_place(options.output, WRITTEN) as folder:
+            found = DatasetDict({name: pairs(part, options.seed) for name, part in parts.items()})
+            found.save_to_disk(folder)
+            card = CARD.format(seed=options.seed, rows=sum(map(len, found.values())))
+            (folder / "README.md").write_text(card, encoding="utf-8")
+    except (PreparationError, FileNotFoundError, KeyError, ValueError) as error:
+        sys.exit(f"error: {options.openmoji}: {error}")
+    for name, part in found.items():
+        print(f"{name:<12}{len(part):>6} rows")
+    print(f"written to {options.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,5 @@
 """Whole words as tokens, and word vectors from a file, for recurrent encoders."""
 
-import math
 import os
 from collections.abc import Iterable, Sequence
 
@@ -67,26 +66,29 @@ def read_word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[to
     places = {word: place for place, word in enumerate(words)}
     found: dict[int, torch.Tensor] = {}
     width = None
-    with open(path, encoding="utf-8", newline="\n") as file:
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
             # GloVe has words with spaces in them (". . ."): the vector is what stands behind.
             word, *values = line.rstrip().split(" ")
             if number == 1 and len(values) == 1 and word.isdecimal() and values[0].isdecimal():
                 width = int(values[0])
                 continue
             width = len(values) if width is None else width
-            if len(values) < width or not width:
+            extra = values[: len(values) - width]
+            if len(values) < width or not width or any(not part or is_number(part) for part in extra):
                 raise ValueError(f"{path}, line {number}: expected a word and {width} numbers, got {line[:60]!r}.")
-            word = " ".join([word, *values[: len(values) - width]])
+            word = " ".join([word, *extra])
             if word not in places or places[word] in found:
                 continue
             try:
-                vector = [float(value) for value in values[len(values) - width :]]
+                vector = torch.tensor([float(value) for value in values[len(extra) :]])
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}, word {word!r}: {error}.") from None
-            if not all(map(math.isfinite, vector)):
+            if not vector.isfinite().all():
                 raise ValueError(f"{path}, line {number}, word {word!r}: not all of its numbers are finite.")
-            found[places[word]] = torch.tensor(vector)
+            found[places[word]] = vector
     if not found:
         raise ValueError(f"{path} has none of the {len(places)} words, such as {list(words)[:5]}.")
     vectors = torch.zeros(len(words), width or 0)
@@ -94,3 +96,12 @@ def read_word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[to
     for place, numbers in found.items():
         vectors[place], there[place] = numbers, True
     return vectors, there
+
+
+def is_number(text: str) -> bool:
+    """Whether a text can be read as one."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

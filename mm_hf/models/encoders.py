@@ -241,8 +241,10 @@ def cut_to_seconds(config: PreTrainedConfig, seconds: int | None):
     if seconds is None or positions is None:
         return
     most = positions // POSITIONS_A_SECOND
-    if not 1 <= seconds <= most:
-        raise ValueError(f"max_audio_seconds must be between 1 and {most} for this encoder, got {seconds}.")
+    if not isinstance(seconds, int) or not 1 <= seconds <= most:
+        raise ValueError(
+            f"max_audio_seconds must be a whole number between 1 and {most} for this encoder, got {seconds}."
+        )
     config.max_source_positions = seconds * POSITIONS_A_SECOND
 
 

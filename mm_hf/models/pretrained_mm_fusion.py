@@ -127,7 +127,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             fusion (`str`, *optional*): a name in the registry of fusions, in place of
                 `fusion_module_config["fusion_type"]`; `"cross_attention"` where neither is given.
             max_audio_seconds (`int`, *optional*): length of the longest sound: Whisper's encoder takes sounds of one
-                length, and is cut to this one in place of its 30 seconds. Give the processor the same.
+                length, and is cut to this one in place of its 30 seconds. Give the processor the same. (Wav2Vec2 and
+                its kin lose their SpecAugment, which stops at short sounds.)
             revision, token, subfolder, cache_dir, local_files_only, force_download, trust_remote_code: as in
                 `from_pretrained`; one value for all encoders, or a dict by modality.
             dtype, device_map, max_memory, quantization_config, attn_implementation: as in `from_pretrained`, for the
@@ -161,6 +162,9 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             configs[cls.pretrained_parts[name]] = part
         if "audio_config" in configs:
             cut_to_seconds(configs["audio_config"], max_audio_seconds)
+            # Of Wav2Vec2 and its kin: it masks ten tokens at a time, and stops at a batch of sounds that have fewer.
+            if getattr(configs["audio_config"], "apply_spec_augment", False):
+                configs["audio_config"].apply_spec_augment = False
         cls.adapt_part_configs(configs, kwargs)
         fusion_module_config = kwargs.pop("fusion_module_config", None) or {}
         if isinstance(fusion_module_config, FusionModuleConfig):

@@ -24,6 +24,7 @@ logger = logging.get_logger(__name__)
 
 # Lengths that tokenizers give when they know none (the library's own stand-in is 1e30).
 UNKNOWN_LENGTH = 10**6
+SAMPLING_RATES = range(1000, 768001)  # what sounds have; a false header may ask for a thousand gigabytes
 # What a call gives, the modality that it is of, and the part that prepares it.
 PARTS = {
     "images": ("vision", "image_processor"),
@@ -34,6 +35,10 @@ PARTS = {
 
 # What a feature extractor makes, where the model has another name for it.
 AUDIO_NAMES = {"attention_mask": "audio_attention_mask"}
+
+
+# Arguments that mean tokens of texts where there are texts, and samples of sounds where there are sounds alone.
+LENGTHS = ("max_length", "truncation", "padding", "pad_to_multiple_of")
 
 
 class MMFusionProcessorKwargs(ProcessingKwargs, total=False):
@@ -187,16 +192,16 @@ class MMFusionProcessor(ProcessorMixin):
             tokenizer_init_kwargs=self.tokenizer.init_kwargs if self.tokenizer is not None else {},
             **kwargs,
         )
-        # What a tokenizer was made with goes to all parts that have an argument of that name: a longest text of 512
-        # tokens would cut sounds to 512 samples.
-        own = self._merge_kwargs(cast(Any, MMFusionProcessorKwargs), tokenizer_init_kwargs={}, **kwargs)
-        output_kwargs["audio_kwargs"] = own["audio_kwargs"]
+        # What a tokenizer was made with, and what is meant for the text, goes to all parts that have an argument of
+        # that name: a longest text of 512 tokens would cut sounds to 512 samples.
+        own = {name: value for name, value in kwargs.items() if name not in LENGTHS or text is None}
+        own = self._merge_kwargs(cast(Any, MMFusionProcessorKwargs), tokenizer_init_kwargs={}, **own)
+        audio_kwargs = own["audio_kwargs"]
+        sounds = self._check_sounds(rows.get("audio", []), audio_kwargs.get("sampling_rate"))
         indices, data = {}, {}
         for name, (modality, _) in PARTS.items():
             if name not in rows:
                 continue
-            if name == "audio":
-                self._check_sounds(rows[name], output_kwargs["audio_kwargs"].get("sampling_rate"))
             items, index = distinct_items(rows[name], bool(deduplicate))
             if len(rows[name]) < batch:
                 index = index * batch
@@ -206,7 +211,7 @@ class MMFusionProcessor(ProcessorMixin):
                 images = [image.convert("RGB") if isinstance(image, Image) else image for image in items]
                 data.update(self.image_processor(images, **output_kwargs["images_kwargs"]))
             elif items and name == "audio":
-                data.update(self._hear(items, output_kwargs["audio_kwargs"]))
+                data.update(self._hear([sounds[index.index(place)] for place in range(len(items))], audio_kwargs))
             elif items:
                 for row, value in enumerate(rows[name]):
                     if value is not None and not (isinstance(value, str) and value.strip()):
@@ -239,20 +244,29 @@ class MMFusionProcessor(ProcessorMixin):
             labels[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
         return labels
 
-    def _check_sounds(self, sounds: list, sampling_rate: int | None):
-        """Refuses what no feature extractor could make sense of."""
+    def _check_sounds(self, sounds: list, sampling_rate: int | None) -> list[np.ndarray | None]:
+        """Sounds as `(S,)` float32. Refuses what no feature extractor could make sense of."""
+        if not sounds:
+            return []
         needed = self.feature_extractor.sampling_rate
         if sampling_rate not in (None, needed):
             raise ValueError(f"Sounds must have a sampling_rate of {needed}, got {sampling_rate}: resample them.")
+        found: list[np.ndarray | None] = []
         for row, sound in enumerate(sounds):
-            values = np.zeros(1) if sound is None else np.asarray(sound)
+            if sound is None:
+                found.append(None)
+                continue
+            values = np.asarray(sound.detach().float().cpu() if isinstance(sound, torch.Tensor) else sound)
             if values.ndim != 1 or not len(values) or values.dtype.kind != "f":
                 raise ValueError(
                     f"Row {row}: a sound is a list of floats, one channel and not empty; got {values.dtype} of shape "
                     f"{values.shape}. None means that there is none."
                 )
-            if not np.isfinite(values).all():
+            with np.errstate(over="ignore"):  # what is too large is infinite then, and refused
+                found.append(values.astype(np.float32))
+            if not np.isfinite(found[-1]).all():
                 raise ValueError(f"Row {row}: the sound has samples that are no finite numbers.")
+        return found
 
     def _hear(self, sounds: list, audio_kwargs: dict) -> dict:
         """Makes frames or waves of sounds, padded alike, with a mask of what is heard, under the model's names."""
@@ -264,12 +278,27 @@ class MMFusionProcessor(ProcessorMixin):
             settings.setdefault("padding", True)
         if (longest := getattr(extractor, "max_audio_seconds", None)) is not None:
             sounds = [sound[: longest * extractor.sampling_rate] for sound in sounds]
-        found = extractor([np.asarray(sound, dtype=np.float32) for sound in sounds], **settings)
+        # Shorter than a window or two no extractor and no convolution can look at: what is missing is silence.
+        least = extractor.sampling_rate // 25
+        sounds = [np.pad(sound, (0, max(0, least - len(sound)))) for sound in sounds]
+        found = dict(extractor(sounds, **settings))
+        for name in ("input_features", "input_values"):  # normalised silence is 0 / 0
+            if isinstance(found.get(name), torch.Tensor):
+                found[name] = found[name].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         return {AUDIO_NAMES.get(name, name): values for name, values in found.items()}
 
     def _tokenize(self, texts: list[str], text_kwargs: dict) -> dict:
         """Tokenizes, and says once if texts had to be cut."""
         encoded = self.tokenizer(texts, **text_kwargs)
+        mask = encoded.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and not (filled := mask.bool().any(-1)).all():
+            # Of a tokenizer that adds nothing: what has no word in it is one that is not known.
+            if self.tokenizer.unk_token_id is None:
+                raise ValueError(f"The text {texts[int(filled.int().argmin())]!r} has no token.")
+            ids = encoded["input_ids"].long() if mask.shape[1] else torch.zeros(len(texts), 1, dtype=torch.int64)
+            mask = mask if mask.shape[1] else torch.zeros_like(ids)
+            ids[~filled, 0], mask[~filled, 0] = self.tokenizer.unk_token_id, 1
+            encoded.update({"input_ids": ids, "attention_mask": mask})
         limit = text_kwargs.get("max_length") or self.tokenizer.model_max_length
         full = [
             text for text, ids in zip(texts, encoded["input_ids"]) if text_kwargs["truncation"] and len(ids) >= limit
@@ -355,19 +384,29 @@ def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
         file = io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)
         try:
             samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
+        except (soundfile.LibsndfileError, TypeError, MemoryError) as error:  # TypeError: a raw file has no header
             raise ValueError(f"the sound cannot be read: {error}") from None
         samples = samples.T  # (channels, S)
     elif isinstance(source, dict):
         samples, rate = source.get("array", source.get("raw")), source.get("sampling_rate")
-        if samples is None or not isinstance(rate, int) or rate < 1:
-            raise ValueError(f"samples need an array and a sampling_rate above 0, got {sorted(source)} and {rate!r}.")
+        if samples is None or isinstance(rate, bool) or not isinstance(rate, (int, float, np.integer, np.floating)):
+            raise ValueError(f"samples need an array and a sampling_rate, got {sorted(source)} and {rate!r}.")
     else:
         samples, rate = source, sampling_rate
-    samples = np.asarray(samples)
+    if rate not in SAMPLING_RATES:
+        raise ValueError(
+            f"the sampling rate must be a whole number from {SAMPLING_RATES[0]} to {SAMPLING_RATES[-1]}, got {rate}."
+        )
+    rate, samples = int(rate), np.asarray(samples)
     if samples.ndim not in (1, 2) or samples.dtype.kind != "f" or not samples.size:
-        raise ValueError(f"the sound is empty or has no samples: {samples.dtype} of shape {samples.shape}.")
-    samples = samples.astype(np.float32)
+        raise ValueError(
+            "the sound is empty, or its samples are no floats in one or two dimensions: "
+            f"{samples.dtype} of shape {samples.shape}."
+        )
+    if samples.ndim == 2 and samples.shape[0] > samples.shape[1]:
+        raise ValueError(f"samples of several channels must be (channels, samples), got shape {samples.shape}.")
+    with np.errstate(over="ignore"):  # what is too large is infinite then, and refused
+        samples = samples.astype(np.float32)
     samples = samples if samples.ndim == 1 else samples.mean(0)
     if not np.isfinite(samples).all():
         raise ValueError("the sound has samples that are no finite numbers.")
@@ -430,8 +469,8 @@ def ends_of_text(tokenizer) -> tuple[int, int, int]:
 
 def limit_seconds(extractor, seconds: int):
     """Makes a feature extractor cut sounds to some seconds; Whisper's also pads all to them."""
-    if seconds < 1:
-        raise ValueError(f"max_audio_seconds must be at least 1, got {seconds}.")
+    if not isinstance(seconds, int) or seconds < 1:
+        raise ValueError(f"max_audio_seconds must be a whole number from 1 up, got {seconds}.")
     extractor.max_audio_seconds = seconds
     if hasattr(extractor, "chunk_length"):
         extractor.chunk_length = seconds

@@ -7,10 +7,24 @@ import pytest
 import soundfile
 import torch
 from datasets import Audio, Dataset, DatasetDict, Features, Value
-from transformers import WhisperFeatureExtractor
+from transformers import (
+    ASTFeatureExtractor,
+    Speech2TextFeatureExtractor,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+)
 
 from mm_hf import MMFusionProcessor
-from mm_hf.data import BadRowError, Columns, MultimodalCollator, Rows, describe, load_splits, summary_lines
+from mm_hf.data import (
+    BadRowError,
+    Columns,
+    MultimodalCollator,
+    Rows,
+    describe,
+    load_splits,
+    summary_lines,
+    word_tokenizer,
+)
 from mm_hf.data.cutting import group_rows
 from mm_hf.models.processing_mm_fusion import limit_seconds, load_sound
 
@@ -71,7 +85,12 @@ def test_samples_in_memory():
         (np.zeros(0, np.float32), "empty"),
         (np.zeros(5, np.int16), "int16"),
         (np.array([0.0, np.nan]), "no finite numbers"),
-        ({"array": tone()}, "sampling_rate above 0"),
+        ({"array": tone()}, "need an array and a sampling_rate"),
+        ({"array": tone(), "sampling_rate": True}, "need an array and a sampling_rate"),
+        ({"array": tone(), "sampling_rate": 1}, "whole number from 1000 to 768000, got 1"),
+        ({"array": tone(), "sampling_rate": 16000.5}, "whole number from 1000"),
+        (np.stack([tone(), tone()], 1), r"must be \(channels, samples\), got shape \(8000, 2\)"),
+        (np.full(8, 1e300), "no finite numbers"),
         ({"sampling_rate": 8000}, "need an array"),
         ("nowhere.wav", "cannot be read"),
     ],
@@ -107,6 +126,44 @@ def test_the_processor(processor, tmp_path):
 def test_what_the_processor_refuses(processor, sounds, rate, message):
     with pytest.raises(ValueError, match=message):
         processor(audio=sounds, sampling_rate=rate)
+
+
+@pytest.mark.parametrize("size", [1, 50, 399, 600])
+@pytest.mark.parametrize("kind", ["whisper", "spectrum", "waves", "ast"])
+def test_silence_and_short_sounds(kind, size):
+    extractor = {
+        "whisper": lambda: WhisperFeatureExtractor(chunk_length=1),
+        "spectrum": lambda: Speech2TextFeatureExtractor(feature_size=80, num_mel_bins=80),
+        "waves": lambda: Wav2Vec2FeatureExtractor(return_attention_mask=True),
+        "ast": lambda: ASTFeatureExtractor(num_mel_bins=16, max_length=32),
+    }[kind]()
+    processor = MMFusionProcessor(feature_extractor=extractor)
+    sounds = [np.zeros(size, np.float32), tone(1000, 0.5), torch.zeros(size, requires_grad=True)]
+    batch = processor(audio=sounds, sampling_rate=RATE)
+    name = "input_features" if kind in ("whisper", "spectrum") else "input_values"
+    assert batch[name].isfinite().all()
+    assert len(batch[name]) == 3
+    assert torch.equal(batch[name][0], batch[name][2])
+    if kind != "ast":
+        assert batch["audio_attention_mask"].sum(1).min() > 0
+
+
+def test_the_texts_lengths_are_not_the_sounds(processor):
+    processor = MMFusionProcessor(
+        feature_extractor=processor.feature_extractor, tokenizer=word_tokenizer(["what is it", "who"])
+    )
+    batch = processor(text=["what is it"], audio=[tone()], truncation=True, max_length=2, sampling_rate=RATE)
+    assert batch["input_ids"].shape == (1, 2)
+    assert batch["audio_attention_mask"].sum() == 50
+
+
+def test_a_text_without_a_word_is_an_unknown_one(processor):
+    processor = MMFusionProcessor(tokenizer=word_tokenizer(["what is it", "who"]))
+    for texts in (["\u200b", "what is it"], ["\u200b"]):
+        batch = processor(text=texts)
+        assert batch["input_ids"][0, 0] == processor.tokenizer.unk_token_id
+        assert batch["attention_mask"][0].tolist() == [1, 0, 0][: batch["attention_mask"].shape[1]]
+    assert processor(text=["what is it"])["attention_mask"].tolist() == [[1, 1, 1]]
 
 
 def test_a_processor_without_a_part(processor):
@@ -159,6 +216,7 @@ def test_columns_of_every_form(form, processor, tmp_path):
         ({"bytes": None, "path": "nowhere.wav"}, "there is no such file"),
         ({"bytes": None, "path": "../../secret.wav"}, "leads out of"),
         ({"bytes": None, "path": None}, "neither bytes nor a path"),
+        ({"bytes": SOUNDS[0][:24] + b"\xff\xff\xff\x7f" + SOUNDS[0][28:], "path": None}, "whole number from 1000"),
     ],
 )
 def test_a_bad_row_is_named(value, message, processor, tmp_path):

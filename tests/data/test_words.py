@@ -32,7 +32,7 @@ def test_rare_words_are_unknown():
         word_tokenizer([])
 
 
-@pytest.mark.parametrize("first", ["", "4 3\n"], ids=["GloVe", "word2vec"])
+@pytest.mark.parametrize("first", ["", "4 3\n", "\ufeff", "\n"], ids=["GloVe", "word2vec", "byte order mark", "blank"])
 def test_vectors(tmp_path, first):
     file = tmp_path / "vectors.txt"
     file.write_text(first + GLOVE)
@@ -48,6 +48,9 @@ def test_vectors(tmp_path, first):
         ("the\n", "line 1: expected a word"),
         ("the 1 x\n", r"line 1, word 'the': could not convert string to float: 'x'"),
         ("the 1 nan\n", "line 1, word 'the': not all of its numbers are finite"),
+        ("the 1 1e39\n", "line 1, word 'the': not all of its numbers are finite"),
+        ("the 1 2\ncircle 3 4 5\n", "line 2: expected a word and 2 numbers"),
+        ("the 1 2\ncircle  3 4\n", "line 2: expected a word and 2 numbers"),
         ("square 1 2\n", r"none of the 2 words, such as \['the', 'circle'\]"),
         ("", "none of the 2 words"),
     ],

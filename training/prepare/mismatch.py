@@ -2,9 +2,10 @@
 
     python -m training.prepare.mismatch data/openmoji data/mismatch
 
-Made from what `training.prepare.openmoji` wrote. Every emoji is there twice, with its own name and with that of another
-one of its part: of the same category where `kind` says so (half of them), else of another category. Every picture and
-every name is right as often as wrong, so that neither alone tells anything: whoever answers has compared the two.
+Made from what `training.prepare.openmoji` wrote. Every emoji is there twice, with its own name and with that of
+another one of its part: of the same category where `kind` says so (half of them), else of another category. Every
+picture and every name is right as often as wrong, so that neither alone tells anything: whoever answers has compared
+the two.
 """
 
 import argparse

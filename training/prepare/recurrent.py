@@ -6,7 +6,8 @@
 
 writes a folder that goes wherever a text or audio encoder's does: `text_encoder: data/encoders/lstm-easy-vqa` in a
 recipe. It is untrained but for the word vectors, where a file of them is given, so it is to be trained: leave it out
-of freeze_encoders, and give it a text_learning_rate or audio_learning_rate as high as learning_rate.
+of freeze_encoders, and give it a text_learning_rate or audio_learning_rate as high as learning_rate. Of data without
+parts the words of all rows count, those that a run will cut off for its test too: bring parts where that matters.
 
 Sounds are read as frames of 25 ms, one every 10 ms, each the logarithms of so many mel bands, every band of a sound
 brought to mean 0 and variance 1: `Speech2TextFeatureExtractor`, for 16 kHz.
@@ -29,6 +30,8 @@ from training.prepare.common import PreparationError, folder_in_place, is_comple
 FILES = ("config.json", "model.safetensors", "README.md", "recurrent.py")
 WORD_FILES = (*FILES, "tokenizer.json", "tokenizer_config.json")
 SOUND_FILES = (*FILES, "preprocessor_config.json")
+
+MOST_MEL_BINS = 126  # more than the frequencies of a frame can fill
 
 CARD = """---
 library_name: transformers
@@ -97,8 +100,8 @@ def write_text_encoder(folder: Path, options: argparse.Namespace) -> None:
         embedding_size=options.embedding_size if vectors is None else vectors.shape[1],
         pad_token_id=tokenizer.pad_token_id,
     )
-    if vectors is not None:  # new words are as long as known ones
-        config.initializer_range = vectors[there].std().item()
+    if vectors is not None and vectors[there].numel() > 1:  # new words are as long as known ones
+        config.initializer_range = vectors[there].std().item() or 1.0
     model = RecurrentModel(config)
     if vectors is not None:
         model.embeddings.weight.data[there] = vectors[there]
@@ -138,6 +141,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.dataset is None) != (options.text_column is None):
         parser.error("--dataset and --text_column go together")
+    if options.mel_bins is not None and options.word_vectors is not None:
+        parser.error("--word_vectors are of words, and --mel_bins of sounds")
+    if options.mel_bins is not None and not 1 <= options.mel_bins <= MOST_MEL_BINS:
+        parser.error(f"--mel_bins must be between 1 and {MOST_MEL_BINS}, got {options.mel_bins}")
     return options
 
 
@@ -148,12 +155,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.mel_bins is not None:
         files, write = SOUND_FILES, write_sound_encoder
     if is_complete(options.output, files) and not options.force:
-        print(f"{options.output}: complete, left as it is (--force builds it again)")
+        print(f"{options.output}: complete, left as it is, whatever was asked now (--force builds it again)")
         return
     try:
         with folder_in_place(options.output, files) as folder:
             write(folder, options)
-    except (PreparationError, ValueError, OSError) as error:
+    except (PreparationError, ValueError, OverflowError, TypeError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{options.output}: written")
 

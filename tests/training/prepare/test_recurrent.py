@@ -89,7 +89,14 @@ def test_what_it_cannot_make(table, flags, message):
 
 
 @pytest.mark.parametrize(
-    "flags", [[], ["--dataset", "x.csv"], ["--text_column", "text"], ["--mel_bins", "8", "--text_column", "x"]]
+    "flags",
+    [
+        [],
+        ["--dataset", "x.csv"],
+        ["--text_column", "text"],
+        ["--mel_bins", "8", "--text_column", "x"],
+        ["--mel_bins", "127"],
+    ],
 )
 def test_words_or_sounds(flags, tmp_path, capsys):
     with pytest.raises(SystemExit):

@@ -156,7 +156,7 @@ def test_whisper_is_cut_to_the_clip(tmp_path):
     model.save_pretrained(tmp_path / "fused")
     again = AutoModel.from_pretrained(tmp_path / "fused")
     assert torch.equal(again(**sounds).pooler_output, model(**sounds).pooler_output)
-    with pytest.raises(ValueError, match="between 1 and 3 for this encoder, got 4"):
+    with pytest.raises(ValueError, match="a whole number between 1 and 3 for this encoder, got 4"):
         MMFusionModel.from_encoders_pretrained(
             audio=tmp_path / "whisper", max_audio_seconds=4, fusion_module_config=settings
         )

@@ -49,7 +49,6 @@ SYSTEMS = {
     "cnn_gru_deep_cross": System("CNN + GRU, deep & cross", 60),
     "output_level": System("picture and name, fused at the output", 60),
     "mismatch": System("is the picture what the text says", 120),
-    "translate": System("picture and English name to German", 240),
     "spoken_digits": System("Whisper's encoder: which digit is said", 60),
     "speech_lstm": System("LSTM over log-mel frames: which digit is said", 240),
 }

@@ -381,6 +381,8 @@ def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
             import soundfile
         except ImportError as error:
             raise ImportError("Reading files of sounds needs `pip install soundfile`.") from error
+        if not isinstance(source, bytes) and not os.path.exists(source):  # of which libsndfile says "system error"
+            raise ValueError(f"the sound cannot be read: there is no file {os.fspath(source)!r}.")
         file = io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)
         try:
             samples, rate = soundfile.read(file, dtype="float32", always_2d=True)

@@ -92,7 +92,7 @@ def test_samples_in_memory():
         (np.stack([tone(), tone()], 1), r"must be \(channels, samples\), got shape \(8000, 2\)"),
         (np.full(8, 1e300), "no finite numbers"),
         ({"sampling_rate": 8000}, "need an array"),
-        ("nowhere.wav", "cannot be read"),
+        ("nowhere.wav", "cannot be read: there is no file 'nowhere.wav'"),
     ],
 )
 def test_what_is_no_sound(source, message):

@@ -44,7 +44,14 @@ data-recipes: data-fusions  ## build the encoders and data of the recipes too; s
 		--min_count 2 --dropout 0.5  # words that come once teach nothing of those that are held out
 	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-sound --mel_bins 80
 	$(BIN)/python -m training.prepare.mismatch data/openmoji data/mismatch
-	test -z "$(FSDD_ZIP)" || $(BIN)/python -m training.prepare.fsdd "$(FSDD_ZIP)" data/fsdd
+	$(BIN)/python -m training.prepare.emoji_records data/openmoji data/emoji_records
+	$(BIN)/python -m training.prepare.movielens data/movielens
+	$(BIN)/python -m training.prepare.clothing_reviews data/clothing_reviews
+	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-reviews --dataset data/clothing_reviews \
+		--text_column text --min_count 3 --dropout 0.3
+	test -z "$(FSDD_ZIP)" || { $(BIN)/python -m training.prepare.fsdd "$(FSDD_ZIP)" data/fsdd \
+		&& $(BIN)/python -m training.prepare.spoken_numbers data/fsdd data/spoken_numbers \
+		&& $(BIN)/python -m training.prepare.smart_home data/fsdd data/smart_home; }
 
 quickstart: data  ## train easy-VQA, measure it, then answer a question in a fresh process
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \

@@ -5,6 +5,7 @@ Importing this package registers the config, the models and the processor with t
 
 from .hub import pipeline
 from .models.configuration_mm_fusion import FusionModuleConfig, MMFusionConfig
+from .models.ctc_mm_fusion import MMFusionForCTC
 from .models.fusion import FUSIONS, Fusion, register_fusion
 from .models.generation_mm_fusion import MMFusionForConditionalGeneration
 from .models.modeling_mm_fusion import (
@@ -20,6 +21,7 @@ from .models.pipelines_mm_fusion import (
     MMFusionGenerationPipeline,
     MMFusionMultiTaskPipeline,
     MMFusionQuestionAnsweringPipeline,
+    MMFusionSpeechRecognitionPipeline,
 )
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 from .models.processing_mm_fusion import MMFusionProcessor
@@ -37,6 +39,7 @@ __all__ = [
     "FusionModuleConfig",
     "MMFusionClassificationPipeline",
     "MMFusionConfig",
+    "MMFusionForCTC",
     "MMFusionForClassification",
     "MMFusionForConditionalGeneration",
     "MMFusionForMultiTask",
@@ -49,6 +52,7 @@ __all__ = [
     "MMFusionPreTrainedModel",
     "MMFusionProcessor",
     "MMFusionQuestionAnsweringPipeline",
+    "MMFusionSpeechRecognitionPipeline",
     "TokenStates",
     "pipeline",
     "register_fusion",

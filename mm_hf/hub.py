@@ -5,6 +5,7 @@ from typing import Any
 from transformers import AutoProcessor, Pipeline, PreTrainedModel
 
 from .models.configuration_mm_fusion import CUSTOM_PIPELINES, MMFusionConfig
+from .models.ctc_mm_fusion import MMFusionForCTC
 from .models.generation_mm_fusion import MMFusionForConditionalGeneration
 from .models.modeling_mm_fusion import (
     MMFusionForClassification,
@@ -17,6 +18,7 @@ from .models.pipelines_mm_fusion import (
     MMFusionGenerationPipeline,
     MMFusionMultiTaskPipeline,
     MMFusionQuestionAnsweringPipeline,
+    MMFusionSpeechRecognitionPipeline,
 )
 
 
@@ -25,9 +27,13 @@ PIPELINES = {
     "multimodal-classification": (MMFusionClassificationPipeline, MMFusionForClassification),
     "multimodal-multi-task": (MMFusionMultiTaskPipeline, MMFusionForMultiTask),
     "image-to-text": (MMFusionGenerationPipeline, MMFusionForConditionalGeneration),
+    "automatic-speech-recognition": (MMFusionSpeechRecognitionPipeline, MMFusionForCTC),
 }
-# Of models that write, where a task is one of models that choose too.
-WRITING_PIPELINES = {"visual-question-answering": (MMFusionFreeAnswerPipeline, MMFusionForConditionalGeneration)}
+# Of models that write with a decoder, where a task is one of other models too.
+WRITING_PIPELINES = {
+    "visual-question-answering": (MMFusionFreeAnswerPipeline, MMFusionForConditionalGeneration),
+    "automatic-speech-recognition": (MMFusionSpeechRecognitionPipeline, MMFusionForConditionalGeneration),
+}
 
 
 def pipeline(
@@ -60,6 +66,7 @@ def pipeline(
     writes = MMFusionForConditionalGeneration.__name__ in names
     if task is None and writes:  # it answers what it can be asked
         task = "visual-question-answering" if len(config.modalities) > 1 else "image-to-text"
+        task = "automatic-speech-recognition" if "audio" in config.modalities else task
     if task is None:
         task = next((tag for name in names for tag in CUSTOM_PIPELINES.get(name, {})), None)
         if task is None:

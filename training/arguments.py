@@ -104,8 +104,9 @@ class ModelArguments:
         metadata={
             "help": "The head: question_answering, left out where a row has picture, text and one label, or "
             "classification; multi_task where there are several columns of labels; retrieval learns from pairs of "
-            "picture and text, without labels; generation writes the text that the label column holds.",
-            "choices": ["question_answering", "classification", "multi_task", "retrieval", "generation"],
+            "picture and text, without labels; generation writes the text that the label column holds; ctc writes it "
+            "down from the sound, letter by letter.",
+            "choices": ["question_answering", "classification", "multi_task", "retrieval", "generation", "ctc"],
         },
     )
     decoder: str | None = field(
@@ -118,6 +119,13 @@ class ModelArguments:
     freeze_decoder_embeddings: bool = field(
         default=False,
         metadata={"help": "generation: keep the decoder's word embeddings as they are; for few or short texts."},
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "ctc: what it writes in: letters or words of the training texts, or the Hub id or folder of a "
+            "tokenizer; left out, letters, or beside a text_encoder that one's tokens."
+        },
     )
     max_target_length: int = field(
         default=64, metadata={"help": "generation: tokens that a text to be written is cut to, and that it may have."}
@@ -177,6 +185,10 @@ class DatasetArguments:
         default=None,
         metadata={"help": "Column of the sounds: datasets.Audio, bytes, or paths to wav, flac, ogg, mp3."},
     )
+    table_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns of a table: numbers (standardised), strings, classes; what is empty is missing."},
+    )
     label_column: list[str] | None = field(
         default=None, metadata={"help": "Column of the labels, or several: one task each, learned together."}
     )
@@ -231,6 +243,10 @@ class DataArguments(DatasetArguments):
             "choices": ["single_label_classification", "multi_label_classification", "regression"],
         },
     )
+    category_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Those of the table_columns whose numbers are categories, such as ids."},
+    )
     max_text_length: int | None = field(default=None, metadata={"help": "Tokens a text is cut to."})
     streaming: bool = field(
         default=False, metadata={"help": "Read the training part while it trains, not before. Needs max_steps."}
@@ -241,13 +257,18 @@ class DataArguments(DatasetArguments):
         metadata={"help": "Change training pictures by: crop, flip, color. Flip only where no left is asked."},
     )
     token_dropout: float = field(default=0.0, metadata={"help": "Chance that a training text loses a token."})
+    speed_perturbation: float = field(
+        default=0.0,
+        metadata={"help": "Play training sounds up to this share faster or slower, such as 0.2: for unknown voices."},
+    )
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("validation_fraction", "test_fraction"):
             check_range(name, getattr(self, name), 0, 1)
-        if self.token_dropout >= 1:
-            raise ValueError(f"token_dropout must be below 1, got {self.token_dropout}.")
+        for name in ("token_dropout", "speed_perturbation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
 
 
 @dataclass
@@ -271,6 +292,9 @@ class TrainArguments:
     vision_learning_rate: float | None = field(default=None, metadata={"help": "Of the vision encoder alone."})
     text_learning_rate: float | None = field(default=None, metadata={"help": "Of the text encoder alone."})
     audio_learning_rate: float | None = field(default=None, metadata={"help": "Of the audio encoder alone."})
+    tabular_learning_rate: float | None = field(
+        default=None, metadata={"help": "Of the table's encoder, which starts from nothing; left out, learning_rate."}
+    )
     decoder_learning_rate: float | None = field(
         default=None, metadata={"help": "generation: of the decoder; left out, as of the encoders."}
     )
@@ -371,7 +395,7 @@ class TrainArguments:
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
         not_negative = ("learning_rate", "encoder_learning_rate", "vision_learning_rate", "text_learning_rate")
-        not_negative += ("audio_learning_rate", "decoder_learning_rate")
+        not_negative += ("audio_learning_rate", "tabular_learning_rate", "decoder_learning_rate")
         for name in (*not_negative, "weight_decay", "max_grad_norm", "focal_gamma", "mixup_alpha", "ema_decay"):
             if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
@@ -391,11 +415,12 @@ class TrainArguments:
         """By modality, and of the decoder."""
         common = self.learning_rate / 5 if self.encoder_learning_rate is None else self.encoder_learning_rate
         own = {name: getattr(self, f"{name}_learning_rate") for name in (*MODALITY_CONFIGS, "decoder")}
+        own["tabular"] = self.learning_rate if own["tabular"] is None else own["tabular"]
         return {name: common if rate is None else rate for name, rate in own.items()}
 
 
 # A recipe may name a single one without brackets.
-LISTS = ("image_column", "label_column", "augment", "vision_feature_layer")
+LISTS = ("image_column", "label_column", "table_columns", "category_columns", "augment", "vision_feature_layer")
 ALL_ARGUMENTS = (ModelArguments, DataArguments, TrainArguments)
 
 

@@ -2,6 +2,8 @@
 
 from transformers.integrations import get_available_reporting_integrations
 
+from mm_hf.models.configuration_mm_fusion import PRETRAINED_MODALITIES
+from mm_hf.models.ctc_mm_fusion import CTC
 from mm_hf.models.generation_mm_fusion import GENERATION
 from training.arguments import (
     DEFAULT_AUDIO_ENCODER,
@@ -27,12 +29,12 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
         needed |= {"image_column": data_args.image_column, "text_column": data_args.text_column}
     else:
         needed["label_column"] = data_args.label_column
-    encoders = {f"{name}_encoder": column for name, column in COLUMN_OF.items()}
+    encoders = {f"{name}_encoder": COLUMN_OF[name] for name in PRETRAINED_MODALITIES}
     for encoder, column in encoders.items():
         if getattr(model_args, encoder) is not None:
             needed[column] = getattr(data_args, column)
-    if all(getattr(model_args, encoder) is None for encoder in encoders):
-        needed[" or ".join(encoders.values())] = None
+    if all(getattr(model_args, encoder) is None for encoder in encoders) and not data_args.table_columns:
+        needed[" or ".join(COLUMN_OF.values())] = None
     for key, value in needed.items():
         if not value:
             raise ValueError(f"{key} is missing: give it in the recipe or as --{key.split()[0]}.")
@@ -42,6 +44,7 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
         ("max_audio_seconds", model_args.max_audio_seconds, "audio_encoder"),
         ("max_text_length", data_args.max_text_length, "text_encoder"),
         ("token_dropout", data_args.token_dropout or None, "text_encoder"),
+        ("speed_perturbation", data_args.speed_perturbation or None, "audio_encoder"),
     ):
         if value is not None and getattr(model_args, encoder) is None:
             raise ValueError(f"{key} is {value}, but there is no {encoder}.")
@@ -50,7 +53,8 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
             f"image_id_column is {data_args.image_id_column!r}, the column of the pictures themselves: name a column "
             "of ids, or leave it out."
         )
-    lengths = model_args.text_encoder is not None or model_args.task == GENERATION
+    check_table(data_args)
+    lengths = model_args.text_encoder is not None or model_args.task in (GENERATION, CTC)
     if train_args.train_sampling_strategy == "group_by_length" and not lengths:
         raise ValueError("train_sampling_strategy is group_by_length, but there is no text_encoder.")
     check_tasks(model_args, data_args, train_args)
@@ -73,12 +77,25 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
             )
 
 
+def check_table(data_args: DataArguments):
+    """Says what does not go with the columns of a table."""
+    columns, labels = data_args.table_columns or [], data_args.label_column or []
+    if unknown := sorted(set(data_args.category_columns or []) - set(columns)):
+        raise ValueError(f"category_columns names {unknown}, but table_columns is {columns}.")
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"table_columns names a column twice: {columns}.")
+    if told := sorted(set(columns) & set([labels] if isinstance(labels, str) else labels)):
+        raise ValueError(f"table_columns names {told}, the labels themselves.")
+    if columns and data_args.streaming:
+        raise ValueError("table_columns does not go with streaming: all training rows say what the columns mean.")
+
+
 def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
     """Says what does not go with a search or with several columns of labels, or needs these."""
     labels = data_args.label_column
     of_decoder = {"decoder": model_args.decoder, "decoder_layers": model_args.decoder_layers}
     of_decoder["decoder_learning_rate"] = train_args.decoder_learning_rate
-    if model_args.task == GENERATION:
+    if model_args.task in (GENERATION, CTC):
         unused = {
             "weight_column": isinstance(data_args.weight_column, dict) or None,
             "imbalance": train_args.imbalance,
@@ -86,13 +103,27 @@ def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args
         unused |= {"mixup_alpha": train_args.mixup_alpha or None, "problem_type": data_args.problem_type}
         for key, value in unused.items():
             if value is not None:
-                raise ValueError(f"{key} is {value!r}, but generation writes texts, without classes.")
+                raise ValueError(f"{key} is {value!r}, but {model_args.task} writes texts, without classes.")
+    if model_args.task == GENERATION:
         if model_args.text_encoder is None and model_args.decoder is None:
             raise ValueError("decoder is missing: where no text_encoder is there to start it from, give --decoder.")
     else:
         for key, value in of_decoder.items():
             if value is not None:
                 raise ValueError(f"{key} is {value!r}, but only the task generation has a decoder.")
+    if model_args.tokenizer is not None and (model_args.task != CTC or model_args.text_encoder is not None):
+        raise ValueError(
+            f"tokenizer is {model_args.tokenizer!r}: it is for ctc without a text_encoder, which brings its own."
+        )
+    if model_args.task == CTC:
+        if model_args.audio_encoder is None:
+            raise ValueError("audio_column is missing: ctc writes what is heard.")
+        without = {"num_beams": model_args.num_beams > 1, "streaming": data_args.streaming}
+        without |= {"label_smoothing_factor": train_args.label_smoothing_factor > 0}
+        without |= {"predict_with_generate false": not train_args.predict_with_generate}
+        for key, given in without.items():
+            if given:
+                raise ValueError(f"{key} does not go with ctc.")
     if model_args.task == RETRIEVAL:
         unused = {"label_column": labels, "weight_column": data_args.weight_column, "imbalance": train_args.imbalance}
         unused |= {"mixup_alpha": train_args.mixup_alpha or None, "kind_column": data_args.kind_column}

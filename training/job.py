@@ -36,6 +36,7 @@ from mm_hf.evaluation import (
     token_metrics,
 )
 from mm_hf.evaluation.texts import TOKEN_ACCURACY
+from mm_hf.models.ctc_mm_fusion import CTC
 from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.optim import parameter_groups, unfreeze_gradually
 from training.arguments import (
@@ -46,7 +47,12 @@ from training.arguments import (
 
 
 RETRIEVAL = "retrieval"
-COLUMN_OF = {"vision": "image_column", "text": "text_column", "audio": "audio_column"}
+COLUMN_OF = {
+    "vision": "image_column",
+    "text": "text_column",
+    "audio": "audio_column",
+    "tabular": "table_columns",
+}
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -124,6 +130,11 @@ class Job:
         """Whether it learns to write a text."""
         return self.problem_type == GENERATION
 
+    @property
+    def transcribes(self) -> bool:
+        """Whether what it writes is what is heard, by CTC."""
+        return self.model_args.task == CTC
+
     def generate_arguments(self, split: str) -> dict[str, Any] | None:
         """For `predict`, of one part."""
         return {} if split != "validation" or self.train_args.predict_with_generate else None
@@ -152,8 +163,13 @@ class Job:
     def training_collator(self, collator: MultimodalCollator) -> MultimodalCollator:
         """The same with the augmentations that the recipe asks for."""
         augment = parse_augmentations(self.data_args.augment) if self.data_args.augment else None
+        data_args = self.data_args
         return replace(
-            collator, augment=augment, token_dropout=self.data_args.token_dropout, seed=self.train_args.seed
+            collator,
+            augment=augment,
+            token_dropout=data_args.token_dropout,
+            speed_perturbation=data_args.speed_perturbation,
+            seed=self.train_args.seed,
         )
 
     def rows(self, split: str, train: bool) -> Rows | StreamBatches:

@@ -105,7 +105,7 @@ def measure_floors(job: Job, fit: Fit, predictions: Predictions) -> dict[str, fl
             (answer, _), *_ = Counter(map(tuple, job.labels("train").tolist())).most_common(1)
             answers = torch.tensor(answer).expand(len(predictions.labels), -1)
             floors["majority"] = job.metrics(answers, predictions.labels)["metrics"]["chrf"]
-    names = {"text": "text_only", "vision": "image_only", "audio": "audio_only"}
+    names = {"text": "text_only", "vision": "image_only", "audio": "audio_only", "tabular": "table_only"}
     for modality in modalities if len(modalities) > 1 else []:
         alone = dataclasses.replace(job.collator, absent=dict.fromkeys(set(modalities) - {modality}))
         args = copy.copy(job.train_args)

@@ -23,11 +23,13 @@ from mm_hf.data import (
     data_root_of,
     label_tensor,
     load_splits,
+    names_of_classes,
     normalise_labels,
 )
 from mm_hf.data.labels import name_labels
 from mm_hf.data.loading import SOURCE_ROW
 from mm_hf.data.sources import PART_OF
+from mm_hf.models.ctc_mm_fusion import CTC
 from mm_hf.models.generation_mm_fusion import GENERATION
 from training.arguments import DataArguments, DatasetArguments, ModelArguments, TrainArguments
 from training.job import COLUMN_OF, RETRIEVAL, ROOT, Job
@@ -151,6 +153,7 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
         "vision": image,
         "text": data_args.text_column,
         "audio": data_args.audio_column,
+        "tabular": data_args.table_columns,
     }.items():
         if column and modality not in config.modalities:
             raise ValueError(f"{COLUMN_OF[modality]} is {column}, but {args.model} has {config.modalities} alone.")
@@ -169,6 +172,7 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
         image_id=data_args.image_id_column or None,
         text=data_args.text_column or None,
         audio=data_args.audio_column or None,
+        table=data_args.table_columns or [],
         label=label,
         kind=data_args.kind_column or None,
         group=args.group_column or None,
@@ -248,7 +252,7 @@ def labels_of_checkpoint(
     config: MMFusionConfig, part: Dataset, columns: Columns
 ) -> tuple[dict[str, list[str] | None], dict[str, str]]:
     """What the checkpoint answers, by column of labels: the names of its classes, and the problem type."""
-    if config.architectures == [HEADS[GENERATION].__name__]:
+    if config.architectures in ([HEADS[GENERATION].__name__], [HEADS[CTC].__name__]):
         return dict.fromkeys(columns.labels), dict.fromkeys(columns.labels, GENERATION)
     if config.tasks is not None:
         tasks = config.task_heads
@@ -330,7 +334,7 @@ def open_checkpoint(
         folder.name,
         Path(args.output_dir or folder / "evaluation"),
         accelerator,
-        ModelArguments(),
+        ModelArguments(task=CTC if head is HEADS[CTC] else None),
         DataArguments(**vars(data_args)),
         train_args,
         columns,
@@ -345,9 +349,17 @@ def open_checkpoint(
     accelerator.wait_for_everyone()
     root = data_root_of(data_args.dataset, data_args.data_root)
     job.collator = MultimodalCollator(
-        processor, columns, job.label2id, problem_type, on_error=data_args.on_error, root=root
+        processor,
+        columns,
+        job.label2id,
+        problem_type,
+        on_error=data_args.on_error,
+        root=root,
+        table_names=names_of_classes(part.features, columns.table),
     )
-    if job.writes and (longest := GenerationConfig.from_pretrained(args.model).max_new_tokens):
+    if job.transcribes:
+        job.collator = replace(job.collator, max_target_length=None, target_end=False)
+    elif job.writes and (longest := GenerationConfig.from_pretrained(args.model).max_new_tokens):
         job.collator = replace(job.collator, max_target_length=longest)
     check_rows(job)
     learned: Any = None

@@ -21,15 +21,19 @@ from mm_hf.data import BadRowError, MultimodalCollator, Rows, label_tensor
 from mm_hf.data.collator import decode_image, decode_sound, picture_file
 from mm_hf.data.loading import is_absent
 from mm_hf.evaluation import model_card, picture_of_sound, plot_curves, plot_predictions
-from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES, MODALITY_CONFIGS
+from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES, PRETRAINED_MODALITIES
 from mm_hf.models.generation_mm_fusion import GENERATION
 
 
 # Of the pipelines' names those that are tasks of the Hub, and the modalities that they take.
-HUB_TASKS = {"visual-question-answering": {"vision", "text"}, "image-to-text": {"vision"}}
+HUB_TASKS = {
+    "visual-question-answering": {"vision", "text"},
+    "image-to-text": {"vision"},
+    "automatic-speech-recognition": {"audio"},
+}
 
 
-ENCODER_KEYS = [f"{modality}_encoder" for modality in MODALITY_CONFIGS]
+ENCODER_KEYS = [f"{modality}_encoder" for modality in PRETRAINED_MODALITIES]
 
 
 # Keys that a run may be resumed with though they changed, with `--allow_changes`: they leave its weights as they are,
@@ -259,8 +263,8 @@ def shown(label: Any, labels: Any) -> str:
 
 def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple[Image.Image | None, str | None]:
     """The first picture of a row, of rows without pictures that of their sound, and its text; None for what is absent,
-    and for what cannot be read. Where there is no column of texts, the text is the name of the sound's file, or
-    empty."""
+    and for what cannot be read. Where there is no column of texts, the text is the columns of the table, the name of
+    the sound's file, or empty."""
     columns = collator.columns
     try:
         there = [column for column in columns.files if row[column]]
@@ -273,6 +277,8 @@ def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple
         picture = None
     if columns.text:
         return picture, row[columns.text]
+    if columns.table:
+        return picture, ", ".join(f"{name} {value}" for name, value in collator.table_row(row).items())
     sound = None if columns.audio is None else picture_file(row[columns.audio])
     return picture, "" if sound is None else Path(sound).name
 

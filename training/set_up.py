@@ -11,11 +11,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration, gather_object, set_seed
 from datasets import Dataset, IterableDataset
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from mm_hf import (
     MMFusionForClassification,
     MMFusionForConditionalGeneration,
+    MMFusionForCTC,
     MMFusionForMultiTask,
     MMFusionForQuestionAnswering,
     MMFusionForRetrieval,
@@ -35,15 +37,20 @@ from mm_hf.data import (
     data_root_of,
     describe,
     labels_of,
+    letter_tokenizer,
     load_splits,
+    names_of_classes,
     normalise_labels,
     summary_lines,
+    word_tokenizer,
 )
 from mm_hf.data.collator import find_picture
 from mm_hf.data.loading import rows_by_path
-from mm_hf.models.configuration_mm_fusion import MODALITY_CONFIGS
+from mm_hf.models.configuration_mm_fusion import PRETRAINED_MODALITIES
+from mm_hf.models.ctc_mm_fusion import CTC
 from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.models.losses import count_labels
+from mm_hf.models.tabular import TableSchema, TabularConfig
 from training.arguments import (
     DataArguments,
     ModelArguments,
@@ -60,7 +67,9 @@ HEADS: dict[str, type[MMFusionPreTrainedModel]] = {
     "multi_task": MMFusionForMultiTask,
     RETRIEVAL: MMFusionForRetrieval,
     GENERATION: MMFusionForConditionalGeneration,
+    CTC: MMFusionForCTC,
 }
+OWN_TOKENIZERS = {"letters": letter_tokenizer, "words": word_tokenizer}
 
 
 def set_up(description: str, script: str, words: list[str] | None = None) -> Job | None:
@@ -101,20 +110,21 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         image_id=data_args.image_id_column,
         text=data_args.text_column,
         audio=data_args.audio_column,
+        table=data_args.table_columns or [],
         label=data_args.label_column,
         kind=data_args.kind_column,
         weight=data_args.weight_column,
     )
     with accelerator.local_main_process_first():  # the others find what it prepared
         splits = load_parts(data_args, columns, train_args.seed)
-    without_classes = model_args.task in (RETRIEVAL, GENERATION)
+    without_classes = model_args.task in (RETRIEVAL, GENERATION, CTC)
     names, problem_type = ({}, {}) if without_classes else labels_by_column(splits, columns, data_args)
     splits = normalise_labels(splits, names) if names else splits
     label2id: dict[str, Any] = {
         column: {label: number for number, label in enumerate(found)} if found else None
         for column, found in names.items()
     }
-    if model_args.task == GENERATION:
+    if model_args.task in (GENERATION, CTC):
         problem_type, label2id = GENERATION, classes_to_write(splits["train"].features, columns.label)
         names = None if label2id is None else list(label2id)
     elif model_args.task == RETRIEVAL:
@@ -132,9 +142,11 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         splits,
         label2id,
         problem_type,
-        processor=build_processor(model_args, data_args),
+        processor=build_processor(model_args, data_args, splits["train"]),
         bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),
     )
+    if job.transcribes and job.processor.tokenizer is None:
+        job.processor.tokenizer = build_tokenizer(job, names)
     rows = {part: len(dataset) for part, dataset in splits.items() if isinstance(dataset, Dataset)}
     check_same_data(accelerator, output_dir, {"rows": rows, "classes": names})
     job.say(
@@ -152,8 +164,10 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         problem_type,
         on_error=data_args.on_error,
         root=root,
-        max_target_length=model_args.max_target_length,
+        max_target_length=None if job.transcribes else model_args.max_target_length,
+        target_end=not job.transcribes,
         pair_ids=job.searches,
+        table_names=names_of_classes(splits["train"].features, columns.table),
     )
     check_rows(job)
 
@@ -257,11 +271,22 @@ def loss_arguments(job: Job, among_others: bool = False) -> dict[str, Any]:
     return losses
 
 
-def build_processor(model_args: ModelArguments, data_args: DataArguments) -> MMFusionProcessor:
-    """The encoders' own processors, with the sizes that the recipe asks for."""
-    encoders = {name: getattr(model_args, f"{name}_encoder") for name in MODALITY_CONFIGS}
+def build_processor(model_args: ModelArguments, data_args: DataArguments, train: Any) -> MMFusionProcessor:
+    """The encoders' own processors, with the sizes that the recipe asks for, and what the columns of the table mean in
+    the training part."""
+    encoders = {name: getattr(model_args, f"{name}_encoder") for name in PRETRAINED_MODALITIES}
+    schema = None
+    if data_args.table_columns:
+        names = names_of_classes(train.features, data_args.table_columns)
+        table: dict[str, list] = {name: train[name][:] for name in data_args.table_columns}
+        for name, classes in names.items():
+            table[name] = [None if number in (None, -1) else classes[number] for number in table[name]]
+        schema = TableSchema.fit(table, data_args.category_columns or ())
     processor = MMFusionProcessor.from_encoders_pretrained(
-        **encoders, decoder=model_args.decoder, max_audio_seconds=model_args.max_audio_seconds
+        **encoders,
+        decoder=model_args.decoder,
+        max_audio_seconds=model_args.max_audio_seconds,
+        table_schema=schema,
     )
     if model_args.image_size is not None:
         processor.image_processor.size = {"height": model_args.image_size, "width": model_args.image_size}
@@ -269,6 +294,20 @@ def build_processor(model_args: ModelArguments, data_args: DataArguments) -> MMF
     if data_args.max_text_length is not None:
         processor.tokenizer.model_max_length = data_args.max_text_length
     return processor
+
+
+def build_tokenizer(job: Job, names: list[str] | None) -> Any:
+    """The tokens that CTC writes in, where there is no text encoder.
+
+    Args:
+        job: the run.
+        names: of the classes that are written, None where the rows have texts.
+    """
+    asked = job.model_args.tokenizer or "letters"
+    if asked not in OWN_TOKENIZERS:
+        return AutoTokenizer.from_pretrained(asked)
+    texts = [names[text] if isinstance(text, int) else text for text in job.splits["train"][job.columns.label]]
+    return OWN_TOKENIZERS[asked]([text for text in texts if isinstance(text, str)])
 
 
 def head_arguments(job: Job, losses: list[dict[str, Any]]) -> dict[str, Any]:
@@ -281,6 +320,9 @@ def head_arguments(job: Job, losses: list[dict[str, Any]]) -> dict[str, Any]:
     args = job.model_args
     if job.searches:
         return {"projection_dim": args.projection_dim, "matching_weight": args.matching_weight}
+    if job.transcribes:
+        tokenizer = job.processor.tokenizer
+        return {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if job.writes:
         keys = ("decoder", "decoder_layers", "freeze_decoder_embeddings")
         return {**{key: getattr(args, key) for key in keys}, **losses[0]}
@@ -308,8 +350,12 @@ def build_model(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
     task = args.task or ("question_answering" if answers else "classification")
     if job.tasks:
         task = "multi_task"
+    schema, table = job.processor.table_schema, {}
+    if schema is not None:
+        table["tabular_config"] = TabularConfig.from_schema(schema, hidden_size=args.fusion_hidden_size or 64)
     model = HEADS[task].from_encoders_pretrained(
-        **{name: getattr(args, f"{name}_encoder") for name in MODALITY_CONFIGS},
+        **{name: getattr(args, f"{name}_encoder") for name in PRETRAINED_MODALITIES},
+        **table,
         max_audio_seconds=args.max_audio_seconds,
         fusion=args.fusion,
         fusion_module_config={
@@ -332,7 +378,7 @@ def build_model(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
         mixup_alpha=job.train_args.mixup_alpha,
         **head_arguments(job, losses),
     )
-    if job.writes:
+    if job.writes and not job.transcribes:
         model.generation_config.update(max_new_tokens=args.max_target_length, num_beams=args.num_beams)
     if args.gradient_checkpointing:
         model.activation_checkpointing_enable()
@@ -349,7 +395,11 @@ def merge_adapters(job: Job, model: MMFusionPreTrainedModel):
 
 def build_cache(job: Job) -> FeatureCache | None:
     """Encodes every distinct item of the frozen encoders once; None where that is not asked for or would not fit."""
-    changing = {"vision": bool(job.data_args.augment), "text": job.data_args.token_dropout > 0}
+    changing = {
+        "vision": bool(job.data_args.augment),
+        "text": job.data_args.token_dropout > 0,
+        "audio": job.data_args.speed_perturbation > 0,
+    }
     modalities = [name for name in job.model.config.frozen_encoders if not changing.get(name)]
     if not job.data_args.cache_features or job.data_args.streaming or not modalities:
         return None

@@ -4,14 +4,14 @@ from .augmentation import ImageAugmentation, parse_augmentations
 from .bad_rows import BadRows
 from .collator import MultimodalCollator
 from .feature_cache import CacheTooLargeError, FeatureCache
-from .labels import classes_to_write, label_tensor, labels_of, normalise_labels
+from .labels import classes_to_write, label_tensor, labels_of, names_of_classes, normalise_labels
 from .loader import BatchLoader
 from .loading import BadRowError, Columns, Rows, resolve_path
 from .samplers import GroupedBatchSampler, balanced_weights
 from .sources import data_root_of, load_splits
 from .streaming import StreamBatches
 from .summary import describe, summary_lines
-from .words import read_word_vectors, word_tokenizer
+from .words import letter_tokenizer, read_word_vectors, word_tokenizer
 
 
 __all__ = [
@@ -32,7 +32,9 @@ __all__ = [
     "describe",
     "label_tensor",
     "labels_of",
+    "letter_tokenizer",
     "load_splits",
+    "names_of_classes",
     "normalise_labels",
     "parse_augmentations",
     "read_word_vectors",

@@ -1,4 +1,4 @@
-"""Random changes to pictures in training, with Pillow alone, each drawn from a generator that the caller seeds."""
+"""Random changes to pictures and sounds in training, each drawn from a generator that the caller seeds."""
 
 import math
 from collections.abc import Sequence
@@ -92,3 +92,20 @@ def parse_augmentations(names: Sequence[str]) -> ImageAugmentation | None:
         if name not in NAMED:
             raise ValueError(f"Unknown augmentation {name!r}: known are {list(NAMED)}.")
     return ImageAugmentation(**{name: NAMED[name] for name in names}) if names else None
+
+
+def change_speed(samples: np.ndarray, strength: float, generator: np.random.Generator) -> np.ndarray:
+    """Plays a sound faster or slower, and so higher or lower, as if another voice had said it (Ko et al. 2015).
+
+    Args:
+        samples: `(S,)` float32.
+        strength: the logarithm of the speed is uniform, from that of 1 / (1 + strength) to that of 1 + strength.
+        generator: gives the number.
+
+    Returns:
+        `(S / speed,)` float32.
+    """
+    from scipy.signal import resample_poly
+
+    speed = math.exp(generator.uniform(-1, 1) * math.log1p(strength))
+    return resample_poly(samples, 100, max(1, round(100 * speed))).astype(np.float32)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from ..models.generation_mm_fusion import GENERATION
 from ..models.processing_mm_fusion import MMFusionProcessor, ends_of_text, load_sound
-from .augmentation import ImageAugmentation
+from ..models.tabular import TableError
+from .augmentation import ImageAugmentation, change_speed
 from .bad_rows import check_on_error
 from .feature_cache import FeatureCache
 from .labels import label_tensor
@@ -92,6 +93,9 @@ def picture_file(value: Any) -> str | None:
     return None if path is None else str(path)
 
 
+TABLE = "table"  # stands for all columns of the table, which make one item
+
+
 def id_of(key: str) -> int:
     """A number for what tells an item apart, the same in every process: the first 63 bits of its hash."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
@@ -115,11 +119,14 @@ class MultimodalCollator:
         augment: changes pictures at random: for training alone.
         token_dropout: share of the tokens of a text, special ones aside, that become the mask token (or the unknown
             one, where the tokenizer has no mask): for training alone.
-        max_target_length: tokens that a text to be written is cut to, its end included.
+        speed_perturbation: how much faster or slower sounds are played, see `change_speed`: for training alone.
+        max_target_length: tokens that a text to be written is cut to, its end included; None: not at all.
+        target_end: a token ends each text that is to be written; CTC (`MMFusionForCTC`) needs none.
         pair_ids: give the ids of texts and pictures, by which equal ones are known on whatever process: for models
             that compare pairs.
-        seed: of both. What is drawn depends on the seed, the epoch and the first row of the item in the batch and on
-            nothing else, so that neither a resumed run nor the number of workers changes it.
+        table_names: of columns of the table that are a `ClassLabel` the names of their classes.
+        seed: of all three. What is drawn depends on the seed, the epoch and the first row of the item in the batch and
+            on nothing else, so that neither a resumed run nor the number of workers changes it.
 
     Returns of a call:
         a dict with `vision_index`, `text_index` `(B,)` (`(B, K)` where there are K > 1 columns of pictures, which
@@ -144,8 +151,11 @@ class MultimodalCollator:
     root: str | None = None
     augment: ImageAugmentation | None = None
     token_dropout: float = 0.0
-    max_target_length: int = 64
+    speed_perturbation: float = 0.0
+    max_target_length: int | None = 64
+    target_end: bool = True
     pair_ids: bool = False
+    table_names: Mapping[str, list[str]] = field(default_factory=dict)
     seed: int = 0
     parts: dict[str, list[str]] = field(init=False)  # the columns of each modality
     epoch: int = field(init=False, default=0)
@@ -158,10 +168,17 @@ class MultimodalCollator:
             "vision": self.columns.images,
             "text": [] if text is None else [text],
             "audio": [] if audio is None else [audio],
+            "tabular": [TABLE] if self.columns.table else [],
         }
         if not 0 <= self.token_dropout < 1:
             raise ValueError(f"token_dropout must be in [0, 1), got {self.token_dropout}.")
-        asked = {"vision": ("augment", self.augment), "text": ("token_dropout", self.token_dropout or None)}
+        if not 0 <= self.speed_perturbation < 1:
+            raise ValueError(f"speed_perturbation must be in [0, 1), got {self.speed_perturbation}.")
+        asked = {
+            "vision": ("augment", self.augment),
+            "text": ("token_dropout", self.token_dropout or None),
+            "audio": ("speed_perturbation", self.speed_perturbation or None),
+        }
         for modality, (name, value) in asked.items():
             if value is None:
                 continue
@@ -172,7 +189,7 @@ class MultimodalCollator:
                     f"{name} is {value}, but the {modality} features are cached, encoded once and for all: give up "
                     f"one of {name} and the feature cache."
                 )
-        if self.pair_ids and [len(columns) for columns in self.parts.values()] != [1, 1, 0]:
+        if self.pair_ids and [len(columns) for columns in self.parts.values()] != [1, 1, 0, 0]:
             raise ValueError(f"pair_ids needs one column of pictures and one of texts, got {self.parts}.")
         if self.token_dropout and self._mask_token_id is None:
             raise ValueError("token_dropout needs a tokenizer with a mask token or an unknown token.")
@@ -222,8 +239,10 @@ class MultimodalCollator:
             column: one of the modality's; None: the first.
 
         Raises:
-            BadRowError: an empty text, or what is no text and no picture.
+            BadRowError: an empty text, or what is no text, no picture, or no number in a table's column of them.
         """
+        if modality == "tabular":
+            return self._table_key(row)
         column = self.parts[modality][0] if column is None else column
         value = row[column]
         if is_absent(value):
@@ -242,6 +261,24 @@ class MultimodalCollator:
                 return f"{row['split']}:{image_id}"
         content = value["bytes"] if value.get("bytes") is not None else file.encode()
         return hashlib.sha256(content).hexdigest()
+
+    def table_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The columns of the table that have a value, classes by their names."""
+        found = {name: row[name] for name in self.columns.table if not is_absent(row[name])}
+        for name in set(found) & set(self.table_names):
+            number = found.pop(name)
+            if number != -1:  # what datasets writes for a missing class
+                found[name] = self.table_names[name][number]
+        return found
+
+    def _table_key(self, row: dict[str, Any]) -> str | None:
+        """See `item_key`."""
+        values = self.table_row(row)
+        try:
+            self.processor.table_schema.check(values)
+        except TableError as error:
+            raise BadRowError(row, error.column, error.reason) from None
+        return repr(sorted(values.items())) if values else None
 
     def item_keys(self, row: dict[str, Any], modality: str, bad: list[BadRowError] | None = None) -> list[str | None]:
         """The key of each column of a modality, see `item_key`; None also where the row is bad and bad rows are
@@ -299,7 +336,7 @@ class MultimodalCollator:
                 bad.append(error)
                 value = None
             texts.append(value)
-        return self.processor.target_ids(texts, self.max_target_length)
+        return self.processor.target_ids(texts, self.max_target_length, self.target_end)
 
     def texts_of(self, tokens: torch.Tensor) -> list[str | None]:
         """The texts that tokens stand for, as the tokenizer spells them; None where there are none at all.
@@ -308,7 +345,7 @@ class MultimodalCollator:
             tokens: `(N, S)` int64, labels (-100 for none) or what a model wrote, without its start.
         """
         tokenizer = self.processor.tokenizer
-        _, end, pad = ends_of_text(tokenizer)
+        _, end, pad = ends_of_text(tokenizer) if self.target_end else (None, None, tokenizer.pad_token_id)
         found: list[str | None] = []
         for row in tokens.tolist():
             if all(token == -100 for token in row):
@@ -389,30 +426,33 @@ class MultimodalCollator:
                     item = None if cached else self._load(row, modality, column)
                     if item is not None and modality == "vision" and self.augment is not None:
                         item = self.augment(item, self._generator(row, modality, column))
+                    if item is not None and modality == "audio" and self.speed_perturbation:
+                        item = change_speed(item, self.speed_perturbation, self._generator(row, modality, column))
                     items[key] = item, row, column
                     continue
                 except BadRowError as error:
                     reasons[key] = error.entry["reason"]
-            self._note(BadRowError(row, column, reasons[key], picture_file(row[column])), bad)
+            file = picture_file(row.get(column))
+            self._note(BadRowError(row, column, reasons[key], file), bad)
         order = {key: number for number, key in enumerate(items)}
         index = torch.tensor([order.get(key, -1) for key in keys])
         usable = [key if key in order else None for key in keys]
         return (index.reshape(len(rows), -1) if len(columns) > 1 else index), items, usable
 
     def _load(self, row: dict[str, Any], modality: str, column: str) -> Any:
-        """What the processor takes: the decoded picture or sound, or the text."""
+        """What the processor takes: the decoded picture or sound, the text, or the columns of the table."""
         if modality == "vision":
             return decode_image(row, column, self.root)
         if modality == "audio":
             return decode_sound(row, column, self.root, self.processor.feature_extractor.sampling_rate)
-        return row[column]
+        return self.table_row(row) if modality == "tabular" else row[column]
 
     def _process(self, modality: str, items: list) -> dict[str, torch.Tensor]:
         if modality == "vision":
             return dict(self.processor(images=items))
         if modality == "audio":
             return dict(self.processor(audio=items, sampling_rate=self.processor.feature_extractor.sampling_rate))
-        return dict(self.processor(text=items))
+        return dict(self.processor(table=items) if modality == "tabular" else self.processor(text=items))
 
     def _generator(self, row: dict[str, Any], modality: str, column: str) -> np.random.Generator:
         """All that is random about an item comes from here, and none of it from the global generators."""

@@ -278,3 +278,9 @@ def read_numbers(value: Any) -> Any:
     if math.isinf(value):
         raise ValueError(f"label {value} is no finite number.")
     return int(value) if isinstance(value, bool) else value
+
+
+def names_of_classes(features: Features, columns: list[str]) -> dict[str, list[str]]:
+    """Of the columns that are a `ClassLabel`, the names of their classes."""
+    found = {name: features[name] for name in columns}
+    return {name: feature.names for name, feature in found.items() if isinstance(feature, ClassLabel)}

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -60,6 +60,8 @@ class Columns:
         kind: strings that metrics are split by.
         weight: numbers, how much each row counts in the training loss; by label column where only some tasks have it.
         audio: sounds, a `datasets.Audio`, paths or bytes; None in a row: this row has no sound.
+        table: numbers, strings, truth values or classes, the columns of a table; None or NaN in one of them: this
+            value is missing; in all of them: this row has no table.
     """
 
     image: str | list[str] | None = None
@@ -69,6 +71,7 @@ class Columns:
     kind: str | None = None
     weight: str | dict[str, str] | None = None
     audio: str | None = None
+    table: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         if isinstance(self.weight, dict) and (unknown := set(self.weight) - set(self.labels)):
@@ -100,6 +103,7 @@ class Columns:
         """The columns that are there, as pairs of their part and their name."""
         pairs: list[tuple[str, str | None]] = [("image", column) for column in self.images]
         pairs += [("image_id", self.image_id), ("text", self.text), ("audio", self.audio)]
+        pairs += [("table", column) for column in self.table]
         pairs += [("label", column) for column in self.labels]
         pairs += [("kind", self.kind), *(("weight", column) for column in dict.fromkeys(self.weights.values()))]
         return [(part, column) for part, column in pairs if column is not None]

@@ -1,13 +1,15 @@
-"""Whole words as tokens, and word vectors from a file, for recurrent encoders."""
+"""Whole words as tokens, and word vectors from a file, for recurrent encoders; letters as tokens, for CTC."""
 
 import os
 from collections.abc import Iterable, Sequence
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.normalizers import NFC, BertNormalizer, Lowercase, Replace, Strip
+from tokenizers.normalizers import Sequence as Normalizers
+from tokenizers.pre_tokenizers import BertPreTokenizer, Split
 from tokenizers.trainers import WordLevelTrainer
 from transformers import PreTrainedTokenizerFast
 
@@ -45,6 +47,34 @@ def word_tokenizer(
         unk_token=UNKNOWN,
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def letter_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are the characters of some texts, the space between words among them, in small letters.
+    Its padding is the blank of CTC.
+
+    Args:
+        texts: of the training part alone, as for `word_tokenizer`.
+
+    Raises:
+        ValueError: not a single character.
+    """
+    normalizer = Normalizers([NFC(), Lowercase(), Replace(Regex(r"\s+"), " "), Strip()])
+    letters = sorted({letter for text in texts for letter in normalizer.normalize_str(text)})
+    if not letters:
+        raise ValueError("The texts have no letter.")
+    vocabulary = {token: number for number, token in enumerate([PADDING, UNKNOWN, *letters])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PADDING,
+        unk_token=UNKNOWN,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
     )
 
 

@@ -11,6 +11,7 @@ from accelerate.utils import concatenate, gather_object, recursively_apply, send
 from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
+from ..models.ctc_mm_fusion import MMFusionForCTC
 from ..models.generation_mm_fusion import MMFusionForConditionalGeneration
 from ..models.losses import count_labels
 
@@ -59,10 +60,11 @@ def predict(
         progress: show a bar.
         title: of the bar.
         generate: for a model that writes, arguments of its `generate`, {} for its own; None: it writes nothing, and
-            the tokens are those that it takes for the likeliest after each of the true text.
+            the tokens are those that it takes for the likeliest after each of the true text (not for CTC, which writes
+            in any case: it knows no token before).
     """
     model.eval()
-    writer = model if isinstance(model, MMFusionForConditionalGeneration) else None
+    writer = model if isinstance(model, (MMFusionForConditionalGeneration, MMFusionForCTC)) else None
     parts: list[tuple] = []
     losses: list[dict[str, tuple[float, float]]] = []  # of each batch, by task the loss and the number of its labels
     bad_rows = []
@@ -106,7 +108,7 @@ def predict(
 
 
 def write(
-    model: MMFusionForConditionalGeneration, batch: dict[str, Any], generate: dict[str, Any] | None
+    model: MMFusionForConditionalGeneration | MMFusionForCTC, batch: dict[str, Any], generate: dict[str, Any] | None
 ) -> tuple[Any, torch.Tensor]:
     """The output of a model that writes, where there are labels, and its tokens `(B, S)`; what it looks at is encoded
     once for both. See `predict`."""
@@ -114,6 +116,8 @@ def write(
     batch.pop("sample_weight", None)
     encoded = model.get_encoder()(**batch)
     outputs = None if labels is None else model(encoder_outputs=encoded, labels=labels)
+    if isinstance(model, MMFusionForCTC):
+        return outputs, model.generate(encoder_outputs=encoded, **(generate or {}))
     if generate is not None:
         return outputs, model.generate(encoder_outputs=encoded, **generate)[:, 1:]
     if outputs is None:

@@ -61,6 +61,32 @@ class TextScore:
         return self.rows(answers, targets).mean()
 
 
+class WordErrorRate(TextScore):
+    """Words that are wrong, missing or too many, as a part of all words of the truths (WER), by torchmetrics.
+
+    Args:
+        texts: as above.
+    """
+
+    def __init__(self, texts: list[str]):
+        super().__init__(texts, word_errors)
+
+    def __call__(self, answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        words = sum(max(1, len(self.texts[number].split())) for number in targets.tolist())
+        return self.rows(answers, targets).sum() / words
+
+
+def word_errors(answers: list[str], targets: list[str]) -> list[float]:
+    """How many words of each answer are wrong, missing or too many."""
+    from torchmetrics.functional.text import word_error_rate
+
+    lengths = [max(1, len(target.split())) for target in targets]
+    return [
+        round(word_error_rate([answer], [target]).item() * length)
+        for answer, target, length in zip(answers, targets, lengths)
+    ]
+
+
 def chrf(answers: list[str], targets: list[str]) -> list[float]:
     """chrF of each answer (Popović 2015): F2 over n-grams of up to six characters, by torchmetrics.
 
@@ -93,7 +119,7 @@ def exact(answers: list[str], targets: list[str]) -> list[float]:
 def text_metrics(texts: list[str]) -> dict[str, Metric]:
     """The metrics of written texts by name, the one that counts first; see `metrics_of`. Each takes the numbers of
     answers and targets in `texts`."""
-    return {"chrf": TextScore(texts, chrf), "exact_match": TextScore(texts, exact)}
+    return {"chrf": TextScore(texts, chrf), "exact_match": TextScore(texts, exact), "wer": WordErrorRate(texts)}
 
 
 def generation_metrics(
@@ -107,7 +133,8 @@ def generation_metrics(
         kinds: for each row what it is a question of; chrF is then given by kind too.
 
     Returns:
-        `metrics`: `chrf` (the mean over the rows), `exact_match`; `by_kind`; `rows`, as `classification_metrics`.
+        `metrics`: `chrf` (the mean over the rows), `exact_match`, `wer` (word error rate, the lower the better);
+        `by_kind`; `rows`, as `classification_metrics`.
 
     Raises:
         ValueError: no row has a text.

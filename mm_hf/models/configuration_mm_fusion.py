@@ -12,12 +12,20 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from .losses import LOSS_SETTINGS, check_loss_ranges, check_loss_settings
 from .recurrent import RecurrentConfig
+from .tabular import TabularConfig
 from .tasks import TASK_WEIGHTINGS, Task, read_tasks
 
 
 # Every modality has one line here: its name and the key of its sub-config. All else (which inputs it reads, which part
 # of the processor prepares them) is keyed by the same name.
-MODALITY_CONFIGS = {"vision": "vision_config", "text": "text_config", "audio": "audio_config"}
+MODALITY_CONFIGS = {
+    "vision": "vision_config",
+    "text": "text_config",
+    "audio": "audio_config",
+    "tabular": "tabular_config",
+}
+# Those whose encoder comes from elsewhere: what a table's columns mean, no other table knows.
+PRETRAINED_MODALITIES = ("vision", "text", "audio")
 
 POOLINGS = ("cls", "last", "mean")
 FEATURE_JOINS = ("tokens", "channels")
@@ -50,6 +58,7 @@ AUTO_MAP_OF = {
     "MMFusionForConditionalGeneration": {
         "AutoModelForImageTextToText": "generation_mm_fusion.MMFusionForConditionalGeneration",
     },
+    "MMFusionForCTC": {"AutoModelForCTC": "ctc_mm_fusion.MMFusionForCTC"},
 }
 
 CUSTOM_PIPELINES = {
@@ -83,6 +92,18 @@ CUSTOM_PIPELINES = {
         "visual-question-answering": {
             "impl": "pipelines_mm_fusion.MMFusionFreeAnswerPipeline",
             "pt": ["AutoModelForImageTextToText"],
+            "type": "multimodal",
+        },
+        "automatic-speech-recognition": {
+            "impl": "pipelines_mm_fusion.MMFusionSpeechRecognitionPipeline",
+            "pt": ["AutoModelForImageTextToText"],
+            "type": "multimodal",
+        },
+    },
+    "MMFusionForCTC": {
+        "automatic-speech-recognition": {
+            "impl": "pipelines_mm_fusion.MMFusionSpeechRecognitionPipeline",
+            "pt": ["AutoModelForCTC"],
             "type": "multimodal",
         },
     },
@@ -184,7 +205,8 @@ class MMFusionConfig(PreTrainedConfig):
     their part. Building a model from a config downloads nothing.
 
     Args:
-        vision_config, text_config, audio_config (`PreTrainedConfig` or `dict`, *optional*): the encoders.
+        vision_config, text_config, audio_config, tabular_config (`PreTrainedConfig` or `dict`, *optional*): the
+            encoders.
         fusion_module_config (`FusionModuleConfig` or `dict`, *optional*): the fusion. (The library keeps the shorter
             name `fusion_config` for fused kernels.)
         vision_feature_layer (`int` or `list[int]`, *optional*): index (indices) into the vision encoder's
@@ -194,7 +216,8 @@ class MMFusionConfig(PreTrainedConfig):
             side, or `"channels"`, as LLaVA does: one token for each place of the coarsest layer, into which the places
             of finer ones are folded (space to depth). Fewer tokens, and the same numbers in them.
         freeze_encoders (`bool` or `list[str]`, defaults to `False`): modalities whose encoder does not train: it stays
-            in eval mode, and its forward runs without gradients.
+            in eval mode, and its forward runs without gradients. `True` means all but that of a table, which starts
+            from random weights.
         freeze_batch_norm (`bool`, defaults to `True`): keep the running statistics of the encoders' batch norms as
             they are in training too. Pretrained ones are worth more than those of small batches, and two processes
             then see the same network. Turn it off for a CNN that starts from random weights.
@@ -236,6 +259,8 @@ class MMFusionConfig(PreTrainedConfig):
         freeze_decoder_embeddings (`bool`, defaults to `False`): there, keep the decoder's word embeddings, which are
             its last layer too, as they were pretrained: a step is shorter where the vocabulary is large, and words
             that no training text has keep their meaning.
+        vocab_size (`int`, *optional*): for `MMFusionForCTC`: tokens that it can write, the blank among them, which is
+            `pad_token_id`.
         base_models (`list[str]`, *optional*): Hub ids of the encoders, for the model card.
 
     Raises:
@@ -257,6 +282,7 @@ class MMFusionConfig(PreTrainedConfig):
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit", optional=True),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
         "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="whisper", optional=True),
+        "tabular_config": SubConfigSpec(config_class=AutoConfig, model_type=TabularConfig.model_type, optional=True),
         "fusion_module_config": SubConfigSpec(config_class=FusionModuleConfig),
         "decoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
     }
@@ -264,6 +290,7 @@ class MMFusionConfig(PreTrainedConfig):
     vision_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
     audio_config: PreTrainedConfig | dict | None = None
+    tabular_config: PreTrainedConfig | dict | None = None
     fusion_module_config: FusionModuleConfig | dict | None = None
     vision_feature_layer: int | list[int] | None = None
     vision_feature_join: str = "tokens"
@@ -287,6 +314,7 @@ class MMFusionConfig(PreTrainedConfig):
     eos_token_id: int | None = None
     pad_token_id: int | None = None
     freeze_decoder_embeddings: bool = False
+    vocab_size: int | None = None
     base_models: list[str] | None = None
 
     def __post_init__(self, **kwargs):
@@ -360,7 +388,7 @@ class MMFusionConfig(PreTrainedConfig):
     def frozen_encoders(self) -> list[str]:
         """Names of the modalities whose encoder does not train."""
         if isinstance(self.freeze_encoders, bool):
-            return self.modalities if self.freeze_encoders else []
+            return [name for name in self.modalities if self.freeze_encoders and name in PRETRAINED_MODALITIES]
         return list(self.freeze_encoders)
 
     @property

@@ -30,6 +30,7 @@ MODALITY_INPUTS = {
     "vision": ("pixel_values",),
     "text": ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids"),
     "audio": ("input_features", "input_values", "audio_attention_mask"),
+    "tabular": ("numerical_values", "categorical_ids"),
 }
 # Inputs whose own name another modality has: what their encoder calls them.
 NAME_IN_ENCODER = {"audio_attention_mask": "attention_mask"}
@@ -55,6 +56,11 @@ def dummy_inputs(config: PreTrainedConfig, modality: str, device=None, dtype=Non
         return {"pixel_values": torch.zeros(1, channels, height, width, device=device, dtype=dtype)}
     if modality == "text":
         return {"input_ids": torch.zeros(1, 4, dtype=torch.long, device=device)}
+    if modality == "tabular":
+        numbers = torch.zeros(1, config.num_numerical, device=device, dtype=dtype)
+        ids = torch.zeros(1, len(config.vocab_sizes), dtype=torch.long, device=device)
+        found = {"numerical_values": numbers, "categorical_ids": ids}
+        return {name: value for name, value in found.items() if value.shape[1]}
     if getattr(config, "input_size", None):  # a recurrent encoder of frames
         return {"input_features": torch.zeros(1, 4, config.input_size, device=device, dtype=dtype)}
     if hasattr(config, "max_source_positions"):  # Whisper: two frames a position
@@ -302,7 +308,7 @@ def encode_items(
             return EncoderStates(index=index)
         inputs = dummy_inputs(encoder.config, modality, device=encoder.device, dtype=encoder.dtype)
     inputs = {NAME_IN_ENCODER.get(name, name): value for name, value in inputs.items()}
-    for name in ("input_features", "input_values"):
+    for name in ("input_features", "input_values", "numerical_values"):
         if name in inputs:
             inputs[name] = inputs[name].to(encoder.dtype)
     if "pixel_values" in inputs:

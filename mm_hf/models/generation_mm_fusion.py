@@ -17,7 +17,7 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
-from .configuration_mm_fusion import MODALITY_CONFIGS, MMFusionConfig
+from .configuration_mm_fusion import MMFusionConfig
 from .losses import classification_loss
 from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import MMFusionModelOutput, MMFusionSeq2SeqOutput
@@ -37,7 +37,7 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
     decoder: Rothe et al. 2020, section 2), whose cross-attention is new.
     """
 
-    pretrained_parts = {**MODALITY_CONFIGS, "decoder": "decoder_config"}
+    pretrained_parts = {**MMFusionPreTrainedModel.pretrained_parts, "decoder": "decoder_config"}
 
     def __init__(self, config: MMFusionConfig):
         super().__init__(config)

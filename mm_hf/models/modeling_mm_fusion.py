@@ -269,6 +269,9 @@ class MMFusionModel(MMFusionPreTrainedModel):
         input_values: torch.Tensor | None = None,
         audio_attention_mask: torch.Tensor | None = None,
         audio_index: torch.Tensor | None = None,
+        numerical_values: torch.Tensor | None = None,
+        categorical_ids: torch.Tensor | None = None,
+        tabular_index: torch.Tensor | None = None,
         encoder_states: dict[str, EncoderStates] | None = None,
         memory: FusionMemory | None = None,
         memory_index: torch.Tensor | None = None,
@@ -293,6 +296,10 @@ class MMFusionModel(MMFusionPreTrainedModel):
             input_values: `(U, S)` float, distinct sounds as waves (Wav2Vec2), or `(U, S, F)` as frames (AST).
             audio_attention_mask: `(U, S)`, 1 for what is heard, 0 for padding.
             audio_index: `(B,)` int64, the sound of each row, as `text_index`.
+            numerical_values: `(U, N)` float, the columns of numbers of distinct rows of a table, standardised, NaN for
+                what is missing.
+            categorical_ids: `(U, K)` int64, their columns of categories: 0 for what is missing, 1 for unknown values.
+            tabular_index: `(B,)` int64, the row of the table of each row, as `text_index`.
             encoder_states: what `encode` gave before, for modalities whose raw inputs are left out.
             memory, memory_index: see `fuse`.
             return_tokens: give the tokens too, not the pooled vector alone.
@@ -316,7 +323,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 "model.set_attn_implementation('eager') first."
             )
         encoded = self.encode(
-            {"text": text_index, "vision": vision_index, "audio": audio_index},
+            {"text": text_index, "vision": vision_index, "audio": audio_index, "tabular": tabular_index},
             encoder_states,
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -326,6 +333,8 @@ class MMFusionModel(MMFusionPreTrainedModel):
             input_features=input_features,
             input_values=input_values,
             audio_attention_mask=audio_attention_mask,
+            numerical_values=numerical_values,
+            categorical_ids=categorical_ids,
         )
         fused = self.fuse(
             encoded,

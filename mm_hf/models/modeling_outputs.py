@@ -208,3 +208,22 @@ class MMFusionSeq2SeqOutput(ModelOutput):
     encoder_last_hidden_state: torch.Tensor | None = None
     encoder_hidden_states: tuple[torch.Tensor | None, ...] | None = None
     encoder_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class MMFusionCTCOutput(ModelOutput):
+    """Output of the model that writes down what is said.
+
+    Args:
+        loss (`torch.Tensor`, *optional*): `()`, if labels were given.
+        logits (`torch.Tensor`): `(B, A, vocabulary)`, of each token of the sound, before softmax.
+        attention_mask (`torch.Tensor`): `(B, A)` bool, false where the sound has ended.
+        hidden_states, attentions, cross_attentions: see `FusedStates`.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None

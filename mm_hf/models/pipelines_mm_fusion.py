@@ -16,12 +16,12 @@ from .processing_mm_fusion import load_sound
 
 
 class MMFusionClassificationPipeline(Pipeline):
-    """Classifies rows `{"image": …, "text": …, "audio": …}`, any of which may be missing or None.
+    """Classifies rows `{"image": …, "text": …, "audio": …, "table": …}`, any of which may be missing or None.
 
     An image is a PIL image, a path or a URL; a sound is a path, the bytes of a file, or a dict of `array` and
-    `sampling_rate`, and is resampled where that is needed. Returns for each row `[{"score", "label"}, …]`, best first;
-    for several labels at once the scores are independent probabilities, for a regression they are the predicted
-    values.
+    `sampling_rate`, and is resampled where that is needed; a table's row is a dict of its columns. Returns for each
+    row `[{"score", "label"}, …]`, best first; for several labels at once the scores are independent probabilities, for
+    a regression they are the predicted values.
 
     Args of a call:
         top_k (`int`, defaults to 5): how many; None for all.
@@ -55,13 +55,14 @@ class MMFusionClassificationPipeline(Pipeline):
         Raises:
             ValueError: a row that is not a dict with at least one known key, or has what the model does not read.
         """
-        known = ("image", "text", "question", "audio")
+        known = ("image", "text", "question", "audio", "table")
         if not isinstance(inputs, dict) or not set(inputs) & set(known) or not set(inputs) <= set(known):
             raise ValueError(f"A row must be a dict with keys out of {known}, got {inputs!r}.")
         source, text = inputs.get("image"), inputs.get("text", inputs.get("question"))
         modalities = self.model.config.modalities
-        sound = inputs.get("audio")
-        for key, value, modality in (("image", source, "vision"), ("text", text, "text"), ("audio", sound, "audio")):
+        sound, table = inputs.get("audio"), inputs.get("table")
+        given = (("image", source, "vision"), ("text", text, "text"), ("audio", sound, "audio"))
+        for key, value, modality in (*given, ("table", table, "tabular")):
             if value is not None and modality not in modalities:
                 raise ValueError(f"The row has {key} {value!r:.80}, but this model reads {modalities} alone.")
         processor: Any = self.processor
@@ -69,7 +70,7 @@ class MMFusionClassificationPipeline(Pipeline):
             sound = load_sound(sound, processor.feature_extractor.sampling_rate)
         # The source goes along because loading makes a new object: equal sources are one image.
         image = None if source is None else load_image(source)
-        return {"image": image, "source": source, "text": text, "audio": sound}
+        return {"image": image, "source": source, "text": text, "audio": sound, "table": table}
 
     def _forward(self, model_inputs: dict | list[dict], **processor_kwargs) -> dict[str, torch.Tensor]:
         logits = self.model(**self._batch(model_inputs, **processor_kwargs)).logits
@@ -84,11 +85,11 @@ class MMFusionClassificationPipeline(Pipeline):
             row["image"] = loaded.setdefault(source if isinstance(source, str) else id(source), row["image"])
         columns: dict[str, Any] = {
             name: [row[key] for row in rows]
-            for name, key in (("images", "image"), ("text", "text"), ("audio", "audio"))
+            for name, key in (("images", "image"), ("text", "text"), ("audio", "audio"), ("table", "table"))
             if any(row[key] is not None for row in rows)
         }
         if not columns:
-            raise ValueError("A row needs an image, a text or a sound.")
+            raise ValueError("A row needs an image, a text, a sound or a table's row.")
         processor: Any = self.processor
         if "audio" in columns:
             columns["sampling_rate"] = processor.feature_extractor.sampling_rate
@@ -253,10 +254,48 @@ class MMFusionFreeAnswerPipeline(ImageAndQuestion, MMFusionGenerationPipeline):
     label_key = "answer"
 
 
+class MMFusionSpeechRecognitionPipeline(MMFusionGenerationPipeline):
+    """Writes down what is said: `automatic-speech-recognition` for models of sound that write, with the inputs and
+    outputs of the library's own.
+
+    Takes a sound (a path, the bytes of a file, or a dict of `array` or `raw` and `sampling_rate`) or a row
+    `{"audio": …, "text": …}`, or many of them. Returns for each `{"text": …}`.
+
+    Args of a call:
+        num_beams, max_new_tokens, generate_kwargs, batch_size: see the pipeline above; beams of CTC need no more than
+            the first two.
+
+    Example:
+
+    ```python
+    >>> from transformers import pipeline
+    >>> transcribe = pipeline("automatic-speech-recognition", model="me/checkpoint", trust_remote_code=True)
+    >>> transcribe("seven.wav")
+    ```
+    """
+
+    def preprocess(self, inputs: Any) -> dict[str, Any]:
+        """Takes a sound alone too; see the method of the base class."""
+        alone = isinstance(inputs, (str, bytes)) or (isinstance(inputs, dict) and {"array", "raw"} & set(inputs))
+        return super().preprocess({"audio": inputs} if alone else inputs)
+
+    def _forward(self, model_inputs: dict | list[dict], generate_kwargs: dict | None = None, **processor_kwargs):
+        batch = self._batch(model_inputs, **processor_kwargs)
+        model: Any = self.model
+        return {"sequences": model.generate(**batch, **(generate_kwargs or {}))}
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> Any:
+        """Spells out the text of one row."""
+        processor: Any = self.processor
+        (text,) = processor.batch_decode(model_outputs["sequences"], skip_special_tokens=True)
+        return {"text": text.strip()}
+
+
 __all__ = [
     "MMFusionClassificationPipeline",
     "MMFusionFreeAnswerPipeline",
     "MMFusionGenerationPipeline",
     "MMFusionMultiTaskPipeline",
     "MMFusionQuestionAnsweringPipeline",
+    "MMFusionSpeechRecognitionPipeline",
 ]

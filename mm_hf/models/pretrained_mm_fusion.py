@@ -19,6 +19,7 @@ from .configuration_mm_fusion import (
     AUTO_MAP_OF,
     CUSTOM_PIPELINES,
     MODALITY_CONFIGS,
+    PRETRAINED_MODALITIES,
     FusionModuleConfig,
     MMFusionConfig,
     part_of_composite,
@@ -50,7 +51,7 @@ class MMFusionPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
     # What `from_encoders_pretrained` takes from elsewhere, and where the config has it.
-    pretrained_parts = MODALITY_CONFIGS
+    pretrained_parts = {name: MODALITY_CONFIGS[name] for name in PRETRAINED_MODALITIES}
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -134,7 +135,7 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             dtype, device_map, max_memory, quantization_config, attn_implementation: as in `from_pretrained`, for the
                 whole model.
             kwargs: everything else goes into `MMFusionConfig` (`num_labels`, `freeze_encoders`,
-                `vision_feature_layer`, `fusion_module_config={"hidden_size": 256}`…).
+                `vision_feature_layer`, `fusion_module_config={"hidden_size": 256}`, a table's `tabular_config`…).
 
         Raises:
             ValueError: no encoder, an encoder that does not read the modality, or weights that its checkpoint lacks.
@@ -142,9 +143,10 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         """
         sources = {name: kwargs.pop(name, None) for name in cls.pretrained_parts}
         sources = {name: source for name, source in sources.items() if source is not None}
-        if not set(sources) & set(MODALITY_CONFIGS):
+        if not set(sources) & set(MODALITY_CONFIGS) and kwargs.get("tabular_config") is None:
             raise ValueError(
-                f"from_encoders_pretrained needs an encoder for at least one of {list(MODALITY_CONFIGS)}."
+                f"from_encoders_pretrained needs an encoder for at least one of {list(PRETRAINED_MODALITIES)}, or a "
+                "tabular_config."
             )
         hub_kwargs = {key: kwargs.pop(key) for key in HUB_KEYS if key in kwargs}
         loading_kwargs = {key: kwargs.pop(key) for key in LOADING_KEYS if key in kwargs}

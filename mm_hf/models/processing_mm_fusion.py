@@ -5,7 +5,7 @@
 import io
 import math
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +17,8 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import cached_file, logging
 
-from .configuration_mm_fusion import MODALITY_CONFIGS, MMFusionConfig, part_of_composite
+from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, part_of_composite
+from .tabular import TableError, TableSchema
 
 
 logger = logging.get_logger(__name__)
@@ -30,6 +31,7 @@ PARTS = {
     "images": ("vision", "image_processor"),
     "text": ("text", "tokenizer"),
     "audio": ("audio", "feature_extractor"),
+    "table": ("tabular", "table_schema"),
 }
 
 
@@ -53,12 +55,13 @@ class MMFusionProcessorKwargs(ProcessingKwargs, total=False):
 
 
 class MMFusionProcessor(ProcessorMixin):
-    """Prepares images, texts and sounds for the models of mm_hf.
+    """Prepares images, texts, sounds and rows of a table for the models of mm_hf.
 
     Args:
         image_processor: any image processor of the library; None for a model without vision.
         tokenizer: any tokenizer of the library; None for a model without text.
         feature_extractor: of sounds, any of the library; None for a model without sound.
+        table_schema (`TableSchema` or `dict`): what the columns of a table mean; None for a model without a table.
 
     Example:
 
@@ -71,21 +74,23 @@ class MMFusionProcessor(ProcessorMixin):
 
     valid_processor_kwargs = MMFusionProcessorKwargs
 
-    def __init__(self, image_processor=None, tokenizer=None, feature_extractor=None):
+    def __init__(self, image_processor=None, tokenizer=None, feature_extractor=None, table_schema=None):
         # The library's own __init__ refuses absent parts.
         self.chat_template = None
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         self.feature_extractor = feature_extractor
-        for name in self.present_parts:
-            self.check_argument_for_proper_class(name, getattr(self, name))
+        self.table_schema = TableSchema(**table_schema) if isinstance(table_schema, dict) else table_schema
+        for name in self.get_attributes():
+            if getattr(self, name) is not None:
+                self.check_argument_for_proper_class(name, getattr(self, name))
         if not self.present_parts:
-            raise ValueError(f"A processor needs at least one of its parts: {self.get_attributes()}.")
+            raise ValueError(f"A processor needs at least one of its parts: {[part for _, part in PARTS.values()]}.")
 
     @property
     def present_parts(self) -> list[str]:
         """Names of the parts that this processor has."""
-        return [name for name in self.get_attributes() if getattr(self, name) is not None]
+        return [part for _, part in PARTS.values() if getattr(self, part) is not None]
 
     @property
     def model_input_names(self) -> list[str]:
@@ -99,12 +104,15 @@ class MMFusionProcessor(ProcessorMixin):
         return names
 
     @classmethod
-    def from_encoders_pretrained(cls, *, max_audio_seconds: int | None = None, **encoders: Any) -> "MMFusionProcessor":
+    def from_encoders_pretrained(
+        cls, *, max_audio_seconds: int | None = None, table_schema: TableSchema | None = None, **encoders: Any
+    ) -> "MMFusionProcessor":
         """Builds a processor from those of the encoders.
 
         Args:
             vision, text, audio (`str`): Hub id or local folder of each encoder, as for the model.
             max_audio_seconds: see `MMFusionModel.from_encoders_pretrained`; longer sounds are cut.
+            table_schema: of a table's columns, see the class.
             decoder (`str`): that of the decoder, where there is no text encoder.
             encoders: everything else goes to the loading of each part (`revision`, `token`, `subfolder`…; a dict by
                 modality where the encoders differ).
@@ -114,18 +122,19 @@ class MMFusionProcessor(ProcessorMixin):
         """
         # Without a text encoder, what is written needs the decoder's tokenizer.
         decoder = encoders.pop("decoder", None)
-        sources = {name: encoders.pop(name, None) for name in MODALITY_CONFIGS}
+        sources = {name: encoders.pop(name, None) for name in PRETRAINED_MODALITIES}
         sources["text"] = sources["text"] or decoder
         sources = {name: source for name, source in sources.items() if source is not None}
-        if not sources:
+        if not sources and table_schema is None:
             raise ValueError(
-                f"from_encoders_pretrained needs an encoder for at least one of {list(MODALITY_CONFIGS)}."
+                f"from_encoders_pretrained needs an encoder for at least one of {list(PRETRAINED_MODALITIES)}, or a "
+                "table_schema."
             )
-        parts: dict[str, Any] = {}
+        parts: dict[str, Any] = {"table_schema": table_schema}
         for name, source in sources.items():
             kwargs = {}
             for key, value in encoders.items():
-                if not (isinstance(value, dict) and set(value) <= set(MODALITY_CONFIGS)):
+                if not (isinstance(value, dict) and set(value) <= set(PRETRAINED_MODALITIES)):
                     kwargs[key] = value
                 elif name in value:
                     kwargs[key] = value[name]
@@ -148,6 +157,7 @@ class MMFusionProcessor(ProcessorMixin):
         images=None,
         text: str | list[str | None] | None = None,
         audio=None,
+        table: dict[str, Any] | list[dict[str, Any] | None] | None = None,
         deduplicate: bool | None = None,
         **kwargs,
     ) -> BatchFeature:
@@ -157,6 +167,8 @@ class MMFusionProcessor(ProcessorMixin):
             images: an image (PIL, array or tensor) or a list of them; None in the list: this row has no image.
             text: a string or a list of them; None in the list: this row has no text.
             audio: a sound, `(S,)` float from -1 to 1, or a list of them; None in the list: this row has no sound.
+            table: a row of the table, `{column: value}`, or a list of them; a column that is not there, None or NaN is
+                missing; None in the list: this row has none at all.
             deduplicate: prepare equal strings, and images and sounds that are the very same object, once, and give the
                 index of the item that each row uses. One image beside many texts is always shared.
             kwargs: for the tokenizer, the image processor and the feature extractor; `text_kwargs`, `images_kwargs`
@@ -164,16 +176,16 @@ class MMFusionProcessor(ProcessorMixin):
                 have: it has to be what the feature extractor has, since nothing is resampled here.
 
         Returns:
-            `vision_index`, `text_index`, `audio_index` `(B,)` where rows share items or lack them, then `pixel_values`
-            and what the tokenizer and the feature extractor make, for the distinct items; the latter's mask is
-            `audio_attention_mask`.
+            `vision_index`, `text_index`, `audio_index`, `tabular_index` `(B,)` where rows share items or lack them,
+            then `pixel_values`, `numerical_values`, `categorical_ids`, and what the tokenizer and the feature
+            extractor make, for the distinct items; the latter's mask is `audio_attention_mask`.
 
         Raises:
             ValueError: nothing given, lists of different length, an empty text (None means absent), a sound that is
                 empty, has several channels or what is no finite number, another sampling rate, or an input that this
-                processor has no part for.
+                processor has no part for; a table's column that is not known, or what is no number in one of numbers.
         """
-        given = {"images": images, "text": text, "audio": audio}
+        given = {"images": images, "text": text, "audio": audio, "table": table}
         for name, (_, part) in PARTS.items():
             if given[name] is not None and getattr(self, part) is None:
                 raise ValueError(f"Got {name}, but this processor has only {self.present_parts}.")
@@ -212,6 +224,8 @@ class MMFusionProcessor(ProcessorMixin):
                 data.update(self.image_processor(images, **output_kwargs["images_kwargs"]))
             elif items and name == "audio":
                 data.update(self._hear([sounds[index.index(place)] for place in range(len(items))], audio_kwargs))
+            elif items and name == "table":
+                data.update(self._read_table(items, [index.index(place) for place in range(len(items))]))
             elif items:
                 for row, value in enumerate(rows[name]):
                     if value is not None and not (isinstance(value, str) and value.strip()):
@@ -222,27 +236,40 @@ class MMFusionProcessor(ProcessorMixin):
         # Indices first: the Trainer reads the size of a batch off its first tensor.
         return BatchFeature({**indices, **data})
 
-    def target_ids(self, texts: list[str | None], max_length: int | None = None) -> torch.Tensor:
-        """The labels of `MMFusionForConditionalGeneration`: the tokens of texts that are to be written.
+    def target_ids(self, texts: list[str | None], max_length: int | None = None, end: bool = True) -> torch.Tensor:
+        """The labels of `MMFusionForConditionalGeneration` and `MMFusionForCTC`: the tokens of texts that are to be
+        written.
 
         Args:
             texts: one a row, None for a row without.
             max_length: tokens that a text is cut to, its end included.
+            end: a token ends each text; CTC needs none.
 
         Returns:
-            `(B, S)` int64, each text with its end and without its start, -100 behind the end.
+            `(B, S)` int64, each text without its start, -100 behind it.
         """
         if self.tokenizer is None:
             raise ValueError(f"Texts to write need a tokenizer, and this processor has only {self.present_parts}.")
-        _, end, _ = ends_of_text(self.tokenizer)
+        last = [ends_of_text(self.tokenizer)[1]] if end else []
         there = [text for text in texts if text is not None]
         found = iter(self.tokenizer(there, add_special_tokens=False, verbose=False)["input_ids"] if there else [])
-        longest = None if max_length is None else max_length - 1
-        rows = [[] if text is None else [*next(found)[:longest], end] for text in texts]
+        longest = None if max_length is None else max_length - len(last)
+        rows = [[] if text is None else [*next(found)[:longest], *last] for text in texts]
         labels = torch.full((len(rows), max([1, *map(len, rows)])), -100)
         for row, tokens in enumerate(rows):
             labels[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
         return labels
+
+    def _read_table(self, items: list, places: list[int]) -> dict[str, torch.Tensor]:
+        """Makes tensors of rows of the table; `places` are those of the items among the rows, for messages."""
+        for row, item in zip(places, items):
+            if not isinstance(item, Mapping):
+                raise ValueError(f"Row {row}: a table's row is a dict of columns, got {item!r:.80}.")
+            try:
+                self.table_schema.check(item)
+            except TableError as error:
+                raise ValueError(f"Row {row}: {error}") from None
+        return self.table_schema(items)
 
     def _check_sounds(self, sounds: list, sampling_rate: int | None) -> list[np.ndarray | None]:
         """Sounds as `(S,)` float32. Refuses what no feature extractor could make sense of."""
@@ -314,7 +341,10 @@ class MMFusionProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """As in the library, without the parts that are absent."""
-        return {name: value for name, value in super().to_dict().items() if value is not None}
+        found = {name: value for name, value in super().to_dict().items() if value is not None}
+        if self.table_schema is not None:
+            found["table_schema"] = self.table_schema.to_dict()
+        return found
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """Saves all parts: the tokenizer's files, the rest in `processor_config.json`, and the code that loads them.
@@ -353,7 +383,7 @@ class MMFusionProcessor(ProcessorMixin):
         )
         if tokenizer_file is not None:
             tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        return [image_processor, tokenizer, feature_extractor]
+        return [image_processor, tokenizer, feature_extractor, processor_dict.get("table_schema")]
 
     @classmethod
     def from_args_and_dict(cls, args, processor_dict, **kwargs):

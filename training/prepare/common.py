@@ -1,12 +1,18 @@
-"""What every builder shares: files of installed packages, their checksums, and folders that appear whole or not at
-all."""
+"""What every builder shares: files of installed packages, their checksums, folders that appear whole or not at all,
+and the command line of those that have no settings."""
 
+import argparse
 import contextlib
 import hashlib
 import importlib.metadata
+import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, load_from_disk
 
 
 class PreparationError(RuntimeError):
@@ -123,3 +129,60 @@ def folder_in_place(target: Path, names: Collection[str]) -> Iterator[Path]:
         if target.exists():
             target.rename(Path(holder, "old"))
         fresh.rename(target)
+
+
+def build_dataset(
+    module: str,
+    description: str,
+    source: str | None,
+    build: Callable[[Any, int], DatasetDict],
+    card: Callable[[DatasetDict, int], str],
+    arguments: Sequence[str] | None,
+) -> None:
+    """Runs the script of a builder that has no settings but a seed.
+
+    Args:
+        module: of the builder, in this package.
+        description: of what it does, one line.
+        source: module of the builder whose data set it starts from; None: it starts from an installed package.
+        build: makes the parts from those of the other data set (None without one), with a seed.
+        card: the text of the data set's card, of the parts and the seed.
+        arguments: in place of those of the command line.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m training.prepare.{module}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    if source is not None:
+        name = source.upper()
+        parser.add_argument("source", metavar=name, type=Path, help=f"what training.prepare.{source} wrote")
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
+    parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
+    options = parser.parse_args(arguments)
+    written = ("train", "validation", "test", "dataset_dict.json", "README.md")
+    if is_complete(options.output, written) and not options.force:
+        print(f"{options.output}: complete, left as it is (--force builds it again)")
+        return
+    try:
+        parts = None if source is None else load_from_disk(str(options.source))
+        with folder_in_place(options.output, written) as folder:
+            found = build(parts, options.seed)
+            found.save_to_disk(folder)
+            (folder / "README.md").write_text(card(found, options.seed), encoding="utf-8")
+    except PreparationError as error:
+        sys.exit(f"error: {error}")
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        sys.exit(f"error: {options.source if source else options.output}: {error}")
+    for part, rows in found.items():
+        print(f"{part:<12}{len(rows):>6} rows")
+    print(f"written to {options.output}")
+
+
+def cut_at_random(rows: Dataset, seed: int) -> DatasetDict:
+    """Training, validation and test part, 70, 10 and 20 % of the rows, drawn at random."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    places = [round(share * len(rows)) for share in (0.7, 0.8)]
+    parts = dict(zip(("train", "validation", "test"), np.split(order, places)))
+    return DatasetDict({name: rows.select(sorted(chosen.tolist())) for name, chosen in parts.items()})

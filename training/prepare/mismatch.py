@@ -8,20 +8,16 @@ picture and every name is right as often as wrong, so that neither alone tells a
 the two.
 """
 
-import argparse
 import random
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 
-from training.prepare.common import PreparationError, folder_in_place, is_complete
+from training.prepare.common import PreparationError, build_dataset
 
 
 ANSWERS = ("match", "mismatch")
 KINDS = ("own", "same category", "other category")
-WRITTEN = ("train", "validation", "test", "dataset_dict.json", "README.md")
 
 CARD = """---
 license: cc-by-sa-4.0
@@ -78,38 +74,16 @@ def pairs(part: Dataset, seed: int) -> Dataset:
     return both.cast_column("answer", ClassLabel(names=list(ANSWERS)))
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.prepare.mismatch",
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("openmoji", metavar="OPENMOJI", type=Path, help="what training.prepare.openmoji wrote")
-    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
-    parser.add_argument("--seed", type=int, default=0, help="of the exchange")
-    parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
-    return parser.parse_args(arguments)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
-    options = parse_arguments(arguments)
-    if is_complete(options.output, WRITTEN) and not options.force:
-        print(f"{options.output}: complete, left as it is (--force builds it again)")
-        return
-    try:
-        parts = load_from_disk(str(options.openmoji))
-        with folder_in_place(options.output, WRITTEN) as folder:
-            found = DatasetDict({name: pairs(part, options.seed) for name, part in parts.items()})
-            found.save_to_disk(folder)
-            card = CARD.format(seed=options.seed, rows=sum(map(len, found.values())))
-            (folder / "README.md").write_text(card, encoding="utf-8")
-    except (PreparationError, FileNotFoundError, KeyError, ValueError) as error:
-        sys.exit(f"error: {options.openmoji}: {error}")
-    for name, part in found.items():
-        print(f"{name:<12}{len(part):>6} rows")
-    print(f"written to {options.output}")
+
+    def build(parts: DatasetDict, seed: int) -> DatasetDict:
+        return DatasetDict({name: pairs(part, seed) for name, part in parts.items()})
+
+    def card(found: DatasetDict, seed: int) -> str:
+        return CARD.format(seed=seed, rows=sum(map(len, found.values())))
+
+    build_dataset("mismatch", __doc__.split("\n")[0], "openmoji", build, card, arguments)
 
 
 if __name__ == "__main__":

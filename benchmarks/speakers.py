@@ -1,0 +1,78 @@
+"""Each speaker held out in turn: what a recipe of speech does for a voice that it has never heard.
+
+    python benchmarks/speakers.py speech_ctc                 # six runs; those that are there are kept
+    python benchmarks/speakers.py speech_ctc --seconds 60
+
+For each speaker of the recipe's data set a model is trained on the training rows of the others, chosen on their
+validation rows, and tested on all rows of the one. Runs stay in `runs/speakers/<recipe>/<speaker>`, the figures in
+`results/speakers.json`: by speaker and as a mean, with the weakest.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict, concatenate_datasets, load_from_disk
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.recipes import call
+from training.arguments import read_recipe
+from training.job import ROOT
+from training.run_folder import git_commit, hardware, write_json
+
+
+RUNS = ROOT / "runs/speakers"
+REPORT = ROOT / "benchmarks/results/speakers.json"
+
+
+def without(splits: DatasetDict, speaker: str) -> DatasetDict:
+    """The parts with one speaker in the test part, with all rows, and nowhere else."""
+
+    def of(part, wanted: bool):
+        return part.filter(lambda name: (name == speaker) is wanted, input_columns="speaker")
+
+    parts = {name: of(splits[name], wanted=False) for name in ("train", "validation")}
+    return DatasetDict({**parts, "test": concatenate_datasets([of(part, wanted=True) for part in splits.values()])})
+
+
+def run_one(recipe: str, splits: DatasetDict, speaker: str, seconds: int) -> dict[str, float]:
+    """Trains and tests for one speaker, and gives the metrics."""
+    folder = RUNS / recipe / speaker
+    without(splits, speaker).save_to_disk(folder / "data")
+    words = ["--dataset", folder / "data", "--output_dir", folder / "run", "--max_train_seconds", seconds]
+    words += ["--floors", "false", "--overwrite_output_dir", "--report_to", "none"]
+    call("training/train.py", f"training/recipes/{recipe}.yaml", *words)
+    return json.loads((folder / "run/results.json").read_text(encoding="utf-8"))["metrics"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("recipe", help="name of a recipe whose data set has a column `speaker`")
+    parser.add_argument("--seconds", type=int, default=120, help="of training for each speaker (default: %(default)s)")
+    arguments = parser.parse_args()
+    splits = load_from_disk(str(ROOT / read_recipe(ROOT / f"training/recipes/{arguments.recipe}.yaml")["dataset"]))
+    report: dict[str, Any] = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
+    own = report.get(arguments.recipe, {})
+    if own.get("seconds") != arguments.seconds:
+        own = {"seconds": arguments.seconds, "by_speaker": {}}
+    for speaker in sorted(set(splits["train"]["speaker"][:])):
+        if speaker not in own["by_speaker"]:
+            print(f"== without {speaker}", flush=True)
+            own["by_speaker"][speaker] = run_one(arguments.recipe, splits, speaker, arguments.seconds)
+            print(own["by_speaker"][speaker])
+            own |= {"commit": git_commit(ROOT), "hardware": hardware()}
+            write_json(REPORT, {**report, arguments.recipe: own})
+    found = list(own["by_speaker"].values())
+    own["mean"] = {name: statistics.mean(metrics[name] for metrics in found) for name in found[0]}
+    write_json(REPORT, {**report, arguments.recipe: own})
+    for speaker, metrics in {**own["by_speaker"], "mean": own["mean"]}.items():
+        print(f"{speaker:<12}" + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""Speech to text, one letter a moment of the sound: connectionist temporal classification.
+
+Notation used for tensor shapes: see `modeling_outputs`; `A` tokens of the sound; `C` tokens of the vocabulary; `S`
+tokens of the text.
+"""
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCTC
+from transformers.utils import can_return_tuple, logging
+
+from .configuration_mm_fusion import MMFusionConfig
+from .losses import count_labels
+from .modeling_mm_fusion import MMFusionModel
+from .modeling_outputs import MMFusionCTCOutput, MMFusionModelOutput
+from .pretrained_mm_fusion import MMFusionPreTrainedModel
+
+
+logger = logging.get_logger(__name__)
+
+CTC = "ctc"  # the name of the task
+
+
+class MMFusionForCTC(MMFusionPreTrainedModel):
+    """Writes down what is said, in the order in which it is said (Graves et al. 2006).
+
+    Each token of the sound, as the fusion gives it with the fused vector added, says a token of the text or that there
+    is none (`config.pad_token_id`, the blank). The text is what is left once repeats and blanks are taken out, so
+    it cannot be longer than the sound has tokens. Other modalities are context: `from_encoders_pretrained` lets the
+    sound ask and the others answer.
+    """
+
+    def __init__(self, config: MMFusionConfig):
+        super().__init__(config)
+        if "audio" not in config.modalities:
+            raise ValueError(f"MMFusionForCTC writes what is heard, and this config has {config.modalities} alone.")
+        blank, size = config.pad_token_id, config.vocab_size
+        if size is None or blank is None or not 0 <= blank < size:
+            raise ValueError(
+                "MMFusionForCTC needs config.vocab_size, the tokens that it can write, and config.pad_token_id, one "
+                f"of them, for moments that say nothing; got {size} and {blank}."
+            )
+        self.model = MMFusionModel(config)
+        width, eps = config.fusion_module_config.hidden_size, config.fusion_module_config.layer_norm_eps
+        self.token_norm, self.pooled_norm = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.ctc_head = nn.Linear(width, size)
+        self.post_init()
+        self.apply_freezing()
+
+    @classmethod
+    def adapt_part_configs(cls, configs: dict[str, Any], kwargs: dict[str, Any]):
+        """See the method of the base class. The sound asks, unless the caller says otherwise."""
+        fusion = kwargs.get("fusion_module_config") or {}
+        if isinstance(fusion, dict):
+            kwargs["fusion_module_config"] = {"query_modality": "audio", **fusion}
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        """What the head reads: encode and fuse."""
+        return self.model
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        encoder_outputs: MMFusionModelOutput | tuple | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        sample_weight: torch.Tensor | None = None,
+        **inputs,
+    ) -> MMFusionCTCOutput:
+        """Says for each moment of the sound which token it is.
+
+        Args:
+            input_ids: see `MMFusionModel.forward`.
+            labels: `(B, S)` int64, the text without start and end, -100 behind it, and all along a row without one.
+                The loss is that of CTC, divided by the number of tokens with a label. Rows whose text cannot fit into
+                their sound teach nothing, and a warning says so.
+            encoder_outputs: what `get_encoder()` gave, in place of the inputs.
+            num_items_in_batch: tokens with a label in the global batch, see `classification_loss`.
+            sample_weight: `(B,)` float, how much each row counts in the loss, in training alone.
+            inputs: all other inputs of `MMFusionModel.forward`.
+
+        Raises:
+            ValueError: labels that are no tokens of the vocabulary, or blanks.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.model(input_ids=input_ids, **inputs)
+        elif isinstance(encoder_outputs, tuple):
+            encoder_outputs = MMFusionModelOutput(*encoder_outputs)
+        heard = encoder_outputs.modality_ids[0] == self.config.modalities.index("audio")
+        tokens, mask = encoder_outputs.last_hidden_state[:, heard], encoder_outputs.attention_mask[:, heard]
+        fused = self.token_norm(tokens) + self.pooled_norm(encoder_outputs.pooler_output)[:, None]
+        logits = self.ctc_head(self.dropout(fused))  # (B, A, C)
+        loss = None
+        if labels is not None:
+            weight = sample_weight if self.training else None
+            loss = ctc_loss(logits, mask, labels, self.config.pad_token_id, num_items_in_batch, weight)
+        return MMFusionCTCOutput(
+            loss=loss,
+            logits=logits,
+            attention_mask=mask,
+            hidden_states=encoder_outputs.get("hidden_states"),
+            attentions=encoder_outputs.get("attentions"),
+            cross_attentions=encoder_outputs.get("cross_attentions"),
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        num_beams: int = 1,
+        max_new_tokens: int | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Writes.
+
+        Args:
+            inputs: `input_ids`, texts beside the sound.
+            num_beams: 1 takes the likeliest token of each moment; above 1 the likeliest text is sought among as many
+                (see `beam_search`).
+            max_new_tokens: tokens that a text is cut to.
+            kwargs: inputs of `MMFusionModel.forward`, or `encoder_outputs` in place of them.
+
+        Returns:
+            `(B, S)` int64 without start and end, `config.pad_token_id` behind a text.
+
+        Raises:
+            ValueError: `num_beams` below 1; arguments that are none of the model's.
+        """
+        if num_beams < 1:
+            raise ValueError(f"num_beams must be at least 1, got {num_beams}.")
+        known = {*inspect.signature(MMFusionModel.forward).parameters, "encoder_outputs"} - {"self", "kwargs"}
+        if unknown := sorted(set(kwargs) - known):
+            raise ValueError(f"generate of MMFusionForCTC has no {unknown[0]!r}; it has num_beams and max_new_tokens.")
+        outputs = self(input_ids=inputs, **kwargs) if inputs is not None else self(**kwargs)
+        blank, texts = self.config.pad_token_id, []
+        if num_beams == 1:
+            for best, there in zip(outputs.logits.argmax(-1), outputs.attention_mask):
+                best = best[there].unique_consecutive()
+                texts.append(best[best != blank])
+        else:
+            scores = outputs.logits.float().log_softmax(-1).cpu()
+            for score, there in zip(scores, outputs.attention_mask.cpu()):
+                text, _ = beam_search(score[there], num_beams, blank)[0]
+                texts.append(torch.tensor(text, dtype=torch.int64, device=self.device))
+        return nn.utils.rnn.pad_sequence(
+            [text[:max_new_tokens] for text in texts], batch_first=True, padding_value=blank
+        )
+
+
+def ctc_loss(
+    logits: torch.Tensor,
+    mask: torch.Tensor,
+    labels: torch.Tensor,
+    blank: int,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    sample_weight: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The negative logarithm of a text's probability, summed over all ways to say it in time (Graves et al. 2006,
+    equations 3 and 12), over the rows; divided by the number of tokens, to which a batch in parts adds up.
+
+    Args:
+        logits: `(B, A, C)`.
+        mask: `(B, A)` bool, true for sound; padding stands behind it.
+        labels: `(B, S)` int64, -100 behind the text.
+        blank: the token for moments that say nothing.
+        num_items_in_batch: tokens with a label in the global batch; None: in this one.
+        sample_weight: `(B,)` float, how much each row counts.
+
+    Raises:
+        ValueError: a label that is out of the vocabulary or the blank.
+    """
+    there = labels != -100
+    if ((labels < 0) | (labels >= logits.shape[-1]) | (labels == blank))[there].any():
+        raise ValueError(
+            f"Labels of CTC are tokens from 0 to {logits.shape[-1] - 1} without the blank, {blank}; got "
+            f"{sorted(set(labels[there].tolist()))}."
+        )
+    lengths, sounds = there.sum(1), mask.sum(1)
+    # Between two equal tokens there has to be a blank.
+    repeats = ((labels[:, 1:] == labels[:, :-1]) & there[:, 1:]).sum(1)
+    fits = (lengths > 0) & (lengths + repeats <= sounds)
+    if ((lengths > 0) & ~fits).any():
+        logger.warning_once(
+            "Rows whose text has more tokens than their sound teach nothing: CTC writes at most one a token of the "
+            "sound. This is said once."
+        )
+    losses = nn.functional.ctc_loss(
+        logits.float().log_softmax(-1).transpose(0, 1),  # (A, B, C)
+        labels.masked_fill(~there, 0),
+        sounds,
+        lengths,
+        blank=blank,
+        reduction="none",
+        zero_infinity=True,
+    )
+    losses = losses.where(fits, torch.zeros_like(losses))
+    if sample_weight is not None:
+        losses = losses * sample_weight
+    count = count_labels(labels) if num_items_in_batch is None else num_items_in_batch
+    return losses.sum() / (torch.clamp(count, min=1) if isinstance(count, torch.Tensor) else max(count, 1))
+
+
+def beam_search(scores: torch.Tensor, beams: int, blank: int) -> list[tuple[list[int], float]]:
+    """The likeliest texts: unlike the likeliest token of each moment, a text counts with all ways to say it in time
+    (prefix beam search, Hannun et al. 2014, algorithm 1, without a language model).
+
+    Args:
+        scores: `(A, C)` float32, logarithms of the probabilities of tokens.
+        beams: texts that are followed at a time, and tokens of each moment that may go on with them.
+        blank: see `ctc_loss`.
+
+    Returns:
+        up to `beams` texts with the logarithms of their probabilities, the likeliest first.
+    """
+    # By text the scores of its ways that end in a blank, and of those that end in its last token: only the former can
+    # go on with that very token.
+    found: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
+    for moment in scores:
+        best = moment.topk(min(beams, len(moment)))
+        following: dict[tuple[int, ...], tuple[float, float]] = {}
+
+        def add(text: tuple[int, ...], in_blank: float, in_token: float, to=following):
+            before = to.get(text, (-math.inf, -math.inf))
+            to[text] = log_add(before[0], in_blank), log_add(before[1], in_token)
+
+        for text, (in_blank, in_token) in found.items():
+            both = log_add(in_blank, in_token)
+            for token, score in zip(best.indices.tolist(), best.values.tolist()):
+                if token == blank:
+                    add(text, both + score, -math.inf)
+                elif text and token == text[-1]:
+                    add(text, -math.inf, in_token + score)
+                    add((*text, token), -math.inf, in_blank + score)
+                else:
+                    add((*text, token), -math.inf, both + score)
+        possible = [(text, ways) for text, ways in following.items() if max(ways) > -math.inf]
+        found = dict(sorted(possible, key=lambda entry: log_add(*entry[1]), reverse=True)[:beams])
+    return [(list(text), log_add(*ways)) for text, ways in found.items()]
+
+
+def log_add(a: float, b: float) -> float:
+    """The logarithm of the sum of what two logarithms stand for."""
+    low, high = min(a, b), max(a, b)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
+
+
+AutoModelForCTC.register(MMFusionConfig, MMFusionForCTC, exist_ok=True)
+MMFusionForCTC.register_for_auto_class("AutoModelForCTC")
+
+__all__ = ["CTC", "MMFusionForCTC"]

@@ -1,0 +1,279 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""A table's columns as tokens: what each column means, learned from the training rows, and an encoder of them.
+
+Notation used for tensor shapes: `U` rows of a table; `N` columns of numbers; `K` columns of categories; `H` width of
+the encoder.
+"""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import AutoConfig, AutoModel
+from transformers import initialization as init
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import can_return_tuple
+
+
+MISSING, UNKNOWN = 0, 1  # ids that every column of categories has
+KNOWN = 2  # the first id of a value
+
+
+@dataclass
+class TableSchema:
+    """What the columns of a table mean. The processor saves it. Columns are kept in the order of their names.
+
+    Args:
+        numerical: by column of numbers the mean and the standard deviation of its training values.
+        categorical: by column of categories its values as strings; all others are unknown.
+    """
+
+    numerical: dict[str, tuple[float, float]] = field(default_factory=dict)
+    categorical: dict[str, list[str]] = field(default_factory=dict)
+
+    model_input_names = ["numerical_values", "categorical_ids"]  # no field: the same for all
+
+    def __post_init__(self):
+        # JSON sorts its keys: in any other order a schema would come back with its columns in another one.
+        self.numerical = {name: (float(mean), float(std)) for name, (mean, std) in sorted(self.numerical.items())}
+        self.categorical = {name: list(values) for name, values in sorted(self.categorical.items())}
+        twice = sorted(set(self.numerical) & set(self.categorical))
+        if twice or not self.columns:
+            raise ValueError(f"A table needs columns, each of one kind; got {self.columns}, {twice} of both kinds.")
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns: those of numbers, then those of categories."""
+        return [*self.numerical, *self.categorical]
+
+    @property
+    def vocab_sizes(self) -> list[int]:
+        """Ids of each column of categories, missing and unknown among them."""
+        return [KNOWN + len(values) for values in self.categorical.values()]
+
+    @classmethod
+    def fit(
+        cls, table: Mapping[str, Sequence[Any]], categories: Iterable[str] = (), min_count: int = 2
+    ) -> "TableSchema":
+        """Learns a schema.
+
+        Args:
+            table: by column the values of the training rows; None and NaN are missing. Columns of numbers are numbers,
+                all others categories.
+            categories: columns of numbers whose values are categories all the same, such as ids.
+            min_count: how often a value must be there; rarer ones are unknown, and teach what to make of new ones.
+
+        Raises:
+            ValueError: a column without a value, numbers that are not finite, or `categories` that are no columns.
+        """
+        if unknown := sorted(set(categories) - set(table)):
+            raise ValueError(f"Categories {unknown} are no columns of the table, which has {list(table)}.")
+        schema: dict[str, dict[str, Any]] = {"numerical": {}, "categorical": {}}
+        for name, column in table.items():
+            values = [value for value in column if not is_missing(value)]
+            if not values:
+                raise ValueError(f"Column {name!r} of the table has no value in any training row.")
+            if name not in categories and all(is_number(value) for value in values):
+                if not all(math.isfinite(value) for value in values):
+                    raise ValueError(f"Column {name!r} of the table has numbers that are not finite.")
+                schema["numerical"][name] = (statistics.fmean(values), statistics.pstdev(values) or 1.0)
+            else:
+                counts = Counter(map(str, values))
+                schema["categorical"][name] = sorted(value for value, n in counts.items() if n >= min_count)
+        return cls(**schema)
+
+    def check(self, row: Mapping[str, Any]):
+        """Looks at one row; columns that it does not have are missing.
+
+        Raises:
+            TableError: a column that is none of the table's, or what is no finite number in a column of numbers.
+        """
+        for name, value in row.items():
+            if name not in self.numerical and name not in self.categorical:
+                raise TableError(name, f"this is no column of the table, which has {self.columns}.")
+            if name in self.categorical or is_missing(value):
+                continue
+            if not is_number(value) or not math.isfinite(value):
+                raise TableError(name, f"this must be a finite number, got {value!r:.80}.")
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Makes tensors of rows.
+
+        Returns:
+            `numerical_values` `(U, N)` float32, standardised, NaN for what is missing; `categorical_ids` `(U, K)`
+            int64; those of the two that the table has columns for.
+
+        Raises:
+            TableError: see `check`.
+        """
+        found: dict[str, torch.Tensor] = {}
+        for row in rows:
+            self.check(row)
+        if self.numerical:
+            numbers = [
+                [
+                    float("nan") if is_missing(row.get(name)) else (row[name] - mean) / std
+                    for name, (mean, std) in self.numerical.items()
+                ]
+                for row in rows
+            ]
+            found["numerical_values"] = torch.tensor(numbers, dtype=torch.float32)
+        if self.categorical:
+            places = {
+                name: {value: KNOWN + place for place, value in enumerate(values)}
+                for name, values in self.categorical.items()
+            }
+            ids = [
+                [
+                    MISSING if is_missing(row.get(name)) else known.get(str(row[name]), UNKNOWN)
+                    for name, known in places.items()
+                ]
+                for row in rows
+            ]
+            found["categorical_ids"] = torch.tensor(ids, dtype=torch.int64)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self)
+
+
+class TableError(ValueError):
+    """A value that a table cannot have.
+
+    Attributes:
+        column, reason: of the value.
+    """
+
+    def __init__(self, column: str, reason: str):
+        super().__init__(f"Column {column!r}: {reason}")
+        self.column, self.reason = column, reason
+
+
+def is_missing(value: Any) -> bool:
+    """Whether there is no value: None, or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, and no truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@strict
+class TabularConfig(PreTrainedConfig):
+    r"""An encoder of a table's columns.
+
+    Args:
+        num_numerical (`int`, defaults to 0): N, columns of numbers.
+        vocab_sizes (`list[int]`, *optional*): ids of each of the K columns of categories.
+        hidden_size (`int`, defaults to 64): width of the tokens.
+
+    Raises:
+        ValueError: no column, or a size below 1.
+    """
+
+    model_type = "mm_fusion_tabular"
+
+    num_numerical: int = 0
+    vocab_sizes: list[int] | None = None
+    hidden_size: int = 64
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.vocab_sizes = list(self.vocab_sizes or [])
+        if self.num_numerical < 0 or self.hidden_size < 1 or min([1, *self.vocab_sizes]) < 1:
+            raise ValueError(
+                "Sizes of a table must be at least 1 (num_numerical 0), got num_numerical "
+                f"{self.num_numerical}, vocab_sizes {self.vocab_sizes}, hidden_size {self.hidden_size}."
+            )
+
+    @classmethod
+    def from_schema(cls, schema: TableSchema, **kwargs: Any) -> "TabularConfig":
+        """For the columns of a schema; `kwargs` as in the constructor."""
+        return cls(num_numerical=len(schema.numerical), vocab_sizes=schema.vocab_sizes, **kwargs)
+
+
+class TabularModel(PreTrainedModel):
+    """One token a column, for `AutoModel` (the feature tokenizer of FT-Transformer, Gorishniy et al. 2021, section
+    3.3): a number times the column's own vector, a category's own vector, and a bias a column. What is missing has a
+    learned vector a column. The blocks over the tokens are the fusion's."""
+
+    config_class = TabularConfig
+    config: TabularConfig
+    base_model_prefix = "tabular"
+    main_input_name = "numerical_values"
+
+    def __init__(self, config: TabularConfig):
+        super().__init__(config)
+        if not config.num_numerical and not config.vocab_sizes:
+            raise ValueError("A table needs at least one column, of numbers or of categories.")
+        numbers, width = config.num_numerical, config.hidden_size
+        self.weights = nn.Parameter(torch.zeros(numbers, width)) if numbers else None
+        self.missing = nn.Parameter(torch.zeros(numbers, width)) if numbers else None
+        self.embeddings = nn.ModuleList(nn.Embedding(size, width) for size in config.vocab_sizes)
+        self.biases = nn.Parameter(torch.zeros(numbers + len(config.vocab_sizes), width))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        std = self.config.hidden_size**-0.5
+        if isinstance(module, (TabularModel, nn.Embedding)):
+            for parameter in module.parameters(recurse=False):
+                init.normal_(parameter, mean=0.0, std=std)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """There are none of words."""
+        raise NotImplementedError("A table has no word embeddings.")
+
+    @can_return_tuple
+    def forward(
+        self,
+        numerical_values: torch.Tensor | None = None,
+        categorical_ids: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        """Makes the tokens.
+
+        Args:
+            numerical_values: `(U, N)` float, standardised, NaN for what is missing.
+            categorical_ids: `(U, K)` int64: 0 for what is missing, 1 for unknown values.
+            kwargs: what other encoders take; not looked at.
+
+        Returns:
+            `last_hidden_state` `(U, N + K, H)`.
+
+        Raises:
+            ValueError: columns of one kind are left out, or there are more or fewer than the table has.
+        """
+        tokens = []
+        expected = {"numerical_values": self.config.num_numerical, "categorical_ids": len(self.embeddings)}
+        given = {"numerical_values": numerical_values, "categorical_ids": categorical_ids}
+        for name, columns in expected.items():
+            value = given[name]
+            if (0 if value is None else value.shape[-1]) != columns:
+                shape = None if value is None else tuple(value.shape)
+                raise ValueError(f"{name} must have {columns} columns, got {shape}.")
+        if numerical_values is not None and self.weights is not None:
+            numbers = numerical_values.to(self.weights.dtype).unsqueeze(-1)  # (U, N, 1)
+            tokens.append(torch.where(numbers.isnan(), self.missing, numbers.nan_to_num() * self.weights))
+        if categorical_ids is not None:
+            tokens += [table(ids)[:, None] for table, ids in zip(self.embeddings, categorical_ids.unbind(1))]
+        return BaseModelOutput(last_hidden_state=torch.cat(tokens, dim=1) + self.biases)
+
+
+AutoConfig.register(TabularConfig.model_type, TabularConfig, exist_ok=True)
+AutoModel.register(TabularConfig, TabularModel, exist_ok=True)
+TabularConfig.register_for_auto_class()
+TabularModel.register_for_auto_class("AutoModel")
+
+__all__ = ["TableError", "TableSchema", "TabularConfig", "TabularModel"]

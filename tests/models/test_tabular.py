@@ -1,0 +1,188 @@
+"""A table as a modality: what its columns mean, its tokens, missing values, and rows that have no table."""
+
+import math
+
+import pytest
+import tiny_models as tiny
+import torch
+from transformers import AutoModel
+
+from mm_hf import FUSIONS, MMFusionForClassification, MMFusionProcessor
+from mm_hf.models.tabular import MISSING, UNKNOWN, TableSchema, TabularConfig, TabularModel
+
+
+NAN = float("nan")
+TABLE = {
+    "age": [20, 30, None, 40],
+    "height": [1.5, 1.5, 1.5, NAN],
+    "town": ["Rome", "Rome", "Oslo", None],
+    "member": [True, False, True, False],
+    "code": [7, 7, 9, 9],
+}
+
+
+@pytest.fixture(scope="module")
+def schema() -> TableSchema:
+    return TableSchema.fit(TABLE, categories=["code"])
+
+
+def rows() -> list[dict]:
+    return [{name: values[place] for name, values in TABLE.items()} for place in range(4)]
+
+
+def table(**changes) -> dict[str, torch.Tensor]:
+    """Four rows of two columns of numbers and two of categories."""
+    generator = torch.Generator().manual_seed(3)
+    inputs = {
+        "numerical_values": torch.randn(4, 2, generator=generator),
+        "categorical_ids": torch.randint(0, 5, (4, 2), generator=generator),
+    }
+    inputs["numerical_values"][1, 0] = NAN
+    return {**inputs, **changes}
+
+
+def build(cls=MMFusionForClassification, **kwargs):
+    config = TabularConfig(num_numerical=2, vocab_sizes=[5, 6], hidden_size=16)
+    return tiny.model(cls, **{"vision": None, "tabular_config": config, **kwargs})
+
+
+def test_numbers_are_standardised_and_values_numbered(schema):
+    assert schema.columns == ["age", "height", "code", "member", "town"]
+    assert schema.categorical == {"town": ["Rome"], "member": ["False", "True"], "code": ["7", "9"]}
+    found = schema(rows())
+    ages = found["numerical_values"][:, 0]
+    torch.testing.assert_close(ages[[0, 1, 3]], torch.tensor([-1.2247, 0.0, 1.2247]), atol=1e-4, rtol=0)
+    assert math.isnan(ages[2])
+    assert found["numerical_values"][0, 1] == 0  # all alike
+    assert found["categorical_ids"].tolist() == [[2, 3, 2], [2, 2, 2], [3, 3, UNKNOWN], [3, 2, MISSING]]
+    assert schema([{"town": "Lima"}])["categorical_ids"].tolist() == [[MISSING, MISSING, UNKNOWN]]
+    assert schema.vocab_sizes == [4, 4, 3]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: TableSchema.fit({"a": [None, NAN]}), "Column 'a' of the table has no value"),
+        (lambda: TableSchema.fit({"a": [1.0, math.inf]}), "numbers that are not finite"),
+        (lambda: TableSchema.fit({"a": [1]}, categories=["b"]), r"Categories \['b'\] are no columns.*\['a'\]"),
+        (lambda: TableSchema(), "A table needs columns"),
+        (lambda: TableSchema({"a": (0, 1)}, {"a": ["x"]}), r"\['a'\] of both kinds"),
+        (lambda: TabularModel(TabularConfig()), "at least one column"),
+        (lambda: TabularConfig(vocab_sizes=[0]), r"at least 1.*vocab_sizes \[0\]"),
+    ],
+)
+def test_what_is_no_table(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_the_processor_keeps_the_schema(schema, tmp_path):
+    processor = MMFusionProcessor(table_schema=schema)
+    processor.save_pretrained(tmp_path)
+    loaded = MMFusionProcessor.from_pretrained(tmp_path)
+    assert loaded.table_schema == schema
+    assert loaded.present_parts == ["table_schema"]
+    assert loaded.model_input_names == ["numerical_values", "categorical_ids"]
+    for own in (processor, loaded):
+        batch = own(table=[*rows(), None])
+        assert batch["tabular_index"].tolist() == [0, 1, 2, 3, -1]
+        expected = {**schema(rows()), "tabular_index": batch["tabular_index"]}
+        torch.testing.assert_close(dict(batch), expected, equal_nan=True)
+    assert set(processor(table={"age": 20})) == {"numerical_values", "categorical_ids"}
+    same = rows()[0]
+    assert processor(table=[same, same], deduplicate=True)["tabular_index"].tolist() == [0, 0]
+    for wrong, message in (
+        ({"size": 3}, r"Row 1: Column 'size': this is no column of the table, which has \['age'"),
+        ({"age": "old"}, "Row 1: Column 'age': this must be a finite number, got 'old'"),
+        ({"age": math.inf}, "must be a finite number, got inf"),
+        ({"age": True}, "must be a finite number, got True"),
+        ("old", "Row 1: a table's row is a dict of columns, got 'old'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            processor(table=[{}, wrong])
+    with pytest.raises(ValueError, match=r"Got text, but this processor has only \['table_schema'\]"):
+        processor(text="words", table={})
+
+
+def test_each_column_is_a_token():
+    config = TabularConfig(num_numerical=2, vocab_sizes=[5, 6], hidden_size=16)
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(config).eval()
+    assert type(encoder) is TabularModel
+    inputs = table()
+    tokens = encoder(**inputs).last_hidden_state
+    assert tokens.shape == (4, 4, 16)
+    value = inputs["numerical_values"][0, 1]
+    torch.testing.assert_close(tokens[0, 1], value * encoder.weights[1] + encoder.biases[1])
+    torch.testing.assert_close(tokens[1, 0], encoder.missing[0] + encoder.biases[0])
+    number = inputs["categorical_ids"][2, 1]
+    torch.testing.assert_close(tokens[2, 3], encoder.embeddings[1].weight[number] + encoder.biases[3])
+    for wrong, message in (
+        ({"numerical_values": None}, "numerical_values must have 2 columns, got None"),
+        ({"categorical_ids": inputs["categorical_ids"][:, :1]}, r"categorical_ids must have 2 columns, got \(4, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoder(**{**inputs, **wrong})
+
+
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+def test_it_trains_with_every_fusion_and_is_saved(fusion, tmp_path):
+    model = build(fusion=fusion).train()
+    inputs = {**tiny.texts((6, 4, 7, 5)), **table(), "tabular_index": torch.tensor([0, 1, -1, 0])}
+    model(**inputs, labels=torch.tensor([0, 1, 2, 3])).loss.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    model.eval().save_pretrained(tmp_path)
+    loaded, info = MMFusionForClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_every_column_counts():
+    model, texts, inputs = build(), tiny.texts((6, 4, 7, 5)), table()
+    before = model(**texts, **inputs).logits
+    for name, place in (("numerical_values", 1), ("categorical_ids", 0)):
+        changed = inputs[name].clone()
+        changed[2, place] = changed[2, place] * 0 + 3
+        moved = (model(**texts, **{**inputs, name: changed}).logits - before).abs().amax(1)
+        assert moved[2] > 1e-3
+        assert moved[[0, 1, 3]].max() <= 1e-5
+
+
+@torch.no_grad()
+def test_absent_in_all_rows_in_three_ways():
+    model, texts = build(), tiny.texts((6, 4, 7, 5))
+    none, expected = torch.full((4,), -1), model(**texts).logits
+    for inputs in ({"tabular_index": none}, {**table(), "tabular_index": none}):
+        torch.testing.assert_close(model(**texts, **inputs).logits, expected, rtol=0, atol=1e-6)
+
+
+def test_absent_in_all_rows_trains_every_parameter():
+    model = build().train()
+    model(**tiny.texts((6, 4)), tabular_index=torch.tensor([-1, -1]), labels=torch.tensor([0, 1])).loss.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@torch.no_grad()
+def test_a_table_alone():
+    logits = build(text=None)(**table()).logits
+    assert logits.shape == (4, 5)
+    assert logits.std(0).min() > 1e-3
+
+
+def test_it_starts_from_random_weights_and_is_never_frozen_with_the_others():
+    model = MMFusionForClassification.from_encoders_pretrained(
+        tabular_config=TabularConfig(num_numerical=3), num_labels=2, freeze_encoders=True
+    )
+    assert model.config.modalities == ["tabular"]
+    assert model.config.frozen_encoders == []
+    assert all(p.requires_grad for p in model.parameters())
+    weights = model.base_model.encoders["tabular"].weights
+    assert 0.5 < weights.std().item() * 8 < 1.5  # 64 wide
+    assert MMFusionForClassification.from_encoders_pretrained(
+        tabular_config=TabularConfig(num_numerical=3), freeze_encoders=["tabular"]
+    ).config.frozen_encoders == ["tabular"]
+    with pytest.raises(ValueError, match=r"at least one of \['vision', 'text', 'audio'\], or a tabular_config"):
+        MMFusionForClassification.from_encoders_pretrained()

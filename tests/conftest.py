@@ -60,6 +60,12 @@ def openmoji_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
+def clothing_reviews_folder() -> Path:
+    """All reviews of clothes."""
+    return built_once("clothing_reviews")
+
+
+@pytest.fixture(scope="session")
 def fsdd_zip() -> str:
     """The archive of the Free Spoken Digit Dataset, which no package brings."""
     archive = os.environ.get("FSDD_ZIP", REPOSITORY.parent / "shared/data/fsdd.zip")

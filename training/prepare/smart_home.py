@@ -37,8 +37,8 @@ language: en
 # Smart home
 
 Made by `python -m training.prepare.smart_home` of mm_hf (seed {seed}): recordings of the [Free Spoken Digit
-Dataset](https://github.com/Jakobovski/free-spoken-digit-dataset) (Jackson et al., CC-BY-SA-4.0), each beside a state of
-a heating that was made up. {rows} rows. The voices are real, the states and the rules are not.
+Dataset](https://github.com/Jakobovski/free-spoken-digit-dataset) (Jackson et al., CC-BY-SA-4.0), each beside a state
+of a heating that was made up. {rows} rows. The voices are real, the states and the rules are not.
 """
 
 

@@ -1,0 +1,166 @@
+"""Speech to text through the scripts: real recordings, Whisper's encoder, CTC in letters and in words."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import DatasetDict
+from kill_and_resume import REPOSITORY, call, command, survive
+from safetensors.torch import load_file
+
+import mm_hf
+from mm_hf.models.ctc_mm_fusion import CTC
+from training import evaluate, finetune, train
+
+
+@pytest.fixture(scope="module")
+def dataset(fsdd, tmp_path_factory) -> Path:
+    """Some takes of four words by all speakers; some rows lack their sound or what it says."""
+    takes = {"train": range(10, 22), "validation": (5,), "test": (0, 1)}
+
+    def part(name):
+        rows = fsdd[name].filter(
+            lambda take, word: take in takes[name] and word in ("one", "two", "three", "eight"),
+            input_columns=["take", "word"],
+        )
+        rows = rows.select_columns(["audio", "word", "speaker"])
+        gap = {"audio": None, "word": None}
+        return rows.map(
+            lambda row, place: {**row, **{key: gap[key] for key, at in (("audio", 20), ("word", 11)) if place == at}},
+            with_indices=True,
+            features=rows.features,
+        )
+
+    folder = tmp_path_factory.mktemp("speech") / "set"
+    DatasetDict({name: part(name) for name in takes}).save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(encoders, dataset, tmp_path_factory):
+    """Writes a recipe of speech recognition."""
+
+    def write(output_dir, **keys) -> Path:
+        values = {
+            "audio_encoder": str(encoders / "whisper-tiny-en"),
+            "max_audio_seconds": 1,
+            "task": CTC,
+            "dataset": str(dataset),
+            "output_dir": str(output_dir),
+            "audio_column": "audio",
+            "label_column": "word",
+            "kind_column": "speaker",
+            "fusion_hidden_size": 64,
+            "fusion_layers": 1,
+            "freeze_encoders": True,
+            "learning_rate": 5e-3,
+            "max_steps": 100,
+            "eval_steps": 50,
+            "per_device_train_batch_size": 32,
+            "report_to": "none",
+            **keys,
+        }
+        values = {key: value for key, value in values.items() if value is not None}
+        file = tmp_path_factory.mktemp("recipe") / "speech.yaml"
+        file.write_text(json.dumps(values))  # which is YAML too
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def trained(recipe, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "train"
+    call(train.main, recipe(folder))
+    return folder
+
+
+def test_a_run(trained):
+    results = json.loads((trained / "results.json").read_text())
+    assert list(results["metrics"]) == ["chrf", "exact_match", "wer"]
+    assert results["metrics"]["wer"] < 0.4
+    assert results["floors"] == {"majority": pytest.approx(0.25, abs=0.2)}
+    model = mm_hf.MMFusionForCTC.from_pretrained(trained)
+    assert model.config.vocab_size == 2 + len(set("onetwothreeeight"))
+    card = (trained / "README.md").read_text()
+    assert "pipeline_tag: automatic-speech-recognition" in card
+    assert 'write("sound.wav")' in card
+    assert "in the letters of its training texts" in card
+
+
+def test_evaluation(trained):
+    call(evaluate.main, "--model", trained, "--bootstrap_samples", 20)
+    report = json.loads((trained / "evaluation/evaluation.json").read_text())
+    expected = json.loads((trained / "results.json").read_text())["metrics"]
+    for name, value in expected.items():
+        assert report["metrics"][name]["value"] == pytest.approx(value, abs=1e-5)
+    assert (trained / "evaluation/report.html").exists()
+
+
+def test_it_writes_without_the_package(trained, fsdd, tmp_path):
+    row = fsdd["train"].filter(lambda row: row["speaker"] == "theo" and row["word"] == "three")[0]
+    (tmp_path / "three.wav").write_bytes(row["audio"]["bytes"])
+    (tmp_path / "row.json").write_text(json.dumps(str(tmp_path / "three.wav")))
+    words = [sys.executable, "-I", "benchmarks/ask_without_package.py", str(trained), str(tmp_path / "row.json")]
+    found = subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    pipe = mm_hf.pipeline(model=trained)
+    here = pipe(str(tmp_path / "three.wav"))
+    assert json.loads(found.splitlines()[-1]) == here
+    assert set(here) == {"text"}
+    one, two = pipe([row["audio"]["bytes"], {"audio": str(tmp_path / "three.wav")}], batch_size=2)
+    assert one == two == here
+    assert pipe(row["audio"]["bytes"], num_beams=4)["text"]
+    with pytest.raises(ValueError, match="num_beams must be at least 1"):
+        pipe(row["audio"]["bytes"], num_beams=0)
+
+
+@pytest.mark.slow
+def test_the_trainer_writes_words_of_other_voices(recipe, tmp_path):
+    keys = {"tokenizer": "words", "speed_perturbation": 0.2, "max_steps": 60, "eval_steps": 30, "floors": False}
+    call(finetune.main, recipe(tmp_path / "run", **keys))
+    assert json.loads((tmp_path / "run/results.json").read_text())["metrics"]["wer"] < 0.5
+    assert mm_hf.MMFusionForCTC.from_pretrained(tmp_path / "run").config.vocab_size == 6
+
+
+@pytest.mark.slow
+def test_a_sentence_beside_the_sound_and_an_encoder_that_trains(recipe, encoders, tmp_path):
+    keys = {"text_encoder": str(encoders / "minilm-l6"), "text_column": "speaker", "kind_column": None}
+    keys |= {"freeze_encoders": ["text"], "max_steps": 10, "eval_steps": 10, "floors": False}
+    call(train.main, recipe(tmp_path / "run", **keys))
+    config = mm_hf.MMFusionForCTC.from_pretrained(tmp_path / "run").config
+    assert config.vocab_size == 30522
+    assert config.fusion_module_config.query_modality == "audio"
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(recipe, tmp_path):
+    """Five steps of SGD without dropout, half of the rows on each process."""
+    still = {"optim": "sgd", "fusion_dropout": 0.0, "classifier_dropout": 0.0, "max_steps": 5, "eval_steps": 5}
+    still |= {"floors": False, "warmup_ratio": 0.0, "learning_rate": 0.05}
+    ends = {}
+    for processes in (1, 2):
+        file = recipe(tmp_path / str(processes), **still, per_device_train_batch_size=32 // processes)
+        survive(command("train.py", processes, [str(file)]), tmp_path / str(processes), [])
+        ends[processes] = load_file(tmp_path / str(processes) / "model.safetensors")
+    assert max((ends[1][name] - ends[2][name]).abs().max().item() for name in ends[1]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"audio_encoder": None, "audio_column": None, "max_audio_seconds": None}, "column"),
+        ({"num_beams": 4}, "num_beams does not go with ctc"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor does not go with ctc"),
+        ({"decoder": "minilm"}, "decoder is 'minilm', but only the task generation has a decoder"),
+        ({"imbalance": "focal_loss"}, "imbalance is 'focal_loss', but ctc writes texts, without classes"),
+        ({"task": None, "tokenizer": "words"}, "tokenizer is 'words': it is for ctc without a text_encoder"),
+        ({"speed_perturbation": 1.5}, "speed_perturbation must be in [0, 1), got 1.5"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(keys, message, recipe, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        call(train.main, recipe(tmp_path / "run", **keys))
+    said = str(stopped.value) + capsys.readouterr().err
+    assert message in said

@@ -49,6 +49,7 @@ data-recipes: data-fusions  ## build the encoders and data of the recipes too; s
 	$(BIN)/python -m training.prepare.clothing_reviews data/clothing_reviews
 	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-reviews --dataset data/clothing_reviews \
 		--text_column text --min_count 3 --dropout 0.3
+	$(BIN)/python -m training.prepare.moving_shapes data/moving_shapes
 	test -z "$(FSDD_ZIP)" || { $(BIN)/python -m training.prepare.fsdd "$(FSDD_ZIP)" data/fsdd \
 		&& $(BIN)/python -m training.prepare.spoken_numbers data/fsdd data/spoken_numbers \
 		&& $(BIN)/python -m training.prepare.smart_home data/fsdd data/smart_home; }

@@ -1,8 +1,8 @@
 """Asks a checkpoint about one row as someone does who has transformers and not mm_hf.
 
-python -I ask_without_package.py CHECKPOINT ROW.json
+python -I ask_without_package.py CHECKPOINT ROW.json [TASK]
 
-Prints the answer of the checkpoint's own pipeline as JSON.
+Prints the answer of the checkpoint's own pipeline as JSON; TASK says which, where it has several.
 """
 
 import json
@@ -22,6 +22,6 @@ from transformers.utils import logging  # noqa: E402
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
-checkpoint, row_file = sys.argv[1:]
-ask = pipeline(model=checkpoint, trust_remote_code=True)
+checkpoint, row_file, *task = sys.argv[1:]
+ask = pipeline(*task, model=checkpoint, trust_remote_code=True)
 print(json.dumps(ask(json.loads(Path(row_file).read_text(encoding="utf-8")))))

@@ -1,4 +1,4 @@
-"""What the recipe `recommend` must be held against: three ways to guess a rating of MovieLens-100k that look at no text.
+"""What the recipe `recommend` must be held against: three ways to guess ratings of MovieLens-100k without any text.
 
     python benchmarks/movielens_floors.py [data/movielens]
 

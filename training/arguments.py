@@ -76,6 +76,9 @@ class ModelArguments:
     image_size: int | None = field(
         default=None, metadata={"help": "Side in pixels that images are resized to; left out, the encoder's own."}
     )
+    num_frames: int = field(
+        default=8, metadata={"help": "Frames of each video, at even distances, that go through the vision encoder."}
+    )
     freeze_encoders: bool = field(
         default=False,
         metadata={
@@ -150,7 +153,8 @@ class ModelArguments:
     )
 
     def __post_init__(self):
-        for name, least in (("lora_rank", 1), ("decoder_layers", 1), ("max_target_length", 2), ("num_beams", 1)):
+        least_of = {"lora_rank": 1, "num_frames": 1, "decoder_layers": 1, "max_target_length": 2, "num_beams": 1}
+        for name, least in least_of.items():
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if self.lora_alpha is not None and not self.lora_alpha > 0:
@@ -184,6 +188,10 @@ class DatasetArguments:
     audio_column: str | None = field(
         default=None,
         metadata={"help": "Column of the sounds: datasets.Audio, bytes, or paths to wav, flac, ogg, mp3."},
+    )
+    video_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the videos: paths or bytes of files that PyAV reads, or lists of pictures."},
     )
     table_columns: list[str] | None = field(
         default=None,

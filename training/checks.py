@@ -18,7 +18,12 @@ from training.job import COLUMN_OF, RETRIEVAL
 
 def check_arguments(script: str, model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
     """Says what is missing or does not fit together, before anything is loaded, and fills in the default encoders."""
-    if data_args.image_column and model_args.vision_encoder is None:
+    if data_args.image_column and data_args.video_column:
+        raise ValueError(
+            f"image_column is {data_args.image_column} and video_column {data_args.video_column!r}: a row has "
+            "pictures or a video, not both."
+        )
+    if (data_args.image_column or data_args.video_column) and model_args.vision_encoder is None:
         model_args.vision_encoder = DEFAULT_VISION_ENCODER
     if data_args.text_column and model_args.text_encoder is None:
         model_args.text_encoder = DEFAULT_TEXT_ENCODER
@@ -32,7 +37,7 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
     encoders = {f"{name}_encoder": COLUMN_OF[name] for name in PRETRAINED_MODALITIES}
     for encoder, column in encoders.items():
         if getattr(model_args, encoder) is not None:
-            needed[column] = getattr(data_args, column)
+            needed[column] = getattr(data_args, column) or (encoder == "vision_encoder" and data_args.video_column)
     if all(getattr(model_args, encoder) is None for encoder in encoders) and not data_args.table_columns:
         needed[" or ".join(COLUMN_OF.values())] = None
     for key, value in needed.items():

@@ -156,7 +156,7 @@ class OtherPictures(Rows):
 
     def __init__(self, dataset: Dataset, split: str, columns: Columns, order: list[int]):
         super().__init__(dataset, split)
-        moved = [*columns.images, *([columns.image_id] if columns.image_id else [])]
+        moved = [*columns.images, *(column for column in (columns.image_id, columns.video) if column)]
         self.pictures, self.order = dataset.select_columns(moved), order
         self.groups = self.pictures[columns.image_id][order] if columns.image_id else None
 

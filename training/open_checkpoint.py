@@ -143,6 +143,8 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
     """
     needed = ["dataset", *(COLUMN_OF[modality] for modality in config.modalities), "label_column"]
     missing = [f"--{key}" for key in needed if getattr(data_args, key) is None]
+    if data_args.video_column and "--image_column" in missing:
+        missing.remove("--image_column")
     if missing:
         raise ValueError(
             f"Needed: {', '.join(missing)}. {args.model} has no recipe.json that names them (a modality that the data "
@@ -150,7 +152,7 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
         )
     image = [column for column in data_args.image_column or [] if column]
     for modality, column in {
-        "vision": image,
+        "vision": image or data_args.video_column,
         "text": data_args.text_column,
         "audio": data_args.audio_column,
         "tabular": data_args.table_columns,
@@ -172,6 +174,7 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
         image_id=data_args.image_id_column or None,
         text=data_args.text_column or None,
         audio=data_args.audio_column or None,
+        video=data_args.video_column or None,
         table=data_args.table_columns or [],
         label=label,
         kind=data_args.kind_column or None,
@@ -355,6 +358,7 @@ def open_checkpoint(
         problem_type,
         on_error=data_args.on_error,
         root=root,
+        num_frames=config.num_images,
         table_names=names_of_classes(part.features, columns.table),
     )
     if job.transcribes:

@@ -268,7 +268,9 @@ def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple
     columns = collator.columns
     try:
         there = [column for column in columns.files if row[column]]
-        if there and there[0] == columns.audio:
+        if columns.video is not None and row[columns.video]:
+            picture = side_by_side(collator.frames_of(row))
+        elif there and there[0] == columns.audio:
             rate = collator.processor.feature_extractor.sampling_rate
             picture = picture_of_sound(decode_sound(row, columns.audio, collator.root, rate), rate)
         else:
@@ -281,6 +283,16 @@ def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple
         return picture, ", ".join(f"{name} {value}" for name, value in collator.table_row(row).items())
     sound = None if columns.audio is None else picture_file(row[columns.audio])
     return picture, "" if sound is None else Path(sound).name
+
+
+def side_by_side(frames: list[Image.Image]) -> Image.Image:
+    """The frames of a video in one picture, up to four in a row."""
+    width, height = frames[0].size
+    across = min(4, len(frames))
+    sheet = Image.new("RGB", (across * width, -(-len(frames) // across) * height), "white")
+    for place, frame in enumerate(frames):
+        sheet.paste(frame, (place % across * width, place // across * height))
+    return sheet
 
 
 def summary(results: dict) -> str:

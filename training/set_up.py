@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration, gather_object, set_seed
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, IterableDataset, List
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
@@ -110,6 +110,7 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         image_id=data_args.image_id_column,
         text=data_args.text_column,
         audio=data_args.audio_column,
+        video=data_args.video_column,
         table=data_args.table_columns or [],
         label=data_args.label_column,
         kind=data_args.kind_column,
@@ -167,6 +168,7 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         max_target_length=None if job.transcribes else model_args.max_target_length,
         target_end=not job.transcribes,
         pair_ids=job.searches,
+        num_frames=model_args.num_frames,
         table_names=names_of_classes(splits["train"].features, columns.table),
     )
     check_rows(job)
@@ -240,6 +242,8 @@ def check_rows(job: Job):
             for row in job.all_rows(split, [job.columns.text]):
                 job.collator.item_keys(row, "text", bad)
         for column in job.columns.files:
+            if isinstance(dataset.features[column], List):  # the pictures of videos are looked at when they are read
+                continue
             for row in rows_by_path(dataset, split, column):
                 try:
                     find_picture(row, column, job.collator.root)
@@ -346,7 +350,8 @@ def head_arguments(job: Job, losses: list[dict[str, Any]]) -> dict[str, Any]:
 def build_model(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedModel:
     """The recipe's model with fresh fusion and head; arguments as for `head_arguments`."""
     args = job.model_args
-    answers = job.columns.image and job.columns.text and job.problem_type == "single_label_classification"
+    seen = job.columns.image or job.columns.video
+    answers = seen and job.columns.text and job.problem_type == "single_label_classification"
     task = args.task or ("question_answering" if answers else "classification")
     if job.tasks:
         task = "multi_task"
@@ -373,7 +378,7 @@ def build_model(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
         pooling={"text": args.text_pooling} if args.text_pooling else None,
         freeze_encoders=args.freeze_encoders,
         classifier_dropout=args.classifier_dropout,
-        num_images=max(1, len(job.columns.images)),
+        num_images=max(1, len(job.collator.parts["vision"])),
         **({"attn_implementation": args.attn_implementation} if args.attn_implementation else {}),
         mixup_alpha=job.train_args.mixup_alpha,
         **head_arguments(job, losses),

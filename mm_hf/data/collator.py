@@ -15,6 +15,7 @@ from PIL import Image
 from ..models.generation_mm_fusion import GENERATION
 from ..models.processing_mm_fusion import MMFusionProcessor, ends_of_text, load_sound
 from ..models.tabular import TableError
+from ..models.video import load_frames
 from .augmentation import ImageAugmentation, change_speed
 from .bad_rows import check_on_error
 from .feature_cache import FeatureCache
@@ -124,6 +125,7 @@ class MultimodalCollator:
         target_end: a token ends each text that is to be written; CTC (`MMFusionForCTC`) needs none.
         pair_ids: give the ids of texts and pictures, by which equal ones are known on whatever process: for models
             that compare pairs.
+        num_frames: frames of a video, see `load_frames`; they are the images of its row.
         table_names: of columns of the table that are a `ClassLabel` the names of their classes.
         seed: of all three. What is drawn depends on the seed, the epoch and the first row of the item in the batch and
             on nothing else, so that neither a resumed run nor the number of workers changes it.
@@ -155,6 +157,7 @@ class MultimodalCollator:
     max_target_length: int | None = 64
     target_end: bool = True
     pair_ids: bool = False
+    num_frames: int = 8
     table_names: Mapping[str, list[str]] = field(default_factory=dict)
     seed: int = 0
     parts: dict[str, list[str]] = field(init=False)  # the columns of each modality
@@ -164,8 +167,10 @@ class MultimodalCollator:
         check_on_error(self.on_error)
         text = self.columns.text
         audio = self.columns.audio
+        frames = [] if self.columns.video is None else [f"{self.columns.video}#{k}" for k in range(self.num_frames)]
+        self._video: tuple[str, list[Image.Image]] | None = None  # the last one, whose frames come one after another
         self.parts = {
-            "vision": self.columns.images,
+            "vision": self.columns.images or frames,
             "text": [] if text is None else [text],
             "audio": [] if audio is None else [audio],
             "tabular": [TABLE] if self.columns.table else [],
@@ -244,6 +249,9 @@ class MultimodalCollator:
         if modality == "tabular":
             return self._table_key(row)
         column = self.parts[modality][0] if column is None else column
+        if modality == "vision" and self.columns.video is not None:
+            video = self._video_key(row)
+            return None if video is None else f"{video}{column.removeprefix(self.columns.video)}"
         value = row[column]
         if is_absent(value):
             return None
@@ -255,7 +263,7 @@ class MultimodalCollator:
         if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
             what = {"vision": "picture", "audio": "sound"}[modality]
             raise BadRowError(row, column, f"this is no {what}, with neither bytes nor a path: {value!r:.80}.")
-        if modality == "vision" and len(self.parts[modality]) == 1 and self.columns.image_id is not None:
+        if modality == "vision" and len(self.columns.images) == 1 and self.columns.image_id is not None:
             image_id = row[self.columns.image_id]
             if not is_absent(image_id):
                 return f"{row['split']}:{image_id}"
@@ -279,6 +287,47 @@ class MultimodalCollator:
         except TableError as error:
             raise BadRowError(row, error.column, error.reason) from None
         return repr(sorted(values.items())) if values else None
+
+    def _video_key(self, row: dict[str, Any]) -> str | None:
+        """See `item_key`: of the whole video."""
+        value = row[self.columns.video]
+        if is_absent(value):
+            return None
+        frames = value if isinstance(value, list) else [value]
+        contents = []
+        for frame in frames:
+            file = picture_file(frame)
+            if not isinstance(frame, dict) or (frame.get("bytes") is None and file is None):
+                raise BadRowError(row, self.columns.video, f"this is no video: {value!r:.80}.")
+            contents.append(frame["bytes"] if frame.get("bytes") is not None else str(file).encode())
+        digest = hashlib.sha256()
+        for content in contents:
+            digest.update(hashlib.sha256(content).digest())
+        return digest.hexdigest()
+
+    def frames_of(self, row: dict[str, Any]) -> list[Image.Image]:
+        """The frames that stand for the video of a row.
+
+        Raises:
+            BadRowError: it is missing or broken, or its path leads out of the root.
+        """
+        column = self.columns.video
+        key, value = self._video_key(row), row[column]
+        if key is None:
+            raise BadRowError(row, column, "there is no video.")
+        if self._video is None or self._video[0] != key:
+            try:
+                if isinstance(value, list):
+                    source: Any = [decode_image({**row, column: frame}, column, self.root) for frame in value]
+                else:
+                    inside = value.get("bytes")
+                    source = find_picture(row, column, self.root) if inside is None else inside
+                self._video = key, load_frames(source, self.num_frames)
+            except BadRowError:
+                raise
+            except ValueError as error:
+                raise BadRowError(row, column, str(error), picture_file(value)) from None
+        return self._video[1]
 
     def item_keys(self, row: dict[str, Any], modality: str, bad: list[BadRowError] | None = None) -> list[str | None]:
         """The key of each column of a modality, see `item_key`; None also where the row is bad and bad rows are
@@ -432,8 +481,11 @@ class MultimodalCollator:
                     continue
                 except BadRowError as error:
                     reasons[key] = error.entry["reason"]
-            file = picture_file(row.get(column))
-            self._note(BadRowError(row, column, reasons[key], file), bad)
+            if modality == "vision" and self.columns.video is not None:
+                if not column.endswith("#0"):  # it is told once for all frames of a video
+                    continue
+                column = self.columns.video
+            self._note(BadRowError(row, column, reasons[key], picture_file(row.get(column))), bad)
         order = {key: number for number, key in enumerate(items)}
         index = torch.tensor([order.get(key, -1) for key in keys])
         usable = [key if key in order else None for key in keys]
@@ -441,6 +493,8 @@ class MultimodalCollator:
 
     def _load(self, row: dict[str, Any], modality: str, column: str) -> Any:
         """What the processor takes: the decoded picture or sound, the text, or the columns of the table."""
+        if modality == "vision" and self.columns.video is not None:
+            return self.frames_of(row)[self.parts["vision"].index(column)]
         if modality == "vision":
             return decode_image(row, column, self.root)
         if modality == "audio":

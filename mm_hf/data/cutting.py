@@ -49,6 +49,8 @@ def group_keys(values: Iterable[Any]) -> list[Any]:
     out."""
     keys = []
     for value in values:
+        if isinstance(value, list):  # the pictures of a video
+            value = tuple(group_keys(value)) or None
         if isinstance(value, dict):
             content, path = value.get("bytes"), value.get("path")
             value = hashlib.sha256(content).digest() if content else os.path.normpath(path) if path else None

@@ -60,6 +60,7 @@ class Columns:
         kind: strings that metrics are split by.
         weight: numbers, how much each row counts in the training loss; by label column where only some tasks have it.
         audio: sounds, a `datasets.Audio`, paths or bytes; None in a row: this row has no sound.
+        video: files of videos, their paths or bytes, or lists of pictures; None in a row: this row has no video.
         table: numbers, strings, truth values or classes, the columns of a table; None or NaN in one of them: this
             value is missing; in all of them: this row has no table.
     """
@@ -71,9 +72,12 @@ class Columns:
     kind: str | None = None
     weight: str | dict[str, str] | None = None
     audio: str | None = None
+    video: str | None = None
     table: list[str] = field(default_factory=list)
 
     def __post_init__(self):
+        if self.image is not None and self.video is not None:
+            raise ValueError(f"A row has images or a video, not both: got {self.images} and {self.video!r}.")
         if isinstance(self.weight, dict) and (unknown := set(self.weight) - set(self.labels)):
             raise ValueError(f"weight names {sorted(unknown)}, but the columns of labels are {self.labels}.")
 
@@ -84,8 +88,8 @@ class Columns:
 
     @property
     def files(self) -> list[str]:
-        """The columns whose items are files: pictures and sounds."""
-        return [*self.images, *([] if self.audio is None else [self.audio])]
+        """The columns whose items are files: pictures, sounds and videos."""
+        return [*self.images, *(column for column in (self.audio, self.video) if column is not None)]
 
     @property
     def labels(self) -> list[str]:
@@ -102,7 +106,7 @@ class Columns:
     def named(self) -> list[tuple[str, str]]:
         """The columns that are there, as pairs of their part and their name."""
         pairs: list[tuple[str, str | None]] = [("image", column) for column in self.images]
-        pairs += [("image_id", self.image_id), ("text", self.text), ("audio", self.audio)]
+        pairs += [("image_id", self.image_id), ("text", self.text), ("audio", self.audio), ("video", self.video)]
         pairs += [("table", column) for column in self.table]
         pairs += [("label", column) for column in self.labels]
         pairs += [("kind", self.kind), *(("weight", column) for column in dict.fromkeys(self.weights.values()))]

@@ -17,7 +17,9 @@ from datasets import (
     Image,
     IterableDataset,
     IterableDatasetDict,
+    List,
     Value,
+    Video,
     load_dataset,
     load_from_disk,
 )
@@ -282,6 +284,8 @@ def prepare(
         split = with_files(split, column, root, "images", Image(decode=False))
     if columns.audio is not None:
         split = with_files(split, columns.audio, root, "sounds", SOUND)
+    if columns.video is not None:
+        split = with_videos(split, columns.video, root)
     return split
 
 
@@ -357,6 +361,18 @@ def with_files(
         return split.cast_column(column, target) if feature != target else split
     features = Features({**split.features, column: target})
     return split.map(partial(as_file, column=column), features=features)
+
+
+def with_videos(split: Dataset | IterableDataset, column: str, root: str | None) -> Dataset | IterableDataset:
+    """The split with videos as structs of bytes and path, or as lists of those where they are lists of pictures; see
+    `with_files`."""
+    feature: Any = split.features[column]
+    if isinstance(feature, Video):  # decoding it would need torchcodec
+        split = split.cast_column(column, Video(decode=False))
+        feature = SOUND
+    if isinstance(feature, List) and isinstance(feature.feature, Image):
+        return split.cast_column(column, List(Image(decode=False)))
+    return with_files(split, column, root, "videos", SOUND)
 
 
 def drop_empty(row: dict[str, Any], column: str) -> dict[str, Any]:

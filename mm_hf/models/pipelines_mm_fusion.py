@@ -13,15 +13,17 @@ from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from .processing_mm_fusion import load_sound
+from .video import load_frames
 
 
 class MMFusionClassificationPipeline(Pipeline):
-    """Classifies rows `{"image": …, "text": …, "audio": …, "table": …}`, any of which may be missing or None.
+    """Classifies rows `{"image": …, "text": …, "audio": …, "table": …}`, any of which may be missing or None; in place
+    of the image `"video"`, where the model was trained on videos.
 
     An image is a PIL image, a path or a URL; a sound is a path, the bytes of a file, or a dict of `array` and
-    `sampling_rate`, and is resampled where that is needed; a table's row is a dict of its columns. Returns for each
-    row `[{"score", "label"}, …]`, best first; for several labels at once the scores are independent probabilities, for
-    a regression they are the predicted values.
+    `sampling_rate`, and is resampled where that is needed; a video is a path, the bytes of a file, or a list of PIL
+    images; a table's row is a dict of its columns. Returns for each row `[{"score", "label"}, …]`, best first; for
+    several labels at once the scores are independent probabilities, for a regression they are the predicted values.
 
     Args of a call:
         top_k (`int`, defaults to 5): how many; None for all.
@@ -55,21 +57,25 @@ class MMFusionClassificationPipeline(Pipeline):
         Raises:
             ValueError: a row that is not a dict with at least one known key, or has what the model does not read.
         """
-        known = ("image", "text", "question", "audio", "table")
+        known = ("image", "text", "question", "audio", "table", "video")
         if not isinstance(inputs, dict) or not set(inputs) & set(known) or not set(inputs) <= set(known):
             raise ValueError(f"A row must be a dict with keys out of {known}, got {inputs!r}.")
         source, text = inputs.get("image"), inputs.get("text", inputs.get("question"))
         modalities = self.model.config.modalities
-        sound, table = inputs.get("audio"), inputs.get("table")
+        sound, table, video = (inputs.get(key) for key in ("audio", "table", "video"))
+        if source is not None and video is not None:
+            raise ValueError("A row has an image or a video, not both.")
         given = (("image", source, "vision"), ("text", text, "text"), ("audio", sound, "audio"))
-        for key, value, modality in (*given, ("table", table, "tabular")):
+        for key, value, modality in (*given, ("table", table, "tabular"), ("video", video, "vision")):
             if value is not None and modality not in modalities:
                 raise ValueError(f"The row has {key} {value!r:.80}, but this model reads {modalities} alone.")
         processor: Any = self.processor
         if sound is not None:
             sound = load_sound(sound, processor.feature_extractor.sampling_rate)
         # The source goes along because loading makes a new object: equal sources are one image.
-        image = None if source is None else load_image(source)
+        image: Any = None if source is None else load_image(source)
+        if video is not None:
+            image, source = load_frames(video, self.model.config.num_images), video
         return {"image": image, "source": source, "text": text, "audio": sound, "table": table}
 
     def _forward(self, model_inputs: dict | list[dict], **processor_kwargs) -> dict[str, torch.Tensor]:
@@ -89,7 +95,7 @@ class MMFusionClassificationPipeline(Pipeline):
             if any(row[key] is not None for row in rows)
         }
         if not columns:
-            raise ValueError("A row needs an image, a text, a sound or a table's row.")
+            raise ValueError("A row needs an image, a text, a sound, a table's row or a video.")
         processor: Any = self.processor
         if "audio" in columns:
             columns["sampling_rate"] = processor.feature_extractor.sampling_rate

@@ -164,7 +164,8 @@ class MMFusionProcessor(ProcessorMixin):
         """Prepares a batch.
 
         Args:
-            images: an image (PIL, array or tensor) or a list of them; None in the list: this row has no image.
+            images: an image (PIL, array or tensor) or a list of them; None in the list: this row has no image. A list
+                in the list: the images of a row with several, or the frames of its video, None for a place without.
             text: a string or a list of them; None in the list: this row has no text.
             audio: a sound, `(S,)` float from -1 to 1, or a list of them; None in the list: this row has no sound.
             table: a row of the table, `{column: value}`, or a list of them; a column that is not there, None or NaN is
@@ -176,9 +177,10 @@ class MMFusionProcessor(ProcessorMixin):
                 have: it has to be what the feature extractor has, since nothing is resampled here.
 
         Returns:
-            `vision_index`, `text_index`, `audio_index`, `tabular_index` `(B,)` where rows share items or lack them,
-            then `pixel_values`, `numerical_values`, `categorical_ids`, and what the tokenizer and the feature
-            extractor make, for the distinct items; the latter's mask is `audio_attention_mask`.
+            `vision_index`, `text_index`, `audio_index`, `tabular_index` `(B,)` where rows share items or lack them
+            (`vision_index` `(B, K)` where rows have up to K images), then `pixel_values`, `numerical_values`,
+            `categorical_ids`, and what the tokenizer and the feature extractor make, for the distinct items; the
+            latter's mask is `audio_attention_mask`.
 
         Raises:
             ValueError: nothing given, lists of different length, an empty text (None means absent), a sound that is
@@ -214,7 +216,14 @@ class MMFusionProcessor(ProcessorMixin):
         for name, (modality, _) in PARTS.items():
             if name not in rows:
                 continue
-            items, index = distinct_items(rows[name], bool(deduplicate))
+            values, places = rows[name], 0
+            if name == "images" and any(isinstance(value, (list, tuple)) for value in values):
+                values = [list(value) if isinstance(value, (list, tuple)) else [value] for value in values]
+                places = max(1, *map(len, values))
+                values = [image for own in values for image in (*own, *[None] * (places - len(own)))]
+            items, index = distinct_items(values, bool(deduplicate))
+            if places:
+                index = [index[start : start + places] for start in range(0, len(index), places)]
             if len(rows[name]) < batch:
                 index = index * batch
             if index != list(range(batch)):
@@ -462,7 +471,7 @@ def as_list(value) -> list:
     return [value]
 
 
-def distinct_items(values: list, deduplicate: bool) -> tuple[list, list[int]]:
+def distinct_items(values: list, deduplicate: bool) -> tuple[list, list]:
     """Gives the items that are there, and for each row the position of its item, -1 where it has none.
 
     Strings are the same if they are equal, all else if it is the very same object.

@@ -1,0 +1,139 @@
+"""Videos: which frames stand for them, files and lists of pictures, and what is wrong with a row."""
+
+import io
+import random
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict, Features, Image, List, Value
+from PIL import Image as PILImage
+
+from mm_hf import MMFusionProcessor
+from mm_hf.data import BadRowError, Columns, MultimodalCollator, Rows, load_splits
+from mm_hf.models.video import chosen_frames, load_frames
+from training.prepare.moving_shapes import FRAMES, SIDE, film
+
+
+def png(picture: PILImage.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def clip() -> bytes:
+    """A red shape that moves to the right."""
+    return film("red", "right", random.Random(0))
+
+
+@pytest.fixture(scope="module")
+def processor(encoders) -> MMFusionProcessor:
+    processor = MMFusionProcessor.from_encoders_pretrained(vision=str(encoders / "mobilenet-v2"))
+    processor.image_processor.size = {"height": 32, "width": 32}
+    processor.image_processor.do_center_crop = False
+    return processor
+
+
+def middle_of_the_shape(picture: PILImage.Image) -> float:
+    """From left to right."""
+    pixels = np.asarray(picture).astype(int)
+    red = (pixels[..., 0] - pixels[..., 1]) > 80
+    return float(red.nonzero()[1].mean())
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "expected"),
+    [(16, 4, [2, 6, 10, 14]), (4, 4, [0, 1, 2, 3]), (9, 1, [4]), (2, 4, [0, 0, 1, 1]), (1, 3, [0, 0, 0])],
+)
+def test_the_middles_of_equal_parts(count, wanted, expected):
+    assert chosen_frames(count, wanted) == expected
+
+
+def test_a_file_its_bytes_and_its_frames_are_one_video(clip, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(clip)
+    frames = load_frames(clip, 4)
+    assert [frame.size for frame in frames] == [(SIDE, SIDE)] * 4
+    places = [middle_of_the_shape(frame) for frame in frames]
+    assert places == sorted(places)
+    assert places[3] - places[0] > 10
+    whole = load_frames(clip, FRAMES)
+    for source in (str(tmp_path / "clip.mp4"), tmp_path / "clip.mp4", whole):
+        found = load_frames(source, 4)
+        assert all(np.array_equal(one, other) for one, other in zip(found, frames))
+    assert len(load_frames(clip, 40)) == 40
+
+
+@pytest.mark.parametrize(
+    ("source", "frames", "message"),
+    [
+        (b"no video", 4, "the video cannot be read"),
+        ("nowhere.mp4", 4, "there is no file 'nowhere.mp4'"),
+        ([], 4, "the video has no frame"),
+        (b"", 0, "num_frames must be at least 1, got 0"),
+    ],
+)
+def test_what_is_no_video(source, frames, message):
+    with pytest.raises(ValueError, match=message):
+        load_frames(source, frames)
+
+
+def test_a_video_that_breaks_off(clip):
+    with pytest.raises(ValueError, match=r"the video (cannot be read|breaks off|has no frame)"):
+        load_frames(clip[: len(clip) // 2], 4)
+
+
+@pytest.mark.parametrize("form", ["bytes", "paths", "pictures"])
+def test_columns_of_every_form(form, clip, processor, tmp_path):
+    other = film("blue", "up", random.Random(1))
+    clips = [clip, other, None, clip]
+    features = Features({"clip": Value("binary"), "label": Value("int64")})
+    values = clips
+    if form == "paths":
+        for name, content in (("a.mp4", clip), ("b.mp4", other)):
+            (tmp_path / name).write_bytes(content)
+        values = ["a.mp4", "b.mp4", None, "a.mp4"]
+        features["clip"] = Value("string")
+    elif form == "pictures":
+        features["clip"] = List(Image())
+        values = [
+            None if one is None else [{"bytes": png(frame)} for frame in load_frames(one, FRAMES)] for one in clips
+        ]
+    rows = Dataset.from_dict({"clip": values, "label": [0, 1, 0, 1]}, features=features)
+    DatasetDict({"train": rows, "validation": rows, "test": rows}).save_to_disk(tmp_path / "set")
+    columns = Columns(video="clip", label="label")
+    part = load_splits(str(tmp_path / "set"), columns, data_root=str(tmp_path))["train"]
+    collator = MultimodalCollator(
+        processor, columns, {"0": 0, "1": 1}, "single_label_classification", root=str(tmp_path), num_frames=3
+    )
+    batch = collator(Rows(part, "train").__getitems__([0, 1, 2, 3]))
+    assert batch["vision_index"].tolist() == [[0, 1, 2], [3, 4, 5], [-1, -1, -1], [0, 1, 2]]
+    expected = processor(images=[load_frames(clip, 3), load_frames(other, 3), None])
+    torch.testing.assert_close(batch["pixel_values"], expected["pixel_values"])
+    assert expected["vision_index"].tolist() == [[0, 1, 2], [3, 4, 5], [-1, -1, -1]]
+
+
+def test_rows_of_several_images_through_the_processor(processor):
+    one, two = (PILImage.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    batch = processor(images=[[one, None], two, [two, one]], deduplicate=True)
+    assert batch["vision_index"].tolist() == [[0, -1], [1, -1], [1, 0]]
+    assert batch["pixel_values"].shape[0] == 2
+
+
+def test_a_bad_video_is_named_once(clip, processor, tmp_path):
+    rows = [
+        {"clip": {"bytes": b"nothing", "path": "broken.mp4"}, "label": 0, "row_id": 5, "split": "train"},
+        {"clip": {"bytes": clip, "path": None}, "label": 1, "row_id": 6, "split": "train"},
+    ]
+    settings = (processor, Columns(video="clip", label="label"), {"0": 0, "1": 1}, "single_label_classification")
+    with pytest.raises(BadRowError, match=r"row 5 of split 'train', column 'clip', file 'broken.mp4': the video"):
+        MultimodalCollator(*settings, num_frames=3)(rows)
+    batch = MultimodalCollator(*settings, num_frames=3, on_error="skip")(rows)
+    assert [(entry["row"], entry["column"]) for entry in batch["bad_rows"]] == [(5, "clip")]
+    assert batch["vision_index"].tolist() == [[-1, -1, -1], [0, 1, 2]]
+    assert batch["labels"].tolist() == [-100, 1]
+    outside = {"clip": {"bytes": None, "path": "../../etc/passwd"}, "label": 0, "row_id": 0, "split": "train"}
+    with pytest.raises(BadRowError, match="leads out of"):
+        MultimodalCollator(*settings, root=str(tmp_path))([outside])
+    with pytest.raises(ValueError, match=r"not both: got \['picture'\] and 'clip'"):
+        Columns(image="picture", video="clip")

@@ -26,6 +26,7 @@ from .models.pipelines_mm_fusion import (
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 from .models.processing_mm_fusion import MMFusionProcessor
 from .models.retrieval_mm_fusion import MMFusionForRetrieval
+from .models.tabular import TableSchema, TabularConfig
 
 
 __version__ = "0.1.0"
@@ -53,6 +54,8 @@ __all__ = [
     "MMFusionProcessor",
     "MMFusionQuestionAnsweringPipeline",
     "MMFusionSpeechRecognitionPipeline",
+    "TableSchema",
+    "TabularConfig",
     "TokenStates",
     "pipeline",
     "register_fusion",

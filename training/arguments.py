@@ -275,8 +275,8 @@ class DataArguments(DatasetArguments):
         for name in ("validation_fraction", "test_fraction"):
             check_range(name, getattr(self, name), 0, 1)
         for name in ("token_dropout", "speed_perturbation"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be below 1, got {getattr(self, name)}.")
 
 
 @dataclass

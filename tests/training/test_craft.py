@@ -728,7 +728,7 @@ def test_ends(name, script, recipe):
         ({"train_sampling_strategy": "sorted"}, "train_sampling_strategy must be one of"),
         ({"optim": "adam"}, "optim must be one of ['adamw_torch_fused', 'sgd'], got 'adam'"),
         ({"lr_scheduler_type": "warmup_stable_decay"}, "lr_scheduler_type must be one of"),
-        ({"token_dropout": 1.0}, "token_dropout must be in [0, 1), got 1.0"),
+        ({"token_dropout": 1.0}, "token_dropout must be below 1, got 1.0"),
     ],
 )
 def test_wrong_values_in_a_recipe(keys, message, recipe, capsys):

@@ -156,7 +156,7 @@ def test_two_processes_learn_as_one(recipe, tmp_path):
         ({"decoder": "minilm"}, "decoder is 'minilm', but only the task generation has a decoder"),
         ({"imbalance": "focal_loss"}, "imbalance is 'focal_loss', but ctc writes texts, without classes"),
         ({"task": None, "tokenizer": "words"}, "tokenizer is 'words': it is for ctc without a text_encoder"),
-        ({"speed_perturbation": 1.5}, "speed_perturbation must be in [0, 1), got 1.5"),
+        ({"speed_perturbation": 1.5}, "speed_perturbation must be below 1, got 1.5"),
     ],
 )
 def test_what_does_not_fit_is_one_line(keys, message, recipe, tmp_path, capsys):

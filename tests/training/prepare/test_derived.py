@@ -1,0 +1,158 @@
+"""Data sets that are made from others or from a package: what is in them, and that no part alone tells the answer."""
+
+import io
+from collections import Counter, defaultdict
+
+import pytest
+import soundfile
+from datasets import ClassLabel, load_from_disk
+
+from training.prepare import clothing_reviews, emoji_records, movielens, moving_shapes, smart_home, spoken_numbers
+from training.prepare.common import cut_at_random
+
+
+def best_guess(keys: list, answers: list) -> float:
+    """Accuracy of whoever knows these keys alone, and all rows."""
+    by = defaultdict(Counter)
+    for key, answer in zip(keys, answers):
+        by[key][answer] += 1
+    return sum(max(counts.values()) for counts in by.values()) / len(answers)
+
+
+@pytest.fixture(scope="module")
+def numbers(fsdd_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("derived") / "spoken_numbers"
+    spoken_numbers.main([str(fsdd_folder), str(folder)])
+    return load_from_disk(str(folder))
+
+
+def test_numbers_are_joined_from_recordings_of_one_part_and_speaker(numbers, fsdd):
+    words = dict(zip("0123456789", ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")))
+    lengths = defaultdict(set)
+    for part, rows in fsdd.items():
+        for row in rows:
+            samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="int16")
+            lengths[part, row["speaker"], str(row["digit"])].add(len(samples))
+    for part, rows in numbers.items():
+        used = Counter()
+        for row in rows:
+            assert row["text"] == " ".join(words[digit] for digit in row["number"])
+            assert 2 <= row["digits"] == len(row["number"]) <= 5
+            samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]))
+            own = [lengths[part, row["speaker"], digit] for digit in row["number"]]
+            pause = (len(row["number"]) - 1) * rate
+            assert sum(map(min, own)) + 0.05 * pause - 5 <= len(samples) <= sum(map(max, own)) + 0.2 * pause + 5
+            used.update((row["speaker"], digit) for digit in row["number"])
+        rounds = spoken_numbers.ROUNDS.get(part, 1)
+        most = Counter((row["speaker"], str(row["digit"])) for row in fsdd[part])
+        assert all(used[key] <= rounds * count for key, count in most.items())
+        assert sum(used.values()) > 0.98 * rounds * sum(most.values())
+
+
+@pytest.fixture(scope="module")
+def home(fsdd_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("derived") / "smart_home"
+    smart_home.main([str(fsdd_folder), str(folder)])
+    return load_from_disk(str(folder))
+
+
+def test_the_heating_does_what_the_rules_say_and_neither_voice_nor_state_tells(home, fsdd):
+    names = home["train"].features["action"].names
+    for part, rows in home.items():
+        columns = rows.remove_columns("audio")[:]
+        states = list(zip(columns["level"], columns["mode"], columns["window"]))
+        actions = [names[number] for number in columns["action"]]
+        for said, state, action in zip(columns["said"], states, actions):
+            assert smart_home.action_of(said, dict(zip(("level", "mode", "window"), state))) == action
+        counts = Counter(actions)
+        assert max(counts.values()) - min(counts.values()) <= 2
+        assert best_guess(columns["said"], actions) < 0.35
+        if part == "train":
+            assert best_guess(states, actions) < 0.7
+        recordings = {sound["bytes"] for sound in fsdd[part]["audio"]}
+        assert {sound["bytes"] for sound in rows["audio"]} == recordings
+
+
+def test_the_rules():
+    state = {"level": 4, "mode": "on", "window": "closed"}
+    assert [smart_home.action_of(said, state) for said in (6, 4, 2)] == ["up", "nothing", "down"]
+    assert [smart_home.action_of(said, {**state, "window": "open"}) for said in (6, 4, 2)] == [
+        "wait",
+        "nothing",
+        "down",
+    ]
+    assert [smart_home.action_of(said, {**state, "mode": "eco"}) for said in (6, 5)] == ["refuse", "up"]
+    assert smart_home.action_of(4, {**state, "mode": "locked"}) == "refuse"
+
+
+def test_shapes_and_tones_and_that_all_three_are_needed():
+    rows = moving_shapes.questions(90, 0, 0)
+    names = rows.features["answer"].names
+    columns = rows.remove_columns(["video", "audio"])[:]
+    answers = [names[number] for number in columns["answer"]]
+    assert Counter(columns["kind"]) == {"colour": 90, "way": 90, "tone": 90, "both": 60}
+    by_clip = defaultdict(dict)
+    for clip, kind, answer in zip(columns["clip"], columns["kind"], answers):
+        by_clip[clip][kind] = answer
+    joint = [(seen["way"], seen["tone"], seen["both"]) for seen in by_clip.values() if "both" in seen]
+    assert {(way, tone): answer for way, tone, answer in joint} == {
+        **dict.fromkeys(moving_shapes.SAME, "yes"),
+        **dict.fromkeys(moving_shapes.OPPOSITE, "no"),
+    }
+    assert Counter(answer for _, _, answer in joint) == {"yes": 30, "no": 30}
+    for place in (0, 1):
+        assert best_guess([row[place] for row in joint], [row[2] for row in joint]) < 0.7
+    assert moving_shapes.questions(3, 0, 0)[:] == moving_shapes.questions(3, 0, 0)[:]
+    assert moving_shapes.questions(3, 0, 0)[0] != moving_shapes.questions(3, 0, 1)[0]
+
+
+def test_reviews(clothing_reviews_folder):
+    parts = load_from_disk(str(clothing_reviews_folder))
+    assert {name: len(part) for name, part in parts.items()} == {"train": 16440, "validation": 2349, "test": 4697}
+    ids = [number for part in parts.values() for number in part["row_id"]]
+    assert sorted(ids) == list(range(23486))
+    row = clothing_reviews.read()[1]
+    assert row["text"].startswith("Love this dress!  it's sooo pretty.")
+    assert (row["age"], row["department"], row["rating"], row["recommended"]) == (34, "Dresses", 4, 1)
+    assert isinstance(parts["train"].features["rating"], ClassLabel)
+    assert any(text is None for text in parts["train"]["text"])
+
+
+@pytest.mark.slow  # half a minute of sums
+def test_films_and_what_is_known_of_viewers(tmp_path):
+    movielens.main([str(tmp_path / "movielens")])
+    parts = load_from_disk(str(tmp_path / "movielens"))
+    assert {name: len(part) for name, part in parts.items()} == {"train": 70000, "validation": 10000, "test": 20000}
+    ratings = defaultdict(list)
+    for user, rating in zip(parts["train"]["user"], parts["train"]["rating"]):
+        ratings[user].append(rating)
+    for row in parts["test"].select(range(50)):
+        own = ratings[row["user"]]
+        assert row["user_count"] == len(own)
+        assert row["user_mean"] == pytest.approx(sum(own) / len(own))
+        assert 1900 < row["year"] < 2000
+        assert "(" not in row["text"][-6:]
+    counts = {row["user"]: row["user_count"] for row in parts["train"].select(range(200))}
+    assert all(count <= len(ratings[user]) for user, count in counts.items())
+    assert sum(count < len(ratings[user]) for user, count in counts.items()) > 0.9 * len(counts)  # without its tenth
+
+
+def test_emoji_records(openmoji_folder, tmp_path):
+    emoji_records.main([str(openmoji_folder), str(tmp_path / "records")])
+    parts = load_from_disk(str(tmp_path / "records"))
+    full = load_from_disk(str(openmoji_folder))
+    for name, part in parts.items():
+        assert len(part) == sum(value is not None for value in full[name]["sentiment"])
+        assert all(value is not None for value in part["sentiment"])
+        assert sum(value is not None for value in part["group"]) > 0.9 * len(part)
+    row = next(row for row in parts["train"].remove_columns("image") if row["name"] == "red heart")
+    assert (row["group"], row["version"], row["skin"]) == ("heart", 0.6, "no")
+
+
+def test_a_cut_keeps_every_row_once(clothing_reviews_folder):
+    rows = load_from_disk(str(clothing_reviews_folder))["test"]
+    parts = cut_at_random(rows, 3)
+    assert [len(part) for part in parts.values()] == [3288, 470, 939]
+    assert sorted(number for part in parts.values() for number in part["row_id"]) == sorted(rows["row_id"])
+    assert cut_at_random(rows, 3)["test"]["row_id"][:] == parts["test"]["row_id"][:]
+    assert cut_at_random(rows, 4)["test"]["row_id"][:] != parts["test"]["row_id"][:]

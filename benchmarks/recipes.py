@@ -54,14 +54,14 @@ SYSTEMS = {
     "mismatch": System("is the picture what the text says", 120),
     "spoken_digits": System("Whisper's encoder: which digit is said", 60),
     "speech_lstm": System("LSTM over log-mel frames: which digit is said", 240),
-    "speech_ctc": System("speech to text, CTC: one word", 240, "wer"),
-    "speech_ctc_numbers": System("speech to text, CTC: numbers of 2 to 5 digits", 300, "wer"),
-    "speech_seq2seq": System("speech to text, encoder-decoder: numbers of 2 to 5 digits", 240, "wer"),
-    "smart_home": System("voice + table: what is the heating to do", 120),
-    "sentiment": System("text + table: stars of a review", 120),
+    "speech_ctc": System("speech to text, CTC: one word", 180, "wer"),
+    "speech_ctc_numbers": System("speech to text, CTC: numbers of 2 to 5 digits", 240, "wer"),
+    "speech_seq2seq": System("speech to text, encoder-decoder: numbers of 2 to 5 digits", 180, "wer"),
+    "smart_home": System("voice + table: what is the heating to do", 90),
+    "sentiment": System("text + table: stars of a review", 90),
     "record": System("picture + text + table: sentiment of an emoji", 60),
     "recommend": System("text + table: a viewer's rating of a film", 100),
-    "video": System("video + sound + question", 200),
+    "video": System("video + sound + question", 150),
 }
 
 

@@ -130,6 +130,10 @@ class ModelArguments:
             "tokenizer; left out, letters, or beside a text_encoder that one's tokens."
         },
     )
+    ctc_stride: int = field(
+        default=1,
+        metadata={"help": "ctc: tokens of the sound (Whisper has 50 a second) averaged into one that writes."},
+    )
     max_target_length: int = field(
         default=64, metadata={"help": "generation: tokens that a text to be written is cut to, and that it may have."}
     )
@@ -153,7 +157,14 @@ class ModelArguments:
     )
 
     def __post_init__(self):
-        least_of = {"lora_rank": 1, "num_frames": 1, "decoder_layers": 1, "max_target_length": 2, "num_beams": 1}
+        least_of = {
+            "lora_rank": 1,
+            "ctc_stride": 1,
+            "num_frames": 1,
+            "decoder_layers": 1,
+            "max_target_length": 2,
+            "num_beams": 1,
+        }
         for name, least in least_of.items():
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")

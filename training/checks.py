@@ -116,6 +116,8 @@ def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args
         for key, value in of_decoder.items():
             if value is not None:
                 raise ValueError(f"{key} is {value!r}, but only the task generation has a decoder.")
+    if model_args.ctc_stride > 1 and model_args.task != CTC:
+        raise ValueError(f"ctc_stride is {model_args.ctc_stride}, but the task is {model_args.task}, not ctc.")
     if model_args.tokenizer is not None and (model_args.task != CTC or model_args.text_encoder is not None):
         raise ValueError(
             f"tokenizer is {model_args.tokenizer!r}: it is for ctc without a text_encoder, which brings its own."

@@ -326,7 +326,8 @@ def head_arguments(job: Job, losses: list[dict[str, Any]]) -> dict[str, Any]:
         return {"projection_dim": args.projection_dim, "matching_weight": args.matching_weight}
     if job.transcribes:
         tokenizer = job.processor.tokenizer
-        return {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        size = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        return {**size, "ctc_stride": job.model_args.ctc_stride}
     if job.writes:
         keys = ("decoder", "decoder_layers", "freeze_decoder_embeddings")
         return {**{key: getattr(args, key) for key in keys}, **losses[0]}

@@ -261,6 +261,9 @@ class MMFusionConfig(PreTrainedConfig):
             that no training text has keep their meaning.
         vocab_size (`int`, *optional*): for `MMFusionForCTC`: tokens that it can write, the blank among them, which is
             `pad_token_id`.
+        ctc_stride (`int`, defaults to 1): there, tokens of the sound that are averaged before one token of the text is
+            read from them. Letters need a fine grid; words that are few are better told apart by a third of a second
+            than by a fiftieth.
         base_models (`list[str]`, *optional*): Hub ids of the encoders, for the model card.
 
     Raises:
@@ -315,6 +318,7 @@ class MMFusionConfig(PreTrainedConfig):
     pad_token_id: int | None = None
     freeze_decoder_embeddings: bool = False
     vocab_size: int | None = None
+    ctc_stride: int = 1
     base_models: list[str] | None = None
 
     def __post_init__(self, **kwargs):
@@ -429,6 +433,8 @@ class MMFusionConfig(PreTrainedConfig):
                 "matching_weight must be a number from 0 up and projection_dim at least 1, got "
                 f"{self.matching_weight} and {self.projection_dim}."
             )
+        if self.ctc_stride < 1:
+            raise ValueError(f"ctc_stride must be at least 1, got {self.ctc_stride}.")
         if self.task_weighting not in TASK_WEIGHTINGS:
             raise ValueError(f"task_weighting must be one of {TASK_WEIGHTINGS}, got {self.task_weighting!r}.")
         if self.tasks is None:

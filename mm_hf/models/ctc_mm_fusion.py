@@ -31,8 +31,8 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
     """Writes down what is said, in the order in which it is said (Graves et al. 2006).
 
     Each token of the sound, as the fusion gives it with the fused vector added, says a token of the text or that there
-    is none (`config.pad_token_id`, the blank). The text is what is left once repeats and blanks are taken out, so
-    it cannot be longer than the sound has tokens. Other modalities are context: `from_encoders_pretrained` lets the
+    is none (`config.pad_token_id`, the blank); with `config.ctc_stride` the mean of several neighbours does. The text
+    is what is left once repeats and blanks are taken out, so it cannot be longer than the sound has such tokens. Other modalities are context: `from_encoders_pretrained` lets the
     sound ask and the others answer.
     """
 
@@ -96,6 +96,7 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
             encoder_outputs = MMFusionModelOutput(*encoder_outputs)
         heard = encoder_outputs.modality_ids[0] == self.config.modalities.index("audio")
         tokens, mask = encoder_outputs.last_hidden_state[:, heard], encoder_outputs.attention_mask[:, heard]
+        tokens, mask = average(tokens, mask, self.config.ctc_stride)
         fused = self.token_norm(tokens) + self.pooled_norm(encoder_outputs.pooler_output)[:, None]
         logits = self.ctc_head(self.dropout(fused))  # (B, A, C)
         loss = None
@@ -153,6 +154,26 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         return nn.utils.rnn.pad_sequence(
             [text[:max_new_tokens] for text in texts], batch_first=True, padding_value=blank
         )
+
+
+def average(tokens: torch.Tensor, mask: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means of as many neighbours, padding left out.
+
+    Args:
+        tokens: `(B, A, D)`.
+        mask: `(B, A)` bool.
+        stride: tokens that become one.
+
+    Returns:
+        `(B, ⌈A / stride⌉, D)` and `(B, ⌈A / stride⌉)` bool.
+    """
+    if stride == 1:
+        return tokens, mask
+    missing = -tokens.shape[1] % stride
+    weights = nn.functional.pad(mask, (0, missing)).unflatten(1, (-1, stride)).to(tokens.dtype)  # (B, A', stride)
+    tokens = nn.functional.pad(tokens, (0, 0, 0, missing)).unflatten(1, (-1, stride))  # (B, A', stride, D)
+    counts = weights.sum(2, keepdim=True)
+    return (tokens * weights.unsqueeze(-1)).sum(2) / counts.clamp(min=1), counts.squeeze(2) > 0
 
 
 def ctc_loss(

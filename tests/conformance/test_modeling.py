@@ -19,10 +19,12 @@ from mm_hf import (
     MMFusionConfig,
     MMFusionForClassification,
     MMFusionForConditionalGeneration,
+    MMFusionForCTC,
     MMFusionForMultiTask,
     MMFusionForQuestionAnswering,
     MMFusionForRetrieval,
     MMFusionModel,
+    TabularConfig,
 )
 from mm_hf.models.attention import MMFusionAttention
 from mm_hf.models.configuration_mm_fusion import FusionModuleConfig
@@ -106,7 +108,7 @@ class MMFusionCommonTests(ModelTesterMixin):
             names = {f"mm_fusion_{number}": kind.__name__ for number, kind in enumerate(classes)}
             self.patch(patch.dict(getattr(modeling_auto, table), names))
         # …and into signatures for what it takes. Heads hand theirs on to the model, which alone lists its inputs.
-        others = (MMFusionForMultiTask, MMFusionForRetrieval, MMFusionForConditionalGeneration)
+        others = (MMFusionForMultiTask, MMFusionForRetrieval, MMFusionForConditionalGeneration, MMFusionForCTC)
         for forward in (kind.forward for kind in (*HEADS, *others)):
             listed = {**signature(MMFusionModel.forward).parameters, **signature(forward).parameters}
             parameters = [
@@ -118,6 +120,8 @@ class MMFusionCommonTests(ModelTesterMixin):
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+        if return_labels and model_class is MMFusionForCTC:
+            inputs["labels"] = torch.ones(len(inputs["input_ids"]), 2, dtype=torch.long)
         if return_labels and model_class is MMFusionForMultiTask:
             rows = len(inputs["input_ids"])
             inputs["labels"] = {"kind": torch.zeros(rows, dtype=torch.long), "tone": torch.zeros(rows)}
@@ -273,6 +277,11 @@ class MMFusionMobileNetV2Test(MMFusionCommonTests, unittest.TestCase):
 class MMFusionSoundTester(MMFusionModelTester):
     """Text and sound."""
 
+    def get_config(self) -> MMFusionConfig:
+        config = super().get_config()
+        config.vocab_size, config.pad_token_id = 20, 0
+        return config
+
     def prepare_config_and_inputs_for_common(self) -> tuple[MMFusionConfig, dict]:
         config, inputs = super().prepare_config_and_inputs_for_common()
         del inputs["pixel_values"]
@@ -283,7 +292,7 @@ class MMFusionSoundTester(MMFusionModelTester):
 
 @pytest.mark.slow
 class MMFusionWhisperTest(MMFusionCommonTests, unittest.TestCase):
-    all_model_classes = (MMFusionModel, MMFusionForClassification, MMFusionForMultiTask)
+    all_model_classes = (MMFusionModel, MMFusionForClassification, MMFusionForMultiTask, MMFusionForCTC)
     additional_model_inputs = ["input_features"]
     inputs_maker = MMFusionSoundTester
     # Of classes outside the library it initialises no module without parameters of its own, as Whisper's encoder is,
@@ -307,6 +316,25 @@ class MMFusionWhisperTest(MMFusionCommonTests, unittest.TestCase):
             decoder_start_token_id=1,
         ).to_dict()
     }
+
+
+class MMFusionTableTester(MMFusionModelTester):
+    """Text and a table."""
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[MMFusionConfig, dict]:
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        del inputs["pixel_values"]
+        inputs["numerical_values"] = floats_tensor([self.batch_size, 3])
+        inputs["categorical_ids"] = ids_tensor([self.batch_size, 2], 5)
+        return config, inputs
+
+
+@pytest.mark.slow
+class MMFusionTableTest(MMFusionCommonTests, unittest.TestCase):
+    all_model_classes = (MMFusionModel, MMFusionForClassification, MMFusionForMultiTask)
+    additional_model_inputs = ["numerical_values", "categorical_ids"]
+    inputs_maker = MMFusionTableTester
+    vision = {"tabular_config": TabularConfig(num_numerical=3, vocab_sizes=[5, 5], hidden_size=32).to_dict()}
 
 
 class MMFusionGenerationTester(MMFusionModelTester):

@@ -124,6 +124,22 @@ def test_padding_changes_nothing(audio):
     assert torch.equal(model.generate(**tiny.sounds(audio)), model.generate(**tiny.sounds(audio, pad_to=34)))
 
 
+@torch.no_grad()
+def test_neighbours_are_averaged():
+    tokens = torch.arange(14.0).reshape(1, 7, 2)
+    mask = torch.tensor([[True] * 5 + [False] * 2])
+    means, there = ctc_mm_fusion.average(tokens, mask, 3)
+    assert means.tolist() == [[[2.0, 3.0], [7.0, 8.0], [0.0, 0.0]]]
+    assert there.tolist() == [[True, True, False]]
+    model = build(ctc_stride=4)
+    short, long = (model(**tiny.sounds("lstm", pad_to=length), labels=LABELS) for length in (20, 34))
+    assert short.logits.shape == (3, 5, 9)
+    assert short.attention_mask.sum(1).tolist() == [5, 3, 4]
+    torch.testing.assert_close(short.loss, long.loss)
+    with pytest.raises(ValueError, match="ctc_stride must be at least 1, got 0"):
+        build(ctc_stride=0)
+
+
 def test_a_batch_in_parts_adds_up():
     model, sounds = build().train(), tiny.sounds("lstm")
 

@@ -157,15 +157,8 @@ class ModelArguments:
     )
 
     def __post_init__(self):
-        least_of = {
-            "lora_rank": 1,
-            "ctc_stride": 1,
-            "num_frames": 1,
-            "decoder_layers": 1,
-            "max_target_length": 2,
-            "num_beams": 1,
-        }
-        for name, least in least_of.items():
+        least_of = dict.fromkeys(("lora_rank", "ctc_stride", "num_frames", "decoder_layers", "num_beams"), 1)
+        for name, least in {**least_of, "max_target_length": 2}.items():
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if self.lora_alpha is not None and not self.lora_alpha > 0:

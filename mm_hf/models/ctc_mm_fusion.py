@@ -32,8 +32,8 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
 
     Each token of the sound, as the fusion gives it with the fused vector added, says a token of the text or that there
     is none (`config.pad_token_id`, the blank); with `config.ctc_stride` the mean of several neighbours does. The text
-    is what is left once repeats and blanks are taken out, so it cannot be longer than the sound has such tokens. Other modalities are context: `from_encoders_pretrained` lets the
-    sound ask and the others answer.
+    is what is left once repeats and blanks are taken out, so it cannot be longer than the sound has such tokens. Other
+    modalities are context: `from_encoders_pretrained` lets the sound ask and the others answer.
     """
 
     def __init__(self, config: MMFusionConfig):

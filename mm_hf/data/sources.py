@@ -269,7 +269,7 @@ def prepare(
     for part, column in wanted:
         if column not in split.column_names:
             raise ValueError(
-                f"Unknown column {column!r} (given as {part}_column) in split {name!r} of {dataset}: it has "
+                f"Unknown column {column!r} (given as {part}_column{'s' * (part == 'table')}) in split {name!r} of {dataset}: it has "
                 f"{split.column_names}."
             )
         if part in ("image_id", "kind", "group") and not isinstance(split.features[column], Value | ClassLabel):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from mm_hf.checkpoints import clear_staging, list_checkpoints
 from mm_hf.data import BadRowError, MultimodalCollator, Rows, label_tensor
-from mm_hf.data.collator import decode_image, decode_sound, picture_file
+from mm_hf.data.decoding import decode_image, decode_sound, picture_file
 from mm_hf.data.loading import is_absent
 from mm_hf.evaluation import model_card, picture_of_sound, plot_curves, plot_predictions
 from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES, PRETRAINED_MODALITIES

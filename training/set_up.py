@@ -44,7 +44,7 @@ from mm_hf.data import (
     summary_lines,
     word_tokenizer,
 )
-from mm_hf.data.collator import find_picture
+from mm_hf.data.decoding import find_picture
 from mm_hf.data.loading import rows_by_path
 from mm_hf.models.configuration_mm_fusion import PRETRAINED_MODALITIES
 from mm_hf.models.ctc_mm_fusion import CTC

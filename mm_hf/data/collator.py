@@ -1,9 +1,7 @@
 """From rows to a batch: every distinct picture decoded once, every distinct text tokenized once."""
 
 import hashlib
-import io
 import math
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,85 +11,14 @@ import torch
 from PIL import Image
 
 from ..models.generation_mm_fusion import GENERATION
-from ..models.processing_mm_fusion import MMFusionProcessor, ends_of_text, load_sound
+from ..models.processing_mm_fusion import MMFusionProcessor, ends_of_text
 from ..models.tabular import TableError
-from ..models.video import load_frames
 from .augmentation import ImageAugmentation, change_speed
 from .bad_rows import check_on_error
+from .decoding import decode_image, decode_sound, decode_video, picture_file, video_key
 from .feature_cache import FeatureCache
 from .labels import label_tensor
-from .loading import BadRowError, Columns, is_absent, resolve_path
-
-
-def decode_image(row: dict[str, Any], column: str, root: str | None = None) -> Image.Image:
-    """Decodes the picture of a row, to RGB.
-
-    Args:
-        row: as `Rows` gives it; the picture a dict of `bytes` and `path`.
-        column: of the picture.
-        root: see `resolve_path`.
-
-    Raises:
-        BadRowError: it is missing or broken, or its path leaves the root.
-    """
-    value, file = row[column], picture_file(row[column])
-    try:
-        if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
-            raise BadRowError(row, column, f"this is no picture, with neither bytes nor a path: {value!r:.80}.")
-        there = value.get("bytes") is not None
-        with Image.open(io.BytesIO(value["bytes"]) if there else find_picture(row, column, root)) as image:
-            return image.convert("RGB")
-    except BadRowError:
-        raise
-    except Exception as error:  # Pillow raises a dozen types for broken files
-        reason = f"the picture cannot be read ({type(error).__name__}: {error})."
-        raise BadRowError(row, column, " ".join(reason.split()), file) from None
-
-
-def decode_sound(row: dict[str, Any], column: str, root: str | None, sampling_rate: int) -> np.ndarray:
-    """Decodes the sound of a row, one channel, and resamples it where that is needed.
-
-    Args:
-        row, column, root: as for `decode_image`.
-        sampling_rate: samples a second.
-
-    Returns:
-        `(S,)` float32.
-
-    Raises:
-        BadRowError: it is missing, broken or empty, or its path leaves the root.
-    """
-    value, file = row[column], picture_file(row[column])
-    if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
-        raise BadRowError(row, column, f"this is no sound, with neither bytes nor a path: {value!r:.80}.")
-    there = value.get("bytes") is not None
-    source = value["bytes"] if there else find_picture(row, column, root)
-    try:
-        return load_sound(source, sampling_rate)
-    except (ValueError, OSError) as error:
-        raise BadRowError(row, column, " ".join(str(error).split()), file) from None
-
-
-def find_picture(row: dict[str, Any], column: str, root: str | None = None) -> str:
-    """The file of a picture or sound that a row has by its path alone; arguments as for `decode_image`.
-
-    Raises:
-        BadRowError: there is none, or its path leaves the root.
-    """
-    path = picture_file(row[column])
-    try:
-        file = resolve_path(path, root)
-    except ValueError as error:
-        raise BadRowError(row, column, str(error), path) from None
-    if not os.path.exists(file):
-        raise BadRowError(row, column, "there is no such file.", path)
-    return file
-
-
-def picture_file(value: Any) -> str | None:
-    """The path of a picture or sound as its row has it; None where there is none."""
-    path = value.get("path") if isinstance(value, dict) else None
-    return None if path is None else str(path)
+from .loading import BadRowError, Columns, is_absent
 
 
 TABLE = "table"  # stands for all columns of the table, which make one item
@@ -168,7 +95,9 @@ class MultimodalCollator:
         text = self.columns.text
         audio = self.columns.audio
         frames = [] if self.columns.video is None else [f"{self.columns.video}#{k}" for k in range(self.num_frames)]
-        self._video: tuple[str, list[Image.Image]] | None = None  # the last one, whose frames come one after another
+        self._video: tuple[str | None, list[Image.Image]] | None = (
+            None  # the last one, whose frames come one after another
+        )
         self.parts = {
             "vision": self.columns.images or frames,
             "text": [] if text is None else [text],
@@ -250,7 +179,7 @@ class MultimodalCollator:
             return self._table_key(row)
         column = self.parts[modality][0] if column is None else column
         if modality == "vision" and self.columns.video is not None:
-            video = self._video_key(row)
+            video = video_key(row, self.columns.video)
             return None if video is None else f"{video}{column.removeprefix(self.columns.video)}"
         value = row[column]
         if is_absent(value):
@@ -288,45 +217,11 @@ class MultimodalCollator:
             raise BadRowError(row, error.column, error.reason) from None
         return repr(sorted(values.items())) if values else None
 
-    def _video_key(self, row: dict[str, Any]) -> str | None:
-        """See `item_key`: of the whole video."""
-        value = row[self.columns.video]
-        if is_absent(value):
-            return None
-        frames = value if isinstance(value, list) else [value]
-        contents = []
-        for frame in frames:
-            file = picture_file(frame)
-            if not isinstance(frame, dict) or (frame.get("bytes") is None and file is None):
-                raise BadRowError(row, self.columns.video, f"this is no video: {value!r:.80}.")
-            contents.append(frame["bytes"] if frame.get("bytes") is not None else str(file).encode())
-        digest = hashlib.sha256()
-        for content in contents:
-            digest.update(hashlib.sha256(content).digest())
-        return digest.hexdigest()
-
     def frames_of(self, row: dict[str, Any]) -> list[Image.Image]:
-        """The frames that stand for the video of a row.
-
-        Raises:
-            BadRowError: it is missing or broken, or its path leads out of the root.
-        """
-        column = self.columns.video
-        key, value = self._video_key(row), row[column]
-        if key is None:
-            raise BadRowError(row, column, "there is no video.")
+        """The frames that stand for the video of a row; see `decode_video`."""
+        key = video_key(row, self.columns.video)
         if self._video is None or self._video[0] != key:
-            try:
-                if isinstance(value, list):
-                    source: Any = [decode_image({**row, column: frame}, column, self.root) for frame in value]
-                else:
-                    inside = value.get("bytes")
-                    source = find_picture(row, column, self.root) if inside is None else inside
-                self._video = key, load_frames(source, self.num_frames)
-            except BadRowError:
-                raise
-            except ValueError as error:
-                raise BadRowError(row, column, str(error), picture_file(value)) from None
+            self._video = key, decode_video(row, self.columns.video, self.root, self.num_frames)
         return self._video[1]
 
     def item_keys(self, row: dict[str, Any], modality: str, bad: list[BadRowError] | None = None) -> list[str | None]:

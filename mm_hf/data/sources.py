@@ -268,8 +268,9 @@ def prepare(
     split = add_fields(split, [column for _, column in wanted if column not in split.column_names])
     for part, column in wanted:
         if column not in split.column_names:
+            key = "table_columns" if part == "table" else f"{part}_column"
             raise ValueError(
-                f"Unknown column {column!r} (given as {part}_column{'s' * (part == 'table')}) in split {name!r} of {dataset}: it has "
+                f"Unknown column {column!r} (given as {key}) in split {name!r} of {dataset}: it has "
                 f"{split.column_names}."
             )
         if part in ("image_id", "kind", "group") and not isinstance(split.features[column], Value | ClassLabel):

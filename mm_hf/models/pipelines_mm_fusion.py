@@ -12,7 +12,7 @@ from transformers.image_utils import load_image
 from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
-from .processing_mm_fusion import load_sound
+from .sound import load_sound
 from .video import load_frames
 
 

@@ -26,7 +26,7 @@ from mm_hf.data import (
     word_tokenizer,
 )
 from mm_hf.data.cutting import group_rows
-from mm_hf.models.processing_mm_fusion import limit_seconds, load_sound
+from mm_hf.models.sound import limit_seconds, load_sound
 
 
 RATE = 16000

@@ -19,7 +19,7 @@ from transformers import (
     MobileNetV2Model,
 )
 
-from mm_hf.models.processing_mm_fusion import load_sound
+from mm_hf.models.sound import load_sound
 from training.prepare import encoders, whisper
 from training.prepare.common import PreparationError, check_sha256, folder_in_place, package_path
 

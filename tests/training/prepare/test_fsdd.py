@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from mm_hf.models.processing_mm_fusion import load_sound
+from mm_hf.models.sound import load_sound
 from training.prepare import fsdd as builder
 
 

@@ -1,0 +1,122 @@
+"""Pictures, sounds and videos of a row, decoded; what cannot be read is named."""
+
+import hashlib
+import io
+import os
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..models.sound import load_sound
+from ..models.video import load_frames
+from .loading import BadRowError, is_absent, resolve_path
+
+
+def decode_image(row: dict[str, Any], column: str, root: str | None = None) -> Image.Image:
+    """Decodes the picture of a row, to RGB.
+
+    Args:
+        row: as `Rows` gives it; the picture a dict of `bytes` and `path`.
+        column: of the picture.
+        root: see `resolve_path`.
+
+    Raises:
+        BadRowError: it is missing or broken, or its path leaves the root.
+    """
+    value, file = row[column], picture_file(row[column])
+    try:
+        if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
+            raise BadRowError(row, column, f"this is no picture, with neither bytes nor a path: {value!r:.80}.")
+        there = value.get("bytes") is not None
+        with Image.open(io.BytesIO(value["bytes"]) if there else find_picture(row, column, root)) as image:
+            return image.convert("RGB")
+    except BadRowError:
+        raise
+    except Exception as error:  # Pillow raises a dozen types for broken files
+        reason = f"the picture cannot be read ({type(error).__name__}: {error})."
+        raise BadRowError(row, column, " ".join(reason.split()), file) from None
+
+
+def decode_sound(row: dict[str, Any], column: str, root: str | None, sampling_rate: int) -> np.ndarray:
+    """Decodes the sound of a row, one channel, and resamples it where that is needed.
+
+    Args:
+        row, column, root: as for `decode_image`.
+        sampling_rate: samples a second.
+
+    Returns:
+        `(S,)` float32.
+
+    Raises:
+        BadRowError: it is missing, broken or empty, or its path leaves the root.
+    """
+    value, file = row[column], picture_file(row[column])
+    if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
+        raise BadRowError(row, column, f"this is no sound, with neither bytes nor a path: {value!r:.80}.")
+    there = value.get("bytes") is not None
+    source = value["bytes"] if there else find_picture(row, column, root)
+    try:
+        return load_sound(source, sampling_rate)
+    except (ValueError, OSError) as error:
+        raise BadRowError(row, column, " ".join(str(error).split()), file) from None
+
+
+def find_picture(row: dict[str, Any], column: str, root: str | None = None) -> str:
+    """The file of a picture or sound that a row has by its path alone; arguments as for `decode_image`.
+
+    Raises:
+        BadRowError: there is none, or its path leaves the root.
+    """
+    path = picture_file(row[column])
+    try:
+        file = resolve_path(path, root)
+    except ValueError as error:
+        raise BadRowError(row, column, str(error), path) from None
+    if not os.path.exists(file):
+        raise BadRowError(row, column, "there is no such file.", path)
+    return file
+
+
+def picture_file(value: Any) -> str | None:
+    """The path of a picture or sound as its row has it; None where there is none."""
+    path = value.get("path") if isinstance(value, dict) else None
+    return None if path is None else str(path)
+
+
+def video_key(row: dict[str, Any], column: str) -> str | None:
+    """What tells videos apart, by their bytes or paths, or those of their pictures; None where the row has none.
+
+    Raises:
+        BadRowError: it is no video.
+    """
+    value = row[column]
+    if is_absent(value):
+        return None
+    digest = hashlib.sha256()
+    for frame in value if isinstance(value, list) else [value]:
+        file = picture_file(frame)
+        if not isinstance(frame, dict) or (frame.get("bytes") is None and file is None):
+            raise BadRowError(row, column, f"this is no video: {value!r:.80}.")
+        content = frame["bytes"] if frame.get("bytes") is not None else str(file).encode()
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def decode_video(row: dict[str, Any], column: str, root: str | None, num_frames: int) -> list[Image.Image]:
+    """The frames that stand for the video of a row, see `load_frames`; arguments as for `decode_image`.
+
+    Raises:
+        BadRowError: it is missing or broken, or its path leads out of the root.
+    """
+    value = row[column]
+    if video_key(row, column) is None:
+        raise BadRowError(row, column, "there is no video.")
+    if isinstance(value, list):
+        source: Any = [decode_image({**row, column: frame}, column, root) for frame in value]
+    else:
+        source = find_picture(row, column, root) if value.get("bytes") is None else value["bytes"]
+    try:
+        return load_frames(source, num_frames)
+    except ValueError as error:
+        raise BadRowError(row, column, str(error), picture_file(value)) from None

@@ -3,9 +3,9 @@
     python benchmarks/subsets.py smart_home --seconds 60         # three seeds; what is there is kept
     python benchmarks/subsets.py video --seconds 120 --seeds 0 1 2
 
-Runs stay in `runs/subsets/<recipe>`, the figures in `results/subsets.json`: by subset the first metric of the test part
-as a mean over the seeds with its 95 % interval, and by how much all modalities together are ahead of each subset, seed
-by seed, likewise.
+Runs stay in `runs/subsets/<recipe>`, the figures in `results/subsets.json`: by subset the first metric of the test
+part as a mean over the seeds with its 95 % interval, and by how much all modalities together are ahead of each subset,
+seed by seed, likewise.
 """
 
 import argparse

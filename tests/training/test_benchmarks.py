@@ -1,0 +1,64 @@
+"""What the benchmarks work out around their runs: parts without a speaker, recipes without a modality, summaries."""
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from benchmarks import recipes, speakers, subsets
+from training.arguments import read_recipe
+from training.job import ROOT
+
+
+def test_a_speaker_is_held_out_of_all_parts():
+    rows = {"speaker": ["ann", "bob", "ann", "cy"], "take": [1, 2, 3, 4]}
+    parts = DatasetDict({name: Dataset.from_dict(rows) for name in ("train", "validation", "test")})
+    found = speakers.without(parts, "ann")
+    assert found["train"]["speaker"][:] == found["validation"]["speaker"][:] == ["bob", "cy"]
+    assert found["test"]["speaker"][:] == ["ann"] * 6
+
+
+@pytest.mark.parametrize("name", ["smart_home", "video", "sentiment", "record"])
+def test_a_recipe_without_some_modalities(name):
+    recipe = read_recipe(ROOT / f"training/recipes/{name}.yaml")
+    present = subsets.modalities_of(recipe)
+    assert len(present) >= 2
+    assert subsets.restricted(recipe, tuple(present)) == recipe
+    for modality in present:
+        own = subsets.restricted(recipe, (modality,))
+        assert subsets.modalities_of(own) == [modality]
+        assert own["dataset"] == recipe["dataset"]
+        if isinstance(own.get("freeze_encoders"), list):
+            assert set(own["freeze_encoders"]) <= {modality}
+
+
+def test_the_summary_is_seed_by_seed():
+    runs = {"a + b": {"0": 0.9, "1": 0.8, "2": 0.7}, "a": {"0": 0.8, "1": 0.7, "2": 0.6}, "b": {"0": 0.5, "1": 0.5}}
+    found = subsets.summary(runs, "a + b")
+    assert found["seeds"] == ["0", "1"]
+    assert found["subsets"]["a + b"]["mean"] == pytest.approx(0.85)
+    ahead = found["subsets"]["a"]["all_ahead_by"]
+    assert ahead["mean"] == pytest.approx(0.1)
+    assert ahead["interval"] == pytest.approx(0, abs=1e-9)
+    assert found["subsets"]["b"]["all_ahead_by"]["interval"] > 0
+
+
+def test_every_system_has_a_recipe_and_a_line_in_the_table():
+    runs = {}
+    for name in recipes.SYSTEMS:
+        assert (ROOT / f"training/recipes/{name}.yaml").exists()
+        score = {
+            "metric": "accuracy",
+            "value": 0.5,
+            "low": 0.4,
+            "high": 0.6,
+            "floors": {"majority": 0.1, "x_only": None},
+        }
+        also = {"also": {"metric": "wer", "value": 0.1, "low": 0.0, "high": 0.2}} if recipes.SYSTEMS[name].also else {}
+        runs[name] = {"dataset": "set", "scores": {"answer": {**score, **also}}, "train_seconds": 59.6}
+    table = recipes.markdown({**runs, "speech_ctc": {"dataset": "fsdd", "skipped": "there is no data/fsdd"}})
+    assert len(table.splitlines()) == 2 + len(recipes.SYSTEMS)
+    assert (
+        "| `video` | video + sound + question | set, answer | accuracy 0.500 [0.400, 0.600] | majority 0.100 | 60 |"
+        in table
+    )
+    assert "; wer 0.100 [0.000, 0.200]" in table
+    assert "skipped: there is no data/fsdd" in table

@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
@@ -87,7 +88,7 @@ class TableSchema:
                     raise ValueError(f"Column {name!r} of the table has numbers that are not finite.")
                 schema["numerical"][name] = (statistics.fmean(values), statistics.pstdev(values) or 1.0)
             else:
-                counts = Counter(map(str, values))
+                counts = Counter(map(category, values))
                 schema["categorical"][name] = sorted(value for value, n in counts.items() if n >= min_count)
         return cls(**schema)
 
@@ -134,7 +135,7 @@ class TableSchema:
             }
             ids = [
                 [
-                    MISSING if is_missing(row.get(name)) else known.get(str(row[name]), UNKNOWN)
+                    MISSING if is_missing(row.get(name)) else known.get(category(row[name]), UNKNOWN)
                     for name, known in places.items()
                 ]
                 for row in rows
@@ -161,12 +162,18 @@ class TableError(ValueError):
 
 def is_missing(value: Any) -> bool:
     """Whether there is no value: None, or NaN."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return value is None or (is_number(value) and math.isnan(value))
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether a value is a number, of numpy too, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def category(value: Any) -> str:
+    """A value of a column of categories as a string. Whole numbers are spelled alike, whether or not a reader made
+    floats of them, as it does where some are missing."""
+    return str(int(value)) if is_number(value) and math.isfinite(value) and value == int(value) else str(value)
 
 
 @strict

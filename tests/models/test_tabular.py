@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import tiny_models as tiny
 import torch
@@ -57,6 +58,18 @@ def test_numbers_are_standardised_and_values_numbered(schema):
     assert found["categorical_ids"].tolist() == [[2, 3, 2], [2, 2, 2], [3, 3, UNKNOWN], [3, 2, MISSING]]
     assert schema([{"town": "Lima"}])["categorical_ids"].tolist() == [[MISSING, MISSING, UNKNOWN]]
     assert schema.vocab_sizes == [4, 4, 3]
+
+
+def test_numbers_of_numpy_and_whole_numbers_as_floats():
+    """A CSV file gives floats where some ids are missing; pandas gives numbers of numpy."""
+    schema = TableSchema.fit({"id": [7.0, None, 7.0, 8.0, 8.0], "age": np.float32([20, 30, NAN, 40, 50])}, ["id"])
+    assert schema.categorical == {"id": ["7", "8"]}
+    assert schema.numerical["age"][0] == 35
+    own, other = schema([{"id": 7, "age": 40}]), schema([{"id": np.float64(7), "age": np.int64(40)}])
+    torch.testing.assert_close(own, other)
+    assert own["categorical_ids"].tolist() == [[2]]
+    assert schema([{"id": np.float32(NAN), "age": np.float32(NAN)}])["categorical_ids"].tolist() == [[MISSING]]
+    assert schema([{"id": 7.5}, {"id": math.inf}])["categorical_ids"].tolist() == [[UNKNOWN], [UNKNOWN]]
 
 
 @pytest.mark.parametrize(

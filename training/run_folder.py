@@ -2,6 +2,7 @@
 
 import glob
 import json
+import math
 import os
 import platform
 import random
@@ -286,9 +287,9 @@ def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple
 
 
 def side_by_side(frames: list[Image.Image]) -> Image.Image:
-    """The frames of a video in one picture, up to four in a row."""
+    """The frames of a video in one picture, row by row."""
     width, height = frames[0].size
-    across = min(4, len(frames))
+    across = math.ceil(math.sqrt(len(frames)))
     sheet = Image.new("RGB", (across * width, -(-len(frames) // across) * height), "white")
     for place, frame in enumerate(frames):
         sheet.paste(frame, (place % across * width, place // across * height))

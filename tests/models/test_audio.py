@@ -70,7 +70,7 @@ def test_absent_in_all_rows_in_three_ways(audio):
     none = torch.full((4,), -1)
     expected = model(**texts).logits
     for inputs in ({"audio_index": none}, {**tiny.sounds(audio), "audio_index": none}):
-        torch.testing.assert_close(model(**texts, **inputs).logits, expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(model(**texts, **inputs).logits, expected, rtol=0, atol=1e-5)
 
 
 def test_absent_in_all_rows_trains_every_parameter(audio):

@@ -107,7 +107,7 @@ def captioner(recipe, captions, tmp_path_factory) -> Path:
 
 def test_a_run(trained):
     results = json.loads((trained / "results.json").read_text())
-    assert list(results["metrics"]) == ["chrf", "exact_match"]
+    assert list(results["metrics"]) == ["chrf", "exact_match", "wer"]
     assert set(results["by_kind"]) == {"color", "shape", "yes/no"}
     assert set(results["floors"]) == {"majority", "text_only", "image_only", "shuffled_pairs"}
     for name in ("curves.png", "predictions.png"):
@@ -137,7 +137,7 @@ def test_it_learns_what_is_asked(trained):
 @pytest.mark.slow  # the second way, see test_craft.py
 def test_captions_by_the_trainer(captioner):
     results = json.loads((captioner / "results.json").read_text())
-    assert list(results["metrics"]) == ["chrf", "exact_match"]
+    assert list(results["metrics"]) == ["chrf", "exact_match", "wer"]
     assert set(results["floors"]) == {"majority"}
     state = json.loads((captioner / "checkpoint-40/trainer_state.json").read_text())
     scores = [entry["eval_chrf"] for entry in state["log_history"] if "eval_chrf" in entry]
@@ -186,7 +186,7 @@ def test_without_generation_the_next_token_counts(recipe, tmp_path):
     call(train.main, recipe(tmp_path / "run", predict_with_generate=False, floors=False, max_steps=20))
     history = json.loads((tmp_path / "run/checkpoint-20/progress.json").read_text())["history"]
     assert 0 < history["validation"][-1][1] <= 1
-    assert list(json.loads((tmp_path / "run/results.json").read_text())["metrics"]) == ["chrf", "exact_match"]
+    assert list(json.loads((tmp_path / "run/results.json").read_text())["metrics"]) == ["chrf", "exact_match", "wer"]
 
 
 def test_the_trainer_predicts_as_the_library_does(trained, dataset, tmp_path):

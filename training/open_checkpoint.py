@@ -143,19 +143,21 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
     """
     needed = ["dataset", *(COLUMN_OF[modality] for modality in config.modalities), "label_column"]
     missing = [f"--{key}" for key in needed if getattr(data_args, key) is None]
-    if data_args.video_column and "--image_column" in missing:
+    if data_args.video_column is not None and "--image_column" in missing:
         missing.remove("--image_column")
     if missing:
         raise ValueError(
             f"Needed: {', '.join(missing)}. {args.model} has no recipe.json that names them (a modality that the data "
             'does not have: "").'
         )
-    image = [column for column in data_args.image_column or [] if column]
+    image, table = (
+        [column for column in columns or [] if column] for columns in (data_args.image_column, data_args.table_columns)
+    )
     for modality, column in {
         "vision": image or data_args.video_column,
         "text": data_args.text_column,
         "audio": data_args.audio_column,
-        "tabular": data_args.table_columns,
+        "tabular": table,
     }.items():
         if column and modality not in config.modalities:
             raise ValueError(f"{COLUMN_OF[modality]} is {column}, but {args.model} has {config.modalities} alone.")
@@ -175,7 +177,7 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
         text=data_args.text_column or None,
         audio=data_args.audio_column or None,
         video=data_args.video_column or None,
-        table=data_args.table_columns or [],
+        table=table,
         label=label,
         kind=data_args.kind_column or None,
         group=args.group_column or None,
@@ -234,10 +236,10 @@ def check_cut(model: Path, data_args: DatasetArguments, recipe: dict[str, Any], 
     """Refuses a part that was cut otherwise than in training.
 
     Raises:
-        ValueError: other rows, or other columns that tell pictures apart.
+        ValueError: other rows, or other columns that rows were kept together by.
     """
-    for key in ("image_column", "image_id_column"):
-        if getattr(data_args, key) != recipe[key]:
+    for key in ("image_column", "image_id_column", "audio_column", "video_column"):
+        if (getattr(data_args, key) or None) != (recipe.get(key) or None):
             raise ValueError(
                 f"{key} is {getattr(data_args, key)!r}, and {recipe[key]!r} in the recipe of {model}, which cut its "
                 "test part from the training rows by it: with another one they would mix."

@@ -158,6 +158,12 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     if accelerator.is_main_process:
         tokenizer = job.processor.tokenizer if columns.text or job.writes else None
         job.say("\n".join(summary_lines(describe(splits, columns, names, problem_type, tokenizer, root))))
+    table_names = names_of_classes(splits["train"].features, columns.table)
+    for part, dataset in splits.items():
+        if names_of_classes(dataset.features, columns.table) != table_names:
+            raise ValueError(
+                f"The classes of the table_columns of part {part!r} are not those of train: {table_names}."
+            )
     job.collator = MultimodalCollator(
         job.processor,
         columns,
@@ -169,7 +175,7 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         target_end=not job.transcribes,
         pair_ids=job.searches,
         num_frames=model_args.num_frames,
-        table_names=names_of_classes(splits["train"].features, columns.table),
+        table_names=table_names,
     )
     check_rows(job)
 
@@ -238,9 +244,9 @@ def check_rows(job: Job):
         for alone in [] if job.searches else job.alone():
             if count_labels(alone.labels(split)) == 0:
                 raise ValueError(f"No row of split {split!r} has a label in column {alone.columns.label!r}.")
-        if job.columns.text is not None:
-            for row in job.all_rows(split, [job.columns.text]):
-                job.collator.item_keys(row, "text", bad)
+        for modality, columns in {"text": job.collator.parts["text"], "tabular": job.columns.table}.items():
+            for row in job.all_rows(split, columns) if columns else []:
+                job.collator.item_keys(row, modality, bad)
         for column in job.columns.files:
             if isinstance(dataset.features[column], List):  # the pictures of videos are looked at when they are read
                 continue
@@ -310,7 +316,11 @@ def build_tokenizer(job: Job, names: list[str] | None) -> Any:
     asked = job.model_args.tokenizer or "letters"
     if asked not in OWN_TOKENIZERS:
         return AutoTokenizer.from_pretrained(asked)
-    texts = [names[text] if isinstance(text, int) else text for text in job.splits["train"][job.columns.label]]
+    texts = job.splits["train"][job.columns.label][:]
+    if names is not None:
+        texts = [names[number] for number in texts if number is not None and number >= 0]
+    if strange := [text for text in texts if text is not None and not isinstance(text, str)]:
+        raise ValueError(f"label_column {job.columns.label!r} holds {strange[0]!r}, and ctc writes texts.")
     return OWN_TOKENIZERS[asked]([text for text in texts if isinstance(text, str)])
 
 

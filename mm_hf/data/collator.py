@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ..models.generation_mm_fusion import GENERATION
-from ..models.processing_mm_fusion import MMFusionProcessor, ends_of_text
+from ..models.processing_mm_fusion import MMFusionProcessor, decode_as_written, ends_of_text
 from ..models.tabular import TableError
 from .augmentation import ImageAugmentation, change_speed
 from .bad_rows import check_on_error
@@ -292,11 +292,12 @@ class MultimodalCollator:
         _, end, pad = ends_of_text(tokenizer) if self.target_end else (None, None, tokenizer.pad_token_id)
         found: list[str | None] = []
         for row in tokens.tolist():
-            if all(token == -100 for token in row):
+            if row and all(token == -100 for token in row):
                 found.append(None)
                 continue
             row = row[: row.index(end)] if end in row else row
-            found.append(tokenizer.decode([token for token in row if token not in (-100, pad)]).strip())
+            written = [token for token in row if token not in (-100, pad)]
+            found.append(decode_as_written(tokenizer, written).strip())
         return found
 
     def _labels(self, rows: list[dict[str, Any]], bad: list[BadRowError]) -> dict[str, Any]:

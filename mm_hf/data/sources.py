@@ -256,6 +256,8 @@ def prepare(
     for column, feature in (split.features or {}).items():
         if isinstance(feature, Audio):  # decoding it would need torchcodec, and is not wanted here
             split = split.cast_column(column, Audio(decode=False))
+        if isinstance(feature, Video):
+            split = split.cast_column(column, Video(decode=False))
     try:
         empty = next(iter(split.select_columns(split.column_names or []).take(1)), None) is None
     except Exception as error:  # a stream is opened here, and each reader raises its own types
@@ -368,9 +370,8 @@ def with_videos(split: Dataset | IterableDataset, column: str, root: str | None)
     """The split with videos as structs of bytes and path, or as lists of those where they are lists of pictures; see
     `with_files`."""
     feature: Any = split.features[column]
-    if isinstance(feature, Video):  # decoding it would need torchcodec
-        split = split.cast_column(column, Video(decode=False))
-        feature = SOUND
+    if isinstance(feature, Video):  # not to be decoded by datasets, see `prepare`
+        return split
     if isinstance(feature, List) and isinstance(feature.feature, Image):
         return split.cast_column(column, List(Image(decode=False)))
     return with_files(split, column, root, "videos", SOUND)

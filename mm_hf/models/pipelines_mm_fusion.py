@@ -12,6 +12,7 @@ from transformers.image_utils import load_image
 from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
+from .processing_mm_fusion import decode_as_written
 from .sound import load_sound
 from .video import load_frames
 
@@ -287,13 +288,15 @@ class MMFusionSpeechRecognitionPipeline(MMFusionGenerationPipeline):
 
     def _forward(self, model_inputs: dict | list[dict], generate_kwargs: dict | None = None, **processor_kwargs):
         batch = self._batch(model_inputs, **processor_kwargs)
+        if (generate_kwargs or {}).get("num_return_sequences", 1) != 1:
+            raise ValueError("There is one text for each sound: num_return_sequences must be 1.")
         model: Any = self.model
         return {"sequences": model.generate(**batch, **(generate_kwargs or {}))}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> Any:
         """Spells out the text of one row."""
         processor: Any = self.processor
-        (text,) = processor.batch_decode(model_outputs["sequences"], skip_special_tokens=True)
+        text = decode_as_written(processor.tokenizer, model_outputs["sequences"][0], skip_special_tokens=True)
         return {"text": text.strip()}
 
 

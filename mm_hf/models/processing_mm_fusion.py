@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """The processor: raw rows of all modalities in, a batch for the model out, all of it saved as one."""
 
+import inspect
 import os
 from collections.abc import Hashable, Mapping
 from typing import Any, cast
@@ -17,7 +18,7 @@ from transformers.utils import cached_file, logging
 
 from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, part_of_composite
 from .sound import limit_seconds
-from .tabular import TableError, TableSchema
+from .tabular import TableError, TableSchema, is_missing
 
 
 logger = logging.get_logger(__name__)
@@ -215,6 +216,8 @@ class MMFusionProcessor(ProcessorMixin):
             if name not in rows:
                 continue
             values, places = rows[name], 0
+            if name == "table":
+                values = self._with_values(values)
             if name == "images" and any(isinstance(value, (list, tuple)) for value in values):
                 values = [list(value) if isinstance(value, (list, tuple)) else [value] for value in values]
                 places = max(1, *map(len, values))
@@ -232,7 +235,7 @@ class MMFusionProcessor(ProcessorMixin):
             elif items and name == "audio":
                 data.update(self._hear([sounds[index.index(place)] for place in range(len(items))], audio_kwargs))
             elif items and name == "table":
-                data.update(self._read_table(items, [index.index(place) for place in range(len(items))]))
+                data.update(self.table_schema(items))
             elif items:
                 for row, value in enumerate(rows[name]):
                     if value is not None and not (isinstance(value, str) and value.strip()):
@@ -267,16 +270,18 @@ class MMFusionProcessor(ProcessorMixin):
             labels[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
         return labels
 
-    def _read_table(self, items: list, places: list[int]) -> dict[str, torch.Tensor]:
-        """Makes tensors of rows of the table; `places` are those of the items among the rows, for messages."""
-        for row, item in zip(places, items):
-            if not isinstance(item, Mapping):
-                raise ValueError(f"Row {row}: a table's row is a dict of columns, got {item!r:.80}.")
+    def _with_values(self, rows: list) -> list:
+        """Rows of the table, None for those without any value: a row of nothing but gaps is absent, as in training."""
+        for row, values in enumerate(rows):
+            if values is None:
+                continue
+            if not isinstance(values, Mapping):
+                raise ValueError(f"Row {row}: a table's row is a dict of columns, got {values!r:.80}.")
             try:
-                self.table_schema.check(item)
+                self.table_schema.check(values)
             except TableError as error:
                 raise ValueError(f"Row {row}: {error}") from None
-        return self.table_schema(items)
+        return [None if row is None or all(map(is_missing, row.values())) else row for row in rows]
 
     def _check_sounds(self, sounds: list, sampling_rate: int | None) -> list[np.ndarray | None]:
         """Sounds as `(S,)` float32. Refuses what no feature extractor could make sense of."""
@@ -443,6 +448,14 @@ def ends_of_text(tokenizer) -> tuple[int, int, int]:
             "BOS and EOS."
         )
     return start, end, end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def decode_as_written(tokenizer, tokens: Any, **kwargs: Any) -> str:
+    """The text of tokens that stand for it one by one. A tokenizer of CTC (Wav2Vec2's) would take them for those of
+    single moments, and equal letters for one."""
+    parameters = inspect.signature(getattr(tokenizer, "_decode", tokenizer.decode)).parameters
+    grouped = {"group_tokens": False} if "group_tokens" in parameters else {}
+    return tokenizer.decode(tokens, **grouped, **kwargs)
 
 
 def longest_text(config) -> int:

@@ -11,9 +11,11 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -27,6 +29,8 @@ from transformers.utils import can_return_tuple
 
 MISSING, UNKNOWN = 0, 1  # ids that every column of categories has
 KNOWN = 2  # the first id of a value
+LARGEST = 1e30  # deviations from the mean: far below what overflows in half a model, far above what is meant
+CATEGORIES = (str, bool, np.bool_, Real, Decimal)
 
 
 @dataclass
@@ -84,10 +88,16 @@ class TableSchema:
             if not values:
                 raise ValueError(f"Column {name!r} of the table has no value in any training row.")
             if name not in categories and all(is_number(value) for value in values):
-                if not all(math.isfinite(value) for value in values):
+                numbers = [as_float(value) for value in values]
+                if not all(math.isfinite(number) for number in numbers):
                     raise ValueError(f"Column {name!r} of the table has numbers that are not finite.")
-                schema["numerical"][name] = (statistics.fmean(values), statistics.pstdev(values) or 1.0)
+                schema["numerical"][name] = (statistics.fmean(numbers), statistics.pstdev(numbers) or 1.0)
             else:
+                if strange := [value for value in values if not isinstance(value, CATEGORIES)]:
+                    raise ValueError(
+                        f"Column {name!r} of the table holds {type(strange[0]).__name__}, such as {strange[0]!r:.80}; "
+                        "a table takes numbers, strings and truth values."
+                    )
                 counts = Counter(map(category, values))
                 schema["categorical"][name] = sorted(value for value, n in counts.items() if n >= min_count)
         return cls(**schema)
@@ -103,7 +113,8 @@ class TableSchema:
                 raise TableError(name, f"this is no column of the table, which has {self.columns}.")
             if name in self.categorical or is_missing(value):
                 continue
-            if not is_number(value) or not math.isfinite(value):
+            mean, std = self.numerical[name]
+            if not is_number(value) or not abs((as_float(value) - mean) / std) < LARGEST:
                 raise TableError(name, f"this must be a finite number, got {value!r:.80}.")
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -122,7 +133,7 @@ class TableSchema:
         if self.numerical:
             numbers = [
                 [
-                    float("nan") if is_missing(row.get(name)) else (row[name] - mean) / std
+                    float("nan") if is_missing(row.get(name)) else (as_float(row[name]) - mean) / std
                     for name, (mean, std) in self.numerical.items()
                 ]
                 for row in rows
@@ -161,19 +172,29 @@ class TableError(ValueError):
 
 
 def is_missing(value: Any) -> bool:
-    """Whether there is no value: None, or NaN."""
-    return value is None or (is_number(value) and math.isnan(value))
+    """Whether there is no value: None, NaN, or what pandas has for it."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or (is_number(value) and value != value)
 
 
 def is_number(value: Any) -> bool:
     """Whether a value is a number, of numpy too, and no truth value."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return isinstance(value, (Real, Decimal)) and not isinstance(value, bool)
+
+
+def as_float(value: Any) -> float:
+    """A number as Python has it; infinite where it is too large for that."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def category(value: Any) -> str:
     """A value of a column of categories as a string. Whole numbers are spelled alike, whether or not a reader made
     floats of them, as it does where some are missing."""
-    return str(int(value)) if is_number(value) and math.isfinite(value) and value == int(value) else str(value)
+    if is_number(value) and math.isfinite(as_float(value)) and value == int(value):
+        return str(int(value))
+    return str(bool(value)) if isinstance(value, np.bool_) else str(value)
 
 
 @strict

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, Features, Image, List, Value
+from datasets import Dataset, DatasetDict, Features, Image, List, Value, Video
 from PIL import Image as PILImage
 
 from mm_hf import MMFusionProcessor
@@ -83,7 +83,7 @@ def test_a_video_that_breaks_off(clip):
         load_frames(clip[: len(clip) // 2], 4)
 
 
-@pytest.mark.parametrize("form", ["bytes", "paths", "pictures"])
+@pytest.mark.parametrize("form", ["bytes", "paths", "pictures", "Video"])
 def test_columns_of_every_form(form, clip, processor, tmp_path):
     other = film("blue", "up", random.Random(1))
     clips = [clip, other, None, clip]
@@ -99,7 +99,12 @@ def test_columns_of_every_form(form, clip, processor, tmp_path):
         values = [
             None if one is None else [{"bytes": png(frame)} for frame in load_frames(one, FRAMES)] for one in clips
         ]
+    elif form == "Video":
+        features["clip"] = Video(decode=False)
+        values = [None if one is None else {"bytes": one, "path": None} for one in clips]
     rows = Dataset.from_dict({"clip": values, "label": [0, 1, 0, 1]}, features=features)
+    if form == "Video":
+        rows = rows.cast_column("clip", Video())
     DatasetDict({"train": rows, "validation": rows, "test": rows}).save_to_disk(tmp_path / "set")
     columns = Columns(video="clip", label="label")
     part = load_splits(str(tmp_path / "set"), columns, data_root=str(tmp_path))["train"]

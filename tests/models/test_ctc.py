@@ -1,17 +1,19 @@
 """CTC: its loss against all ways to say a text, the search among texts, and what does not belong to it."""
 
 import itertools
+import json
 import math
 
 import pytest
 import tiny_models as tiny
 import torch
-from transformers import AutoModelForCTC
+from transformers import AutoModelForCTC, Wav2Vec2CTCTokenizer
 
 from mm_hf import FUSIONS, MMFusionForCTC, MMFusionProcessor
-from mm_hf.data import letter_tokenizer
+from mm_hf.data import Columns, MultimodalCollator, letter_tokenizer
 from mm_hf.models import ctc_mm_fusion
 from mm_hf.models.ctc_mm_fusion import beam_search, ctc_loss
+from mm_hf.models.generation_mm_fusion import GENERATION
 
 
 BLANK = 0
@@ -202,6 +204,18 @@ def test_what_does_not_belong():
         model.generate(**sounds, num_beams=0)
     with pytest.raises(ValueError, match="has no 'temperature'"):
         model.generate(**sounds, temperature=2.0)
+
+
+def test_double_letters_of_a_tokenizer_of_ctc_stay(tmp_path):
+    """Wav2Vec2's own decodes what a model gives each moment, and joins what is equal; here that is done already."""
+    (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "L": 3, "O": 4}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), bos_token="<pad>", eos_token="<pad>")
+    processor = MMFusionProcessor(tokenizer=tokenizer)
+    columns = Columns(text="heard", label="said")
+    collator = MultimodalCollator(processor, columns, problem_type=GENERATION, target_end=False)
+    labels = processor.target_ids(["LOLL", None], end=False)
+    assert collator.texts_of(labels) == ["LOLL", None]
+    assert collator.texts_of(torch.zeros(2, 0, dtype=torch.int64)) == ["", ""]
 
 
 def test_letters_there_and_back(tmp_path):

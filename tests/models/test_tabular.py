@@ -1,8 +1,11 @@
 """A table as a modality: what its columns mean, its tokens, missing values, and rows that have no table."""
 
 import math
+from datetime import date
+from decimal import Decimal
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_models as tiny
 import torch
@@ -70,6 +73,32 @@ def test_numbers_of_numpy_and_whole_numbers_as_floats():
     assert own["categorical_ids"].tolist() == [[2]]
     assert schema([{"id": np.float32(NAN), "age": np.float32(NAN)}])["categorical_ids"].tolist() == [[MISSING]]
     assert schema([{"id": 7.5}, {"id": math.inf}])["categorical_ids"].tolist() == [[UNKNOWN], [UNKNOWN]]
+
+
+def test_what_pandas_has_for_numbers():
+    schema = TableSchema.fit(
+        {
+            "small": np.array([20, 30, 200, 250], dtype=np.uint8),
+            "gap": pd.Series([1, 2, None, 4], dtype="Int64"),
+            "price": [Decimal("1.50"), Decimal("2.25"), None, Decimal("2.25")],
+        }
+    )
+    assert list(schema.numerical) == ["gap", "price", "small"]
+    assert schema.numerical["small"][0] == 125
+    found = schema([{"gap": pd.NA, "price": Decimal("2"), "small": np.uint8(250)}])["numerical_values"][0]
+    torch.testing.assert_close(found, torch.tensor([NAN, 0.0, 1.2302]), equal_nan=True, rtol=1e-3, atol=1e-3)
+    for huge in (1e39, 10**400, Decimal("Infinity")):
+        with pytest.raises(ValueError, match="Column 'small': this must be a finite number"):
+            schema([{"small": huge}])
+    with pytest.raises(ValueError, match="Column 'day' of the table holds date, such as datetime"):
+        TableSchema.fit({"day": [date(2020, 1, 1)]})
+
+
+def test_a_row_of_gaps_alone_is_no_row(schema):
+    processor = MMFusionProcessor(table_schema=schema)
+    batch = processor(table=[{"age": None, "town": NAN}, {"age": 20}, {}])
+    assert batch["tabular_index"].tolist() == [-1, 0, -1]
+    assert len(batch["numerical_values"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def dataset(fsdd, tmp_path_factory) -> Path:
             lambda take, word: take in takes[name] and word in ("one", "two", "three", "eight"),
             input_columns=["take", "word"],
         )
-        rows = rows.select_columns(["audio", "word", "speaker"])
+        rows = rows.select_columns(["audio", "word", "speaker", "take"])
         gap = {"audio": None, "word": None}
         return rows.map(
             lambda row, place: {**row, **{key: gap[key] for key, at in (("audio", 20), ("word", 11)) if place == at}},
@@ -112,6 +112,8 @@ def test_it_writes_without_the_package(trained, fsdd, tmp_path):
     one, two = pipe([row["audio"]["bytes"], {"audio": str(tmp_path / "three.wav")}], batch_size=2)
     assert one == two == here
     assert pipe(row["audio"]["bytes"], num_beams=4)["text"]
+    with pytest.raises(ValueError, match="num_return_sequences must be 1"):
+        pipe(row["audio"]["bytes"], num_return_sequences=2)
     with pytest.raises(ValueError, match="num_beams must be at least 1"):
         pipe(row["audio"]["bytes"], num_beams=0)
 
@@ -156,6 +158,7 @@ def test_two_processes_learn_as_one(recipe, tmp_path):
         ({"decoder": "minilm"}, "decoder is 'minilm', but only the task generation has a decoder"),
         ({"imbalance": "focal_loss"}, "imbalance is 'focal_loss', but ctc writes texts, without classes"),
         ({"task": None, "tokenizer": "words"}, "tokenizer is 'words': it is for ctc without a text_encoder"),
+        ({"label_column": "take", "kind_column": None}, "label_column 'take' holds 10, and ctc writes texts"),
         ({"speed_perturbation": 1.5}, "speed_perturbation must be below 1, got 1.5"),
     ],
 )

@@ -148,6 +148,16 @@ def test_bad_rows_are_named_and_skipped(recipe, dataset, tmp_path):
     assert (json.loads(line)["row"], json.loads(line)["column"]) == (7, "age")
 
 
+def test_other_classes_in_another_part_are_refused(recipe, dataset, tmp_path):
+    parts = load_from_disk(str(dataset))
+    turned = (
+        parts["test"].cast_column("helpful", Value("int64")).cast_column("helpful", ClassLabel(names=["yes", "no"]))
+    )
+    DatasetDict({**parts, "test": turned}).save_to_disk(tmp_path / "set")
+    with pytest.raises(SystemExit, match="of part 'test' are not those of train"):
+        call(train.main, recipe(tmp_path / "run", dataset=str(tmp_path / "set")))
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, monkeypatch):
     file = recipe(tmp_path / "run", save_steps=5, floors=False)

@@ -26,6 +26,7 @@ from .models.pipelines_mm_fusion import (
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 from .models.processing_mm_fusion import MMFusionProcessor
 from .models.retrieval_mm_fusion import MMFusionForRetrieval
+from .models.series import SeriesScaler
 from .models.tabular import TableSchema, TabularConfig
 
 
@@ -54,6 +55,7 @@ __all__ = [
     "MMFusionProcessor",
     "MMFusionQuestionAnsweringPipeline",
     "MMFusionSpeechRecognitionPipeline",
+    "SeriesScaler",
     "TableSchema",
     "TabularConfig",
     "TokenStates",

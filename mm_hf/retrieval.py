@@ -1,5 +1,5 @@
-"""Search over a data set: its distinct texts and images embedded once, found by inner product (faiss), and the best of
-them looked at again by the fusion."""
+"""Search over a data set: its distinct texts and images (or sounds) embedded once, found by inner product (faiss), and
+the best of them looked at again by the fusion."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -24,13 +24,13 @@ FILE, EMBEDDINGS = "gallery.json", "embeddings.safetensors"
 
 @dataclass
 class Gallery:
-    """The distinct texts and images of a data set, as they can be searched.
+    """The distinct texts and images (or sounds) of a data set, as they can be searched.
 
     Args:
-        embeddings: by modality `(U, E)` float32 of length 1.
+        embeddings: by modality, the texts first, `(U, E)` float32 of length 1.
         places: by modality for each item the first row that has it.
         keys: by modality what tells each item apart, see `MultimodalCollator.item_key`.
-        pairs: of each row that has both, the text's and the image's place, `(N, 2)` int64.
+        pairs: of each row that has both, the text's and the other item's place, `(N, 2)` int64.
         factory: how faiss indexes them: `"Flat"` is exact; others, such as `"HNSW32"`, are faster where there are
             millions.
     """
@@ -54,7 +54,7 @@ class Gallery:
         batch_size: int = 128,
         progress: bool = True,
     ) -> "Gallery":
-        """Embeds every distinct text and image of some rows.
+        """Embeds every distinct text and image, or sound, of some rows.
 
         Args:
             model: in eval mode when this returns.
@@ -67,8 +67,9 @@ class Gallery:
         Raises:
             BadRowError: an item that cannot be read.
         """
-        found: dict[str, dict[str, int]] = {"text": {}, "vision": {}}  # by key the first row
-        order: dict[str, dict[str, int]] = {"text": {}, "vision": {}}  # by key its place
+        searched = (model.query_modality, model.item_modality)
+        found: dict[str, dict[str, int]] = {modality: {} for modality in searched}  # by key the first row
+        order: dict[str, dict[str, int]] = {modality: {} for modality in searched}  # by key its place
         pairs = []
         for start in range(0, len(rows), 1000):
             for row in rows.__getitems__(list(range(start, min(start + 1000, len(rows))))):
@@ -96,7 +97,7 @@ class Gallery:
         """The k best items of a modality for each query.
 
         Args:
-            queries: `(Q, E)` float, of length 1: `get_text_features` or `get_image_features`.
+            queries: `(Q, E)` float, of length 1, see `MMFusionForRetrieval.get_features`.
             modality: what is searched.
             k: how many; no more than there are.
 
@@ -112,8 +113,8 @@ class Gallery:
         return torch.from_numpy(scores), torch.from_numpy(places)
 
     def relevant(self) -> torch.Tensor:
-        """Which texts and images some row pairs, `(U_text, U_image)` bool."""
-        found = torch.zeros(len(self.keys["text"]), len(self.keys["vision"]), dtype=torch.bool)
+        """Which texts and other items some row pairs, `(U_text, U_item)` bool."""
+        found = torch.zeros(*map(len, self.keys.values()), dtype=torch.bool)
         found[self.pairs[:, 0], self.pairs[:, 1]] = True
         return found
 
@@ -137,7 +138,8 @@ class Gallery:
             raise FileNotFoundError(f"{folder} holds no gallery: there is no {FILE}.")
         tensors = load_file(folder / EMBEDDINGS)
         pairs = tensors.pop("pairs")
-        return cls(tensors, pairs=pairs, **json.loads((folder / FILE).read_text(encoding="utf-8")))
+        rest = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return cls({name: tensors[name] for name in rest["keys"] if name in tensors}, pairs=pairs, **rest)
 
 
 def make_index(embeddings: torch.Tensor, factory: str) -> Any:
@@ -224,9 +226,8 @@ def embed(
     progress: bool = True,
 ) -> torch.Tensor:
     """The embeddings of the items of these rows, `(N, E)` float32 on the CPU; arguments as for `encode`."""
-    features: Any = model.get_text_features if modality == "text" else model.get_image_features
     batches = batches_of(model, collator, modality, rows, places, batch_size, progress)
-    return torch.cat([features(**inputs).float().cpu() for inputs in batches])
+    return torch.cat([model.get_features(modality, None, **inputs).float().cpu() for inputs in batches])
 
 
 def combine(similarities: torch.Tensor, matching: torch.Tensor, weight: float, logit_scale: float) -> torch.Tensor:
@@ -292,10 +293,10 @@ def score_gallery(
     batch_size: int = 128,
     progress: bool = True,
 ) -> torch.Tensor:
-    """The fusion's word on every text with every image of a gallery, `(U_text, U_image)` logits; arguments as for
+    """The fusion's word on every text with every other item of a gallery, `(U_text, U_item)` logits; arguments as for
     `Gallery.build`."""
     states = {
-        modality: encode(model, collator, modality, rows, gallery.places[modality], batch_size, progress)
-        for modality in ("text", "vision")
+        modality: encode(model, collator, modality, rows, places, batch_size, progress)
+        for modality, places in gallery.places.items()
     }
     return model.score_pairs(states).float().cpu()

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
-from mm_hf.models.configuration_mm_fusion import MODALITY_CONFIGS
+from mm_hf.models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES
+from mm_hf.models.recurrent import RNNS
 
 
 DEFAULT_VISION_ENCODER = "google/vit-base-patch16-224"
@@ -42,6 +43,10 @@ class ModelArguments:
     max_audio_seconds: int | None = field(
         default=None,
         metadata={"help": "Longer sounds are cut; Whisper's encoder, which takes 30, is cut to these seconds too."},
+    )
+    series_rnn_type: str = field(
+        default="lstm",
+        metadata={"help": "The encoder of a series_column, as wide as the fusion.", "choices": list(RNNS)},
     )
     fusion: str = field(default="cross_attention", metadata={"help": "A fusion of the registry."})
     fusion_hidden_size: int | None = field(
@@ -107,8 +112,8 @@ class ModelArguments:
         metadata={
             "help": "The head: question_answering, left out where a row has picture, text and one label, or "
             "classification; multi_task where there are several columns of labels; retrieval learns from pairs of "
-            "picture and text, without labels; generation writes the text that the label column holds; ctc writes it "
-            "down from the sound, letter by letter.",
+            "text and picture or sound, without labels; generation writes the text that the label column holds; ctc "
+            "writes it down from the sound, letter by letter.",
             "choices": ["question_answering", "classification", "multi_task", "retrieval", "generation", "ctc"],
         },
     )
@@ -200,6 +205,10 @@ class DatasetArguments:
     table_columns: list[str] | None = field(
         default=None,
         metadata={"help": "Columns of a table: numbers (standardised), strings, classes; what is empty is missing."},
+    )
+    series_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of time series: lists of steps, each a list of numbers, which are standardised."},
     )
     label_column: list[str] | None = field(
         default=None, metadata={"help": "Column of the labels, or several: one task each, learned together."}
@@ -304,6 +313,9 @@ class TrainArguments:
     vision_learning_rate: float | None = field(default=None, metadata={"help": "Of the vision encoder alone."})
     text_learning_rate: float | None = field(default=None, metadata={"help": "Of the text encoder alone."})
     audio_learning_rate: float | None = field(default=None, metadata={"help": "Of the audio encoder alone."})
+    series_learning_rate: float | None = field(
+        default=None, metadata={"help": "Of the encoder of time series; left out, learning_rate."}
+    )
     tabular_learning_rate: float | None = field(
         default=None, metadata={"help": "Of the table's encoder, which starts from nothing; left out, learning_rate."}
     )
@@ -407,7 +419,12 @@ class TrainArguments:
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
         not_negative = ("learning_rate", "encoder_learning_rate", "vision_learning_rate", "text_learning_rate")
-        not_negative += ("audio_learning_rate", "tabular_learning_rate", "decoder_learning_rate")
+        not_negative += (
+            "audio_learning_rate",
+            "tabular_learning_rate",
+            "series_learning_rate",
+            "decoder_learning_rate",
+        )
         for name in (*not_negative, "weight_decay", "max_grad_norm", "focal_gamma", "mixup_alpha", "ema_decay"):
             if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
@@ -427,7 +444,8 @@ class TrainArguments:
         """By modality, and of the decoder."""
         common = self.learning_rate / 5 if self.encoder_learning_rate is None else self.encoder_learning_rate
         own = {name: getattr(self, f"{name}_learning_rate") for name in (*MODALITY_CONFIGS, "decoder")}
-        own["tabular"] = self.learning_rate if own["tabular"] is None else own["tabular"]
+        for name in set(MODALITY_CONFIGS) - set(PRETRAINED_MODALITIES):  # which start from nothing
+            own[name] = self.learning_rate if own[name] is None else own[name]
         return {name: common if rate is None else rate for name, rate in own.items()}
 
 

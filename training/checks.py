@@ -31,14 +31,21 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
         model_args.audio_encoder = DEFAULT_AUDIO_ENCODER
     needed = {"dataset": data_args.dataset}
     if model_args.task == RETRIEVAL:
-        needed |= {"image_column": data_args.image_column, "text_column": data_args.text_column}
+        both = data_args.image_column and data_args.audio_column
+        if both or data_args.video_column or data_args.table_columns or data_args.series_column:
+            raise ValueError(
+                "retrieval searches one image_column, or one audio_column, by a text_column, and no more."
+            )
+        needed |= {"text_column": data_args.text_column}
+        needed |= {"image_column or audio_column": data_args.image_column or data_args.audio_column}
     else:
         needed["label_column"] = data_args.label_column
     encoders = {f"{name}_encoder": COLUMN_OF[name] for name in PRETRAINED_MODALITIES}
     for encoder, column in encoders.items():
         if getattr(model_args, encoder) is not None:
             needed[column] = getattr(data_args, column) or (encoder == "vision_encoder" and data_args.video_column)
-    if all(getattr(model_args, encoder) is None for encoder in encoders) and not data_args.table_columns:
+    own = data_args.table_columns or data_args.series_column
+    if all(getattr(model_args, encoder) is None for encoder in encoders) and not own:
         needed[" or ".join(COLUMN_OF.values())] = None
     for key, value in needed.items():
         if not value:
@@ -91,8 +98,9 @@ def check_table(data_args: DataArguments):
         raise ValueError(f"table_columns names a column twice: {columns}.")
     if told := sorted(set(columns) & set([labels] if isinstance(labels, str) else labels)):
         raise ValueError(f"table_columns names {told}, the labels themselves.")
-    if columns and data_args.streaming:
-        raise ValueError("table_columns does not go with streaming: all training rows say what the columns mean.")
+    for key in ("table_columns", "series_column"):
+        if getattr(data_args, key) and data_args.streaming:
+            raise ValueError(f"{key} does not go with streaming: all training rows say what its numbers mean.")
 
 
 def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
@@ -137,7 +145,7 @@ def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args
         for key, value in unused.items():
             if value is not None:
                 raise ValueError(f"{key} is {value!r}, but retrieval learns from pairs, without labels.")
-        if len(data_args.image_column) > 1:
+        if len(data_args.image_column or []) > 1:
             raise ValueError(f"retrieval needs one image_column, got {data_args.image_column}.")
     if isinstance(labels, list):
         if len(set(labels)) < len(labels):

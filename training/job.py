@@ -52,6 +52,7 @@ COLUMN_OF = {
     "text": "text_column",
     "audio": "audio_column",
     "tabular": "table_columns",
+    "series": "series_column",
 }
 ROOT = Path(__file__).resolve().parent.parent
 

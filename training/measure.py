@@ -105,7 +105,7 @@ def measure_floors(job: Job, fit: Fit, predictions: Predictions) -> dict[str, fl
             (answer, _), *_ = Counter(map(tuple, job.labels("train").tolist())).most_common(1)
             answers = torch.tensor(answer).expand(len(predictions.labels), -1)
             floors["majority"] = job.metrics(answers, predictions.labels)["metrics"]["chrf"]
-    names = {"text": "text_only", "vision": "image_only", "audio": "audio_only", "tabular": "table_only"}
+    names = {"vision": "image_only", "tabular": "table_only"}
     for modality in modalities if len(modalities) > 1 else []:
         alone = dataclasses.replace(job.collator, absent=dict.fromkeys(set(modalities) - {modality}))
         args = copy.copy(job.train_args)
@@ -118,7 +118,7 @@ def measure_floors(job: Job, fit: Fit, predictions: Predictions) -> dict[str, fl
         model = job.build().to(job.accelerator.device)
         fit(job, model, alone, args)
         _, report = evaluate(job, model, alone, "test")
-        floors |= floor_of(job, names[modality], report)
+        floors |= floor_of(job, names.get(modality, f"{modality}_only"), report)
     if {"vision", "text"} <= set(modalities):
         generator = torch.Generator().manual_seed(job.train_args.seed)
         order = torch.randperm(len(job.splits["test"]), generator=generator).tolist()

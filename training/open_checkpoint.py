@@ -158,6 +158,7 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
         "text": data_args.text_column,
         "audio": data_args.audio_column,
         "tabular": table,
+        "series": data_args.series_column,
     }.items():
         if column and modality not in config.modalities:
             raise ValueError(f"{COLUMN_OF[modality]} is {column}, but {args.model} has {config.modalities} alone.")
@@ -178,6 +179,7 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
         audio=data_args.audio_column or None,
         video=data_args.video_column or None,
         table=table,
+        series=data_args.series_column or None,
         label=label,
         kind=data_args.kind_column or None,
         group=args.group_column or None,

@@ -5,6 +5,8 @@
     python training/retrieve.py query --model runs/openmoji_retrieval --gallery runs/gallery --text "a tired cat"
     python training/retrieve.py query --model runs/openmoji_retrieval --gallery runs/gallery --image drawing.png
 
+A model of texts and sounds is asked by --text or by --audio.
+
 A run of train.py leaves recipe.json beside its checkpoint: there, data set and columns need not be named again.
 `evaluate` measures the plain search and the one whose best are looked at again by the fusion (how much its word counts
 is chosen on the validation part), and writes retrieval.json and retrieval.png into the folder evaluation/ of the
@@ -30,11 +32,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from mm_hf import MMFusionConfig, MMFusionForRetrieval, MMFusionProcessor
 from mm_hf.data import Columns, MultimodalCollator, Rows, data_root_of
 from mm_hf.evaluation import bootstrap, chance_recall, plot_finds, ranking_metrics, ranks
+from mm_hf.models.retrieval_mm_fusion import ITEMS
+from mm_hf.models.sound import load_sound
 from mm_hf.retrieval import Gallery, choose_weight, combine, encode, rerank, score_gallery
 from training.arguments import DatasetArguments
 from training.job import ROOT, run
 from training.open_checkpoint import load_part, parse_arguments
-from training.run_folder import git_commit, hardware, picture_and_text, versions, write_json
+from training.run_folder import git_commit, hardware, picture_and_text, picture_of_sound, versions, write_json
 
 
 COMMANDS = ("evaluate", "build", "query")
@@ -47,8 +51,9 @@ class RetrieveArguments:
 
     model: str = field(metadata={"help": "Folder of a checkpoint, or Hub id."})
     gallery: str | None = field(default=None, metadata={"help": "build, query: folder of the embedded data set."})
-    text: str | None = field(default=None, metadata={"help": "query: find pictures by this text."})
+    text: str | None = field(default=None, metadata={"help": "query: find pictures, or sounds, by this text."})
     image: str | None = field(default=None, metadata={"help": "query: find texts by this picture."})
+    audio: str | None = field(default=None, metadata={"help": "query: find texts by this sound."})
     top_k: int = field(default=5, metadata={"help": "query: how many to find."})
     rerank_top: int = field(default=20, metadata={"help": "How many of the best the fusion looks at again; 0: none."})
     rerank_weight: float | None = field(
@@ -83,7 +88,7 @@ class Search:
     Args:
         args, data_args, recipe: what was asked, and the recipe of the run that left the checkpoint.
         model, collator: of the checkpoint.
-        columns: that hold pictures and texts.
+        columns: that hold texts, and pictures or sounds.
     """
 
     args: RetrieveArguments
@@ -104,6 +109,12 @@ class Search:
         return Gallery.build(self.model, self.collator, rows, args.index_factory, args.per_device_eval_batch_size)
 
     @property
+    def directions(self) -> tuple[str, str]:
+        """Names of the two ways to search."""
+        item = ITEMS[self.model.item_modality]
+        return f"text_to_{item}", f"{item}_to_text"
+
+    @property
     def logit_scale(self) -> float:
         """By which training multiplied similarities."""
         return self.model.logit_scale.exp().item()
@@ -120,9 +131,9 @@ def main():
     args, data_args, recipe = parse_arguments(__doc__.split("\n")[0], RetrieveArguments, COMMANDS)
     needed: dict[str, list[str]] = {"evaluate": [], "build": ["gallery"], "query": ["gallery"]}
     missing = [f"--{name}" for name in needed[args.command] if getattr(args, name) is None]
-    missing += [f"--{name}" for name in ("dataset", "image_column", "text_column") if getattr(data_args, name) is None]
-    if args.command == "query" and (args.text is None) == (args.image is None):
-        missing.append("one of --text and --image")
+    missing += [f"--{name}" for name in ("dataset", "text_column") if getattr(data_args, name) is None]
+    if args.command == "query" and sum(given is not None for given in (args.text, args.image, args.audio)) != 1:
+        missing.append("one of --text, --image and --audio")
     if missing:
         raise ValueError(f"{args.command} needs {', '.join(missing)}.")
     {"evaluate": evaluate, "build": build, "query": query}[args.command](open_search(args, data_args, recipe))
@@ -140,12 +151,18 @@ def open_search(args: RetrieveArguments, data_args: DatasetArguments, recipe: di
         raise ValueError(
             f"{args.model} is a checkpoint of {', '.join(found)}; retrieve.py needs MMFusionForRetrieval."
         )
+    for modality, name in ITEMS.items():
+        column = f"{name}_column"
+        if (modality in config.modalities) != (getattr(data_args, column) is not None):
+            asked = "needs" if modality in config.modalities else "has no use for"
+            raise ValueError(f"{args.model} searches by {config.modalities}: it {asked} --{column}.")
     logging.disable_progress_bar()  # of loading weights: seconds
     image = data_args.image_column
     columns = Columns(
         image=image[0] if isinstance(image, list) and len(image) == 1 else image,
         image_id=data_args.image_id_column or None,
         text=data_args.text_column,
+        audio=data_args.audio_column,
     )
     collator = MultimodalCollator(
         MMFusionProcessor.from_pretrained(args.model),
@@ -166,26 +183,28 @@ def evaluate(search: Search):
     rows = Rows(part, name)
     gallery = search.gallery(rows)
     relevant = gallery.relevant()
-    similarities = gallery.embeddings["text"] @ gallery.embeddings["vision"].T
+    texts, items = gallery.embeddings.values()
+    similarities = texts @ items.T
     weights: dict[str, float] = {}
     looks = args.rerank_top > 0 and search.model.config.matching_weight > 0
     matching = score_gallery(search.model, search.collator, rows, gallery) if looks else None
     if looks:
         weights = chosen_weights(search, name)
 
-    directions = {"text_to_image": (similarities, relevant), "image_to_text": (similarities.T, relevant.T)}
-    report: dict[str, Any] = {"split": name, "texts": len(relevant), "images": relevant.shape[1], "metrics": {}}
-    for direction, (scores, right) in directions.items():
+    forth, back = search.directions
+    item = ITEMS[search.model.item_modality]
+    report: dict[str, Any] = {"split": name, "texts": len(texts), "items": len(items), "metrics": {}}
+    for direction, scores, right in ((forth, similarities, relevant), (back, similarities.T, relevant.T)):
         asked = right.any(-1)  # an item without a partner is there to be found by mistake alone
         found = {"plain": ranks(scores, right)[asked]}
         if matching is not None:
-            word = matching if direction == "text_to_image" else matching.T
+            word = matching if direction == forth else matching.T
             again = rerank(scores, word, weights[direction], search.logit_scale, args.rerank_top)
             found["reranked"] = ranks(again, right)[asked]
         for method, places in found.items():
             report["metrics"][f"{direction}, {method}"] = with_intervals(places, args)
     report |= {
-        "chance": chance_recall({"image": torch.arange(relevant.shape[1])}),
+        "chance": chance_recall({item: torch.arange(len(items))}),
         "rerank": {"top": args.rerank_top, "weights": weights} if looks else None,
         "intervals": {"confidence": 0.95, "samples": args.bootstrap_samples, "unit": "queries"},
         "run": {"commit": git_commit(ROOT), "versions": versions(), "hardware": hardware()},
@@ -203,7 +222,7 @@ def chosen_weights(search: Search, measured: str) -> dict[str, float]:
     Raises:
         ValueError: there is no other part than the measured one to choose it on.
     """
-    args, directions = search.args, ("text_to_image", "image_to_text")
+    args, directions = search.args, search.directions
     if args.rerank_weight is not None:
         return dict.fromkeys(directions, args.rerank_weight)
     if measured == "validation":
@@ -213,11 +232,12 @@ def chosen_weights(search: Search, measured: str) -> dict[str, float]:
     name, part = search.part("validation")
     rows = Rows(part, name)
     gallery = search.gallery(rows)
-    scores = gallery.embeddings["text"] @ gallery.embeddings["vision"].T
+    texts, items = gallery.embeddings.values()
+    scores = texts @ items.T
     matching, right = score_gallery(search.model, search.collator, rows, gallery), gallery.relevant()
-    both = {"text_to_image": (scores, matching, right), "image_to_text": (scores.T, matching.T, right.T)}
+    both = ((scores, matching, right), (scores.T, matching.T, right.T))
     found = {}
-    for direction, (similarities, word, relevant) in both.items():
+    for direction, (similarities, word, relevant) in zip(directions, both):
         asked = relevant.any(-1)
         found[direction] = choose_weight(
             similarities[asked], word[asked], relevant[asked], search.logit_scale, args.rerank_top
@@ -234,7 +254,7 @@ def with_intervals(places: torch.Tensor, args: RetrieveArguments) -> dict[str, d
 
 def table(report: dict[str, Any]) -> str:
     """The metrics beside chance, for the terminal."""
-    lines = [f"\n{report['split']}: {report['texts']:,} texts, {report['images']:,} images"]
+    lines = [f"\n{report['split']}: {report['texts']:,} texts, {report['items']:,} items"]
     lines.append(f"{'':<26}{'R@1':>22}{'R@5':>22}{'R@10':>22}{'median rank':>14}")
     for name, metrics in report["metrics"].items():
         cells = "".join(
@@ -251,7 +271,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def draw_searches(search: Search, rows: Rows, gallery: Gallery, similarities, relevant):
-    """Some texts of the part with the pictures they find, drawn at random."""
+    """Some texts of the part with the pictures (of sounds) they find, drawn at random."""
     generator = torch.Generator().manual_seed(search.args.seed)
     asked = torch.randperm(len(similarities), generator=generator)[:SHOWN].tolist()
     searches = []
@@ -259,7 +279,7 @@ def draw_searches(search: Search, rows: Rows, gallery: Gallery, similarities, re
         best = similarities[text].topk(min(search.args.top_k, similarities.shape[1])).indices.tolist()
         finds = [
             (
-                shown(search, rows, gallery, "vision", place)[0],
+                shown(search, rows, gallery, search.model.item_modality, place)[0],
                 f"{similarities[text, place]:.2f}",
                 bool(relevant[text, place]),
             )
@@ -272,7 +292,7 @@ def draw_searches(search: Search, rows: Rows, gallery: Gallery, similarities, re
 def shown(
     search: Search, rows: Rows, gallery: Gallery, modality: str, place: int
 ) -> tuple[Image.Image | None, str | None]:
-    """Picture and text of the row that an item is from."""
+    """Picture (of a sound its spectrum) and text of the row that an item is from."""
     return picture_and_text(rows[gallery.places[modality][place]], search.collator)
 
 
@@ -282,28 +302,23 @@ def build(search: Search):
     gallery = search.gallery(Rows(part, name))
     gallery.save(search.args.gallery)
     write_json(Path(search.args.gallery) / "source.json", {"split": name, "model": search.args.model})
-    texts, images = len(gallery.keys["text"]), len(gallery.keys["vision"])
-    print(f"{texts:,} texts and {images:,} images of part {name} are in {search.args.gallery}")
+    counts = " and ".join(f"{len(keys):,} of {modality}" for modality, keys in gallery.keys.items())
+    print(f"the distinct items of part {name}, {counts}, are in {search.args.gallery}")
 
 
 def query(search: Search):
-    """Finds pictures by a text, or texts by a picture."""
+    """Finds pictures or sounds by a text, or texts by a picture or a sound."""
     args, model = search.args, search.model
     gallery = Gallery.load(args.gallery)
     source = json.loads((Path(args.gallery) / "source.json").read_text(encoding="utf-8"))
     name, part = search.part(source["split"])
     rows = Rows(part, name)
-    asked, sought = ("text", "vision") if args.image is None else ("vision", "text")
-    if args.image is None:
-        inputs = search.collator.processor(text=[args.text])
-    else:
-        with Image.open(args.image) as picture:
-            picture = picture.convert("RGB")
-        inputs = search.collator.processor(images=[picture])
+    asked, shown_query, inputs = prepare_query(search)
+    sought = model.item_modality if asked == "text" else "text"
     inputs = {key: value.to(model.device) for key, value in inputs.items()}
     with torch.no_grad():
         states = {asked: model.model.encode({}, None, **inputs)[asked]}
-        features = (model.get_text_features if asked == "text" else model.get_image_features)(states)
+        features = model.get_features(asked, states)
     looks = args.rerank_top > 0 and model.config.matching_weight > 0
     scores, places = gallery.search(features, sought, max(args.top_k, args.rerank_top if looks else 0))
     scores, places = scores[0], places[0].tolist()
@@ -321,8 +336,30 @@ def query(search: Search):
         print(f"{scores[place]:9.3f}  row {row}  {text or ''}")
         finds.append((picture_of, text or "", None))
     output = args.output or os.path.join(args.gallery, "query.png")
-    plot_finds([(args.text if args.image is None else picture, finds)], output)
+    plot_finds([(shown_query, finds)], output)
     print(f"drawn: {output}")
+
+
+def prepare_query(search: Search) -> tuple[str, Any, dict[str, torch.Tensor]]:
+    """What is asked: its modality, the text or picture that stands for it, and the model's inputs.
+
+    Raises:
+        ValueError: the model does not know this modality, or the sound cannot be read.
+        OSError: the picture cannot be read.
+    """
+    args, processor = search.args, search.collator.processor
+    if args.text is not None:
+        return "text", args.text, processor(text=[args.text])
+    asked, flag = ("vision", "--image") if args.image is not None else ("audio", "--audio")
+    if asked != search.model.item_modality:
+        raise ValueError(f"{args.model} finds by {search.model.config.modalities}: it cannot be asked by {flag}.")
+    if asked == "vision":
+        with Image.open(args.image) as picture:
+            picture = picture.convert("RGB")
+        return asked, picture, processor(images=[picture])
+    rate = processor.feature_extractor.sampling_rate
+    sound = load_sound(args.audio, rate)
+    return asked, picture_of_sound(sound, rate), processor(audio=[sound], sampling_rate=rate)
 
 
 def weight_of(search: Search) -> float:
@@ -333,7 +370,7 @@ def weight_of(search: Search) -> float:
     if not file.exists():
         return 1.0
     chosen = json.loads(file.read_text(encoding="utf-8"))["rerank"]
-    direction = "text_to_image" if search.args.image is None else "image_to_text"
+    direction = search.directions[search.args.text is None]
     return chosen["weights"][direction] if chosen else 1.0
 
 

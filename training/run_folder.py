@@ -18,10 +18,10 @@ from datasets import Dataset
 from PIL import Image
 
 from mm_hf.checkpoints import clear_staging, list_checkpoints
-from mm_hf.data import BadRowError, MultimodalCollator, Rows, label_tensor
+from mm_hf.data import MultimodalCollator, Rows, label_tensor
 from mm_hf.data.decoding import decode_image, decode_sound, picture_file
 from mm_hf.data.loading import is_absent
-from mm_hf.evaluation import model_card, picture_of_sound, plot_curves, plot_predictions
+from mm_hf.evaluation import item_of, model_card, picture_of_series, picture_of_sound, plot_curves, plot_predictions
 from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES, PRETRAINED_MODALITIES
 from mm_hf.models.generation_mm_fusion import GENERATION
 
@@ -235,16 +235,17 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
 
 
 def sample_finds(collator: MultimodalCollator, split, embeddings: dict[str, torch.Tensor], count: int) -> list[tuple]:
-    """Test rows drawn at random, each with the text that its picture finds, as `plot_predictions` takes them."""
-    paired = (embeddings["text"].any(-1) & embeddings["image"].any(-1)).nonzero().flatten().tolist()
+    """Test rows drawn at random, each with the text that its picture or sound finds, as `plot_predictions` takes
+    them."""
+    texts, items = embeddings["text"], embeddings[item_of(embeddings)]
+    paired = (texts.any(-1) & items.any(-1)).nonzero().flatten().tolist()
     rows = random.Random(0).sample(paired, min(count, len(paired)))
-    best = (embeddings["image"][rows] @ embeddings["text"].T).argmax(-1).tolist()
+    best = (items[rows] @ texts.T).argmax(-1).tolist()
     column = collator.columns.text
-    texts = split.select_columns([column])[best][column]
     samples = []
-    for row, found in zip(Rows(split, "test").__getitems__(rows), texts):
+    for row, found in zip(Rows(split, "test").__getitems__(rows), split.select_columns([column])[best][column]):
         picture, text = picture_and_text(row, collator)
-        samples.append((picture, "what this picture finds:", found, text))
+        samples.append((picture, "what this finds:", found, text))
     return samples
 
 
@@ -263,9 +264,9 @@ def shown(label: Any, labels: Any) -> str:
 
 
 def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple[Image.Image | None, str | None]:
-    """The first picture of a row, of rows without pictures that of their sound, and its text; None for what is absent,
-    and for what cannot be read. Where there is no column of texts, the text is the columns of the table, the name of
-    the sound's file, or empty."""
+    """The first picture of a row, of rows without pictures that of their sound or series, and its text; None for what
+    is absent, and for what cannot be read. Where there is no column of texts, the text is the columns of the table, the
+    name of the sound's file, or empty."""
     columns = collator.columns
     try:
         there = [column for column in columns.files if row[column]]
@@ -276,7 +277,9 @@ def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple
             picture = picture_of_sound(decode_sound(row, columns.audio, collator.root, rate), rate)
         else:
             picture = decode_image(row, there[0], collator.root) if there else None
-    except BadRowError:  # skipped in the run, or it would not have come this far
+        if picture is None and columns.series is not None and row[columns.series]:
+            picture = picture_of_series(collator.processor.series_scaler.check(row[columns.series]))
+    except ValueError:  # a bad row, skipped in the run, or it would not have come this far
         picture = None
     if columns.text:
         return picture, row[columns.text]

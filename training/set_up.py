@@ -50,6 +50,8 @@ from mm_hf.models.configuration_mm_fusion import PRETRAINED_MODALITIES
 from mm_hf.models.ctc_mm_fusion import CTC
 from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.models.losses import count_labels
+from mm_hf.models.recurrent import RecurrentConfig
+from mm_hf.models.series import SeriesScaler
 from mm_hf.models.tabular import TableSchema, TabularConfig
 from training.arguments import (
     DataArguments,
@@ -112,6 +114,7 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         audio=data_args.audio_column,
         video=data_args.video_column,
         table=data_args.table_columns or [],
+        series=data_args.series_column,
         label=data_args.label_column,
         kind=data_args.kind_column,
         weight=data_args.weight_column,
@@ -244,7 +247,8 @@ def check_rows(job: Job):
         for alone in [] if job.searches else job.alone():
             if count_labels(alone.labels(split)) == 0:
                 raise ValueError(f"No row of split {split!r} has a label in column {alone.columns.label!r}.")
-        for modality, columns in {"text": job.collator.parts["text"], "tabular": job.columns.table}.items():
+        parts = job.collator.parts
+        for modality, columns in {**parts, "tabular": job.columns.table, "vision": [], "audio": []}.items():
             for row in job.all_rows(split, columns) if columns else []:
                 job.collator.item_keys(row, modality, bad)
         for column in job.columns.files:
@@ -282,8 +286,8 @@ def loss_arguments(job: Job, among_others: bool = False) -> dict[str, Any]:
 
 
 def build_processor(model_args: ModelArguments, data_args: DataArguments, train: Any) -> MMFusionProcessor:
-    """The encoders' own processors, with the sizes that the recipe asks for, and what the columns of the table mean in
-    the training part."""
+    """The encoders' own processors, with the sizes that the recipe asks for, and what the columns of the table and the
+    channels of time series are like in the training part."""
     encoders = {name: getattr(model_args, f"{name}_encoder") for name in PRETRAINED_MODALITIES}
     schema = None
     if data_args.table_columns:
@@ -297,6 +301,7 @@ def build_processor(model_args: ModelArguments, data_args: DataArguments, train:
         decoder=model_args.decoder,
         max_audio_seconds=model_args.max_audio_seconds,
         table_schema=schema,
+        series_scaler=SeriesScaler.fit(train[data_args.series_column]) if data_args.series_column else None,
     )
     if model_args.image_size is not None:
         processor.image_processor.size = {"height": model_args.image_size, "width": model_args.image_size}
@@ -366,12 +371,17 @@ def build_model(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
     task = args.task or ("question_answering" if answers else "classification")
     if job.tasks:
         task = "multi_task"
-    schema, table = job.processor.table_schema, {}
+    schema, scaler, width = job.processor.table_schema, job.processor.series_scaler, args.fusion_hidden_size or 64
+    own: dict[str, Any] = {}  # encoders that start from nothing
     if schema is not None:
-        table["tabular_config"] = TabularConfig.from_schema(schema, hidden_size=args.fusion_hidden_size or 64)
+        own["tabular_config"] = TabularConfig.from_schema(schema, hidden_size=width)
+    if scaler is not None:
+        own["series_config"] = RecurrentConfig(
+            rnn_type=args.series_rnn_type, input_size=scaler.channels, hidden_size=width
+        )
     model = HEADS[task].from_encoders_pretrained(
         **{name: getattr(args, f"{name}_encoder") for name in PRETRAINED_MODALITIES},
-        **table,
+        **own,
         max_audio_seconds=args.max_audio_seconds,
         fusion=args.fusion,
         fusion_module_config={

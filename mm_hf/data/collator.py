@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..models.generation_mm_fusion import GENERATION
 from ..models.processing_mm_fusion import MMFusionProcessor, decode_as_written, ends_of_text
+from ..models.retrieval_mm_fusion import ITEMS
 from ..models.tabular import TableError
 from .augmentation import ImageAugmentation, change_speed
 from .bad_rows import check_on_error
@@ -50,8 +51,8 @@ class MultimodalCollator:
         speed_perturbation: how much faster or slower sounds are played, see `change_speed`: for training alone.
         max_target_length: tokens that a text to be written is cut to, its end included; None: not at all.
         target_end: a token ends each text that is to be written; CTC (`MMFusionForCTC`) needs none.
-        pair_ids: give the ids of texts and pictures, by which equal ones are known on whatever process: for models
-            that compare pairs.
+        pair_ids: give the ids of texts and of pictures or sounds, by which equal ones are known on whatever process:
+            for models that compare pairs.
         num_frames: frames of a video, see `load_frames`; they are the images of its row.
         table_names: of columns of the table that are a `ClassLabel` the names of their classes.
         seed: of all three. What is drawn depends on the seed, the epoch and the first row of the item in the batch and
@@ -63,7 +64,7 @@ class MultimodalCollator:
         `sample_weight` `(B,)` where a column holds weights, `row_ids` `(B,)`; for rows of a stream `stream_position`,
         epoch and number of rows read in it by the end of this batch; where rows are bad `bad_rows`, their entries (see
         `BadRowError`). Where `columns.label` is a list, `labels` and `sample_weight` are dicts by column. With
-        `pair_ids`, `vision_ids` and `text_ids` `(B,)` int64, -1 for none.
+        `pair_ids`, `text_ids` and `vision_ids` or `audio_ids` `(B,)` int64, -1 for none.
 
     Raises:
         ValueError: settings that do not fit together: an augmentation of what was encoded before or is not there, or
@@ -103,6 +104,7 @@ class MultimodalCollator:
             "text": [] if text is None else [text],
             "audio": [] if audio is None else [audio],
             "tabular": [TABLE] if self.columns.table else [],
+            "series": [] if self.columns.series is None else [self.columns.series],
         }
         if not 0 <= self.token_dropout < 1:
             raise ValueError(f"token_dropout must be in [0, 1), got {self.token_dropout}.")
@@ -123,8 +125,9 @@ class MultimodalCollator:
                     f"{name} is {value}, but the {modality} features are cached, encoded once and for all: give up "
                     f"one of {name} and the feature cache."
                 )
-        if self.pair_ids and [len(columns) for columns in self.parts.values()] != [1, 1, 0, 0]:
-            raise ValueError(f"pair_ids needs one column of pictures and one of texts, got {self.parts}.")
+        there = {modality: len(columns) for modality, columns in self.parts.items() if columns}
+        if self.pair_ids and there not in ({"text": 1, item: 1} for item in ITEMS):
+            raise ValueError(f"pair_ids needs a column of texts and one of {list(ITEMS)}, got {self.parts}.")
         if self.token_dropout and self._mask_token_id is None:
             raise ValueError("token_dropout needs a tokenizer with a mask token or an unknown token.")
 
@@ -188,6 +191,8 @@ class MultimodalCollator:
             if not isinstance(value, str) or not value.strip():
                 raise BadRowError(row, column, f"the text is empty or no text ({value!r:.80}); None means absent.")
             return value
+        if modality == "series":
+            return self._series_key(row, value)
         file = picture_file(value)
         if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
             what = {"vision": "picture", "audio": "sound"}[modality]
@@ -216,6 +221,15 @@ class MultimodalCollator:
         except TableError as error:
             raise BadRowError(row, error.column, error.reason) from None
         return repr(sorted(values.items())) if values else None
+
+    def _series_key(self, row: dict[str, Any], value: Any) -> str | None:
+        """See `item_key`; no steps are no series."""
+        if not len(value):
+            return None
+        try:
+            return hashlib.sha256(self.processor.series_scaler.check(value).tobytes()).hexdigest()
+        except ValueError as error:
+            raise BadRowError(row, self.columns.series, str(error)) from None
 
     def frames_of(self, row: dict[str, Any]) -> list[Image.Image]:
         """The frames that stand for the video of a row; see `decode_video`."""
@@ -402,7 +416,9 @@ class MultimodalCollator:
             return dict(self.processor(images=items))
         if modality == "audio":
             return dict(self.processor(audio=items, sampling_rate=self.processor.feature_extractor.sampling_rate))
-        return dict(self.processor(table=items) if modality == "tabular" else self.processor(text=items))
+        if modality == "tabular":
+            return dict(self.processor(table=items))
+        return dict(self.processor(series=items) if modality == "series" else self.processor(text=items))
 
     def _generator(self, row: dict[str, Any], modality: str, column: str) -> np.random.Generator:
         """All that is random about an item comes from here, and none of it from the global generators."""

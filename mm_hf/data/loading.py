@@ -63,6 +63,8 @@ class Columns:
         video: files of videos, their paths or bytes, or lists of pictures; None in a row: this row has no video.
         table: numbers, strings, truth values or classes, the columns of a table; None or NaN in one of them: this
             value is missing; in all of them: this row has no table.
+        series: time series, lists of steps, each a list of numbers (or a number); None in a row, or no step: this row
+            has none.
     """
 
     image: str | list[str] | None = None
@@ -74,6 +76,7 @@ class Columns:
     audio: str | None = None
     video: str | None = None
     table: list[str] = field(default_factory=list)
+    series: str | None = None
 
     def __post_init__(self):
         if self.image is not None and self.video is not None:
@@ -107,7 +110,7 @@ class Columns:
         """The columns that are there, as pairs of their part and their name."""
         pairs: list[tuple[str, str | None]] = [("image", column) for column in self.images]
         pairs += [("image_id", self.image_id), ("text", self.text), ("audio", self.audio), ("video", self.video)]
-        pairs += [("table", column) for column in self.table]
+        pairs += [("series", self.series), *(("table", column) for column in self.table)]
         pairs += [("label", column) for column in self.labels]
         pairs += [("kind", self.kind), *(("weight", column) for column in dict.fromkeys(self.weights.values()))]
         return [(part, column) for part, column in pairs if column is not None]

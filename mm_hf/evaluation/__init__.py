@@ -14,9 +14,9 @@ from .metrics import (
     targets_of,
 )
 from .page import write_page
-from .plots import picture_of_sound, plot_finds, plot_predictions
+from .plots import picture_of_series, picture_of_sound, plot_finds, plot_predictions
 from .prediction import Predictions, predict
-from .ranking import chance_recall, ranking_metrics, ranks, retrieval_metrics
+from .ranking import chance_recall, item_of, ranking_metrics, ranks, retrieval_metrics
 from .report import model_card, plot_curves
 from .texts import TextTable, generation_metrics, token_metrics
 
@@ -37,12 +37,14 @@ __all__ = [
     "generation_metrics",
     "group_codes",
     "has_label",
+    "item_of",
     "label_scores",
     "majority_accuracy",
     "majority_answer",
     "metrics_with_intervals",
     "model_card",
     "multi_task_metrics",
+    "picture_of_series",
     "picture_of_sound",
     "plot_curves",
     "plot_finds",

@@ -1,5 +1,6 @@
 """Pictures of what an evaluation found."""
 
+import io
 import os
 import textwrap
 import warnings
@@ -26,7 +27,7 @@ def drawable(text: str, width: int = 150) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def save_figure(figure: "Figure", path: str | os.PathLike, dpi: int = 120):
+def save_figure(figure: "Figure", path: str | os.PathLike | io.BytesIO, dpi: int = 120):
     """Writes a PNG. A character that the font lacks becomes a box, without a word."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -47,6 +48,22 @@ def picture_of_sound(samples: np.ndarray, sampling_rate: int) -> Image.Image:
     power = np.abs(np.fft.rfft(frames * np.hanning(window))).T[::-1] ** 2
     decibels = 10 * np.log10(np.maximum(power / max(power.max(), 1e-12), 1e-8))
     return Image.fromarray((255 * (1 + decibels / 80)).round().astype(np.uint8)).resize((224, 224)).convert("RGB")
+
+
+def picture_of_series(values: np.ndarray) -> Image.Image:
+    """The channels of a time series as lines, time to the right, in a square picture.
+
+    Args:
+        values: `(S, C)` float.
+    """
+    from matplotlib.figure import Figure
+
+    figure, drawn = Figure(figsize=(2.24, 2.24), layout="constrained"), io.BytesIO()
+    axes = figure.subplots()
+    axes.plot(values, linewidth=0.8)
+    axes.axis("off")
+    save_figure(figure, drawn, dpi=100)
+    return Image.open(drawn).convert("RGB")
 
 
 def plot_predictions(

@@ -14,6 +14,11 @@ from tqdm.auto import tqdm
 from ..models.ctc_mm_fusion import MMFusionForCTC
 from ..models.generation_mm_fusion import MMFusionForConditionalGeneration
 from ..models.losses import count_labels
+from ..models.retrieval_mm_fusion import ITEMS
+
+
+# The modalities of a model for search, and what its outputs call them.
+SEARCHED = {"text": "text", **ITEMS}
 
 
 @dataclass
@@ -23,9 +28,10 @@ class Predictions:
     Args:
         row_ids: `(N,)` int64.
         logits: `(N, C)` float32; of several tasks, by name; of a model for search the embeddings, `(N, E)` of `"text"`
-            and `"image"`; of one that writes the tokens, `(N, S)` int64, the start left out, padding behind the end.
+            and `"image"` or `"audio"`; of one that writes the tokens, `(N, S)` int64, the start left out, padding
+            behind the end.
         labels: as `label_tensor` gives them, None where the batches have none; of several tasks, by name; of a model
-            for search the ids of texts and images, `(N,)` int64; of one that writes the tokens, `(N, S')` int64, -100
+            for search the ids of both, `(N,)` int64; of one that writes the tokens, `(N, S')` int64, -100
             for none.
         loss: mean over the labels; of several tasks the sum of these, as the model weighs them; None without labels.
         task_losses: what each of several tasks adds to it; None without labels or tasks.
@@ -71,7 +77,7 @@ def predict(
     for batch in tqdm(batches, desc=title, leave=False, disable=not (progress and accelerator.is_local_main_process)):
         batch = dict(batch)
         row_ids, labels = batch.pop("row_ids"), batch.get("labels")
-        ids = {"text": batch["text_ids"], "image": batch["vision_ids"]} if "text_ids" in batch else None
+        ids = {name: batch[f"{modality}_ids"] for modality, name in SEARCHED.items() if f"{modality}_ids" in batch}
         bad_rows += batch.pop("bad_rows", [])
         batch.pop("stream_position", None)
         batch = send_to_device(batch, accelerator.device)
@@ -79,7 +85,7 @@ def predict(
             said: Any
             if writer is None:
                 outputs = model(**batch)
-                said = outputs.logits if ids is None else {"text": outputs.text_embeds, "image": outputs.image_embeds}
+                said = {name: outputs[f"{name}_embeds"] for name in ids} if ids else outputs.logits
                 said = recursively_apply(torch.Tensor.float, said)
             else:
                 outputs, said = write(writer, batch, generate)
@@ -87,7 +93,7 @@ def predict(
             several = isinstance(labels, dict)
             found, counted = (outputs.task_losses, labels) if several else ({"": outputs.loss}, {"": labels})
             losses.append({name: (found[name].item(), count_labels(counted[name])) for name in counted})
-        parts.append(send_to_device((row_ids, said, labels if ids is None else ids), "cpu"))
+        parts.append(send_to_device((row_ids, said, ids or labels), "cpu"))
     parts = gather_object(parts)
     if writer is not None:
         parts = of_one_length(parts, writer.config.pad_token_id)

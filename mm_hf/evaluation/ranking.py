@@ -45,8 +45,8 @@ def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.
     """Search in both directions, among the distinct items of some rows.
 
     Args:
-        embeddings: `"text"` and `"image"`, `(N, E)` of each row, of length 1.
-        ids: of the texts and images, `(N,)` int64, equal for equal ones, negative for none.
+        embeddings: `"text"` and what is searched by it, `"image"` or `"audio"`, `(N, E)` of each row, of length 1.
+        ids: of both, `(N,)` int64, equal for equal ones, negative for none.
 
     Returns:
         `metrics`: `mean_recall`, over both directions and 1, 5 and 10, then `ranking_metrics` of each; `by_kind`
@@ -55,18 +55,19 @@ def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.
     Raises:
         ValueError: no row has both.
     """
-    paired = (ids["text"] >= 0) & (ids["image"] >= 0)
+    item = item_of(ids)
+    paired = (ids["text"] >= 0) & (ids[item] >= 0)
     if not paired.any():
-        raise ValueError("No row has a text and an image, so nothing can be measured.")
+        raise ValueError(f"No row has a text and an {item}, so nothing can be measured.")
     texts, text_ids = distinct(embeddings["text"][paired], ids["text"][paired])
-    images, image_ids = distinct(embeddings["image"][paired], ids["image"][paired])
+    items, item_ids = distinct(embeddings[item][paired], ids[item][paired])
     of_text = ids["text"][paired] == text_ids[:, None]  # (U_text, N)
-    of_image = ids["image"][paired] == image_ids[:, None]
-    relevant = (of_text.float() @ of_image.float().T) > 0  # (U_text, U_image)
-    scores = texts @ images.T
+    of_item = ids[item][paired] == item_ids[:, None]
+    relevant = (of_text.float() @ of_item.float().T) > 0  # (U_text, U_item)
+    scores = texts @ items.T
     directions = {
-        "text_to_image": ranking_metrics(ranks(scores, relevant)),
-        "image_to_text": ranking_metrics(ranks(scores.T, relevant.T)),
+        f"text_to_{item}": ranking_metrics(ranks(scores, relevant)),
+        f"{item}_to_text": ranking_metrics(ranks(scores.T, relevant.T)),
     }
     recalls = [found[f"recall_at_{k}"] for found in directions.values() for k in RECALLS]
     metrics = {"mean_recall": sum(recalls) / len(recalls)}
@@ -75,12 +76,18 @@ def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.
     return {"metrics": metrics, "by_kind": {}, "rows": int(paired.sum())}
 
 
+def item_of(ids: dict[str, torch.Tensor]) -> str:
+    """The name of what is searched by texts."""
+    return next(name for name in ids if name != "text")
+
+
 def chance_recall(ids: dict[str, torch.Tensor]) -> dict[str, float]:
     """What a search finds that knows nothing: recall at 1, 5 and 10 in an order drawn at random, by the number of
-    images, each text having one.
+    items, each text having one.
 
     Args:
         ids: as `retrieval_metrics` takes them.
     """
-    images = len(ids["image"][ids["image"] >= 0].unique())
-    return {f"chance_recall_at_{k}": min(1.0, k / images) for k in RECALLS}
+    numbers = ids[item_of(ids)]
+    items = len(numbers[numbers >= 0].unique())
+    return {f"chance_recall_at_{k}": min(1.0, k / items) for k in RECALLS}

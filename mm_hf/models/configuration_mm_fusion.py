@@ -23,8 +23,10 @@ MODALITY_CONFIGS = {
     "text": "text_config",
     "audio": "audio_config",
     "tabular": "tabular_config",
+    "series": "series_config",
 }
-# Those whose encoder comes from elsewhere: what a table's columns mean, no other table knows.
+# Those whose encoder comes from elsewhere: what the columns of a table or the channels of sensors mean, no other data
+# tell.
 PRETRAINED_MODALITIES = ("vision", "text", "audio")
 
 POOLINGS = ("cls", "last", "mean")
@@ -205,8 +207,8 @@ class MMFusionConfig(PreTrainedConfig):
     their part. Building a model from a config downloads nothing.
 
     Args:
-        vision_config, text_config, audio_config, tabular_config (`PreTrainedConfig` or `dict`, *optional*): the
-            encoders.
+        vision_config, text_config, audio_config, tabular_config, series_config (`PreTrainedConfig` or `dict`,
+            *optional*): the encoders.
         fusion_module_config (`FusionModuleConfig` or `dict`, *optional*): the fusion. (The library keeps the shorter
             name `fusion_config` for fused kernels.)
         vision_feature_layer (`int` or `list[int]`, *optional*): index (indices) into the vision encoder's
@@ -216,8 +218,8 @@ class MMFusionConfig(PreTrainedConfig):
             side, or `"channels"`, as LLaVA does: one token for each place of the coarsest layer, into which the places
             of finer ones are folded (space to depth). Fewer tokens, and the same numbers in them.
         freeze_encoders (`bool` or `list[str]`, defaults to `False`): modalities whose encoder does not train: it stays
-            in eval mode, and its forward runs without gradients. `True` means all but that of a table, which starts
-            from random weights.
+            in eval mode, and its forward runs without gradients. `True` means all but those of tables and series,
+            which start from random weights.
         freeze_batch_norm (`bool`, defaults to `True`): keep the running statistics of the encoders' batch norms as
             they are in training too. Pretrained ones are worth more than those of small batches, and two processes
             then see the same network. Turn it off for a CNN that starts from random weights.
@@ -286,6 +288,7 @@ class MMFusionConfig(PreTrainedConfig):
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
         "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="whisper", optional=True),
         "tabular_config": SubConfigSpec(config_class=AutoConfig, model_type=TabularConfig.model_type, optional=True),
+        "series_config": SubConfigSpec(config_class=AutoConfig, model_type=RecurrentConfig.model_type, optional=True),
         "fusion_module_config": SubConfigSpec(config_class=FusionModuleConfig),
         "decoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
     }
@@ -294,6 +297,7 @@ class MMFusionConfig(PreTrainedConfig):
     text_config: PreTrainedConfig | dict | None = None
     audio_config: PreTrainedConfig | dict | None = None
     tabular_config: PreTrainedConfig | dict | None = None
+    series_config: PreTrainedConfig | dict | None = None
     fusion_module_config: FusionModuleConfig | dict | None = None
     vision_feature_layer: int | list[int] | None = None
     vision_feature_join: str = "tokens"

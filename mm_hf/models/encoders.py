@@ -31,9 +31,14 @@ MODALITY_INPUTS = {
     "text": ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids"),
     "audio": ("input_features", "input_values", "audio_attention_mask"),
     "tabular": ("numerical_values", "categorical_ids"),
+    "series": ("series_values", "series_attention_mask"),
 }
 # Inputs whose own name another modality has: what their encoder calls them.
-NAME_IN_ENCODER = {"audio_attention_mask": "attention_mask"}
+NAME_IN_ENCODER = {
+    "audio_attention_mask": "attention_mask",
+    "series_values": "input_features",
+    "series_attention_mask": "attention_mask",
+}
 
 
 # Of Whisper, which hears a frame every 10 ms and joins two.
@@ -97,10 +102,11 @@ def construct_encoder(config: PreTrainedConfig, modality: str) -> PreTrainedMode
         encoder = model_from_config(config)
     if config.is_encoder_decoder:
         encoder = encoder.get_encoder()
-    if encoder.main_input_name not in MODALITY_INPUTS[modality]:
+    readable = [NAME_IN_ENCODER.get(name, name) for name in MODALITY_INPUTS[modality]]
+    if encoder.main_input_name not in readable:
         raise ValueError(
             f"The {modality} encoder is of type {config.model_type!r}, which reads {encoder.main_input_name!r}; "
-            f"needed is one that reads {MODALITY_INPUTS[modality][0]!r}."
+            f"needed is one that reads {readable[0]!r}."
         )
     return encoder
 

@@ -260,10 +260,11 @@ def count_all_labels(batches: Sequence[Any]) -> Any:
 
 def count_items(batches: Sequence[dict[str, Any]]) -> Any:
     """What the loss of several batches is divided by: their labels (see `count_all_labels`), or, where they have none,
-    their pairs of text and image, `()` float32; None where they have neither."""
+    their pairs of text and image (or sound), `()` float32; None where they have neither."""
     if "labels" in batches[0]:
         return count_all_labels([batch["labels"] for batch in batches])
     if "text_ids" in batches[0]:
-        pairs = sum(((batch["text_ids"] >= 0) & (batch["vision_ids"] >= 0)).sum() for batch in batches)
+        item_ids = "vision_ids" if "vision_ids" in batches[0] else "audio_ids"
+        pairs = sum(((batch["text_ids"] >= 0) & (batch[item_ids] >= 0)).sum() for batch in batches)
         return torch.as_tensor(pairs).float()
     return None

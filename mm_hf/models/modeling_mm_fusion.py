@@ -272,6 +272,9 @@ class MMFusionModel(MMFusionPreTrainedModel):
         numerical_values: torch.Tensor | None = None,
         categorical_ids: torch.Tensor | None = None,
         tabular_index: torch.Tensor | None = None,
+        series_values: torch.Tensor | None = None,
+        series_attention_mask: torch.Tensor | None = None,
+        series_index: torch.Tensor | None = None,
         encoder_states: dict[str, EncoderStates] | None = None,
         memory: FusionMemory | None = None,
         memory_index: torch.Tensor | None = None,
@@ -300,6 +303,9 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 what is missing.
             categorical_ids: `(U, K)` int64, their columns of categories: 0 for what is missing, 1 for unknown values.
             tabular_index: `(B,)` int64, the row of the table of each row, as `text_index`.
+            series_values: `(U, S, C)` float, distinct time series of `C` channels, standardised.
+            series_attention_mask: `(U, S)`, 1 for a step, 0 for padding.
+            series_index: `(B,)` int64, the series of each row, as `text_index`.
             encoder_states: what `encode` gave before, for modalities whose raw inputs are left out.
             memory, memory_index: see `fuse`.
             return_tokens: give the tokens too, not the pooled vector alone.
@@ -323,7 +329,13 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 "model.set_attn_implementation('eager') first."
             )
         encoded = self.encode(
-            {"text": text_index, "vision": vision_index, "audio": audio_index, "tabular": tabular_index},
+            {
+                "text": text_index,
+                "vision": vision_index,
+                "audio": audio_index,
+                "tabular": tabular_index,
+                "series": series_index,
+            },
             encoder_states,
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -335,6 +347,8 @@ class MMFusionModel(MMFusionPreTrainedModel):
             audio_attention_mask=audio_attention_mask,
             numerical_values=numerical_values,
             categorical_ids=categorical_ids,
+            series_values=series_values,
+            series_attention_mask=series_attention_mask,
         )
         fused = self.fuse(
             encoded,

@@ -172,17 +172,21 @@ class MMFusionRetrievalOutput(ModelOutput):
         loss (`torch.Tensor`, *optional*): `()`.
         task_losses (`dict[str, torch.Tensor]`, *optional*): `()` each, `"contrastive"` and, weighted, `"matching"`,
             of which it is the sum.
-        logits_per_image (`torch.Tensor`): `(U_image, U_text)`, similarities of distinct items, scaled.
-        logits_per_text (`torch.Tensor`): `(U_text, U_image)`.
-        text_embeds, image_embeds (`torch.Tensor`): `(B, E)`, of each row's items, of length 1; zeros for none.
+        logits_per_image, logits_per_audio (`torch.Tensor`): `(U_item, U_text)`, similarities of distinct items,
+            scaled; of a model of texts and images the former, of texts and sounds the latter.
+        logits_per_text (`torch.Tensor`): `(U_text, U_item)`.
+        text_embeds, image_embeds, audio_embeds (`torch.Tensor`): `(B, E)`, of each row's items, of length 1; zeros for
+            none.
     """
 
     loss: torch.Tensor | None = None
     task_losses: dict[str, torch.Tensor] | None = None
     logits_per_image: torch.Tensor | None = None
+    logits_per_audio: torch.Tensor | None = None
     logits_per_text: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
+    audio_embeds: torch.Tensor | None = None
 
 
 @dataclass

@@ -18,13 +18,14 @@ from .video import load_frames
 
 
 class MMFusionClassificationPipeline(Pipeline):
-    """Classifies rows `{"image": …, "text": …, "audio": …, "table": …}`, any of which may be missing or None; in place
-    of the image `"video"`, where the model was trained on videos.
+    """Classifies rows `{"image": …, "text": …, "audio": …, "table": …, "series": …}`, any of which may be missing or
+    None; in place of the image `"video"`, where the model was trained on videos.
 
     An image is a PIL image, a path or a URL; a sound is a path, the bytes of a file, or a dict of `array` and
     `sampling_rate`, and is resampled where that is needed; a video is a path, the bytes of a file, or a list of PIL
-    images; a table's row is a dict of its columns. Returns for each row `[{"score", "label"}, …]`, best first; for
-    several labels at once the scores are independent probabilities, for a regression they are the predicted values.
+    images; a table's row is a dict of its columns; a time series is a list of steps, each a list of numbers. Returns
+    for each row `[{"score", "label"}, …]`, best first; for several labels at once the scores are independent
+    probabilities, for a regression they are the predicted values.
 
     Args of a call:
         top_k (`int`, defaults to 5): how many; None for all.
@@ -58,16 +59,17 @@ class MMFusionClassificationPipeline(Pipeline):
         Raises:
             ValueError: a row that is not a dict with at least one known key, or has what the model does not read.
         """
-        known = ("image", "text", "question", "audio", "table", "video")
+        known = ("image", "text", "question", "audio", "table", "video", "series")
         if not isinstance(inputs, dict) or not set(inputs) & set(known) or not set(inputs) <= set(known):
             raise ValueError(f"A row must be a dict with keys out of {known}, got {inputs!r}.")
         source, text = inputs.get("image"), inputs.get("text", inputs.get("question"))
         modalities = self.model.config.modalities
-        sound, table, video = (inputs.get(key) for key in ("audio", "table", "video"))
+        sound, table, video, series = (inputs.get(key) for key in ("audio", "table", "video", "series"))
         if source is not None and video is not None:
             raise ValueError("A row has an image or a video, not both.")
-        given = (("image", source, "vision"), ("text", text, "text"), ("audio", sound, "audio"))
-        for key, value, modality in (*given, ("table", table, "tabular"), ("video", video, "vision")):
+        own = {"text": text, "audio": sound, "series": series}
+        given = [("image", source, "vision"), ("table", table, "tabular"), ("video", video, "vision")]
+        for key, value, modality in (*given, *((key, value, key) for key, value in own.items())):
             if value is not None and modality not in modalities:
                 raise ValueError(f"The row has {key} {value!r:.80}, but this model reads {modalities} alone.")
         processor: Any = self.processor
@@ -77,7 +79,7 @@ class MMFusionClassificationPipeline(Pipeline):
         image: Any = None if source is None else load_image(source)
         if video is not None:
             image, source = load_frames(video, self.model.config.num_images), video
-        return {"image": image, "source": source, "text": text, "audio": sound, "table": table}
+        return {"image": image, "source": source, "text": text, "audio": sound, "table": table, "series": series}
 
     def _forward(self, model_inputs: dict | list[dict], **processor_kwargs) -> dict[str, torch.Tensor]:
         logits = self.model(**self._batch(model_inputs, **processor_kwargs)).logits
@@ -92,11 +94,11 @@ class MMFusionClassificationPipeline(Pipeline):
             row["image"] = loaded.setdefault(source if isinstance(source, str) else id(source), row["image"])
         columns: dict[str, Any] = {
             name: [row[key] for row in rows]
-            for name, key in (("images", "image"), ("text", "text"), ("audio", "audio"), ("table", "table"))
+            for name, key in {"images": "image", **{key: key for key in ("text", "audio", "table", "series")}}.items()
             if any(row[key] is not None for row in rows)
         }
         if not columns:
-            raise ValueError("A row needs an image, a text, a sound, a table's row or a video.")
+            raise ValueError("A row needs an image, a text, a sound, a table's row, a video or a series.")
         processor: Any = self.processor
         if "audio" in columns:
             columns["sampling_rate"] = processor.feature_extractor.sampling_rate

@@ -135,7 +135,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             dtype, device_map, max_memory, quantization_config, attn_implementation: as in `from_pretrained`, for the
                 whole model.
             kwargs: everything else goes into `MMFusionConfig` (`num_labels`, `freeze_encoders`,
-                `vision_feature_layer`, `fusion_module_config={"hidden_size": 256}`, a table's `tabular_config`…).
+                `vision_feature_layer`, `fusion_module_config={"hidden_size": 256}`, `tabular_config`,
+                `series_config`…).
 
         Raises:
             ValueError: no encoder, an encoder that does not read the modality, or weights that its checkpoint lacks.
@@ -143,10 +144,11 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         """
         sources = {name: kwargs.pop(name, None) for name in cls.pretrained_parts}
         sources = {name: source for name, source in sources.items() if source is not None}
-        if not set(sources) & set(MODALITY_CONFIGS) and kwargs.get("tabular_config") is None:
+        untrained = [key for name, key in MODALITY_CONFIGS.items() if name not in PRETRAINED_MODALITIES]
+        if not set(sources) & set(MODALITY_CONFIGS) and all(kwargs.get(key) is None for key in untrained):
             raise ValueError(
-                f"from_encoders_pretrained needs an encoder for at least one of {list(PRETRAINED_MODALITIES)}, or a "
-                "tabular_config."
+                f"from_encoders_pretrained needs an encoder for at least one of {list(PRETRAINED_MODALITIES)}, or one "
+                f"of {untrained}."
             )
         hub_kwargs = {key: kwargs.pop(key) for key in HUB_KEYS if key in kwargs}
         loading_kwargs = {key: kwargs.pop(key) for key in LOADING_KEYS if key in kwargs}

@@ -17,6 +17,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import cached_file, logging
 
 from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, part_of_composite
+from .series import SeriesScaler
 from .sound import limit_seconds
 from .tabular import TableError, TableSchema, is_missing
 
@@ -31,6 +32,7 @@ PARTS = {
     "text": ("text", "tokenizer"),
     "audio": ("audio", "feature_extractor"),
     "table": ("tabular", "table_schema"),
+    "series": ("series", "series_scaler"),
 }
 
 
@@ -54,13 +56,14 @@ class MMFusionProcessorKwargs(ProcessingKwargs, total=False):
 
 
 class MMFusionProcessor(ProcessorMixin):
-    """Prepares images, texts, sounds and rows of a table for the models of mm_hf.
+    """Prepares images, texts, sounds, rows of a table and time series for the models of mm_hf.
 
     Args:
         image_processor: any image processor of the library; None for a model without vision.
         tokenizer: any tokenizer of the library; None for a model without text.
         feature_extractor: of sounds, any of the library; None for a model without sound.
         table_schema (`TableSchema` or `dict`): what the columns of a table mean; None for a model without a table.
+        series_scaler (`SeriesScaler` or `dict`): what the channels of time series are like; None for a model without.
 
     Example:
 
@@ -73,13 +76,16 @@ class MMFusionProcessor(ProcessorMixin):
 
     valid_processor_kwargs = MMFusionProcessorKwargs
 
-    def __init__(self, image_processor=None, tokenizer=None, feature_extractor=None, table_schema=None):
+    def __init__(
+        self, image_processor=None, tokenizer=None, feature_extractor=None, table_schema=None, series_scaler=None
+    ):
         # The library's own __init__ refuses absent parts.
         self.chat_template = None
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         self.feature_extractor = feature_extractor
         self.table_schema = TableSchema(**table_schema) if isinstance(table_schema, dict) else table_schema
+        self.series_scaler = SeriesScaler(**series_scaler) if isinstance(series_scaler, dict) else series_scaler
         for name in self.get_attributes():
             if getattr(self, name) is not None:
                 self.check_argument_for_proper_class(name, getattr(self, name))
@@ -104,14 +110,19 @@ class MMFusionProcessor(ProcessorMixin):
 
     @classmethod
     def from_encoders_pretrained(
-        cls, *, max_audio_seconds: int | None = None, table_schema: TableSchema | None = None, **encoders: Any
+        cls,
+        *,
+        max_audio_seconds: int | None = None,
+        table_schema: TableSchema | None = None,
+        series_scaler: SeriesScaler | None = None,
+        **encoders: Any,
     ) -> "MMFusionProcessor":
         """Builds a processor from those of the encoders.
 
         Args:
             vision, text, audio (`str`): Hub id or local folder of each encoder, as for the model.
             max_audio_seconds: see `MMFusionModel.from_encoders_pretrained`; longer sounds are cut.
-            table_schema: of a table's columns, see the class.
+            table_schema, series_scaler: of a table's columns and of time series, see the class.
             decoder (`str`): that of the decoder, where there is no text encoder.
             encoders: everything else goes to the loading of each part (`revision`, `token`, `subfolder`…; a dict by
                 modality where the encoders differ).
@@ -124,12 +135,12 @@ class MMFusionProcessor(ProcessorMixin):
         sources = {name: encoders.pop(name, None) for name in PRETRAINED_MODALITIES}
         sources["text"] = sources["text"] or decoder
         sources = {name: source for name, source in sources.items() if source is not None}
-        if not sources and table_schema is None:
+        parts: dict[str, Any] = {"table_schema": table_schema, "series_scaler": series_scaler}
+        if not sources and table_schema is None and series_scaler is None:
             raise ValueError(
-                f"from_encoders_pretrained needs an encoder for at least one of {list(PRETRAINED_MODALITIES)}, or a "
-                "table_schema."
+                f"from_encoders_pretrained needs an encoder for at least one of {list(PRETRAINED_MODALITIES)}, or one "
+                f"of {list(parts)}."
             )
-        parts: dict[str, Any] = {"table_schema": table_schema}
         for name, source in sources.items():
             kwargs = {}
             for key, value in encoders.items():
@@ -157,6 +168,7 @@ class MMFusionProcessor(ProcessorMixin):
         text: str | list[str | None] | None = None,
         audio=None,
         table: dict[str, Any] | list[dict[str, Any] | None] | None = None,
+        series=None,
         deduplicate: bool | None = None,
         **kwargs,
     ) -> BatchFeature:
@@ -169,6 +181,8 @@ class MMFusionProcessor(ProcessorMixin):
             audio: a sound, `(S,)` float from -1 to 1, or a list of them; None in the list: this row has no sound.
             table: a row of the table, `{column: value}`, or a list of them; a column that is not there, None or NaN is
                 missing; None in the list: this row has none at all.
+            series: a time series, an array `(S, C)` (or `(S,)`), NaN for a reading that is missing, or a list of
+                them; None in the list: this row has none.
             deduplicate: prepare equal strings, and images and sounds that are the very same object, once, and give the
                 index of the item that each row uses. One image beside many texts is always shared.
             kwargs: for the tokenizer, the image processor and the feature extractor; `text_kwargs`, `images_kwargs`
@@ -176,17 +190,18 @@ class MMFusionProcessor(ProcessorMixin):
                 have: it has to be what the feature extractor has, since nothing is resampled here.
 
         Returns:
-            `vision_index`, `text_index`, `audio_index`, `tabular_index` `(B,)` where rows share items or lack them
-            (`vision_index` `(B, K)` where rows have up to K images), then `pixel_values`, `numerical_values`,
-            `categorical_ids`, and what the tokenizer and the feature extractor make, for the distinct items; the
-            latter's mask is `audio_attention_mask`.
+            `vision_index`, `text_index`, `audio_index`, `tabular_index`, `series_index` `(B,)` where rows share items
+            or lack them (`vision_index` `(B, K)` where rows have up to K images), then `pixel_values`,
+            `numerical_values`, `categorical_ids`, `series_values`, `series_attention_mask`, and what the tokenizer and
+            the feature extractor make, for the distinct items; the latter's mask is `audio_attention_mask`.
 
         Raises:
             ValueError: nothing given, lists of different length, an empty text (None means absent), a sound that is
                 empty, has several channels or what is no finite number, another sampling rate, or an input that this
-                processor has no part for; a table's column that is not known, or what is no number in one of numbers.
+                processor has no part for; a table's column that is not known, or what is no number in one of numbers;
+                a series of other channels than those it learned.
         """
-        given = {"images": images, "text": text, "audio": audio, "table": table}
+        given = {"images": images, "text": text, "audio": audio, "table": table, "series": series}
         for name, (_, part) in PARTS.items():
             if given[name] is not None and getattr(self, part) is None:
                 raise ValueError(f"Got {name}, but this processor has only {self.present_parts}.")
@@ -236,6 +251,8 @@ class MMFusionProcessor(ProcessorMixin):
                 data.update(self._hear([sounds[index.index(place)] for place in range(len(items))], audio_kwargs))
             elif items and name == "table":
                 data.update(self.table_schema(items))
+            elif items and name == "series":
+                data.update(self._scale(rows[name], items))
             elif items:
                 for row, value in enumerate(rows[name]):
                     if value is not None and not (isinstance(value, str) and value.strip()):
@@ -282,6 +299,16 @@ class MMFusionProcessor(ProcessorMixin):
             except TableError as error:
                 raise ValueError(f"Row {row}: {error}") from None
         return [None if row is None or all(map(is_missing, row.values())) else row for row in rows]
+
+    def _scale(self, rows: list, items: list) -> dict[str, torch.Tensor]:
+        """Tensors of distinct series; what cannot be one is told by its row."""
+        for row, series in enumerate(rows):
+            if series is not None:
+                try:
+                    self.series_scaler.check(series)
+                except ValueError as error:
+                    raise ValueError(f"Row {row}: {error}") from None
+        return self.series_scaler(items)
 
     def _check_sounds(self, sounds: list, sampling_rate: int | None) -> list[np.ndarray | None]:
         """Sounds as `(S,)` float32. Refuses what no feature extractor could make sense of."""
@@ -356,6 +383,8 @@ class MMFusionProcessor(ProcessorMixin):
         found = {name: value for name, value in super().to_dict().items() if value is not None}
         if self.table_schema is not None:
             found["table_schema"] = self.table_schema.to_dict()
+        if self.series_scaler is not None:
+            found["series_scaler"] = self.series_scaler.to_dict()
         return found
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
@@ -395,7 +424,8 @@ class MMFusionProcessor(ProcessorMixin):
         )
         if tokenizer_file is not None:
             tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        return [image_processor, tokenizer, feature_extractor, processor_dict.get("table_schema")]
+        own = [processor_dict.get(name) for name in ("table_schema", "series_scaler")]
+        return [image_processor, tokenizer, feature_extractor, *own]
 
     @classmethod
     def from_args_and_dict(cls, args, processor_dict, **kwargs):

@@ -24,6 +24,8 @@ from .projection import pool_tokens
 
 
 MAX_LOGIT_SCALE = math.log(100)  # as in CLIP
+# What can be searched by texts, and what the outputs call it.
+ITEMS = {"vision": "image", "audio": "audio"}
 TEXTS_WORTH_A_TURN = 16  # so many of one image are scored without copying its keys and values for each pair
 
 
@@ -80,26 +82,24 @@ class ItemEmbedding(nn.Module):
 
 
 class MMFusionForRetrieval(MMFusionPreTrainedModel):
-    """Finds images by texts and texts by images.
+    """Finds images by texts and texts by images; or sounds, where these are the model's other modality.
 
     Each item has an embedding from its own encoder alone, trained by the image-text contrastive loss. The fusion tells
     whether a text and an image belong together (image-text matching, with hard negatives), to be asked of the best
     that the embeddings found: ALBEF, Li et al. 2021. With `config.matching_weight` 0 there is no such question, and
     the fusion does not train.
-
-    The texts are the query modality's; the images are the model's other modality.
     """
 
     def __init__(self, config: MMFusionConfig):
         super().__init__(config)
         fusion = config.fusion_module_config
-        others = [name for name in config.modalities if name != fusion.query_modality]
-        if len(others) != 1 or config.num_images != 1:
+        others = [name for name in config.modalities if name != "text"]
+        if fusion.query_modality != "text" or len(others) != 1 or others[0] not in ITEMS or config.num_images != 1:
             raise ValueError(
-                f"MMFusionForRetrieval searches one modality by another, with one item a row; this config has "
-                f"{config.modalities} and num_images {config.num_images}."
+                f"MMFusionForRetrieval searches one of {list(ITEMS)} by text, with one item a row; this config has "
+                f"{config.modalities}, of which {fusion.query_modality} asks, and num_images {config.num_images}."
             )
-        self.query_modality, self.item_modality = str(fusion.query_modality), others[0]
+        self.query_modality, self.item_modality = "text", others[0]
         self.model = MMFusionModel(config)
         shape = (config.projection_dim, config.classifier_dropout, fusion.layer_norm_eps)
         self.embeddings = nn.ModuleDict(
@@ -130,17 +130,26 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         Returns:
             `(U, E)`, of length 1.
         """
-        return self._features(self.query_modality, encoder_states, inputs)
+        return self.get_features("text", encoder_states, **inputs)
 
     def get_image_features(self, encoder_states: dict[str, EncoderStates] | None = None, **inputs) -> torch.Tensor:
-        """The embeddings of images (of the other modality's items): `(U, E)`, of length 1; see `get_text_features`."""
-        return self._features(self.item_modality, encoder_states, inputs)
+        """The embeddings of images: `(U, E)`, of length 1; see `get_text_features`."""
+        return self.get_features("vision", encoder_states, **inputs)
 
-    def _features(self, name: str, encoder_states: dict[str, EncoderStates] | None, inputs: dict) -> torch.Tensor:
-        states = self.model.encode({}, encoder_states, **inputs)[name]
+    def get_audio_features(self, encoder_states: dict[str, EncoderStates] | None = None, **inputs) -> torch.Tensor:
+        """The embeddings of sounds: `(U, E)`, of length 1; see `get_text_features`."""
+        return self.get_features("audio", encoder_states, **inputs)
+
+    def get_features(
+        self, modality: str, encoder_states: dict[str, EncoderStates] | None = None, **inputs
+    ) -> torch.Tensor:
+        """The embeddings of items of a modality, by its name: `(U, E)`, of length 1; see `get_text_features`."""
+        if modality not in self.embeddings:
+            raise ValueError(f"This model searches {list(self.embeddings)}, and no {modality!r}.")
+        states = self.model.encode({}, encoder_states, **inputs)[modality]
         if states.levels is None:
-            raise ValueError(f"There is no item of modality {name!r} among the inputs {sorted(inputs)}.")
-        return self.embeddings[name](states)
+            raise ValueError(f"There is no item of modality {modality!r} among the inputs {sorted(inputs)}.")
+        return self.embeddings[modality](states)
 
     @can_return_tuple
     def forward(
@@ -148,25 +157,26 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         text_ids: torch.Tensor | None = None,
         vision_ids: torch.Tensor | None = None,
+        audio_ids: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | float | None = None,
         return_loss: bool | None = None,
         encoder_states: dict[str, EncoderStates] | None = None,
         **inputs,
     ) -> MMFusionRetrievalOutput:
-        """Compares texts and images; with a loss, takes each row for a pair that belongs together.
+        """Compares texts and images (or sounds); with a loss, takes each row for a pair that belongs together.
 
         Args:
             input_ids: see `MMFusionModel.forward`.
-            text_ids, vision_ids: `(B,)` int64: rows with equal numbers have the same text, the same image, on whatever
-                process they are. Left out: rows with the same item.
+            text_ids, vision_ids, audio_ids: `(B,)` int64: rows with equal numbers have the same text, the same image,
+                on whatever process they are. Left out: rows with the same item.
             num_items_in_batch: pairs of the global batch; left out, of all processes in this step.
             return_loss: left out, in training.
             encoder_states: see `MMFusionModel.forward`.
             inputs: the model's other inputs. A row that lacks one of both is no pair.
 
         Returns:
-            `logits_per_image` `(U, U')` and `logits_per_text`, of distinct items; embeddings of each row, zeros where
-            it has no item; the losses.
+            `logits_per_image` (or `logits_per_audio`) `(U, U')` and `logits_per_text`, of distinct items; embeddings
+            of each row, zeros where it has no item; the losses.
         """
         indices = {name: inputs.pop(f"{name}_index", None) for name in self.config.modalities}
         self.model.check_inputs(inputs)
@@ -186,15 +196,15 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         logits_per_text = scale * embeds[text] @ embeds[item].T
         losses = None
         if self.training if return_loss is None else return_loss:
-            pairs = self._pairs(encoded, present, rows, {text: text_ids, item: vision_ids})
+            ids = {"text": text_ids, "vision": vision_ids, "audio": audio_ids}
+            pairs = self._pairs(encoded, present, rows, ids)
             losses = self._losses(encoded, pairs, scale, num_items_in_batch)
         return MMFusionRetrievalOutput(
             loss=None if losses is None else torch.stack(list(losses.values())).sum(),
             task_losses=losses,
-            logits_per_image=logits_per_text.T,
             logits_per_text=logits_per_text,
             text_embeds=rows[text],
-            image_embeds=rows[item],
+            **{f"logits_per_{ITEMS[item]}": logits_per_text.T, f"{ITEMS[item]}_embeds": rows[item]},
         )
 
     def _pairs(self, encoded, present, rows, ids) -> Pairs:
@@ -254,7 +264,7 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
             inputs: raw inputs of the distinct items, as for `MMFusionModel.forward`.
 
         Returns:
-            `(N,)` float logits, or `(U_text, U_image)`.
+            `(N,)` float logits, or `(U_text, U_item)`.
         """
         text, item = self.query_modality, self.item_modality
         given = dict(encoder_states or {})

@@ -217,7 +217,7 @@ def test_what_does_not_fit_a_run(keys, message, recipe, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("query", "--gallery", "nowhere"), "query needs one of --text and --image"),
+        (("query", "--gallery", "nowhere"), "query needs one of --text, --image and --audio"),
         (("query", "--gallery", "nowhere", "--text", "a"), "nowhere holds no gallery"),
         (("build",), "build needs --gallery"),
         (("evaluate", "--split", "validation"), "give --rerank_weight"),

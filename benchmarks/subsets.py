@@ -2,6 +2,7 @@
 
     python benchmarks/subsets.py smart_home --seconds 60         # three seeds; what is there is kept
     python benchmarks/subsets.py video --seconds 120 --seeds 0 1 2
+    python benchmarks/subsets.py video --seconds 120 --gradient_modulation 0.3   # and all of them, so balanced
 
 Runs stay in `runs/subsets/<recipe>`, the figures in `results/subsets.json`: by subset the first metric of the test
 part as a mean over the seeds with its 95 % interval, and by how much all modalities together are ahead of each subset,
@@ -28,11 +29,12 @@ from training.run_folder import git_commit, hardware, write_json
 RUNS = ROOT / "runs/subsets"
 REPORT = ROOT / "benchmarks/results/subsets.json"
 # The keys of a recipe that speak of one modality.
-KEYS = {
+KEYS: dict[str, tuple[str, ...]] = {
     "vision": ("vision_encoder", "image_column", "image_id_column", "video_column", "image_size", "num_frames"),
     "text": ("text_encoder", "text_column", "text_pooling", "max_text_length", "text_learning_rate"),
     "audio": ("audio_encoder", "audio_column", "max_audio_seconds", "audio_learning_rate"),
     "tabular": ("table_columns", "category_columns", "tabular_learning_rate"),
+    "series": ("series_column", "series_rnn_type", "series_learning_rate"),
 }
 
 
@@ -83,31 +85,40 @@ def main():
     parser.add_argument("recipe", help="name of a recipe with several modalities")
     parser.add_argument("--seconds", type=int, default=60, help="of training for each run (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument(
+        "--gradient_modulation", type=float, nargs="+", default=[], help="train all modalities with these too"
+    )
     arguments = parser.parse_args()
     recipe = read_recipe(ROOT / f"training/recipes/{arguments.recipe}.yaml")
     modalities = modalities_of(recipe)
-    subsets = [subset for size in range(len(modalities), 0, -1) for subset in combinations(modalities, size)]
+    everything = " + ".join(modalities)
+    recipes = {
+        " + ".join(subset): restricted(recipe, subset)
+        for size in range(len(modalities), 0, -1)
+        for subset in combinations(modalities, size)
+    }
+    for alpha in arguments.gradient_modulation:
+        recipes[f"{everything}, gradient_modulation {alpha}"] = {**recipe, "gradient_modulation": alpha}
     report: dict[str, Any] = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
     own = report.get(arguments.recipe, {})
     if own.get("seconds") != arguments.seconds:
         own = {"seconds": arguments.seconds, "runs": {}}
     for seed in arguments.seeds:
-        for subset in subsets:
-            name = " + ".join(subset)
+        for name, own_recipe in recipes.items():
             scores = own["runs"].setdefault(name, {})
             if str(seed) in scores:
                 continue
             print(f"== {name}, seed {seed}", flush=True)
-            folder = f"{arguments.recipe}/{'-'.join(subset)}-{seed}"
-            scores[str(seed)] = run_one(folder, restricted(recipe, subset), arguments.seconds, seed)
+            folder = f"{arguments.recipe}/{name.replace(' ', '').replace(',', '-')}-{seed}"
+            scores[str(seed)] = run_one(folder, own_recipe, arguments.seconds, seed)
             own |= {"commit": git_commit(ROOT), "hardware": hardware()}
             write_json(REPORT, {**report, arguments.recipe: own})
-    own |= summary(own["runs"], " + ".join(modalities))
+    own |= summary(own["runs"], everything)
     write_json(REPORT, {**report, arguments.recipe: own})
     for name, found in own["subsets"].items():
         ahead = found.get("all_ahead_by")
         more = "" if ahead is None else f"   all ahead by {ahead['mean']:.4f} ± {ahead['interval'] or 0:.4f}"
-        print(f"{name:<24}{found['mean']:.4f} ± {found['interval'] or 0:.4f}{more}")
+        print(f"{name:<48}{found['mean']:.4f} ± {found['interval'] or 0:.4f}{more}")
 
 
 if __name__ == "__main__":

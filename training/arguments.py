@@ -356,6 +356,12 @@ class TrainArguments:
     focal_gamma: float = field(default=2.0, metadata={"help": "Of the focal loss."})
     label_smoothing_factor: float = field(default=0.0, metadata={"help": "Share of the label given to all classes."})
     mixup_alpha: float = field(default=0.0, metadata={"help": "Above 0: mix fused rows and their labels."})
+    gradient_modulation: float = field(
+        default=0.0,
+        metadata={
+            "help": "Above 0: hold back the modality that is ahead, so strongly (OGM-GE, Peng et al. 2022: 0.1 to 0.8)."
+        },
+    )
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to this norm; 0: not."})
     max_nonfinite: int = field(
         default=10,
@@ -424,6 +430,7 @@ class TrainArguments:
             "tabular_learning_rate",
             "series_learning_rate",
             "decoder_learning_rate",
+            "gradient_modulation",
         )
         for name in (*not_negative, "weight_decay", "max_grad_norm", "focal_gamma", "mixup_alpha", "ema_decay"):
             if getattr(self, name) is not None and not getattr(self, name) >= 0:

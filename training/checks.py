@@ -16,6 +16,9 @@ from training.arguments import (
 from training.job import COLUMN_OF, RETRIEVAL
 
 
+CLASSES = (None, "question_answering", "classification")  # tasks whose answers are classes
+
+
 def check_arguments(script: str, model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
     """Says what is missing or does not fit together, before anything is loaded, and fills in the default encoders."""
     if data_args.image_column and data_args.video_column:
@@ -77,6 +80,11 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
         raise ValueError(
             f"save_steps is {train_args.save_steps}: the Trainer keeps the best model among its checkpoints, so "
             "finetune.py saves after every evaluation (eval_steps); train.py can save in between."
+        )
+    if train_args.gradient_modulation and (train_args.torch_compile or model_args.task not in CLASSES):
+        raise ValueError(
+            f"gradient_modulation is for models of classes, {CLASSES[1:]}, that are not compiled: task is "
+            f"{model_args.task}, torch_compile {train_args.torch_compile}."
         )
     if data_args.streaming:
         if train_args.max_steps < 1 or train_args.eval_steps is None:

@@ -14,6 +14,7 @@ from datasets import Dataset, IterableDataset
 from transformers import get_scheduler
 
 from mm_hf import MMFusionPreTrainedModel, MMFusionProcessor
+from mm_hf.balance import GradientModulation
 from mm_hf.data import (
     BadRowError,
     BadRows,
@@ -275,9 +276,14 @@ def build_optimizer(model: MMFusionPreTrainedModel, args: TrainArguments) -> tor
     parts = [*model.config.modalities, *(name for name, _ in model.named_children())]
     rates = {name: rate for name, rate in rates.items() if name in parts}
     groups = parameter_groups(model, args.learning_rate, args.weight_decay, rates, args.layer_decay)
+    optimizer: torch.optim.Optimizer
     if args.optim == "sgd":
-        return torch.optim.SGD(groups, lr=args.learning_rate)
-    return torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
+        optimizer = torch.optim.SGD(groups, lr=args.learning_rate)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
+    if args.gradient_modulation:
+        GradientModulation(model, optimizer, args.gradient_modulation)
+    return optimizer
 
 
 def build_scheduler(

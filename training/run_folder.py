@@ -265,8 +265,8 @@ def shown(label: Any, labels: Any) -> str:
 
 def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple[Image.Image | None, str | None]:
     """The first picture of a row, of rows without pictures that of their sound or series, and its text; None for what
-    is absent, and for what cannot be read. Where there is no column of texts, the text is the columns of the table, the
-    name of the sound's file, or empty."""
+    is absent, and for what cannot be read. Where there is no column of texts, the text is the columns of the table,
+    the name of the sound's file, or empty."""
     columns = collator.columns
     try:
         there = [column for column in columns.files if row[column]]

@@ -98,6 +98,13 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
             f"train.py keeps whole weights on every process, and {accelerator.distributed_type.value} cuts them up: "
             "start finetune.py with this configuration."
         )
+    if train_args.gradient_modulation and accelerator.distributed_type in (
+        DistributedType.FSDP,
+        DistributedType.DEEPSPEED,
+    ):
+        raise ValueError(
+            f"gradient_modulation needs whole gradients, which {accelerator.distributed_type.value} cuts."
+        )
     if train_args.fp16 and accelerator.device.type == "cpu":
         raise ValueError("fp16 is true, but there is no GPU: on the CPU use bf16.")
     logging.disable_progress_bar()  # of loading weights: seconds

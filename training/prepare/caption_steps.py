@@ -4,8 +4,8 @@
 
 Made from what `training.prepare.openmoji` wrote: each name in small letters gives as many rows as it has words, and
 one for its end, the row's `next` being `.`. `so_far` starts with `a picture of`, so that no text is empty. The
-vocabulary is the words that are there at least twice in the names of the training part; rows whose next word is none of
-them have no `next`. A caption is written by asking for the next word until it is the end.
+vocabulary is the words that are there at least twice in the names of the training part; rows whose next word is none
+of them have no `next`. A caption is written by asking for the next word until it is the end.
 """
 
 from collections import Counter

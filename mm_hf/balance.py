@@ -1,0 +1,121 @@
+"""Balance between modalities that learn at different speeds: the one that is ahead is held back."""
+
+import hashlib
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from .models.modeling_mm_fusion import MMFusionForClassification
+from .models.modeling_outputs import TokenStates
+from .models.pairs import world_size
+
+
+class GradientModulation:
+    """On-the-fly gradient modulation with generalisation enhancement (OGM-GE, Peng et al. 2022).
+
+    In each step a modality's score is the mean probability of the right class that the model gives when it sees this
+    modality alone; its ratio to the mean score of the others, where above 1, shrinks the gradients of its encoder and
+    projection by `1 - tanh(alpha * ratio)`. Noise as large as each gradient's own deviation is added to those of all
+    modalities, since smaller steps generalise worse.
+
+    The paper reads the scores of two modalities off the two halves of a linear layer; a fusion of any kind has no
+    halves, so that the scores here are those of rows whose other modalities are absent (see `modality_dropout`, which
+    teaches the model what that is). Hooks on the model and the optimizer do all of it: nothing else has to be called.
+
+    Args:
+        model: with one label a row, in training mode when it learns; neither compiled nor sharded.
+        optimizer: of its parameters.
+        alpha: how strongly; the paper takes 0.1 to 0.8.
+
+    Raises:
+        ValueError: a model of another kind, or of one modality.
+    """
+
+    def __init__(self, model: MMFusionForClassification, optimizer: torch.optim.Optimizer, alpha: float):
+        if not isinstance(model, MMFusionForClassification) or len(model.config.modalities) < 2:
+            raise ValueError(
+                "Gradient modulation balances the modalities of a model of classes, of which it needs two; got "
+                f"{type(model).__name__} with {model.config.modalities}."
+            )
+        self.model, self.alpha = model, alpha
+        self.projected: dict[str, tuple] = {}  # by modality states, index and tokens of the present forward
+        self.coefficients: dict[str, float] = {}  # of the last step
+        self._forget()
+        for name, projection in model.model.projections.items():
+            projection.register_forward_hook(partial(self._note, name))
+        model.register_forward_hook(self._score, with_kwargs=True)
+        optimizer.register_step_pre_hook(self._modulate)
+
+    def _forget(self):
+        """Starts the sums of a step: of each modality the probabilities of right classes, and how many."""
+        self.sums = torch.zeros(len(self.model.config.modalities), 2, dtype=torch.float64)
+
+    def _note(self, name: str, projection: nn.Module, args: tuple, projected: TokenStates):
+        """Keeps what a modality's projection was given and gave."""
+        if projection.training:
+            self.projected[name] = (*args, projected)
+
+    @torch.no_grad()
+    def _score(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], outputs: Any):
+        """Adds the scores of one forward."""
+        projected, self.projected = self.projected, {}
+        labels = kwargs.get("labels")
+        if labels is None or len(projected) < len(self.sums):  # not in training, or some of it was prepared before
+            return
+        if self.model.config.problem_type != "single_label_classification":
+            raise ValueError(
+                f"Gradient modulation is for one label a row; the problem is {self.model.config.problem_type}."
+            )
+        parts, fusion = self.model.model.projections.eval(), self.model.model.fusion.eval()
+        absent, there = {}, {}
+        for name, (states, index, _) in projected.items():
+            index = torch.arange(len(labels), device=labels.device) if index is None else index
+            absent[name] = parts[name](states, torch.full_like(index, -1))
+            there[name] = (index >= 0 if index.ndim == 1 else (index >= 0).any(1)) & (labels != -100)
+        for place, name in enumerate(self.model.config.modalities):
+            alone = {other: projected[other][-1] if other == name else absent[other] for other in projected}
+            logits = self.model.classifier(fusion(alone, return_tokens=False).pooled)
+            right = logits.float().softmax(-1).gather(1, labels.clamp(min=0)[:, None])[:, 0][there[name]]
+            self.sums[place] += torch.tensor([right.sum().item(), len(right)], dtype=torch.float64)
+        parts.train()
+        fusion.train()
+
+    @torch.no_grad()
+    def _modulate(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict[str, Any]):
+        """Shrinks gradients, and adds the noise."""
+        sums = self.sums.to(self.model.device) if world_size() > 1 else self.sums
+        self._forget()
+        if world_size() > 1:
+            torch.distributed.all_reduce(sums)
+        names = self.model.config.modalities
+        scores = {name: (total / count).item() for name, (total, count) in zip(names, sums) if count > 0}
+        self.coefficients = coefficients(scores, self.alpha)
+        if not self.coefficients:
+            return
+        # The sums are the same on all processes, and when a killed run makes the step again: so must the noise be.
+        seed = int.from_bytes(hashlib.sha256(sums.cpu().numpy().tobytes()).digest()[:8], "big") >> 1
+        generator = torch.Generator().manual_seed(seed)
+        for name, coefficient in self.coefficients.items():
+            for part in (self.model.model.encoders[name], self.model.model.projections[name]):
+                for parameter in part.parameters():
+                    if parameter.grad is None or parameter.grad.numel() < 2:
+                        continue
+                    noise = torch.randn(parameter.shape, generator=generator).to(parameter.grad)
+                    parameter.grad.copy_(coefficient * parameter.grad + parameter.grad.std() * noise)
+
+
+def coefficients(scores: dict[str, float], alpha: float) -> dict[str, float]:
+    """What the gradients of each modality are multiplied by; nothing where fewer than two have a score.
+
+    Args:
+        scores: by modality.
+        alpha: see `GradientModulation`.
+    """
+    found: dict[str, float] = {}
+    for name, score in scores.items() if len(scores) > 1 else ():
+        others = [other for key, other in scores.items() if key != name]
+        ratio = score / max(sum(others) / len(others), 1e-12)
+        found[name] = 1.0 - torch.tanh(torch.tensor(alpha * ratio)).item() if ratio > 1 else 1.0
+    return found

@@ -14,18 +14,21 @@ from .models.modeling_mm_fusion import (
 )
 from .models.pipelines_mm_fusion import (
     MMFusionClassificationPipeline,
+    MMFusionFeatureExtractionPipeline,
     MMFusionFreeAnswerPipeline,
     MMFusionGenerationPipeline,
     MMFusionMultiTaskPipeline,
     MMFusionQuestionAnsweringPipeline,
     MMFusionSpeechRecognitionPipeline,
 )
+from .models.retrieval_mm_fusion import MMFusionForRetrieval
 
 
 PIPELINES = {
     "visual-question-answering": (MMFusionQuestionAnsweringPipeline, MMFusionForQuestionAnswering),
     "multimodal-classification": (MMFusionClassificationPipeline, MMFusionForClassification),
     "multimodal-multi-task": (MMFusionMultiTaskPipeline, MMFusionForMultiTask),
+    "multimodal-feature-extraction": (MMFusionFeatureExtractionPipeline, MMFusionForRetrieval),
     "image-to-text": (MMFusionGenerationPipeline, MMFusionForConditionalGeneration),
     "automatic-speech-recognition": (MMFusionSpeechRecognitionPipeline, MMFusionForCTC),
 }

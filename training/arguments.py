@@ -359,7 +359,7 @@ class TrainArguments:
     gradient_modulation: float = field(
         default=0.0,
         metadata={
-            "help": "Above 0: hold back the modality that is ahead, so strongly (OGM-GE, Peng et al. 2022: 0.1 to 0.8)."
+            "help": "Above 0: hold back the modality that is ahead, so strongly (OGM-GE, Peng et al. 2022); try 0.3."
         },
     )
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to this norm; 0: not."})

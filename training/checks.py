@@ -98,14 +98,15 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
 
 
 def check_table(data_args: DataArguments):
-    """Says what does not go with the columns of a table."""
+    """Says what does not go with the columns of a table, or of time series."""
     columns, labels = data_args.table_columns or [], data_args.label_column or []
     if unknown := sorted(set(data_args.category_columns or []) - set(columns)):
         raise ValueError(f"category_columns names {unknown}, but table_columns is {columns}.")
     if len(set(columns)) < len(columns):
         raise ValueError(f"table_columns names a column twice: {columns}.")
-    if told := sorted(set(columns) & set([labels] if isinstance(labels, str) else labels)):
-        raise ValueError(f"table_columns names {told}, the labels themselves.")
+    for key, named in (("table_columns", columns), ("series_column", [data_args.series_column])):
+        if told := sorted(set(named) & set([labels] if isinstance(labels, str) else labels)):
+            raise ValueError(f"{key} names {told}, the labels themselves.")
     for key in ("table_columns", "series_column"):
         if getattr(data_args, key) and data_args.streaming:
             raise ValueError(f"{key} does not go with streaming: all training rows say what its numbers mean.")

@@ -2,6 +2,7 @@
 looked at, the model built."""
 
 import os
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,13 +46,13 @@ from mm_hf.data import (
     word_tokenizer,
 )
 from mm_hf.data.decoding import find_picture
-from mm_hf.data.loading import rows_by_path
+from mm_hf.data.loading import SOURCE_ROW, rows_by_path
 from mm_hf.models.configuration_mm_fusion import PRETRAINED_MODALITIES
 from mm_hf.models.ctc_mm_fusion import CTC
 from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.models.losses import count_labels
 from mm_hf.models.recurrent import RecurrentConfig
-from mm_hf.models.series import SeriesScaler
+from mm_hf.models.series import SeriesScaler, as_steps, has_no_steps
 from mm_hf.models.tabular import TableSchema, TabularConfig
 from training.arguments import (
     DataArguments,
@@ -308,7 +309,7 @@ def build_processor(model_args: ModelArguments, data_args: DataArguments, train:
         decoder=model_args.decoder,
         max_audio_seconds=model_args.max_audio_seconds,
         table_schema=schema,
-        series_scaler=SeriesScaler.fit(train[data_args.series_column]) if data_args.series_column else None,
+        series_scaler=fit_series(train, data_args) if data_args.series_column else None,
     )
     if model_args.image_size is not None:
         processor.image_processor.size = {"height": model_args.image_size, "width": model_args.image_size}
@@ -316,6 +317,29 @@ def build_processor(model_args: ModelArguments, data_args: DataArguments, train:
     if data_args.max_text_length is not None:
         processor.tokenizer.model_max_length = data_args.max_text_length
     return processor
+
+
+def fit_series(train: Dataset, data_args: DataArguments) -> SeriesScaler:
+    """What the channels of the time series are like. Rows of another number of channels than most are bad ones, which
+    `check_rows` tells.
+
+    Raises:
+        BadRowError: a row that holds no series, where bad rows are not skipped.
+        ValueError: no row has one.
+    """
+    column = data_args.series_column
+    rows = Rows(train.select_columns([column, *({SOURCE_ROW} & set(train.column_names))]), "train")
+    found = []
+    for start in range(0, len(rows), 1000):
+        for row in rows.__getitems__(range(start, min(start + 1000, len(rows)))):
+            try:
+                if not has_no_steps(row[column]):
+                    found.append(as_steps(row[column]))
+            except ValueError as error:
+                if data_args.on_error == "raise":
+                    raise BadRowError(row, column, str(error)) from None
+    channels = Counter(values.shape[1] for values in found).most_common(1)
+    return SeriesScaler.fit(values for values in found if values.shape[1] == channels[0][0])
 
 
 def build_tokenizer(job: Job, names: list[str] | None) -> Any:

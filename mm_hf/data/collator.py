@@ -13,6 +13,7 @@ from PIL import Image
 from ..models.generation_mm_fusion import GENERATION
 from ..models.processing_mm_fusion import MMFusionProcessor, decode_as_written, ends_of_text
 from ..models.retrieval_mm_fusion import ITEMS
+from ..models.series import has_no_steps
 from ..models.tabular import TableError
 from .augmentation import ImageAugmentation, change_speed
 from .bad_rows import check_on_error
@@ -181,6 +182,8 @@ class MultimodalCollator:
         if modality == "tabular":
             return self._table_key(row)
         column = self.parts[modality][0] if column is None else column
+        if modality == "series":
+            return self._series_key(row, row[column])
         if modality == "vision" and self.columns.video is not None:
             video = video_key(row, self.columns.video)
             return None if video is None else f"{video}{column.removeprefix(self.columns.video)}"
@@ -191,8 +194,6 @@ class MultimodalCollator:
             if not isinstance(value, str) or not value.strip():
                 raise BadRowError(row, column, f"the text is empty or no text ({value!r:.80}); None means absent.")
             return value
-        if modality == "series":
-            return self._series_key(row, value)
         file = picture_file(value)
         if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
             what = {"vision": "picture", "audio": "sound"}[modality]
@@ -223,8 +224,8 @@ class MultimodalCollator:
         return repr(sorted(values.items())) if values else None
 
     def _series_key(self, row: dict[str, Any], value: Any) -> str | None:
-        """See `item_key`; no steps are no series."""
-        if not len(value):
+        """See `item_key`."""
+        if has_no_steps(value):
             return None
         try:
             return hashlib.sha256(self.processor.series_scaler.check(value).tobytes()).hexdigest()

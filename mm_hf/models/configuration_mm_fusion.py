@@ -64,6 +64,13 @@ AUTO_MAP_OF = {
 }
 
 CUSTOM_PIPELINES = {
+    "MMFusionForRetrieval": {
+        "multimodal-feature-extraction": {
+            "impl": "pipelines_mm_fusion.MMFusionFeatureExtractionPipeline",
+            "pt": ["AutoModelForZeroShotImageClassification"],
+            "type": "multimodal",
+        }
+    },
     "MMFusionForQuestionAnswering": {
         "visual-question-answering": {
             "impl": "pipelines_mm_fusion.MMFusionQuestionAnsweringPipeline",

@@ -157,6 +157,38 @@ class MMFusionMultiTaskPipeline(MMFusionClassificationPipeline):
         return found
 
 
+class MMFusionFeatureExtractionPipeline(MMFusionClassificationPipeline):
+    """Embeds rows `{"image": …, "text": …}`, or `{"audio": …, "text": …}`, of a model for search.
+
+    Returns for each row the embeddings of what it has, by the same keys, as lists of numbers of length 1, and where it
+    has both `"similarity"`, their inner product.
+
+    Example:
+
+    ```python
+    >>> from transformers import pipeline
+    >>> embed = pipeline("multimodal-feature-extraction", model="me/checkpoint", trust_remote_code=True)
+    >>> embed({"image": "cat.png", "text": "a caption"})["similarity"]
+    ```
+    """
+
+    def _sanitize_parameters(self, **processor_kwargs):
+        return {}, processor_kwargs, {}
+
+    def _forward(self, model_inputs: dict | list[dict], **processor_kwargs) -> dict[str, torch.Tensor]:
+        outputs = self.model(**self._batch(model_inputs, **processor_kwargs))
+        return {key: outputs[f"{key}_embeds"] for key in ("text", "image", "audio") if f"{key}_embeds" in outputs}
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """Gives what one row has."""
+        embeddings = {key: values[0].float() for key, values in model_outputs.items() if values[0].any()}
+        found: dict[str, Any] = {key: values.tolist() for key, values in embeddings.items()}
+        if len(embeddings) == 2:
+            one, other = embeddings.values()
+            found["similarity"] = (one @ other).item()
+        return found
+
+
 class ImageAndQuestion:
     """Of pipelines that take an image and a question as arguments of their own."""
 

@@ -99,6 +99,13 @@ class SeriesScaler:
         return asdict(self)
 
 
+def has_no_steps(series: Any) -> bool:
+    """Whether a row has no series: None, or one without a step, or with nothing in any."""
+    if series is None or (isinstance(series, float) and np.isnan(series)):
+        return True
+    return hasattr(series, "__len__") and len(series) == 0
+
+
 def as_steps(series: Any) -> np.ndarray:
     """A series as `(S, C)` float64; one of single numbers has one channel.
 

@@ -1,6 +1,7 @@
 """Kills a training run with SIGKILL again and again, starts it anew with the same command, and compares the end."""
 
 import contextlib
+import json
 import os
 import random
 import subprocess
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.torch import load_file
 
-from training import job
+from training import job, train
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -194,3 +196,68 @@ def call(main, *words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["script.py", *map(str, words)])
         job.run(main)
+
+
+def recipe_writer(tmp_path_factory, defaults: dict):
+    """A function that writes a recipe of these keys and others into a file; None leaves a key out."""
+
+    def write(output_dir: Path, **keys) -> Path:
+        values = {**defaults, "output_dir": str(output_dir), "report_to": "none", **keys}
+        values = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+        file = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+        file.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+        return file
+
+    return write
+
+
+def ends_alike_after_a_stop(file: Path, whole: Path, step: int):
+    """Stops a run in its making of a step, starts it again, and compares its weights with those of a whole run.
+
+    Args:
+        file: the recipe.
+        whole: folder of the run that was not stopped.
+        step: how many steps are made before.
+    """
+    make_step, run_dir = train.Training.make_step, Path(json.loads(file.read_text())["output_dir"])
+
+    def until_then(training, window):
+        if training.progress.step == step:
+            raise OSError("the machine went away")
+        return make_step(training, window)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.Training, "make_step", until_then)
+        with pytest.raises(SystemExit, match="went away"):
+            call(train.main, file)
+    call(train.main, file)
+    assert weights(run_dir) == weights(whole)
+
+
+def two_processes_differ_by(recipe, folder: Path, rows: int, **keys) -> float:
+    """Five steps of SGD without dropout on one process and, with half of the rows each, on two: how far the weights
+    are apart.
+
+    Args:
+        recipe: see `recipe_writer`.
+        folder: for both runs.
+        rows: of a batch.
+        keys: of both recipes.
+    """
+    still = {"optim": "sgd", "fusion_dropout": 0.0, "classifier_dropout": 0.0, "max_steps": 5, "eval_steps": 5}
+    still |= {"floors": False, "warmup_ratio": 0.0, **keys}
+    ends = []
+    for processes in (1, 2):
+        run_dir = folder / str(processes)
+        file = recipe(run_dir, **still, per_device_train_batch_size=rows // processes)
+        survive(command("train.py", processes, [str(file)]), run_dir, [])
+        ends.append(load_file(run_dir / "model.safetensors"))
+    return max((ends[0][name] - ends[1][name]).abs().max().item() for name in ends[0])
+
+
+def ask_without_package(checkpoint: Path, row: dict, folder: Path, *task: str):
+    """What the checkpoint's pipeline answers in a process that cannot import mm_hf."""
+    (folder / "row.json").write_text(json.dumps(row))
+    words = [sys.executable, "-I", "benchmarks/ask_without_package.py", str(checkpoint), str(folder / "row.json")]
+    found = subprocess.run([*words, *task], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    return json.loads(found.splitlines()[-1])

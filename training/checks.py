@@ -36,9 +36,7 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
     if model_args.task == RETRIEVAL:
         both = data_args.image_column and data_args.audio_column
         if both or data_args.video_column or data_args.table_columns or data_args.series_column:
-            raise ValueError(
-                "retrieval searches one image_column, or one audio_column, by a text_column, and no more."
-            )
+            raise ValueError("retrieval searches one image_column or audio_column by a text_column, and no more.")
         needed |= {"text_column": data_args.text_column}
         needed |= {"image_column or audio_column": data_args.image_column or data_args.audio_column}
     else:

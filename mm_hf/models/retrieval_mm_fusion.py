@@ -111,10 +111,14 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.matching = nn.Linear(fusion.hidden_size, 1)
         self.post_init()
-        if not config.matching_weight:
-            self.model.projections.requires_grad_(False)
-            self.model.fusion.requires_grad_(False)
-            self.matching.requires_grad_(False)
+        self.apply_freezing()
+
+    def apply_freezing(self):
+        """See the method of the base class; without a loss of matching the fusion does not train either."""
+        super().apply_freezing()
+        if not self.config.matching_weight:
+            for part in (self.model.projections, self.model.fusion, self.matching):
+                part.requires_grad_(False)
 
     def init_own_parameters(self, std: float):
         """Sets the temperature."""

@@ -1,70 +1,68 @@
-"""What each modality of a recipe brings: every subset of them trained for the same seconds, several seeds each.
+"""What each modality of a recipe brings: every subset of them trained alike, the others absent, several seeds each.
 
     python benchmarks/subsets.py smart_home --seconds 60         # three seeds; what is there is kept
-    python benchmarks/subsets.py video --seconds 120 --seeds 0 1 2
-    python benchmarks/subsets.py video --seconds 120 --gradient_modulation 0.3   # and all of them, so balanced
+    python benchmarks/subsets.py video --steps 460 --seeds 0 1 2
+    python benchmarks/subsets.py video --steps 460 --gradient_modulation 0.3   # and all of them, so balanced
 
-Runs stay in `runs/subsets/<recipe>`, the figures in `results/subsets.json`: by subset the first metric of the test
-part as a mean over the seeds with its 95 % interval, and by how much all modalities together are ahead of each subset,
-seed by seed, likewise.
+The figures stay in `results/subsets.json`: by subset the first metric of the test part as a mean over the seeds with
+its 95 % interval, and by how much all modalities together are ahead of each subset, seed by seed, likewise. Steps do
+not depend on what else the machine does; seconds tell what a modality is worth that makes steps longer.
 """
 
 import argparse
+import copy
 import json
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+
+from accelerate.utils import set_seed
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.fusions import interval
-from benchmarks.recipes import call
-from training.arguments import read_recipe
-from training.job import ROOT
+from mm_hf.models.configuration_mm_fusion import MODALITY_CONFIGS
+from training.job import ROOT, Job
+from training.measure import evaluate
 from training.run_folder import git_commit, hardware, write_json
+from training.set_up import set_up
+from training.train import fit
 
 
 RUNS = ROOT / "runs/subsets"
 REPORT = ROOT / "benchmarks/results/subsets.json"
-# The keys of a recipe that speak of one modality.
-KEYS: dict[str, tuple[str, ...]] = {
-    "vision": ("vision_encoder", "image_column", "image_id_column", "video_column", "image_size", "num_frames"),
-    "text": ("text_encoder", "text_column", "text_pooling", "max_text_length", "text_learning_rate"),
-    "audio": ("audio_encoder", "audio_column", "max_audio_seconds", "audio_learning_rate"),
-    "tabular": ("table_columns", "category_columns", "tabular_learning_rate"),
-    "series": ("series_column", "series_rnn_type", "series_learning_rate"),
-}
 
 
-def modalities_of(recipe: dict[str, Any]) -> list[str]:
-    """Those that a recipe has."""
-    return [name for name, keys in KEYS.items() if any(key in recipe for key in keys)]
+def prepare(recipe: str, seed: int, budget: list[str]) -> Job:
+    """The recipe's job; the features of its frozen encoders are computed once for all that is trained."""
+    words = [str(ROOT / f"training/recipes/{recipe}.yaml"), "--output_dir", str(RUNS / f"{recipe}-{seed}"), *budget]
+    words += ["--overwrite_output_dir", "true", "--report_to", "none", "--seed", str(seed)]
+    return set_up(__doc__.split("\n")[0], "train.py", words)
 
 
-def restricted(recipe: dict[str, Any], subset: tuple[str, ...]) -> dict[str, Any]:
-    """The recipe with these modalities alone."""
-    gone = {key for name, keys in KEYS.items() if name not in subset for key in keys}
-    found = {key: value for key, value in recipe.items() if key not in gone}
-    if isinstance(found.get("freeze_encoders"), list):
-        found["freeze_encoders"] = [name for name in found["freeze_encoders"] if name in subset]
-    if found.get("train_sampling_strategy") == "group_by_length" and "text" not in subset:
-        del found["train_sampling_strategy"]
-    return found
+def variants(modalities: list[str], alphas: list[float]) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    """Name, modalities and strength of the gradient modulation of all that is trained, everything first."""
+    for size in range(len(modalities), 0, -1):
+        for subset in combinations(modalities, size):
+            yield " + ".join(subset), subset, 0.0
+    for alpha in alphas:
+        yield f"{' + '.join(modalities)}, gradient_modulation {alpha}", tuple(modalities), alpha
 
 
-def run_one(name: str, recipe: dict[str, Any], seconds: int, seed: int) -> float:
-    """Trains, and gives the first metric of the test part."""
-    folder = RUNS / name
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "recipe.yaml"
-    file.write_text(json.dumps(recipe), encoding="utf-8")  # which is YAML too
-    words = ["--output_dir", folder / "run", "--overwrite_output_dir", "true", "--report_to", "none"]
-    words += ["--floors", "false", "--seed", seed, "--max_train_seconds", seconds]
-    call("training/train.py", file, *words)
-    metrics = json.loads((folder / "run/results.json").read_text(encoding="utf-8"))["metrics"]
-    return next(iter(metrics.values()))
+def run_one(job: Job, subset: tuple[str, ...], alpha: float) -> float:
+    """Trains with these modalities, and gives the first metric of the test part."""
+    absent = dict.fromkeys(set(job.model.config.modalities) - set(subset))
+    collator, args = replace(job.collator, absent=absent), copy.copy(job.train_args)
+    args.gradient_modulation = alpha
+    set_seed(args.seed)
+    model = job.build().to(job.accelerator.device)
+    fit(job, model, collator, args)
+    _, report = evaluate(job, model, collator, "test")
+    return next(iter(report["metrics"].values()))
 
 
 def summary(runs: dict[str, dict[str, float]], everything: str) -> dict[str, Any]:
@@ -83,37 +81,32 @@ def summary(runs: dict[str, dict[str, float]], everything: str) -> dict[str, Any
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("recipe", help="name of a recipe with several modalities")
-    parser.add_argument("--seconds", type=int, default=60, help="of training for each run (default: %(default)s)")
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--seconds", type=int, help="of training for each")
+    budget.add_argument("--steps", type=int, help="of training for each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument(
         "--gradient_modulation", type=float, nargs="+", default=[], help="train all modalities with these too"
     )
     arguments = parser.parse_args()
-    recipe = read_recipe(ROOT / f"training/recipes/{arguments.recipe}.yaml")
-    modalities = modalities_of(recipe)
-    everything = " + ".join(modalities)
-    recipes = {
-        " + ".join(subset): restricted(recipe, subset)
-        for size in range(len(modalities), 0, -1)
-        for subset in combinations(modalities, size)
-    }
-    for alpha in arguments.gradient_modulation:
-        recipes[f"{everything}, gradient_modulation {alpha}"] = {**recipe, "gradient_modulation": alpha}
+    spent = {"seconds": arguments.seconds} if arguments.steps is None else {"steps": arguments.steps}
+    flag = "--max_train_seconds" if arguments.steps is None else "--max_steps"
     report: dict[str, Any] = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
     own = report.get(arguments.recipe, {})
-    if own.get("seconds") != arguments.seconds:
-        own = {"seconds": arguments.seconds, "runs": {}}
+    if any(own.get(key) != value for key, value in spent.items()):
+        own = {**spent, "runs": {}}
     for seed in arguments.seeds:
-        for name, own_recipe in recipes.items():
+        job = prepare(arguments.recipe, seed, [flag, str(*spent.values())])
+        modalities = [name for name in MODALITY_CONFIGS if name in job.model.config.modalities]
+        for name, subset, alpha in variants(modalities, arguments.gradient_modulation):
             scores = own["runs"].setdefault(name, {})
             if str(seed) in scores:
                 continue
             print(f"== {name}, seed {seed}", flush=True)
-            folder = f"{arguments.recipe}/{name.replace(' ', '').replace(',', '-')}-{seed}"
-            scores[str(seed)] = run_one(folder, own_recipe, arguments.seconds, seed)
+            scores[str(seed)] = run_one(job, subset, alpha)
             own |= {"commit": git_commit(ROOT), "hardware": hardware()}
             write_json(REPORT, {**report, arguments.recipe: own})
-    own |= summary(own["runs"], everything)
+    own |= summary(own["runs"], " + ".join(modalities))
     write_json(REPORT, {**report, arguments.recipe: own})
     for name, found in own["subsets"].items():
         ahead = found.get("all_ahead_by")

@@ -200,7 +200,9 @@ def test_first_weights_go_by_the_width_of_the_encoder():
 
 
 def test_wrong_use():
-    with pytest.raises(ValueError, match=r"searches one of \['vision', 'audio'\] by text, .* this config has \['text'\]"):
+    with pytest.raises(
+        ValueError, match=r"searches one of \['vision', 'audio'\] by text, .* this config has \['text'\]"
+    ):
         build(vision=None)
     with pytest.raises(ValueError, match="num_images 2"):
         build(num_images=2)

@@ -50,6 +50,10 @@ data-recipes: data-fusions  ## build the encoders and data of the recipes too; s
 	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-reviews --dataset data/clothing_reviews \
 		--text_column text --min_count 3 --dropout 0.3
 	$(BIN)/python -m training.prepare.moving_shapes data/moving_shapes
+	$(BIN)/python -m training.prepare.caption_steps data/openmoji data/caption_steps
+	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-captions --dataset data/caption_steps \
+		--text_column so_far --dropout 0.3
+	$(BIN)/python -m training.prepare.basic_motions data/basic_motions
 	test -z "$(FSDD_ZIP)" || { $(BIN)/python -m training.prepare.fsdd "$(FSDD_ZIP)" data/fsdd \
 		&& $(BIN)/python -m training.prepare.spoken_numbers data/fsdd data/spoken_numbers \
 		&& $(BIN)/python -m training.prepare.smart_home data/fsdd data/smart_home; }
@@ -80,7 +84,8 @@ reliability: install  ## kill runs again and again, compare 1 and 2 processes, s
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -rs --numprocesses 2 --maxschedchunk 1 \
 		tests/training/test_reliability.py tests/training/test_resume.py tests/training/test_distributed.py \
 		tests/training/test_multi_task.py tests/training/test_retrieve.py tests/training/test_generation.py \
-		tests/training/test_sound.py tests/test_sharding.py \
+		tests/training/test_sound.py tests/training/test_sound_search.py tests/training/test_series.py \
+		tests/test_sharding.py \
 		tests/data/test_streaming.py < /dev/null
 
 test-lowest:  ## the tests with the oldest versions that pyproject.toml allows, in an environment of their own

@@ -14,6 +14,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,27 +45,27 @@ class System(NamedTuple):
 
 
 SYSTEMS = {
-    "cnn_lstm_concat": System("CNN + LSTM, side by side, one head", 60),
-    "cnn_lstm_multitask": System("CNN + LSTM, side by side, two heads", 60),
-    "cnn_gru_concat": System("CNN + GRU, side by side", 60),
-    "cnn_gru_sum": System("CNN + GRU, weighted sum", 60),
-    "cnn_gru_attention": System("CNN + GRU, cross-attention", 60),
-    "cnn_gru_deep_cross": System("CNN + GRU, deep & cross", 60),
-    "output_level": System("picture and name, fused at the output", 60),
-    "mismatch": System("is the picture what the text says", 120),
-    "spoken_digits": System("Whisper's encoder: which digit is said", 60),
-    "speech_lstm": System("LSTM over log-mel frames: which digit is said", 240),
-    "speech_ctc": System("speech to text, CTC: one word", 180, "wer"),
-    "speech_ctc_numbers": System("speech to text, CTC: numbers of 2 to 5 digits", 240, "wer"),
-    "speech_seq2seq": System("speech to text, encoder-decoder: numbers of 2 to 5 digits", 180, "wer"),
-    "smart_home": System("voice + table: what is the heating to do", 90),
-    "sentiment": System("text + table: stars of a review", 90),
-    "record": System("picture + text + table: sentiment of an emoji", 60),
-    "recommend": System("text + table: a viewer's rating of a film", 100),
+    "cnn_lstm_concat": System("CNN + LSTM, side by side, one head", 30),
+    "cnn_lstm_multitask": System("CNN + LSTM, side by side, two heads", 30),
+    "cnn_gru_concat": System("CNN + GRU, side by side", 30),
+    "cnn_gru_sum": System("CNN + GRU, weighted sum", 30),
+    "cnn_gru_attention": System("CNN + GRU, cross-attention", 30),
+    "cnn_gru_deep_cross": System("CNN + GRU, deep & cross", 30),
+    "output_level": System("picture and name, fused at the output", 30),
+    "mismatch": System("is the picture what the text says", 90),
+    "spoken_digits": System("Whisper's encoder: which digit is said", 40),
+    "speech_lstm": System("LSTM over log-mel frames: which digit is said", 180),
+    "speech_ctc": System("speech to text, CTC: one word", 90, "wer"),
+    "speech_ctc_numbers": System("speech to text, CTC: numbers of 2 to 5 digits", 150, "wer"),
+    "speech_seq2seq": System("speech to text, encoder-decoder: numbers of 2 to 5 digits", 150, "wer"),
+    "smart_home": System("voice + table: what is the heating to do", 60),
+    "sentiment": System("text + table: stars of a review", 60),
+    "record": System("picture + text + table: sentiment of an emoji", 30),
+    "recommend": System("text + table: a viewer's rating of a film", 60),
     "video": System("video + sound + question", 120),
-    "cnn_bilstm_caption": System("CNN + bidirectional LSTM, side by side: a caption's next word", 60),
-    "audio_text_retrieval": System("search of sounds by text and back: recall at 1, 5 and 10, both ways", 100),
-    "translate": System("picture + English name: the German name", 150),
+    "cnn_bilstm_caption": System("CNN + bidirectional LSTM, side by side: a caption's next word", 40),
+    "audio_text_retrieval": System("search of sounds by text and back: recall at 1, 5 and 10, both ways", 60),
+    "translate": System("picture + English name: the German name", 120),
     "sensors": System("LSTM over sensors: what somebody is doing", 60),
 }
 
@@ -111,7 +112,7 @@ def run_one(name: str) -> dict[str, Any]:
         by task the score with its interval and the floors; what it cost; what it answered. Without the recipe's data,
         which not every machine has, `skipped`: why.
     """
-    folder = RUNS / name
+    began, folder = time.perf_counter(), RUNS / name
     recipe_file = ROOT / f"training/recipes/{name}.yaml"
     data = read_recipe(recipe_file)["dataset"]
     if not (ROOT / data).exists():
@@ -130,6 +131,7 @@ def run_one(name: str) -> dict[str, Any]:
         "dataset": Path(recipe["dataset"]).name,
         "scores": scores,
         "train_seconds": results["seconds"]["train"],
+        "wall_seconds": round(time.perf_counter() - began, 1),
         "seed": results["seed"],
         # Of embeddings how alike they are: the numbers say nothing.
         "answer_without_package": answer.get("similarity", answer) if isinstance(answer, dict) else answer,
@@ -196,7 +198,7 @@ def floors_cell(floors: dict[str, Any]) -> str:
 
 
 def markdown(runs: dict[str, dict[str, Any]]) -> str:
-    """The table: a line a recipe and task."""
+    """The table: a line a recipe and task, and what all of them took."""
     lines = ["| recipe | system | data | score [95 %] | floors | seconds |", "|---|---|---|---|---|---|"]
     for name, run in runs.items():
         if "skipped" in run:
@@ -207,7 +209,10 @@ def markdown(runs: dict[str, dict[str, Any]]) -> str:
             value = "; ".join(f"{s['metric']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in values)
             cells = [f"`{name}`", SYSTEMS[name].what, f"{run['dataset']}, {task}", value, floors_cell(score["floors"])]
             lines.append(f"| {' | '.join(cells)} | {run['train_seconds']:.0f} |")
-    return "\n".join(lines)
+    minutes = sum(run.get("wall_seconds", 0.0) for run in runs.values()) / 60
+    return "\n".join(
+        [*lines, "", f"All of it, with features, floors, reports and answers, took {minutes:.0f} minutes."]
+    )
 
 
 def write_readme(runs: dict[str, dict[str, Any]], readme: Path):

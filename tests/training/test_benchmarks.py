@@ -4,7 +4,6 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from benchmarks import recipes, speakers, subsets
-from training.arguments import read_recipe
 from training.job import ROOT
 
 
@@ -16,18 +15,13 @@ def test_a_speaker_is_held_out_of_all_parts():
     assert found["test"]["speaker"][:] == ["ann"] * 6
 
 
-@pytest.mark.parametrize("name", ["smart_home", "video", "sentiment", "record"])
-def test_a_recipe_without_some_modalities(name):
-    recipe = read_recipe(ROOT / f"training/recipes/{name}.yaml")
-    present = subsets.modalities_of(recipe)
-    assert len(present) >= 2
-    assert subsets.restricted(recipe, tuple(present)) == recipe
-    for modality in present:
-        own = subsets.restricted(recipe, (modality,))
-        assert subsets.modalities_of(own) == [modality]
-        assert own["dataset"] == recipe["dataset"]
-        if isinstance(own.get("freeze_encoders"), list):
-            assert set(own["freeze_encoders"]) <= {modality}
+def test_every_subset_is_trained_once_and_all_of_them_balanced_too():
+    found = list(subsets.variants(["vision", "text", "audio"], [0.3]))
+    names = [name for name, _, _ in found]
+    assert names[0] == "vision + text + audio"
+    assert len(set(names)) == len(names) == 8
+    assert found[-1] == ("vision + text + audio, gradient_modulation 0.3", ("vision", "text", "audio"), 0.3)
+    assert {subset for _, subset, alpha in found if alpha == 0.0} >= {("audio",), ("text", "audio")}
 
 
 def test_the_summary_is_seed_by_seed():
@@ -53,9 +47,15 @@ def test_every_system_has_a_recipe_and_a_line_in_the_table():
             "floors": {"majority": 0.1, "x_only": None},
         }
         also = {"also": {"metric": "wer", "value": 0.1, "low": 0.0, "high": 0.2}} if recipes.SYSTEMS[name].also else {}
-        runs[name] = {"dataset": "set", "scores": {"answer": {**score, **also}}, "train_seconds": 59.6}
+        runs[name] = {
+            "dataset": "set",
+            "scores": {"answer": {**score, **also}},
+            "train_seconds": 59.6,
+            "wall_seconds": 90,
+        }
     table = recipes.markdown({**runs, "speech_ctc": {"dataset": "fsdd", "skipped": "there is no data/fsdd"}})
-    assert len(table.splitlines()) == 2 + len(recipes.SYSTEMS)
+    assert len(table.splitlines()) == 4 + len(recipes.SYSTEMS)
+    assert table.endswith(f"took {1.5 * (len(recipes.SYSTEMS) - 1):.0f} minutes.")
     assert (
         "| `video` | video + sound + question | set, answer | accuracy 0.500 [0.400, 0.600] | majority 0.100 | 60 |"
         in table

@@ -261,3 +261,18 @@ def ask_without_package(checkpoint: Path, row: dict, folder: Path, *task: str):
     words = [sys.executable, "-I", "benchmarks/ask_without_package.py", str(checkpoint), str(folder / "row.json")]
     found = subprocess.run([*words, *task], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
     return json.loads(found.splitlines()[-1])
+
+
+def ends_alike_after_kills(recipe, folder: Path, seed: int, **keys):
+    """A run that was killed twice, at moments drawn with the seed, ends with the bytes of one that was not.
+
+    Args:
+        recipe: see `recipe_writer`.
+        folder: for both runs.
+        seed: of the moments.
+        keys: of both recipes.
+    """
+    for name, kills in (("alone", []), ("killed", seeded_kills(seed, 2))):
+        met = survive(command("train.py", 1, [str(recipe(folder / name, floors=False, **keys))]), folder / name, kills)
+        assert all(what is not None for _, what in met), met
+    assert weights(folder / "alone") == weights(folder / "killed")

@@ -1,15 +1,19 @@
 """Sound through the scripts: real speech, Whisper's encoder, written words beside it, and rows that lack either."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from datasets import DatasetDict, Value
-from kill_and_resume import REPOSITORY, call, command, seeded_kills, survive
+from kill_and_resume import (
+    ask_without_package,
+    call,
+    ends_alike_after_a_stop,
+    ends_alike_after_kills,
+    recipe_writer,
+    two_processes_differ_by,
+)
 from PIL import Image
-from safetensors.torch import load_file
 
 import mm_hf
 from training import evaluate, finetune, train
@@ -40,35 +44,24 @@ def dataset(fsdd, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(encoders, dataset, tmp_path_factory):
-    """Writes a recipe of one question about sounds."""
-
-    def write(output_dir, **keys) -> Path:
-        values = {
-            "audio_encoder": str(encoders / "whisper-tiny-en"),
-            "text_encoder": str(encoders / "minilm-l6"),
-            "max_audio_seconds": 1,
-            "dataset": str(dataset),
-            "output_dir": str(output_dir),
-            "audio_column": "audio",
-            "text_column": "word",
-            "label_column": "digit",
-            "kind_column": "speaker",
-            "fusion_hidden_size": 64,
-            "fusion_layers": 1,
-            "freeze_encoders": True,
-            "learning_rate": 5e-3,
-            "max_steps": 40,
-            "eval_steps": 10,
-            "per_device_train_batch_size": 48,
-            "report_to": "none",
-            **keys,
-        }
-        values = {key: value for key, value in values.items() if value is not None}
-        file = tmp_path_factory.mktemp("recipe") / "sounds.yaml"
-        file.write_text(json.dumps(values))  # which is YAML too
-        return file
-
-    return write
+    defaults = {
+        "audio_encoder": encoders / "whisper-tiny-en",
+        "text_encoder": encoders / "minilm-l6",
+        "max_audio_seconds": 1,
+        "dataset": dataset,
+        "audio_column": "audio",
+        "text_column": "word",
+        "label_column": "digit",
+        "kind_column": "speaker",
+        "fusion_hidden_size": 64,
+        "fusion_layers": 1,
+        "freeze_encoders": True,
+        "learning_rate": 5e-3,
+        "max_steps": 40,
+        "eval_steps": 10,
+        "per_device_train_batch_size": 48,
+    }
+    return recipe_writer(tmp_path_factory, defaults)
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +99,7 @@ def test_evaluation(trained):
 def test_it_answers_without_the_package(trained, fsdd, tmp_path):
     row = fsdd["test"].filter(lambda row: row["speaker"] == "theo" and row["digit"] == 7)[0]
     (tmp_path / "seven.wav").write_bytes(row["audio"]["bytes"])
-    (tmp_path / "row.json").write_text(json.dumps({"audio": str(tmp_path / "seven.wav"), "text": "seven"}))
-    words = [sys.executable, "-I", "benchmarks/ask_without_package.py", str(trained), str(tmp_path / "row.json")]
-    found = subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
-    answers = json.loads(found.splitlines()[-1])
+    answers = ask_without_package(trained, {"audio": str(tmp_path / "seven.wav"), "text": "seven"}, tmp_path)
     assert answers[0]["label"] == "7"
     pipe = mm_hf.pipeline(model=trained)
     here = pipe({"audio": str(tmp_path / "seven.wav"), "text": "seven"})
@@ -124,22 +114,8 @@ def test_it_answers_without_the_package(trained, fsdd, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, monkeypatch):
-    file = recipe(tmp_path / "run", save_steps=5, floors=False)
-    make_step = train.Training.make_step
-
-    def until_the_18th(training, window):
-        if training.progress.step == 17:
-            raise OSError("the machine went away")
-        return make_step(training, window)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train.Training, "make_step", until_the_18th)
-        with pytest.raises(SystemExit, match="went away"):
-            call(train.main, file)
-    call(train.main, file)
-    one, other = ((folder / "model.safetensors").read_bytes() for folder in (tmp_path / "run", trained))
-    assert one == other
+def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path):
+    ends_alike_after_a_stop(recipe(tmp_path / "run", save_steps=5, floors=False), trained, 17)
 
 
 @pytest.mark.slow
@@ -152,27 +128,13 @@ def test_the_trainer_and_an_encoder_that_trains(recipe, tmp_path):
 
 @pytest.mark.slow  # part of `make reliability`
 def test_killed_and_started_again(recipe, tmp_path):
-    for name, kills in (("alone", []), ("killed", seeded_kills(13, 2))):
-        met = survive(command("train.py", 1, [str(recipe(tmp_path / name, floors=False))]), tmp_path / name, kills)
-        assert all(what is not None for _, what in met)
-    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("alone", "killed"))
-    assert one == other
+    ends_alike_after_kills(recipe, tmp_path, 13)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("freeze", [True, ["text"]])
 def test_two_processes_learn_as_one(freeze, recipe, tmp_path):
-    """Five steps of SGD without dropout, half of the rows on each process."""
-    still = {"optim": "sgd", "fusion_dropout": 0.0, "classifier_dropout": 0.0, "max_steps": 5, "eval_steps": 5}
-    still |= {"floors": False, "warmup_ratio": 0.0, "learning_rate": 0.05, "freeze_encoders": freeze}
-    ends = {}
-    for processes in (1, 2):
-        file = recipe(tmp_path / str(processes), **still, per_device_train_batch_size=48 // processes)
-        survive(command("train.py", processes, [str(file)]), tmp_path / str(processes), [])
-        results = json.loads((tmp_path / str(processes) / "results.json").read_text())
-        assert results["num_processes"] == processes
-        ends[processes] = load_file(tmp_path / str(processes) / "model.safetensors")
-    assert max((ends[1][name] - ends[2][name]).abs().max().item() for name in ends[1]) < 1e-5
+    assert two_processes_differ_by(recipe, tmp_path, 48, learning_rate=0.05, freeze_encoders=freeze) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,11 @@
 """Speech to text through the scripts: real recordings, Whisper's encoder, CTC in letters and in words."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from datasets import DatasetDict
-from kill_and_resume import REPOSITORY, call, command, survive
-from safetensors.torch import load_file
+from kill_and_resume import ask_without_package, call, ends_alike_after_kills, recipe_writer, two_processes_differ_by
 
 import mm_hf
 from mm_hf.models.ctc_mm_fusion import CTC
@@ -40,34 +37,23 @@ def dataset(fsdd, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(encoders, dataset, tmp_path_factory):
-    """Writes a recipe of speech recognition."""
-
-    def write(output_dir, **keys) -> Path:
-        values = {
-            "audio_encoder": str(encoders / "whisper-tiny-en"),
-            "max_audio_seconds": 1,
-            "task": CTC,
-            "dataset": str(dataset),
-            "output_dir": str(output_dir),
-            "audio_column": "audio",
-            "label_column": "word",
-            "kind_column": "speaker",
-            "fusion_hidden_size": 64,
-            "fusion_layers": 1,
-            "freeze_encoders": True,
-            "learning_rate": 5e-3,
-            "max_steps": 100,
-            "eval_steps": 50,
-            "per_device_train_batch_size": 32,
-            "report_to": "none",
-            **keys,
-        }
-        values = {key: value for key, value in values.items() if value is not None}
-        file = tmp_path_factory.mktemp("recipe") / "speech.yaml"
-        file.write_text(json.dumps(values))  # which is YAML too
-        return file
-
-    return write
+    defaults = {
+        "audio_encoder": encoders / "whisper-tiny-en",
+        "max_audio_seconds": 1,
+        "task": CTC,
+        "dataset": dataset,
+        "audio_column": "audio",
+        "label_column": "word",
+        "kind_column": "speaker",
+        "fusion_hidden_size": 64,
+        "fusion_layers": 1,
+        "freeze_encoders": True,
+        "learning_rate": 5e-3,
+        "max_steps": 100,
+        "eval_steps": 50,
+        "per_device_train_batch_size": 32,
+    }
+    return recipe_writer(tmp_path_factory, defaults)
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +88,10 @@ def test_evaluation(trained):
 def test_it_writes_without_the_package(trained, fsdd, tmp_path):
     row = fsdd["train"].filter(lambda row: row["speaker"] == "theo" and row["word"] == "three")[0]
     (tmp_path / "three.wav").write_bytes(row["audio"]["bytes"])
-    (tmp_path / "row.json").write_text(json.dumps(str(tmp_path / "three.wav")))
-    words = [sys.executable, "-I", "benchmarks/ask_without_package.py", str(trained), str(tmp_path / "row.json")]
-    found = subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    found = ask_without_package(trained, str(tmp_path / "three.wav"), tmp_path)
     pipe = mm_hf.pipeline(model=trained)
     here = pipe(str(tmp_path / "three.wav"))
-    assert json.loads(found.splitlines()[-1]) == here
+    assert found == here
     assert set(here) == {"text"}
     one, two = pipe([row["audio"]["bytes"], {"audio": str(tmp_path / "three.wav")}], batch_size=2)
     assert one == two == here
@@ -136,17 +120,14 @@ def test_a_sentence_beside_the_sound_and_an_encoder_that_trains(recipe, encoders
     assert config.fusion_module_config.query_modality == "audio"
 
 
+@pytest.mark.slow  # part of `make reliability`
+def test_killed_and_started_again(recipe, tmp_path):
+    ends_alike_after_kills(recipe, tmp_path, 14, save_steps=10)
+
+
 @pytest.mark.slow
 def test_two_processes_learn_as_one(recipe, tmp_path):
-    """Five steps of SGD without dropout, half of the rows on each process."""
-    still = {"optim": "sgd", "fusion_dropout": 0.0, "classifier_dropout": 0.0, "max_steps": 5, "eval_steps": 5}
-    still |= {"floors": False, "warmup_ratio": 0.0, "learning_rate": 0.05}
-    ends = {}
-    for processes in (1, 2):
-        file = recipe(tmp_path / str(processes), **still, per_device_train_batch_size=32 // processes)
-        survive(command("train.py", processes, [str(file)]), tmp_path / str(processes), [])
-        ends[processes] = load_file(tmp_path / str(processes) / "model.safetensors")
-    assert max((ends[1][name] - ends[2][name]).abs().max().item() for name in ends[1]) < 1e-5
+    assert two_processes_differ_by(recipe, tmp_path, 32, learning_rate=0.05) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,11 @@
 """Tables through the scripts: real reviews, their text and what the shop knows beside it, with gaps in both."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from datasets import ClassLabel, DatasetDict, Value, load_from_disk
-from kill_and_resume import REPOSITORY, call, command, survive
-from safetensors.torch import load_file
+from kill_and_resume import ask_without_package, call, ends_alike_after_a_stop, recipe_writer, two_processes_differ_by
 
 import mm_hf
 from training import evaluate, finetune, train
@@ -45,34 +42,23 @@ def dataset(clothing_reviews_folder, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(encoders, dataset, tmp_path_factory):
-    """Writes a recipe of one question about reviews."""
-
-    def write(output_dir, **keys) -> Path:
-        values = {
-            "text_encoder": str(encoders / "minilm-l6"),
-            "max_text_length": 24,
-            "dataset": str(dataset),
-            "output_dir": str(output_dir),
-            "text_column": "text",
-            "table_columns": ["age", "feedback", "class", "clothing_id", "helpful"],
-            "category_columns": ["clothing_id"],
-            "label_column": "department",
-            "fusion_hidden_size": 64,
-            "fusion_layers": 1,
-            "freeze_encoders": True,
-            "learning_rate": 3e-3,
-            "max_steps": 60,
-            "eval_steps": 20,
-            "per_device_train_batch_size": 32,
-            "report_to": "none",
-            **keys,
-        }
-        values = {key: value for key, value in values.items() if value is not None}
-        file = tmp_path_factory.mktemp("recipe") / "reviews.yaml"
-        file.write_text(json.dumps(values))  # which is YAML too
-        return file
-
-    return write
+    defaults = {
+        "text_encoder": encoders / "minilm-l6",
+        "max_text_length": 24,
+        "dataset": dataset,
+        "text_column": "text",
+        "table_columns": ["age", "feedback", "class", "clothing_id", "helpful"],
+        "category_columns": ["clothing_id"],
+        "label_column": "department",
+        "fusion_hidden_size": 64,
+        "fusion_layers": 1,
+        "freeze_encoders": True,
+        "learning_rate": 3e-3,
+        "max_steps": 60,
+        "eval_steps": 20,
+        "per_device_train_batch_size": 32,
+    }
+    return recipe_writer(tmp_path_factory, defaults)
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +95,7 @@ def test_evaluation(trained):
 
 def test_it_answers_without_the_package(trained, tmp_path):
     row = {"text": None, "table": {"class": "Dresses", "age": 30, "helpful": "yes"}}
-    (tmp_path / "row.json").write_text(json.dumps(row))
-    words = [sys.executable, "-I", "benchmarks/ask_without_package.py", str(trained), str(tmp_path / "row.json")]
-    found = subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
-    answers = json.loads(found.splitlines()[-1])
+    answers = ask_without_package(trained, row, tmp_path)
     assert answers[0]["label"] == "Dresses"
     pipe = mm_hf.pipeline(model=trained)
     here = pipe(row)
@@ -159,22 +142,8 @@ def test_other_classes_in_another_part_are_refused(recipe, dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, monkeypatch):
-    file = recipe(tmp_path / "run", save_steps=5, floors=False)
-    make_step = train.Training.make_step
-
-    def until_the_38th(training, window):
-        if training.progress.step == 37:
-            raise OSError("the machine went away")
-        return make_step(training, window)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train.Training, "make_step", until_the_38th)
-        with pytest.raises(SystemExit, match="went away"):
-            call(train.main, file)
-    call(train.main, file)
-    one, other = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", trained))
-    assert all(one[name].equal(other[name]) for name in one)
+def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path):
+    ends_alike_after_a_stop(recipe(tmp_path / "run", save_steps=5, floors=False), trained, 37)
 
 
 @pytest.mark.slow
@@ -185,15 +154,7 @@ def test_the_trainer_learns_it_too(recipe, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_learn_as_one(recipe, tmp_path):
-    """Five steps of SGD without dropout, half of the rows on each process."""
-    still = {"optim": "sgd", "fusion_dropout": 0.0, "classifier_dropout": 0.0, "max_steps": 5, "eval_steps": 5}
-    still |= {"floors": False, "warmup_ratio": 0.0, "learning_rate": 0.05}
-    ends = {}
-    for processes in (1, 2):
-        file = recipe(tmp_path / str(processes), **still, per_device_train_batch_size=32 // processes)
-        survive(command("train.py", processes, [str(file)]), tmp_path / str(processes), [])
-        ends[processes] = load_file(tmp_path / str(processes) / "model.safetensors")
-    assert max((ends[1][name] - ends[2][name]).abs().max().item() for name in ends[1]) < 1e-5
+    assert two_processes_differ_by(recipe, tmp_path, 32, learning_rate=0.05) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,12 @@
 """Videos with sound and a question through the scripts: real files, a frozen CNN over the frames, an LSTM of sound."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from datasets import DatasetDict
-from kill_and_resume import REPOSITORY, call, command, survive
+from kill_and_resume import ask_without_package, call, ends_alike_after_kills, recipe_writer, two_processes_differ_by
 from PIL import Image
-from safetensors.torch import load_file
 
 import mm_hf
 from training import evaluate, train
@@ -38,43 +35,32 @@ def dataset(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(encoders, dataset, tmp_path_factory):
-    """Writes a recipe of questions about clips."""
     ears = tmp_path_factory.mktemp("encoders") / "lstm-sound"
     recurrent.main([str(ears), "--mel_bins", "40"])
-
-    def write(output_dir, **keys) -> Path:
-        values = {
-            "vision_encoder": str(encoders / "mobilenet-v2"),
-            "image_size": 64,
-            "num_frames": 4,
-            "text_encoder": str(encoders / "minilm-l6"),
-            "audio_encoder": str(ears),
-            "max_audio_seconds": 1,
-            "dataset": str(dataset),
-            "output_dir": str(output_dir),
-            "video_column": "video",
-            "audio_column": "audio",
-            "text_column": "question",
-            "label_column": "answer",
-            "kind_column": "kind",
-            "fusion": "bottleneck",
-            "fusion_hidden_size": 64,
-            "fusion_layers": 1,
-            "freeze_encoders": ["vision", "text"],
-            "learning_rate": 3e-3,
-            "max_steps": 60,
-            "eval_steps": 30,
-            "per_device_train_batch_size": 32,
-            "report_to": "none",
-            "floors": False,
-            **keys,
-        }
-        values = {key: value for key, value in values.items() if value is not None}
-        file = tmp_path_factory.mktemp("recipe") / "clips.yaml"
-        file.write_text(json.dumps(values))  # which is YAML too
-        return file
-
-    return write
+    defaults = {
+        "vision_encoder": encoders / "mobilenet-v2",
+        "image_size": 64,
+        "num_frames": 4,
+        "text_encoder": encoders / "minilm-l6",
+        "audio_encoder": ears,
+        "max_audio_seconds": 1,
+        "dataset": dataset,
+        "video_column": "video",
+        "audio_column": "audio",
+        "text_column": "question",
+        "label_column": "answer",
+        "kind_column": "kind",
+        "fusion": "bottleneck",
+        "fusion_hidden_size": 64,
+        "fusion_layers": 1,
+        "freeze_encoders": ["vision", "text"],
+        "learning_rate": 3e-3,
+        "max_steps": 60,
+        "eval_steps": 30,
+        "per_device_train_batch_size": 32,
+        "floors": False,
+    }
+    return recipe_writer(tmp_path_factory, defaults)
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +95,10 @@ def test_it_answers_without_the_package(trained, tmp_path):
     (tmp_path / "clip.mp4").write_bytes(row["video"]["bytes"])
     (tmp_path / "clip.wav").write_bytes(row["audio"]["bytes"])
     asked = {"video": str(tmp_path / "clip.mp4"), "audio": str(tmp_path / "clip.wav"), "question": row["question"]}
-    (tmp_path / "row.json").write_text(json.dumps(asked))
-    words = [sys.executable, "-I", "benchmarks/ask_without_package.py", str(trained), str(tmp_path / "row.json")]
-    found = subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    found = ask_without_package(trained, asked, tmp_path)
     pipe = mm_hf.pipeline(model=trained)
     here = pipe(asked)
-    assert [answer["answer"] for answer in json.loads(found.splitlines()[-1])] == [one["answer"] for one in here]
+    assert [answer["answer"] for answer in found] == [one["answer"] for one in here]
     one, two = pipe([{**asked, "video": row["video"]["bytes"]}, {"question": "what colour?"}], batch_size=2, top_k=1)
     assert one[0]["score"] == pytest.approx(here[0]["score"], abs=1e-5)
     assert two[0]["answer"]
@@ -122,17 +106,14 @@ def test_it_answers_without_the_package(trained, tmp_path):
         pipe({**asked, "image": Image.new("RGB", (8, 8))})
 
 
+@pytest.mark.slow  # part of `make reliability`
+def test_killed_and_started_again(recipe, tmp_path):
+    ends_alike_after_kills(recipe, tmp_path, 15, save_steps=10)
+
+
 @pytest.mark.slow
 def test_two_processes_learn_as_one(recipe, tmp_path):
-    """Five steps of SGD without dropout, half of the rows on each process."""
-    still = {"optim": "sgd", "fusion_dropout": 0.0, "classifier_dropout": 0.0, "max_steps": 5, "eval_steps": 5}
-    still |= {"warmup_ratio": 0.0, "learning_rate": 0.05}
-    ends = {}
-    for processes in (1, 2):
-        file = recipe(tmp_path / str(processes), **still, per_device_train_batch_size=32 // processes)
-        survive(command("train.py", processes, [str(file)]), tmp_path / str(processes), [])
-        ends[processes] = load_file(tmp_path / str(processes) / "model.safetensors")
-    assert max((ends[1][name] - ends[2][name]).abs().max().item() for name in ends[1]) < 1e-5
+    assert two_processes_differ_by(recipe, tmp_path, 32, learning_rate=0.05) < 1e-5
 
 
 @pytest.mark.parametrize(

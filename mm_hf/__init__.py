@@ -17,6 +17,7 @@ from .models.modeling_mm_fusion import (
 from .models.modeling_outputs import EncoderStates, FusedStates, FusionMemory, TokenStates
 from .models.pipelines_mm_fusion import (
     MMFusionClassificationPipeline,
+    MMFusionFeatureExtractionPipeline,
     MMFusionFreeAnswerPipeline,
     MMFusionGenerationPipeline,
     MMFusionMultiTaskPipeline,
@@ -25,6 +26,7 @@ from .models.pipelines_mm_fusion import (
 )
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 from .models.processing_mm_fusion import MMFusionProcessor
+from .models.recurrent import RecurrentConfig
 from .models.retrieval_mm_fusion import MMFusionForRetrieval
 from .models.series import SeriesScaler
 from .models.tabular import TableSchema, TabularConfig
@@ -41,6 +43,7 @@ __all__ = [
     "FusionModuleConfig",
     "MMFusionClassificationPipeline",
     "MMFusionConfig",
+    "MMFusionFeatureExtractionPipeline",
     "MMFusionForCTC",
     "MMFusionForClassification",
     "MMFusionForConditionalGeneration",
@@ -55,6 +58,7 @@ __all__ = [
     "MMFusionProcessor",
     "MMFusionQuestionAnsweringPipeline",
     "MMFusionSpeechRecognitionPipeline",
+    "RecurrentConfig",
     "SeriesScaler",
     "TableSchema",
     "TabularConfig",

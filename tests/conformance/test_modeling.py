@@ -29,6 +29,7 @@ from mm_hf import (
 from mm_hf.models.attention import MMFusionAttention
 from mm_hf.models.configuration_mm_fusion import FusionModuleConfig
 from mm_hf.models.pretrained_mm_fusion import MMFusionPreTrainedModel
+from mm_hf.models.recurrent import RecurrentConfig
 
 
 HEADS = (MMFusionForClassification, MMFusionForQuestionAnswering)
@@ -335,6 +336,24 @@ class MMFusionTableTest(MMFusionCommonTests, unittest.TestCase):
     additional_model_inputs = ["numerical_values", "categorical_ids"]
     inputs_maker = MMFusionTableTester
     vision = {"tabular_config": TabularConfig(num_numerical=3, vocab_sizes=[5, 5], hidden_size=32).to_dict()}
+
+
+class MMFusionSeriesTester(MMFusionModelTester):
+    """Text and a time series."""
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[MMFusionConfig, dict]:
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        del inputs["pixel_values"]
+        inputs["series_values"] = floats_tensor([self.batch_size, 6, 3])
+        return config, inputs
+
+
+@pytest.mark.slow
+class MMFusionSeriesTest(MMFusionCommonTests, unittest.TestCase):
+    all_model_classes = (MMFusionModel, MMFusionForClassification, MMFusionForMultiTask)
+    additional_model_inputs = ["series_values"]
+    inputs_maker = MMFusionSeriesTester
+    vision = {"series_config": RecurrentConfig(input_size=3, hidden_size=32).to_dict()}
 
 
 class MMFusionGenerationTester(MMFusionModelTester):

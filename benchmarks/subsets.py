@@ -1,8 +1,8 @@
 """What each modality of a recipe brings: every subset of them trained alike, the others absent, several seeds each.
 
     python benchmarks/subsets.py smart_home --seconds 60         # three seeds; what is there is kept
-    python benchmarks/subsets.py video --steps 460 --seeds 0 1 2
-    python benchmarks/subsets.py video --steps 460 --gradient_modulation 0.3   # and all of them, so balanced
+    python benchmarks/subsets.py video --steps 350 --seeds 0 1 2
+    python benchmarks/subsets.py video --steps 350 --gradient_modulation 0.3 --fusion bottleneck   # and all of them, so
 
 The figures stay in `results/subsets.json`: by subset the first metric of the test part as a mean over the seeds with
 its 95 % interval, and by how much all modalities together are ahead of each subset, seed by seed, likewise. Steps do
@@ -44,22 +44,27 @@ def prepare(recipe: str, seed: int, budget: list[str]) -> Job:
     return set_up(__doc__.split("\n")[0], "train.py", words)
 
 
-def variants(modalities: list[str], alphas: list[float]) -> Iterator[tuple[str, tuple[str, ...], float]]:
-    """Name, modalities and strength of the gradient modulation of all that is trained, everything first."""
+def variants(
+    modalities: list[str], changes: list[tuple[str, Any]]
+) -> Iterator[tuple[str, tuple[str, ...], dict[str, Any]]]:
+    """Name, modalities and changed keys of all that is trained, everything first; changes are of everything alone."""
     for size in range(len(modalities), 0, -1):
         for subset in combinations(modalities, size):
-            yield " + ".join(subset), subset, 0.0
-    for alpha in alphas:
-        yield f"{' + '.join(modalities)}, gradient_modulation {alpha}", tuple(modalities), alpha
+            yield " + ".join(subset), subset, {}
+    for key, value in changes:
+        yield f"{' + '.join(modalities)}, {key} {value}", tuple(modalities), {key: value}
 
 
-def run_one(job: Job, subset: tuple[str, ...], alpha: float) -> float:
-    """Trains with these modalities, and gives the first metric of the test part."""
+def run_one(job: Job, subset: tuple[str, ...], changes: dict[str, Any]) -> float:
+    """Trains with these modalities and keys, and gives the first metric of the test part."""
     absent = dict.fromkeys(set(job.model.config.modalities) - set(subset))
-    collator, args = replace(job.collator, absent=absent), copy.copy(job.train_args)
-    args.gradient_modulation = alpha
+    collator, args, model_args = replace(job.collator, absent=absent), copy.copy(job.train_args), job.model_args
+    job.model_args = copy.copy(model_args)  # what `build` looks at
+    for key, value in changes.items():
+        setattr(args if hasattr(args, key) else job.model_args, key, value)
     set_seed(args.seed)
     model = job.build().to(job.accelerator.device)
+    job.model_args = model_args
     fit(job, model, collator, args)
     _, report = evaluate(job, model, collator, "test")
     return next(iter(report["metrics"].values()))
@@ -85,9 +90,8 @@ def main():
     budget.add_argument("--seconds", type=int, help="of training for each")
     budget.add_argument("--steps", type=int, help="of training for each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
-    parser.add_argument(
-        "--gradient_modulation", type=float, nargs="+", default=[], help="train all modalities with these too"
-    )
+    for key, kind in (("gradient_modulation", float), ("fusion", str)):
+        parser.add_argument(f"--{key}", type=kind, nargs="+", default=[], help="train all modalities with these too")
     arguments = parser.parse_args()
     spent = {"seconds": arguments.seconds} if arguments.steps is None else {"steps": arguments.steps}
     flag = "--max_train_seconds" if arguments.steps is None else "--max_steps"
@@ -95,15 +99,16 @@ def main():
     own = report.get(arguments.recipe, {})
     if any(own.get(key) != value for key, value in spent.items()):
         own = {**spent, "runs": {}}
+    changes = [(key, value) for key in ("gradient_modulation", "fusion") for value in getattr(arguments, key)]
     for seed in arguments.seeds:
         job = prepare(arguments.recipe, seed, [flag, str(*spent.values())])
         modalities = [name for name in MODALITY_CONFIGS if name in job.model.config.modalities]
-        for name, subset, alpha in variants(modalities, arguments.gradient_modulation):
+        for name, subset, changed in variants(modalities, changes):
             scores = own["runs"].setdefault(name, {})
             if str(seed) in scores:
                 continue
             print(f"== {name}, seed {seed}", flush=True)
-            scores[str(seed)] = run_one(job, subset, alpha)
+            scores[str(seed)] = run_one(job, subset, changed)
             own |= {"commit": git_commit(ROOT), "hardware": hardware()}
             write_json(REPORT, {**report, arguments.recipe: own})
     own |= summary(own["runs"], " + ".join(modalities))

@@ -159,8 +159,10 @@ class Run:
         return {name for name, _ in self.staged() - self.left}
 
     def staged(self) -> set[tuple[str, int]]:
-        folder = self.run_dir / ".writing"
-        entries = os.scandir(folder) if folder.is_dir() else []
+        try:
+            entries = list(os.scandir(self.run_dir / ".writing"))
+        except FileNotFoundError:  # it comes and goes
+            return set()
         return {(entry.name, entry.inode()) for entry in entries if entry.name.startswith("checkpoint-")}
 
     def finish(self):

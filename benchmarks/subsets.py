@@ -2,7 +2,7 @@
 
     python benchmarks/subsets.py smart_home --seconds 60         # three seeds; what is there is kept
     python benchmarks/subsets.py video --steps 350 --seeds 0 1 2
-    python benchmarks/subsets.py video --steps 350 --gradient_modulation 0.3 --fusion bottleneck   # and all of them, so
+    python benchmarks/subsets.py video --steps 350 --gradient_modulation 0.3 --fusion bottleneck  # and all so
 
 The figures stay in `results/subsets.json`: by subset the first metric of the test part as a mean over the seeds with
 its 95 % interval, and by how much all modalities together are ahead of each subset, seed by seed, likewise. Steps do

@@ -51,7 +51,7 @@ JUDGED_SKIPS = {
     r"does not have a TP plan": "no tensor parallelism",
     r"does not support sliding window mask": "no sliding window",
     r"Model does not have position embeddings": "the towers' lengths are fixed",
-    r"(MobileNetV2|Whisper|Table|Series)Test.*No conversion found": "its weights have one set of names; the ViT's have two",
+    r"(V2|Whisper|Table|Series)Test.*No conversion found": "its weights have one set of names; the ViT's have two",
     r"(MobileNetV2|Table|Series)Test.*Parts of this model don't support sdpa": "these towers have no attention",
     r"video_processor attribute not present": "a video is its pictures",
     r"chat template": "the models do not chat",

@@ -7,8 +7,17 @@ import pytest
 import soundfile
 from datasets import ClassLabel, load_from_disk
 
-from training.prepare import clothing_reviews, emoji_records, movielens, moving_shapes, smart_home, spoken_numbers
-from training.prepare.common import cut_at_random
+from training.prepare import (
+    basic_motions,
+    caption_steps,
+    clothing_reviews,
+    emoji_records,
+    movielens,
+    moving_shapes,
+    smart_home,
+    spoken_numbers,
+)
+from training.prepare.common import PreparationError, cut_at_random
 
 
 def best_guess(keys: list, answers: list) -> float:
@@ -156,3 +165,59 @@ def test_a_cut_keeps_every_row_once(clothing_reviews_folder):
     assert sorted(number for part in parts.values() for number in part["row_id"]) == sorted(rows["row_id"])
     assert cut_at_random(rows, 3)["test"]["row_id"][:] == parts["test"]["row_id"][:]
     assert cut_at_random(rows, 4)["test"]["row_id"][:] != parts["test"]["row_id"][:]
+
+
+@pytest.fixture(scope="module")
+def motions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("derived") / "basic_motions"
+    basic_motions.main([str(folder)])
+    return load_from_disk(str(folder))
+
+
+def test_motions_are_the_archives_own(motions):
+    assert {part: len(rows) for part, rows in motions.items()} == {"train": 32, "validation": 8, "test": 40}
+    for part, each in (("train", 8), ("validation", 2), ("test", 10)):
+        assert set(Counter(motions[part]["activity"]).values()) == {each}
+    for rows in motions.values():
+        for readings in rows["readings"]:
+            assert len(readings) == 100
+            assert {len(step) for step in readings} == {6}
+    # The first number of the first sensor of the first line of the package's file, and where it stands there.
+    assert motions["train"].features["activity"].names == ["Badminton", "Running", "Standing", "Walking"]
+    first = {round(row[0][0], 6) for part in ("train", "validation") for row in motions[part]["readings"]}
+    assert 0.079106 in first
+
+
+def test_a_line_with_another_number_of_sensors_is_named(tmp_path):
+    (tmp_path / "one.ts").write_text("@data\n1,2:3,4:walking\n")
+    with pytest.raises(PreparationError, match=r"one.ts, line 2: 6 sensors of one length expected, got \[2, 2\]"):
+        basic_motions.read(tmp_path / "one.ts")
+
+
+@pytest.fixture(scope="module")
+def captions(openmoji_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("derived") / "caption_steps"
+    caption_steps.main([str(openmoji_folder), str(folder)])
+    return load_from_disk(str(folder))
+
+
+def test_captions_are_written_word_by_word(captions, openmoji_folder):
+    openmoji = load_from_disk(str(openmoji_folder))
+    vocabulary = captions["train"].features["next"].names
+    counts = Counter(word for name in openmoji["train"]["name"] for word in name.lower().split())
+    assert {word for word in vocabulary if word != "."} == {word for word, count in counts.items() if count > 1}
+    for part, rows in captions.items():
+        written: dict[str, str] = {}
+        for name, so_far, number in zip(rows["name"], rows["so_far"], rows["next"]):
+            words = [*name.lower().split(), "."]
+            place = len(so_far.split()) - 3
+            assert so_far == " ".join(["a picture of", *words[:place]])
+            assert number == (vocabulary.index(words[place]) if words[place] in vocabulary else None)
+            written[name] = so_far
+        assert set(written) == set(openmoji[part]["name"])
+    first = (
+        captions["test"]
+        .select_columns(["so_far", "next"])
+        .filter(lambda text: text == "a picture of", input_columns="so_far")
+    )
+    assert len(first) == len(openmoji["test"])

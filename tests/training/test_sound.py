@@ -86,6 +86,7 @@ def test_a_run(trained):
         assert min(plot.size) > 300
 
 
+@pytest.mark.slow  # as test_speech.py and test_series.py do
 def test_evaluation(trained):
     call(evaluate.main, "--model", trained, "--missing", "--bootstrap_samples", 20)
     report = json.loads((trained / "evaluation/evaluation.json").read_text())

@@ -70,6 +70,7 @@ def trained(recipe, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run(trained):
     results = json.loads((trained / "results.json").read_text())
     assert results["by_kind"]["colour"] > 0.5
@@ -81,6 +82,7 @@ def test_a_run(trained):
         assert min(plot.size) > 300
 
 
+@pytest.mark.slow
 def test_evaluation(trained):
     call(evaluate.main, "--model", trained, "--missing", "--bootstrap_samples", 20)
     report = json.loads((trained / "evaluation/evaluation.json").read_text())
@@ -90,6 +92,7 @@ def test_evaluation(trained):
     assert "this_model_shuffled_pairs" in report["floors"]
 
 
+@pytest.mark.slow
 def test_it_answers_without_the_package(trained, tmp_path):
     row = questions(1, 1000, 0)[0]
     (tmp_path / "clip.mp4").write_bytes(row["video"]["bytes"])

@@ -118,7 +118,7 @@ def run_one(name: str) -> dict[str, Any]:
     if not (ROOT / data).exists():
         print(f"skipped: there is no {data}", flush=True)
         return {"dataset": Path(data).name, "skipped": f"there is no {data}"}
-    budget = ("--max_train_seconds", SYSTEMS[name].seconds, "--report_to", "none")
+    budget = ("--max_train_seconds", SYSTEMS[name].seconds, "--floor_budget", 0.5, "--report_to", "none")
     call("training/train.py", recipe_file, "--output_dir", folder, "--overwrite_output_dir", "true", *budget)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     recipe = results["recipe"]

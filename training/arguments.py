@@ -409,7 +409,8 @@ class TrainArguments:
     )
     floors: bool = field(default=True, metadata={"help": "Measure the floors beside the score."})
     floor_budget: float = field(
-        default=0.25, metadata={"help": "Epochs of the models that see one modality alone, as a share of the run's."}
+        default=0.25,
+        metadata={"help": "Epochs, steps and seconds of models that see one modality alone, as a share of the run's."},
     )
 
     def __post_init__(self):

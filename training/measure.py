@@ -112,6 +112,8 @@ def measure_floors(job: Job, fit: Fit, predictions: Predictions) -> dict[str, fl
         args.num_train_epochs, args.early_stopping_patience = args.num_train_epochs * args.floor_budget, None
         if args.unfreeze_epochs is not None:
             args.unfreeze_epochs *= args.floor_budget
+        if args.max_train_seconds is not None:
+            args.max_train_seconds *= args.floor_budget
         if args.max_steps > 0:
             args.max_steps = max(1, round(args.max_steps * args.floor_budget))
         set_seed(args.seed)

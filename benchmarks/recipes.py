@@ -209,10 +209,10 @@ def markdown(runs: dict[str, dict[str, Any]]) -> str:
             value = "; ".join(f"{s['metric']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in values)
             cells = [f"`{name}`", SYSTEMS[name].what, f"{run['dataset']}, {task}", value, floors_cell(score["floors"])]
             lines.append(f"| {' | '.join(cells)} | {run['train_seconds']:.0f} |")
-    minutes = sum(run.get("wall_seconds", 0.0) for run in runs.values()) / 60
-    return "\n".join(
-        [*lines, "", f"All of it, with features, floors, reports and answers, took {minutes:.0f} minutes."]
-    )
+    walls = [run.get("wall_seconds") for run in runs.values() if "skipped" not in run]
+    if None not in walls:  # of the older runs nobody knows
+        lines += ["", f"All of it, with features, floors, reports and answers, took {sum(walls) / 60:.0f} minutes."]
+    return "\n".join(lines)
 
 
 def write_readme(runs: dict[str, dict[str, Any]], readme: Path):

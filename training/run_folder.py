@@ -177,7 +177,7 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
         pipeline_tag=pipeline_tag(model),
         base_models=model.config.base_models,
         model_class=type(model).__name__,
-        encoders={key: Path(recipe[key]).name for key in (*ENCODER_KEYS, "decoder") if recipe[key]},
+        encoders=encoders_of(recipe),
         parameters=round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
         labels=list(model.config.id2label.values()),
         writes=collator.problem_type == GENERATION,
@@ -190,6 +190,16 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
     write_json(output_dir / "results.json", results)  # last: it says that the run is complete
     print(summary(results))
     print(f"written: {output_dir}")
+
+
+def encoders_of(recipe: dict[str, Any]) -> dict[str, str]:
+    """What the model was composed of, by part."""
+    found = {key: Path(recipe[key]).name for key in (*ENCODER_KEYS, "decoder") if recipe[key]}
+    if recipe["table_columns"]:
+        found["table encoder"] = "a token a column"
+    if recipe["series_column"]:
+        found["series encoder"] = recipe["series_rnn_type"]
+    return found
 
 
 def pipeline_tag(model) -> str | None:

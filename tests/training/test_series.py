@@ -77,7 +77,9 @@ def test_a_run(trained):
     assert model.config.modalities == ["series"]
     with Image.open(trained / "predictions.png") as plot:  # the readings are drawn
         assert len(plot.convert("RGB").resize((200, 200)).getcolors(40000)) > 50
-    assert 'predict({"series": [[…], …]}, top_k=3)' in (trained / "README.md").read_text()
+    card = (trained / "README.md").read_text()
+    assert 'predict({"series": [[…], …]}, top_k=3)' in card
+    assert "`MMFusionForClassification` of mm_hf: series encoder `gru`,\nfused by" in card
 
 
 def test_it_answers_without_the_package(trained, dataset, tmp_path):

@@ -37,10 +37,10 @@ RUNS = ROOT / "runs/subsets"
 REPORT = ROOT / "benchmarks/results/subsets.json"
 
 
-def prepare(recipe: str, seed: int, budget: list[str]) -> Job:
+def prepare(recipe: str, budget: list[str]) -> Job:
     """The recipe's job; the features of its frozen encoders are computed once for all that is trained."""
-    words = [str(ROOT / f"training/recipes/{recipe}.yaml"), "--output_dir", str(RUNS / f"{recipe}-{seed}"), *budget]
-    words += ["--overwrite_output_dir", "true", "--report_to", "none", "--seed", str(seed)]
+    words = [str(ROOT / f"training/recipes/{recipe}.yaml"), "--output_dir", str(RUNS / recipe), *budget]
+    words += ["--overwrite_output_dir", "true", "--report_to", "none"]
     return set_up(__doc__.split("\n")[0], "train.py", words)
 
 
@@ -58,14 +58,14 @@ def variants(
 def run_one(job: Job, subset: tuple[str, ...], changes: dict[str, Any]) -> float:
     """Trains with these modalities and keys, and gives the first metric of the test part."""
     absent = dict.fromkeys(set(job.model.config.modalities) - set(subset))
-    collator, args, model_args = replace(job.collator, absent=absent), copy.copy(job.train_args), job.model_args
-    job.model_args = copy.copy(model_args)  # what `build` looks at
+    collator, model_args = replace(job.collator, absent=absent), job.model_args
+    job.model_args, job.train_args = copy.copy(model_args), copy.copy(job.train_args)  # what `build` and loaders ask
     for key, value in changes.items():
-        setattr(args if hasattr(args, key) else job.model_args, key, value)
-    set_seed(args.seed)
+        setattr(job.train_args if hasattr(job.train_args, key) else job.model_args, key, value)
+    set_seed(job.train_args.seed)
     model = job.build().to(job.accelerator.device)
     job.model_args = model_args
-    fit(job, model, collator, args)
+    fit(job, model, collator, job.train_args)
     _, report = evaluate(job, model, collator, "test")
     return next(iter(report["metrics"].values()))
 
@@ -100,15 +100,15 @@ def main():
     if any(own.get(key) != value for key, value in spent.items()):
         own = {**spent, "runs": {}}
     changes = [(key, value) for key in ("gradient_modulation", "fusion") for value in getattr(arguments, key)]
+    job = prepare(arguments.recipe, [flag, str(*spent.values())])
+    modalities = [name for name in MODALITY_CONFIGS if name in job.model.config.modalities]
     for seed in arguments.seeds:
-        job = prepare(arguments.recipe, seed, [flag, str(*spent.values())])
-        modalities = [name for name in MODALITY_CONFIGS if name in job.model.config.modalities]
         for name, subset, changed in variants(modalities, changes):
             scores = own["runs"].setdefault(name, {})
             if str(seed) in scores:
                 continue
             print(f"== {name}, seed {seed}", flush=True)
-            scores[str(seed)] = run_one(job, subset, changed)
+            scores[str(seed)] = run_one(job, subset, {"gradient_modulation": 0.0, "seed": seed, **changed})
             own |= {"commit": git_commit(ROOT), "hardware": hardware()}
             write_json(REPORT, {**report, arguments.recipe: own})
     own |= summary(own["runs"], " + ".join(modalities))

@@ -64,7 +64,7 @@ SYSTEMS = {
     "recommend": System("text + table: a viewer's rating of a film", 60),
     "video": System("video + sound + question", 120),
     "cnn_bilstm_caption": System("CNN + bidirectional LSTM, side by side: a caption's next word", 40),
-    "audio_text_retrieval": System("search of sounds by text and back: recall at 1, 5 and 10, both ways", 60),
+    "audio_text_retrieval": System("search of sounds by text, and of texts by sound", 60),
     "translate": System("picture + English name: the German name", 120),
     "sensors": System("LSTM over sensors: what somebody is doing", 60),
 }

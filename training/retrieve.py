@@ -183,6 +183,8 @@ def evaluate(search: Search):
     rows = Rows(part, name)
     gallery = search.gallery(rows)
     relevant = gallery.relevant()
+    if not relevant.any():
+        raise ValueError(f"No row of part {name!r} has both a text and what is searched, so nothing can be measured.")
     texts, items = gallery.embeddings.values()
     similarities = texts @ items.T
     weights: dict[str, float] = {}
@@ -292,8 +294,18 @@ def draw_searches(search: Search, rows: Rows, gallery: Gallery, similarities, re
 def shown(
     search: Search, rows: Rows, gallery: Gallery, modality: str, place: int
 ) -> tuple[Image.Image | None, str | None]:
-    """Picture (of a sound its spectrum) and text of the row that an item is from."""
-    return picture_and_text(rows[gallery.places[modality][place]], search.collator)
+    """Picture (of a sound its spectrum) and text of the row that an item is from.
+
+    Raises:
+        ValueError: the rows are not those that the gallery was built from.
+    """
+    row = gallery.places[modality][place]
+    if row >= len(rows) or search.collator.item_key(rows[row], modality) != gallery.keys[modality][place]:
+        raise ValueError(
+            f"The gallery was built from other rows than those of {search.data_args.dataset} now: give --dataset, "
+            "--max_rows and --seed as for build."
+        )
+    return picture_and_text(rows[row], search.collator)
 
 
 def build(search: Search):
@@ -322,6 +334,8 @@ def query(search: Search):
     looks = args.rerank_top > 0 and model.config.matching_weight > 0
     scores, places = gallery.search(features, sought, max(args.top_k, args.rerank_top if looks else 0))
     scores, places = scores[0], places[0].tolist()
+    for place in places:
+        shown(search, rows, gallery, sought, place)  # refuses other rows before they are looked at
     if looks:
         states[sought] = encode(
             model, search.collator, sought, rows, [gallery.places[sought][p] for p in places], progress=False

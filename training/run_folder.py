@@ -250,7 +250,8 @@ def sample_finds(collator: MultimodalCollator, split, embeddings: dict[str, torc
     texts, items = embeddings["text"], embeddings[item_of(embeddings)]
     paired = (texts.any(-1) & items.any(-1)).nonzero().flatten().tolist()
     rows = random.Random(0).sample(paired, min(count, len(paired)))
-    best = (items[rows] @ texts.T).argmax(-1).tolist()
+    scores = items[rows] @ texts.T
+    best = scores.masked_fill(~texts.any(-1), -torch.inf).argmax(-1).tolist()  # not a row without a text
     column = collator.columns.text
     samples = []
     for row, found in zip(Rows(split, "test").__getitems__(rows), split.select_columns([column])[best][column]):

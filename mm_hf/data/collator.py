@@ -13,7 +13,7 @@ from PIL import Image
 from ..models.generation_mm_fusion import GENERATION
 from ..models.processing_mm_fusion import MMFusionProcessor, decode_as_written, ends_of_text
 from ..models.retrieval_mm_fusion import ITEMS
-from ..models.series import has_no_steps
+from ..models.series import as_steps, has_no_steps
 from ..models.tabular import TableError
 from .augmentation import ImageAugmentation, change_speed
 from .bad_rows import check_on_error
@@ -410,6 +410,8 @@ class MultimodalCollator:
             return decode_image(row, column, self.root)
         if modality == "audio":
             return decode_sound(row, column, self.root, self.processor.feature_extractor.sampling_rate)
+        if modality == "series":
+            return as_steps(row[column])
         return self.table_row(row) if modality == "tabular" else row[column]
 
     def _process(self, modality: str, items: list) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from .processing_mm_fusion import decode_as_written
+from .series import as_steps, has_no_steps
 from .sound import load_sound
 from .video import load_frames
 
@@ -73,6 +74,7 @@ class MMFusionClassificationPipeline(Pipeline):
             if value is not None and modality not in modalities:
                 raise ValueError(f"The row has {key} {value!r:.80}, but this model reads {modalities} alone.")
         processor: Any = self.processor
+        series = None if has_no_steps(series) else as_steps(series)
         if sound is not None:
             sound = load_sound(sound, processor.feature_extractor.sampling_rate)
         # The source goes along because loading makes a new object: equal sources are one image.

@@ -5,6 +5,7 @@
 import inspect
 import os
 from collections.abc import Hashable, Mapping
+from numbers import Real
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import cached_file, logging
 
 from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, part_of_composite
-from .series import SeriesScaler
+from .series import SeriesScaler, has_no_steps
 from .sound import limit_seconds
 from .tabular import TableError, TableSchema, is_missing
 
@@ -181,8 +182,8 @@ class MMFusionProcessor(ProcessorMixin):
             audio: a sound, `(S,)` float from -1 to 1, or a list of them; None in the list: this row has no sound.
             table: a row of the table, `{column: value}`, or a list of them; a column that is not there, None or NaN is
                 missing; None in the list: this row has none at all.
-            series: a time series, an array `(S, C)` (or `(S,)`), NaN for a reading that is missing, or a list of
-                them; None in the list: this row has none.
+            series: a time series, an array `(S, C)` (or `(S,)`) or a list of steps, NaN for a reading that is missing;
+                or a list of them; None in the list: this row has none, as one without a step or of gaps alone.
             deduplicate: prepare equal strings, and images and sounds that are the very same object, once, and give the
                 index of the item that each row uses. One image beside many texts is always shared.
             kwargs: for the tokenizer, the image processor and the feature extractor; `text_kwargs`, `images_kwargs`
@@ -205,7 +206,11 @@ class MMFusionProcessor(ProcessorMixin):
         for name, (_, part) in PARTS.items():
             if given[name] is not None and getattr(self, part) is None:
                 raise ValueError(f"Got {name}, but this processor has only {self.present_parts}.")
-        rows = {name: as_list(value) for name, value in given.items() if value is not None}
+        rows = {
+            name: list_of_series(value) if name == "series" else as_list(value)
+            for name, value in given.items()
+            if value is not None
+        }
         if not rows:
             raise ValueError(f"Give at least one of {', '.join(PARTS)}.")
         batch = max(len(values) for values in rows.values())
@@ -441,6 +446,19 @@ def as_list(value) -> list:
     if getattr(value, "ndim", 0) == 4:
         return list(value)
     return [value]
+
+
+def list_of_series(value) -> list:
+    """One series as a list of one: an array or tensor of one or two dimensions, a list of numbers or of lists of
+    numbers. What has no step, or nothing but gaps, is None."""
+    rows = [value]
+    if isinstance(value, (list, tuple)):
+        first = next((row for row in value if row is not None), None)
+        inner = first[0] if isinstance(first, (list, tuple)) and first else first
+        rows = [value] if isinstance(inner, Real) else list(value)
+    elif getattr(value, "ndim", 0) == 3:
+        rows = list(value)
+    return [None if has_no_steps(row) else row for row in rows]
 
 
 def distinct_items(values: list, deduplicate: bool) -> tuple[list, list]:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 
-LARGEST = 1e30  # deviations from the mean: far below what overflows in half a model, far above what is meant
+LARGEST = 1e30  # what a reading may be: above, squares and sums overflow
+FARTHEST = 1e4  # deviations from the mean that are told apart: half precision ends at 65504
 
 
 @dataclass
@@ -32,7 +33,8 @@ class SeriesScaler:
 
     def __post_init__(self):
         self.means, self.stds = [float(mean) for mean in self.means], [float(std) for std in self.stds]
-        if not self.means or len(self.means) != len(self.stds) or not all(std > 0 for std in self.stds):
+        sized = all(0 < std < np.inf for std in self.stds) and np.isfinite(self.means).all()
+        if not self.means or len(self.means) != len(self.stds) or not sized:
             raise ValueError(f"Each channel needs a mean and a deviation above 0, got {self.means} and {self.stds}.")
 
     @property
@@ -60,11 +62,12 @@ class SeriesScaler:
         every = np.concatenate(steps)
         if empty := np.isnan(every).all(0).nonzero()[0].tolist():
             raise ValueError(f"Channels {empty} have no value in any training row.")
-        stds = np.nanstd(every, axis=0)
-        return cls(np.nanmean(every, axis=0).tolist(), np.where(stds > 0, stds, 1.0).tolist())
+        changes = np.nanmax(every, axis=0) > np.nanmin(every, axis=0)  # deviations of what does not are rounding
+        return cls(np.nanmean(every, axis=0).tolist(), np.where(changes, np.nanstd(every, axis=0), 1.0).tolist())
 
     def check(self, series: Any) -> np.ndarray:
-        """One series, standardised, `(S, C)` float32; what is missing (NaN) is at the mean.
+        """One series, standardised, `(S, C)` float32; what is missing (NaN) is at the mean, and what is farther from
+        it than `FARTHEST` deviations is taken for that far.
 
         Raises:
             ValueError: it is empty, no series, of another number of channels, or has a number that is not finite.
@@ -73,9 +76,7 @@ class SeriesScaler:
         if values.shape[1] != self.channels:
             raise ValueError(f"a series has {self.channels} channels here, got shape {values.shape}.")
         values = np.nan_to_num((values - self.means) / self.stds, nan=0.0)
-        if not (np.abs(values) < LARGEST).all():
-            raise ValueError("the series has numbers that are too large.")
-        return values.astype(np.float32)
+        return values.clip(-FARTHEST, FARTHEST).astype(np.float32)
 
     def __call__(self, series: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Makes tensors of series.
@@ -100,29 +101,52 @@ class SeriesScaler:
 
 
 def has_no_steps(series: Any) -> bool:
-    """Whether a row has no series: None, or one without a step, or with nothing in any."""
-    if series is None or (isinstance(series, float) and np.isnan(series)):
+    """Whether a row has no series: None, or one without a step, or with nothing but gaps."""
+    if series is None:
         return True
-    return hasattr(series, "__len__") and len(series) == 0
+    try:
+        values = to_numbers(series)
+    except ValueError:
+        return False
+    return bool(np.isnan(values).all())
 
 
 def as_steps(series: Any) -> np.ndarray:
     """A series as `(S, C)` float64; one of single numbers has one channel.
 
     Raises:
-        ValueError: it is empty or no rectangle of numbers, or has infinite ones.
+        ValueError: it is empty or no rectangle of numbers, or has numbers that are infinite or beyond `LARGEST`.
     """
-    try:
-        values = np.asarray(series.detach().cpu() if isinstance(series, torch.Tensor) else series, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"a series is a list of steps, each a list of numbers: {error}.") from None
+    values = to_numbers(series)
     values = values[:, None] if values.ndim == 1 else values
-    if values.ndim != 2 or not values.size or np.isinf(values).any():
+    if values.ndim != 2 or not values.size:
         raise ValueError(
-            "a series is a list of steps, each a list of finite numbers, NaN for what is missing; got shape "
-            f"{values.shape}{', with infinite numbers' if np.isinf(values).any() else ''}."
+            f"a series is a list of steps, each a list of numbers, NaN for what is missing; got shape {values.shape}."
+        )
+    if (np.abs(values) > LARGEST).any():
+        raise ValueError(
+            f"a series is a list of steps, each a list of finite numbers: one is {np.nanmax(np.abs(values)):g}."
         )
     return values
+
+
+def to_numbers(series: Any) -> np.ndarray:
+    """Any numbers as float64.
+
+    Raises:
+        ValueError: they are none, or rows of other lengths.
+    """
+    try:
+        if isinstance(series, torch.Tensor):
+            series = series.detach().double().cpu()
+        elif isinstance(series, (list, tuple)) and any(isinstance(step, torch.Tensor) for step in series):
+            series = [step.detach().double().cpu().numpy() for step in series]
+        values = np.asarray(series)
+        if values.dtype.kind not in "biufO":
+            raise ValueError(f"these are {values.dtype.name}")
+        return values.astype(np.float64)
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise ValueError(f"a series is a list of steps, each a list of numbers: {error!s:.80}.") from None
 
 
 __all__ = ["SeriesScaler"]

@@ -25,6 +25,33 @@ def test_what_is_learned(scaler):
     assert scaler.channels == 2
 
 
+@pytest.mark.parametrize("steps", [3, 7, 33, 999])
+def test_a_channel_that_never_changes_is_not_blown_up(steps):
+    """0.1 is no sum of powers of two: its deviation is 1e-17, and no zero."""
+    readings = np.stack([np.full(steps, 0.1), np.arange(steps)], axis=1)
+    scaler = SeriesScaler.fit([readings])
+    assert scaler.stds[0] == 1.0
+    assert abs(scaler.check([[0.11, 0.0]])[0, 0]) < 0.02
+
+
+def test_what_is_far_off_is_finite_in_half_precision():
+    found = SeriesScaler([0.0], [1.0])([[1e6], [-1e29]])["series_values"]
+    assert found.half().isfinite().all()
+
+
+def test_forms_of_one_series_and_of_several():
+    processor = MMFusionProcessor(series_scaler=SeriesScaler([0.0, 0.0], [1.0, 1.0]))
+    steps = [[1.0, 2.0], [3.0, 4.0]]
+    for one in (steps, np.array(steps), torch.tensor(steps, dtype=torch.bfloat16)):
+        assert processor(series=one)["series_values"].tolist() == [steps]
+    assert processor(series=[steps, steps[:1]])["series_values"].shape == (2, 2, 2)
+    assert processor(series=np.array([steps, steps]))["series_values"].shape == (2, 2, 2)
+    gaps = processor(series=[steps, None, [], [[NAN, NAN]], np.zeros((0, 2))])
+    assert gaps["series_index"].tolist() == [0, -1, -1, -1, -1]
+    single = MMFusionProcessor(series_scaler=SeriesScaler([0.0], [1.0]))
+    assert single(series=[1.0, 2.0, 3.0])["series_values"].shape == (1, 3, 1)
+
+
 def test_tensors(scaler):
     found = scaler([[[2.0, 11.0]], np.array([[4.0, NAN], [0.0, 10.0], [2.0, 10.0]], dtype=np.float32)])
     assert found["series_attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
@@ -46,8 +73,12 @@ def test_tensors(scaler):
         (lambda s: s.check([]), "a list of steps"),
         (lambda s: s.check([[1.0, 2.0], [3.0]]), "a list of steps"),
         (lambda s: s.check([["a", "b"]]), "a list of steps"),
-        (lambda s: s.check([[math.inf, 1.0]]), "with infinite numbers"),
-        (lambda s: s.check([[1e300, 1.0]]), "too large"),
+        (lambda s: s.check([["1", "2"]]), "a list of steps, each a list of numbers: these are str"),
+        (lambda s: s.check([[10**400, 1]]), "a list of steps"),
+        (lambda s: s.check([[math.inf, 1.0]]), "each a list of finite numbers: one is inf"),
+        (lambda s: s.check([[1e300, 1.0]]), "each a list of finite numbers: one is 1e\\+300"),
+        (lambda s: SeriesScaler.fit([[[1e200, 1.0]]]), "each a list of finite numbers"),
+        (lambda s: SeriesScaler([NAN], [math.inf]), "a deviation above 0"),
     ],
 )
 def test_what_is_no_series(call, message, scaler):

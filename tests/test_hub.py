@@ -59,6 +59,7 @@ CODE = {
     "processing_mm_fusion.py",
     "projection.py",
     "recurrent.py",
+    "series.py",
     "sound.py",
     "tabular.py",
     "tasks.py",

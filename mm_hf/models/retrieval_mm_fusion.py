@@ -140,7 +140,7 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         """The embeddings of images: `(U, E)`, of length 1; see `get_text_features`."""
         return self.get_features("vision", encoder_states, **inputs)
 
-    def get_audio_features(self, encoder_states: dict[str, EncoderStates] | None = None, **inputs) -> torch.Tensor:
+    def get_sound_features(self, encoder_states: dict[str, EncoderStates] | None = None, **inputs) -> torch.Tensor:
         """The embeddings of sounds: `(U, E)`, of length 1; see `get_text_features`."""
         return self.get_features("audio", encoder_states, **inputs)
 

@@ -73,7 +73,7 @@ def test_a_run(trained):
     # Each of the four words is said by many: a text finds one of them, and a sound its word.
     assert results["metrics"]["audio_to_text_recall_at_1"] > 0.9
     assert results["metrics"]["text_to_audio_recall_at_1"] == 1.0
-    assert "get_audio_features" in (trained / "README.md").read_text()
+    assert "get_sound_features" in (trained / "README.md").read_text()
     with Image.open(trained / "predictions.png") as plot:
         assert min(plot.size) > 300
 

@@ -226,5 +226,8 @@ def test_it_starts_from_random_weights_and_is_never_frozen_with_the_others():
     assert MMFusionForClassification.from_encoders_pretrained(
         tabular_config=TabularConfig(num_numerical=3), freeze_encoders=["tabular"]
     ).config.frozen_encoders == ["tabular"]
-    with pytest.raises(ValueError, match=r"at least one of \['vision', 'text', 'audio'\], or one of .*tabular_config"):
+    with pytest.raises(
+        ValueError,
+        match=r"at least one of \['vision', 'text', 'audio'\], or one of \['tabular_config', 'series_config'\]",
+    ):
         MMFusionForClassification.from_encoders_pretrained()

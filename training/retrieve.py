@@ -291,21 +291,27 @@ def draw_searches(search: Search, rows: Rows, gallery: Gallery, similarities, re
     plot_finds(searches, search.folder / "retrieval.png")
 
 
-def shown(
-    search: Search, rows: Rows, gallery: Gallery, modality: str, place: int
-) -> tuple[Image.Image | None, str | None]:
-    """Picture (of a sound its spectrum) and text of the row that an item is from.
+def row_of_item(search: Search, rows: Rows, gallery: Gallery, modality: str, place: int) -> dict[str, Any]:
+    """The row that an item is from.
 
     Raises:
         ValueError: the rows are not those that the gallery was built from.
     """
-    row = gallery.places[modality][place]
-    if row >= len(rows) or search.collator.item_key(rows[row], modality) != gallery.keys[modality][place]:
+    number = gallery.places[modality][place]
+    row = rows[number] if number < len(rows) else None
+    if row is None or search.collator.item_key(row, modality) != gallery.keys[modality][place]:
         raise ValueError(
             f"The gallery was built from other rows than those of {search.data_args.dataset} now: give --dataset, "
             "--max_rows and --seed as for build."
         )
-    return picture_and_text(rows[row], search.collator)
+    return row
+
+
+def shown(
+    search: Search, rows: Rows, gallery: Gallery, modality: str, place: int
+) -> tuple[Image.Image | None, str | None]:
+    """Picture (of a sound its spectrum) and text of the row that an item is from."""
+    return picture_and_text(row_of_item(search, rows, gallery, modality, place), search.collator)
 
 
 def build(search: Search):
@@ -335,7 +341,7 @@ def query(search: Search):
     scores, places = gallery.search(features, sought, max(args.top_k, args.rerank_top if looks else 0))
     scores, places = scores[0], places[0].tolist()
     for place in places:
-        shown(search, rows, gallery, sought, place)  # refuses other rows before they are looked at
+        row_of_item(search, rows, gallery, sought, place)  # refuses other rows before the fusion looks at them
     if looks:
         states[sought] = encode(
             model, search.collator, sought, rows, [gallery.places[sought][p] for p in places], progress=False

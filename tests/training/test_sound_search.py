@@ -105,6 +105,16 @@ def test_it_is_measured_built_and_asked(trained, dataset, tmp_path, capsys):
             call(retrieve.main, *ask, *words)
 
 
+def test_a_gallery_of_other_rows_is_refused(trained, tmp_path):
+    call(retrieve.main, "build", "--model", trained, "--gallery", tmp_path, "--max_rows", 12)
+    ask = ("query", "--model", trained, "--gallery", tmp_path, "--text", "one", "--top_k", 8)
+    with pytest.raises(
+        SystemExit, match=r"built from other rows .* give --dataset, --max_rows and --seed as for build"
+    ):
+        call(retrieve.main, *ask)
+    call(retrieve.main, *ask, "--max_rows", 12)
+
+
 def test_it_answers_without_the_package(trained, dataset, tmp_path):
     row = load_from_disk(str(dataset))["test"][0]
     (tmp_path / "asked.wav").write_bytes(row["audio"]["bytes"])

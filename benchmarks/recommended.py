@@ -23,6 +23,7 @@ from torchmetrics.functional.classification import binary_average_precision, bin
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mm_hf.evaluation import bootstrap
+from training.arguments import read_recipe
 from training.job import ROOT
 from training.measure import evaluate
 from training.run_folder import git_commit, hardware, write_json
@@ -56,9 +57,12 @@ def main():
     parser.add_argument("--seconds", type=int, default=120, help="of training for each (default: %(default)s)")
     parser.add_argument("--text_encoder", help="in place of the recipe's LSTM; frozen")
     arguments = parser.parse_args()
-    words = [str(ROOT / "training/recipes/sentiment.yaml"), "--label_column", "recommended", "--report_to", "none"]
+    path = ROOT / "training/recipes/sentiment.yaml"
+    recipe = read_recipe(path)
+    words = [str(path), "--label_column", "recommended", "--report_to", "none"]
     words += ["--output_dir", str(ROOT / "runs/recommended"), "--overwrite_output_dir", "true"]
     words += ["--max_train_seconds", str(arguments.seconds)]
+    words += ["--table_columns", *(name for name in recipe["table_columns"] if name != "recommended")]
     if arguments.text_encoder is not None:
         words += ["--text_encoder", arguments.text_encoder, "--freeze_encoders", "true"]
     job = set_up(__doc__.split("\n")[0], "train.py", words)

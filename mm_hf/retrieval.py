@@ -11,14 +11,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from .data.collator import MultimodalCollator
-from .data.loading import Rows
+from .data.loading import BadRowError, Rows
 from .evaluation.ranking import RECALLS, ranking_metrics, ranks
 from .models.modeling_outputs import EncoderStates
 from .models.retrieval_mm_fusion import MMFusionForRetrieval
 
 
+logger = logging.get_logger(__name__)
 FILE, EMBEDDINGS = "gallery.json", "embeddings.safetensors"
 
 
@@ -69,22 +71,23 @@ class Gallery:
         """
         searched = (model.query_modality, model.item_modality)
         found: dict[str, dict[str, int]] = {modality: {} for modality in searched}  # by key the first row
-        order: dict[str, dict[str, int]] = {modality: {} for modality in searched}  # by key its place
-        pairs = []
+        paired: list[list[str]] = []  # keys
         for start in range(0, len(rows), 1000):
             for row in rows.__getitems__(list(range(start, min(start + 1000, len(rows))))):
-                numbers = []
-                for modality, items in found.items():
-                    key = collator.item_keys(row, modality, [])[0]
+                keys = [collator.item_keys(row, modality, [])[0] for modality in searched]
+                for items, key in zip(found.values(), keys):
                     if key is not None:
                         items.setdefault(key, row["row_id"])
-                        numbers.append(order[modality].setdefault(key, len(items) - 1))
-                pairs += [numbers] if len(numbers) == 2 else []
-        embeddings = {
-            modality: embed(model, collator, modality, rows, list(items.values()), batch_size, progress)
-            for modality, items in found.items()
-            if items
-        }
+                paired += [keys] if None not in keys else []
+        embeddings: dict[str, torch.Tensor] = {}
+        for modality, items in found.items():
+            unreadable: list[int] = []
+            vectors = embed(model, collator, modality, rows, list(items.values()), batch_size, progress, unreadable)
+            left_out = set(unreadable)
+            found[modality] = {key: row for key, row in items.items() if row not in left_out}
+            embeddings |= {modality: vectors} if len(vectors) else {}
+        texts, others = ({key: place for place, key in enumerate(items)} for items in found.values())
+        pairs = [(texts[text], others[other]) for text, other in paired if text in texts and other in others]
         return cls(
             embeddings,
             {modality: list(items.values()) for modality, items in found.items()},
@@ -142,8 +145,8 @@ class Gallery:
         return cls({name: tensors[name] for name in rest["keys"] if name in tensors}, pairs=pairs, **rest)
 
 
-def make_index(embeddings: torch.Tensor, factory: str) -> Any:
-    """A faiss index over them, by inner product.
+def empty_index(width: int, factory: str) -> Any:
+    """A faiss index by inner product over vectors of this width, none of them in it yet.
 
     Raises:
         ValueError: faiss knows no such index.
@@ -151,10 +154,15 @@ def make_index(embeddings: torch.Tensor, factory: str) -> Any:
     import faiss
 
     try:
-        index = faiss.index_factory(embeddings.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        return faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1]
         raise ValueError(f"faiss knows no index {factory!r} ('Flat' is exact): {reason}") from None
+
+
+def make_index(embeddings: torch.Tensor, factory: str) -> Any:
+    """The index over these vectors, `(N, E)` float32; see `empty_index`."""
+    index = empty_index(embeddings.shape[1], factory)
     vectors = embeddings.contiguous().numpy()
     if not index.is_trained:
         index.train(vectors)
@@ -170,13 +178,34 @@ def batches_of(
     places: Sequence[int],
     batch_size: int,
     progress: bool,
+    unreadable: list[int] | None = None,
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """The model's inputs of the items of these rows, some at a time; arguments as for `encode`."""
+    """The model's inputs of the items of these rows, some at a time; arguments as for `embed`."""
     model.eval()
     starts = range(0, len(places), batch_size)
     for start in tqdm(starts, desc=f"encoding {modality}", disable=not progress, leave=False):
-        inputs = collator.prepare_items(modality, rows.__getitems__(list(places[start : start + batch_size])))
+        chosen = rows.__getitems__(list(places[start : start + batch_size]))
+        try:
+            inputs = collator.prepare_items(modality, chosen)
+        except BadRowError:
+            if unreadable is None or collator.on_error == "raise":
+                raise
+            chosen = [row for row in chosen if is_readable(collator, modality, row, unreadable)]
+            if not chosen:
+                continue
+            inputs = collator.prepare_items(modality, chosen)
         yield {name: values.to(model.device) for name, values in inputs.items()}
+
+
+def is_readable(collator: MultimodalCollator, modality: str, row: dict[str, Any], unreadable: list[int]) -> bool:
+    """Whether the item of a row can be read; if not, its number goes among the unreadable, and a warning says why."""
+    try:
+        collator.prepare_items(modality, [row])
+    except BadRowError as error:
+        unreadable.append(row["row_id"])
+        logger.warning(f"Left out: {error}")
+        return False
+    return True
 
 
 @torch.no_grad()
@@ -224,10 +253,17 @@ def embed(
     places: Sequence[int],
     batch_size: int = 128,
     progress: bool = True,
+    unreadable: list[int] | None = None,
 ) -> torch.Tensor:
-    """The embeddings of the items of these rows, `(N, E)` float32 on the CPU; arguments as for `encode`."""
-    batches = batches_of(model, collator, modality, rows, places, batch_size, progress)
-    return torch.cat([model.get_features(modality, None, **inputs).float().cpu() for inputs in batches])
+    """The embeddings of the items of these rows, `(N, E)` float32 on the CPU.
+
+    Args:
+        model, collator, modality, rows, places, batch_size, progress: see `encode`.
+        unreadable: takes the places whose items cannot be read, where the collator skips bad rows: they are left out.
+    """
+    batches = batches_of(model, collator, modality, rows, places, batch_size, progress, unreadable)
+    found = [model.get_features(modality, None, **inputs).float().cpu() for inputs in batches]
+    return torch.cat(found) if found else torch.empty(0, model.config.projection_dim)
 
 
 def combine(similarities: torch.Tensor, matching: torch.Tensor, weight: float, logit_scale: float) -> torch.Tensor:

@@ -34,7 +34,7 @@ from mm_hf.data import Columns, MultimodalCollator, Rows, data_root_of
 from mm_hf.evaluation import bootstrap, chance_recall, plot_finds, ranking_metrics, ranks
 from mm_hf.models.retrieval_mm_fusion import ITEMS
 from mm_hf.models.sound import load_sound
-from mm_hf.retrieval import Gallery, choose_weight, combine, encode, rerank, score_gallery
+from mm_hf.retrieval import Gallery, choose_weight, combine, empty_index, encode, rerank, score_gallery
 from training.arguments import DatasetArguments
 from training.job import ROOT, run
 from training.open_checkpoint import load_part, parse_arguments
@@ -231,7 +231,13 @@ def chosen_weights(search: Search, measured: str) -> dict[str, float]:
         raise ValueError(
             "The weight of the rerank is chosen on the validation part, which is measured: give --rerank_weight."
         )
-    name, part = search.part("validation")
+    try:
+        name, part = search.part("validation")
+    except ValueError as error:
+        reason = (
+            "The weight of the rerank is chosen on the validation part; where there is none, give --rerank_weight."
+        )
+        raise ValueError(f"{reason} {error}") from None
     rows = Rows(part, name)
     gallery = search.gallery(rows)
     texts, items = gallery.embeddings.values()
@@ -316,8 +322,11 @@ def shown(
 
 def build(search: Search):
     """Embeds a part of the data and keeps it."""
+    empty_index(search.model.config.projection_dim, search.args.index_factory)  # a wrong name is told before the work
     name, part = search.part(search.args.split)
     gallery = search.gallery(Rows(part, name))
+    if not gallery.embeddings:
+        raise ValueError(f"Part {name!r} has no text and nothing else that can be read, so nothing can be searched.")
     gallery.save(search.args.gallery)
     write_json(Path(search.args.gallery) / "source.json", {"split": name, "model": search.args.model})
     counts = " and ".join(f"{len(keys):,} of {modality}" for modality, keys in gallery.keys.items())

@@ -103,10 +103,18 @@ class RecurrentLayer(nn.Module):
             `(U, T, H)`.
         """
         states = self.dropout(states)
-        found = [self.directions[0](states)[0]]
+        found = [read(self.directions[0], states)]
         if len(self.directions) > 1:
-            found.append(take(self.directions[1](take(states, backwards))[0], backwards))
+            found.append(take(read(self.directions[1], take(states, backwards)), backwards))
         return torch.cat(found, dim=-1)
+
+
+def read(rnn: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """What it gives at each step, `(U, T, H)`. Autocast is left out on CPUs: many have no LSTM in bfloat16."""
+    if not torch.is_autocast_enabled("cpu"):
+        return rnn(states)[0]
+    with torch.autocast("cpu", enabled=False):
+        return rnn(states.to(next(rnn.parameters()).dtype))[0]
 
 
 class RecurrentModel(PreTrainedModel):

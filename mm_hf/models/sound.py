@@ -39,7 +39,10 @@ def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
         try:
             samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, TypeError, MemoryError) as error:  # TypeError: a raw file has no header
-            raise ValueError(f"the sound cannot be read: {error}") from None
+            reason = (
+                getattr(error, "error_string", error) if isinstance(source, bytes) else error
+            )  # else with its path
+            raise ValueError(f"the sound cannot be read: {reason}") from None
         samples = samples.T  # (channels, S)
     elif isinstance(source, dict):
         samples, rate = source.get("array", source.get("raw")), source.get("sampling_rate")

@@ -80,6 +80,17 @@ def test_padding_changes_nothing_on_either_side(kind):
         assert large[:, :2].abs().max() == large[:, 7:].abs().max() == 0
 
 
+@pytest.mark.parametrize("rnn_type", list(RNNS))
+def test_it_learns_under_autocast(rnn_type):
+    """Torch has no LSTM in bfloat16 for many a CPU."""
+    model, words = tiny(rnn_type=rnn_type), torch.randint(1, VOCABULARY, (4, 7))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(words).last_hidden_state
+    found.float().square().sum().backward()
+    torch.testing.assert_close(found.float(), model(words).last_hidden_state, atol=0.01, rtol=0.01)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 def test_frames_in_place_of_words():
     model = tiny(input_size=6)
     frames = torch.randn(3, 9, 6)

@@ -115,6 +115,34 @@ def test_a_gallery_of_other_rows_is_refused(trained, tmp_path):
     call(retrieve.main, *ask, "--max_rows", 12)
 
 
+def test_a_sound_that_cannot_be_read(trained, dataset, tmp_path, capsys):
+    """It stops the search with its row, or is left out; its word stays."""
+    parts = load_from_disk(str(dataset))
+    rows = parts["test"]
+
+    def spoil(row, place):
+        return {"audio": {"bytes": b"RIFF, and then nothing", "path": None}} if place == 1 else row
+
+    DatasetDict({"test": rows.map(spoil, with_indices=True, features=rows.features)}).save_to_disk(tmp_path / "set")
+    ask = ("--model", trained, "--dataset", tmp_path / "set", "--gallery", tmp_path / "gallery")
+    with pytest.raises(
+        SystemExit, match="row 1 of split 'test', column 'audio': the sound cannot be read: Format not recognised"
+    ):
+        call(retrieve.main, "build", *ask)
+    call(retrieve.main, "build", *ask, "--on_error", "skip")
+    gallery = Gallery.load(tmp_path / "gallery")
+    assert 1 not in gallery.places["audio"]
+    assert len(gallery.keys["text"]) == len({word for word in rows["word"] if word is not None})
+    assert len(gallery.embeddings["audio"]) == len(gallery.keys["audio"]) == len(rows) - 2  # row 3 has none
+    capsys.readouterr()
+    call(retrieve.main, "query", *ask, "--on_error", "skip", "--text", "one")
+    assert "one" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="on the validation part; where there is none, give --rerank_weight"):
+        call(retrieve.main, "evaluate", *ask, "--on_error", "skip")
+    with pytest.raises(SystemExit, match="faiss knows no index 'nope'"):
+        call(retrieve.main, "build", *ask, "--index_factory", "nope")
+
+
 def test_it_answers_without_the_package(trained, dataset, tmp_path):
     row = load_from_disk(str(dataset))["test"][0]
     (tmp_path / "asked.wav").write_bytes(row["audio"]["bytes"])

@@ -1,24 +1,30 @@
-"""Every recipe that shows a system, at a small budget, one after the other: `make recipes`. Writes the README's table.
+"""Every recipe that shows a system, at a small budget: `make recipes`. Writes the README's table.
 
-    python benchmarks/recipes.py                          # those that are not there yet
+    python benchmarks/recipes.py                          # those that are not there yet, two at a time
     python benchmarks/recipes.py --recipes cnn_gru_sum    # these alone
     python benchmarks/recipes.py --write_readme           # the table of what is there
 
 Each is trained, measured by `training/evaluate.py`, and asked about one row in a process that cannot import mm_hf. All
-of it stays in `runs/recipes/<recipe>`; the figures go into `results/recipes.json`, the card into `model_cards/`. What
-was trained is not trained again.
+of it stays in `runs/recipes/<recipe>`, what the scripts say in `runs/recipes/<recipe>.log`; the figures go into
+`results/recipes.json`, the card into `model_cards/`. What was trained is not trained again. These models are small:
+two of them side by side, each on its share of the cores, take little more time than one.
 """
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import load_from_disk
+from tqdm import tqdm
 
 from mm_hf.data import names_of_classes
 
@@ -27,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training.arguments import read_recipe
 from training.job import ROOT
-from training.run_folder import git_commit, hardware, write_json
+from training.run_folder import git_commit, write_json
 
 
 RUNS = ROOT / "runs/recipes"
@@ -70,14 +76,25 @@ SYSTEMS = {
 }
 
 
-def call(*words: Any) -> str:
-    """Runs a script, its progress shown, and gives what it printed.
+def call(log: Path, jobs: int, *words: Any) -> str:
+    """Runs a script on its share of the cores, its progress in the log, and gives what it printed.
 
     Raises:
-        subprocess.CalledProcessError: it failed.
+        RuntimeError: it failed.
     """
-    command = [sys.executable, *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    with open(log, "a", encoding="utf-8") as file:
+        ended = subprocess.run(
+            [sys.executable, *map(str, words)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": threads},
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+        )
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(map(str, words))} failed: {log} says why.")
+    return ended.stdout
 
 
 def row_of(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -105,8 +122,12 @@ def row_of(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
     return found
 
 
-def run_one(name: str) -> dict[str, Any]:
+def run_one(name: str, jobs: int) -> dict[str, Any]:
     """Trains, measures and asks.
+
+    Args:
+        name: of the recipe.
+        jobs: how many recipes run at a time.
 
     Returns:
         by task the score with its interval and the floors; what it cost; what it answered. Without the recipe's data,
@@ -116,27 +137,31 @@ def run_one(name: str) -> dict[str, Any]:
     recipe_file = ROOT / f"training/recipes/{name}.yaml"
     data = read_recipe(recipe_file)["dataset"]
     if not (ROOT / data).exists():
-        print(f"skipped: there is no {data}", flush=True)
         return {"dataset": Path(data).name, "skipped": f"there is no {data}"}
+    RUNS.mkdir(parents=True, exist_ok=True)
+    log = RUNS / f"{name}.log"
+    log.unlink(missing_ok=True)
+    run = partial(call, log, jobs)
     budget = ("--max_train_seconds", SYSTEMS[name].seconds, "--floor_budget", 0.5, "--report_to", "none")
-    call("training/train.py", recipe_file, "--output_dir", folder, "--overwrite_output_dir", "true", *budget)
+    run("training/train.py", recipe_file, "--output_dir", folder, "--overwrite_output_dir", "true", *budget)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     recipe = results["recipe"]
-    scores = (measure_search if recipe["task"] == "retrieval" else measure)(folder, results, SYSTEMS[name].also)
+    scores = (measure_search if recipe["task"] == "retrieval" else measure)(run, folder, results, SYSTEMS[name].also)
     shutil.copy(folder / "README.md", ROOT / f"model_cards/{name}.md")
     row_file = folder / "asked.json"
     write_json(row_file, row_of(recipe, folder))
-    answer = json.loads(call("-I", ASK, folder, row_file, *pipeline_of(recipe)).strip().splitlines()[-1])
+    answer = json.loads(run("-I", ASK, folder, row_file, *pipeline_of(recipe)).strip().splitlines()[-1])
     return {
         "dataset": Path(recipe["dataset"]).name,
         "scores": scores,
         "train_seconds": results["seconds"]["train"],
         "wall_seconds": round(time.perf_counter() - began, 1),
+        "jobs": jobs,
         "seed": results["seed"],
         # Of embeddings how alike they are: the numbers say nothing.
         "answer_without_package": answer.get("similarity", answer) if isinstance(answer, dict) else answer,
         "commit": git_commit(ROOT),
-        **hardware(),
+        **results["hardware"],
     }
 
 
@@ -149,15 +174,16 @@ def pipeline_of(recipe: dict[str, Any]) -> list[str]:
     return ["automatic-speech-recognition" if recipe["audio_column"] else "visual-question-answering"]
 
 
-def measure(folder: Path, results: dict[str, Any], also: str | None) -> dict[str, Any]:
+def measure(run: Callable[..., str], folder: Path, results: dict[str, Any], also: str | None) -> dict[str, Any]:
     """By task the score with its interval and the floors, by `training/evaluate.py`.
 
     Args:
+        run: runs a script, see `call`.
         folder: of the run.
         results: of the run.
         also: see `System`.
     """
-    call("training/evaluate.py", "--model", folder)
+    run("training/evaluate.py", "--model", folder)
     labels = results["recipe"]["label_column"]
     scores = {}
     for task in labels if isinstance(labels, list) else [None]:
@@ -175,10 +201,10 @@ def measure(folder: Path, results: dict[str, Any], also: str | None) -> dict[str
     return scores
 
 
-def measure_search(folder: Path, results: dict[str, Any], also: str | None) -> dict[str, Any]:
+def measure_search(run: Callable[..., str], folder: Path, results: dict[str, Any], also: str | None) -> dict[str, Any]:
     """By direction the recall at 1 of the plain search with its interval, and chance, by `training/retrieve.py`;
     arguments as for `measure`."""
-    call("training/retrieve.py", "evaluate", "--model", folder)
+    run("training/retrieve.py", "evaluate", "--model", folder)
     measured = json.loads((folder / "evaluation/retrieval.json").read_text(encoding="utf-8"))
     floors = {"chance": measured["chance"]["chance_recall_at_1"]}
     return {
@@ -192,9 +218,9 @@ def measure_search(folder: Path, results: dict[str, Any], also: str | None) -> d
     }
 
 
-def floors_cell(floors: dict[str, Any]) -> str:
-    """The floors as the table shows them."""
-    return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in floors.items() if value is not None)
+def listed(values: dict[str, Any]) -> str:
+    """Floors or scores as the table shows them."""
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in values.items() if value is not None)
 
 
 def markdown(runs: dict[str, dict[str, Any]]) -> str:
@@ -207,11 +233,10 @@ def markdown(runs: dict[str, dict[str, Any]]) -> str:
         for task, score in run["scores"].items():
             values = [score, *([score["also"]] if "also" in score else [])]
             value = "; ".join(f"{s['metric']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in values)
-            cells = [f"`{name}`", SYSTEMS[name].what, f"{run['dataset']}, {task}", value, floors_cell(score["floors"])]
+            cells = [f"`{name}`", SYSTEMS[name].what, f"{run['dataset']}, {task}", value, listed(score["floors"])]
             lines.append(f"| {' | '.join(cells)} | {run['train_seconds']:.0f} |")
-    walls = [run.get("wall_seconds") for run in runs.values() if "skipped" not in run]
-    if None not in walls:  # of the older runs nobody knows
-        lines += ["", f"All of it, with features, floors, reports and answers, took {sum(walls) / 60:.0f} minutes."]
+    spent = [run["wall_seconds"] / run["jobs"] for run in runs.values() if "skipped" not in run]
+    lines += ["", f"Features, floors, reports and answers included, all of it took {sum(spent) / 60:.0f} minutes."]
     return "\n".join(lines)
 
 
@@ -221,18 +246,42 @@ def write_readme(runs: dict[str, dict[str, Any]], readme: Path):
     readme.write_text(f"{before}{BEGIN}\n{markdown(runs)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
+def run_all(chosen: list[str], jobs: int, runs: dict[str, dict[str, Any]]):
+    """Runs these, the longest first, and puts what each gave among the runs and into the report."""
+    began = time.perf_counter()
+    with ThreadPoolExecutor(jobs) as pool:
+        order = sorted(chosen, key=lambda name: -SYSTEMS[name].seconds)
+        names = {pool.submit(run_one, name, jobs): name for name in order}
+        for future in tqdm(as_completed(names), total=len(names), desc="recipes"):
+            name = names[future]
+            try:
+                runs[name] = future.result()
+            except RuntimeError:
+                pool.shutdown(cancel_futures=True)
+                raise
+            write_json(REPORT, {name: runs[name] for name in SYSTEMS if name in runs})
+            tqdm.write(f"{name}: {runs[name].get('skipped') or listed(firsts(runs[name]))}")
+    print(f"{len(chosen)} recipes in {(time.perf_counter() - began) / 60:.1f} minutes")
+
+
+def firsts(run: dict[str, Any]) -> dict[str, float]:
+    """The first score of each task by its name and metric."""
+    return {f"{task}, {score['metric']}": score["value"] for task, score in run["scores"].items()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--recipes", nargs="+", choices=list(SYSTEMS), help="run these, again too; left out, the new")
+    parser.add_argument(
+        "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="at a time (default: %(default)s)"
+    )
     parser.add_argument("--write_readme", action="store_true", help="write the README's table, run nothing")
     arguments = parser.parse_args()
     runs = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
     missing = [name for name in SYSTEMS if "scores" not in runs.get(name, {})]
     chosen = missing if arguments.recipes is None else arguments.recipes
-    for number, name in enumerate([] if arguments.write_readme else chosen, start=1):
-        print(f"== {name} ({number} of {len(chosen)}): {SYSTEMS[name].what}", flush=True)
-        runs[name] = run_one(name)
-        write_json(REPORT, {name: runs[name] for name in SYSTEMS if name in runs})
+    if not arguments.write_readme:
+        run_all(chosen, arguments.jobs, runs)
     runs = {name: runs[name] for name in SYSTEMS if name in runs}
     if arguments.write_readme:
         write_readme(runs, ROOT / "README.md")

@@ -11,6 +11,7 @@ two of them side by side, each on its share of the cores, take little more time 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -76,24 +77,29 @@ SYSTEMS = {
 }
 
 
-def call(log: Path, jobs: int, *words: Any) -> str:
-    """Runs a script on its share of the cores, its progress in the log, and gives what it printed.
+def call(*words: Any, log: Path | None = None, jobs: int = 1) -> str:
+    """Runs a script and gives what it printed.
+
+    Args:
+        words: of the command, without Python.
+        log: takes its progress; None: that is shown.
+        jobs: how many such scripts share the cores.
 
     Raises:
         RuntimeError: it failed.
     """
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    with open(log, "a", encoding="utf-8") as file:
+    with contextlib.nullcontext() if log is None else open(log, "a", encoding="utf-8") as file:
         ended = subprocess.run(
             [sys.executable, *map(str, words)],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": threads},
+            env={"OMP_NUM_THREADS": threads, **os.environ},
             stdout=subprocess.PIPE,
             stderr=file,
             text=True,
         )
     if ended.returncode:
-        raise RuntimeError(f"{' '.join(map(str, words))} failed: {log} says why.")
+        raise RuntimeError(f"{' '.join(map(str, words))} failed: {log or 'what it wrote above'} says why.")
     return ended.stdout
 
 
@@ -141,7 +147,7 @@ def run_one(name: str, jobs: int) -> dict[str, Any]:
     RUNS.mkdir(parents=True, exist_ok=True)
     log = RUNS / f"{name}.log"
     log.unlink(missing_ok=True)
-    run = partial(call, log, jobs)
+    run = partial(call, log=log, jobs=jobs)
     budget = ("--max_train_seconds", SYSTEMS[name].seconds, "--floor_budget", 0.5, "--report_to", "none")
     run("training/train.py", recipe_file, "--output_dir", folder, "--overwrite_output_dir", "true", *budget)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))

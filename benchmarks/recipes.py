@@ -56,7 +56,7 @@ SYSTEMS = {
     "cnn_lstm_multitask": System("CNN + LSTM, side by side, two heads", 30),
     "cnn_gru_concat": System("CNN + GRU, side by side", 30),
     "cnn_gru_sum": System("CNN + GRU, weighted sum", 30),
-    "cnn_gru_attention": System("CNN + GRU, cross-attention", 30),
+    "cnn_gru_attention": System("CNN + GRU, cross-attention", 60),
     "cnn_gru_deep_cross": System("CNN + GRU, deep & cross", 30),
     "output_level": System("picture and name, fused at the output", 30),
     "mismatch": System("is the picture what the text says", 90),

@@ -52,7 +52,8 @@ def variants(
         for subset in combinations(modalities, size):
             yield " + ".join(subset), subset, {}
     for key, value in changes:
-        yield f"{' + '.join(modalities)}, {key} {value}", tuple(modalities), {key: value}
+        own = {"memory_layers": 0} if key == "fusion" else {}  # which cross_attention alone has
+        yield f"{' + '.join(modalities)}, {key} {value}", tuple(modalities), {key: value, **own}
 
 
 def run_one(job: Job, subset: tuple[str, ...], changes: dict[str, Any]) -> float:

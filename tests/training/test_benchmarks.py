@@ -16,12 +16,13 @@ def test_a_speaker_is_held_out_of_all_parts():
 
 
 def test_every_subset_is_trained_once_and_all_of_them_balanced_too():
-    found = list(subsets.variants(["vision", "text", "audio"], [("gradient_modulation", 0.3)]))
+    found = list(subsets.variants(["vision", "text", "audio"], [("gradient_modulation", 0.3), ("fusion", "bottleneck")]))
     names = [name for name, _, _ in found]
     assert names[0] == "vision + text + audio"
-    assert len(set(names)) == len(names) == 8
-    assert found[-1] == (f"{names[0]}, gradient_modulation 0.3", ("vision", "text", "audio"), found[-1][2])
-    assert found[-1][2] == {"gradient_modulation": 0.3}
+    assert len(set(names)) == len(names) == 9
+    assert found[-2] == (f"{names[0]}, gradient_modulation 0.3", ("vision", "text", "audio"), found[-2][2])
+    assert found[-2][2] == {"gradient_modulation": 0.3}
+    assert found[-1][2] == {"fusion": "bottleneck", "memory_layers": 0}
     assert {subset for _, subset, changes in found if not changes} >= {("audio",), ("text", "audio")}
 
 

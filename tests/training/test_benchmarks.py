@@ -16,7 +16,9 @@ def test_a_speaker_is_held_out_of_all_parts():
 
 
 def test_every_subset_is_trained_once_and_all_of_them_balanced_too():
-    found = list(subsets.variants(["vision", "text", "audio"], [("gradient_modulation", 0.3), ("fusion", "bottleneck")]))
+    found = list(
+        subsets.variants(["vision", "text", "audio"], [("gradient_modulation", 0.3), ("fusion", "bottleneck")])
+    )
     names = [name for name, _, _ in found]
     assert names[0] == "vision + text + audio"
     assert len(set(names)) == len(names) == 9

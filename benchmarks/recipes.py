@@ -262,7 +262,7 @@ def run_all(chosen: list[str], jobs: int, runs: dict[str, dict[str, Any]]):
             name = names[future]
             try:
                 runs[name] = future.result()
-            except RuntimeError:
+            except Exception:
                 pool.shutdown(cancel_futures=True)
                 raise
             write_json(REPORT, {name: runs[name] for name in SYSTEMS if name in runs})

@@ -4,6 +4,7 @@ the best of them looked at again by the fusion."""
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from .data.collator import MultimodalCollator
-from .data.loading import BadRowError, Rows
+from .data.feature_cache import prepare_readable
+from .data.loading import Rows
 from .evaluation.ranking import RECALLS, ranking_metrics, ranks
 from .models.modeling_outputs import EncoderStates
 from .models.retrieval_mm_fusion import MMFusionForRetrieval
@@ -81,10 +83,11 @@ class Gallery:
                 paired += [keys] if None not in keys else []
         embeddings: dict[str, torch.Tensor] = {}
         for modality, items in found.items():
-            unreadable: list[int] = []
+            unreadable: dict[int, str] | None = {} if collator.on_error == "skip" else None
             vectors = embed(model, collator, modality, rows, list(items.values()), batch_size, progress, unreadable)
-            left_out = set(unreadable)
-            found[modality] = {key: row for key, row in items.items() if row not in left_out}
+            for place, reason in (unreadable or {}).items():
+                logger.warning(f"Left out: the {modality} of row {place}: {reason}")
+            found[modality] = {key: place for key, place in items.items() if place not in (unreadable or {})}
             embeddings |= {modality: vectors} if len(vectors) else {}
         texts, others = ({key: place for place, key in enumerate(items)} for items in found.values())
         pairs = [(texts[text], others[other]) for text, other in paired if text in texts and other in others]
@@ -178,34 +181,17 @@ def batches_of(
     places: Sequence[int],
     batch_size: int,
     progress: bool,
-    unreadable: list[int] | None = None,
+    unreadable: dict[int, str] | None = None,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """The model's inputs of the items of these rows, some at a time; arguments as for `embed`."""
     model.eval()
+    prepare = partial(collator.prepare_items, modality)
     starts = range(0, len(places), batch_size)
     for start in tqdm(starts, desc=f"encoding {modality}", disable=not progress, leave=False):
         chosen = rows.__getitems__(list(places[start : start + batch_size]))
-        try:
-            inputs = collator.prepare_items(modality, chosen)
-        except BadRowError:
-            if unreadable is None or collator.on_error == "raise":
-                raise
-            chosen = [row for row in chosen if is_readable(collator, modality, row, unreadable)]
-            if not chosen:
-                continue
-            inputs = collator.prepare_items(modality, chosen)
-        yield {name: values.to(model.device) for name, values in inputs.items()}
-
-
-def is_readable(collator: MultimodalCollator, modality: str, row: dict[str, Any], unreadable: list[int]) -> bool:
-    """Whether the item of a row can be read; if not, its number goes among the unreadable, and a warning says why."""
-    try:
-        collator.prepare_items(modality, [row])
-    except BadRowError as error:
-        unreadable.append(row["row_id"])
-        logger.warning(f"Left out: {error}")
-        return False
-    return True
+        _, inputs = prepare_readable({row["row_id"]: row for row in chosen}, prepare, unreadable)
+        if inputs:
+            yield {name: values.to(model.device) for name, values in inputs.items()}
 
 
 @torch.no_grad()
@@ -253,13 +239,13 @@ def embed(
     places: Sequence[int],
     batch_size: int = 128,
     progress: bool = True,
-    unreadable: list[int] | None = None,
+    unreadable: dict[int, str] | None = None,
 ) -> torch.Tensor:
     """The embeddings of the items of these rows, `(N, E)` float32 on the CPU.
 
     Args:
         model, collator, modality, rows, places, batch_size, progress: see `encode`.
-        unreadable: takes the places whose items cannot be read, where the collator skips bad rows: they are left out.
+        unreadable: takes by place why an item cannot be read, which is left out then; None: it raises.
     """
     batches = batches_of(model, collator, modality, rows, places, batch_size, progress, unreadable)
     found = [model.get_features(modality, None, **inputs).float().cpu() for inputs in batches]

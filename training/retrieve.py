@@ -181,17 +181,15 @@ def evaluate(search: Search):
     args = search.args
     name, part = search.part(args.split)
     rows = Rows(part, name)
+    looks = args.rerank_top > 0 and search.model.config.matching_weight > 0
+    weights = chosen_weights(search, name) if looks else {}
     gallery = search.gallery(rows)
     relevant = gallery.relevant()
     if not relevant.any():
         raise ValueError(f"No row of part {name!r} has both a text and what is searched, so nothing can be measured.")
     texts, items = gallery.embeddings.values()
     similarities = texts @ items.T
-    weights: dict[str, float] = {}
-    looks = args.rerank_top > 0 and search.model.config.matching_weight > 0
     matching = score_gallery(search.model, search.collator, rows, gallery) if looks else None
-    if looks:
-        weights = chosen_weights(search, name)
 
     forth, back = search.directions
     item = ITEMS[search.model.item_modality]

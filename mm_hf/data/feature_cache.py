@@ -5,7 +5,7 @@ again.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tqdm.auto import tqdm
@@ -16,8 +16,42 @@ from .bad_rows import check_on_error
 from .loading import BadRowError
 
 
+Key = TypeVar("Key")
+
+
 class CacheTooLargeError(ValueError):
     """The features would not fit into memory."""
+
+
+def prepare_readable(
+    items: dict[Key, Any], prepare: Callable[[list[Any]], dict[str, torch.Tensor]], bad: dict[Key, str] | None
+) -> tuple[list[Key], dict[str, Any]]:
+    """Prepares a batch; where that fails, finds the bad items one by one and prepares the others.
+
+    Args:
+        items: raw ones by key.
+        prepare: turns raw items into the model's inputs.
+        bad: takes by key why an item cannot be read; None: the first one raises.
+
+    Returns:
+        the keys of the good items, and their inputs, none where all are bad.
+
+    Raises:
+        BadRowError: an item that cannot be read, unless these are taken down.
+    """
+    try:
+        return list(items), prepare(list(items.values()))
+    except BadRowError:
+        if bad is None:
+            raise
+    good = []
+    for key, item in items.items():
+        try:
+            prepare([item])
+            good.append(key)
+        except BadRowError as error:
+            bad[key] = error.entry["reason"]
+    return good, prepare([items[key] for key in good]) if good else {}
 
 
 class FeatureCache:
@@ -93,7 +127,7 @@ class FeatureCache:
         held, encoded, done = self.size(), 0, 0  # bytes, bytes, items
         for start in tqdm(range(0, len(keys), batch_size), desc=f"encoding {modality}", disable=not progress):
             chosen = {key: pending[key] for key in keys[start : start + batch_size]}
-            batch, inputs = self._prepare(chosen, prepare, bad)
+            batch, inputs = prepare_readable(chosen, prepare, bad if self.on_error == "skip" else None)
             if not batch:
                 continue
             inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
@@ -106,28 +140,6 @@ class FeatureCache:
             done += len(batch)
             remaining = max(len(keys) - start - batch_size, 0)
             self._check_size(modality, held + encoded + encoded / done * remaining)
-
-    def _prepare(
-        self, items: dict[str, Any], prepare: Callable[[list[Any]], dict[str, torch.Tensor]], bad: dict[str, str]
-    ) -> tuple[list[str], dict[str, Any]]:
-        """Prepares a batch; where that fails, finds the bad items one by one and prepares the others.
-
-        Returns:
-            the keys of the good items, and their inputs.
-        """
-        try:
-            return list(items), prepare(list(items.values()))
-        except BadRowError:
-            if self.on_error == "raise":
-                raise
-        good = []
-        for key, item in items.items():
-            try:
-                prepare([item])
-                good.append(key)
-            except BadRowError as error:
-                bad[key] = error.entry["reason"]
-        return good, prepare([items[key] for key in good]) if good else {}
 
     def size(self) -> int:
         """Bytes that all features take."""

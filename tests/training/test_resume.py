@@ -75,6 +75,7 @@ def test_train_killed_torn_full_and_started_again(encoders, tiny_folder, tmp_pat
     assert "--allow_changes accepts new values of logging_steps" in last
 
 
+@pytest.mark.slow  # the second way, and part of `make reliability`
 def test_finetune_killed_and_started_again(encoders, tiny_folder, tmp_path):
     """What it finds and skips is the same code as above. `make reliability` kills both more often, at other moments,
     and on two processes."""

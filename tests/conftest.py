@@ -26,8 +26,13 @@ load_helper("tiny_models", REPOSITORY / "tests/models/tiny.py")
 
 
 def pytest_collection_modifyitems(items):
-    """The long files, those of the scripts, first: two workers then end at the same time."""
-    items.sort(key=lambda item: (REPOSITORY / "tests/training") not in item.path.parents)
+    """The long files first, those of the scripts before all, the quick ones last: two workers then end at one time."""
+    quick = [REPOSITORY / "tests" / name for name in ("data", "evaluation", "models")]
+
+    def rank(item) -> int:
+        return 0 if REPOSITORY / "tests/training" in item.path.parents else 1 + (item.path.parent in quick)
+
+    items.sort(key=rank)
 
 
 def built_once(name: str, *arguments: str) -> Path:

@@ -364,6 +364,7 @@ def test_a_stranger_uses_it(used, batch, logits, model):
         assert len(one) == 1
 
 
+@pytest.mark.slow
 def test_a_stranger_tunes_it_and_others_load_that(checkpoint, rows, batch, logits, tmp_path):
     result = as_a_stranger("tune", checkpoint, rows, tmp_path)
     losses = result["losses"]

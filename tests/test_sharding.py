@@ -19,6 +19,8 @@ from mm_hf.sharding import keep_processes_in_step, shard_model
 REPOSITORY = Path(__file__).parent.parent
 WORKER = REPOSITORY / "tests/sharding_worker.py"
 
+pytestmark = pytest.mark.slow  # part of `make reliability`
+
 
 @pytest.fixture(scope="module")
 def run(encoders, tmp_path_factory) -> SimpleNamespace:

@@ -252,8 +252,8 @@ for name in dir(ModelTesterMixin):  # the names are numbered by the library
 
 
 class MMFusionViTTest(MMFusionCommonTests, unittest.TestCase):
-    # Question answering is classification under another name: the slow tests have it too.
-    all_model_classes = (MMFusionModel, MMFusionForClassification, MMFusionForMultiTask, MMFusionForRetrieval)
+    # Question answering is classification under another name, several tasks are several heads: both are in the slow tests.
+    all_model_classes = (MMFusionModel, MMFusionForClassification, MMFusionForRetrieval)
     vision = {
         "vision_config": ViTConfig(
             image_size=32,

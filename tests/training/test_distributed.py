@@ -85,6 +85,7 @@ def test_ten_steps_of_sgd_agree(script, still_encoders, few_pictures, tmp_path):
     ) % 1 == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow  # part of `make reliability`
 def test_where_one_fails_all_end(encoders, easy_vqa, tmp_path):
     """A picture is broken that only the second process meets."""
     parts = {name: part.select(range(40)).cast_column("image", Image(decode=False)) for name, part in easy_vqa.items()}

@@ -87,11 +87,11 @@ def test_runs_differ_in_the_fusion_alone(job, monkeypatch):
 
     monkeypatch.setattr(fusions, "evaluate", note)
     runs = {
-        method: fusions.run_once(job, fusions.METHODS[method], 0, 2.0, ("accuracy",))
+        method: fusions.run_once(job, fusions.METHODS[method], 0, 1.0, ("accuracy",))
         for method in ("concat", "text alone")
     }
     for run in runs.values():
-        assert run["steps"] == max(20, round(2.0 / run["step_seconds"]))
+        assert run["steps"] == max(20, round(1.0 / run["step_seconds"]))
         assert run["train_seconds"] > 0
         assert 0 < run["best_step"] <= run["steps"]
         assert 0 <= run["scores"]["accuracy"] <= 1

@@ -176,6 +176,7 @@ def test_answers_through_the_pipeline(trained):
     assert answers["kind"][0]["label"] == "color"
 
 
+@pytest.mark.slow  # part of `make reliability`
 def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, monkeypatch):
     """With the losses of each task that no point of a curve holds yet."""
     file = recipe(tmp_path / "run", task_weights={"shade": 2.0}, save_steps=5, floors=False)

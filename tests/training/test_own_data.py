@@ -251,7 +251,10 @@ def test_bad_row_stops_the_run_before_training(start, questions, tmp_path, capsy
     assert "training:" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("script", "frozen"), [("train", "true"), ("train", "false"), ("finetune", "true")])
+@pytest.mark.parametrize(
+    ("script", "frozen"),
+    [("train", "true"), pytest.param("train", "false", marks=pytest.mark.slow), ("finetune", "true")],
+)
 def test_bad_rows_are_skipped_and_listed(start, questions, tmp_path, script, frozen):
     """Each of them, whether features are kept or pictures are read again and again, and in a part that was measured
     alone."""
@@ -477,6 +480,7 @@ def test_one_modality(start, questions, tmp_path, missing):
     assert mm_hf.pipeline(model=ran.folder)(row, top_k=1)[0]["label"] in ran.job.label2id
 
 
+@pytest.mark.slow  # the second way, see test_craft.py
 def test_finetune_is_one_command(encoders, questions, tmp_path):
     table = write_own_csv(tmp_path / "mine", questions, broken=True)
     words = flags_of(encoders, table, tmp_path / "run", on_error="skip", max_bad_fraction=0.5)

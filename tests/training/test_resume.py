@@ -5,6 +5,7 @@ import os
 import sys
 
 import pytest
+from datasets import DatasetDict, load_from_disk
 from kill_and_resume import Kill, Run, arguments, command, survive, weights
 
 from mm_hf.checkpoints import list_checkpoints
@@ -21,14 +22,24 @@ CRAFT = {
     "early_stopping_patience": 99,
     "dataloader_num_workers": 1,
     "gradient_accumulation_steps": 2,
-    "eval_steps": 7,
+    "eval_steps": 3,
     "num_train_epochs": 2,
     "per_device_train_batch_size": 10,
 }
 
 
-def started(script, encoders, tiny_folder, folder, name) -> list[str]:
-    return command(script, 1, arguments(encoders, tiny_folder, folder / name, **CRAFT))
+@pytest.fixture(scope="module")
+def few_rows(tiny_folder, tmp_path_factory):
+    """Eight steps an epoch."""
+    folder = tmp_path_factory.mktemp("few_rows") / "set"
+    rows = {"train": 160, "validation": 41, "test": 37}
+    parts = load_from_disk(tiny_folder)
+    DatasetDict({name: part.select(range(rows[name])) for name, part in parts.items()}).save_to_disk(folder)
+    return folder
+
+
+def started(script, encoders, dataset, folder, name) -> list[str]:
+    return command(script, 1, arguments(encoders, dataset, folder / name, **CRAFT))
 
 
 def ended_alike(folder):
@@ -37,12 +48,12 @@ def ended_alike(folder):
     assert alone["metrics"] == killed["metrics"]
 
 
-def test_train_killed_torn_full_and_started_again(encoders, tiny_folder, tmp_path, monkeypatch, capsys):
+def test_train_killed_torn_full_and_started_again(encoders, few_rows, tmp_path, monkeypatch, capsys):
     """Killed in the writing of its third checkpoint, its second torn, then a disk that fails, then to the end."""
-    Run(started("train.py", encoders, tiny_folder, tmp_path, "alone"), tmp_path / "alone").finish()
-    words = started("train.py", encoders, tiny_folder, tmp_path, "killed")
+    Run(started("train.py", encoders, few_rows, tmp_path, "alone"), tmp_path / "alone").finish()
+    words = started("train.py", encoders, few_rows, tmp_path, "killed")
     folder = tmp_path / "killed"
-    assert Run(words, folder, "killed").kill(Kill("writing", 0.02, leaves=2)) == "writing checkpoint-21"
+    assert Run(words, folder, "killed").kill(Kill("writing", 0.02, leaves=2)) == "writing checkpoint-9"
     torn, good = list_checkpoints(folder)
     os.truncate(torn / "model.safetensors", 1000)
 
@@ -76,13 +87,13 @@ def test_train_killed_torn_full_and_started_again(encoders, tiny_folder, tmp_pat
 
 
 @pytest.mark.slow  # the second way, and part of `make reliability`
-def test_finetune_killed_and_started_again(encoders, tiny_folder, tmp_path):
+def test_finetune_killed_and_started_again(encoders, few_rows, tmp_path):
     """What it finds and skips is the same code as above. `make reliability` kills both more often, at other moments,
     and on two processes."""
-    Run(started("finetune.py", encoders, tiny_folder, tmp_path, "alone"), tmp_path / "alone").finish()
-    words = started("finetune.py", encoders, tiny_folder, tmp_path, "killed")
+    Run(started("finetune.py", encoders, few_rows, tmp_path, "alone"), tmp_path / "alone").finish()
+    words = started("finetune.py", encoders, few_rows, tmp_path, "killed")
     ((_, met),) = survive(words, tmp_path / "killed", [Kill("writing", 0.02)])
-    assert met == "writing checkpoint-14"
+    assert met == "writing checkpoint-6"
     assert "taken up from" in (tmp_path / "killed.1.log").read_text()
     ended_alike(tmp_path)
 

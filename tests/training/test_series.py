@@ -82,6 +82,7 @@ def test_a_run(trained):
     assert "`MMFusionForClassification` of mm_hf: series encoder `gru`,\nfused by" in card
 
 
+@pytest.mark.slow  # as test_speech.py and test_table.py do
 def test_it_answers_without_the_package(trained, dataset, tmp_path):
     row = {"series": load_from_disk(str(dataset))["test"][0]["readings"]}
     answers = ask_without_package(trained, row, tmp_path)

@@ -97,6 +97,7 @@ def test_evaluation(trained):
     assert (trained / "evaluation/report.html").exists()
 
 
+@pytest.mark.slow  # as test_speech.py and test_table.py do
 def test_it_answers_without_the_package(trained, fsdd, tmp_path):
     row = fsdd["test"].filter(lambda row: row["speaker"] == "theo" and row["digit"] == 7)[0]
     (tmp_path / "seven.wav").write_bytes(row["audio"]["bytes"])

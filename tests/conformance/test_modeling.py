@@ -252,7 +252,7 @@ for name in dir(ModelTesterMixin):  # the names are numbered by the library
 
 
 class MMFusionViTTest(MMFusionCommonTests, unittest.TestCase):
-    # Question answering is classification under another name, several tasks are several heads: both are in the slow tests.
+    # Question answering is classification, several tasks are several heads: both are in the slow tests.
     all_model_classes = (MMFusionModel, MMFusionForClassification, MMFusionForRetrieval)
     vision = {
         "vision_config": ViTConfig(

@@ -1,5 +1,9 @@
 """Gradient modulation: the modality that is ahead is held back, and only its own parameters are touched."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import tiny_models as tiny
 import torch
@@ -73,6 +77,18 @@ def test_a_modality_that_no_row_has_is_not_compared():
     assert modulation.coefficients == {}
     for name, gradient in plain.items():
         torch.testing.assert_close(modulated[name], gradient)
+
+
+def test_two_processes_stay_alike(tmp_path):
+    """Each has rows of its own: the scores are those of all rows, and the noise is the same."""
+    worker = [sys.executable, str(Path(__file__).parent / "balance_worker.py")]
+    started = [subprocess.Popen([*worker, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [process.wait() for process in started] == [0, 0]
+    one, other = (torch.load(tmp_path / f"result-{rank}.pt", weights_only=True) for rank in range(2))
+    assert one["coefficients"] == other["coefficients"]
+    assert all(min(found.values()) < 1 for found in one["coefficients"])
+    for name, weight in one["weights"].items():
+        assert torch.equal(weight, other["weights"][name]), name
 
 
 def test_nothing_is_scored_in_eval_mode_and_dropout_goes_on():

@@ -11,10 +11,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "models"))
 
-import tiny  # noqa: E402
+import tiny
 
-from mm_hf import MMFusionForClassification  # noqa: E402
-from mm_hf.balance import GradientModulation  # noqa: E402
+from mm_hf import MMFusionForClassification
+from mm_hf.balance import GradientModulation
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Every recipe that shows a system, at a small budget: `make recipes`. Writes the README's table.
 
-    python benchmarks/recipes.py                          # those that are not there yet, two at a time
+    python benchmarks/recipes.py                          # those that were not run in this checkout, two at a time
     python benchmarks/recipes.py --recipes cnn_gru_sum    # these alone
     python benchmarks/recipes.py --write_readme           # the table of what is there
 
 Each is trained, measured by `training/evaluate.py`, and asked about one row in a process that cannot import mm_hf. All
 of it stays in `runs/recipes/<recipe>`, what the scripts say in `runs/recipes/<recipe>.log`; the figures go into
-`results/recipes.json`, the card into `model_cards/`. What was trained is not trained again. These models are small:
-two of them side by side, each on its share of the cores, take little more time than one.
+`results/recipes.json`, the card into `model_cards/`. An interrupted call goes on with those that its folder lacks.
+These models are small: two of them side by side, each on its share of the cores, take little more time than one.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from training.run_folder import git_commit, write_json
 RUNS = ROOT / "runs/recipes"
 REPORT = ROOT / "benchmarks/results/recipes.json"
 ASK = Path(__file__).with_name("ask_without_package.py")
+ASKED = "asked.json"  # the last thing that is written into a run's folder
 BEGIN, END = "<!-- recipes -->", "<!-- end of recipes -->"
 
 
@@ -154,7 +155,7 @@ def run_one(name: str, jobs: int) -> dict[str, Any]:
     recipe = results["recipe"]
     scores = (measure_search if recipe["task"] == "retrieval" else measure)(run, folder, results, SYSTEMS[name].also)
     shutil.copy(folder / "README.md", ROOT / f"model_cards/{name}.md")
-    row_file = folder / "asked.json"
+    row_file = folder / ASKED
     write_json(row_file, row_of(recipe, folder))
     answer = json.loads(run("-I", ASK, folder, row_file, *pipeline_of(recipe)).strip().splitlines()[-1])
     return {
@@ -277,14 +278,17 @@ def firsts(run: dict[str, Any]) -> dict[str, float]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--recipes", nargs="+", choices=list(SYSTEMS), help="run these, again too; left out, the new")
+    parser.add_argument(
+        "--recipes", nargs="+", choices=list(SYSTEMS), help="run these, again too; left out, those not run here"
+    )
     parser.add_argument(
         "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="at a time (default: %(default)s)"
     )
     parser.add_argument("--write_readme", action="store_true", help="write the README's table, run nothing")
     arguments = parser.parse_args()
     runs = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
-    missing = [name for name in SYSTEMS if "scores" not in runs.get(name, {})]
+    # A report alone, as every checkout has it, is no run of this one.
+    missing = [name for name in SYSTEMS if "scores" not in runs.get(name, {}) or not (RUNS / name / ASKED).exists()]
     chosen = missing if arguments.recipes is None else arguments.recipes
     if not arguments.write_readme:
         run_all(chosen, arguments.jobs, runs)

@@ -4,9 +4,11 @@
 
 import copy
 import math
+import os
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
@@ -505,6 +507,26 @@ def part_of_composite(config: PreTrainedConfig, modality: str) -> PreTrainedConf
     """Gives the part of a dual encoder's config (CLIP, SigLIP…) that one modality uses; other configs as they are."""
     part = getattr(config, MODALITY_CONFIGS[modality], None)
     return part if isinstance(part, PreTrainedConfig) else config
+
+
+def check_source(name: str, source: str | os.PathLike):
+    """Tells a misspelt folder before the Hub is asked for it.
+
+    Args:
+        name: of the argument.
+        source: where an encoder is to come from.
+
+    Raises:
+        OSError: neither a folder nor what could be a Hub id.
+    """
+    if os.path.isdir(source):
+        return
+    try:
+        validate_repo_id(os.fspath(source))
+    except HFValidationError:
+        raise OSError(
+            f"{name}: there is no folder {os.fspath(source)!r}, and a Hub id is 'name' or 'namespace/name'."
+        ) from None
 
 
 AutoConfig.register(MMFusionConfig.model_type, MMFusionConfig, exist_ok=True)

@@ -22,6 +22,7 @@ from .configuration_mm_fusion import (
     PRETRAINED_MODALITIES,
     FusionModuleConfig,
     MMFusionConfig,
+    check_source,
     part_of_composite,
 )
 from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
@@ -159,6 +160,7 @@ class MMFusionPreTrainedModel(PreTrainedModel):
 
         configs: dict[str, Any] = {}
         for name, source in sources.items():
+            check_source(name, source)
             found = AutoConfig.from_pretrained(source, **hub_kwargs_of(name))
             part = part_of_composite(found, name) if name in MODALITY_CONFIGS else found
             if os.path.isdir(source):  # a path on this machine means nothing where the checkpoint goes

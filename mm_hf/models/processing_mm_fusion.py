@@ -17,7 +17,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import cached_file, logging
 
-from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, part_of_composite
+from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, check_source, part_of_composite
 from .series import SeriesScaler, has_no_steps
 from .sound import limit_seconds
 from .tabular import TableError, TableSchema, is_missing
@@ -130,6 +130,7 @@ class MMFusionProcessor(ProcessorMixin):
 
         Raises:
             ValueError: no encoder was named.
+            OSError: no such folder or Hub id.
         """
         # Without a text encoder, what is written needs the decoder's tokenizer.
         decoder = encoders.pop("decoder", None)
@@ -143,6 +144,7 @@ class MMFusionProcessor(ProcessorMixin):
                 f"of {list(parts)}."
             )
         for name, source in sources.items():
+            check_source(name, source)
             kwargs = {}
             for key, value in encoders.items():
                 if not (isinstance(value, dict) and set(value) <= set(PRETRAINED_MODALITIES)):

@@ -16,7 +16,7 @@ from transformers import (
     BertModel,
 )
 
-from mm_hf import EncoderStates, MMFusionForClassification, MMFusionModel
+from mm_hf import EncoderStates, MMFusionForClassification, MMFusionModel, MMFusionProcessor
 from mm_hf.models.projection import fold_factors
 
 
@@ -159,8 +159,11 @@ def test_an_encoder_of_the_wrong_modality(modality, name, reads, tmp_path):
 
 
 def test_an_encoder_that_is_not_there(tmp_path):
-    with pytest.raises(OSError, match="nowhere"):
+    message = "vision: there is no folder '.*nowhere', and a Hub id is 'name' or 'namespace/name'"
+    with pytest.raises(OSError, match=message):
         from_encoders(vision=str(tmp_path / "nowhere"))
+    with pytest.raises(OSError, match=message):
+        MMFusionProcessor.from_encoders_pretrained(vision=tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"needs an encoder for at least one of \['vision', 'text', 'audio'\]"):
         from_encoders()
 

@@ -21,6 +21,7 @@ from .models.pipelines_mm_fusion import (
     MMFusionQuestionAnsweringPipeline,
     MMFusionSpeechRecognitionPipeline,
 )
+from .models.pretrained_mm_fusion import HUB_KEYS, LOADING_KEYS
 from .models.retrieval_mm_fusion import MMFusionForRetrieval
 
 
@@ -45,7 +46,7 @@ def pipeline(
     processor=None,
     device: Any = None,
     batch_size: int | None = None,
-    **hub_kwargs: Any,
+    **kwargs: Any,
 ) -> Pipeline:
     """Makes a pipeline without `trust_remote_code`: the code is this package's own.
 
@@ -54,13 +55,15 @@ def pipeline(
         model (`str`, `os.PathLike` or `PreTrainedModel`): local folder or Hub id of a checkpoint, or a model.
         processor: its processor; left out, the one in the checkpoint. Needed with a model in memory.
         device, batch_size: as in `transformers.pipeline`.
-        hub_kwargs: for loading (`revision`, `token`, `dtype`…).
+        kwargs: for loading (`revision`, `token`, `dtype`…); all others are arguments of each call (`top_k`,
+            `max_new_tokens`…), where a call does not give its own.
 
     Raises:
         ValueError: no model, an unknown task, or a model in memory without its processor.
     """
     if model is None:
         raise ValueError("pipeline needs a model: a folder, a Hub id, or a model in memory.")
+    hub_kwargs = {key: kwargs.pop(key) for key in (*HUB_KEYS, *LOADING_KEYS) if key in kwargs}
     if isinstance(model, PreTrainedModel):
         config, names = model.config, [type(model).__name__]
     else:
@@ -83,4 +86,4 @@ def pipeline(
     if processor is None:
         raise ValueError("A model in memory needs its processor beside it.")
     device = model.device if device is None else device
-    return pipeline_class(model=model, processor=processor, task=task, device=device, batch_size=batch_size)
+    return pipeline_class(model=model, processor=processor, task=task, device=device, batch_size=batch_size, **kwargs)

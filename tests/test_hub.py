@@ -573,6 +573,15 @@ def test_pipeline_with_a_model_in_memory(model, processor, checkpoint, rows):
         mm_hf.pipeline(model=model)
 
 
+def test_arguments_of_calls_are_taken_when_a_pipeline_is_made(checkpoint, fusions, writer, processor, rows):
+    answer = mm_hf.pipeline(model=checkpoint, top_k=2, dtype=torch.bfloat16)
+    assert answer.model.dtype == torch.bfloat16
+    assert [len(answer(rows[0])), len(answer(rows[0], top_k=1))] == [2, 1]
+    write = mm_hf.pipeline("image-to-text", model=fusions[0] / "writer", num_return_sequences=2, max_new_tokens=1)
+    (first, second) = write(rows[0]["image"])
+    assert all(len(processor.tokenizer.tokenize(found["generated_text"])) <= 1 for found in (first, second))
+
+
 def test_pipeline_says_what_it_lacks(checkpoint):
     with pytest.raises(ValueError, match="needs a model"):
         mm_hf.pipeline("visual-question-answering")

@@ -168,13 +168,14 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
     """
     plot_curves(history, output_dir / "curves.png")
     plot_predictions(sample_predictions(model, collator, splits["test"], logits), output_dir / "predictions.png")
-    recipe = results["recipe"]
+    recipe, tag = results["recipe"], pipeline_tag(model)
     card = model_card(
         root / "model_cards" / "TEMPLATE.md",
         results,
         name=recipe["name"],
         dataset=short_name(recipe["dataset"]),
-        pipeline_tag=pipeline_tag(model),
+        pipeline_tag=tag,
+        task_type=tag or next(iter(CUSTOM_PIPELINES[type(model).__name__])),
         base_models=model.config.base_models,
         model_class=type(model).__name__,
         encoders=encoders_of(recipe),

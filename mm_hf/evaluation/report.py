@@ -40,6 +40,7 @@ def model_card(
     name: str,
     dataset: str,
     pipeline_tag: str | None,
+    task_type: str,
     base_models: list[str] | None,
     licenses: Sequence[str] = (),
     **template_values: Any,
@@ -52,6 +53,7 @@ def model_card(
         name: of the model.
         dataset: name of the data set.
         pipeline_tag: the Hub's name of the task.
+        task_type: the name that the scores go under, where the Hub has none too.
         base_models: Hub ids of the encoders.
         licenses: of weights and data, for the text.
         template_values: everything else that the template asks for.
@@ -65,7 +67,7 @@ def model_card(
         tags=["mm_hf", "multimodal"],
         eval_results=[
             EvalResult(
-                task_type=pipeline_tag or "multimodal-classification",
+                task_type=task_type,
                 dataset_type=dataset,
                 dataset_name=dataset,
                 dataset_split="test",

@@ -73,7 +73,9 @@ def test_a_run(trained):
     # Each of the four words is said by many: a text finds one of them, and a sound its word.
     assert results["metrics"]["audio_to_text_recall_at_1"] > 0.9
     assert results["metrics"]["text_to_audio_recall_at_1"] == 1.0
-    assert "get_sound_features" in (trained / "README.md").read_text()
+    card = (trained / "README.md").read_text()
+    assert "get_sound_features" in card
+    assert "type: multimodal-feature-extraction" in card
     with Image.open(trained / "predictions.png") as plot:
         assert min(plot.size) > 300
 

@@ -135,6 +135,9 @@ class MMFusionProcessor(ProcessorMixin):
         # Without a text encoder, what is written needs the decoder's tokenizer.
         decoder = encoders.pop("decoder", None)
         sources = {name: encoders.pop(name, None) for name in PRETRAINED_MODALITIES}
+        for name, source in {**sources, "decoder": decoder}.items():
+            if source is not None:
+                check_source(name, source)
         sources["text"] = sources["text"] or decoder
         sources = {name: source for name, source in sources.items() if source is not None}
         parts: dict[str, Any] = {"table_schema": table_schema, "series_scaler": series_scaler}
@@ -144,7 +147,6 @@ class MMFusionProcessor(ProcessorMixin):
                 f"of {list(parts)}."
             )
         for name, source in sources.items():
-            check_source(name, source)
             kwargs = {}
             for key, value in encoders.items():
                 if not (isinstance(value, dict) and set(value) <= set(PRETRAINED_MODALITIES)):

@@ -164,6 +164,8 @@ def test_an_encoder_that_is_not_there(tmp_path):
         from_encoders(vision=str(tmp_path / "nowhere"))
     with pytest.raises(OSError, match=message):
         MMFusionProcessor.from_encoders_pretrained(vision=tmp_path / "nowhere")
+    with pytest.raises(OSError, match="decoder: there is no folder"):
+        MMFusionProcessor.from_encoders_pretrained(decoder=tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"needs an encoder for at least one of \['vision', 'text', 'audio'\]"):
         from_encoders()
 

@@ -1,0 +1,84 @@
+"""What an earlier version left, made by `tests/data/checkpoints/make.py`: its checkpoints load and answer as they did,
+its training states resume."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+from PIL import Image
+from safetensors.torch import load_file
+
+import mm_hf
+from mm_hf import MMFusionProcessor
+
+
+REPOSITORY = Path(__file__).parents[1]
+STORED = REPOSITORY / "tests/data/checkpoints"
+HEADS = sorted(path.name for path in (STORED / "heads").iterdir())
+
+
+def rows() -> list[dict]:
+    """Those of the data set that the checkpoints were asked about."""
+    table = load_dataset("csv", data_files=str(STORED / "rows/rows.csv"))["train"]
+    return list(table.select(range(3, 8)))
+
+
+def items_of(head: str) -> dict:
+    """What the checkpoint of a head was asked."""
+    if head == "ctc":
+        return {"audio": [np.sin(np.arange(n) * 0.03).astype(np.float32) for n in (16000, 9000, 12000)]}
+    if head == "regression":
+        table = [{"beds": 3, "kind": "old"}, {"beds": None, "kind": "new"}, {"beds": 9, "kind": "ruin"}]
+        return {"table": table, "series": [np.cumsum(np.ones((length, 2)), 0) for length in (4, 7, 5)]}
+    chosen = rows()[: 2 if head == "retrieval" else 5]
+    photos = [Image.open(STORED / "rows" / row["photo"]) if row["photo"] else None for row in chosen]
+    return {"images": photos, "text": [row["text"] for row in chosen]}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_stored_checkpoint_answers_as_it_did(head):
+    folder = STORED / "heads" / head
+    config = json.loads((folder / "config.json").read_text())
+    model = getattr(mm_hf, config["architectures"][0]).from_pretrained(folder).eval()
+    stored = load_file(folder / "answers.safetensors")
+    inputs = {name.removeprefix("input "): value for name, value in stored.items() if name.startswith("input ")}
+    labels = {name: inputs.pop(name) for name in ("labels",) if name in inputs}
+    made = MMFusionProcessor.from_pretrained(folder)(**items_of(head))
+    assert set(made) == set(inputs)
+    for name, value in inputs.items():
+        torch.testing.assert_close(made[name], value, rtol=1e-5, atol=1e-5, msg=name, equal_nan=True)
+    with torch.no_grad():
+        outputs = model(**made, **labels)
+    answers = {name: value for name, value in stored.items() if name.startswith("logits")}
+    assert answers
+    for name, value in answers.items():
+        _, _, task = name.partition(" ")
+        found = outputs.logits[task] if task else outputs["logits" if "logits" in outputs else "logits_per_text"]
+        torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-5, msg=name)
+    if "written" in stored:
+        assert torch.equal(model.generate(**made, max_new_tokens=6), stored["written"])
+
+
+@pytest.mark.parametrize("script", ["train", "finetune"])
+def test_a_stored_state_resumes_to_the_same_end(script, tmp_path):
+    shutil.copytree(STORED / "states" / script, tmp_path, dirs_exist_ok=True)
+    for part in ("encoders", "rows"):
+        shutil.copytree(STORED / part, tmp_path / part)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    words = [sys.executable, REPOSITORY / f"training/{script}.py", "recipe.yaml", "--output_dir", "run"]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "taken up from run/checkpoint-6" in done.stdout
+    found, ended = load_file(tmp_path / "run/model.safetensors"), load_file(tmp_path / "ended.safetensors")
+    assert set(found) == set(ended)
+    for name, value in ended.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5, msg=name)

@@ -306,6 +306,14 @@ class TrainArguments:
         metadata={"help": "Resume though keys of the recipe changed that may (the message names which may)."},
     )
     seed: int = field(default=0, metadata={"help": "Of weights, order and dropout."})
+    defaults_version: int = field(
+        default=2,
+        metadata={
+            "help": "What is done where the recipe says nothing: 1 as runs did before this key was there "
+            "(one of them goes on so by itself), 2 as now.",
+            "choices": [1, 2],
+        },
+    )
     learning_rate: float = field(default=1e-4, metadata={"help": "Of projections, fusion and head."})
     encoder_learning_rate: float | None = field(
         default=None, metadata={"help": "Of the encoders; left out, a fifth of learning_rate (METER)."}

@@ -222,10 +222,19 @@ class Job:
             num_workers=args.dataloader_num_workers,
         )
 
-    def labels(self, split: str) -> torch.Tensor:
-        """All labels of one part. Bad ones are missing where the recipe skips them; else they stop the run."""
+    def labels(self, split: str, of_stream: int | None = None) -> torch.Tensor:
+        """All labels of one part. Bad ones are missing where the recipe skips them; else they stop the run.
+
+        Args:
+            split: name of the part.
+            of_stream: how many of its first rows stand for a part that is a stream.
+        """
         bad: list[BadRowError] | None = [] if self.data_args.on_error == "skip" else None
-        rows = self.all_rows(split, [self.columns.label])
+        if isinstance(self.splits[split], IterableDataset):
+            first = self.splits[split].select_columns([self.columns.label]).take(of_stream)
+            rows = [{**row, "row_id": number, "split": split} for number, row in enumerate(first)]
+        else:
+            rows = self.all_rows(split, [self.columns.label])
         if self.writes:
             labels = self.collator.targets(rows, bad)
         else:

@@ -44,6 +44,8 @@ MAY_CHANGE = {
     *("logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to", "floors", "floor_budget"),
     *("per_device_eval_batch_size", "dataloader_num_workers", "max_bad_fraction", "max_nonfinite"),
 }
+# What runs did before a key was there: a folder whose recipe.json lacks it holds such a run.
+BEFORE_THE_KEY = {"defaults_version": 1}
 ABOUT_THE_FOLDER = {"output_dir", "overwrite_output_dir", "allow_changes"}
 
 
@@ -59,6 +61,17 @@ def write_json(path: Path, value: Any):
     beside = path.with_name(f".{path.name}.new")
     beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     beside.replace(path)
+
+
+def read_recipe_of(output_dir: Path) -> dict[str, Any]:
+    """The recipe.json of a folder, with what runs did before a key was there; empty where it holds none."""
+    file = output_dir / "recipe.json"
+    return {**BEFORE_THE_KEY, **json.loads(file.read_text(encoding="utf-8"))} if file.exists() else {}
+
+
+def is_begun(output_dir: Path) -> bool:
+    """Whether a folder holds a run that has left anything but its recipe."""
+    return (output_dir / "results.json").exists() or bool(list_checkpoints(output_dir))
 
 
 def claim_run_folder(
@@ -81,8 +94,8 @@ def claim_run_folder(
     """
     file, results = output_dir / "recipe.json", output_dir / "results.json"
     recipe = json.loads(json.dumps({key: value for key, value in recipe.items() if key not in ABOUT_THE_FOLDER}))
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    begun = results.exists() or bool(list_checkpoints(output_dir))
+    found = read_recipe_of(output_dir)
+    begun = is_begun(output_dir)
     changed = sorted(key for key in {*found, *recipe} if found.get(key) != recipe.get(key))
     if begun and not overwrite:
         refused = [key for key in changed if key not in MAY_CHANGE or not allow_changes]

@@ -37,6 +37,7 @@ from mm_hf.data import (
     classes_to_write,
     data_root_of,
     describe,
+    label_scale,
     labels_of,
     letter_tokenizer,
     load_splits,
@@ -61,7 +62,7 @@ from training.arguments import (
 )
 from training.checks import check_arguments
 from training.job import RETRIEVAL, ROOT, Job
-from training.run_folder import check_same_data, claim_run_folder
+from training.run_folder import check_same_data, claim_run_folder, is_begun, read_recipe_of
 
 
 HEADS: dict[str, type[MMFusionPreTrainedModel]] = {
@@ -72,6 +73,8 @@ HEADS: dict[str, type[MMFusionPreTrainedModel]] = {
     GENERATION: MMFusionForConditionalGeneration,
     CTC: MMFusionForCTC,
 }
+# Of a stream, whose rows are not known before they come, the first ones tell what its numbers are like.
+FITTED_ROWS = 1000
 OWN_TOKENIZERS = {"letters": letter_tokenizer, "words": word_tokenizer}
 
 
@@ -109,6 +112,9 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     if train_args.fp16 and accelerator.device.type == "cpu":
         raise ValueError("fp16 is true, but there is no GPU: on the CPU use bf16.")
     logging.disable_progress_bar()  # of loading weights: seconds
+    if is_begun(output_dir) and not train_args.overwrite_output_dir:  # an older run goes on as it began
+        begun = read_recipe_of(output_dir).get("defaults_version", train_args.defaults_version)
+        train_args.defaults_version = min(begun, train_args.defaults_version)
     recipe = {"script": script, "num_processes": accelerator.num_processes}
     recipe |= {**vars(model_args), **vars(data_args), **vars(train_args)}
     overwrite, allow_changes = train_args.overwrite_output_dir, train_args.allow_changes
@@ -274,11 +280,16 @@ def check_rows(job: Job):
 
 def loss_arguments(job: Job, among_others: bool = False) -> dict[str, Any]:
     """What the recipe asks of the loss of a job with one task, as the model's config takes it. Of a regression among
-    other tasks it asks nothing."""
+    other tasks it asks for nothing but the scale of its labels."""
     args = job.train_args
-    if job.searches or (among_others and job.problem_type == "regression"):
+    if job.searches:
         return {}
-    losses: dict[str, Any] = {"label_smoothing": args.label_smoothing_factor}
+    losses: dict[str, Any] = {}
+    if job.problem_type == "regression" and args.defaults_version > 1:
+        losses |= label_scale(job.labels("train", FITTED_ROWS))
+    if among_others and job.problem_type == "regression":
+        return losses
+    losses["label_smoothing"] = args.label_smoothing_factor
     if args.imbalance == "focal_loss":
         losses["focal_gamma"] = args.focal_gamma
     if args.imbalance in ("class_weights", "logit_adjustment"):

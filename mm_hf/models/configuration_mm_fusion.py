@@ -12,7 +12,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
-from .losses import LOSS_SETTINGS, check_loss_ranges, check_loss_settings
+from .losses import LOSS_SETTINGS, check_label_scale, check_loss_ranges, check_loss_settings
 from .recurrent import RecurrentConfig
 from .tabular import TabularConfig
 from .tasks import TASK_WEIGHTINGS, Task, read_tasks
@@ -253,6 +253,10 @@ class MMFusionConfig(PreTrainedConfig):
             The logits that come out are the plain ones, in which rare classes are not at a disadvantage.
         mixup_alpha (`float`, defaults to 0): alpha of mixup (Zhang et al. 2018) of the fused vectors, as manifold
             mixup (Verma et al. 2019) does: see `mixup`. The logits of a training step are then those of mixed rows.
+        label_mean, label_std (`list[float]`, *optional*): of a regression: mean and deviation of the labels in the
+            training rows, one an output. The head learns them at mean 0 and deviation 1, and the loss is of those; the
+            logits are in the unit of the labels. Left out: the head learns the labels as they are, which is for labels
+            of about that size alone. `label_scale` of `mm_hf.data` finds them.
         tasks (`dict[str, dict]`, *optional*): for `MMFusionForMultiTask`: by name what each head answers, see
             `read_tasks`. Kept in the order of their names.
         task_weighting (`str`, defaults to `"fixed"`): how the losses of the tasks are summed: `"fixed"` by their
@@ -320,6 +324,8 @@ class MMFusionConfig(PreTrainedConfig):
     focal_gamma: float | int = 0.0
     class_priors: list[float | int] | None = None
     mixup_alpha: float | int = 0.0
+    label_mean: list[float | int] | None = None
+    label_std: list[float | int] | None = None
     tasks: dict[str, dict] | None = None
     task_weighting: str = "fixed"
     projection_dim: int = 256
@@ -441,6 +447,7 @@ class MMFusionConfig(PreTrainedConfig):
         check_loss_ranges(self.loss_settings, self.num_labels)
         if self.problem_type is not None:
             check_loss_settings(self.problem_type, self.loss_settings)
+        check_label_scale(self.label_mean, self.label_std, self.num_labels, self.problem_type)
         if not 0 <= self.matching_weight < math.inf or self.projection_dim < 1:
             raise ValueError(
                 "matching_weight must be a number from 0 up and projection_dim at least 1, got "
@@ -457,7 +464,7 @@ class MMFusionConfig(PreTrainedConfig):
         weighted = [name for name, task in read_tasks(self.tasks).items() if task.weight != 1]
         if weighted and self.task_weighting == "uncertainty":
             raise ValueError(f"task_weighting is 'uncertainty', which learns the weights, but {weighted} have one.")
-        if set_for_one := [name for name in LOSS_SETTINGS if getattr(self, name)]:
+        if set_for_one := [name for name in (*LOSS_SETTINGS, "label_mean") if getattr(self, name)]:
             raise ValueError(f"{set_for_one[0]} is for a single task: with tasks, each has its own among its keys.")
 
     def validate_architecture(self):

@@ -9,10 +9,15 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
+from transformers.utils import logging
 
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 PROBLEM_TYPES = get_args(ProblemType)
+
+logger = logging.get_logger(__name__)
+
+LARGEST_PLAIN_LABEL = 20  # of a regression that learns its labels as they are, without a word
 
 # What shapes a training loss, and the problems it is defined for.
 LOSS_SETTINGS = {
@@ -205,6 +210,71 @@ def multi_label_losses(
     yes = labels * (focal_gamma * log_not_p).exp() * log_p
     no = (1 - labels) * (focal_gamma * log_p).exp() * log_not_p
     return -(yes + no) if class_weights is None else -(yes + no) * class_weights
+
+
+def check_label_scale(mean: Sequence[float] | None, std: Sequence[float] | None, num_labels: int, problem_type: Any):
+    """Refuses a mean and a deviation of numbers that are not one of each an output, or of a problem that has none.
+
+    Raises:
+        ValueError: naming what came and what is allowed.
+    """
+    if mean is None and std is None:
+        return
+    if problem_type not in (None, "regression"):
+        raise ValueError(f"label_mean and label_std are for a regression, and problem_type is {problem_type!r}.")
+    for name, values in (("label_mean", mean), ("label_std", std)):
+        if values is None or len(values) != num_labels or not all(map(math.isfinite, values)):
+            raise ValueError(f"{name} needs one finite number for each of {num_labels} outputs, got {values}.")
+    if not all(value > 0 for value in std or ()):
+        raise ValueError(f"label_std must be above 0, got {std}.")
+
+
+def warn_of_unit(labels: torch.Tensor):
+    """Says that numbers are far from the size that a head learns by itself, which trains badly without a word."""
+    known = labels[~labels.isnan()].abs()
+    if len(known) and not 0.01 <= known.max().item() <= LARGEST_PLAIN_LABEL:
+        logger.warning(
+            f"The labels of this regression go up to {known.max().item():g} in size, and the model learns them as they "
+            "are: it will take very long. Give the config label_mean and label_std, as label_scale of mm_hf.data finds "
+            "them; predictions stay in the unit of the labels."
+        )
+
+
+def standardise(labels: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
+    """Numbers in the unit of their column as a regression learns them: mean 0 and deviation 1 over the training rows.
+
+    Args:
+        labels: `(B,)` or `(B, C)`; NaN stays, and of whole numbers -100 becomes NaN: both mark a missing label.
+        mean, std: of each of C outputs; None: the labels stay as they are.
+
+    Returns:
+        the same shape, float32.
+    """
+    if mean is None or std is None:
+        return labels
+    missing = torch.zeros_like(labels, dtype=torch.bool) if labels.is_floating_point() else labels == -100
+    return ((labels.float() - match_width(mean, labels)) / match_width(std, labels)).masked_fill(missing, math.nan)
+
+
+def in_label_unit(scores: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
+    """The other way round: what the last layer of a regression gives, in the unit of the labels.
+
+    Args:
+        scores: `(B, C)`.
+        mean, std: as for `standardise`.
+
+    Returns:
+        `(B, C)`, float32 whatever the model computes in: bfloat16 knows three digits of a price.
+    """
+    if mean is None or std is None:
+        return scores
+    return scores.float() * match_width(std, scores) + match_width(mean, scores)
+
+
+def match_width(values: Sequence[float], labels: torch.Tensor) -> torch.Tensor:
+    """One number an output, on the device of labels `(B,)` or `(B, C)`, as they broadcast."""
+    found = torch.tensor(values, dtype=torch.float32, device=labels.device)
+    return found if labels.ndim > 1 else found[0]
 
 
 Labels = torch.Tensor | Mapping[str, torch.Tensor]

@@ -31,7 +31,15 @@ from .encoders import (
     encode_items,
 )
 from .fusion import Fusion, build_fusion
-from .losses import classification_loss, count_labels, infer_problem_type, mixup
+from .losses import (
+    classification_loss,
+    count_labels,
+    in_label_unit,
+    infer_problem_type,
+    mixup,
+    standardise,
+    warn_of_unit,
+)
 from .modeling_outputs import (
     EncoderStates,
     FusedStates,
@@ -380,11 +388,13 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         self.model = MMFusionModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.fusion_module_config.hidden_size, config.num_labels)
+        self._looked_at_labels = False  # at the unit of a regression's, once
         self.post_init()
 
     def regression_heads(self) -> list[nn.Module]:
         """See the method of the base class."""
-        return [self.classifier] if self.config.num_labels == 1 else []
+        numbers = self.config.num_labels == 1 or self.config.label_mean is not None
+        return [self.classifier] if numbers else []
 
     @can_return_tuple
     def forward(
@@ -409,17 +419,18 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         pooled, partners, share = outputs.pooler_output, None, 1.0
         if self.training and self.config.mixup_alpha and labels is not None:
             pooled, partners, share = mixup(pooled, labels, self.config.mixup_alpha)
-        logits = self.classifier(self.dropout(pooled))
+        scores = self.classifier(self.dropout(pooled))
         loss = None
         if labels is not None:
-            loss = self._loss(logits, labels, num_items_in_batch, sample_weight)
+            labels = standardise(labels, self.config.label_mean, self.config.label_std)
+            loss = self._loss(scores, labels, num_items_in_batch, sample_weight)
         if partners is not None:
             sample_weight = None if sample_weight is None else sample_weight[partners]
-            other = self._loss(logits, labels[partners], num_items_in_batch, sample_weight)
+            other = self._loss(scores, labels[partners], num_items_in_batch, sample_weight)
             loss = share * loss + (1 - share) * other
         return MMFusionClassifierOutput(
             loss=loss,
-            logits=logits,
+            logits=in_label_unit(scores, self.config.label_mean, self.config.label_std),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
@@ -431,6 +442,9 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
             self.config.problem_type = infer_problem_type(labels, self.num_labels)
         if not self.training:
             return classification_loss(logits, labels, self.config.problem_type, num_items_in_batch)
+        if not self._looked_at_labels and self.config.problem_type == "regression" and self.config.label_mean is None:
+            self._looked_at_labels = True
+            warn_of_unit(labels)
         return classification_loss(
             logits, labels, self.config.problem_type, num_items_in_batch, sample_weight, **self.config.loss_settings
         )
@@ -503,10 +517,10 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
         if self.training and self.config.mixup_alpha and labels:
             pooled, partners, share = mixup(pooled, labels, self.config.mixup_alpha)
         pooled = self.dropout(pooled)
-        logits = {name: self.heads[module_name(name)](pooled) for name in self.tasks}
+        scores = {name: self.heads[module_name(name)](pooled) for name in self.tasks}
         losses = None
         if labels is not None:
-            losses_of = partial(self._losses, logits, labels, num_items_in_batch, sample_weight)
+            losses_of = partial(self._losses, scores, labels, num_items_in_batch, sample_weight)
             losses = losses_of()
             if partners is not None:
                 others = losses_of(partners)
@@ -518,7 +532,7 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
         return MMFusionMultiTaskOutput(
             loss=None if losses is None else torch.stack(list(losses.values())).sum(),
             task_losses=losses,
-            logits=logits,
+            logits={name: task.in_unit(scores[name]) for name, task in self.tasks.items()},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
@@ -526,7 +540,7 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
 
     def _losses(
         self,
-        logits: TaskTensors,
+        scores: TaskTensors,
         labels: TaskTensors,
         counts: TaskTensors | None,
         sample_weight: torch.Tensor | TaskTensors | None,
@@ -537,7 +551,7 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
         losses = {}
         for name, task in self.tasks.items():
             if name not in labels:
-                losses[name] = logits[name].sum() * 0.0
+                losses[name] = scores[name].sum() * 0.0
                 continue
             weights = sample_weight.get(name) if isinstance(sample_weight, Mapping) else sample_weight
             label = labels[name]
@@ -545,7 +559,7 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
                 label, weights = label[partners], None if weights is None else weights[partners]
             # Of no label at all the sum is zero, whatever it is divided by.
             count = None if counts is None else counts[name] + (counts[name] == 0)
-            losses[name] = task.loss(logits[name], label, count, weights, self.training)
+            losses[name] = task.loss(scores[name], label, count, weights, self.training)
         return losses
 
     def _shares(self, labels: TaskTensors, counts: TaskTensors | None) -> dict[str, torch.Tensor | float]:

@@ -11,10 +11,19 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from .losses import LOSS_SETTINGS, PROBLEM_TYPES, check_loss_ranges, check_loss_settings, classification_loss
+from .losses import (
+    LOSS_SETTINGS,
+    PROBLEM_TYPES,
+    check_label_scale,
+    check_loss_ranges,
+    check_loss_settings,
+    classification_loss,
+    in_label_unit,
+    standardise,
+)
 
 
-TASK_KEYS = ("problem_type", "labels", "num_labels", "weight", *LOSS_SETTINGS)
+TASK_KEYS = ("problem_type", "labels", "num_labels", "weight", "label_mean", "label_std", *LOSS_SETTINGS)
 TASK_WEIGHTINGS = ("fixed", "uncertainty")
 
 TaskTensors = Mapping[str, torch.Tensor]
@@ -30,6 +39,8 @@ class Task:
         labels: names of the classes, None of a regression.
         weight: by which its loss is multiplied before the losses are summed.
         loss_settings: what shapes its training loss, see `classification_loss`.
+        label_mean, label_std: of a regression's numbers, one an output, see `standardise`; None: it learns them as
+            they are.
     """
 
     problem_type: str
@@ -37,20 +48,28 @@ class Task:
     labels: tuple[str, ...] | None = None
     weight: float = 1.0
     loss_settings: dict[str, Any] = field(default_factory=dict)
+    label_mean: tuple[float, ...] | None = None
+    label_std: tuple[float, ...] | None = None
+
+    def in_unit(self, scores: torch.Tensor) -> torch.Tensor:
+        """What its head gives, `(B, C)`, as it is given out: see `in_label_unit`."""
+        return in_label_unit(scores, self.label_mean, self.label_std)
 
     def loss(
         self,
-        logits: torch.Tensor,
+        scores: torch.Tensor,
         labels: torch.Tensor,
         num_items_in_batch: torch.Tensor | int | None = None,
         sample_weight: torch.Tensor | None = None,
         training: bool = False,
     ) -> torch.Tensor:
-        """Its loss, neither weighted nor, outside of training, shaped; arguments as for `classification_loss`."""
+        """Its loss, neither weighted nor, outside of training, shaped; arguments as for `classification_loss`, but for
+        `scores`, what the head gives before `in_unit`."""
+        labels = standardise(labels, self.label_mean, self.label_std)
         if not training:
-            return classification_loss(logits, labels, self.problem_type, num_items_in_batch)
+            return classification_loss(scores, labels, self.problem_type, num_items_in_batch)
         return classification_loss(
-            logits, labels, self.problem_type, num_items_in_batch, sample_weight, **self.loss_settings
+            scores, labels, self.problem_type, num_items_in_batch, sample_weight, **self.loss_settings
         )
 
 
@@ -59,8 +78,8 @@ def read_tasks(tasks: dict[str, dict[str, Any]]) -> dict[str, Task]:
 
     Args:
         tasks: by name dicts of `problem_type`, `labels` (names of the classes) or `num_labels` (of a regression, 1 if
-            left out), `weight` and settings of the loss (`label_smoothing`, `class_weights`, `focal_gamma`,
-            `class_priors`).
+            left out), `weight`, settings of the loss (`label_smoothing`, `class_weights`, `focal_gamma`,
+            `class_priors`), and of a regression `label_mean` and `label_std`, one number an output.
 
     Raises:
         ValueError: no task, two whose names differ by a dot alone, an unknown key, or a value out of its range.
@@ -91,9 +110,13 @@ def read_task(name: str, task: dict[str, Any]) -> Task:
     try:
         check_loss_ranges(settings, count)
         check_loss_settings(problem_type, settings)
+        check_label_scale(task.get("label_mean"), task.get("label_std"), count, problem_type)
     except ValueError as error:
         raise ValueError(f"Task {name!r}: {error}") from None
-    return Task(problem_type, count, None if labels is None else tuple(labels), float(weight), settings)
+    labels, mean, std = (
+        None if values is None else tuple(values) for values in (labels, task.get("label_mean"), task.get("label_std"))
+    )
+    return Task(problem_type, count, labels, float(weight), settings, mean, std)
 
 
 def module_name(task: str) -> str:

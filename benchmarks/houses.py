@@ -1,0 +1,206 @@
+"""Prices of houses from four photographs and a table: a regression, beside a guess and a straight line on the same cuts.
+
+    python benchmarks/houses.py houses.zip --seconds 180            # three cuts; what is there is kept
+    python benchmarks/houses.py houses.zip --steps 480 --cuts 0
+
+The archive is that of Ahmed and Moustafa (2016, arXiv 1609.08399): `Houses Dataset/` with `HousesInfo.txt` and four
+photographs a house. Each fusion is trained on the logarithm of the price, on dollars, and on thousands of dollars: the
+three have to come to the same prices. All are measured by the RMSE of log10 of the price on the test part; a prediction
+below one dollar is counted, and taken for one dollar. The guess is the mean of the training rows, the straight line
+scikit-learn's ridge on the table and the pooled features of the same frozen encoder, its strength chosen on the
+validation part. The figures stay in `results/houses.json`.
+"""
+
+import argparse
+import csv
+import json
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mm_hf.data import FeatureCache
+from training.job import ROOT, Job
+from training.measure import evaluate
+from training.run_folder import git_commit, hardware, write_json
+from training.set_up import set_up
+from training.train import fit
+
+
+DATA = ROOT / "data/houses"
+REPORT = ROOT / "benchmarks/results/houses.json"
+PHOTOS = ["frontal", "bedroom", "bathroom", "kitchen"]
+TABLE = ["bedrooms", "bathrooms", "area", "zip"]
+UNITS = {"log10": "log_price", "dollars": "price", "thousands": "thousands"}
+FUSIONS = {
+    "concat": ["--fusion", "concat"],
+    "default": ["--fusion_layers", "1", "--fusion_hidden_size", "128"],
+}
+
+
+def unpack(archive: Path):
+    """The archive as a table of paths and numbers, once."""
+    file = DATA / "houses.csv"
+    if file.exists():
+        return
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(DATA)
+    folder = DATA / "Houses Dataset"
+    rows = []
+    for number, line in enumerate((folder / "HousesInfo.txt").read_text().split("\n"), start=1):
+        photos = {name: folder / f"{number}_{name}.jpg" for name in PHOTOS}
+        if not line.strip() or not all(path.exists() for path in photos.values()):
+            continue
+        beds, baths, area, code, price = line.split()
+        row = {name: str(path.relative_to(DATA)) for name, path in photos.items()}
+        row |= dict(zip(TABLE, (beds, baths, area, f"z{code}")))
+        rows.append({**row, "price": price, "thousands": int(price) / 1000, "log_price": float(np.log10(int(price)))})
+    with open(file, "w", newline="") as opened:
+        writer = csv.DictWriter(opened, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def prepare(fusion: str, unit: str, cut: int, budget: list[str], cache: FeatureCache | None) -> Job:
+    """One run's job, with the features of photographs that were encoded before."""
+    words = ["--dataset", str(DATA / "houses.csv"), "--image_column", *PHOTOS, "--table_columns", *TABLE]
+    words += ["--label_column", UNITS[unit], "--vision_encoder", str(ROOT / "data/encoders/mobilenet-v2")]
+    words += ["--freeze_encoders", "true", "--test_fraction", "0.2", "--seed", str(cut), "--floors", "false"]
+    words += ["--output_dir", str(ROOT / f"runs/houses/{fusion}-{unit}-{cut}"), "--overwrite_output_dir", "true"]
+    words += ["--report_to", "none", "--cache_features", str(cache is None).lower(), *FUSIONS[fusion], *budget]
+    job = set_up(__doc__.split("\n")[0], "train.py", words)
+    if cache is not None:
+        job.collator = replace(job.collator, cache=cache)
+    return job
+
+
+def to_dollars(values: torch.Tensor, unit: str) -> np.ndarray:
+    """Labels or predictions of a unit as dollars."""
+    numbers = values.double().flatten().numpy()
+    return 10**numbers if unit == "log10" else numbers * (1000 if unit == "thousands" else 1)
+
+
+def error_of(dollars: np.ndarray, truth: np.ndarray) -> float:
+    """Root of the mean squared error of log10 of the price."""
+    return float(np.sqrt(np.mean((np.log10(dollars.clip(1)) - np.log10(truth)) ** 2)))
+
+
+def run(job: Job, unit: str) -> dict[str, Any]:
+    """Trains, and measures the test part."""
+    history = fit(job, job.model, job.collator, job.train_args)
+    predictions, _ = evaluate(job, job.model, job.collator, "test")
+    dollars, truth = to_dollars(predictions.logits, unit), to_dollars(predictions.labels, unit)
+    return {
+        "rmse_log10": error_of(dollars, truth),
+        "not_positive": int((dollars < 1).sum()),
+        "steps": history["learning rate"][-1][0],
+        "predictions": [round(value, 2) for value in dollars.tolist()],
+    }
+
+
+def features(job: Job, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the straight line sees of each row: the table, zip codes one column each, and pooled features."""
+    rows = job.all_rows(split, [*job.columns.images, *TABLE])
+    codes = sorted({row["zip"] for row in job.all_rows("train", ["zip"])})
+    table, photos = [], []
+    for row in rows:
+        numbers = [float(row[name]) for name in TABLE[:3]] + [float(np.log10(row["area"]))]
+        table.append(numbers + [float(row["zip"] == code) for code in codes])
+        levels = [
+            job.collator.cache.states("vision", [key]).levels[0] for key in job.collator.item_keys(row, "vision")
+        ]
+        photos.append(torch.cat([level.float().flatten(2).mean(-1)[0] for level in levels]).numpy())
+    return np.array(table), np.array(photos)
+
+
+def straight_line(job: Job) -> dict[str, float]:
+    """The guess and ridges on log10 of the price."""
+    labels = {split: job.labels(split).double().numpy() for split in job.splits}
+    found = {"mean": float(np.sqrt(np.mean((labels["test"] - labels["train"].mean()) ** 2)))}
+    blocks: dict[str, dict[str, np.ndarray]] = {"table": {}, "photos": {}}
+    for split in job.splits:
+        for name, values in zip(blocks, features(job, split)):
+            blocks[name][split] = values
+    for parts in blocks.values():  # each block with the same weight, whatever its width
+        scaler = StandardScaler().fit(parts["train"])
+        for split, values in parts.items():
+            parts[split] = scaler.transform(values) / np.sqrt(values.shape[1])
+    for name, used in {"table": ["table"], "photos": ["photos"], "both": list(blocks)}.items():
+        inputs = {split: np.hstack([blocks[block][split] for block in used]) for split in job.splits}
+        ridges = [Ridge(alpha).fit(inputs["train"], labels["train"]) for alpha in 10.0 ** np.arange(-4, 4)]
+        errors = [np.mean((ridge.predict(inputs["validation"]) - labels["validation"]) ** 2) for ridge in ridges]
+        best = ridges[int(np.argmin(errors))]
+        found[f"ridge on {name}"] = float(np.sqrt(np.mean((best.predict(inputs["test"]) - labels["test"]) ** 2)))
+    return found
+
+
+def summary(results: dict[str, Any]) -> dict[str, Any]:
+    """Means over the cuts, and how far the prices of thousands are from those of dollars."""
+    cuts = list(results["cuts"].values())
+    found: dict[str, Any] = {}
+    for name in cuts[0]["floors"]:
+        found[name] = float(np.mean([cut["floors"][name] for cut in cuts]))
+    for fusion in FUSIONS:
+        for unit in UNITS:
+            scores = [cut[fusion][unit]["rmse_log10"] for cut in cuts if unit in cut.get(fusion, {})]
+            if scores:
+                found[f"{fusion}, {unit}"] = float(np.mean(scores))
+        pairs = [cut[fusion] for cut in cuts if {"dollars", "thousands"} <= set(cut.get(fusion, {}))]
+        if pairs:
+            apart = [
+                np.abs(np.array(pair["thousands"]["predictions"]) / np.array(pair["dollars"]["predictions"]) - 1).max()
+                for pair in pairs
+            ]
+            found[f"{fusion}, thousands apart from dollars, at most"] = float(max(apart))
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", type=Path, help="houses.zip")
+    parser.add_argument("--cuts", type=int, nargs="+", default=[0, 1, 2], help="Seeds of cut and training.")
+    parser.add_argument("--fusions", nargs="+", default=list(FUSIONS), choices=FUSIONS)
+    parser.add_argument("--units", nargs="+", default=list(UNITS), choices=UNITS)
+    parser.add_argument("--seconds", type=float, help="Wall time of each training.")
+    parser.add_argument("--epochs", type=int, default=40, help="Passes over the training rows.")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--report", type=Path, default=REPORT)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    unpack(args.archive)
+    budget = ["--num_train_epochs", str(args.epochs)]
+    budget += ["--max_train_seconds", str(args.seconds)] if args.seconds else []
+    results = json.loads(args.report.read_text()) if args.report.exists() else {"cuts": {}}
+    results |= {"commit": git_commit(ROOT), "hardware": hardware(), "seconds": args.seconds, "epochs": args.epochs}
+    cache = None
+    for cut in map(str, args.cuts):
+        found = results["cuts"].setdefault(cut, {})
+        for fusion in args.fusions:
+            for unit in args.units:
+                if unit in found.get(fusion, {}):
+                    continue
+                job = prepare(fusion, unit, int(cut), budget, cache)
+                cache = job.collator.cache
+                if "floors" not in found and unit == "log10":
+                    found["floors"] = straight_line(job)
+                    print(cut, found["floors"], flush=True)
+                found.setdefault(fusion, {})[unit] = scored = run(job, unit)
+                shown = {key: value for key, value in scored.items() if key != "predictions"}
+                print(f"cut {cut}, {fusion}, {unit}: {shown}", flush=True)
+                results["summary"] = summary(results)
+                write_json(args.report, results)
+    for name, value in results["summary"].items():
+        print(f"{name:<50}{value:8.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,12 @@
-"""Prices of houses from four photographs and a table: a regression, beside a guess and a straight line on the same cuts.
+"""Prices of houses from four photographs and a table: a regression, beside a guess and a straight line.
 
     python benchmarks/houses.py houses.zip --seconds 180            # three cuts; what is there is kept
     python benchmarks/houses.py houses.zip --steps 480 --cuts 0
 
 The archive is that of Ahmed and Moustafa (2016, arXiv 1609.08399): `Houses Dataset/` with `HousesInfo.txt` and four
-photographs a house. Each fusion is trained on the logarithm of the price, on dollars, and on thousands of dollars: the
-three have to come to the same prices. All are measured by the RMSE of log10 of the price on the test part; a prediction
-below one dollar is counted, and taken for one dollar. The guess is the mean of the training rows, the straight line
+photographs a house. Each fusion is trained on the logarithm of the price, on dollars, and on thousands of dollars,
+which have to come to the same prices as dollars. All are measured by the RMSE of log10 of the price on the test part;
+a prediction that is not positive is counted, and taken for the lowest price of the training rows. The guess is the mean of the training rows, the straight line
 scikit-learn's ridge on the table and the pooled features of the same frozen encoder, its strength chosen on the
 validation part. The figures stay in `results/houses.json`.
 """

@@ -145,6 +145,9 @@ class FusionModuleConfig(PreTrainedConfig):
         distance_bias (`bool`, defaults to `False`): in those blocks, add to the attention of one token to another a
             multiple of their distance in the picture, of which a row has one. See `DistanceBias`.
         num_latents (`int`, defaults to 4): for `"bottleneck"`: latents through which modalities exchange.
+        output_norm (`bool`, defaults to `False`): normalise the vector that the head reads, and start heads of classes
+            at half the weights: the first losses are then about those of a guess, for every fusion. (Without it they
+            are up to three times that, since most fusions end in a sum.) `from_encoders_pretrained` turns it on.
         modality_dropout (`float` or `dict[str, float]`, defaults to 0): the probability, drawn for every row and
             modality in training, that a present item is replaced by the learned absent token. A row with several
             images loses all of them at once, and no row ever loses all modalities.
@@ -167,6 +170,7 @@ class FusionModuleConfig(PreTrainedConfig):
     memory_layers: int = 0
     distance_bias: bool = False
     num_latents: int = 4
+    output_norm: bool = False
     modality_dropout: float | int | dict = 0.0
 
     def __post_init__(self, **kwargs):

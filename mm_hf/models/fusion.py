@@ -103,6 +103,12 @@ class Fusion(nn.Module):
         """
         raise NotImplementedError
 
+    def make_output_norm(self) -> nn.Module:
+        """What the vector that the head reads goes through last: a norm where the config asks for one."""
+        if not self.config.output_norm:
+            return nn.Identity()
+        return nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
+
     def join_tokens(self, states: dict[str, TokenStates]) -> dict[str, Any]:
         """Joins the tokens that each row has of all modalities into one sequence, with the id of each token's
         modality."""

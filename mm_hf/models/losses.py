@@ -234,9 +234,9 @@ def warn_of_unit(labels: torch.Tensor):
     known = labels[~labels.isnan()].abs()
     if len(known) and not 0.01 <= known.max().item() <= LARGEST_PLAIN_LABEL:
         logger.warning(
-            f"The labels of this regression go up to {known.max().item():g} in size, and the model learns them as they "
-            "are: it will take very long. Give the config label_mean and label_std, as label_scale of mm_hf.data finds "
-            "them; predictions stay in the unit of the labels."
+            f"The labels of this regression go up to {known.max().item():g} in size, and the model learns them as "
+            "they are, which takes very long. Give the config label_mean and label_std, as label_scale of mm_hf.data "
+            "finds them; predictions stay in the unit of the labels."
         )
 
 

@@ -396,6 +396,10 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         numbers = self.config.num_labels == 1 or self.config.label_mean is not None
         return [self.classifier] if numbers else []
 
+    def class_heads(self) -> list[nn.Module]:
+        """See the method of the base class."""
+        return [] if self.regression_heads() else [self.classifier]
+
     @can_return_tuple
     def forward(
         self,
@@ -481,6 +485,11 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
         return [
             self.heads[module_name(name)] for name, task in self.tasks.items() if task.problem_type == "regression"
         ]
+
+    def class_heads(self) -> list[nn.Module]:
+        """See the method of the base class."""
+        numbers = self.regression_heads()
+        return [head for head in self.heads.values() if all(head is not other for other in numbers)]
 
     @can_return_tuple
     def forward(

@@ -24,6 +24,7 @@ class PooledFusion(Fusion):
     def __init__(self, config, modalities, poolings):
         super().__init__(config, modalities, poolings)
         self.layers = nn.ModuleList(self.make_layer(number) for number in range(config.num_hidden_layers))
+        self.output_norm = self.make_output_norm()
 
     def make_layer(self, number: int) -> nn.Module:
         """The block of one layer; left as it is, a residual feed-forward block."""
@@ -52,7 +53,7 @@ class PooledFusion(Fusion):
         if memory is not None:
             self.prepare(states)  # says that this fusion has no memory
         pooled = self.combine([states[name].rows(states[name].pooled) for name in self.modalities])
-        return FusedStates(pooled=pooled, **(self.join_tokens(states) if return_tokens else {}))
+        return FusedStates(pooled=self.output_norm(pooled), **(self.join_tokens(states) if return_tokens else {}))
 
 
 @register_fusion("concat")
@@ -153,6 +154,8 @@ class LateFusion(PooledFusion):
         super().__init__(config, modalities, poolings)
         self.heads = nn.ModuleDict({name: nn.Linear(config.hidden_size, config.hidden_size) for name in modalities})
         self.weights = nn.Parameter(torch.zeros(len(modalities)))
+        self.output_norm = nn.Identity()
+        self.norms = nn.ModuleDict({name: self.make_output_norm() for name in modalities})
 
     def make_layer(self, number):
         return nn.ModuleDict({name: MMFusionMLPBlock(self.config) for name in self.modalities})
@@ -167,5 +170,5 @@ class LateFusion(PooledFusion):
         for name, vector in zip(self.modalities, vectors):
             for layer in layers:
                 vector = layer[name](vector)
-            answers.append(self.heads[name](vector))
+            answers.append(self.heads[name](self.norms[name](vector)))
         return (torch.stack(answers, dim=-1) * self.weights.softmax(0)).sum(-1)

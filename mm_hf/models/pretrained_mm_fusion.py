@@ -62,8 +62,11 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.Linear):
             # A regression starts from zero (as Dosovitskiy et al. 2021, section 3.2, start all heads): targets may be
             # far smaller than what random weights give, and from few rows that noise is never unlearned.
-            regresses = any(module is head for head in self.regression_heads())
-            init.normal_(module.weight, mean=0.0, std=0.0 if regresses else std)
+            if any(module is head for head in self.regression_heads()):
+                std = 0.0
+            elif self.config.fusion_module_config.output_norm and any(module is head for head in self.class_heads()):
+                std = std / 2
+            init.normal_(module.weight, mean=0.0, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
@@ -72,6 +75,10 @@ class MMFusionPreTrainedModel(PreTrainedModel):
 
     def regression_heads(self) -> list[nn.Module]:
         """The last layers that give numbers, not scores of classes."""
+        return []
+
+    def class_heads(self) -> list[nn.Module]:
+        """The last layers that give scores of classes out of the fused vector."""
         return []
 
     @property
@@ -127,7 +134,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
                 encoder: the encoder alone, a model with a head, a dual encoder (its part is taken) or an
                 encoder-decoder (its encoder is taken).
             fusion (`str`, *optional*): a name in the registry of fusions, in place of
-                `fusion_module_config["fusion_type"]`; `"cross_attention"` where neither is given.
+                `fusion_module_config["fusion_type"]`; `"cross_attention"` where neither is given. (Its output is
+                normalised unless `fusion_module_config["output_norm"]` says no.)
             max_audio_seconds (`int`, *optional*): length of the longest sound: Whisper's encoder takes sounds of one
                 length, and is cut to this one in place of its 30 seconds. Give the processor the same. (Wav2Vec2 and
                 its kin lose their SpecAugment, which stops at short sounds.)
@@ -176,8 +184,9 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         if isinstance(fusion_module_config, FusionModuleConfig):
             fields = [field.name for field in dataclasses.fields(FusionModuleConfig)]
             fusion_module_config = {name: getattr(fusion_module_config, name) for name in fields}
+        fusion_module_config = {"output_norm": True, **fusion_module_config}
         if fusion is not None:
-            fusion_module_config = {**fusion_module_config, "fusion_type": fusion}
+            fusion_module_config["fusion_type"] = fusion
         for given, config_class in ((kwargs, MMFusionConfig), (fusion_module_config, FusionModuleConfig)):
             known = {field.name for field in dataclasses.fields(config_class)} | {"num_labels", "model_type"}
             if unknown := sorted(key for key in set(given) - known if given[key] is not None):

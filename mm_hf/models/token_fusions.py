@@ -35,13 +35,14 @@ class TokenFusion(Fusion):
         self.memory_modalities = [name for name in modalities if name != self.query_modality]
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.readout = Readout(config, 1 + 2 * len(self.memory_modalities) + fused_parts)
+        self.output_norm = self.make_output_norm()
 
     def read(self, states: dict[str, TokenStates], fused: list[torch.Tensor]) -> torch.Tensor:
         """One vector `(B, D)` a row, of the states before the blocks and what came of them, `(B, D)` each."""
         pooled = {name: state.rows(state.pooled) for name, state in states.items()}
         asked = pooled[self.query_modality]
         answers = [pooled[name] for name in self.memory_modalities]
-        return self.readout([asked, *answers, *(asked * answer for answer in answers), *fused])
+        return self.output_norm(self.readout([asked, *answers, *(asked * answer for answer in answers), *fused]))
 
     def finish(
         self,

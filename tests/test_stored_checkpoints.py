@@ -66,18 +66,25 @@ def test_a_stored_checkpoint_answers_as_it_did(head):
         assert torch.equal(model.generate(**made, max_new_tokens=6), stored["written"])
 
 
+def start(script: str, folder: Path, *flags: str) -> subprocess.CompletedProcess:
+    """What a user types in the folder of a state."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    words = [sys.executable, REPOSITORY / f"training/{script}.py", "recipe.yaml", "--output_dir", "run", *flags]
+    return subprocess.run(
+        words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+
+
 @pytest.mark.parametrize("script", ["train", "finetune"])
 def test_a_stored_state_resumes_to_the_same_end(script, tmp_path):
     shutil.copytree(STORED / "states" / script, tmp_path, dirs_exist_ok=True)
     for part in ("encoders", "rows"):
         shutil.copytree(STORED / part, tmp_path / part)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-    words = [sys.executable, REPOSITORY / f"training/{script}.py", "recipe.yaml", "--output_dir", "run"]
-    done = subprocess.run(
-        words, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    done = start(script, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "taken up from run/checkpoint-6" in done.stdout
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert (config["label_mean"], config["fusion_module_config"]["output_norm"]) == (None, False)
     found, ended = load_file(tmp_path / "run/model.safetensors"), load_file(tmp_path / "ended.safetensors")
     assert set(found) == set(ended)
     for name, value in ended.items():

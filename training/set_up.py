@@ -435,7 +435,7 @@ def build_model(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
             "memory_layers": args.memory_layers,
             "distance_bias": args.distance_bias,
             "num_latents": args.num_latents,
-            "output_norm": job.train_args.defaults_version > 1,
+            **({} if job.train_args.defaults_version > 1 else {"output_norm": False, "query_modality": None}),
         },
         vision_feature_layer=args.vision_feature_layer,
         vision_feature_join=args.vision_feature_join,

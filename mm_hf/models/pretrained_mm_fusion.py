@@ -135,7 +135,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
                 encoder-decoder (its encoder is taken).
             fusion (`str`, *optional*): a name in the registry of fusions, in place of
                 `fusion_module_config["fusion_type"]`; `"cross_attention"` where neither is given. (Its output is
-                normalised unless `fusion_module_config["output_norm"]` says no.)
+                normalised unless `fusion_module_config["output_norm"]` says no. Where pictures would ask, a table asks
+                them, unless `fusion_module_config["query_modality"]` says otherwise.)
             max_audio_seconds (`int`, *optional*): length of the longest sound: Whisper's encoder takes sounds of one
                 length, and is cut to this one in place of its 30 seconds. Give the processor the same. (Wav2Vec2 and
                 its kin lose their SpecAugment, which stops at short sounds.)
@@ -198,6 +199,12 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             base_models=list(dict.fromkeys(name for name in base_models if name)),
             **kwargs,
         )
+
+        if "query_modality" not in fusion_module_config and config.fusion_module_config.query_modality == "vision":
+            # A row of a table asks pictures with a handful of tokens, pictures ask it with hundreds.
+            if config.tabular_config is not None:
+                config.fusion_module_config.query_modality = "tabular"
+                config.validate_architecture()
 
         with torch.device("meta"):
             skeleton = cls(config)

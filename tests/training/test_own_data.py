@@ -463,6 +463,13 @@ def test_other_labels(start, questions, tmp_path, change, problem, metric, floor
     assert f"  labels    {problem}" in ran.out
     assert f"test {metric}" in ran.out
     assert set(ran.results["floors"]) == floors
+    config = ran.job.model.config
+    assert config.fusion_module_config.output_norm
+    assert (config.label_mean is None) == (metric != "rmse")
+    if metric == "rmse":  # of the training rows alone
+        labels = torch.tensor(ran.job.splits["train"]["answer"][:])
+        assert config.label_mean == pytest.approx([labels.double().mean().item()], rel=1e-6)
+        assert config.label_std == pytest.approx([labels.double().std(correction=0).item()], rel=1e-6)
     answer = mm_hf.pipeline(model=ran.folder)({"image": str(tmp_path / "mine/photos/3.png"), "text": "is it red?"})
     names = [entry["label"] for entry in answer]
     assert len(names) == 1 if metric == "rmse" else set(names) <= set(ran.job.label2id)

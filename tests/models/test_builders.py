@@ -12,6 +12,7 @@ from mm_hf import (
     MMFusionForConditionalGeneration,
     MMFusionForMultiTask,
     MMFusionForRetrieval,
+    TabularConfig,
 )
 
 
@@ -85,3 +86,25 @@ def test_builders_turn_it_on(encoders):
             **sources, fusion="concat", fusion_module_config={"hidden_size": 32, "num_hidden_layers": 1, **given}
         )
         assert model.config.fusion_module_config.output_norm is expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "modalities", "query"),
+    [
+        ({}, {"vision", "tabular"}, "tabular"),  # pictures would ask it with hundreds of tokens
+        ({"query_modality": "vision"}, {"vision", "tabular"}, "vision"),
+        ({"query_modality": None}, {"vision", "tabular"}, "vision"),  # as before
+        ({}, {"vision"}, "vision"),
+        ({}, {"vision", "text", "tabular"}, "text"),
+    ],
+)
+def test_a_table_asks_the_pictures(encoders, settings, modalities, query):
+    sources = {"vision": encoders / "mobilenet-v2", "text": encoders / "minilm-l6"}
+    sources = {name: path for name, path in sources.items() if name in modalities}
+    table = TabularConfig(hidden_size=64, num_numerical=3, vocab_sizes=[])
+    model = MMFusionForClassification.from_encoders_pretrained(
+        **sources, tabular_config=table if "tabular" in modalities else None, fusion_module_config=settings
+    )
+    fusion = model.config.fusion_module_config
+    assert fusion.query_modality == query
+    assert fusion.hidden_size == (384 if "text" in modalities else 256)  # that of who asked before

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ..models.image import open_image
@@ -20,7 +21,7 @@ def decode_image(
     """Decodes the picture of a row, to RGB, see `open_image`.
 
     Args:
-        row: as `Rows` gives it; the picture a dict of `bytes` and `path`, a PIL image or an array.
+        row: as `Rows` gives it; the picture a dict of `bytes` and `path`, a PIL image, an array or a tensor.
         column: of the picture.
         root: see `resolve_path`.
         background: see `open_image`.
@@ -29,7 +30,7 @@ def decode_image(
         BadRowError: it is missing or broken, or its path leaves the root.
     """
     value, file = row[column], picture_file(row[column])
-    if isinstance(value, (Image.Image, np.ndarray)):
+    if isinstance(value, (Image.Image, np.ndarray, torch.Tensor)):
         source: Any = value
     elif not isinstance(value, dict) or (value.get("bytes") is None and file is None):
         raise BadRowError(row, column, f"this is no picture, with neither bytes nor a path: {value!r:.80}.")

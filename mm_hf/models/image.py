@@ -8,6 +8,7 @@ import io
 import os
 import re
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -153,9 +154,9 @@ def content_of(source: str) -> str | bytes:
     """What a string means: the content behind an http(s) address, what is written in base 64, or else a path."""
     if source.startswith(("http://", "https://")):
         try:  # the library asks users of a checkpoint for all that is imported in any other way
-            import httpx
-        except ImportError as error:
-            raise ImportError("Pictures behind addresses need `pip install httpx`.") from error
+            from huggingface_hub.utils import httpx
+        except ImportError:  # of the Hub's library before it brought its own
+            httpx = import_module("httpx")
         try:
             return httpx.get(source, timeout=SECONDS, follow_redirects=True).raise_for_status().content
         except (httpx.HTTPError, httpx.InvalidURL) as error:

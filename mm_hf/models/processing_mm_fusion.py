@@ -224,8 +224,9 @@ class MMFusionProcessor(ProcessorMixin):
         Raises:
             ValueError: nothing given, lists of different length, an image that cannot be read or has pixels of no
                 known kind, an empty text (None means absent), a sound that is empty, has several channels or what is
-                no finite number, another sampling rate, or an input that this processor has no part for; a table's column that is not known, or what is no number in one of numbers;
-                a series of other channels than those it learned.
+                no finite number, another sampling rate, or an input that this processor has no part for; a table's
+                column that is not known, or what is no number in one of numbers; a series of other channels than
+                those it learned.
         """
         given = {"images": images, "text": text, "audio": audio, "table": table, "series": series}
         for name, (_, part) in PARTS.items():
@@ -357,7 +358,7 @@ class MMFusionProcessor(ProcessorMixin):
             array = isinstance(image, (np.ndarray, torch.Tensor))
             try:
                 if array and (channels not in (1, 3) or (is_floating(image) and not rescaled)):
-                    if not np.isfinite(image.detach().float().cpu() if hasattr(image, "detach") else image).all():
+                    if not torch.as_tensor(image).isfinite().all():
                         raise ValueError("the picture has pixels that are no finite numbers.")
                     opened.append(image)
                     continue
@@ -368,7 +369,8 @@ class MMFusionProcessor(ProcessorMixin):
         if all(isinstance(image, Image) for image in opened):
             settings.pop("input_data_format", None)
         if channels == 1:  # what the image processor has for three may not fit
-            settings["do_convert_rgb"] = False
+            if getattr(self.image_processor, "do_convert_rgb", None):
+                settings["do_convert_rgb"] = False
             for name in ("image_mean", "image_std"):
                 values = settings.get(name) or getattr(self.image_processor, name, None)
                 if isinstance(values, (list, tuple)) and len(values) > 1:

@@ -84,8 +84,9 @@ def read_file(source: Any) -> tuple[np.ndarray, int]:
             check_rate(file.samplerate)
             check_length(file.frames, file.samplerate, file.channels)
             blocks = [np.zeros(0, np.float32)]  # many channels at once would be many times as large
-            for block in file.blocks(BLOCK, dtype="float32", always_2d=True):
-                blocks.append(block.T.mean(0))  # (BLOCK,)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+                for block in file.blocks(BLOCK, dtype="float32", always_2d=True):
+                    blocks.append(block.T.mean(0))  # (BLOCK,)
             return np.concatenate(blocks), file.samplerate
     except (soundfile.LibsndfileError, TypeError, MemoryError) as error:  # TypeError: a raw file has no header
         # The whole message has the path.

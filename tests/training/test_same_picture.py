@@ -1,6 +1,7 @@
 """The scripts see the picture that training saw: a phone's photo, and a drawing on transparent ground."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,13 +9,15 @@ import pytest
 import tiny_models as tiny
 import torch
 from PIL import Image
-from transformers import ViTImageProcessor
+from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 import mm_hf
 from mm_hf import MMFusionForQuestionAnswering, MMFusionProcessor
 from mm_hf.data import Columns, MultimodalCollator, word_tokenizer
 from training import answer, chat, retrieve
+from training.arguments import parse_arguments
 from training.run_folder import picture_and_text
+from training.set_up import build_processor
 
 
 UPRIGHT = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
@@ -91,3 +94,15 @@ def test_what_reports_draw(case):
     assert np.array_equal(np.asarray(picture), seen)
     assert text == "what"
     torch.testing.assert_close(collator([row])["pixel_values"], shown(seen))
+
+
+@pytest.mark.parametrize(("flags", "background"), [([], "white"), (["--image_background", "#102030"], "#102030")])
+def test_a_run_names_the_ground(flags, background, tmp_path):
+    ViTModel(ViTConfig(**tiny.PATCHES)).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    words = ["--dataset", "rows.csv", "--image_column", "image", "--vision_encoder", str(tmp_path), *flags]
+    _, model_args, data_args, _ = parse_arguments("", words)
+    processor = build_processor(model_args, data_args, None)
+    assert (processor.image_background, processor.image_channels) == (background, 3)
+    with pytest.raises(ValueError, match=r"image_background.*no colour"):
+        build_processor(replace(model_args, image_background="no colour"), data_args, None)

@@ -190,8 +190,9 @@ def meaning_of(image: Image.Image, ground: tuple[int, int, int] | None, channels
             plain = Image.new("RGB", whole.size, ground)
             plain.paste(whole.convert("RGB"), mask=whole.getchannel("A"))
         else:
-            plain = turned if turned.mode == "L" and channels == 1 else turned.convert("RGB")
-        found = plain.convert(mode)  # a copy, where it is of this mode
+            plain = turned if turned.mode in ("L", "RGB") else turned.convert("RGB")
+        # Of the user's own image a copy, in any case.
+        found = plain if plain.mode == mode and plain is not image else plain.convert(mode)
     except PictureError:
         raise
     except Exception as error:  # see `open_file`

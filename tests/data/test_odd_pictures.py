@@ -147,6 +147,20 @@ def corpus() -> dict[str, tuple[str, bytes, np.ndarray, int]]:
         for number in (3, 6)
     }
     found |= {
+        "orientation 6 of 16 bits": (
+            "png",
+            saved(np.rot90(GREY).astype(np.uint16) * 257, "PNG", exif=exif(6)),
+            rgb(GREY),
+            0,
+        ),
+        "two pictures of a phone": (
+            "jpg",
+            saved(
+                lying(6).copy(), "MPO", save_all=True, append_images=[PILImage.new("L", (9, 9))], exif=exif(6), **fine
+            ),
+            FLAG,
+            3,
+        ),
         "orientation 9": ("jpg", saved(FLAG, "JPEG", exif=exif(9), **fine), FLAG, 3),
         "orientation as a text": ("png", saved(FLAG, "PNG", exif=EXIF_OF_TEXT), FLAG, 0),
         "broken EXIF": ("jpg", saved(FLAG, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01", **fine), FLAG, 3),
@@ -165,6 +179,8 @@ def corpus() -> dict[str, tuple[str, bytes, np.ndarray, int]]:
         ),
         "16 bits, colours": ("png", colours_of_16_bits(FLAG.astype(np.uint16) * 257), FLAG, 0),
         "16 bits with a hidden colour": ("png", saved(sixteen_bits(), "PNG", transparency=0), None, 0),
+        "16 bits, JPEG 2000": ("jp2", saved(sixteen_bits(), "JPEG2000"), rgb(GREY), 0),
+        "10 bits, PGM": ("pgm", b"P5 24 16 1023\n" + np.rint(1023 * RAMP).astype(">u2").tobytes(), rgb(GREY), 0),
         "32 bits": (
             "tif",
             saved(np.rint((2**31 - 1) * RAMP).astype(np.int64).clip(0, 2**31 - 1).astype(np.int32), "TIFF"),

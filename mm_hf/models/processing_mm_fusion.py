@@ -38,6 +38,8 @@ PARTS = {
 }
 
 
+# Where files come from.
+HUB_KEYS = ("cache_dir", "force_download", "token", "revision", "local_files_only", "subfolder")
 # What a feature extractor makes, where the model has another name for it.
 AUDIO_NAMES = {"attention_mask": "audio_attention_mask"}
 
@@ -492,12 +494,11 @@ class MMFusionProcessor(ProcessorMixin):
             image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         if "feature_extractor" in processor_dict:
             feature_extractor = AutoFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        hub_keys = ("cache_dir", "force_download", "token", "revision", "local_files_only", "subfolder")
         tokenizer_file = cached_file(
             pretrained_model_name_or_path,
             "tokenizer_config.json",
             _raise_exceptions_for_missing_entries=False,
-            **{key: kwargs[key] for key in hub_keys if kwargs.get(key) is not None},
+            **{key: kwargs[key] for key in HUB_KEYS if kwargs.get(key) is not None},
         )
         if tokenizer_file is not None:
             tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -522,9 +523,10 @@ def as_list(value) -> list:
 
 
 def channels_of(source: Any, **kwargs: Any) -> int | None:
-    """Channels that a vision encoder takes, where its config says so."""
+    """Channels that a vision encoder takes, where its config says so. Of the arguments those that say where it is."""
+    place = {key: value for key, value in kwargs.items() if key in (*HUB_KEYS, "trust_remote_code", "code_revision")}
     try:
-        config = part_of_composite(AutoConfig.from_pretrained(source, **kwargs), "vision")
+        config = part_of_composite(AutoConfig.from_pretrained(source, **place), "vision")
     except (OSError, ValueError):  # an image processor alone
         return None
     channels = getattr(config, "num_channels", None)

@@ -7,6 +7,7 @@ python training/answer.py runs/easy_vqa --image picture.png --question "what sha
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 from transformers import pipeline
@@ -24,10 +25,10 @@ def main():
     logging.disable_progress_bar()
     try:
         if arguments.image is None:
-            picture = Image.new("RGB", (64, 64), (235, 235, 235))
+            picture: Any = Image.new("RGB", (64, 64), (235, 235, 235))
             ImageDraw.Draw(picture).ellipse((20, 18, 46, 44), fill=(0, 0, 255))
         else:
-            picture = Image.open(arguments.image).convert("RGB")
+            picture = str(arguments.image)
         # The checkpoint brings its own code, and nothing here imports mm_hf.
         answer = pipeline("visual-question-answering", model=arguments.model, trust_remote_code=True)
         answers = answer({"image": picture, "question": arguments.question}, top_k=arguments.top_k)

@@ -81,6 +81,10 @@ class ModelArguments:
     image_size: int | None = field(
         default=None, metadata={"help": "Side in pixels that images are resized to; left out, the encoder's own."}
     )
+    image_background: str | None = field(
+        default=None,
+        metadata={"help": "Ground that transparent pixels are shown on, black or #rrggbb; left out, white."},
+    )
     num_frames: int = field(
         default=8, metadata={"help": "Frames of each video, at even distances, that go through the vision encoder."}
     )

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
@@ -81,10 +80,9 @@ class Dialogue:
         """Looks at a picture, once, and forgets what was said of another.
 
         Raises:
-            OSError: there is none, or it cannot be read.
+            ValueError: there is none, or it cannot be read.
         """
-        with Image.open(path) as image:
-            inputs = self.processor(images=[image]).to(self.model.device)
+        inputs = self.processor(images=[path]).to(self.model.device)
         self.picture = self.model.get_encoder().encode(**inputs)["vision"]
         self.said = []
 
@@ -149,7 +147,7 @@ def main():
         if command == "/image":
             try:
                 dialogue.show(path.strip())
-            except OSError as error:
+            except ValueError as error:
                 print(f"error: {error}", flush=True)
         elif command == "/forget":
             dialogue.said = []

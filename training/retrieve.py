@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from mm_hf import MMFusionConfig, MMFusionForRetrieval, MMFusionProcessor
 from mm_hf.data import Columns, MultimodalCollator, Rows, data_root_of
 from mm_hf.evaluation import bootstrap, chance_recall, plot_finds, ranking_metrics, ranks
+from mm_hf.models.image import open_image
 from mm_hf.models.retrieval_mm_fusion import ITEMS
 from mm_hf.models.sound import load_sound
 from mm_hf.retrieval import Gallery, choose_weight, combine, empty_index, encode, rerank, score_gallery
@@ -371,8 +372,7 @@ def prepare_query(search: Search) -> tuple[str, Any, dict[str, torch.Tensor]]:
     """What is asked: its modality, the text or picture that stands for it, and the model's inputs.
 
     Raises:
-        ValueError: the model does not know this modality, or the sound cannot be read.
-        OSError: the picture cannot be read.
+        ValueError: the model does not know this modality, or the picture or sound cannot be read.
     """
     args, processor = search.args, search.collator.processor
     if args.text is not None:
@@ -381,8 +381,7 @@ def prepare_query(search: Search) -> tuple[str, Any, dict[str, torch.Tensor]]:
     if asked != search.model.item_modality:
         raise ValueError(f"{args.model} finds by {search.model.config.modalities}: it cannot be asked by {flag}.")
     if asked == "vision":
-        with Image.open(args.image) as picture:
-            picture = picture.convert("RGB")
+        picture = open_image(args.image, processor.image_background)
         return asked, picture, processor(images=[picture])
     rate = processor.feature_extractor.sampling_rate
     sound = load_sound(args.audio, rate)

@@ -301,7 +301,8 @@ def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple
             rate = collator.processor.feature_extractor.sampling_rate
             picture = picture_of_sound(decode_sound(row, columns.audio, collator.root, rate), rate)
         else:
-            picture = decode_image(row, there[0], collator.root) if there else None
+            ground = collator.processor.image_background
+            picture = decode_image(row, there[0], collator.root, ground) if there else None
         if picture is None and columns.series is not None and row[columns.series]:
             picture = picture_of_series(collator.processor.series_scaler.check(row[columns.series]))
     except ValueError:  # a bad row, skipped in the run, or it would not have come this far

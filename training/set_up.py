@@ -321,6 +321,7 @@ def build_processor(model_args: ModelArguments, data_args: DataArguments, train:
         max_audio_seconds=model_args.max_audio_seconds,
         table_schema=schema,
         series_scaler=fit_series(train, data_args) if data_args.series_column else None,
+        image_background=model_args.image_background or "white",
     )
     if model_args.image_size is not None:
         processor.image_processor.size = {"height": model_args.image_size, "width": model_args.image_size}

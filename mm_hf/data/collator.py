@@ -236,7 +236,8 @@ class MultimodalCollator:
         """The frames that stand for the video of a row; see `decode_video`."""
         key = video_key(row, self.columns.video)
         if self._video is None or self._video[0] != key:
-            self._video = key, decode_video(row, self.columns.video, self.root, self.num_frames)
+            frames = decode_video(row, self.columns.video, self.root, self.num_frames, self.processor.image_background)
+            self._video = key, frames
         return self._video[1]
 
     def item_keys(self, row: dict[str, Any], modality: str, bad: list[BadRowError] | None = None) -> list[str | None]:
@@ -407,7 +408,7 @@ class MultimodalCollator:
         if modality == "vision" and self.columns.video is not None:
             return self.frames_of(row)[self.parts["vision"].index(column)]
         if modality == "vision":
-            return decode_image(row, column, self.root)
+            return decode_image(row, column, self.root, self.processor.image_background)
         if modality == "audio":
             return decode_sound(row, column, self.root, self.processor.feature_extractor.sampling_rate)
         if modality == "series":

@@ -1,41 +1,45 @@
 """Pictures, sounds and videos of a row, decoded; what cannot be read is named."""
 
 import hashlib
-import io
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from ..models.image import open_image
 from ..models.sound import load_sound
 from ..models.video import load_frames
 from .loading import BadRowError, is_absent, resolve_path
 
 
-def decode_image(row: dict[str, Any], column: str, root: str | None = None) -> Image.Image:
-    """Decodes the picture of a row, to RGB.
+def decode_image(
+    row: dict[str, Any], column: str, root: str | None = None, background: str | Sequence[int] | None = "white"
+) -> Image.Image:
+    """Decodes the picture of a row, to RGB, see `open_image`.
 
     Args:
-        row: as `Rows` gives it; the picture a dict of `bytes` and `path`.
+        row: as `Rows` gives it; the picture a dict of `bytes` and `path`, a PIL image, an array or a tensor.
         column: of the picture.
         root: see `resolve_path`.
+        background: see `open_image`.
 
     Raises:
         BadRowError: it is missing or broken, or its path leaves the root.
     """
     value, file = row[column], picture_file(row[column])
+    if isinstance(value, (Image.Image, np.ndarray, torch.Tensor)):
+        source: Any = value
+    elif not isinstance(value, dict) or (value.get("bytes") is None and file is None):
+        raise BadRowError(row, column, f"this is no picture, with neither bytes nor a path: {value!r:.80}.")
+    else:
+        source = value["bytes"] if value.get("bytes") is not None else find_picture(row, column, root)
     try:
-        if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
-            raise BadRowError(row, column, f"this is no picture, with neither bytes nor a path: {value!r:.80}.")
-        there = value.get("bytes") is not None
-        with Image.open(io.BytesIO(value["bytes"]) if there else find_picture(row, column, root)) as image:
-            return image.convert("RGB")
-    except BadRowError:
-        raise
-    except Exception as error:  # Pillow raises a dozen types for broken files
-        reason = f"the picture cannot be read ({type(error).__name__}: {error})."
-        raise BadRowError(row, column, " ".join(reason.split()), file) from None
+        return open_image(source, background)
+    except ValueError as error:
+        raise BadRowError(row, column, str(error), file) from None
 
 
 def decode_sound(row: dict[str, Any], column: str, root: str | None, sampling_rate: int) -> np.ndarray:
@@ -66,7 +70,7 @@ def find_picture(row: dict[str, Any], column: str, root: str | None = None) -> s
     """The file of a picture or sound that a row has by its path alone; arguments as for `decode_image`.
 
     Raises:
-        BadRowError: there is none, or its path leaves the root.
+        BadRowError: there is none, it is not regular, or its path leaves the root.
     """
     path = picture_file(row[column])
     try:
@@ -75,6 +79,8 @@ def find_picture(row: dict[str, Any], column: str, root: str | None = None) -> s
         raise BadRowError(row, column, str(error), path) from None
     if not os.path.exists(file):
         raise BadRowError(row, column, "there is no such file.", path)
+    if not os.path.isfile(file):
+        raise BadRowError(row, column, "it cannot be read: it is a folder, a pipe or a device.", path)
     return file
 
 
@@ -103,7 +109,13 @@ def video_key(row: dict[str, Any], column: str) -> str | None:
     return digest.hexdigest()
 
 
-def decode_video(row: dict[str, Any], column: str, root: str | None, num_frames: int) -> list[Image.Image]:
+def decode_video(
+    row: dict[str, Any],
+    column: str,
+    root: str | None,
+    num_frames: int,
+    background: str | Sequence[int] | None = "white",
+) -> list[Image.Image]:
     """The frames that stand for the video of a row, see `load_frames`; arguments as for `decode_image`.
 
     Raises:
@@ -113,7 +125,7 @@ def decode_video(row: dict[str, Any], column: str, root: str | None, num_frames:
     if video_key(row, column) is None:
         raise BadRowError(row, column, "there is no video.")
     if isinstance(value, list):
-        source: Any = [decode_image({**row, column: frame}, column, root) for frame in value]
+        source: Any = [decode_image({**row, column: frame}, column, root, background) for frame in value]
     else:
         source = find_picture(row, column, root) if value.get("bytes") is None else value["bytes"]
     try:

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict
-from PIL import Image as PILImage
 
+from ..models.files import regular_file
 from ..models.generation_mm_fusion import GENERATION
+from ..models.image import open_file
 from .labels import STRINGS, count_values
 from .loading import Columns, resolve_path
 
@@ -159,10 +160,9 @@ def describe_pictures(split: Dataset, column: str, image_id: str | None, root: s
 def picture_size(picture: dict[str, Any], root: str | None) -> tuple[int, int] | None:
     """Width and height, off the header; None where it cannot be read."""
     try:
-        source = io.BytesIO(picture["bytes"]) if picture["bytes"] else resolve_path(picture["path"], root)
-        with PILImage.open(source) as image:
+        with open_file(picture["bytes"] or resolve_path(picture["path"], root)) as image:
             return image.size
-    except Exception:  # Pillow raises a dozen types for broken files; training will name the row
+    except Exception:  # training will name the row
         return None
 
 
@@ -184,9 +184,8 @@ def sound_seconds(sound: dict[str, Any], root: str | None) -> float | None:
     import soundfile
 
     try:
-        return soundfile.info(
-            io.BytesIO(sound["bytes"]) if sound["bytes"] else resolve_path(sound["path"], root)
-        ).duration
+        path = None if sound["bytes"] else regular_file(resolve_path(sound["path"], root), "sound")
+        return soundfile.info(io.BytesIO(sound["bytes"]) if path is None else path).duration
     except (RuntimeError, ValueError, TypeError):  # soundfile's errors are RuntimeErrors; training will name the row
         return None
 

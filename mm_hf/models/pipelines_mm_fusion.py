@@ -3,15 +3,15 @@
 """Pipelines from raw rows to answers. They travel with the checkpoint, since the library has dropped these tasks."""
 
 from collections.abc import Iterable, Sized
+from os import PathLike
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch.utils.data import DataLoader
-from transformers.image_utils import load_image
 from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
+from .image import is_picture, open_image
 from .processing_mm_fusion import decode_as_written
 from .series import as_steps, has_no_steps
 from .sound import load_sound
@@ -22,9 +22,10 @@ class MMFusionClassificationPipeline(Pipeline):
     """Classifies rows `{"image": …, "text": …, "audio": …, "table": …, "series": …}`, any of which may be missing or
     None; in place of the image `"video"`, where the model was trained on videos.
 
-    An image is a PIL image, a path or a URL; a sound is a path, the bytes of a file, or a dict of `array` and
-    `sampling_rate`, and is resampled where that is needed; a video is a path, the bytes of a file, or a list of PIL
-    images; a table's row is a dict of its columns; a time series is a list of steps, each a list of numbers. Returns
+    An image is a PIL image, an array, a path, a URL, the bytes of a file, or a dict of `bytes` and `path`; a sound is
+    a path, the bytes of a file, or a dict of `array` and `sampling_rate` (or of `bytes` and `path`), and is resampled
+    where that is needed; a video is a path, the bytes of a file, or a list of images; a table's row is a dict of its
+    columns; a time series is a list of steps, each a list of numbers. Returns
     for each row `[{"score", "label"}, …]`, best first; for several labels at once the scores are independent
     probabilities, for a regression they are the predicted values.
 
@@ -78,9 +79,9 @@ class MMFusionClassificationPipeline(Pipeline):
         if sound is not None:
             sound = load_sound(sound, processor.feature_extractor.sampling_rate)
         # The source goes along because loading makes a new object: equal sources are one image.
-        image: Any = None if source is None else load_image(source)
+        image: Any = None if source is None else open_image(source, processor.image_background)
         if video is not None:
-            image, source = load_frames(video, self.model.config.num_images), video
+            image, source = load_frames(video, self.model.config.num_images, processor.image_background), video
         return {"image": image, "source": source, "text": text, "audio": sound, "table": table, "series": series}
 
     def _forward(self, model_inputs: dict | list[dict], **processor_kwargs) -> dict[str, torch.Tensor]:
@@ -199,12 +200,14 @@ class ImageAndQuestion:
         ask: Any = super().__call__  # type: ignore[misc]
         if question is None:
             return ask(image, **kwargs)
-        if isinstance(image, Iterable) and not isinstance(image, (str, dict)):
+        if isinstance(image, Iterable) and not isinstance(image, dict) and not is_picture(image):
             questions = [question] if isinstance(question, str) else question
             return ask([{"image": i, "question": q} for i in image for q in questions], **kwargs)
         if isinstance(question, str):
             return ask({"image": image, "question": question}, **kwargs)
-        image = None if image is None else load_image(image)  # once for all its questions
+        processor: Any = getattr(self, "processor", None)
+        if image is not None:  # once for all its questions
+            image = open_image(image, processor.image_background)
         return ask([{"image": image, "question": q} for q in question], **kwargs)
 
 
@@ -230,7 +233,7 @@ class MMFusionQuestionAnsweringPipeline(ImageAndQuestion, MMFusionClassification
 class MMFusionGenerationPipeline(MMFusionClassificationPipeline):
     """Writes about images and texts, with the inputs and outputs of transformers 4's `image-to-text`.
 
-    Takes an image (PIL, a path or a URL) or a row `{"image": …, "text": …}`, either of which may be missing, or many
+    Takes an image (see the pipeline above) or a row `{"image": …, "text": …}`, either of which may be missing, or many
     of them. Returns for each `[{"score", "generated_text"}, …]`; the score is the probability of the whole text.
 
     Args of a call:
@@ -260,7 +263,7 @@ class MMFusionGenerationPipeline(MMFusionClassificationPipeline):
 
     def preprocess(self, inputs: Any) -> dict[str, Any]:
         """Takes an image alone too; see the method of the base class."""
-        return super().preprocess({"image": inputs} if isinstance(inputs, (str, Image)) else inputs)
+        return super().preprocess({"image": inputs} if is_picture(inputs) else inputs)
 
     def _forward(self, model_inputs: dict | list[dict], generate_kwargs: dict | None = None, **processor_kwargs):
         batch = self._batch(model_inputs, **processor_kwargs)
@@ -319,7 +322,9 @@ class MMFusionSpeechRecognitionPipeline(MMFusionGenerationPipeline):
 
     def preprocess(self, inputs: Any) -> dict[str, Any]:
         """Takes a sound alone too; see the method of the base class."""
-        alone = isinstance(inputs, (str, bytes)) or (isinstance(inputs, dict) and {"array", "raw"} & set(inputs))
+        alone = isinstance(inputs, (str, bytes, PathLike)) or (
+            isinstance(inputs, dict) and {"array", "raw", "bytes", "path"} & set(inputs)
+        )
         return super().preprocess({"audio": inputs} if alone else inputs)
 
     def _forward(self, model_inputs: dict | list[dict], generate_kwargs: dict | None = None, **processor_kwargs):

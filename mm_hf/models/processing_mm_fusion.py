@@ -4,7 +4,7 @@
 
 import inspect
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from numbers import Real
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import cached_file, logging
 
 from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, check_source, part_of_composite
+from .image import color_of, open_image, picture_of_array
 from .series import SeriesScaler, has_no_steps
 from .sound import limit_seconds
 from .tabular import TableError, TableSchema, is_missing
@@ -37,6 +38,8 @@ PARTS = {
 }
 
 
+# Where files come from.
+HUB_KEYS = ("cache_dir", "force_download", "token", "revision", "local_files_only", "subfolder")
 # What a feature extractor makes, where the model has another name for it.
 AUDIO_NAMES = {"attention_mask": "audio_attention_mask"}
 
@@ -65,6 +68,11 @@ class MMFusionProcessor(ProcessorMixin):
         feature_extractor: of sounds, any of the library; None for a model without sound.
         table_schema (`TableSchema` or `dict`): what the columns of a table mean; None for a model without a table.
         series_scaler (`SeriesScaler` or `dict`): what the channels of time series are like; None for a model without.
+        image_background (`str` or three `int`): the ground that transparent pixels are shown on, `"white"`,
+            `"#rrggbb"` or red, green and blue from 0 to 255; None: their transparency is dropped, and the colour that
+            it hid is seen.
+        image_channels (`int`): channels that the vision encoder takes; None: 1 where the image processor has the mean
+            of one, else 3.
 
     Example:
 
@@ -78,7 +86,14 @@ class MMFusionProcessor(ProcessorMixin):
     valid_processor_kwargs = MMFusionProcessorKwargs
 
     def __init__(
-        self, image_processor=None, tokenizer=None, feature_extractor=None, table_schema=None, series_scaler=None
+        self,
+        image_processor=None,
+        tokenizer=None,
+        feature_extractor=None,
+        table_schema=None,
+        series_scaler=None,
+        image_background=None,
+        image_channels=None,
     ):
         # The library's own __init__ refuses absent parts.
         self.chat_template = None
@@ -87,6 +102,9 @@ class MMFusionProcessor(ProcessorMixin):
         self.feature_extractor = feature_extractor
         self.table_schema = TableSchema(**table_schema) if isinstance(table_schema, dict) else table_schema
         self.series_scaler = SeriesScaler(**series_scaler) if isinstance(series_scaler, dict) else series_scaler
+        color_of(image_background)
+        self.image_background = image_background
+        self.image_channels = image_channels
         for name in self.get_attributes():
             if getattr(self, name) is not None:
                 self.check_argument_for_proper_class(name, getattr(self, name))
@@ -116,6 +134,7 @@ class MMFusionProcessor(ProcessorMixin):
         max_audio_seconds: int | None = None,
         table_schema: TableSchema | None = None,
         series_scaler: SeriesScaler | None = None,
+        image_background: str | Sequence[int] | None = "white",
         **encoders: Any,
     ) -> "MMFusionProcessor":
         """Builds a processor from those of the encoders.
@@ -124,6 +143,7 @@ class MMFusionProcessor(ProcessorMixin):
             vision, text, audio (`str`): Hub id or local folder of each encoder, as for the model.
             max_audio_seconds: see `MMFusionModel.from_encoders_pretrained`; longer sounds are cut.
             table_schema, series_scaler: of a table's columns and of time series, see the class.
+            image_background: see the class.
             decoder (`str`): that of the decoder, where there is no text encoder.
             encoders: everything else goes to the loading of each part (`revision`, `token`, `subfolder`…; a dict by
                 modality where the encoders differ).
@@ -155,6 +175,8 @@ class MMFusionProcessor(ProcessorMixin):
                     kwargs[key] = value[name]
             if name == "vision":
                 parts["image_processor"] = AutoImageProcessor.from_pretrained(source, **kwargs)
+                parts["image_background"] = image_background
+                parts["image_channels"] = channels_of(source, **kwargs)
             elif name == "audio":
                 parts["feature_extractor"] = AutoFeatureExtractor.from_pretrained(source, **kwargs)
                 if max_audio_seconds is not None:
@@ -180,8 +202,9 @@ class MMFusionProcessor(ProcessorMixin):
         """Prepares a batch.
 
         Args:
-            images: an image (PIL, array or tensor) or a list of them; None in the list: this row has no image. A list
-                in the list: the images of a row with several, or the frames of its video, None for a place without.
+            images: an image or a list of them: PIL, an array or tensor, a path, the bytes of a file, or a dict of
+                `bytes` and `path`, see `open_image`; None in the list: this row has no image. A list in the list: the
+                images of a row with several, or the frames of its video, None for a place without.
             text: a string or a list of them; None in the list: this row has no text.
             audio: a sound, `(S,)` float from -1 to 1, or a list of them; None in the list: this row has no sound.
             table: a row of the table, `{column: value}`, or a list of them; a column that is not there, None or NaN is
@@ -201,10 +224,11 @@ class MMFusionProcessor(ProcessorMixin):
             the feature extractor make, for the distinct items; the latter's mask is `audio_attention_mask`.
 
         Raises:
-            ValueError: nothing given, lists of different length, an empty text (None means absent), a sound that is
-                empty, has several channels or what is no finite number, another sampling rate, or an input that this
-                processor has no part for; a table's column that is not known, or what is no number in one of numbers;
-                a series of other channels than those it learned.
+            ValueError: nothing given, lists of different length, an image that cannot be read or has pixels of no
+                known kind, an empty text (None means absent), a sound that is empty, has several channels or what is
+                no finite number, another sampling rate, or an input that this processor has no part for; a table's
+                column that is not known, or what is no number in one of numbers; a series of other channels than
+                those it learned.
         """
         given = {"images": images, "text": text, "audio": audio, "table": table, "series": series}
         for name, (_, part) in PARTS.items():
@@ -254,8 +278,12 @@ class MMFusionProcessor(ProcessorMixin):
             if index != list(range(batch)):
                 indices[f"{modality}_index"] = torch.tensor(index)
             if items and name == "images":
-                images = [image.convert("RGB") if isinstance(image, Image) else image for image in items]
-                data.update(self.image_processor(images, **output_kwargs["images_kwargs"]))
+                first: dict[int, int] = {}
+                for row, own in enumerate(index):
+                    for place in own if places else [own]:
+                        first.setdefault(place, row)
+                rows_of = [first[place] for place in range(len(items))]
+                data.update(self._see(items, rows_of, output_kwargs["images_kwargs"]))
             elif items and name == "audio":
                 data.update(self._hear([sounds[index.index(place)] for place in range(len(items))], audio_kwargs))
             elif items and name == "table":
@@ -308,6 +336,48 @@ class MMFusionProcessor(ProcessorMixin):
             except TableError as error:
                 raise ValueError(f"Row {row}: {error}") from None
         return [None if row is None or all(map(is_missing, row.values())) else row for row in rows]
+
+    def _see(self, images: list, rows: list[int], images_kwargs: dict) -> dict[str, Any]:
+        """What the image processor makes of distinct images, each opened as `open_image` says. Those that it is told
+        not to rescale, and those of encoders with other channels than one or three, stay as they are where they are
+        arrays.
+
+        Args:
+            images: raw ones.
+            rows: the first row that has each.
+            images_kwargs: for the image processor.
+
+        Raises:
+            ValueError: an image that cannot be read.
+        """
+        settings, channels = dict(images_kwargs), self.image_channels
+        mean = settings.get("image_mean") or getattr(self.image_processor, "image_mean", None)
+        if channels is None:
+            channels = 1 if isinstance(mean, (list, tuple)) and len(mean) == 1 else 3
+        rescaled = settings.get("do_rescale", getattr(self.image_processor, "do_rescale", True)) is not False
+        layout, opened = settings.get("input_data_format"), []
+        for row, image in zip(rows, images):
+            array = isinstance(image, (np.ndarray, torch.Tensor))
+            try:
+                if array and (channels not in (1, 3) or (is_floating(image) and not rescaled)):
+                    if not torch.as_tensor(image).isfinite().all():
+                        raise ValueError("the picture has pixels that are no finite numbers.")
+                    opened.append(image)
+                    continue
+                image = picture_of_array(image, layout) if array else image
+                opened.append(open_image(image, self.image_background, 1 if channels == 1 else 3))
+            except ValueError as error:
+                raise ValueError(f"Row {row}: {error}") from None
+        if all(isinstance(image, Image) for image in opened):
+            settings.pop("input_data_format", None)
+        if channels == 1:  # what the image processor has for three may not fit
+            if getattr(self.image_processor, "do_convert_rgb", None):
+                settings["do_convert_rgb"] = False
+            for name in ("image_mean", "image_std"):
+                values = settings.get(name) or getattr(self.image_processor, name, None)
+                if isinstance(values, (list, tuple)) and len(values) > 1:
+                    settings[name] = [sum(values) / len(values)]
+        return dict(self.image_processor(opened, **settings))
 
     def _scale(self, rows: list, items: list) -> dict[str, torch.Tensor]:
         """Tensors of distinct series; what cannot be one is told by its row."""
@@ -424,16 +494,16 @@ class MMFusionProcessor(ProcessorMixin):
             image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         if "feature_extractor" in processor_dict:
             feature_extractor = AutoFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        hub_keys = ("cache_dir", "force_download", "token", "revision", "local_files_only", "subfolder")
         tokenizer_file = cached_file(
             pretrained_model_name_or_path,
             "tokenizer_config.json",
             _raise_exceptions_for_missing_entries=False,
-            **{key: kwargs[key] for key in hub_keys if kwargs.get(key) is not None},
+            **{key: kwargs[key] for key in HUB_KEYS if kwargs.get(key) is not None},
         )
         if tokenizer_file is not None:
             tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        own = [processor_dict.get(name) for name in ("table_schema", "series_scaler")]
+        kept = ("table_schema", "series_scaler", "image_background", "image_channels")
+        own = [processor_dict.get(name) for name in kept]
         return [image_processor, tokenizer, feature_extractor, *own]
 
     @classmethod
@@ -450,6 +520,22 @@ def as_list(value) -> list:
     if getattr(value, "ndim", 0) == 4:
         return list(value)
     return [value]
+
+
+def channels_of(source: Any, **kwargs: Any) -> int | None:
+    """Channels that a vision encoder takes, where its config says so. Of the arguments those that say where it is."""
+    place = {key: value for key, value in kwargs.items() if key in (*HUB_KEYS, "trust_remote_code", "code_revision")}
+    try:
+        config = part_of_composite(AutoConfig.from_pretrained(source, **place), "vision")
+    except (OSError, ValueError):  # an image processor alone
+        return None
+    channels = getattr(config, "num_channels", None)
+    return channels if isinstance(channels, int) else None
+
+
+def is_floating(values: np.ndarray | torch.Tensor) -> bool:
+    """Whether an array or tensor holds floats."""
+    return values.is_floating_point() if isinstance(values, torch.Tensor) else values.dtype.kind == "f"
 
 
 def list_of_series(value) -> list:

@@ -5,55 +5,56 @@
 import io
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
+
+from .files import regular_file
 
 
 SAMPLING_RATES = range(1000, 768001)  # what sounds have; a false header may ask for a thousand gigabytes
+MAX_SECONDS = 3600
+HIGHEST_RATE = 192_000  # of so many; at higher ones it is the samples that count
+MAX_CHANNELS = 64
+BLOCK = 2**20  # samples that are read at once
+MAX_TAPS = 1_000_000  # of the filter that resamples; rates without a common divisor need 20 for each hertz
 
 
 def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
     """Reads a sound: one channel, at some sampling rate.
 
     Args:
-        source: the path or the bytes of a file that libsndfile reads (wav, flac, ogg, mp3); or samples, `(S,)` or
-            `(channels, S)`, as a dict of `array` (or `raw`) and `sampling_rate`, or as an array at `sampling_rate`.
+        source: the path or the bytes of a file that libsndfile reads (wav, flac, ogg, mp3), or a dict of `bytes` and
+            `path`; or samples, `(S,)` or `(channels, S)`, as a dict of `array` (or `raw`) and `sampling_rate`, or as
+            an array or tensor at `sampling_rate`.
         sampling_rate: that is wanted; others are resampled with a polyphase filter.
 
     Returns:
         `(S,)` float32; several channels are averaged.
 
     Raises:
-        ValueError: it is empty or no sound, or has samples that are no finite numbers.
+        ValueError: it is empty, no sound, no regular file, too long or of too many channels, or has samples that are
+            no finite numbers; or its rate and the wanted one would need too large a filter.
         ImportError: soundfile or scipy is not installed.
     """
-    if isinstance(source, (str, os.PathLike, bytes)):
-        try:  # the library asks users of a checkpoint for all that is imported in any other way
-            import soundfile
-        except ImportError as error:
-            raise ImportError("Reading files of sounds needs `pip install soundfile`.") from error
-        if not isinstance(source, bytes) and not os.path.exists(source):  # of which libsndfile says "system error"
-            raise ValueError(f"the sound cannot be read: there is no file {os.fspath(source)!r}.")
-        file = io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)
-        try:
-            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, TypeError, MemoryError) as error:  # TypeError: a raw file has no header
-            reason = (
-                getattr(error, "error_string", error) if isinstance(source, bytes) else error
-            )  # else with its path
-            raise ValueError(f"the sound cannot be read: {reason}") from None
-        samples = samples.T  # (channels, S)
-    elif isinstance(source, dict):
+    if isinstance(source, Mapping) and source and set(source) <= {"bytes", "path"}:
+        source = source.get("path") if source.get("bytes") is None else source["bytes"]
+        if source is None:
+            raise ValueError("this is no sound, with neither bytes nor a path.")
+    if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
+        samples, rate = read_file(source)
+    elif isinstance(source, Mapping):
         samples, rate = source.get("array", source.get("raw")), source.get("sampling_rate")
         if samples is None or isinstance(rate, bool) or not isinstance(rate, (int, float, np.integer, np.floating)):
             raise ValueError(f"samples need an array and a sampling_rate, got {sorted(source)} and {rate!r}.")
     else:
         samples, rate = source, sampling_rate
-    if rate not in SAMPLING_RATES:
-        raise ValueError(
-            f"the sampling rate must be a whole number from {SAMPLING_RATES[0]} to {SAMPLING_RATES[-1]}, got {rate}."
-        )
+    if isinstance(samples, torch.Tensor):
+        samples = samples.detach().cpu()
+        samples = (samples.float() if samples.is_floating_point() else samples).numpy()
+    check_rate(rate)
     rate, samples = int(rate), np.asarray(samples)
     if samples.ndim not in (1, 2) or samples.dtype.kind != "f" or not samples.size:
         raise ValueError(
@@ -62,19 +63,79 @@ def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
         )
     if samples.ndim == 2 and samples.shape[0] > samples.shape[1]:
         raise ValueError(f"samples of several channels must be (channels, samples), got shape {samples.shape}.")
-    with np.errstate(over="ignore"):  # what is too large is infinite then, and refused
+    check_length(samples.shape[-1], rate, 1 if samples.ndim == 1 else len(samples))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large is infinite then, and refused
         samples = samples.astype(np.float32)
-    samples = samples if samples.ndim == 1 else samples.mean(0)
+        samples = samples if samples.ndim == 1 else samples.mean(0)
     if not np.isfinite(samples).all():
         raise ValueError("the sound has samples that are no finite numbers.")
-    if rate != sampling_rate:
-        try:
-            from scipy.signal import resample_poly
-        except ImportError as error:
-            raise ImportError(f"Resampling from {rate} to {sampling_rate} needs `pip install scipy`.") from error
-        common = math.gcd(rate, sampling_rate)
-        samples = resample_poly(samples, sampling_rate // common, rate // common).astype(np.float32)
-    return samples
+    return samples if rate == sampling_rate else resampled(samples, rate, sampling_rate)
+
+
+def read_file(source: Any) -> tuple[np.ndarray, int]:
+    """The samples of a file, `(S,)` float32, channels averaged, and their sampling rate; see `load_sound`."""
+    try:  # the library asks users of a checkpoint for all that is imported in any other way
+        import soundfile
+    except ImportError as error:
+        raise ImportError("Reading files of sounds needs `pip install soundfile`.") from error
+    path = None if isinstance(source, (bytes, bytearray, memoryview)) else regular_file(source, "sound")
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if path is None else path) as file:
+            check_rate(file.samplerate)
+            check_length(file.frames, file.samplerate, file.channels)
+            blocks = [np.zeros(0, np.float32)]  # many channels at once would be many times as large
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+                for block in file.blocks(BLOCK, dtype="float32", always_2d=True):
+                    blocks.append(block.T.mean(0))  # (BLOCK,)
+            return np.concatenate(blocks), file.samplerate
+    except (soundfile.LibsndfileError, TypeError, MemoryError) as error:  # TypeError: a raw file has no header
+        # The whole message has the path.
+        reason = getattr(error, "error_string", error) if path is None else error
+        raise ValueError(f"the sound cannot be read: {reason}") from None
+
+
+def check_rate(rate: Any):
+    """Refuses a sampling rate that no sound has."""
+    if rate not in SAMPLING_RATES:
+        raise ValueError(
+            f"the sampling rate must be a whole number from {SAMPLING_RATES[0]} to {SAMPLING_RATES[-1]}, got {rate}."
+        )
+
+
+def check_length(samples: int, rate: int, channels: int):
+    """Refuses a sound that is too long, or has too many channels."""
+    most = MAX_SECONDS * min(rate, HIGHEST_RATE)
+    if samples > most:
+        raise ValueError(
+            f"the sound has {samples} samples, {samples / rate:.6g} seconds; at most {most / rate:.6g} are read: cut "
+            "it before."
+        )
+    if channels > MAX_CHANNELS:
+        raise ValueError(f"the sound has {channels} channels; at most {MAX_CHANNELS} are read.")
+
+
+def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """Samples at another rate.
+
+    Args:
+        samples: `(S,)` float32.
+        rate, wanted: samples a second, before and after.
+
+    Raises:
+        ValueError: the two have so small a common divisor that the filter would be too large.
+    """
+    common = math.gcd(rate, wanted)
+    taps = 20 * max(rate, wanted) // common + 1
+    if taps > MAX_TAPS:
+        raise ValueError(
+            f"resampling from {rate} to {wanted} needs a filter of {taps} numbers; at most {MAX_TAPS} are allowed: "
+            "bring the sound to a usual rate, such as 16000 or 48000, before."
+        )
+    try:
+        from scipy.signal import resample_poly
+    except ImportError as error:
+        raise ImportError(f"Resampling from {rate} to {wanted} needs `pip install scipy`.") from error
+    return resample_poly(samples, wanted // common, rate // common).astype(np.float32)
 
 
 def limit_seconds(extractor, seconds: int):

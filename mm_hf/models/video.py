@@ -4,10 +4,13 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
+
+from .files import regular_file
+from .image import open_image
 
 
 def chosen_frames(count: int, wanted: int) -> list[int]:
@@ -21,12 +24,14 @@ def chosen_frames(count: int, wanted: int) -> list[int]:
     return [(2 * part + 1) * count // (2 * wanted) for part in range(wanted)]
 
 
-def load_frames(source: Any, num_frames: int) -> list[Image.Image]:
+def load_frames(source: Any, num_frames: int, background: str | Sequence[int] | None = "white") -> list[Image.Image]:
     """Reads the frames that stand for a video.
 
     Args:
-        source: path or bytes of a file that PyAV reads; or its frames, as a list of pictures.
+        source: path or bytes of a file that PyAV reads, or a dict of `bytes` and `path`; or its frames, as a list of
+            pictures, see `open_image`.
         num_frames: how many are wanted.
+        background: see `open_image`.
 
     Returns:
         as many pictures, RGB, in their order.
@@ -40,9 +45,13 @@ def load_frames(source: Any, num_frames: int) -> list[Image.Image]:
     if isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
         if not source:
             raise ValueError("the video has no frame.")
-        return [source[place].convert("RGB") for place in chosen_frames(len(source), num_frames)]
-    if not isinstance(source, bytes) and not os.path.exists(source):
-        raise ValueError(f"the video cannot be read: there is no file {os.fspath(source)!r}.")
+        return [open_image(source[place], background) for place in chosen_frames(len(source), num_frames)]
+    if isinstance(source, Mapping):
+        source = source.get("path") if source.get("bytes") is None else source["bytes"]
+    if not isinstance(source, bytes):
+        if not isinstance(source, (str, os.PathLike)):
+            raise ValueError(f"this is no video, with neither bytes nor a path: {source!r:.80}.")
+        source = regular_file(source, "video")
     try:  # the library asks users of a checkpoint for all that is imported in any other way
         import av
     except ImportError as error:
@@ -52,6 +61,7 @@ def load_frames(source: Any, num_frames: int) -> list[Image.Image]:
         wanted = chosen_frames(count, num_frames) if count else []
         found: dict[int, Image.Image] = {}
         with open_video(av, source) as container:
+            check_size(container.streams.video[0])
             for place, frame in enumerate(container.decode(video=0)):
                 if place in wanted:
                     found[place] = frame.to_image()
@@ -68,6 +78,13 @@ def load_frames(source: Any, num_frames: int) -> list[Image.Image]:
 def open_video(av: Any, source: Any) -> Any:
     """The container of a file."""
     return av.open(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source))
+
+
+def check_size(stream: Any):
+    """Refuses frames of more pixels than a picture may have."""
+    width, height, limit = stream.width or 0, stream.height or 0, Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > 2 * limit:
+        raise ValueError(f"frames of {width} × {height} pixels; at most {2 * limit} are read")
 
 
 def count_frames(av: Any, source: Any) -> int:

@@ -219,7 +219,7 @@ def test_skipping_changes_nothing_for_good_rows(skipping, collator):
 def test_a_broken_picture_of_several_rows_is_decoded_once(skipping, monkeypatch):
     calls = []
     real = PILImage.open
-    monkeypatch.setattr(PILImage, "open", lambda source: calls.append(1) or real(source))
+    monkeypatch.setattr(PILImage, "open", lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs))
     red = picture("red")
     batch = skipping(rows([BROKEN, red, BROKEN, red], ["a", "b", "c", "d"], [1, 1, 1, 0]))
     assert len(calls) == 2  # a good one of several rows, too

@@ -58,7 +58,9 @@ def test_a_file_its_bytes_and_its_frames_are_one_video(clip, tmp_path):
     assert places == sorted(places)
     assert places[3] - places[0] > 10
     whole = load_frames(clip, FRAMES)
-    for source in (str(tmp_path / "clip.mp4"), tmp_path / "clip.mp4", whole):
+    path = tmp_path / "clip.mp4"
+    dicts = [{"bytes": clip, "path": None}, {"bytes": None, "path": str(path)}]
+    for source in (str(path), path, *dicts, whole, [np.asarray(frame) for frame in whole]):
         found = load_frames(source, 4)
         assert all(np.array_equal(one, other) for one, other in zip(found, frames))
     assert len(load_frames(clip, 40)) == 40
@@ -71,11 +73,22 @@ def test_a_file_its_bytes_and_its_frames_are_one_video(clip, tmp_path):
         ("nowhere.mp4", 4, "there is no file 'nowhere.mp4'"),
         ([], 4, "the video has no frame"),
         (b"", 0, "num_frames must be at least 1, got 0"),
+        ({"bytes": None, "path": None}, 4, "neither bytes nor a path"),
+        ("/dev/zero", 4, "cannot be read: '/dev/zero' is a folder, a pipe or a device"),
+        ("/", 4, "cannot be read: '/' is a folder"),
+        ([b"none"], 4, "cannot be read"),
+        ([np.full((4, 4), np.nan)], 4, "no finite numbers"),
     ],
 )
 def test_what_is_no_video(source, frames, message):
     with pytest.raises(ValueError, match=message):
         load_frames(source, frames)
+
+
+def test_frames_of_too_many_pixels(clip, monkeypatch):
+    monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="at most 200"):
+        load_frames(clip, 4)
 
 
 def test_a_video_that_breaks_off(clip):

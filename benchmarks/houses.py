@@ -6,9 +6,9 @@
 The archive is that of Ahmed and Moustafa (2016, arXiv 1609.08399): `Houses Dataset/` with `HousesInfo.txt` and four
 photographs a house. Each fusion is trained on the logarithm of the price, on dollars, and on thousands of dollars,
 which have to come to the same prices as dollars. All are measured by the RMSE of log10 of the price on the test part;
-a prediction that is not positive is counted, and taken for the lowest price of the training rows. The guess is the mean of the training rows, the straight line
-scikit-learn's ridge on the table and the pooled features of the same frozen encoder, its strength chosen on the
-validation part. The figures stay in `results/houses.json`.
+a prediction that is not positive is counted, and taken for one dollar. The guess is the mean of the training rows, the
+straight line scikit-learn's ridge on the table, on the pooled features of the same frozen encoder and on both, its
+strength chosen on the validation part. The figures stay in `results/houses.json`.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def run(job: Job, unit: str) -> dict[str, Any]:
     dollars, truth = to_dollars(predictions.logits, unit), to_dollars(predictions.labels, unit)
     return {
         "rmse_log10": error_of(dollars, truth),
-        "not_positive": int((dollars < 1).sum()),
+        "not_positive": int((dollars <= 0).sum()),
         "steps": history["learning rate"][-1][0],
         "predictions": [round(value, 2) for value in dollars.tolist()],
     }

@@ -160,7 +160,7 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         splits,
         label2id,
         problem_type,
-        processor=build_processor(model_args, data_args, splits["train"]),
+        processor=build_processor(model_args, data_args, splits["train"], train_args.defaults_version),
         bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),
     )
     if job.transcribes and job.processor.tokenizer is None:
@@ -304,7 +304,9 @@ def loss_arguments(job: Job, among_others: bool = False) -> dict[str, Any]:
     return losses
 
 
-def build_processor(model_args: ModelArguments, data_args: DataArguments, train: Any) -> MMFusionProcessor:
+def build_processor(
+    model_args: ModelArguments, data_args: DataArguments, train: Any, defaults_version: int
+) -> MMFusionProcessor:
     """The encoders' own processors, with the sizes that the recipe asks for, and what the columns of the table and the
     channels of time series are like in the training part."""
     encoders = {name: getattr(model_args, f"{name}_encoder") for name in PRETRAINED_MODALITIES}
@@ -321,7 +323,7 @@ def build_processor(model_args: ModelArguments, data_args: DataArguments, train:
         max_audio_seconds=model_args.max_audio_seconds,
         table_schema=schema,
         series_scaler=fit_series(train, data_args) if data_args.series_column else None,
-        image_background=model_args.image_background or "white",
+        image_background=model_args.image_background or ("white" if defaults_version > 1 else None),
     )
     if model_args.image_size is not None:
         processor.image_processor.size = {"height": model_args.image_size, "width": model_args.image_size}

@@ -200,11 +200,11 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             **kwargs,
         )
 
-        if "query_modality" not in fusion_module_config and config.fusion_module_config.query_modality == "vision":
+        asks = config.fusion_module_config.query_modality
+        if "query_modality" not in fusion_module_config and asks == "vision" and config.tabular_config is not None:
             # A row of a table asks pictures with a handful of tokens, pictures ask it with hundreds.
-            if config.tabular_config is not None:
-                config.fusion_module_config.query_modality = "tabular"
-                config.validate_architecture()
+            config.fusion_module_config.query_modality = "tabular"
+            config.validate_architecture()
 
         with torch.device("meta"):
             skeleton = cls(config)

@@ -101,8 +101,10 @@ def test_a_run_names_the_ground(flags, background, tmp_path):
     ViTModel(ViTConfig(**tiny.PATCHES)).save_pretrained(tmp_path)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     words = ["--dataset", "rows.csv", "--image_column", "image", "--vision_encoder", str(tmp_path), *flags]
-    _, model_args, data_args, _ = parse_arguments("", words)
-    processor = build_processor(model_args, data_args, None)
+    _, model_args, data_args, train_args = parse_arguments("", words)
+    processor = build_processor(model_args, data_args, None, train_args.defaults_version)
     assert (processor.image_background, processor.image_channels) == (background, 3)
     with pytest.raises(ValueError, match=r"image_background.*no colour"):
-        build_processor(replace(model_args, image_background="no colour"), data_args, None)
+        build_processor(replace(model_args, image_background="no colour"), data_args, None, 2)
+    if not flags:  # a run of before knew no ground
+        assert build_processor(model_args, data_args, None, 1).image_background is None

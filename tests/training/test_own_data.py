@@ -451,7 +451,12 @@ def classes(rows):
 @pytest.mark.parametrize(
     ("change", "problem", "metric", "floors"),
     [
-        (numbers, "regression: min / mean / max ", "rmse", {"text_only", "image_only", "shuffled_pairs"}),
+        (
+            numbers,
+            "regression: min / mean / max ",
+            "rmse",
+            {"mean", "mae_of_median", "text_only", "image_only", "shuffled_pairs"},
+        ),
         (name_lists, "multi label classification, ", "f1_micro", set()),
         (classes, "single label classification, ", "accuracy", set()),
     ],
@@ -463,6 +468,9 @@ def test_other_labels(start, questions, tmp_path, change, problem, metric, floor
     assert f"  labels    {problem}" in ran.out
     assert f"test {metric}" in ran.out
     assert set(ran.results["floors"]) == floors
+    assert ran.out.strip().splitlines()[-1] == ran.results["verdict"]  # the last line of the run
+    assert ("beat the constant guess: rmse" in ran.results["verdict"].replace("beats", "beat")) == bool(floors)
+    assert ran.results["verdict"] in (ran.folder / "README.md").read_text()
     answer = mm_hf.pipeline(model=ran.folder)({"image": str(tmp_path / "mine/photos/3.png"), "text": "is it red?"})
     names = [entry["label"] for entry in answer]
     assert len(names) == 1 if metric == "rmse" else set(names) <= set(ran.job.label2id)

@@ -50,7 +50,7 @@ TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "?", ".", *WORDS]
 NAMES = {"image": "photo", "path": "photo", "text": "text", "sound": "sound", "table": "age", "series": "readings"}
 PARTS = {"image": "images", "path": "images", "text": "text", "sound": "audio", "table": "table", "series": "series"}
 KEYS = {"image": "image", "path": "image", "text": "text", "sound": "audio", "table": "table", "series": "series"}
-QUOTAS = {"image": 170, "path": 80, "text": 90, "table": 80, "sound": 70, "series": 60, "label": 30, "file": 20}
+KINDS = ("image", "path", "text", "sound", "table", "series", "label", "file")
 
 
 @dataclass
@@ -295,8 +295,6 @@ def run_object(case: Case, world: World) -> Outcome:
 
 # The plan: which cases there are, and which of them stand for the others
 
-KINDS = list(QUOTAS)
-
 
 def forms(kind: str, route: str, seed: int, folder: Path) -> dict[str, Case]:
     """All cases of a kind on a route, with what the seed draws; files that they need are written into the folder."""
@@ -310,21 +308,15 @@ def forms(kind: str, route: str, seed: int, folder: Path) -> dict[str, Case]:
     return {form: Case(kind, form, route, seed, **{"means": [], **case}) for form, case in found.items()}
 
 
-def plan(folder: Path) -> list[tuple[str, str, str, int]]:
-    """600 cases, as kind, form, route and seed: of each kind as many as `QUOTAS` says, every form on every route
-    before any comes again with other contents. The order is drawn."""
+def plan(folder: Path, seed: int = 0) -> list[tuple[str, str, str, int]]:
+    """All cases of a seed, as kind, form, route and seed: every form on every route that can carry it, those of a kind
+    in an order that is drawn. Another seed draws other contents."""
     found = []
-    for kind, quota in QUOTAS.items():
-        own: list[tuple[str, str, str, int]] = []
+    for kind in KINDS:
         routes = ROUTES.get(kind, ("direct",))
-        known = {route: list(forms(kind, route, 0, scratch(folder, kind, route))) for route in routes}
-        for seed in range(100):
-            added = [(kind, form, route, seed) for route in routes for form in known[route]]
-            np.random.default_rng([7, seed]).shuffle(added)
-            own += [(kind, str(form), str(route), int(number)) for _, form, route, number in added]
-            if len(own) >= quota:
-                break
-        found += own[:quota]
+        own = [(form, route) for route in routes for form in forms(kind, route, seed, scratch(folder, kind, route))]
+        order = np.random.default_rng([7, seed]).permutation(len(own)).tolist()
+        found += [(kind, *own[place], seed) for place in order]
     return found
 
 
@@ -335,9 +327,9 @@ def scratch(folder: Path, *names: Any) -> Path:
     return own
 
 
-def some(entries: list[tuple[str, str, str, int]], share: int) -> list[tuple[str, str, str, int]]:
-    """Every so many-th case of each kind."""
-    return [entry for kind in KINDS for entry in [entry for entry in entries if entry[0] == kind][::share]]
+def some(entries: list[tuple[str, str, str, int]], count: int) -> list[tuple[str, str, str, int]]:
+    """So many of the cases, of each kind in proportion."""
+    return [entries[place * len(entries) // count] for place in range(count)]
 
 
 def run(entries: list[tuple[str, str, str, int]], world: World, folder: Path) -> list[str]:

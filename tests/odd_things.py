@@ -22,7 +22,9 @@ import soundfile
 import torch
 from PIL import Image
 
-from mm_hf.data import Columns, label_tensor, load_splits
+from mm_hf import MMFusionProcessor
+from mm_hf.data import Columns, MultimodalCollator, Rows, label_tensor, load_splits
+from mm_hf.models.tabular import TableSchema
 
 
 RATE = 8000
@@ -102,16 +104,12 @@ def over_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(ground, picture.convert("RGBA")).convert("RGB")
 
 
-def with_alpha(picture: Image.Image, generator: np.random.Generator, mode: str = "RGBA") -> Image.Image:
+def with_alpha(picture: Image.Image, mode: str = "RGBA") -> Image.Image:
     """The picture with half of it transparent, and colours hidden there."""
     alpha = np.full((picture.height, picture.width), 255, np.uint8)
     alpha[:, picture.width // 2 :] = 0
-    seen = picture.convert("L") if mode == "LA" else picture
-    return (
-        Image.fromarray(np.dstack([np.asarray(seen), alpha]), mode)
-        if mode != "LA"
-        else Image.merge("LA", [seen, Image.fromarray(alpha)])
-    )
+    seen = picture.convert(mode.removesuffix("A"))
+    return Image.merge(mode, [*seen.split(), Image.fromarray(alpha)])
 
 
 def grey(picture: Image.Image) -> np.ndarray:
@@ -122,7 +120,7 @@ def image_files(generator: np.random.Generator) -> dict[str, Form]:
     """Pictures in files: bytes, suffix, what they mean."""
     picture = draw_picture(generator)
     level = grey(picture)
-    transparent, half_grey = with_alpha(picture, generator), with_alpha(picture, generator, "LA")
+    transparent, half_grey = with_alpha(picture), with_alpha(picture, "LA")
     palette = picture.quantize(12)
     jpeg = saved(picture, "JPEG")
     as_grey = Image.fromarray(level)
@@ -205,7 +203,7 @@ def image_objects(generator: np.random.Generator, folder: Path) -> dict[str, For
     picture = draw_picture(generator)
     array, level = np.asarray(picture), grey(picture)
     as_grey = Image.fromarray(level).convert("RGB")
-    transparent = with_alpha(picture, generator)
+    transparent = with_alpha(picture)
     file = folder / f"own {generator.integers(10**9)}.png"
     file.write_bytes(saved(picture, "PNG"))
     turned = Image.open(io.BytesIO(saved(picture, "PNG", exif=exif(6))))
@@ -239,7 +237,6 @@ def image_objects(generator: np.random.Generator, folder: Path) -> dict[str, For
         "no such file": str(folder / "nowhere.png"),
         "a folder": str(folder),
         "a word": "picture",
-        "an empty word": "",
         "no bytes": b"",
         "a number": 3,
         "nothing in it": np.zeros((0, 0, 3), np.uint8),
@@ -254,6 +251,7 @@ def image_objects(generator: np.random.Generator, folder: Path) -> dict[str, For
         form: {"odd": odd, "means": [means], "tolerance": NEAR if "float" in form or "doubles" in form else EXACT}
         for form, (odd, means) in found.items()
     }
+    cases["an empty word"] = {"odd": "", "means": [None], "refused": True}
     return cases | {form: {"odd": odd, "refused": True} for form, odd in wrong.items()}
 
 
@@ -418,7 +416,6 @@ def table_objects(generator: np.random.Generator) -> dict[str, Form]:
         "too large for float32": 1e39,
         "far too large": 10**400,
         "a word": "old",
-        "an empty cell": "",
         "a list": [age],
         "a dict": {"age": age},
         "a date": datetime.date(2020, 1, 1),
@@ -432,6 +429,7 @@ def table_objects(generator: np.random.Generator) -> dict[str, Form]:
     }.items():
         means = [row] if form == "digits" else []
         cases[form] = {"odd": {"age": value, "town": town}, "means": means, "refused": True}
+    cases["an empty cell"] = {"odd": {"age": "", "town": town}, "means": [{"town": town}], "refused": True}
     cases["true"] = {"odd": {"age": True, "town": town}, "means": [{"age": 1.0, "town": town}], "refused": True}
     return cases
 
@@ -580,7 +578,8 @@ def series_objects(generator: np.random.Generator) -> dict[str, Form]:
 
 def labels(generator: np.random.Generator) -> dict[str, Form]:
     """Labels of one row, beside those of a clean one, as the loss takes them."""
-    classes = {name: number for number, name in enumerate(generator.permutation(["a", "b", "01", "1", "yes", "no"]))}
+    names_ = ["a", "b", "01", "1", "yes", "no"]
+    classes = {str(name): number for number, name in enumerate(generator.permutation(names_))}
     single, several = "single_label_classification", "multi_label_classification"
     number = float(np.float32(generator.normal()))
     first = next(iter(classes))
@@ -593,9 +592,8 @@ def labels(generator: np.random.Generator) -> dict[str, Form]:
         def read(folder: Path) -> Any:
             rows = [{"y": y, "row_id": row, "split": "train"} for row, y in enumerate((clean, value))]
             label = label_tensor(rows, "y", names, problem_type)[1]
-            return (
-                "missing" if (label.isnan().any() if label.is_floating_point() else label == -100) else label.tolist()
-            )
+            missing = label.isnan().any() if label.is_floating_point() else label == -100
+            return "missing" if missing else label.tolist()
 
         found[form] = {
             "run": read,
@@ -651,7 +649,29 @@ def labels(generator: np.random.Generator) -> dict[str, Form]:
     }.items():
         add(form, value, several)
     add("a list of none", [None], several)
+
+    collator = MultimodalCollator(table_processor(), Columns(table=["age"], label="y", weight="w"))
+    wrong = {"infinite": math.inf, "none": None, "not a number": math.nan, "below zero": -1.0, "too large": 1e39}
+    for form, value in {"one half": 0.5, "zero": 0.0, **wrong}.items():
+
+        def weigh(folder: Path, value: Any = value) -> Any:
+            rows = [
+                {"age": 1.0, "y": 1.0, "w": w, "row_id": row, "split": "train"} for row, w in enumerate((1, value))
+            ]
+            return collator(rows)["sample_weight"].tolist()[1]
+
+        found[f"weight, {form}"] = {
+            "run": weigh,
+            "means": [] if form in wrong else [value],
+            "refused": form in wrong,
+            "names": r"\brow 1\b.*\bw\b",
+        }
     return found
+
+
+def table_processor() -> MMFusionProcessor:
+    """Of one column of numbers."""
+    return MMFusionProcessor(table_schema=TableSchema({"age": (50.0, 25.0)}))
 
 
 def files(generator: np.random.Generator) -> dict[str, Form]:
@@ -701,7 +721,7 @@ def files(generator: np.random.Generator) -> dict[str, Form]:
         [[("größe", "a"), *want[1:]]],
         refused="rows.csv",
     )
-    add("a zip", {"rows.csv": zipped(plain)}, [], refused="rows.csv")
+    add("a zip", {"rows.csv": zipped(plain)}, [want], refused="rows.csv")
     add("json lines", {"rows.jsonl": json_lines}, [want])
     add("empty lines of json", {"rows.jsonl": json_lines.replace("\n", "\n\n")}, [want], refused="rows.jsonl")
     add("a list of json", {"rows.json": json.dumps(rows)}, [want])
@@ -731,6 +751,20 @@ def files(generator: np.random.Generator) -> dict[str, Form]:
         refused="genre.*test|test.*genre",
         open_=".",
     )
+    for value in ("unknown", "inf", "1e400"):
+
+        def collate(folder: Path, value: str = value) -> Any:
+            ages = [value if row == 57 else f"{row}" for row in range(100)]
+            (folder / "rows.csv").write_text("age,x\n" + "".join(f"{age},1\n" for age in ages))
+            part = load_splits(folder / "rows.csv", Columns(table=["age"]), validation_fraction=0, test_fraction=0)
+            collator = MultimodalCollator(table_processor(), Columns(table=["age"]), on_error="skip")
+            batch = collator(Rows(part["train"], "train").__getitems__(range(100)))
+            bad = [(entry["row"], entry["column"]) for entry in batch["bad_rows"]]
+            good = batch["numerical_values"].flatten() * 25 + 50
+            return bad, [round(age) for age in good.tolist()]
+
+        means = ([(57, "age")], [row for row in range(100) if row != 57])
+        found[f"{value} among numbers"] = {"run": collate, "means": [means], "names": "."}
     return found
 
 

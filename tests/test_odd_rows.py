@@ -1,5 +1,5 @@
-"""600 odd rows from a seed, 100 in the ordinary run: each is answered as what it means, or refused by name, see
-`odd_rows`."""
+"""Odd rows from a seed, more than 600, and 100 of them in the ordinary run: each is answered as what it means, or
+refused by name, see `odd_rows`."""
 
 import importlib.util
 import itertools
@@ -18,7 +18,7 @@ for name in ("odd_things", "odd_rows"):  # tests are no package
     sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[name])
 
-from odd_rows import KINDS, QUOTAS, Case, Outcome, World, judge, plan, run, some  # noqa: E402
+from odd_rows import KINDS, Case, Outcome, World, judge, plan, run, some  # noqa: E402
 from odd_things import ANY, CLEAN, EXACT, NEAR, ROUTES  # noqa: E402
 
 
@@ -47,7 +47,7 @@ def entries(tmp_path_factory) -> list:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_some_odd_rows(kind, entries, world, tmp_path):
-    chosen = [entry for entry in some(entries, 6) if entry[0] == kind]
+    chosen = [entry for entry in some(entries, 100) if entry[0] == kind]
     faults = run(chosen, world, tmp_path)
     assert not faults, f"{len(faults)} of {len(chosen)}:\n" + "\n".join(faults)
 
@@ -61,9 +61,10 @@ def test_all_odd_rows(kind, entries, world, tmp_path):
 
 
 def test_the_plan(entries, tmp_path):
-    assert len(set(entries)) == len(entries) == 600
-    assert len(some(entries, 6)) >= 100
-    assert Counter(kind for kind, *_ in entries) == QUOTAS
+    assert len(set(entries)) == len(entries) >= 600
+    assert len(set(some(entries, 100))) == 100
+    for kind, count in Counter(kind for kind, *_ in some(entries, 100)).items():
+        assert count >= 2, kind
     for kind, routes in ROUTES.items():
         assert {route for own, _, route, _ in entries if own == kind} == set(routes)
     assert plan(tmp_path) == entries  # the seed says it all

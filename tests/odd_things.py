@@ -634,7 +634,8 @@ def labels(generator: np.random.Generator) -> dict[str, Form]:
     add("not a number", math.nan, "regression", "missing")
     for form, value in {"infinite": math.inf, "minus infinite": -math.inf, "too large for float32": 1e39}.items():
         add(form, value, "regression")
-    for form, value in {"a word": "old", "digits": "7", "far too large": 10**400, "a dict": {}, "complex": 1j}.items():
+    add("digits", "7", "regression", 7.0, refused=True)
+    for form, value in {"a word": "old", "far too large": 10**400, "a dict": {}, "complex": 1j}.items():
         add(form, value, "regression")
     add("several", ["a"], several, one_hot)
     add("twice", ["a", "a"], several, one_hot)

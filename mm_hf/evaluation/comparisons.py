@@ -15,6 +15,7 @@ CONSTANTS = {
     "mae_of_median": "the median for every row",
     "constant_guess": "the best constants of all tasks",
     "chance_mean_recall": "a search that knows nothing",
+    "chance_recall_at_1": "a search that knows nothing",
 }
 NO_FLOORS = "No floor was measured, so nothing says whether this score is better than a guess."
 

@@ -76,10 +76,10 @@ def finish(job: Job, fit: Fit, history: dict[str, list]):
     job.seconds["evaluate"] = time.perf_counter() - started
     job.say(f"test: {json.dumps(report['metrics'])}")
 
-    floors: list[Floor] = []
+    started, streams = time.perf_counter(), isinstance(job.splits["train"], IterableDataset)
+    # The constant guess costs nothing but for a stream, which is read again: the verdict needs it in any case.
+    floors = constant_floors(job, predictions) if job.train_args.floors or not streams else []
     if job.train_args.floors:
-        started = time.perf_counter()
-        floors = constant_floors(job, predictions)
         floors += [] if job.searches else measure_floors(job, fit)
         results["floors"] = {name: value for name, _, value in floors if name != WER_OF_MAJORITY}
         if job.searches:

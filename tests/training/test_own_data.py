@@ -469,7 +469,8 @@ def test_other_labels(start, questions, tmp_path, change, problem, metric, floor
     assert f"test {metric}" in ran.out
     assert set(ran.results["floors"]) == floors
     assert ran.out.strip().splitlines()[-1] == ran.results["verdict"]  # the last line of the run
-    assert ("beat the constant guess: rmse" in ran.results["verdict"].replace("beats", "beat")) == bool(floors)
+    assert f"beat the constant guess: {metric.replace('_', ' ')}" in ran.results["verdict"].replace("beats", "beat")
+    assert {found["floor"] for found in ran.results["comparisons"] if not found["constant"]} <= floors
     assert ran.results["verdict"] in (ran.folder / "README.md").read_text()
     answer = mm_hf.pipeline(model=ran.folder)({"image": str(tmp_path / "mine/photos/3.png"), "text": "is it red?"})
     names = [entry["label"] for entry in answer]

@@ -140,6 +140,8 @@ def plot_finds(
         for axes, (picture, caption, right) in zip(line[1:], finds):
             if picture is not None:
                 axes.imshow(picture)
+            else:
+                axes.text(0.5, 0.5, NO_PICTURE, ha="center", va="center", fontsize=8, color=GREY)
             color = "black" if right is None else GREEN if right else RED
             lines = textwrap.wrap(drawable(caption, 60), 24)
             axes.set_title("\n".join(lines), fontsize=8, color=color, parse_math=False)

@@ -40,6 +40,7 @@ from mm_hf.evaluation import (
     group_codes,
     has_label,
     majority_answer,
+    median_answer,
     predict,
     rounded,
     rows_without,
@@ -52,7 +53,7 @@ from training.arguments import DatasetArguments
 from training.job import ROOT, Job, run
 from training.measure import OtherPictures
 from training.open_checkpoint import EvaluateArguments, open_checkpoint, parse_arguments
-from training.run_folder import git_commit, hardware, picture_and_text, short_name, versions, write_json
+from training.run_folder import git_commit, hardware, no_picture, picture_and_text, short_name, versions, write_json
 
 
 SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
@@ -176,7 +177,7 @@ def write_task(
 
     known = None if learned is None else own(learned)
     outputs = len(job.label2id) if job.writes else logits.shape[1]
-    own_floors = {"majority": majority_floor(task, labels, known, outputs)}
+    own_floors = constant_floors(task, labels, known, outputs)
     own_floors |= {floor: (answers(values), notes) for floor, (values, notes) in floors.items()}
     own_curves = {
         modality: [(share, answers(values)) for share, values in points] for modality, points in curves.items()
@@ -188,16 +189,27 @@ def write_task(
     write_evaluation(args, data_args, task, name, labelled, logits, labels, units, own_floors, own_curves)
 
 
-def majority_floor(
+def constant_floors(
     job: Job, labels: torch.Tensor, learned: torch.Tensor | None, outputs: int
-) -> tuple[torch.Tensor, dict[str, str]]:
-    """The best answer that looks at no row, for each row, and where it is from."""
-    usable = learned is not None and has_label(learned, job.problem_type).any()
-    answer = majority_answer(learned if usable else labels, job.problem_type, outputs)
+) -> dict[str, tuple[torch.Tensor, dict[str, str]]]:
+    """By name the best answer that looks at no row, for each row, and where it is from. Of numbers there are two, one
+    for the RMSE and one for the MAE."""
+    usable = learned is not None and bool(has_label(learned, job.problem_type).any())
+    known = learned if learned is not None and usable else labels
     source = "train" if usable else "the evaluated rows"
-    what = "the mean" if job.problem_type == "regression" else "the most frequent answer"
-    shape = (len(labels),) if answer.ndim == 0 else (len(labels), outputs)
-    return answer.expand(shape), {"meaning": f"{what} of {source}, for every row", "from": source}
+    answer = majority_answer(known, job.problem_type, outputs)
+    if job.problem_type != "regression":
+        what = "the labels that together fit best" if answer.ndim else "the most frequent answer"
+        shape = (len(labels), outputs) if answer.ndim else (len(labels),)
+        return {"majority": (answer.expand(shape), {"meaning": f"{what} of {source}, for every row", "from": source})}
+    found = {"mean": (answer, "rmse", "the mean"), "mae_of_median": (median_answer(known), "mae", "the median")}
+    return {
+        name: (
+            answer.expand(len(labels), outputs),
+            {"meaning": f"{what} of {source}, for every row", "from": source, "metric": metric},
+        )
+        for name, (answer, metric, what) in found.items()
+    }
 
 
 def nearest_pictures(job: Job, rows: Rows) -> torch.Tensor:
@@ -293,7 +305,8 @@ def write_evaluation(
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
     answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
-    pictures = draw(staged, report, names, answers, targets, [picture for picture, _ in looks])
+    shown = [picture for picture, _ in looks]
+    pictures = draw(staged, report, names, answers, targets, shown, no_picture(job.collator))
     write_page(staged / "report.html", f"Evaluation of {job.name}", facts(report), report, pictures)
     if (job.output_dir / "evaluation.json").exists():  # what an earlier evaluation left, and this one has not
         for file in PICTURES if job.bad_rows.entries else (*PICTURES, "bad_rows.jsonl"):
@@ -304,6 +317,7 @@ def write_evaluation(
     write_json(job.output_dir / "evaluation.json", report)
     print(f"\n{job.name}" if report["model_class"] == "MMFusionForMultiTask" else "", table(report, name), sep="")
     print(f"written: {job.output_dir / 'report.html'}")
+    print(report["verdict"])  # last: what is to be remembered
 
 
 def facts(report: dict[str, Any]) -> dict[str, str]:

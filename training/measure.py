@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,8 +14,19 @@ from accelerate.utils import set_seed
 from datasets import Dataset, IterableDataset
 
 from mm_hf import MMFusionPreTrainedModel
-from mm_hf.data import BatchLoader, Columns, MultimodalCollator, Rows
-from mm_hf.evaluation import Predictions, chance_recall, majority_accuracy, predict
+from mm_hf.data import BadRowError, BatchLoader, Columns, MultimodalCollator, Rows, label_tensor
+from mm_hf.evaluation import (
+    Predictions,
+    chance_mean_recall,
+    chance_recall,
+    compare,
+    constant_logits,
+    has_label,
+    majority_answer,
+    median_answer,
+    predict,
+    verdict,
+)
 from training.arguments import TrainArguments
 from training.job import ROOT, Job
 from training.run_folder import git_commit, hardware, versions, write_run
@@ -23,6 +35,10 @@ from training.set_up import merge_adapters
 
 # Trains a model in place: (job, model, collator, arguments) -> points of (step, value) by name.
 Fit = Callable[[Job, MMFusionPreTrainedModel, MultimodalCollator, TrainArguments], dict[str, list]]
+# Of one floor its name, the name of its metric, and its value.
+Floor = tuple[str, str, float]
+WER_OF_MAJORITY = "wer_of_majority"  # compared, but not in `floors`, whose texts are by chrF
+STREAMED_LABELS = 10_000  # rows of a stream that the constant guess is learned from: a stream has no known end
 
 
 def evaluate(
@@ -60,12 +76,17 @@ def finish(job: Job, fit: Fit, history: dict[str, list]):
     job.seconds["evaluate"] = time.perf_counter() - started
     job.say(f"test: {json.dumps(report['metrics'])}")
 
+    started, streams = time.perf_counter(), isinstance(job.splits["train"], IterableDataset)
+    # The constant guess costs nothing but for a stream, which is read again: the verdict needs it in any case.
+    floors = constant_floors(job, predictions) if job.train_args.floors or not streams else []
     if job.train_args.floors:
-        started = time.perf_counter()
-        results["floors"] = (
-            chance_recall(predictions.labels) if job.searches else measure_floors(job, fit, predictions)
-        )
+        floors += [] if job.searches else measure_floors(job, fit)
+        results["floors"] = {name: value for name, _, value in floors if name != WER_OF_MAJORITY}
+        if job.searches:
+            results["floors"] = chance_recall(predictions.labels) | results["floors"]
         job.seconds["floors"] = time.perf_counter() - started
+    results["comparisons"] = compare(report["metrics"], floors)
+    results["verdict"] = verdict(results["comparisons"])
 
     recipe = {"name": job.name, **vars(job.model_args), **vars(job.data_args), **vars(job.train_args)}
     results |= {
@@ -84,27 +105,82 @@ def finish(job: Job, fit: Fit, history: dict[str, list]):
     job.accelerator.end_training()
 
 
-def measure_floors(job: Job, fit: Fit, predictions: Predictions) -> dict[str, float]:
-    """What the score must be held against: the most frequent label, each modality alone, and wrong pairs.
+def constant_floors(job: Job, predictions: Predictions) -> list[Floor]:
+    """What the best answer scores that looks at no row, see `majority_answer`: learned from the labels of the training
+    part, measured on the test part, for each task; of a search what an order drawn at random finds.
+
+    Args:
+        job: the run.
+        predictions: of the model, for the test part.
+    """
+    if job.searches:
+        return [("chance_mean_recall", "mean_recall", chance_mean_recall(predictions.labels))]
+    guesses: dict[str, torch.Tensor] = {}
+    medians: dict[str, torch.Tensor] = {}
+    for task in job.alone():
+        column = task.columns.label
+        try:
+            labels = training_labels(task)
+        except Exception as error:  # each reader raises its own types, and the model is trained by now
+            job.say(f"no constant guess: the labels of train cannot be read again ({type(error).__name__}: {error})")
+            return []
+        if task.writes:
+            texts = [tuple(tokens) for tokens in labels.tolist()]
+            (answer, _), *_ = Counter(text for text in texts if set(text) != {-100}).most_common(1)
+            answers = torch.tensor(answer).expand(len(predictions.labels), -1)
+            metrics = job.metrics(answers, predictions.labels)["metrics"]
+            return [("majority", "chrf", metrics["chrf"]), (WER_OF_MAJORITY, "wer", metrics["wer"])]
+        logits = predictions.logits[column] if job.tasks else predictions.logits
+        if not has_label(labels, task.problem_type).any():
+            job.say(f"no constant guess: none of the first {len(labels):,} rows of train has a label in {column!r}")
+            return []
+        answer = majority_answer(labels, task.problem_type, logits.shape[1])
+        guesses[column] = constant_logits(answer, task.problem_type, *logits.shape)
+        if task.problem_type == "regression":
+            medians[column] = constant_logits(median_answer(labels), task.problem_type, *logits.shape)
+    if not job.tasks:
+        (column,) = guesses
+        name = "mean" if medians else "majority"
+        floors = floor_of(job, name, job.metrics(guesses[column], predictions.labels))
+        for values in medians.values():
+            floors.append(("mae_of_median", "mae", job.metrics(values, predictions.labels)["metrics"]["mae"]))
+        return floors
+    report = job.metrics(guesses, predictions.labels)["metrics"]
+    floors = [("constant_guess", "score", report["score"])]
+    for task, metric in job.task_metrics().items():
+        floors.append((f"{task}_{'mean' if task in medians else 'majority'}", metric, report[metric]))
+    if medians:
+        report = job.metrics({**guesses, **medians}, predictions.labels)["metrics"]
+        floors += [(f"{task}_mae_of_median", f"{task}_mae", report[f"{task}_mae"]) for task in medians]
+    return floors
+
+
+def training_labels(job: Job) -> torch.Tensor:
+    """The labels of the training part, of a stream those of its first rows. Bad ones are missing: the training has
+    judged them."""
+    part, column = job.splits["train"], job.columns.label
+    bad: list[BadRowError] = []
+    if isinstance(part, IterableDataset):
+        found = islice(part.select_columns([column]), STREAMED_LABELS)
+        rows = [{**row, "row_id": place, "split": "train"} for place, row in enumerate(found)]
+    else:
+        rows = job.all_rows("train", [column])
+    if job.writes:
+        return job.collator.targets(rows, bad)
+    return label_tensor(rows, column, job.label2id, job.problem_type, bad)
+
+
+def measure_floors(job: Job, fit: Fit) -> list[Floor]:
+    """What the score must be held against beside a constant guess: each modality alone, and wrong pairs.
 
     The models that see one modality alone are trained as the model was, on a smaller budget, with the other absent.
 
     Args:
         job: the run.
         fit: trains.
-        predictions: of the model, for the test part.
     """
-    floors, modalities = {}, job.model.config.modalities
-    stream = isinstance(job.splits["train"], IterableDataset)
-    for task in job.alone():
-        if task.problem_type == "single_label_classification" and not stream:
-            label = task.columns.label
-            share = majority_accuracy(job.splits["train"][label], job.splits["test"][label])
-            floors[f"{label}_majority" if job.tasks else "majority"] = share
-        if task.writes and not stream:
-            (answer, _), *_ = Counter(map(tuple, job.labels("train").tolist())).most_common(1)
-            answers = torch.tensor(answer).expand(len(predictions.labels), -1)
-            floors["majority"] = job.metrics(answers, predictions.labels)["metrics"]["chrf"]
+    floors: list[Floor] = []
+    modalities = job.model.config.modalities
     names = {"vision": "image_only", "tabular": "table_only"}
     for modality in modalities if len(modalities) > 1 else []:
         alone = dataclasses.replace(job.collator, absent=dict.fromkeys(set(modalities) - {modality}))
@@ -120,7 +196,7 @@ def measure_floors(job: Job, fit: Fit, predictions: Predictions) -> dict[str, fl
         model = job.build().to(job.accelerator.device)
         fit(job, model, alone, args)
         _, report = evaluate(job, model, alone, "test")
-        floors |= floor_of(job, names.get(modality, f"{modality}_only"), report)
+        floors += floor_of(job, names.get(modality, f"{modality}_only"), report)
     if {"vision", "text"} <= set(modalities):
         generator = torch.Generator().manual_seed(job.train_args.seed)
         order = torch.randperm(len(job.splits["test"]), generator=generator).tolist()
@@ -136,15 +212,15 @@ def measure_floors(job: Job, fit: Fit, predictions: Predictions) -> dict[str, fl
         )
         # Bad rows are not noted: a bad picture is here in another row than its own.
         predictions = predict(job.model, batches, job.accelerator, generate=job.generate_arguments("test"))
-        floors |= floor_of(job, "shuffled_pairs", report_of(job, predictions, "test"))
+        floors += floor_of(job, "shuffled_pairs", report_of(job, predictions, "test"))
     return floors
 
 
-def floor_of(job: Job, name: str, report: dict) -> dict[str, float]:
+def floor_of(job: Job, name: str, report: dict) -> list[Floor]:
     """The first metric of a report as a floor; of several tasks that of each as well."""
-    first, *_ = report["metrics"]
-    of_tasks = {f"{task}_{name}": report["metrics"][metric] for task, metric in job.task_metrics().items()}
-    return {name: report["metrics"][first], **of_tasks}
+    metrics, (first, *_) = report["metrics"], report["metrics"]
+    of_tasks = [(f"{task}_{name}", metric, metrics[metric]) for task, metric in job.task_metrics().items()]
+    return [(name, first, metrics[first]), *of_tasks]
 
 
 class OtherPictures(Rows):

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mm_hf import MMFusionConfig, MMFusionForRetrieval, MMFusionProcessor
 from mm_hf.data import Columns, MultimodalCollator, Rows, data_root_of
-from mm_hf.evaluation import bootstrap, chance_recall, plot_finds, ranking_metrics, ranks
+from mm_hf.evaluation import bootstrap, chance_recall, compare, plot_finds, ranking_metrics, ranks, verdict
 from mm_hf.models.image import open_image
 from mm_hf.models.retrieval_mm_fusion import ITEMS
 from mm_hf.models.sound import load_sound
@@ -195,6 +195,7 @@ def evaluate(search: Search):
     forth, back = search.directions
     item = ITEMS[search.model.item_modality]
     report: dict[str, Any] = {"split": name, "texts": len(texts), "items": len(items), "metrics": {}}
+    floors = []
     for direction, scores, right in ((forth, similarities, relevant), (back, similarities.T, relevant.T)):
         asked = right.any(-1)  # an item without a partner is there to be found by mistake alone
         found = {"plain": ranks(scores, right)[asked]}
@@ -204,7 +205,17 @@ def evaluate(search: Search):
             found["reranked"] = ranks(again, right)[asked]
         for method, places in found.items():
             report["metrics"][f"{direction}, {method}"] = with_intervals(places, args)
+            chance = right[asked].float().mean().item()  # an order drawn at random has a right one first
+            floors.append(("chance_recall_at_1", f"{direction}, {method}, recall_at_1", chance))
+    scores_at_1 = {f"{direction}, recall_at_1": found["recall_at_1"] for direction, found in report["metrics"].items()}
+    comparisons = compare(
+        {name: found["value"] for name, found in scores_at_1.items()},
+        floors,
+        {name: (found["low"], found["high"]) for name, found in scores_at_1.items()},
+    )
     report |= {
+        "comparisons": comparisons,
+        "verdict": verdict(comparisons),
         "chance": chance_recall({item: torch.arange(len(items))}),
         "rerank": {"top": args.rerank_top, "weights": weights} if looks else None,
         "intervals": {"confidence": 0.95, "samples": args.bootstrap_samples, "unit": "queries"},
@@ -215,6 +226,7 @@ def evaluate(search: Search):
     write_json(search.folder / "retrieval.json", report)
     print(table(report))
     print(f"written: {search.folder / 'retrieval.json'}, {search.folder / 'retrieval.png'}")
+    print(report["verdict"])  # last: what is to be remembered
 
 
 def chosen_weights(search: Search, measured: str) -> dict[str, float]:

@@ -18,10 +18,19 @@ from datasets import Dataset
 from PIL import Image
 
 from mm_hf.checkpoints import clear_staging, list_checkpoints
-from mm_hf.data import MultimodalCollator, Rows, label_tensor
+from mm_hf.data import BadRowError, MultimodalCollator, Rows, label_tensor
 from mm_hf.data.decoding import decode_image, decode_sound, picture_file
-from mm_hf.data.loading import is_absent
-from mm_hf.evaluation import item_of, model_card, picture_of_series, picture_of_sound, plot_curves, plot_predictions
+from mm_hf.evaluation import (
+    figure,
+    item_of,
+    judged,
+    model_card,
+    note_on_numbers,
+    picture_of_series,
+    picture_of_sound,
+    plot_curves,
+    plot_predictions,
+)
 from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES, PRETRAINED_MODALITIES
 from mm_hf.models.generation_mm_fusion import GENERATION
 
@@ -180,7 +189,10 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
         history: see `plot_curves`.
     """
     plot_curves(history, output_dir / "curves.png")
-    plot_predictions(sample_predictions(model, collator, splits["test"], logits), output_dir / "predictions.png")
+    samples = sample_predictions(model, collator, splits["test"], logits)
+    kinds = problem_types(model, collator).values()
+    note = note_on_numbers() if "regression" in kinds else None
+    plot_predictions(samples, output_dir / "predictions.png", note=note, no_picture=no_picture(collator))
     recipe, tag = results["recipe"], pipeline_tag(model)
     card = model_card(
         root / "model_cards" / "TEMPLATE.md",
@@ -197,6 +209,8 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
         writes=collator.problem_type == GENERATION,
         searches=collator.pair_ids,
         tasks={name: task.labels for name, task in model.config.task_heads.items()} if model.config.tasks else {},
+        problem_types=problem_types(model, collator),
+        figure=figure,
         rows={split: len(part) if isinstance(part, Dataset) else "streamed" for split, part in splits.items()},
     )
     card.save(output_dir / "README.md")
@@ -204,6 +218,7 @@ def write_run(output_dir: Path, root: Path, model, collator: MultimodalCollator,
     write_json(output_dir / "results.json", results)  # last: it says that the run is complete
     print(summary(results))
     print(f"written: {output_dir}")
+    print(results["verdict"])  # last: what is to be remembered
 
 
 def encoders_of(recipe: dict[str, Any]) -> dict[str, str]:
@@ -223,39 +238,59 @@ def pipeline_tag(model) -> str | None:
 
 
 def sample_predictions(model, collator: MultimodalCollator, split, logits, count: int = 12) -> list[tuple]:
-    """Test rows drawn at random, up to a third of them wrong ones if there are, as `plot_predictions` takes them."""
-    columns, id2label = collator.columns, model.config.id2label
+    """Test rows drawn at random, of one label a row up to a third of them wrong ones if there are, as
+    `plot_predictions` takes them: answer and truth in words, and whether the answer is right, see `judged`."""
+    columns, kinds = collator.columns, problem_types(model, collator)
     if collator.pair_ids:
         return sample_finds(collator, split, logits, count)
-    single = collator.problem_type == "single_label_classification"
     order = list(range(len(split)))
     random.Random(0).shuffle(order)
     chosen = order[:count]
-    if single:
-        rows = Rows(split.select_columns([columns.label]), "test").__getitems__(order)
-        labels = label_tensor(rows, columns.label, collator.label2id, collator.problem_type, bad=[])
-        order = [row for row, label in zip(order, labels.tolist()) if label != -100]
-        right = (logits[order].argmax(-1) == labels[labels != -100]).tolist()
-        wrong = [row for row, good in zip(order, right) if not good][: count // 3]
-        chosen = wrong + [row for row, good in zip(order, right) if good][: count - len(wrong)]
+    found: dict[str, list[tuple[str, str | None, bool | None]]] = {}
+    for name, kind in kinds.items() if collator.problem_type != GENERATION else []:
+        several = model.config.tasks is not None
+        label2id = (collator.label2id or {}).get(name) if several else collator.label2id
+        bad: list[BadRowError] = []  # they are missing labels here
+        rows = Rows(split.select_columns([name]), "test").__getitems__(range(len(split)))
+        labels = label_tensor(rows, name, label2id, kind, bad)
+        names = model.config.task_heads[name].labels if several else model.config.id2label
+        found[name] = judged(logits[name] if several else logits, labels, kind, names)
+    if list(kinds.values()) == ["single_label_classification"]:
+        rights = {row: found[columns.label][row][2] for row in order}
+        wrong = [row for row in order if rights[row] is False][: count // 3]
+        chosen = wrong + [row for row in order if rights[row]][: count - len(wrong)]
     samples = []
     for row in Rows(split, "test").__getitems__(chosen):
         place = row["row_id"]
+        looks = picture_and_text(row, collator)
         if collator.problem_type == GENERATION:
             target = collator.targets([row], bad=[])
             answer, truth = (
                 text or "–" for text in collator.texts_of(torch.stack([logits[place]])) + collator.texts_of(target)
             )
-        elif model.config.tasks is not None:
-            tasks = model.config.task_heads.items()
-            answers = [said(logits[name][place], task.problem_type, task.labels) for name, task in tasks]
-            truths = [shown(row[name], task.labels) for name, task in tasks]
-            answer, truth = "; ".join(answers), "; ".join(truths)
-        else:
-            answer = said(logits[place], model.config.problem_type, id2label)
-            truth = shown(row[columns.label], id2label if single else None)
-        samples.append((*picture_and_text(row, collator), answer, truth))
+            samples.append((*looks, answer, truth))
+            continue
+        answers, truths, rights = zip(*(found[name][place] for name in kinds))
+        known = [truth for truth in truths if truth is not None]
+        truth = "; ".join("–" if truth is None else truth for truth in truths) if known else None
+        samples.append((*looks, "; ".join(answers), truth, all(right is not False for right in rights)))
     return samples
+
+
+def problem_types(model, collator: MultimodalCollator) -> dict[str, str]:
+    """By label column the type of its problem; nothing for a search."""
+    if collator.pair_ids:
+        return {}
+    if collator.problem_type != GENERATION and model.config.tasks is not None:
+        return {name: task.problem_type for name, task in model.config.task_heads.items()}
+    return {collator.columns.label: collator.problem_type}
+
+
+def no_picture(collator: MultimodalCollator) -> str:
+    """What stands in the place of a row's picture that is not there; nothing where rows have no pictures at all."""
+    columns = collator.columns
+    words = {"image": columns.images, "video": columns.video, "sound": columns.audio, "series": columns.series}
+    return next((f"(no {word})" for word, there in words.items() if there), "")
 
 
 def sample_finds(collator: MultimodalCollator, split, embeddings: dict[str, torch.Tensor], count: int) -> list[tuple]:
@@ -272,20 +307,6 @@ def sample_finds(collator: MultimodalCollator, split, embeddings: dict[str, torc
         picture, text = picture_and_text(row, collator)
         samples.append((picture, "what this finds:", found, text))
     return samples
-
-
-def said(logits: torch.Tensor, problem_type: str, labels: Any) -> str:
-    """What a model says of one row, its classes by name."""
-    if problem_type == "single_label_classification":
-        return labels[logits.argmax().item()]
-    return ", ".join(f"{value:.3g}" for value in logits.tolist())
-
-
-def shown(label: Any, labels: Any) -> str:
-    """A label as its column has it, a class by name."""
-    if is_absent(label) or (labels is not None and label == -1):
-        return "–"
-    return labels[label] if labels is not None and isinstance(label, int) else str(label)
 
 
 def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple[Image.Image | None, str | None]:
@@ -308,7 +329,8 @@ def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple
     except ValueError:  # a bad row, skipped in the run, or it would not have come this far
         picture = None
     if columns.text:
-        return picture, row[columns.text]
+        text = row[columns.text]
+        return picture, text if isinstance(text, str) else None
     if columns.table:
         return picture, ", ".join(f"{name} {value}" for name, value in collator.table_row(row).items())
     sound = None if columns.audio is None else picture_file(row[columns.audio])
@@ -330,7 +352,9 @@ def summary(results: dict) -> str:
     metric = next(iter(results["metrics"]))
     rows = [(f"test {metric}", results["metrics"][metric])]
     rows += [(f"  {kind}", value) for kind, value in results["by_kind"].items()]
+    if metric == "rmse":
+        rows += [(f"test {name}", results["metrics"][name]) for name in ("mae", "r2")]
     rows += [(f"floor: {name.replace('_', ' ')}", value) for name, value in results["floors"].items()]
-    lines = [f"{name:<28}{value:8.4f}" for name, value in rows]
+    lines = [f"{name:<28}{figure(value):>8}" for name, value in rows]
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in results["seconds"].items())
     return "\n".join(["", *lines, seconds])

@@ -9,6 +9,11 @@ import sys
 from pathlib import Path
 
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python puts only training/ there
+
+from mm_hf.evaluation import figure
+
+
 # Accuracy on the official test part. Sources: the README of the easy-VQA package and repository (Zhou 2019) for the
 # authors' models; the third-party figure is a CNN and an LSTM joined by concatenation, as reported for the same split.
 PUBLISHED = {
@@ -35,9 +40,11 @@ def main():
     width = max(len(name) for name, _ in rows) + 2
     print(f"\n{'test ' + metric:<{width}}")
     for name, value in rows:
-        print(f"{name:<{width}}" + (f"{value:9.4f}" if metric == "rmse" else f"{100 * value:6.2f} %"))
+        print(f"{name:<{width}}" + (f"{figure(value):>9}" if metric == "rmse" else f"{100 * value:6.2f} %"))
     print(f"\ntrained in {results['seconds']['train']:.0f} s on {results['hardware']['cores']} cores")
     print(f"pictures: {folder / 'curves.png'}, {folder / 'predictions.png'}; card: {folder / 'README.md'}\n")
+    if "verdict" in results:  # runs of before have none
+        print(results["verdict"])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Metrics with their intervals and floors, diagnostics, and what a run leaves behind to be looked at."""
 
-from .diagnostics import calibration, confusion, label_scores, worst_mistakes
+from .comparisons import compare, figure, lower_is_better, verdict
+from .diagnostics import calibration, confusion, judged, label_scores, note_on_numbers, worst_mistakes
 from .findings import draw, find_out, rounded, table
-from .floors import derangement, majority_answer, rows_without
+from .floors import constant_logits, derangement, majority_answer, median_answer, rows_without
 from .intervals import bootstrap, group_codes, metrics_with_intervals
 from .metrics import (
     answers_of,
@@ -16,7 +17,7 @@ from .metrics import (
 from .page import write_page
 from .plots import picture_of_series, picture_of_sound, plot_finds, plot_predictions
 from .prediction import Predictions, predict
-from .ranking import chance_recall, item_of, ranking_metrics, ranks, retrieval_metrics
+from .ranking import chance_mean_recall, chance_recall, item_of, ranking_metrics, ranks, retrieval_metrics
 from .report import model_card, plot_curves
 from .texts import TextTable, generation_metrics, token_metrics
 
@@ -27,23 +28,31 @@ __all__ = [
     "answers_of",
     "bootstrap",
     "calibration",
+    "chance_mean_recall",
     "chance_recall",
     "classification_metrics",
+    "compare",
     "confusion",
+    "constant_logits",
     "derangement",
     "draw",
+    "figure",
     "find_out",
     "first_metric",
     "generation_metrics",
     "group_codes",
     "has_label",
     "item_of",
+    "judged",
     "label_scores",
+    "lower_is_better",
     "majority_accuracy",
     "majority_answer",
+    "median_answer",
     "metrics_with_intervals",
     "model_card",
     "multi_task_metrics",
+    "note_on_numbers",
     "picture_of_series",
     "picture_of_sound",
     "plot_curves",
@@ -58,6 +67,7 @@ __all__ = [
     "table",
     "targets_of",
     "token_metrics",
+    "verdict",
     "worst_mistakes",
     "write_page",
 ]

@@ -1,17 +1,19 @@
 """Where a model errs, and whether it knows: calibration, confusion, the worst mistakes."""
 
+import math
 from typing import Any
 
 import torch
 
 from ..models.generation_mm_fusion import GENERATION
-from .metrics import answers_of, targets_of
+from .metrics import answers_of, has_label, targets_of
 from .texts import TextScore, chrf
 
 
 BINS = 15
 LISTED_PAIRS = 20
 SHOWN_CLASSES = 30  # that a matrix can show
+GOOD_DEVIATIONS = 0.5  # of the labels' standard deviation: a number that is no further off counts as good in pictures
 
 
 def calibration(logits: torch.Tensor, labels: torch.Tensor, problem_type: str) -> dict[str, Any]:
@@ -133,11 +135,12 @@ def worst_mistakes(
 
     Returns:
         for each `place` (among these rows), `answer` and `truth` as texts, `loss`, and, of one label, `probability`
-        and `truth_probability`.
+        and `truth_probability`, of a regression `deviations`: how far off it is, see `numbers_off`.
     """
     answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
     wrong = (answers != targets).reshape(len(answers), -1).any(-1)
     losses = row_losses(logits, labels, problem_type, names).where(wrong, torch.tensor(-1.0))
+    deviation = deviation_of(targets) if problem_type == "regression" else None
     places = losses.sort(descending=True, stable=True).indices[: min(count, int(wrong.sum()))].tolist()
     found = []
     for place in places:
@@ -155,9 +158,69 @@ def worst_mistakes(
         elif problem_type == GENERATION:
             mistake |= {"answer": names[int(answer)], "truth": names[int(truth)]}
         else:
-            mistake |= {"answer": numbers(answer), "truth": numbers(truth)}
+            mistake |= {"answer": numbers(answer, deviation), "truth": numbers(truth, deviation)}
+            mistake["deviations"] = numbers_off(answer, truth, deviation)
         found.append(mistake)
     return found
+
+
+def judged(
+    logits: torch.Tensor, labels: torch.Tensor, problem_type: str, names: Any
+) -> list[tuple[str, str | None, bool | None]]:
+    """For each row what a model answers, the truth (None without a label), and whether the answer is right: of
+    numbers, whether it is off by no more than half of the standard deviation of these labels. The numbers are followed
+    by how far off they are.
+
+    Args:
+        logits: `(N, C)`.
+        labels: as `classification_metrics` takes them.
+        problem_type: see `classification_loss`; not of written texts.
+        names: of the classes, by number; not looked at in a regression.
+    """
+    answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
+    present = has_label(labels, problem_type)
+    deviation = deviation_of(targets[present]) if problem_type == "regression" else None
+    found: list[tuple[str, str | None, bool | None]] = []
+    for answer, truth, there in zip(answers, targets, present.tolist()):
+        right: bool | None
+        if problem_type == "single_label_classification":
+            said, true = names[int(answer)], names[int(truth)] if there else None
+            right = bool(answer == truth)
+        elif problem_type == "multi_label_classification":
+            ordered = [names[number] for number in range(len(answer))]
+            said, true, right = named(answer, ordered), named(truth, ordered), bool((answer == truth).all())
+        else:
+            said, true = numbers(answer, deviation), numbers(truth, deviation)
+            off = numbers_off(answer, truth, deviation) if there else None
+            right = bool((answer == truth).all()) if off is None else off <= GOOD_DEVIATIONS
+            true = true if off is None else f"{true}, off by {off:.2f} SD"
+        found.append((said, true, right) if there else (said, None, None))
+    return found
+
+
+def deviation_of(targets: torch.Tensor) -> torch.Tensor:
+    """The standard deviation of each output of a regression, `(C,)` float64.
+
+    Args:
+        targets: `(N, C)`, of rows that have a label.
+    """
+    return targets.double().std(0, correction=0)
+
+
+def numbers_off(answer: torch.Tensor, truth: torch.Tensor, deviation: torch.Tensor) -> float | None:
+    """How far off numbers are, in units of the labels' standard deviation; of several numbers the worst. None where
+    the labels do not vary, or the answer is not finite.
+
+    Args:
+        answer, truth, deviation: `(C,)`.
+    """
+    off = ((answer.double() - truth.double()).abs() / deviation).max()
+    return off.item() if off.isfinite() else None
+
+
+def note_on_numbers() -> str:
+    """How pictures mark numbers."""
+    return f"Numbers are red where they are off by more than {GOOD_DEVIATIONS} standard deviations (SD) of the labels."
 
 
 def named(chosen: torch.Tensor, names: list[str]) -> str:
@@ -165,6 +228,23 @@ def named(chosen: torch.Tensor, names: list[str]) -> str:
     return ", ".join(name for name, there in zip(names, chosen.tolist()) if there) or "(none)"
 
 
-def numbers(values: torch.Tensor) -> str:
-    """One number, or several, as a text."""
-    return ", ".join(f"{value:.4g}" for value in values.flatten().tolist())
+def numbers(values: torch.Tensor, deviation: torch.Tensor | None = None) -> str:
+    """One number, or several, as a text.
+
+    Args:
+        values: `(C,)`.
+        deviation: of the labels, `(C,)`: the digits go down to a hundredth of it, and no more than that. Without it,
+            and where it is 0, four digits.
+    """
+    flat = values.flatten().tolist()
+    scales = [0.0] * len(flat) if deviation is None else deviation.tolist()
+    return ", ".join(number(value, scale) for value, scale in zip(flat, scales))
+
+
+def number(value: float, deviation: float = 0.0) -> str:
+    """One number as a text; see `numbers`."""
+    if not math.isfinite(value) or not 1e-6 < deviation < 1e12 or abs(value) >= 1e15:
+        return f"{value:.4g}"
+    digits = max(0, 2 - math.floor(math.log10(deviation)))
+    text = f"{round(value, digits) + 0.0:,.{digits}f}"  # + 0.0: no -0
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 
 from ..models.generation_mm_fusion import GENERATION
-from .diagnostics import calibration, confusion, label_scores, worst_mistakes
+from .comparisons import compare, figure, verdict
+from .diagnostics import GOOD_DEVIATIONS, calibration, confusion, label_scores, note_on_numbers, worst_mistakes
 from .intervals import CONFIDENCE, metrics_with_intervals
 from .metrics import answers_of, targets_of
 from .plots import (
+    NO_PICTURE,
     plot_confusion,
     plot_label_scores,
     plot_missing,
@@ -20,6 +22,9 @@ from .plots import (
     plot_reliability,
     plot_scatter,
 )
+
+
+GUESSES = ("majority", "mean")  # of the floors the one that looks at no row
 
 
 def find_out(
@@ -44,15 +49,16 @@ def find_out(
         names: of the classes; None for a regression; of texts all that come, by number.
         groups: `(N,)` int64, rows that belong together, see `group_codes`.
         kinds: for each row what it is a question of.
-        floors: by name, what else answers these rows (as `answers_of` gives it) and what is to be said of it.
+        floors: by name, what else answers these rows (as `answers_of` gives it) and what is to be said of it; its
+            `metric` is the one that it is measured by, if that is not the first.
         curves: by modality, pairs of the share of rows that lost it and what the model then answers.
         samples, seed: of the intervals.
         progress: show bars.
 
     Returns:
-        `metrics` and `by_kind` (see `metrics_with_intervals`), `floors` (the first metric of each), `intervals` (how
-        they were made), `calibration`, `confusion`, `label_scores`, `missing` (None where there is none) and
-        `mistakes` (see `worst_mistakes`).
+        `metrics` and `by_kind` (see `metrics_with_intervals`), `floors` (the metric of each), `comparisons` and
+        `verdict` (see the functions `compare` and `verdict`), `intervals` (how they were made), `calibration`,
+        `confusion`, `label_scores`, `missing` (None where there is none) and `mistakes` (see `worst_mistakes`).
     """
     answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
     common: dict[str, Any] = {"groups": groups, "samples": samples, "seed": seed}
@@ -65,11 +71,20 @@ def find_out(
         title = f"intervals: {title}" if progress else None
         return metrics_with_intervals(said, targets, problem_type, outputs, title=title, **common, **more)
 
-    def score(said: torch.Tensor, title: str) -> dict[str, float | None]:
-        return next(iter(measured(said, title, first_only=True)["metrics"].values()))
+    def score(said: torch.Tensor, title: str, metric: str | None = None) -> dict[str, float | None]:
+        return next(iter(measured(said, title, only=metric or first)["metrics"].values()))
 
     found = measured(answers, "metrics", kinds=kinds)
-    found["floors"] = {name: {**score(said, name), **notes} for name, (said, notes) in (floors or {}).items()}
+    first = next(iter(found["metrics"]))
+    found["floors"] = {
+        name: {**score(said, name, notes.get("metric")), **notes} for name, (said, notes) in (floors or {}).items()
+    }
+    found["comparisons"] = compare(
+        {name: value["value"] for name, value in found["metrics"].items()},
+        [(name, floor.get("metric", first), floor["value"]) for name, floor in found["floors"].items()],
+        {name: (value["low"], value["high"]) for name, value in found["metrics"].items()},
+    )
+    found["verdict"] = verdict(found["comparisons"])
     found["intervals"] = {
         "confidence": CONFIDENCE,
         "samples": samples,
@@ -85,8 +100,8 @@ def find_out(
         found["label_scores"] = label_scores(answers, targets, names)
     if curves:
         found["missing"] = {
-            "metric": next(iter(found["metrics"])),
-            "majority": found["floors"].get("majority", {}).get("value"),
+            "metric": first,
+            "majority": next((found["floors"][name]["value"] for name in GUESSES if name in found["floors"]), None),
             "by_modality": {
                 modality: [
                     {"share": share, **score(said, f"{share:.0%} without {modality}")} for share, said in points
@@ -99,12 +114,15 @@ def find_out(
 
 
 def rounded(value: Any) -> Any:
-    """The same with every float to six digits behind the point."""
+    """The same with every float to six digits behind the point, and small ones to six digits that count: scores in the
+    unit of the labels may be very small."""
     if isinstance(value, dict):
         return {key: rounded(part) for key, part in value.items()}
     if isinstance(value, list):
         return [rounded(part) for part in value]
-    return round(value, 6) if isinstance(value, float) else value
+    if isinstance(value, float):
+        return round(value, 6) if abs(value) >= 1 else float(f"{value:.6g}")
+    return value
 
 
 def draw(
@@ -114,6 +132,7 @@ def draw(
     answers: torch.Tensor,
     targets: torch.Tensor,
     pictures: Sequence[Image.Image | None],
+    no_picture: str = NO_PICTURE,
 ) -> list[Path]:
     """Draws what there is to see.
 
@@ -123,6 +142,7 @@ def draw(
         names: of the classes.
         answers, targets: those that it was found out of.
         pictures: of each of the mistakes.
+        no_picture: what is said where one has none.
 
     Returns:
         the files, named as `page.PICTURES` has them.
@@ -143,14 +163,17 @@ def draw(
         plot_scatter(answers, targets, file("scatter.png"))
     if found["missing"]:
         plot_missing(found["missing"], file("missing.png"))
-    samples = []
+    samples, note = [], None
     for mistake, picture in zip(found["mistakes"], pictures):
-        answer, truth = mistake["answer"], mistake["truth"]
+        answer, truth, right = mistake["answer"], mistake["truth"], False
         if "probability" in mistake:
             answer, truth = f"{answer} {mistake['probability']:.2f}", f"{truth} {mistake['truth_probability']:.2f}"
-        samples.append((picture, mistake["text"], answer, truth))
+        if mistake.get("deviations") is not None:
+            right, note = mistake["deviations"] <= GOOD_DEVIATIONS, note_on_numbers()
+            truth = f"{truth}, off by {mistake['deviations']:.2f} SD"
+        samples.append((picture, mistake["text"], answer, truth, right))
     if samples:
-        plot_predictions(samples, file("mistakes.png"))
+        plot_predictions(samples, file("mistakes.png"), note=note, no_picture=no_picture)
     return files
 
 
@@ -168,7 +191,7 @@ def table(found: dict[str, Any], part: str) -> str:
         lines |= {f"{point['share']:.0%} without {modality}": point for point in points if point["share"]}
     texts = []
     for name, values in lines.items():
-        value, low, high = ("-" if values[key] is None else f"{values[key]:.4f}" for key in ("value", "low", "high"))
+        value, low, high = ("-" if values[key] is None else figure(values[key]) for key in ("value", "low", "high"))
         texts.append(f"{name:<38}{value:>8}  [{low}, {high}]")
     if found["calibration"]:
         texts.append(f"{'calibration error':<38}{found['calibration']['ece']:8.4f}")

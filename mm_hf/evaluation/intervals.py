@@ -89,6 +89,7 @@ def metrics_with_intervals(
     samples: int = 1000,
     seed: int = 0,
     first_only: bool = False,
+    only: str | None = None,
     title: str | None = None,
     texts: list[str] | None = None,
 ) -> dict[str, Any]:
@@ -101,6 +102,7 @@ def metrics_with_intervals(
         kinds: for each row what it is a question of; None: not by kind.
         samples, seed, title: see `bootstrap`.
         first_only: measure the first metric alone.
+        only: the name of a metric, to measure that one alone; the kinds are by the first one all the same.
         texts: see `metrics_of`.
 
     Returns:
@@ -108,8 +110,10 @@ def metrics_with_intervals(
     """
     functions = metrics_of(problem_type, outputs, validate=False, texts=texts)
     first = next(iter(functions))
-    if first_only:
-        functions = {first: functions[first]}
+    by_first = functions[first]
+    only = first if first_only and only is None else only
+    if only is not None:
+        functions = {only: functions[only]}
     chosen = rows_by_kind(kinds or [])
 
     def measure(rows: torch.Tensor) -> dict[Any, float]:
@@ -117,7 +121,7 @@ def metrics_with_intervals(
         found: dict[Any, float] = {name: function(said, true).item() for name, function in functions.items()}
         for kind, members in chosen.items():
             among = members[rows]
-            of_kind = functions[first](said[among], true[among]).item() if among.any() else math.nan
+            of_kind = by_first(said[among], true[among]).item() if among.any() else math.nan
             found["kind", kind] = of_kind
         return found
 

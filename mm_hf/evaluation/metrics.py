@@ -67,11 +67,44 @@ def metrics_of(
         return {
             f"f1_{average}": partial(functional.f1_score, average=average, **task) for average in ("micro", "macro")
         }
+
+    def precise(metric: Metric) -> Metric:
+        """In float64: squares of prices and of times lose their last digits in float32."""
+        return lambda answers, targets: metric(answers.double(), targets.double())
+
     return {
-        "rmse": partial(functional.mean_squared_error, squared=False),
-        "pearson": lambda answers, targets: functional.pearson_corrcoef(answers.flatten(), targets.flatten()),
-        "spearman": lambda answers, targets: functional.spearman_corrcoef(answers.flatten(), targets.flatten()),
+        "rmse": precise(partial(functional.mean_squared_error, squared=False)),
+        "mae": precise(functional.mean_absolute_error),
+        "r2": precise(r2),
+        "pearson": precise(partial(correlation, functional.pearson_corrcoef)),
+        "spearman": precise(partial(correlation, functional.spearman_corrcoef)),
     }
+
+
+def correlation(metric: Metric, answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Of all numbers in one row; NaN where all answers or all targets are alike, as those of a constant guess are,
+    without torchmetrics' warning."""
+    answers, targets = answers.flatten(), targets.flatten()
+    if (answers == answers[0]).all() or (targets == targets[0]).all():
+        return torch.tensor(torch.nan)
+    return metric(answers, targets)
+
+
+def r2(answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The share of the targets' variance that is explained (R²), all outputs together, by torchmetrics: 0 for the mean
+    of these targets, below it for what is worse. NaN for fewer than two rows and for targets that are all alike.
+
+    Args:
+        answers, targets: `(N, C)` float64.
+    """
+    from torchmetrics.functional import r2_score
+
+    varies = (targets != targets[:1]).any(0)
+    if not varies.any():
+        return torch.tensor(torch.nan)
+    mean = targets.mean(0)  # torchmetrics takes the difference of two sums of squares: small where the mean is 0
+    weighted = "variance_weighted" if targets.shape[1] > 1 else "uniform_average"
+    return r2_score(answers - mean, targets - mean, multioutput=weighted)
 
 
 def first_metric(problem_type: str) -> str:
@@ -94,8 +127,9 @@ def classification_metrics(
         kinds: for each row what it is a question of; the first metric is then given by kind too.
 
     Returns:
-        `metrics`: `accuracy` and `macro_f1` (classes), `f1_micro` and `f1_macro` (several labels), `rmse`, `pearson`
-        and `spearman` (regression); `by_kind`: the first of them for each kind; `rows`: how many had a label.
+        `metrics`: `accuracy` and `macro_f1` (classes), `f1_micro` and `f1_macro` (several labels), `rmse`, `mae`,
+        `r2`, `pearson` and `spearman` (regression); `by_kind`: the first of them for each kind; `rows`: how many had
+        a label.
 
     Raises:
         ValueError: no row has a label.
@@ -152,6 +186,7 @@ def explained_variance(logits: torch.Tensor, labels: torch.Tensor) -> float:
     as if they had a very small one, where torchmetrics gives what cannot be compared."""
     present = has_label(labels, "regression")
     answers, targets = answers_of(logits[present], "regression"), targets_of(labels[present], "regression")
+    answers, targets = answers.double(), targets.double()
     variance = targets.var(0, correction=0).mean().clamp(min=torch.finfo(torch.float32).eps)
     return (1 - (answers - targets).square().mean() / variance).item()
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .comparisons import figure
+
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -66,14 +68,14 @@ def write_page(
         title: of the page.
         facts: what was measured, and with what, by name.
         report: `metrics`, `by_kind` and `floors`, each by name `value`, `low` and `high` (`by_kind` also `rows`,
-            `floors` also `meaning`); `confusion` (None, or its `pairs`) and `mistakes`, see `diagnostics`, each with
-            its `row` and `text`.
+            `floors` also `meaning`); `verdict` and `comparisons`, if it has them; `confusion` (None, or its `pairs`)
+            and `mistakes`, see `diagnostics`, each with its `row` and `text`.
         pictures: files named as in `PICTURES`, in their order.
     """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = lambda value: "–" if value is None else f"{value:.4f}"
+    environment.filters["figure"] = figure
     shown = [(*PICTURES[Path(file).name], embedded(file)) for file in pictures]
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     page = template.render(title=title, facts=facts, report=report, pictures=shown)

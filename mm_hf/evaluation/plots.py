@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+NO_PICTURE = "(no image)"
 BLUE, RED, GREY, GREEN = "#2f6db3", "crimson", "#777777", "#1a7f37"
 
 
@@ -67,14 +68,22 @@ def picture_of_series(values: np.ndarray) -> Image.Image:
 
 
 def plot_predictions(
-    samples: Sequence[tuple[Image.Image | None, str | None, str, str]], path: str | os.PathLike, columns: int = 4
+    samples: Sequence[tuple],
+    path: str | os.PathLike,
+    columns: int = 4,
+    note: str | None = None,
+    no_picture: str = NO_PICTURE,
 ):
     """Draws pictures with question, answer and truth; wrong answers in red.
 
     Args:
-        samples: (picture, text, answer, truth) each; a text that is None is said to be absent.
+        samples: (picture, text, answer, truth) each, and as a fifth whether the answer is right: without it where it
+            equals the truth; None where that is not known. A text that is None is said to be absent, a truth that is
+            None to be no label.
         path: the PNG to write.
         columns: pictures in a row.
+        note: a line below, as how numbers are marked.
+        no_picture: what stands in the place of a picture that is None.
     """
     from matplotlib.figure import Figure
 
@@ -83,17 +92,25 @@ def plot_predictions(
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in panels:
         axes.axis("off")
-    for axes, (picture, text, answer, truth) in zip(panels, samples):
+    for axes, (picture, text, answer, truth, *judged) in zip(panels, samples):
         if picture is not None:
             axes.imshow(picture, interpolation="nearest")
-        right = answer == truth
-        said = drawable(answer, 60) + ("" if right else f"  (truth: {drawable(truth, 60)})")
+        elif no_picture:
+            axes.text(0.5, 0.5, no_picture, ha="center", va="center", fontsize=10, color=GREY, parse_math=False)
+        right = judged[0] if judged else answer == truth
+        if truth is None:
+            right, beside = None, "  (no label)"
+        else:
+            beside = "" if answer == truth else f"  (truth: {drawable(truth, 60)})"
+        said = drawable(answer, 60) + beside
         axes.set_title(
             "\n".join([*textwrap.wrap(drawable("(no text)" if text is None else text), 30), *textwrap.wrap(said, 34)]),
             fontsize=9,
-            color="black" if right else RED,
+            color=RED if right is False else "black",
             parse_math=False,  # a text may hold dollars
         )
+    if note:
+        figure.supxlabel("\n".join(textwrap.wrap(note, 40 * columns)), fontsize=9, parse_math=False)
     save_figure(figure, path, dpi=110)
 
 
@@ -123,6 +140,8 @@ def plot_finds(
         for axes, (picture, caption, right) in zip(line[1:], finds):
             if picture is not None:
                 axes.imshow(picture)
+            else:
+                axes.text(0.5, 0.5, NO_PICTURE, ha="center", va="center", fontsize=8, color=GREY)
             color = "black" if right is None else GREEN if right else RED
             lines = textwrap.wrap(drawable(caption, 60), 24)
             axes.set_title("\n".join(lines), fontsize=8, color=color, parse_math=False)
@@ -223,7 +242,7 @@ def plot_scatter(answers: torch.Tensor, targets: torch.Tensor, path: str | os.Pa
 
 
 def plot_missing(missing: dict[str, Any], path: str | os.PathLike):
-    """Draws the metric as modalities are taken away: one line each with its interval, and the majority floor.
+    """Draws the metric as modalities are taken away: one line each with its interval, and the constant guess.
 
     Args:
         missing: `metric`; `by_modality`: by name a list of `share`, `value`, `low`, `high`; `majority`: a value or
@@ -243,7 +262,7 @@ def plot_missing(missing: dict[str, Any], path: str | os.PathLike):
         (line,) = axes.plot(shares, value, marker="o", label=f"without {modality}")
         axes.fill_between(shares, low, high, alpha=0.2, color=line.get_color())
     if missing["majority"] is not None:
-        axes.axhline(missing["majority"], linestyle="--", color=GREY, label="majority floor")
+        axes.axhline(missing["majority"], linestyle="--", color=GREY, label="constant guess")
     axes.set(xlabel="rows that lose it, %", ylabel=missing["metric"])
     axes.grid(alpha=0.3)
     axes.legend()

@@ -1,5 +1,6 @@
 """How well a search finds: the rank of what was looked for."""
 
+import math
 from typing import Any
 
 import torch
@@ -74,6 +75,33 @@ def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.
     for direction, found in directions.items():
         metrics |= {f"{direction}_{name}": value for name, value in found.items()}
     return {"metrics": metrics, "by_kind": {}, "rows": int(paired.sum())}
+
+
+def chance_mean_recall(ids: dict[str, torch.Tensor]) -> float:
+    """The `mean_recall` of a search that knows nothing: what is expected of an order drawn at random, in both
+    directions, with as many items and as many right ones a query as there are.
+
+    Args:
+        ids: as `retrieval_metrics` takes them.
+    """
+    item = item_of(ids)
+    paired = (ids["text"] >= 0) & (ids[item] >= 0)
+    texts, items = torch.stack([ids["text"][paired], ids[item][paired]]).unique(dim=1)
+    return (mean_chance(texts, items) + mean_chance(items, texts)) / 2
+
+
+def mean_chance(queries: torch.Tensor, found: torch.Tensor) -> float:
+    """The mean over 1, 5 and 10 of the recall that an order drawn at random has.
+
+    Args:
+        queries, found: `(P,)` int64, the distinct pairs of a query and an item that is right for it.
+    """
+    items, total = len(found.unique()), 0.0
+    counts, rows = queries.unique(return_counts=True)[1].unique(return_counts=True)
+    for right, share in zip(counts.tolist(), (rows / rows.sum()).tolist()):
+        for k in (min(k, items) for k in RECALLS):
+            total += share * (1 - math.comb(items - right, k) / math.comb(items, k)) / len(RECALLS)
+    return total
 
 
 def item_of(ids: dict[str, torch.Tensor]) -> str:

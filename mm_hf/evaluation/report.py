@@ -72,7 +72,7 @@ def model_card(
                 dataset_name=dataset,
                 dataset_split="test",
                 metric_type=metric,
-                metric_value=round(value, 5),
+                metric_value=round(value, 5) if abs(value) >= 0.01 else float(f"{value:.4g}"),  # of small units too
             )
             for metric, value in results["metrics"].items()
         ],

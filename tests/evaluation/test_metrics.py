@@ -1,9 +1,12 @@
 """Metrics against values worked out by hand."""
 
+import math
+
 import pytest
 import torch
 
 from mm_hf.evaluation import classification_metrics, majority_accuracy
+from mm_hf.evaluation.metrics import metrics_of
 
 
 def logits_of(classes, count=3):
@@ -42,7 +45,32 @@ def test_ranks():
     logits, labels = torch.tensor([[1.0], [2.0], [90.0], [4.0]]), torch.tensor([0.1, 0.2, 0.3, 0.4])
     report = classification_metrics(logits, labels, "regression")
     assert report["metrics"]["spearman"] == pytest.approx(1 - 6 * 2 / (4 * 15), abs=1e-5)
-    assert list(report["metrics"]) == ["rmse", "pearson", "spearman"]
+    assert list(report["metrics"]) == ["rmse", "mae", "r2", "pearson", "spearman"]
+
+
+@pytest.mark.parametrize("shift", [0, 1e9])
+def test_the_share_of_variance_that_is_explained(shift):
+    """Truths 1, 2, 3, 6 (mean 3, squares about it 14 in all); the answers are off by 1, 0, -1, 2 (squares 6). A shift
+    changes nothing, though squares of such numbers fill a float64."""
+    targets = torch.tensor([[1.0], [2.0], [3.0], [6.0]], dtype=torch.float64) + shift
+    answers = torch.tensor([[2.0], [2.0], [2.0], [8.0]], dtype=torch.float64) + shift
+    found = {name: function(answers, targets).item() for name, function in metrics_of("regression", 1).items()}
+    assert found["r2"] == pytest.approx(1 - 6 / 14)
+    assert found["mae"] == pytest.approx(1)
+    assert found["rmse"] == pytest.approx((6 / 4) ** 0.5)
+    assert metrics_of("regression", 1)["r2"](targets * 0 + targets.mean(), targets).item() == pytest.approx(0)
+
+
+def test_several_outputs_have_one_share():
+    targets = torch.tensor([[0.0, 0.0], [2.0, 20.0]])
+    answers = torch.tensor([[0.0, 5.0], [2.0, 20.0]])
+    assert metrics_of("regression", 2)["r2"](answers, targets).item() == pytest.approx(1 - 25 / (2 + 200))
+
+
+@pytest.mark.parametrize("labels", [[3.0], [2.0, 2.0, 2.0]])
+def test_labels_that_are_alike_explain_nothing(labels):
+    targets = torch.tensor(labels)[:, None]
+    assert math.isnan(metrics_of("regression", 1)["r2"](targets + 1, targets))
 
 
 def test_a_row_may_have_no_kind():

@@ -13,8 +13,11 @@ from mm_hf.evaluation import (
     answers_of,
     draw,
     find_out,
+    judged,
+    note_on_numbers,
     picture_of_sound,
     plot_predictions,
+    plots,
     table,
     targets_of,
     write_page,
@@ -62,6 +65,95 @@ def test_any_text_can_be_drawn(tmp_path):
     assert drawable("a\x00b\tc\nd\x07") == "ab c d"
     assert drawable("\ud800x") == "x"
     assert len(drawable("日" * 900, 60)) == 60
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """Draws samples, and gives of each panel its title's colour, its title, and the words in it; then the note."""
+
+    def draw_samples(samples, **options):
+        figures = []
+        monkeypatch.setattr(plots, "save_figure", lambda figure, *args, **kwargs: figures.append(figure))
+        plot_predictions(samples, tmp_path / "p.png", **options)
+        (figure,) = figures
+        panels = [
+            (axes.title.get_color(), axes.get_title().replace("\n", " "), [text.get_text() for text in axes.texts])
+            for axes in figure.axes[: len(samples)]
+        ]
+        return panels, figure.get_supxlabel()
+
+    return draw_samples
+
+
+@pytest.mark.parametrize("unit", [1, 1e-4, 1e5])
+def test_numbers_are_marked_by_how_far_off_they_are(drawn, unit):
+    """Labels 1 to 5: a deviation of the square root of 2. What is off by .7 is good, by .72 is not, though neither is
+    equal to the truth; and what is off by 3 is not good, though both would be printed alike with four digits."""
+    labels = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, float("nan")]) * unit
+    logits = torch.tensor([[1.7], [2.72], [3.0], [1.0], [5.001], [2.0]]) * unit
+    found = judged(logits, labels, "regression", None)
+    assert [right for _, _, right in found] == [True, False, True, False, True, None]
+    panels, note = drawn([(None, "x", *row) for row in found], note=note_on_numbers())
+    assert [color for color, _, _ in panels] == ["black", plots.RED, "black", plots.RED, "black", "black"]
+    assert "off by 0.49 SD" in panels[0][1]
+    assert "off by 0.51 SD" in panels[1][1]
+    assert "off by 2.12 SD" in panels[3][1]
+    assert "no label" in panels[5][1]
+    assert "0.5 standard deviations" in note
+    for (said, true, _), answer, label in zip(found[:5], logits.flatten().tolist(), labels.tolist()):
+        assert float(said.replace(",", "")) == pytest.approx(answer, abs=0.01 * unit)
+        assert float(true.split(",  ")[0].split(", off")[0].replace(",", "")) == pytest.approx(label, abs=0.01 * unit)
+        assert "e" not in said
+
+
+def test_numbers_near_one_another_keep_the_digits_that_tell_them_apart():
+    labels = torch.tensor([100000.125, 100000.25, 100000.5])
+    said, true, right = judged(labels[:, None] + 0.125, labels, "regression", None)[0]
+    assert (said, true, right) == ("100,000.25", "100,000.125, off by 0.80 SD", False)
+
+
+def test_labels_that_do_not_vary():
+    found = judged(torch.tensor([[2.0], [2.5]]), torch.tensor([2.0, 2.0]), "regression", None)
+    assert found == [("2", "2", True), ("2.5", "2", False)]
+
+
+def test_several_numbers_are_as_good_as_the_worst():
+    labels = torch.tensor([[0.0, 0.0], [2.0, 200.0]])  # deviations 1 and 100
+    found = judged(torch.tensor([[0.4, 40.0], [2.4, 140.0]]), labels, "regression", None)
+    assert [right for _, _, right in found] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("kind", "logits", "labels", "expected"),
+    [
+        (
+            "single_label_classification",
+            [[0.0, 2.0], [3.0, 1.0], [0.0, 1.0]],
+            [1, 1, -100],
+            [("b", "b", True), ("a", "b", False), ("b", None, None)],
+        ),
+        (
+            "multi_label_classification",
+            [[1.0, 2.0], [3.0, -1.0], [-1.0, -1.0], [1.0, 1.0]],
+            [[1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [float("nan")] * 2],
+            [("a, b", "a, b", True), ("a", "a, b", False), ("(none)", "(none)", True), ("a, b", None, None)],
+        ),
+    ],
+)
+def test_classes_are_said_by_name(drawn, kind, logits, labels, expected):
+    found = judged(torch.tensor(logits), torch.tensor(labels), kind, {0: "a", 1: "b"})
+    assert found == expected
+    panels, note = drawn([(None, "x", *row) for row in found])
+    assert [color == plots.RED for color, _, _ in panels] == [right is False for _, _, right in expected]
+    assert note == ""
+
+
+def test_a_row_without_a_picture_says_so(drawn):
+    picture = Image.new("RGB", (8, 8))
+    panels, _ = drawn([(None, "x", "a", "a"), (picture, "x", "a", "b")])
+    assert [words for _, _, words in panels] == [["(no image)"], []]
+    assert drawn([(None, "x", "a", "a")], no_picture="(no sound)")[0][0][2] == ["(no sound)"]
+    assert drawn([(None, "x", "a", "a")], no_picture="")[0][0][2] == []  # of rows that have none at all
 
 
 @pytest.mark.parametrize(

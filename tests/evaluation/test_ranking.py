@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchmetrics.functional.retrieval import retrieval_hit_rate
 
-from mm_hf.evaluation import chance_recall, ranking_metrics, ranks, retrieval_metrics
+from mm_hf.evaluation import chance_mean_recall, chance_recall, ranking_metrics, ranks, retrieval_metrics
 
 
 def test_recall_is_torchmetrics_hit_rate():
@@ -43,6 +43,23 @@ def test_several_captions_and_rows_without_a_part():
     assert metrics["text_to_image_recall_at_1"] == pytest.approx(2 / 3)  # text 2 is unlike its image
     assert metrics["text_to_image_recall_at_5"] == 1.0
     assert chance_recall(ids) == {"chance_recall_at_1": 0.5, "chance_recall_at_5": 1.0, "chance_recall_at_10": 1.0}
+
+
+@pytest.mark.parametrize("captions", [1, 3])
+def test_chance_is_what_random_orders_find(captions):
+    """12 pictures of one or three captions each, and two rows that lack a part: the mean of 300 random searches."""
+    ids = {"text": torch.arange(12 * captions), "image": torch.arange(12).repeat_interleave(captions)}
+    ids = {name: torch.cat([values, torch.tensor([-1, 99])]) for name, values in ids.items()}
+    ids["image"][-1] = -1
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(300):
+        embeddings = {name: torch.randn(len(values), 4, generator=generator) for name, values in ids.items()}
+        embeddings["image"] = embeddings["image"][ids["image"]]  # equal pictures have equal embeddings
+        found.append(retrieval_metrics(embeddings, ids)["metrics"]["mean_recall"])
+    assert chance_mean_recall(ids) == pytest.approx(sum(found) / 300, abs=0.02)
+    by_hand = {1: (1 + 5 + 10) / 12 / 3}  # one right one among twelve, in both directions
+    assert captions != 1 or chance_mean_recall(ids) == pytest.approx(by_hand[1])
 
 
 def test_nothing_to_measure():

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import html
 import json
 import re
 import shutil
@@ -354,7 +355,7 @@ def test_help_and_wrong_flags(capsys):
 
 
 @pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
-def test_other_problems(problem_type, encoders, folder, tmp_path):
+def test_other_problems(problem_type, encoders, folder, tmp_path, capsys):
     """An untrained model of the real encoders: whatever it says, all of it can be measured."""
     names = ["square", "red", "<both>"]
     labels = {"problem_type": problem_type, "num_labels": 1}
@@ -379,6 +380,10 @@ def test_other_problems(problem_type, encoders, folder, tmp_path):
     written = {file.name for file in (tmp_path / "model/evaluation").iterdir()}
     own = {"regression": {"scatter.png"}, "multi_label_classification": {"reliability.png", "labels.png"}}
     assert written == {*own[problem_type], "missing.png", "mistakes.png", "report.html", "evaluation.json"}
+    page = (tmp_path / "model/evaluation/report.html").read_text(encoding="utf-8")
+    assert html.escape(found["verdict"], quote=True).replace("&#x27;", "&#39;") in page
+    assert capsys.readouterr().out.strip().splitlines()[-1] == found["verdict"]
+    assert {entry["floor"] for entry in found["comparisons"]} == set(found["floors"])
     first = next(iter(found["metrics"].values()))
     points = found["missing"]["by_modality"]["vision"]
     assert {key: points[0][key] for key in first} == first
@@ -387,8 +392,14 @@ def test_other_problems(problem_type, encoders, folder, tmp_path):
         lengths = [float(len(text)) for text in rows["question"]]
         mean = sum(lengths[:20]) / 20
         expected = (sum((length - mean) ** 2 for length in lengths[20:]) / 40) ** 0.5
-        assert found["floors"]["majority"]["value"] == pytest.approx(expected, abs=1e-4)
-        assert set(found["metrics"]) == {"rmse", "pearson", "spearman"}
+        assert found["floors"]["mean"]["value"] == pytest.approx(expected, abs=1e-4)
+        median = sorted(lengths[:20])[9:11]
+        expected = sum(abs(length - sum(median) / 2) for length in lengths[20:]) / 40
+        assert found["floors"]["mae_of_median"]["value"] == pytest.approx(expected, abs=1e-4)
+        assert found["missing"]["majority"] == found["floors"]["mean"]["value"]
+        assert set(found["metrics"]) == {"rmse", "mae", "r2", "pearson", "spearman"}
+        assert found["metrics"]["r2"]["value"] < 0  # it was never trained
+        assert "does NOT beat the constant guess" in found["verdict"]
         assert len(found["mistakes"]) == 24
     else:
         assert set(found["label_scores"]) == set(names)

@@ -19,7 +19,7 @@ ROWS = {"train": 300, "validation": 60, "test": 61}
 SHADE = {"red": 0.3, "green": 0.6, "blue": 0.1, "teal": 0.5, "yellow": 0.9, "black": 0.0, "gray": 0.5, "brown": 0.4}
 METRICS = {
     *("score", "answer_accuracy", "answer_macro_f1", "kind_accuracy", "kind_macro_f1"),
-    *("shade_rmse", "shade_pearson", "shade_spearman"),
+    *("shade_rmse", "shade_mae", "shade_r2", "shade_pearson", "shade_spearman"),
 }
 
 
@@ -103,8 +103,14 @@ def test_a_run(trained):
     model = MMFusionForMultiTask.from_pretrained(trained)
     assert model.task_weighting is None
     assert model.config.tasks["shade"]["weight"] == 2.0
-    floors = json.loads((trained / "results.json").read_text())["floors"]
-    assert {"image_only", "text_only", "shuffled_pairs", "answer_majority", "kind_majority"} <= set(floors)
+    results = json.loads((trained / "results.json").read_text())
+    floors = results["floors"]
+    guesses = {"constant_guess", "answer_majority", "kind_majority", "shade_mean", "shade_mae_of_median"}
+    assert {"image_only", "text_only", "shuffled_pairs", *guesses} <= set(floors)
+    assert set(floors) == {found["floor"] for found in results["comparisons"]}
+    assert guesses == {found["floor"] for found in results["comparisons"] if found["constant"]}
+    assert floors["constant_guess"] < results["metrics"]["score"]
+    assert results["verdict"] in (trained / "README.md").read_text()
     assert floors["kind_shuffled_pairs"] > floors["kind_image_only"]
 
 

@@ -451,7 +451,12 @@ def classes(rows):
 @pytest.mark.parametrize(
     ("change", "problem", "metric", "floors"),
     [
-        (numbers, "regression: min / mean / max ", "rmse", {"text_only", "image_only", "shuffled_pairs"}),
+        (
+            numbers,
+            "regression: min / mean / max ",
+            "rmse",
+            {"mean", "mae_of_median", "text_only", "image_only", "shuffled_pairs"},
+        ),
         (name_lists, "multi label classification, ", "f1_micro", set()),
         (classes, "single label classification, ", "accuracy", set()),
     ],
@@ -470,6 +475,10 @@ def test_other_labels(start, questions, tmp_path, change, problem, metric, floor
         labels = torch.tensor(ran.job.splits["train"]["answer"][:])
         assert config.label_mean == pytest.approx([labels.double().mean().item()], rel=1e-6)
         assert config.label_std == pytest.approx([labels.double().std(correction=0).item()], rel=1e-6)
+    assert ran.out.strip().splitlines()[-1] == ran.results["verdict"]  # the last line of the run
+    assert f"beat the constant guess: {metric.replace('_', ' ')}" in ran.results["verdict"].replace("beats", "beat")
+    assert {found["floor"] for found in ran.results["comparisons"] if not found["constant"]} <= floors
+    assert ran.results["verdict"] in (ran.folder / "README.md").read_text()
     answer = mm_hf.pipeline(model=ran.folder)({"image": str(tmp_path / "mine/photos/3.png"), "text": "is it red?"})
     names = [entry["label"] for entry in answer]
     assert len(names) == 1 if metric == "rmse" else set(names) <= set(ran.job.label2id)

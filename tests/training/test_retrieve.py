@@ -84,6 +84,8 @@ def test_a_run(trained):
     folder = trained
     results = json.loads((folder / "results.json").read_text())
     assert next(iter(results["metrics"])) == "mean_recall"
+    assert results["floors"]["chance_mean_recall"] < results["metrics"]["mean_recall"]
+    assert results["verdict"].startswith("This model beats the constant guess: mean recall")
     assert results["metrics"]["text_to_image_recall_at_10"] > 2 * results["floors"]["chance_recall_at_10"]
     for name in ("curves.png", "predictions.png"):
         with Image.open(folder / name) as plot:
@@ -123,7 +125,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, 
     assert one == other
 
 
-def test_evaluate(trained):
+def test_evaluate(trained, capsys):
     call(retrieve.main, "evaluate", "--model", trained, "--bootstrap_samples", 30)
     report = json.loads((trained / "evaluation/retrieval.json").read_text())
     results = json.loads((trained / "results.json").read_text())["metrics"]
@@ -132,6 +134,13 @@ def test_evaluate(trained):
             assert values["value"] == pytest.approx(results[f"{direction}_{name}"])
             assert values["low"] <= values["value"] <= values["high"]
     assert set(report["rerank"]["weights"]) == {"text_to_image", "image_to_text"}
+    assert capsys.readouterr().out.strip().splitlines()[-1] == report["verdict"]
+    assert {found["metric"] for found in report["comparisons"]} == {
+        f"{name}, recall_at_1" for name in report["metrics"]
+    }
+    for found in report["comparisons"]:
+        assert 1 / report["texts"] <= found["value"] <= 10 / report["items"]  # of some texts there are several
+        assert found["beaten"] == (found["score"] > found["value"])
     with Image.open(trained / "evaluation/retrieval.png") as sheet:
         assert min(sheet.size) > 500
 

@@ -1,0 +1,124 @@
+"""Whether a score is better than what it must be held against, in words."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+# Of these metrics the lower value is the better one; of several tasks the name of the task stands before it.
+LOWER_IS_BETTER = ("rmse", "mae", "wer", "median_rank")
+# The floors that look at no row, and how they are said; of several tasks with the name of the task before them.
+CONSTANTS = {
+    "majority": "the most frequent answer for every row",
+    "wer_of_majority": "the most frequent answer for every row",
+    "mean": "the mean for every row",
+    "mae_of_median": "the median for every row",
+    "constant_guess": "the best constants of all tasks",
+    "chance_mean_recall": "a search that knows nothing",
+    "chance_recall_at_1": "a search that knows nothing",
+}
+NO_FLOORS = "No floor was measured, so nothing says whether this score is better than a guess."
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether the lower value of a metric is the better one; the metric of one of several tasks too."""
+    return any(metric == name or metric.endswith(f"_{name}") for name in LOWER_IS_BETTER)
+
+
+def constant_of(floor: str) -> str | None:
+    """How a floor is said that looks at no row; None for a floor that does."""
+    for name, words in CONSTANTS.items():
+        if floor == name:
+            return words
+        if floor.endswith(f"_{name}"):
+            return f"{words} ({floor.removesuffix(f'_{name}')})"
+    return None
+
+
+def figure(value: float | None) -> str:
+    """A figure as a report prints it: four digits behind the point, or of very large and very small ones as many as
+    say something. "–" for None."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    if not math.isfinite(size) or size == 0 or 1e-3 <= size < 1000:
+        return f"{value:.4f}"
+    return f"{value:,.1f}" if 1000 <= size < 1e9 else f"{value:.4g}"
+
+
+def compare(
+    metrics: Mapping[str, float | None],
+    floors: Iterable[tuple[str, str, float | None]],
+    intervals: Mapping[str, tuple[float | None, float | None]] | None = None,
+) -> list[dict[str, Any]]:
+    """Holds scores against floors.
+
+    Args:
+        metrics: the scores by name; None or NaN is a score that is not defined, which beats nothing.
+        floors: of each its name, its metric and its value; one whose value is not defined is left out.
+        intervals: of metrics their 95 % interval, where it is known.
+
+    Returns:
+        for each floor `floor`, `metric`, `score` (None where it is not defined), `value`, `better` ("higher" or
+        "lower"), `beaten`: whether the score is better than the floor, by however little; `constant`: whether the
+        floor looks at no row; `in_interval`: whether the floor lies within the interval of the score, None where
+        there is none.
+    """
+    found = []
+    for floor, metric, value in floors:
+        score = metrics[metric]
+        if value is None or math.isnan(value):
+            continue
+        defined = score is not None and not math.isnan(score)
+        lower = lower_is_better(metric)
+        low, high = (intervals or {}).get(metric, (None, None))
+        found.append(
+            {
+                "floor": floor,
+                "metric": metric,
+                "score": score if defined else None,
+                "value": value,
+                "better": "lower" if lower else "higher",
+                "beaten": defined and (score < value if lower else score > value),
+                "constant": constant_of(floor) is not None,
+                "in_interval": None if low is None or high is None else low <= value <= high,
+            }
+        )
+    return found
+
+
+def verdict(comparisons: list[dict[str, Any]]) -> str:
+    """Says in one line whether the model is better than a constant guess, and than the other floors.
+
+    Args:
+        comparisons: see `compare`.
+    """
+    if not comparisons:
+        return NO_FLOORS
+    constants = [found for found in comparisons if found["constant"]]
+    others = [found for found in comparisons if not found["constant"]]
+    sentences = []
+    if missed := [found for found in constants if not found["beaten"]]:
+        sentences.append(f"This model does NOT beat the constant guess: {'; '.join(map(in_words, missed))}.")
+    elif constants:
+        sentences.append(f"This model beats the constant guess: {in_words(constants[0])}.")
+    if missed := [found for found in others if not found["beaten"]]:
+        sentences.append(f"It does NOT beat {'; '.join(map(in_words, missed))}.")
+    elif others:
+        nearest = min(others, key=lambda found: abs(found["score"] - found["value"]))
+        sentences.append(f"It beats every other floor, of which the nearest is {in_words(nearest)}.")
+    return " ".join(sentences)
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """One comparison: both numbers, the direction, and by how much."""
+    floor = constant_of(found["floor"]) or found["floor"].replace("_", " ")
+    metric, score, value = found["metric"].replace("_", " "), found["score"], found["value"]
+    if score is None:
+        return f"{metric} is not defined, {floor} gives {figure(value)}"
+    words = f"{metric} {figure(score)}, {floor} {figure(value)} ({found['better']} is better"
+    if found["beaten"]:
+        words += f"; better by {figure(abs(score - value))}"
+    if found["in_interval"]:
+        words += "; within the score's 95 % interval"
+    return f"{words})"

@@ -239,8 +239,8 @@ class MMFusionProcessor(ProcessorMixin):
         Raises:
             ValueError: nothing given, lists of different length, an empty text (None means absent) or one with a lone
                 surrogate, a sound that is empty, has several channels or what is no finite number, another sampling
-                rate, an input that this processor has no part for, or an unknown argument; a table's column that is not known, or what is no number in one of numbers;
-                a series of other channels than those it learned.
+                rate, an input that this processor has no part for, or an unknown argument; a table's column that is
+                not known, or what is no number in one of numbers; a series of other channels than those it learned.
         """
         given = {"images": images, "text": text, "audio": audio, "table": table, "series": series}
         for name, (_, part) in PARTS.items():
@@ -316,7 +316,9 @@ class MMFusionProcessor(ProcessorMixin):
         for key, part in own.items():
             if part is not None:
                 found[key] |= set(inspect.signature(type(part).__call__).parameters) - {"self", "args", "kwargs"}
-        found["images_kwargs"] |= set(getattr(getattr(self.image_processor, "valid_kwargs", None), "__annotations__", {}))
+        found["images_kwargs"] |= set(
+            getattr(getattr(self.image_processor, "valid_kwargs", None), "__annotations__", {})
+        )
         return found
 
     def _check_arguments(self, kwargs: dict[str, Any]):
@@ -326,8 +328,8 @@ class MMFusionProcessor(ProcessorMixin):
         for name, value in kwargs.items():
             if name not in flat:
                 raise ValueError(
-                    f"The processor has no argument {name!r}; it has {[*PARTS, 'deduplicate']}, those of its parts, and "
-                    f"{list(known)}.{did_you_mean(name, flat)}"
+                    f"The processor has no argument {name!r}; it has {[*PARTS, 'deduplicate']}, those of its parts, "
+                    f"and {list(known)}.{did_you_mean(name, flat)}"
                 )
             if known.get(name) and isinstance(value, Mapping):
                 for key in value:
@@ -375,8 +377,8 @@ class MMFusionProcessor(ProcessorMixin):
             for column, value in values.items():
                 if isinstance(value, (list, tuple, dict, np.ndarray)):
                     raise ValueError(
-                        f"Row {row}: column {column!r} has one value a row, got {value!r:.80}; several rows are a list "
-                        "of dicts, or a table of pandas."
+                        f"Row {row}: column {column!r} has one value a row, got {value!r:.80}; several rows are a "
+                        "list of dicts, or a table of pandas."
                     )
             try:
                 self.table_schema.check(values)

@@ -4,6 +4,7 @@
 refused. A recipe that names another one as its `base`, from its own folder, takes over all keys that it does not have.
 """
 
+import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from mm_hf.models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES
+from mm_hf.models.names import did_you_mean
 from mm_hf.models.recurrent import RNNS
 
 
@@ -513,7 +515,10 @@ def parse_arguments(
             parser.error(f"recipe {recipe}: {error}")
         unknown = sorted(map(str, set(values) - known))
         if unknown:
-            parser.error(f"recipe {recipe}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")
+            meant = did_you_mean(unknown[0], known)
+            parser.error(
+                f"recipe {recipe}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.{meant}"
+            )
         for key in (key for group in ALL_ARGUMENTS for key in fields(group)):
             # argparse looks at the choices of flags alone, not at those of defaults.
             choices, value = key.metadata.get("choices"), values.get(key.name)
@@ -523,7 +528,8 @@ def parse_arguments(
                 values[key.name] = [value]
             for one in value.values() if key.name == "problem_type" and isinstance(value, dict) else [value]:
                 if choices and one is not None and one not in choices:
-                    parser.error(f"recipe {recipe}: {key.name} must be one of {choices}, got {one!r}.")
+                    meant = did_you_mean(one, choices)
+                    parser.error(f"recipe {recipe}: {key.name} must be one of {choices}, got {one!r}.{meant}")
         # argparse converts defaults that are strings as it does flags: 1e-3, a string to YAML, becomes a number.
         parser.set_defaults(
             **{k: str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for k, v in values.items()}
@@ -531,6 +537,8 @@ def parse_arguments(
     try:
         model_args, data_args, train_args, _ = parser.parse_args_into_dataclasses(words)
     except ValueError as error:
-        parser.error(str(error))
+        flags = [word[2:].split("=")[0] for word in (sys.argv[1:] if words is None else words) if word[:2] == "--"]
+        misspelt = [flag for flag in flags if flag not in known and f"--{flag}" in str(error)]
+        parser.error(str(error) + (did_you_mean(misspelt[0], known) if misspelt else ""))
     name = "run" if recipe is None else recipe.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
     return name, model_args, data_args, train_args

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from .names import did_you_mean
+from .names import did_you_mean, nearest
 from .series import has_no_steps
 from .tabular import is_missing
 
@@ -234,8 +234,8 @@ def check_model_inputs(inputs: Mapping[str, Any], known: Iterable[str], others: 
                 f"The model has no input {name!r}, it reads tensors: the processor makes them, as in "
                 f"model(**processor({RAW_NAMES[name]}=…))."
             )
-        elif isinstance(value, torch.Tensor) or did_you_mean(name, {*known, *others}, cutoff=0.9):
-            meant = did_you_mean(name, {*known, *others})
+        elif isinstance(value, torch.Tensor) or name == "labels" or nearest(name, {*known, *others, "labels"}, 0.9):
+            meant = "" if name == "labels" else did_you_mean(name, {*known, *others, "labels"})
             raise ValueError(f"The model has no input [{name!r}]; it has {known}, and heads have 'labels'.{meant}")
 
 

@@ -26,6 +26,7 @@ from .configuration_mm_fusion import (
     part_of_composite,
 )
 from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
+from .names import did_you_mean
 
 
 logger = logging.get_logger(__name__)
@@ -181,7 +182,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         for given, config_class in ((kwargs, MMFusionConfig), (fusion_module_config, FusionModuleConfig)):
             known = {field.name for field in dataclasses.fields(config_class)} | {"num_labels", "model_type"}
             if unknown := sorted(key for key in set(given) - known if given[key] is not None):
-                raise ValueError(f"{config_class.__name__} has no {unknown[0]!r}; it has {sorted(known)}.")
+                meant = did_you_mean(unknown[0], {*known, *cls.pretrained_parts, *HUB_KEYS, *LOADING_KEYS})
+                raise ValueError(f"{config_class.__name__} has no {unknown[0]!r}; it has {sorted(known)}.{meant}")
         base_models = [base_model_of(source) for source in sources.values()]
         config = MMFusionConfig(
             **configs,

@@ -26,7 +26,7 @@ from .configuration_mm_fusion import (
     part_of_composite,
 )
 from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
-from .names import did_you_mean
+from .names import did_you_mean, nearest
 
 
 logger = logging.get_logger(__name__)
@@ -144,6 +144,12 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             ValueError: no encoder, an encoder that does not read the modality, or weights that its checkpoint lacks.
             OSError: no such folder or Hub id.
         """
+        fields = [field.name for field in dataclasses.fields(MMFusionConfig)]
+        for key in kwargs:  # what is no name at all is told below, once the parts have taken what is theirs
+            meant = None if key in fields else nearest(key, cls.pretrained_parts, cutoff=0.8)
+            if meant not in (None, key) and isinstance(kwargs[key], (str, os.PathLike)):
+                known = list(cls.pretrained_parts)
+                raise ValueError(f"from_encoders_pretrained has no {key!r}; it has {known}. Did you mean {meant!r}?")
         sources = {name: kwargs.pop(name, None) for name in cls.pretrained_parts}
         sources = {name: source for name, source in sources.items() if source is not None}
         untrained = [key for name, key in MODALITY_CONFIGS.items() if name not in PRETRAINED_MODALITIES]

@@ -301,4 +301,23 @@ def check_token_labels(labels: Any, rows: int):
         )
 
 
+def check_classes(labels: torch.Tensor, count: int):
+    """Refuses numbers that are no class. On the CPU alone: elsewhere a look would wait for all that was computed
+    before.
+
+    Args:
+        labels: whole numbers, -100 for none.
+        count: how many classes there are.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if labels.device.type != "cpu":
+        return
+    outside = (labels != -100) & ((labels < 0) | (labels >= count))
+    if outside.any():
+        found = sorted(set(labels[outside].tolist()))[:10]
+        raise ValueError(f"Labels are numbers from 0 to {count - 1}, or -100 for none; got {found}.")
+
+
 __all__ = ["check_model_inputs"]

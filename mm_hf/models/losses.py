@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from .inputs import check_classes
 from .names import did_you_mean
 
 
@@ -121,14 +122,8 @@ def classification_loss(
             f"{tuple(logits.shape)}, got {labels.dtype} of shape {tuple(labels.shape)}."
             + hint_for_labels(labels, logits)
         )
-    if (
-        hard
-        and labels.device.type == "cpu"
-        and ((labels != -100) & ((labels < 0) | (labels >= logits.shape[1]))).any()
-    ):
-        # On other devices a look would wait for all that was computed before.
-        outside = sorted(set(labels[(labels < 0) | (labels >= logits.shape[1])].tolist()) - {-100})
-        raise ValueError(f"Classes are numbers from 0 to {logits.shape[1] - 1}, or -100 for none; got {outside[:10]}.")
+    if hard:
+        check_classes(labels, logits.shape[1])
     if sample_weight is not None and sample_weight.shape != logits.shape[:1]:
         raise ValueError(f"sample_weight needs shape {tuple(logits.shape[:1])}, got {tuple(sample_weight.shape)}.")
     rows, logits = labelled_rows(labels), logits.float()

@@ -4,7 +4,6 @@
 refused. A recipe that names another one as its `base`, from its own folder, takes over all keys that it does not have.
 """
 
-import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -506,8 +505,11 @@ def parse_arguments(
     """
     parser = HfArgumentParser(ALL_ARGUMENTS, description=description, allow_abbrev=False)
     parser.add_argument("recipe", nargs="?", help="A YAML file with any of these keys.")
-    recipe = parser.parse_known_args(words)[0].recipe
-    known = {key.name for group in ALL_ARGUMENTS for key in fields(group)}
+    parsed, others = parser.parse_known_args(words)
+    recipe, known = parsed.recipe, {key.name for group in ALL_ARGUMENTS for key in fields(group)}
+    if flags := [word.split("=")[0] for word in others if word.startswith("--")]:
+        # Said before the recipe is read, since the flag's value may have been taken for one.
+        parser.error(f"unknown flag {flags[0]}.{did_you_mean(flags[0][2:], known)}")
     if recipe is not None:
         try:
             values = read_recipe(Path(recipe))
@@ -537,8 +539,6 @@ def parse_arguments(
     try:
         model_args, data_args, train_args, _ = parser.parse_args_into_dataclasses(words)
     except ValueError as error:
-        flags = [word[2:].split("=")[0] for word in (sys.argv[1:] if words is None else words) if word[:2] == "--"]
-        misspelt = [flag for flag in flags if flag not in known and f"--{flag}" in str(error)]
-        parser.error(str(error) + (did_you_mean(misspelt[0], known) if misspelt else ""))
+        parser.error(str(error))
     name = "run" if recipe is None else recipe.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
     return name, model_args, data_args, train_args

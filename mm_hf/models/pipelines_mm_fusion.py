@@ -599,7 +599,8 @@ class MMFusionGenerationPipeline(MMFusionClassificationPipeline):
 
     def as_row(self, inputs: Any) -> dict[str, Any]:
         """Takes an image alone too; see the method of the base class."""
-        alone = is_one_image(inputs) and not (isinstance(inputs, Mapping) and set(inputs) & set(ROW_KEYS))
+        file = isinstance(inputs, Mapping) and bool({"bytes", "path"} & set(inputs))
+        alone = file or (is_one_image(inputs) and not isinstance(inputs, Mapping))
         several = isinstance(inputs, (list, tuple)) and not hasattr(inputs, "_asdict")  # of one row
         return {"image": inputs} if several or (alone and not is_missing(inputs)) else super().as_row(inputs)
 

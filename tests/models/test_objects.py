@@ -613,6 +613,8 @@ def test_unknown_names_are_refused(pipes, name):
         return
     with pytest.raises(ValueError, match=r"Row 0: .*'imgae'.* Did you mean 'image'"):
         pipe({"imgae": PICTURES[0], text: "no"}, on_error="skip")
+    with pytest.raises(ValueError, match=r"Row 0: .*'imgae'.* Did you mean 'image'"):
+        pipe({"imgae": PICTURES[0]})
     with pytest.raises(ValueError, match=r"Row 1: A row has one of 'text' and 'question', not both"):
         pipe([row, {"text": "no", "question": "who"}])
     with pytest.raises(ValueError, match=r"Row 0: The row has audio .*, but this model reads \['vision', 'text'\]"):

@@ -18,8 +18,12 @@ from mm_hf import (
     MMFusionForRetrieval,
     MMFusionModel,
 )
+from mm_hf.data import Columns, load_splits
+from mm_hf.data.labels import label_tensor
+from mm_hf.data.loading import BadRowError
 from mm_hf.models import configuration_mm_fusion
 from mm_hf.models.names import did_you_mean
+from training.arguments import parse_arguments
 
 
 PICTURE = Image.new("RGB", (32, 32))
@@ -306,3 +310,18 @@ def test_did_you_mean(name, known, expected):
 def test_names_of_settings(action, meant):
     with pytest.raises(ValueError, match=f"Did you mean '{meant}'"):
         action()
+
+
+def test_names_of_columns_and_recipes(tmp_path, capsys):
+    (tmp_path / "rows.csv").write_text("question,answer\nwhat,yes\nwho,no\n" * 10)
+    with pytest.raises(ValueError, match=r"Unknown column 'questoin'.* Did you mean 'question'"):
+        load_splits(tmp_path / "rows.csv", Columns(text="questoin", label="answer"))
+    with pytest.raises(ValueError, match="Did you mean 'answer'"):
+        Columns(text="question", label=["answer", "size"], weight={"anser": "w"})
+    with pytest.raises(BadRowError, match=r"label 'yess' is not in the list.* Did you mean 'yes'"):
+        label_tensor([{"answer": "yess", "row_id": 0, "split": "train"}], "answer", {"no": 0, "yes": 1})
+    (tmp_path / "recipe.yaml").write_text("learning_rat: 1\n")
+    for words, meant in (([str(tmp_path / "recipe.yaml")], "learning_rate"), (["--max_step", "3"], "max_steps")):
+        with pytest.raises(SystemExit):
+            parse_arguments("a script", words)
+        assert f"Did you mean '{meant}'" in capsys.readouterr().err

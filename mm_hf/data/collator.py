@@ -589,6 +589,7 @@ def is_decoded(value: Any) -> bool:
 
 def fingerprint(value: Any) -> str:
     """What tells decoded pictures and sounds apart: a hash of all that they show or say."""
+    about: tuple[Any, ...]
     if isinstance(value, Image.Image):
         about = (value.mode, value.size, value.getpalette(), value.info.get("transparency"))
         content, about = value.tobytes(), (*about, value.getexif().get(ORIENTATION))

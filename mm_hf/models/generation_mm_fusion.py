@@ -194,7 +194,7 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         elif isinstance(encoder_outputs, tuple):
             encoder_outputs = MMFusionModelOutput(*encoder_outputs)
         if labels is not None:
-            check_token_labels(labels, len(encoder_outputs["last_hidden_state"]))
+            check_token_labels(labels, len(cast(Any, encoder_outputs)["last_hidden_state"]))
             check_classes(labels, self.decoder.get_input_embeddings().weight.shape[0])
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if labels is None:

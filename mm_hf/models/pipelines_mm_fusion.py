@@ -535,7 +535,7 @@ class ImageAndQuestion:
                 image = open_picture(image)
         images = [image] if one_image else image
         questions = [question] if one_question else entries_of(question)
-        if isinstance(images, Dataset):  # is read row by row
+        if isinstance(images, Dataset) and isinstance(images, Sized):  # is read row by row
             return ask(({"image": images[i], "question": q} for i in range(len(images)) for q in questions), **kwargs)
         return ask([{"image": i, "question": q} for i in entries_of(images) for q in questions], **kwargs)
 

@@ -144,12 +144,14 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             ValueError: no encoder, an encoder that does not read the modality, or weights that its checkpoint lacks.
             OSError: no such folder or Hub id.
         """
-        fields = [field.name for field in dataclasses.fields(MMFusionConfig)]
+        of_config = [field.name for field in dataclasses.fields(MMFusionConfig)]
         for key in kwargs:  # what is no name at all is told below, once the parts have taken what is theirs
-            meant = None if key in fields else nearest(key, cls.pretrained_parts, cutoff=0.8)
+            meant = None if key in of_config else nearest(key, cls.pretrained_parts, cutoff=0.8)
             if meant not in (None, key) and isinstance(kwargs[key], (str, os.PathLike)):
-                known = list(cls.pretrained_parts)
-                raise ValueError(f"from_encoders_pretrained has no {key!r}; it has {known}. Did you mean {meant!r}?")
+                raise ValueError(
+                    f"from_encoders_pretrained has no {key!r}; it has {list(cls.pretrained_parts)}. Did you mean "
+                    f"{meant!r}?"
+                )
         sources = {name: kwargs.pop(name, None) for name in cls.pretrained_parts}
         sources = {name: source for name, source in sources.items() if source is not None}
         untrained = [key for name, key in MODALITY_CONFIGS.items() if name not in PRETRAINED_MODALITIES]

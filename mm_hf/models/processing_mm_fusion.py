@@ -5,7 +5,7 @@
 import inspect
 import os
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -531,7 +531,7 @@ def distinct_items(values: list, deduplicate: bool) -> tuple[list, list]:
     """
     items: list = []
     index: list[int] = []
-    places: dict[Hashable, int] = {}
+    places: dict[Any, int] = {}
     for value in values:
         if value is None:
             index.append(-1)

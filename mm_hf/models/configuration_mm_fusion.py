@@ -45,6 +45,9 @@ POOLING_OF_TYPE = {
     RecurrentConfig.model_type: "mean",
 }
 
+# What a config has one number a label of.
+PER_LABEL = ("class_weights", "class_priors", "label_mean", "label_std")
+
 # The fusion width where the query's encoder names none in its config (feature maps).
 DEFAULT_WIDTH = 256
 
@@ -532,11 +535,10 @@ def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> di
     new, old = counts[0], counts[1] or 2  # what the library has where nothing is said
     if new is None or new == old:
         return config_dict
-    given = {name: changes.pop(name) for name in LOSS_SETTINGS if name in changes}
-    own = [
-        name for name in ("problem_type", *LOSS_SETTINGS) if config_dict.get(name) and name not in {**given, **changes}
-    ]
-    dropped = [name for name in own if name in ("class_weights", "class_priors") and len(config_dict[name]) != new]
+    names = ("problem_type", *dict.fromkeys((*LOSS_SETTINGS, *PER_LABEL)))
+    given = {name: changes.pop(name) for name in names[1:] if name in changes}
+    own = [name for name in names if config_dict.get(name) and name not in {**given, **changes}]
+    dropped = [name for name in own if name in PER_LABEL and len(config_dict[name]) != new]
     if new == 1 or old == 1:  # a number in place of classes, or the reverse
         dropped = [name for name in own if new == 1 or name in ("problem_type", *dropped)]
     config_dict = {**config_dict, **given}

@@ -134,9 +134,10 @@ LABELS = {
 @pytest.mark.parametrize("problem_type", [None, "single_label_classification"])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("kind", LABELS)
-def test_labels_that_are_none(kind, training, problem_type):
+def test_labels_that_are_none(models, kind, training, problem_type):
     """The config is not changed by a call that fails, and the next one is understood anew."""
-    model = tiny.model(problem_type=problem_type, mixup_alpha=0.0).train(training)
+    model = models["answers"].train(training)
+    model.config.problem_type = problem_type
     labels, message = LABELS[kind]
     with pytest.raises(ValueError, match=message):
         model(**tiny.batch(), labels=labels)

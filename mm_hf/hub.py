@@ -1,5 +1,6 @@
 """Checkpoints as their users meet them: pipelines over a folder, a Hub id or a model in memory."""
 
+import os
 from typing import Any
 
 from transformers import AutoProcessor, Pipeline, PreTrainedModel
@@ -12,6 +13,7 @@ from .models.modeling_mm_fusion import (
     MMFusionForMultiTask,
     MMFusionForQuestionAnswering,
 )
+from .models.names import did_you_mean
 from .models.pipelines_mm_fusion import (
     MMFusionClassificationPipeline,
     MMFusionFeatureExtractionPipeline,
@@ -56,13 +58,18 @@ def pipeline(
         processor: its processor; left out, the one in the checkpoint. Needed with a model in memory.
         device, batch_size: as in `transformers.pipeline`.
         kwargs: for loading (`revision`, `token`, `dtype`…); all others are arguments of each call (`top_k`,
-            `max_new_tokens`…), where a call does not give its own.
+            `max_new_tokens`, `on_error`…), where a call does not give its own.
 
     Raises:
-        ValueError: no model, an unknown task, or a model in memory without its processor.
+        ValueError: no model, an unknown task or argument, or a model in memory without its processor.
     """
     if model is None:
-        raise ValueError("pipeline needs a model: a folder, a Hub id, or a model in memory.")
+        hint = "" if task is None or task in PIPELINES else f" Got {task!r:.80} as the task: say model=…."
+        raise ValueError(f"pipeline needs a model: a folder, a Hub id, or a model in memory.{hint}")
+    if not isinstance(model, (str, os.PathLike, PreTrainedModel)):
+        raise ValueError(f"model must be a folder, a Hub id, or a model in memory, got {type(model).__name__}.")
+    if processor is not None and not hasattr(processor, "present_parts"):
+        raise ValueError(f"processor must be a MMFusionProcessor, got {processor!r:.80}.")
     hub_kwargs = {key: kwargs.pop(key) for key in (*HUB_KEYS, *LOADING_KEYS) if key in kwargs}
     if isinstance(model, PreTrainedModel):
         config, names = model.config, [type(model).__name__]
@@ -78,7 +85,8 @@ def pipeline(
         if task is None:
             raise ValueError(f"No pipeline is known for {names}; tasks are {sorted(PIPELINES)}.")
     if task not in PIPELINES:
-        raise ValueError(f"Unknown task {task!r}: known are {sorted(PIPELINES)}.")
+        meant = did_you_mean(task, PIPELINES)
+        raise ValueError(f"Unknown task {task!r}: known are {sorted(PIPELINES)}.{meant}")
     pipeline_class, model_class = (writes and WRITING_PIPELINES.get(task)) or PIPELINES[task]
     if not isinstance(model, PreTrainedModel):
         processor = AutoProcessor.from_pretrained(model, **hub_kwargs) if processor is None else processor

@@ -12,6 +12,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from mm_hf.models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES
+from mm_hf.models.names import did_you_mean
 from mm_hf.models.recurrent import RNNS
 
 
@@ -516,8 +517,11 @@ def parse_arguments(
     """
     parser = HfArgumentParser(ALL_ARGUMENTS, description=description, allow_abbrev=False)
     parser.add_argument("recipe", nargs="?", help="A YAML file with any of these keys.")
-    recipe = parser.parse_known_args(words)[0].recipe
-    known = {key.name for group in ALL_ARGUMENTS for key in fields(group)}
+    parsed, others = parser.parse_known_args(words)
+    recipe, known = parsed.recipe, {key.name for group in ALL_ARGUMENTS for key in fields(group)}
+    if flags := [word.split("=")[0] for word in others if word.startswith("--")]:
+        # Said before the recipe is read, since the flag's value may have been taken for one.
+        parser.error(f"unknown flag {flags[0]}.{did_you_mean(flags[0][2:], known)}")
     if recipe is not None:
         try:
             values = read_recipe(Path(recipe))
@@ -525,7 +529,10 @@ def parse_arguments(
             parser.error(f"recipe {recipe}: {error}")
         unknown = sorted(map(str, set(values) - known))
         if unknown:
-            parser.error(f"recipe {recipe}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")
+            meant = did_you_mean(unknown[0], known)
+            parser.error(
+                f"recipe {recipe}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.{meant}"
+            )
         for key in (key for group in ALL_ARGUMENTS for key in fields(group)):
             # argparse looks at the choices of flags alone, not at those of defaults.
             choices, value = key.metadata.get("choices"), values.get(key.name)
@@ -535,7 +542,8 @@ def parse_arguments(
                 values[key.name] = [value]
             for one in value.values() if key.name == "problem_type" and isinstance(value, dict) else [value]:
                 if choices and one is not None and one not in choices:
-                    parser.error(f"recipe {recipe}: {key.name} must be one of {choices}, got {one!r}.")
+                    meant = did_you_mean(one, choices)
+                    parser.error(f"recipe {recipe}: {key.name} must be one of {choices}, got {one!r}.{meant}")
         # argparse converts defaults that are strings as it does flags: 1e-3, a string to YAML, becomes a number.
         parser.set_defaults(
             **{k: str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for k, v in values.items()}

@@ -5,6 +5,7 @@ from transformers.integrations import get_available_reporting_integrations
 from mm_hf.models.configuration_mm_fusion import PRETRAINED_MODALITIES
 from mm_hf.models.ctc_mm_fusion import CTC
 from mm_hf.models.generation_mm_fusion import GENERATION
+from mm_hf.models.names import did_you_mean
 from training.arguments import (
     DEFAULT_AUDIO_ENCODER,
     DEFAULT_TEXT_ENCODER,
@@ -99,7 +100,9 @@ def check_table(data_args: DataArguments):
     """Says what does not go with the columns of a table, or of time series."""
     columns, labels = data_args.table_columns or [], data_args.label_column or []
     if unknown := sorted(set(data_args.category_columns or []) - set(columns)):
-        raise ValueError(f"category_columns names {unknown}, but table_columns is {columns}.")
+        raise ValueError(
+            f"category_columns names {unknown}, but table_columns is {columns}.{did_you_mean(unknown[0], columns)}"
+        )
     if len(set(columns)) < len(columns):
         raise ValueError(f"table_columns names a column twice: {columns}.")
     for key, named in (("table_columns", columns), ("series_column", [data_args.series_column])):

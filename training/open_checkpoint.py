@@ -31,6 +31,7 @@ from mm_hf.data.loading import SOURCE_ROW
 from mm_hf.data.sources import PART_OF
 from mm_hf.models.ctc_mm_fusion import CTC
 from mm_hf.models.generation_mm_fusion import GENERATION
+from mm_hf.models.names import did_you_mean
 from training.arguments import DataArguments, DatasetArguments, ModelArguments, TrainArguments
 from training.job import COLUMN_OF, RETRIEVAL, ROOT, Job
 from training.set_up import HEADS, build_cache, check_rows
@@ -169,7 +170,10 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
     if config.tasks is not None:
         label = [label] if isinstance(label, str) else list(label)
         if unknown := [column for column in label if column not in config.tasks]:
-            raise ValueError(f"label_column names {unknown}, but {args.model} has the tasks {list(config.tasks)}.")
+            meant = did_you_mean(unknown[0], config.tasks)
+            raise ValueError(
+                f"label_column names {unknown}, but {args.model} has the tasks {list(config.tasks)}.{meant}"
+            )
     elif not isinstance(label, str):
         raise ValueError(f"label_column names {label}, but {args.model} has a single task.")
     return GroupedColumns(

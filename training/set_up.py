@@ -52,6 +52,7 @@ from mm_hf.models.configuration_mm_fusion import PRETRAINED_MODALITIES
 from mm_hf.models.ctc_mm_fusion import CTC
 from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.models.losses import count_labels
+from mm_hf.models.names import did_you_mean
 from mm_hf.models.recurrent import RecurrentConfig
 from mm_hf.models.series import SeriesScaler, as_steps, has_no_steps
 from mm_hf.models.tabular import TableSchema, TabularConfig
@@ -245,7 +246,10 @@ def labels_by_column(
     asked = data_args.problem_type
     asked = dict(asked) if isinstance(asked, dict) else dict.fromkeys(columns.labels, asked)
     if unknown := set(asked) - set(columns.labels):
-        raise ValueError(f"problem_type names {sorted(unknown)}, but the columns of labels are {columns.labels}.")
+        meant = did_you_mean(sorted(unknown)[0], columns.labels)
+        raise ValueError(
+            f"problem_type names {sorted(unknown)}, but the columns of labels are {columns.labels}.{meant}"
+        )
     found = {column: labels_of(splits, column, asked.get(column)) for column in columns.labels}
     names = {column: classes for column, (classes, _) in found.items()}
     return names, {column: problem_type for column, (_, problem_type) in found.items()}
@@ -399,7 +403,8 @@ def head_arguments(job: Job, losses: list[dict[str, Any]]) -> dict[str, Any]:
         return {"problem_type": job.problem_type, **losses[0], **labels}
     weights = job.model_args.task_weights or {}
     if unknown := set(weights) - set(job.tasks):
-        raise ValueError(f"task_weights names {sorted(unknown)}, but the columns of labels are {job.tasks}.")
+        meant = did_you_mean(sorted(unknown)[0], job.tasks)
+        raise ValueError(f"task_weights names {sorted(unknown)}, but the columns of labels are {job.tasks}.{meant}")
     tasks = {}
     for task, settings in zip(job.alone(), losses):
         name = task.columns.label

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from ..models.names import did_you_mean
+
 
 CROP_AREA = 0.6
 ASPECTS = (3 / 4, 4 / 3)
@@ -90,7 +92,8 @@ def parse_augmentations(names: Sequence[str]) -> ImageAugmentation | None:
     """
     for name in names:
         if name not in NAMED:
-            raise ValueError(f"Unknown augmentation {name!r}: known are {list(NAMED)}.")
+            meant = did_you_mean(name, NAMED)
+            raise ValueError(f"Unknown augmentation {name!r}: known are {list(NAMED)}.{meant}")
     return ImageAugmentation(**{name: NAMED[name] for name in names}) if names else None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..models.names import did_you_mean
 from .loading import describe_bad_row
 
 
@@ -19,7 +20,8 @@ def check_on_error(on_error: str):
         ValueError: another value.
     """
     if on_error not in ON_ERROR:
-        raise ValueError(f"on_error must be one of {list(ON_ERROR)}, got {on_error!r}.")
+        meant = did_you_mean(on_error, ON_ERROR)
+        raise ValueError(f"on_error must be one of {list(ON_ERROR)}, got {on_error!r}.{meant}")
 
 
 class BadRows:

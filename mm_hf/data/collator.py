@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,12 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from transformers.utils import logging
 
 from ..models.generation_mm_fusion import GENERATION
+from ..models.inputs import fault_of_text, fault_of_unicode
+from ..models.names import did_you_mean
 from ..models.processing_mm_fusion import MMFusionProcessor, decode_as_written, ends_of_text
 from ..models.retrieval_mm_fusion import ITEMS
 from ..models.series import as_steps, has_no_steps
-from ..models.tabular import TableError
+from ..models.sound import load_sound
+from ..models.tabular import TableError, is_missing
+from ..models.video import load_frames
 from .augmentation import ImageAugmentation, change_speed
 from .bad_rows import check_on_error
 from .decoding import decode_image, decode_sound, decode_video, picture_file, video_key
@@ -23,7 +29,11 @@ from .labels import label_tensor
 from .loading import BadRowError, Columns, is_absent
 
 
+logger = logging.get_logger(__name__)
+
 TABLE = "table"  # stands for all columns of the table, which make one item
+BATCH = "this batch"  # the split of rows that do not know where they come from
+ORIENTATION = 0x0112  # the key in EXIF data
 
 
 def id_of(key: str) -> int:
@@ -33,7 +43,13 @@ def id_of(key: str) -> int:
 
 @dataclass
 class MultimodalCollator:
-    """Makes a batch of the model's inputs from rows as `Rows` gives them.
+    """Makes a batch of the model's inputs from rows as `Rows` gives them, or as a plain data set does, for the
+    library's own Trainer with `remove_unused_columns=False`.
+
+    Rows of a plain data set (of `datasets`, or dicts) may hold decoded pictures and sounds too: PIL images, arrays,
+    dicts of `array` and `sampling_rate`. They do not know their number: a bad one is named by its place in the batch,
+    and what is drawn at random for it comes from torch's generator. The library's Trainer has one collator for
+    training and evaluation: what augments changes the rows of both.
 
     Args:
         processor: prepares each distinct item.
@@ -62,10 +78,10 @@ class MultimodalCollator:
     Returns of a call:
         a dict with `vision_index`, `text_index` `(B,)` (`(B, K)` where there are K > 1 columns of pictures, which
         share one pool of items), the processor's tensors for the distinct items (or `encoder_states`), `labels`,
-        `sample_weight` `(B,)` where a column holds weights, `row_ids` `(B,)`; for rows of a stream `stream_position`,
-        epoch and number of rows read in it by the end of this batch; where rows are bad `bad_rows`, their entries (see
-        `BadRowError`). Where `columns.label` is a list, `labels` and `sample_weight` are dicts by column. With
-        `pair_ids`, `text_ids` and `vision_ids` or `audio_ids` `(B,)` int64, -1 for none.
+        `sample_weight` `(B,)` where a column holds weights, `row_ids` `(B,)` where rows know them; for rows of a
+        stream `stream_position`, epoch and number of rows read in it by the end of this batch; where rows are bad
+        `bad_rows`, their entries (see `BadRowError`). Where `columns.label` is a list, `labels` and `sample_weight`
+        are dicts by column. With `pair_ids`, `text_ids` and `vision_ids` or `audio_ids` `(B,)` int64, -1 for none.
 
     Raises:
         ValueError: settings that do not fit together: an augmentation of what was encoded before or is not there, or
@@ -140,6 +156,9 @@ class MultimodalCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         if not rows:
             raise ValueError("A batch needs at least one row.")
+        plain, labelled = not all(knows_its_place(row, self.columns.files) for row in rows), True
+        if plain:
+            rows, labelled = self._read_plain(rows)
         bad: list[BadRowError] = []
         indices: dict[str, torch.Tensor] = {}
         data: dict[str, torch.Tensor] = {}
@@ -160,13 +179,55 @@ class MultimodalCollator:
             if items and modality == "text" and self.token_dropout:
                 places = [(row, column) for _, row, column in items.values()]
                 data["input_ids"] = self._drop_tokens(data["input_ids"], places)
-        labels = {} if self.columns.label is None else self._labels(rows, bad)
-        batch: dict[str, Any] = {**indices, **data, **labels, "row_ids": torch.tensor([row["row_id"] for row in rows])}
+        labels = self._labels(rows, bad) if labelled and self.columns.label is not None else {}
+        batch: dict[str, Any] = {**indices, **data, **labels}
+        if not plain:
+            batch["row_ids"] = torch.tensor([row["row_id"] for row in rows])
         if "epoch" in rows[-1] and "position" in rows[-1]:
             batch["stream_position"] = (rows[-1]["epoch"], rows[-1]["position"] + 1)
         if bad:
             batch["bad_rows"] = [error.entry for error in bad]
         return {**batch, "encoder_states": states} if states else batch
+
+    def _read_plain(self, rows: list[Any]) -> tuple[list[dict[str, Any]], bool]:
+        """Rows of a plain data set as `Rows` gives them, and whether they have labels.
+
+        Raises:
+            ValueError: rows that are no dicts, or lack a column.
+        """
+        columns = self.columns
+        needed = {column for part, column in columns.named() if part not in ("label", "weight", "kind")}
+        of_labels = {*columns.labels, *columns.weights.values()}
+        for place, row in enumerate(rows):
+            if not isinstance(row, Mapping):
+                raise ValueError(f"Row {place} of {BATCH} must be a dict of columns, got {row!r:.80}.")
+            if missing := sorted(needed - set(row)):
+                raise ValueError(
+                    f"Row {place} of {BATCH} has no column {missing[0]!r}, which Columns names; it has {list(row)}."
+                    f"{did_you_mean(missing[0], row)} The library's Trainer drops columns unless "
+                    "remove_unused_columns=False."
+                )
+        there = {column for column in of_labels if all(column in row for row in rows)}
+        if there and there != of_labels:
+            raise ValueError(f"Rows have the columns {sorted(there)}, but not {sorted(of_labels - there)}, of labels.")
+        if of_labels and not there:
+            known = list(rows[0])
+            logger.warning_once(
+                f"The rows have no column of labels {sorted(of_labels)}, and are taken for rows without; they have "
+                f"{known}.{did_you_mean(sorted(of_labels)[0], known)} This is said once."
+            )
+        draws = self.augment is not None or self.token_dropout or self.speed_perturbation
+        drawn = {"epoch": int(torch.randint(2**31, ()))} if draws else {}
+        files = set(columns.files)
+        return [
+            {
+                **{name: as_file(row[name]) if name in files else as_plain(row[name]) for name in needed | there},
+                **drawn,
+                "row_id": place,
+                "split": BATCH,
+            }
+            for place, row in enumerate(rows)
+        ], bool(there)
 
     def item_key(self, row: dict[str, Any], modality: str, column: str | None = None) -> str | None:
         """What tells the items of a modality apart; None where the row has none.
@@ -185,7 +246,7 @@ class MultimodalCollator:
         if modality == "series":
             return self._series_key(row, row[column])
         if modality == "vision" and self.columns.video is not None:
-            video = video_key(row, self.columns.video)
+            video = self._video_key(row)
             return None if video is None else f"{video}{column.removeprefix(self.columns.video)}"
         value = row[column]
         if is_absent(value):
@@ -193,8 +254,15 @@ class MultimodalCollator:
         if modality == "text":
             if not isinstance(value, str) or not value.strip():
                 raise BadRowError(row, column, f"the text is empty or no text ({value!r:.80}); None means absent.")
+            if fault := fault_of_text(value):
+                raise BadRowError(row, column, fault)
             return value
         file = picture_file(value)
+        if is_decoded(value):
+            try:
+                return fingerprint(value)
+            except Exception as error:  # Pillow raises a dozen types, and decodes here at the latest
+                raise BadRowError(row, column, f"this cannot be read ({type(error).__name__}: {error}).") from None
         if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
             what = {"vision": "picture", "audio": "sound"}[modality]
             raise BadRowError(row, column, f"this is no {what}, with neither bytes nor a path: {value!r:.80}.")
@@ -234,11 +302,28 @@ class MultimodalCollator:
 
     def frames_of(self, row: dict[str, Any]) -> list[Image.Image]:
         """The frames that stand for the video of a row; see `decode_video`."""
-        key = video_key(row, self.columns.video)
+        key = self._video_key(row)
         if self._video is None or self._video[0] != key:
-            frames = decode_video(row, self.columns.video, self.root, self.num_frames, self.processor.image_background)
+            value = row[self.columns.video]
+            if isinstance(value, list) and any(map(is_decoded, value)):
+                frames = load_frames([self._picture({**row, "frame": one}, "frame") for one in value], self.num_frames)
+            else:
+                ground = self.processor.image_background
+                frames = decode_video(row, self.columns.video, self.root, self.num_frames, ground)
             self._video = key, frames
         return self._video[1]
+
+    def _video_key(self, row: dict[str, Any]) -> str | None:
+        """What tells videos apart; see `video_key`."""
+        value = row[self.columns.video]
+        if isinstance(value, list) and any(map(is_decoded, value)):
+            keys = [fingerprint(one) if is_decoded(one) else repr(one) for one in value]
+            return hashlib.sha256("".join(keys).encode()).hexdigest()
+        return video_key(row, self.columns.video)
+
+    def _picture(self, row: dict[str, Any], column: str) -> Any:
+        """A picture of a row, decoded."""
+        return decode_image(row, column, self.root, self.processor.image_background)
 
     def item_keys(self, row: dict[str, Any], modality: str, bad: list[BadRowError] | None = None) -> list[str | None]:
         """The key of each column of a modality, see `item_key`; None also where the row is bad and bad rows are
@@ -289,8 +374,13 @@ class MultimodalCollator:
             value = None if is_absent(row[column]) else row[column]
             if names is not None and isinstance(value, int):
                 value = names[value]
+            fault = None
             if value is not None and not (isinstance(value, str) and value.strip()):
-                error = BadRowError(row, column, f"this is no text to write ({value!r:.80}); None means absent.")
+                fault = f"this is no text to write ({value!r:.80}); None means absent."
+            elif value is not None:
+                fault = fault_of_unicode(value)
+            if fault is not None:
+                error = BadRowError(row, column, fault)
                 if bad is None:
                     raise error
                 bad.append(error)
@@ -408,7 +498,12 @@ class MultimodalCollator:
         if modality == "vision" and self.columns.video is not None:
             return self.frames_of(row)[self.parts["vision"].index(column)]
         if modality == "vision":
-            return decode_image(row, column, self.root, self.processor.image_background)
+            return self._picture(row, column)
+        if modality == "audio" and is_decoded(row[column]):
+            try:
+                return load_sound(row[column], self.processor.feature_extractor.sampling_rate)
+            except ValueError as error:
+                raise BadRowError(row, column, " ".join(str(error).split())) from None
         if modality == "audio":
             return decode_sound(row, column, self.root, self.processor.feature_extractor.sampling_rate)
         if modality == "series":
@@ -452,3 +547,53 @@ class MultimodalCollator:
             drawn = self._generator(row, "text", column).random(len(words))
             text[words[torch.from_numpy(drawn < self.token_dropout)]] = self._mask_token_id
         return input_ids
+
+
+def knows_its_place(row: Any, files: list[str]) -> bool:
+    """Whether a row is as `Rows` or a stream gives it: with its number, its part, and the files as they are."""
+    if not (isinstance(row, dict) and isinstance(row.get("row_id"), int) and isinstance(row.get("split"), str)):
+        return False
+    return all(is_absent(row.get(name)) or isinstance(row[name], (dict, list)) for name in files)
+
+
+def as_plain(value: Any) -> Any:
+    """A value of a plain data set without the types of numpy and torch; None for what is missing."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    elif isinstance(value, torch.Tensor):
+        value = value.detach().cpu().tolist()
+    return None if is_missing(value) else value
+
+
+def as_file(value: Any) -> Any:
+    """A picture, sound or video of a plain data set: paths and bytes as the struct of both, what is decoded as it is,
+    None for what is missing."""
+    if is_missing(value) or (isinstance(value, (str, bytes)) and not value):
+        return None
+    if isinstance(value, (str, os.PathLike)):
+        return {"bytes": None, "path": os.fspath(value)}
+    if isinstance(value, (bytes, bytearray)):
+        return {"bytes": bytes(value), "path": None}
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().numpy()
+    return [as_file(frame) for frame in value] if isinstance(value, (list, tuple)) else value
+
+
+def is_decoded(value: Any) -> bool:
+    """Whether a row holds a picture or sound itself, and no file of it."""
+    samples = isinstance(value, Mapping) and bool({"array", "raw"} & set(value))
+    return samples or isinstance(value, (Image.Image, np.ndarray))
+
+
+def fingerprint(value: Any) -> str:
+    """What tells decoded pictures and sounds apart: a hash of all that they show or say."""
+    about: tuple[Any, ...]
+    if isinstance(value, Image.Image):
+        about = (value.mode, value.size, value.getpalette(), value.info.get("transparency"))
+        content, about = value.tobytes(), (*about, value.getexif().get(ORIENTATION))
+    elif isinstance(value, Mapping):
+        samples = np.asarray(value.get("array", value.get("raw")))
+        content, about = samples.tobytes(), (samples.dtype, samples.shape, value.get("sampling_rate"))
+    else:
+        content, about = value.tobytes(), (value.dtype, value.shape)
+    return hashlib.sha256(repr(about).encode() + content).hexdigest()

@@ -10,6 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
 
 from ..models.losses import PROBLEM_TYPES
+from ..models.names import did_you_mean
 from .loading import SOURCE_ROW, BadRowError, is_absent
 
 
@@ -46,7 +47,8 @@ def labels_of(
         ValueError: the problem type does not fit, or the column holds something else, or no label.
     """
     if problem_type not in (None, *PROBLEM_TYPES):
-        raise ValueError(f"Unknown problem type {problem_type!r}; known are {', '.join(PROBLEM_TYPES)}.")
+        meant = did_you_mean(problem_type, PROBLEM_TYPES)
+        raise ValueError(f"Unknown problem type {problem_type!r}; known are {', '.join(PROBLEM_TYPES)}.{meant}")
     if "train" not in splits:
         raise ValueError(f"Labels are read from the training part, and there is none: {list(splits)}.")
     feature: Any = splits["train"].features[column]
@@ -259,7 +261,8 @@ def read_class(value: Any, label2id: dict[str, int]) -> int:
         if value not in label2id:
             names = ", ".join(repr(name) for name in list(label2id)[:LISTED_LABELS])
             more = f", … ({len(label2id)} in all)" if len(label2id) > LISTED_LABELS else ""
-            raise ValueError(f"label {value!r} is not in the list [{names}{more}].")
+            meant = did_you_mean(value, label2id) if len(label2id) <= MAX_NUMBER_CLASSES else ""
+            raise ValueError(f"label {value!r} is not in the list [{names}{more}].{meant}")
         return label2id[value]
     number = int(value) if isinstance(value, (int, float)) and value == value // 1 else None
     if number is None or not -1 <= number < len(label2id):

@@ -12,6 +12,8 @@ from datasets import Dataset
 from huggingface_hub.constants import HF_HUB_CACHE
 from torch.utils.data import Dataset as TorchDataset
 
+from ..models.names import did_you_mean
+
 
 # Column of the row number before a part was cut off, the only one that people can find in their own file.
 SOURCE_ROW = "_source_row"
@@ -82,7 +84,8 @@ class Columns:
         if self.image is not None and self.video is not None:
             raise ValueError(f"A row has images or a video, not both: got {self.images} and {self.video!r}.")
         if isinstance(self.weight, dict) and (unknown := set(self.weight) - set(self.labels)):
-            raise ValueError(f"weight names {sorted(unknown)}, but the columns of labels are {self.labels}.")
+            meant = did_you_mean(sorted(unknown)[0], self.labels)
+            raise ValueError(f"weight names {sorted(unknown)}, but the columns of labels are {self.labels}.{meant}")
 
     @property
     def images(self) -> list[str]:

@@ -24,6 +24,7 @@ from datasets import (
     load_from_disk,
 )
 
+from ..models.names import did_you_mean
 from .cutting import cut, group_rows
 from .labels import STRINGS
 from .loading import SOURCE_ROW, Columns, resolve_path
@@ -273,7 +274,7 @@ def prepare(
             key = "table_columns" if part == "table" else f"{part}_column"
             raise ValueError(
                 f"Unknown column {column!r} (given as {key}) in split {name!r} of {dataset}: it has "
-                f"{split.column_names}."
+                f"{split.column_names}.{did_you_mean(column, split.column_names)}"
             )
         if part in ("image_id", "kind", "group") and not isinstance(split.features[column], Value | ClassLabel):
             raise ValueError(

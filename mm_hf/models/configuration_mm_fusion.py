@@ -11,12 +11,16 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.utils import logging
 
 from .losses import LOSS_SETTINGS, check_label_scale, check_loss_ranges, check_loss_settings
+from .names import did_you_mean
 from .recurrent import RecurrentConfig
 from .tabular import TabularConfig
 from .tasks import TASK_WEIGHTINGS, Task, read_tasks
 
+
+logger = logging.get_logger(__name__)
 
 # Every modality has one line here: its name and the key of its sub-config. All else (which inputs it reads, which part
 # of the processor prepares them) is keyed by the same name.
@@ -40,6 +44,9 @@ POOLING_OF_TYPE = {
     "t5": "mean",
     RecurrentConfig.model_type: "mean",
 }
+
+# What a config has one number a label of.
+PER_LABEL = ("class_weights", "class_priors", "label_mean", "label_std")
 
 # The fusion width where the query's encoder names none in its config (feature maps).
 DEFAULT_WIDTH = 256
@@ -373,14 +380,15 @@ class MMFusionConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """Refuses the config of another model, which the library would only warn of."""
+        """Refuses the config of another model, which the library would only warn of. With another number of labels
+        (`num_labels`, `id2label`) drops what the checkpoint has for each of its own."""
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
                 f"This is a checkpoint of model type {model_type!r}, not {cls.model_type!r}: an encoder goes to "
                 "`from_encoders_pretrained`, and `from_pretrained` takes what mm_hf saved."
             )
-        return super().from_dict(config_dict, **kwargs)
+        return super().from_dict(for_other_labels(config_dict, kwargs), **kwargs)
 
     def set_up_decoder(self):
         """Makes the decoder one that writes and that looks at the memory, and fills in what its texts start and end
@@ -460,7 +468,8 @@ class MMFusionConfig(PreTrainedConfig):
         if self.ctc_stride < 1:
             raise ValueError(f"ctc_stride must be at least 1, got {self.ctc_stride}.")
         if self.task_weighting not in TASK_WEIGHTINGS:
-            raise ValueError(f"task_weighting must be one of {TASK_WEIGHTINGS}, got {self.task_weighting!r}.")
+            meant = did_you_mean(self.task_weighting, TASK_WEIGHTINGS)
+            raise ValueError(f"task_weighting must be one of {TASK_WEIGHTINGS}, got {self.task_weighting!r}.{meant}")
         if self.tasks is None:
             return
         # JSON sorts its keys: in any other order a checkpoint would come back with its tasks in another one.
@@ -485,12 +494,19 @@ class MMFusionConfig(PreTrainedConfig):
         for key, names in named.items():
             unknown = [name for name in names if name not in self.modalities]
             if unknown:
-                raise ValueError(f"{key} names {unknown}, but this model has the modalities {self.modalities}.")
+                raise ValueError(
+                    f"{key} names {unknown}, but this model has the modalities {self.modalities}."
+                    f"{did_you_mean(unknown[0], self.modalities)}"
+                )
         for name, pooling in (self.pooling or {}).items():
             if pooling not in POOLINGS:
-                raise ValueError(f"pooling of {name} must be one of {POOLINGS}, got {pooling!r}.")
+                meant = did_you_mean(pooling, POOLINGS)
+                raise ValueError(f"pooling of {name} must be one of {POOLINGS}, got {pooling!r}.{meant}")
         if self.vision_feature_join not in FEATURE_JOINS:
-            raise ValueError(f"vision_feature_join must be one of {FEATURE_JOINS}, got {self.vision_feature_join!r}.")
+            meant = did_you_mean(self.vision_feature_join, FEATURE_JOINS)
+            raise ValueError(
+                f"vision_feature_join must be one of {FEATURE_JOINS}, got {self.vision_feature_join!r}.{meant}"
+            )
         if self.vision_feature_layer is not None and self.vision_config is None:
             raise ValueError(f"vision_feature_layer is {self.vision_feature_layer}, but there is no vision_config.")
         if self.num_images < 1 or (self.num_images > 1 and self.vision_config is None):
@@ -512,6 +528,37 @@ class MMFusionConfig(PreTrainedConfig):
                 "fusion_module_config.distance_bias is for the places of one picture that another modality asks; got "
                 f"num_images {self.num_images}, modalities {self.modalities}, of which {fusion.query_modality} asks."
             )
+
+
+def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The config of a checkpoint without what belongs to its own number of labels, where it is loaded with another:
+    settings of the loss with one number a label, and, where classes become a number or the reverse, the problem.
+
+    Args:
+        config_dict: what the checkpoint has.
+        changes: arguments of `from_pretrained`; settings of the loss that are among them are taken out of them.
+    """
+    counts = []
+    for source in (changes, config_dict):
+        named = source.get("id2label") or source.get("label2id")
+        count = source.get("num_labels") or (len(named) if named else None)
+        counts.append(count)
+    new, old = counts[0], counts[1] or 2  # what the library has where nothing is said
+    if new is None or new == old:
+        return config_dict
+    names = ("problem_type", *dict.fromkeys((*LOSS_SETTINGS, *PER_LABEL)))
+    given = {name: changes.pop(name) for name in names[1:] if name in changes}
+    own = [name for name in names if config_dict.get(name) and name not in {**given, **changes}]
+    dropped = [name for name in own if name in PER_LABEL and len(config_dict[name]) != new]
+    if new == 1 or old == 1:  # a number in place of classes, or the reverse
+        dropped = [name for name in own if new == 1 or name in ("problem_type", *dropped)]
+    config_dict = {**config_dict, **given}
+    if dropped:
+        logger.warning_once(
+            f"The checkpoint has {old} labels and is loaded with {new}: what it has for its own is "
+            f"dropped: {', '.join(dropped)}. This is said once."
+        )
+    return {name: value for name, value in config_dict.items() if name not in dropped}
 
 
 def part_of_composite(config: PreTrainedConfig, modality: str) -> PreTrainedConfig:

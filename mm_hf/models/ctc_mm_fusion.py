@@ -16,9 +16,11 @@ from transformers import AutoModelForCTC
 from transformers.utils import can_return_tuple, logging
 
 from .configuration_mm_fusion import MMFusionConfig
+from .inputs import check_token_labels
 from .losses import count_labels
 from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import MMFusionCTCOutput, MMFusionModelOutput
+from .names import did_you_mean
 from .pretrained_mm_fusion import MMFusionPreTrainedModel
 
 
@@ -101,6 +103,7 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         logits = self.ctc_head(self.dropout(fused))  # (B, A, C)
         loss = None
         if labels is not None:
+            check_token_labels(labels, len(logits))
             weight = sample_weight if self.training else None
             loss = ctc_loss(logits, mask, labels, self.config.pad_token_id, num_items_in_batch, weight)
         return MMFusionCTCOutput(
@@ -139,7 +142,10 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
             raise ValueError(f"num_beams must be at least 1, got {num_beams}.")
         known = {*inspect.signature(MMFusionModel.forward).parameters, "encoder_outputs"} - {"self", "kwargs"}
         if unknown := sorted(set(kwargs) - known):
-            raise ValueError(f"generate of MMFusionForCTC has no {unknown[0]!r}; it has num_beams and max_new_tokens.")
+            meant = did_you_mean(unknown[0], {*known, "num_beams", "max_new_tokens"})
+            raise ValueError(
+                f"generate of MMFusionForCTC has no {unknown[0]!r}; it has num_beams and max_new_tokens.{meant}"
+            )
         outputs = self(input_ids=inputs, **kwargs) if inputs is not None else self(**kwargs)
         blank, texts = self.config.pad_token_id, []
         if num_beams == 1:

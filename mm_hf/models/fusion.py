@@ -18,6 +18,7 @@ from transformers.activations import ACT2FN
 
 from .configuration_mm_fusion import FusionModuleConfig
 from .modeling_outputs import FusedStates, FusionMemory, TokenStates
+from .names import did_you_mean
 
 
 FUSIONS: dict[str, type["Fusion"]] = {}
@@ -47,7 +48,8 @@ def build_fusion(config: FusionModuleConfig, modalities: list[str], poolings: di
         ValueError: no fusion has this name.
     """
     if config.fusion_type not in FUSIONS:
-        raise ValueError(f"Unknown fusion {config.fusion_type!r}: known are {sorted(FUSIONS)}.")
+        meant = did_you_mean(config.fusion_type, FUSIONS)
+        raise ValueError(f"Unknown fusion {config.fusion_type!r}: known are {sorted(FUSIONS)}.{meant}")
     return FUSIONS[config.fusion_type](config, modalities, poolings)
 
 

@@ -18,6 +18,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from .configuration_mm_fusion import MMFusionConfig
+from .inputs import check_classes, check_token_labels
 from .losses import classification_loss
 from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import MMFusionModelOutput, MMFusionSeq2SeqOutput
@@ -192,6 +193,9 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
             encoder_outputs = self.model(input_ids=input_ids, **states, **inputs)
         elif isinstance(encoder_outputs, tuple):
             encoder_outputs = MMFusionModelOutput(*encoder_outputs)
+        if labels is not None:
+            check_token_labels(labels, len(cast(Any, encoder_outputs)["last_hidden_state"]))
+            check_classes(labels, self.decoder.get_input_embeddings().weight.shape[0])
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if labels is None:
                 raise ValueError("Give labels or decoder_input_ids, or call generate().")

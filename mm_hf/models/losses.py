@@ -11,6 +11,9 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from .inputs import check_classes
+from .names import did_you_mean
+
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 PROBLEM_TYPES = get_args(ProblemType)
@@ -112,7 +115,8 @@ def classification_loss(
             this problem does not have.
     """
     if problem_type not in PROBLEM_TYPES:
-        raise ValueError(f"problem_type must be one of {PROBLEM_TYPES}, got {problem_type!r}.")
+        meant = did_you_mean(problem_type, PROBLEM_TYPES)
+        raise ValueError(f"problem_type must be one of {PROBLEM_TYPES}, got {problem_type!r}.{meant}")
     settings = (label_smoothing, class_weights, focal_gamma, class_priors)
     check_loss_settings(problem_type, dict(zip(LOSS_SETTINGS, settings, strict=True)))
     hard = problem_type == "single_label_classification" and not labels.is_floating_point()
@@ -121,7 +125,10 @@ def classification_loss(
         raise ValueError(
             f"problem_type {problem_type!r} needs labels of shape {tuple(shape)} with logits of shape "
             f"{tuple(logits.shape)}, got {labels.dtype} of shape {tuple(labels.shape)}."
+            + hint_for_labels(labels, logits)
         )
+    if hard:
+        check_classes(labels, logits.shape[1])
     if sample_weight is not None and sample_weight.shape != logits.shape[:1]:
         raise ValueError(f"sample_weight needs shape {tuple(logits.shape[:1])}, got {tuple(sample_weight.shape)}.")
     rows, logits = labelled_rows(labels), logits.float()
@@ -147,6 +154,18 @@ def classification_loss(
     else:
         count = num_items_in_batch / (labels.shape[1] if labels.ndim == 2 else 1)
     return (losses * rows).sum() / count
+
+
+def hint_for_labels(labels: torch.Tensor, logits: torch.Tensor) -> str:
+    """What to do about labels whose shape does not fit the logits; nothing where there is no usual reason."""
+    if labels.is_floating_point() and labels.ndim == 1:
+        return (
+            " Classes are whole numbers: labels.long(). Numbers are predicted by a model with num_labels=1, "
+            "problem_type='regression'."
+        )
+    if not labels.is_floating_point() and labels.shape == logits.shape:
+        return " Several labels a row need problem_type='multi_label_classification'; soft targets are floats."
+    return ""
 
 
 def single_label_losses(

@@ -31,6 +31,7 @@ from .encoders import (
     encode_items,
 )
 from .fusion import Fusion, build_fusion
+from .inputs import check_labels, check_model_inputs
 from .losses import (
     classification_loss,
     count_labels,
@@ -49,11 +50,16 @@ from .modeling_outputs import (
     MMFusionMultiTaskOutput,
     TokenStates,
 )
+from .names import did_you_mean
 from .pooled_fusions import PooledFusion  # noqa: F401  importing registers the fusions
 from .pretrained_mm_fusion import MMFusionPreTrainedModel
 from .projection import ModalityProjection
 from .tasks import TaskTensors, TaskWeighting, module_name
 from .token_fusions import TokenFusion  # noqa: F401
+
+
+# Inputs of `MMFusionModel.forward` that are no tensors.
+NO_TENSORS = ("encoder_states", "memory", "return_tokens", "output_attentions", "output_hidden_states")
 
 
 class MMFusionModel(MMFusionPreTrainedModel):
@@ -147,6 +153,12 @@ class MMFusionModel(MMFusionPreTrainedModel):
             ValueError: no modality has a row, or their numbers of rows differ.
         """
         indices, given = dict(indices or {}), encoder_states or {}
+        for name in (*indices, *given):
+            if name not in MODALITY_CONFIGS:
+                raise ValueError(
+                    f"There is no modality {name!r}; this model has {list(self.encoders)}."
+                    f"{did_you_mean(name, self.encoders)}"
+                )
         counts = {}
         for name in self.encoders:
             items = next((inputs[key] for key in MODALITY_INPUTS[name] if inputs.get(key) is not None), None)
@@ -250,18 +262,14 @@ class MMFusionModel(MMFusionPreTrainedModel):
 
     @staticmethod
     def check_inputs(inputs: dict[str, Any]):
-        """Refuses tensors under names that are no input of `forward`; but for `row_ids`, which the collator adds for
-        whoever trains.
+        """Refuses what is no input of `forward`: raw rows, batches that are not unpacked, tensors under other names;
+        but for `row_ids`, which the collator adds for whoever trains.
 
         Raises:
-            ValueError: naming them and what there is.
+            ValueError: naming it, what there is, and what to do.
         """
         known = list(inspect.signature(MMFusionModel.forward).parameters)[1:-1]
-        allowed = {*known, "row_ids"}
-        if unknown := [
-            name for name, value in inputs.items() if isinstance(value, torch.Tensor) and name not in allowed
-        ]:
-            raise ValueError(f"The model has no input {unknown}; it has {known}, and heads have 'labels'.")
+        check_model_inputs(inputs, known, {"row_ids", *NO_TENSORS})
 
     @can_return_tuple
     def forward(
@@ -325,7 +333,28 @@ class MMFusionModel(MMFusionPreTrainedModel):
             ValueError: a tensor under a name that is no input; attention weights asked of an implementation that has
                 none; see `encode` for the others.
         """
-        self.check_inputs(kwargs)
+        indices = {
+            "text": text_index,
+            "vision": vision_index,
+            "audio": audio_index,
+            "tabular": tabular_index,
+            "series": series_index,
+        }
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "inputs_embeds": inputs_embeds,
+            "pixel_values": pixel_values,
+            "input_features": input_features,
+            "input_values": input_values,
+            "audio_attention_mask": audio_attention_mask,
+            "numerical_values": numerical_values,
+            "categorical_ids": categorical_ids,
+            "series_values": series_values,
+            "series_attention_mask": series_attention_mask,
+        }
+        self.check_inputs({**inputs, **{f"{name}_index": index for name, index in indices.items()}, **kwargs})
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
@@ -336,28 +365,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 f"output_attentions needs attn_implementation='eager', got {implementation!r}: call "
                 "model.set_attn_implementation('eager') first."
             )
-        encoded = self.encode(
-            {
-                "text": text_index,
-                "vision": vision_index,
-                "audio": audio_index,
-                "tabular": tabular_index,
-                "series": series_index,
-            },
-            encoder_states,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            inputs_embeds=inputs_embeds,
-            pixel_values=pixel_values,
-            input_features=input_features,
-            input_values=input_values,
-            audio_attention_mask=audio_attention_mask,
-            numerical_values=numerical_values,
-            categorical_ids=categorical_ids,
-            series_values=series_values,
-            series_attention_mask=series_attention_mask,
-        )
+        encoded = self.encode(indices, encoder_states, **inputs)
         fused = self.fuse(
             encoded,
             memory,
@@ -421,6 +429,8 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         """
         outputs = self.model(input_ids=input_ids, **{"return_tokens": False, **inputs})
         pooled, partners, share = outputs.pooler_output, None, 1.0
+        if labels is not None:
+            check_labels(labels)
         if self.training and self.config.mixup_alpha and labels is not None:
             pooled, partners, share = mixup(pooled, labels, self.config.mixup_alpha)
         scores = self.classifier(self.dropout(pooled))
@@ -442,16 +452,16 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
 
     def _loss(self, logits, labels, num_items_in_batch, sample_weight) -> torch.Tensor:
         """The loss of this problem, shaped by the config in training."""
-        if self.config.problem_type is None:
-            self.config.problem_type = infer_problem_type(labels, self.num_labels)
-        if not self.training:
-            return classification_loss(logits, labels, self.config.problem_type, num_items_in_batch)
-        if not self._looked_at_labels and self.config.problem_type == "regression" and self.config.label_mean is None:
+        problem_type = self.config.problem_type or infer_problem_type(labels, self.num_labels)
+        if self.training and not self._looked_at_labels and problem_type == "regression":
             self._looked_at_labels = True
-            warn_of_unit(labels)
-        return classification_loss(
-            logits, labels, self.config.problem_type, num_items_in_batch, sample_weight, **self.config.loss_settings
-        )
+            if self.config.label_mean is None:
+                warn_of_unit(labels)
+        shape = (sample_weight,) if self.training else ()
+        settings = self.config.loss_settings if self.training else {}
+        loss = classification_loss(logits, labels, problem_type, num_items_in_batch, *shape, **settings)
+        self.config.problem_type = problem_type  # once the labels have turned out to fit it
+        return loss
 
 
 class MMFusionForQuestionAnswering(MMFusionForClassification):
@@ -520,9 +530,12 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
         for given in (labels, num_items_in_batch, sample_weight):
             unknown = [name for name in given if name not in self.tasks] if isinstance(given, Mapping) else []
             if unknown:
-                raise ValueError(f"The model has no task {unknown[0]!r}; it has {list(self.tasks)}.")
+                meant = did_you_mean(unknown[0], self.tasks)
+                raise ValueError(f"The model has no task {unknown[0]!r}; it has {list(self.tasks)}.{meant}")
         if labels is not None and not isinstance(labels, Mapping):
             raise ValueError(f"labels must be a dict by task, of {list(self.tasks)}; got {type(labels).__name__}.")
+        for name, label in (labels or {}).items():
+            check_labels(label, f"labels[{name!r}]")
         if self.training and self.config.mixup_alpha and labels:
             pooled, partners, share = mixup(pooled, labels, self.config.mixup_alpha)
         pooled = self.dropout(pooled)

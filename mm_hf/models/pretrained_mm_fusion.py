@@ -26,6 +26,7 @@ from .configuration_mm_fusion import (
     part_of_composite,
 )
 from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
+from .names import did_you_mean, nearest
 
 
 logger = logging.get_logger(__name__)
@@ -152,6 +153,14 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             ValueError: no encoder, an encoder that does not read the modality, or weights that its checkpoint lacks.
             OSError: no such folder or Hub id.
         """
+        of_config = [field.name for field in dataclasses.fields(MMFusionConfig)]
+        for key in kwargs:  # what is no name at all is told below, once the parts have taken what is theirs
+            meant = None if key in of_config else nearest(key, cls.pretrained_parts, cutoff=0.8)
+            if meant not in (None, key) and isinstance(kwargs[key], (str, os.PathLike)):
+                raise ValueError(
+                    f"from_encoders_pretrained has no {key!r}; it has {list(cls.pretrained_parts)}. Did you mean "
+                    f"{meant!r}?"
+                )
         sources = {name: kwargs.pop(name, None) for name in cls.pretrained_parts}
         sources = {name: source for name, source in sources.items() if source is not None}
         untrained = [key for name, key in MODALITY_CONFIGS.items() if name not in PRETRAINED_MODALITIES]
@@ -191,7 +200,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         for given, config_class in ((kwargs, MMFusionConfig), (fusion_module_config, FusionModuleConfig)):
             known = {field.name for field in dataclasses.fields(config_class)} | {"num_labels", "model_type"}
             if unknown := sorted(key for key in set(given) - known if given[key] is not None):
-                raise ValueError(f"{config_class.__name__} has no {unknown[0]!r}; it has {sorted(known)}.")
+                meant = did_you_mean(unknown[0], {*known, *cls.pretrained_parts, *HUB_KEYS, *LOADING_KEYS})
+                raise ValueError(f"{config_class.__name__} has no {unknown[0]!r}; it has {sorted(known)}.{meant}")
         base_models = [base_model_of(source) for source in sources.values()]
         config = MMFusionConfig(
             **configs,

@@ -4,8 +4,8 @@
 
 import inspect
 import os
-from collections.abc import Hashable, Mapping, Sequence
-from numbers import Real
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -19,8 +19,18 @@ from transformers.utils import cached_file, logging
 
 from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, check_source, part_of_composite
 from .image import color_of, open_image, picture_of_array
-from .series import SeriesScaler, has_no_steps
-from .sound import limit_seconds
+from .inputs import (
+    fault_of_text,
+    fault_of_unicode,
+    list_of_images,
+    list_of_series,
+    list_of_sounds,
+    list_of_table_rows,
+    list_of_texts,
+)
+from .names import did_you_mean, nearest
+from .series import SeriesScaler
+from .sound import limit_seconds, load_sound
 from .tabular import TableError, TableSchema, is_missing
 
 
@@ -36,6 +46,23 @@ PARTS = {
     "table": ("tabular", "table_schema"),
     "series": ("series", "series_scaler"),
 }
+# How the rows of each argument are listed.
+LISTS = {
+    "images": list_of_images,
+    "text": list_of_texts,
+    "audio": list_of_sounds,
+    "table": list_of_table_rows,
+    "series": list_of_series,
+}
+# What people call a modality, where an encoder is named.
+MEANT = {"image": "vision", "images": "vision", "picture": "vision", "sound": "audio", "speech": "audio"}
+
+
+# The library's tokenizers keep the length and the padding of a call in themselves: two threads at once would cut each
+# other's texts. One lock for all of them, since processors share tokenizers; a forked process has its own.
+TOKENIZING = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=TOKENIZING._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 # Where files come from.
@@ -166,6 +193,11 @@ class MMFusionProcessor(ProcessorMixin):
                 f"from_encoders_pretrained needs an encoder for at least one of {list(PRETRAINED_MODALITIES)}, or one "
                 f"of {list(parts)}."
             )
+        for key, value in encoders.items():
+            known = [*PRETRAINED_MODALITIES, "decoder", *parts, "max_audio_seconds"]
+            meant = MEANT.get(key) or nearest(key, known, cutoff=0.8)
+            if meant is not None and isinstance(value, (str, os.PathLike, TableSchema, SeriesScaler)):
+                raise ValueError(f"from_encoders_pretrained has no {key!r}; it has {known}. Did you mean {meant!r}?")
         for name, source in sources.items():
             kwargs = {}
             for key, value in encoders.items():
@@ -201,21 +233,25 @@ class MMFusionProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Prepares a batch.
 
+        Wherever several rows are taken, they may be a list, a tuple, a column of `datasets` or pandas, a `KeyDataset`,
+        an array, or a generator; None, and NaN as pandas writes it, mean that this row has none.
+
         Args:
-            images: an image or a list of them: PIL, an array or tensor, a path, the bytes of a file, or a dict of
-                `bytes` and `path`, see `open_image`; None in the list: this row has no image. A list in the list: the
-                images of a row with several, or the frames of its video, None for a place without.
-            text: a string or a list of them; None in the list: this row has no text.
-            audio: a sound, `(S,)` float from -1 to 1, or a list of them; None in the list: this row has no sound.
-            table: a row of the table, `{column: value}`, or a list of them; a column that is not there, None or NaN is
-                missing; None in the list: this row has none at all.
-            series: a time series, an array `(S, C)` (or `(S,)`) or a list of steps, NaN for a reading that is missing;
-                or a list of them; None in the list: this row has none, as one without a step or of gaps alone.
+            images: an image or several: PIL, an array or tensor, a path, the bytes of a file, or a dict of `bytes`
+                and `path`, see `open_image`. A list in the list: the images of a row with several,
+                or the frames of its video, None for a place without.
+            text: a string or several.
+            audio: a sound or several: samples `(S,)` float from -1 to 1; or a path, the bytes of a file, or a dict of
+                `array` and `sampling_rate`, which are resampled as in `load_sound`. A list of numbers is one sound.
+            table: a row of the table, `{column: value}`, or several, also as a table of pandas; a column that is not
+                there, None or NaN is missing.
+            series: a time series, an array `(S, C)` (or `(S,)`), a list of steps or a table of pandas, NaN for a
+                reading that is missing; or several. One without a step or of gaps alone is none.
             deduplicate: prepare equal strings, and images and sounds that are the very same object, once, and give the
                 index of the item that each row uses. One image beside many texts is always shared.
             kwargs: for the tokenizer, the image processor and the feature extractor; `text_kwargs`, `images_kwargs`
-                and `audio_kwargs` (dicts) tell them apart. `sampling_rate`, in samples a second, says what the sounds
-                have: it has to be what the feature extractor has, since nothing is resampled here.
+                and `audio_kwargs` (dicts) tell them apart. `sampling_rate`, in samples a second, says what arrays of
+                samples have: it has to be what the feature extractor has, since they are not resampled here.
 
         Returns:
             `vision_index`, `text_index`, `audio_index`, `tabular_index`, `series_index` `(B,)` where rows share items
@@ -224,21 +260,17 @@ class MMFusionProcessor(ProcessorMixin):
             the feature extractor make, for the distinct items; the latter's mask is `audio_attention_mask`.
 
         Raises:
-            ValueError: nothing given, lists of different length, an image that cannot be read or has pixels of no
-                known kind, an empty text (None means absent), a sound that is empty, has several channels or what is
-                no finite number, another sampling rate, or an input that this processor has no part for; a table's
-                column that is not known, or what is no number in one of numbers; a series of other channels than
-                those it learned.
+            ValueError: nothing given, lists of different length, an empty text (None means absent) or one with a lone
+                surrogate, a sound that is empty, has several channels or what is no finite number, another sampling
+                rate, an input that this processor has no part for, or an unknown argument; a table's column that is
+                not known, or what is no number in one of numbers; a series of other channels than those it learned.
         """
         given = {"images": images, "text": text, "audio": audio, "table": table, "series": series}
         for name, (_, part) in PARTS.items():
             if given[name] is not None and getattr(self, part) is None:
                 raise ValueError(f"Got {name}, but this processor has only {self.present_parts}.")
-        rows = {
-            name: list_of_series(value) if name == "series" else as_list(value)
-            for name, value in given.items()
-            if value is not None
-        }
+        self._check_arguments(kwargs)
+        rows = {name: LISTS[name](value) for name, value in given.items() if value is not None}
         if not rows:
             raise ValueError(f"Give at least one of {', '.join(PARTS)}.")
         batch = max(len(values) for values in rows.values())
@@ -266,8 +298,8 @@ class MMFusionProcessor(ProcessorMixin):
             values, places = rows[name], 0
             if name == "table":
                 values = self._with_values(values)
-            if name == "images" and any(isinstance(value, (list, tuple)) for value in values):
-                values = [list(value) if isinstance(value, (list, tuple)) else [value] for value in values]
+            if name == "images" and any(isinstance(value, list) for value in values):
+                values = [value if isinstance(value, list) else [value] for value in values]
                 places = max(1, *map(len, values))
                 values = [image for own in values for image in (*own, *[None] * (places - len(own)))]
             items, index = distinct_items(values, bool(deduplicate))
@@ -292,13 +324,46 @@ class MMFusionProcessor(ProcessorMixin):
                 data.update(self._scale(rows[name], items))
             elif items:
                 for row, value in enumerate(rows[name]):
-                    if value is not None and not (isinstance(value, str) and value.strip()):
-                        raise ValueError(
-                            f"Row {row}: the text is empty or no string ({value!r}); None means that there is none."
-                        )
-                data.update(self._tokenize(items, output_kwargs["text_kwargs"]))
+                    if value is not None and (fault := fault_of_text(value)):
+                        raise ValueError(f"Row {row}: {fault}")
+                with TOKENIZING:
+                    data.update(self._tokenize(items, output_kwargs["text_kwargs"]))
         # Indices first: the Trainer reads the size of a batch off its first tensor.
         return BatchFeature({**indices, **data})
+
+    @property
+    def arguments(self) -> dict[str, set[str]]:
+        """What a call takes beside the rows: by the part that it is for (`text_kwargs`, `images_kwargs`…) the names of
+        its arguments, which may be given flat too."""
+        found = {}
+        for key, kind in MMFusionProcessorKwargs.__annotations__.items():
+            if key != "videos_kwargs":  # videos are pictures here
+                found[key] = set(getattr(kind, "__annotations__", {}))
+        own = {"text_kwargs": self.tokenizer, "audio_kwargs": self.feature_extractor}
+        for key, part in own.items():
+            if part is not None:
+                found[key] |= set(inspect.signature(type(part).__call__).parameters) - {"self", "args", "kwargs"}
+        found["images_kwargs"] |= set(
+            getattr(getattr(self.image_processor, "valid_kwargs", None), "__annotations__", {})
+        )
+        return found
+
+    def _check_arguments(self, kwargs: dict[str, Any]):
+        """Refuses names of arguments that no part has: the library would ignore them."""
+        known = self.arguments
+        flat = {*known, "common_kwargs", *set().union(*known.values()), *PARTS, "deduplicate"}
+        for name, value in kwargs.items():
+            if name not in flat:
+                raise ValueError(
+                    f"The processor has no argument {name!r}; it has {[*PARTS, 'deduplicate']}, those of its parts, "
+                    f"and {list(known)}.{did_you_mean(name, flat)}"
+                )
+            if known.get(name) and isinstance(value, Mapping):
+                for key in value:
+                    if key not in known[name]:
+                        raise ValueError(
+                            f"{name} has no {key!r}; it has {sorted(known[name])}.{did_you_mean(key, known[name])}"
+                        )
 
     def target_ids(self, texts: list[str | None], max_length: int | None = None, end: bool = True) -> torch.Tensor:
         """The labels of `MMFusionForConditionalGeneration` and `MMFusionForCTC`: the tokens of texts that are to be
@@ -315,8 +380,13 @@ class MMFusionProcessor(ProcessorMixin):
         if self.tokenizer is None:
             raise ValueError(f"Texts to write need a tokenizer, and this processor has only {self.present_parts}.")
         last = [ends_of_text(self.tokenizer)[1]] if end else []
+        texts = list_of_texts(texts)
+        for row, text in enumerate(texts):
+            if text is not None and (fault := fault_of_unicode(text)):
+                raise ValueError(f"Row {row}: {fault}")
         there = [text for text in texts if text is not None]
-        found = iter(self.tokenizer(there, add_special_tokens=False, verbose=False)["input_ids"] if there else [])
+        with TOKENIZING:
+            found = iter(self.tokenizer(there, add_special_tokens=False, verbose=False)["input_ids"] if there else [])
         longest = None if max_length is None else max_length - len(last)
         rows = [[] if text is None else [*next(found)[:longest], *last] for text in texts]
         labels = torch.full((len(rows), max([1, *map(len, rows)])), -100)
@@ -331,6 +401,12 @@ class MMFusionProcessor(ProcessorMixin):
                 continue
             if not isinstance(values, Mapping):
                 raise ValueError(f"Row {row}: a table's row is a dict of columns, got {values!r:.80}.")
+            for column, value in values.items():
+                if isinstance(value, (list, tuple, dict, np.ndarray)):
+                    raise ValueError(
+                        f"Row {row}: column {column!r} has one value a row, got {value!r:.80}; several rows are a "
+                        "list of dicts, or a table of pandas."
+                    )
             try:
                 self.table_schema.check(values)
             except TableError as error:
@@ -401,6 +477,11 @@ class MMFusionProcessor(ProcessorMixin):
             if sound is None:
                 found.append(None)
                 continue
+            if isinstance(sound, (str, bytes, os.PathLike, Mapping)):
+                try:
+                    sound = load_sound(sound, needed)
+                except ValueError as error:
+                    raise ValueError(f"Row {row}: {error}") from None
             values = np.asarray(sound.detach().float().cpu() if isinstance(sound, torch.Tensor) else sound)
             if values.ndim != 1 or not len(values) or values.dtype.kind != "f":
                 raise ValueError(
@@ -512,16 +593,6 @@ class MMFusionProcessor(ProcessorMixin):
         return cls(*args)
 
 
-def as_list(value) -> list:
-    """One row as a list of one; arrays and tensors with a batch dimension as lists of their rows. A list of numbers is
-    one sound."""
-    if isinstance(value, (list, tuple)):
-        return [value] if value and isinstance(value[0], (int, float)) else list(value)
-    if getattr(value, "ndim", 0) == 4:
-        return list(value)
-    return [value]
-
-
 def channels_of(source: Any, **kwargs: Any) -> int | None:
     """Channels that a vision encoder takes, where its config says so. Of the arguments those that say where it is."""
     place = {key: value for key, value in kwargs.items() if key in (*HUB_KEYS, "trust_remote_code", "code_revision")}
@@ -538,32 +609,19 @@ def is_floating(values: np.ndarray | torch.Tensor) -> bool:
     return values.is_floating_point() if isinstance(values, torch.Tensor) else values.dtype.kind == "f"
 
 
-def list_of_series(value) -> list:
-    """One series as a list of one: an array or tensor of one or two dimensions, a list of numbers or of lists of
-    numbers. What has no step, or nothing but gaps, is None."""
-    rows = [value]
-    if isinstance(value, (list, tuple)):
-        first = next((row for row in value if row is not None), None)
-        inner = first[0] if isinstance(first, (list, tuple)) and first else first
-        rows = [value] if isinstance(inner, Real) else list(value)
-    elif getattr(value, "ndim", 0) == 3:
-        rows = list(value)
-    return [None if has_no_steps(row) else row for row in rows]
-
-
 def distinct_items(values: list, deduplicate: bool) -> tuple[list, list]:
     """Gives the items that are there, and for each row the position of its item, -1 where it has none.
 
-    Strings are the same if they are equal, all else if it is the very same object.
+    Strings, paths and bytes are the same if they are equal, all else if it is the very same object.
     """
     items: list = []
     index: list[int] = []
-    places: dict[Hashable, int] = {}
+    places: dict[Any, int] = {}
     for value in values:
         if value is None:
             index.append(-1)
             continue
-        key = value if isinstance(value, str) else id(value)
+        key = value if isinstance(value, (str, bytes, os.PathLike)) else id(value)
         if not deduplicate or key not in places:
             places[key] = len(items)
             items.append(value)

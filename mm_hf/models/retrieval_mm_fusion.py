@@ -183,7 +183,7 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
             of each row, zeros where it has no item; the losses.
         """
         indices = {name: inputs.pop(f"{name}_index", None) for name in self.config.modalities}
-        self.model.check_inputs(inputs)
+        self.model.check_inputs({"input_ids": input_ids, **inputs})
         encoded = self.model.encode(indices, encoder_states, input_ids=input_ids, **inputs)
         embeds, rows, present = {}, {}, {}
         for name, state in encoded.items():

@@ -26,6 +26,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from .names import did_you_mean
+
 
 MISSING, UNKNOWN = 0, 1  # ids that every column of categories has
 KNOWN = 2  # the first id of a value
@@ -81,7 +83,8 @@ class TableSchema:
             ValueError: a column without a value, numbers that are not finite, or `categories` that are no columns.
         """
         if unknown := sorted(set(categories) - set(table)):
-            raise ValueError(f"Categories {unknown} are no columns of the table, which has {list(table)}.")
+            meant = did_you_mean(unknown[0], table)
+            raise ValueError(f"Categories {unknown} are no columns of the table, which has {list(table)}.{meant}")
         schema: dict[str, dict[str, Any]] = {"numerical": {}, "categorical": {}}
         for name, column in table.items():
             values = [value for value in column if not is_missing(value)]
@@ -110,7 +113,8 @@ class TableSchema:
         """
         for name, value in row.items():
             if name not in self.numerical and name not in self.categorical:
-                raise TableError(name, f"this is no column of the table, which has {self.columns}.")
+                meant = did_you_mean(name, self.columns)
+                raise TableError(name, f"this is no column of the table, which has {self.columns}.{meant}")
             if name in self.categorical or is_missing(value):
                 continue
             mean, std = self.numerical[name]

@@ -21,6 +21,7 @@ from .losses import (
     in_label_unit,
     standardise,
 )
+from .names import did_you_mean
 
 
 TASK_KEYS = ("problem_type", "labels", "num_labels", "weight", "label_mean", "label_std", *LOSS_SETTINGS)
@@ -94,10 +95,12 @@ def read_tasks(tasks: dict[str, dict[str, Any]]) -> dict[str, Task]:
 def read_task(name: str, task: dict[str, Any]) -> Task:
     """One task; see `read_tasks`."""
     if unknown := sorted(set(task) - set(TASK_KEYS)):
-        raise ValueError(f"Task {name!r} has no key {unknown[0]!r}; known are {', '.join(TASK_KEYS)}.")
+        meant = did_you_mean(unknown[0], TASK_KEYS)
+        raise ValueError(f"Task {name!r} has no key {unknown[0]!r}; known are {', '.join(TASK_KEYS)}.{meant}")
     problem_type, labels, weight = task.get("problem_type"), task.get("labels"), task.get("weight", 1.0)
     if problem_type not in PROBLEM_TYPES:
-        raise ValueError(f"Task {name!r}: problem_type must be one of {PROBLEM_TYPES}, got {problem_type!r}.")
+        meant = did_you_mean(problem_type, PROBLEM_TYPES)
+        raise ValueError(f"Task {name!r}: problem_type must be one of {PROBLEM_TYPES}, got {problem_type!r}.{meant}")
     regression = problem_type == "regression"
     if regression and labels is not None:
         raise ValueError(f"Task {name!r} is a regression and has no labels, got {labels}.")

@@ -1,0 +1,28 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""Names that are misspelt: what was meant."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: object, known: Iterable[object], cutoff: float = 0.6) -> str:
+    """The end of a message about an unknown name: " Did you mean 'text'?", or nothing where no name is near.
+
+    Args:
+        name: what came.
+        known: the names that are allowed.
+        cutoff: how near a name has to be, from 0 to 1; see `difflib.get_close_matches`.
+    """
+    found = nearest(name, known, cutoff)
+    return "" if found is None else f" Did you mean {found!r}?"
+
+
+def nearest(name: object, known: Iterable[object], cutoff: float = 0.6) -> str | None:
+    """The known name that is nearest to this one, whatever its case; None where none is near."""
+    spelled = {str(one).lower(): str(one) for one in known}
+    found = difflib.get_close_matches(str(name).lower(), list(spelled), n=1, cutoff=cutoff)
+    return spelled[found[0]] if found else None
+
+
+__all__ = ["did_you_mean", "nearest"]

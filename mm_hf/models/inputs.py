@@ -65,6 +65,11 @@ def columns_of(value: Any) -> list | None:
     return None if names is None or callable(names) or isinstance(names, str) else list(names)
 
 
+def is_numeric(dtype: Any) -> bool:
+    """Whether a type of numpy, pandas or torch is one of numbers."""
+    return isinstance(dtype, torch.dtype) or getattr(dtype, "kind", "O") in "biuf"
+
+
 def is_one(value: Any) -> bool:
     """Whether a value is no holder of rows whatever the modality: a text, the name or bytes of a file, a struct of
     them, a picture, or None."""
@@ -94,7 +99,10 @@ def list_of_images(value: Any) -> list:
         return [None if is_missing(value) else value]
     found = entries_of(value)
     for row, entry in enumerate(found):
-        if entry is not None and not is_one_image(entry):
+        numbers = getattr(entry, "ndim", 0) == 1 and is_numeric(entry.dtype)  # whose shape is told when it is opened
+        if entry is not None and not is_one_image(entry) and not numbers:
+            if isinstance(entry, Real):
+                raise ValueError(f"Row {row}: this is no picture: {entry!r:.80}.")
             try:
                 found[row] = entries_of(entry)
             except ValueError as error:

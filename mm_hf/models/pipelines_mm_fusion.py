@@ -16,7 +16,7 @@ from transformers.pipelines.pt_utils import PipelineIterator
 from transformers.utils import logging
 
 from .image import open_image
-from .inputs import columns_of, entries_of, fault_of_text, is_one, is_one_image, list_of_table_rows
+from .inputs import columns_of, entries_of, fault_of_text, is_numeric, is_one, is_one_image, list_of_table_rows
 from .names import did_you_mean
 from .processing_mm_fusion import decode_as_written
 from .series import as_steps, has_no_steps
@@ -418,11 +418,6 @@ def rows_to_answer(inputs: Any) -> Any:
     if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__"):
         return IndexedRows(inputs)
     return (row for row in inputs) if isinstance(inputs, Iterable) else inputs
-
-
-def is_numeric(dtype: Any) -> bool:
-    """Whether a type of numpy, pandas or torch is one of numbers."""
-    return isinstance(dtype, torch.dtype) or getattr(dtype, "kind", "O") in "biuf"
 
 
 def is_row_of_pandas(value: Any) -> bool:

@@ -228,7 +228,7 @@ def test_sounds_from_files_are_resampled(processor, tmp_path):
         ({"text": ["no", b"who"]}, r"Row 1: .*b'who'"),
         ({"text": ["no", 5]}, r"Row 1: .*5"),
         ({"text": 5}, "no list: 5"),
-        ({"images": [PICTURES[0], 5]}, r"Row 1: .*no list: 5"),
+        ({"images": [PICTURES[0], 5]}, r"Row 1: .*no picture: 5"),
         ({"images": [[PICTURES[0], 5]]}, r"Row 0: .*no picture: 5"),
         ({"table": pd.DataFrame([[1, 2]], columns=["age", "age"])}, "several columns 'age'"),
         ({"table": {"age": [1, 2]}}, r"Row 0: column 'age' .*\[1, 2\]"),
@@ -240,7 +240,7 @@ def test_sounds_from_files_are_resampled(processor, tmp_path):
         ({"text": "no", "text_kwargs": {"paddin": True}}, r"text_kwargs has no 'paddin'.* Did you mean 'padding'"),
         ({"images": PICTURES[0], "images_kwargs": {"do_resise": 1}}, r"no 'do_resise'.* Did you mean 'do_resize'"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_what_is_refused_is_named(processor, arguments, message):
     with pytest.raises(ValueError, match=message):

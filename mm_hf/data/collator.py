@@ -1,7 +1,6 @@
 """From rows to a batch: every distinct picture decoded once, every distinct text tokenized once."""
 
 import hashlib
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..models.finite import LARGEST_IN_LOSS, read_number
 from ..models.generation_mm_fusion import GENERATION
 from ..models.processing_mm_fusion import MMFusionProcessor, decode_as_written, ends_of_text
 from ..models.retrieval_mm_fusion import ITEMS
@@ -343,10 +343,12 @@ class MultimodalCollator:
         value = row[column]
         if is_absent(value) and is_absent(row[label]):
             return 0.0
-        if is_absent(value) or not 0 <= value < math.inf:
-            self._note(BadRowError(row, column, f"a weight is a number from 0 up, got {value!r}."), bad)
+        number = read_number(value) if isinstance(value, str) else value
+        if is_absent(number) or not 0 <= number <= LARGEST_IN_LOSS:
+            reason = f"a weight is a number from 0 up, got {value!r:.80} (at most {LARGEST_IN_LOSS:g}, in float32)."
+            self._note(BadRowError(row, column, reason), bad)
             return 0.0
-        return float(value)
+        return float(number)
 
     def _is_cached(self, modality: str) -> bool:
         return self.cache is not None and modality in self.cache.modalities

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets, load_dataset
 
 from ..models.finite import DIGITS, is_code, read_number
@@ -21,6 +23,7 @@ from ..models.finite import DIGITS, is_code, read_number
 # An empty cell is absent; a cell that says "None" or "NA" is a text, and may well be the name of a class.
 CELLS = {"keep_default_na": False, "na_values": ["", "NaN", "nan"]}
 SEPARATORS = {".csv": ",;\t|", ".tsv": "\t"}  # the first is the usual one
+ROW_NAMES = "(names of rows)"  # a column without a name of its own
 BLOCK = 50_000  # rows that are looked at together
 BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 EXACT = 2**53  # beyond, a float does not tell whole numbers apart
@@ -28,6 +31,8 @@ EXACT = 2**53  # beyond, a float does not tell whole numbers apart
 TEXTS = ("text", "image", "audio", "video")
 # Those whose values are names where digits are written in two ways.
 NAMES = ("label", "kind", "image_id", "group")
+MANY = 1000  # cells that differ, in one block
+EASY = (r"^-?[1-9]\d{0,14}$", r"^-?(0|[1-9]\d{0,14})\.\d{0,14}[1-9]$")  # whole numbers, and others
 MAX_SPELLINGS = 100  # whole numbers that may be classes, see `labels_of`
 
 
@@ -83,6 +88,8 @@ class Cells:
         """Looks at a block of cells, read as strings."""
         counts = column.value_counts(dropna=True)
         self.gaps += len(column) - int(counts.sum())
+        if len(counts) > MANY:
+            counts = self.add_plain(counts)
         for cell, count in counts.items():
             text = str(cell).strip()
             number = read_number(text)
@@ -93,6 +100,17 @@ class Cells:
             else:
                 self.numbers += count
                 self.add_number(text, number)
+
+    def add_plain(self, counts: pd.Series) -> pd.Series:
+        """Takes in what can be nothing but a number, for speed, and gives the rest."""
+        cells = pa.array(counts.index, pa.string())
+        whole, uneven = (pc.match_substring_regex(cells, pattern).to_numpy(zero_copy_only=False) for pattern in EASY)
+        for text in counts.index[whole][: MAX_SPELLINGS + 1]:
+            self.add_number(text, float(text))
+        self.numbers += int(counts[whole | uneven].sum())
+        self.fractions |= bool(uneven.any())
+        self.uneven |= bool(uneven.any())
+        return counts[~(whole | uneven)]
 
     def add_number(self, text: str, number: float):
         """Looks at a number as it is written."""
@@ -247,8 +265,11 @@ def look_at(path: str, names: Iterable[str]) -> CsvFile:
         options["skipinitialspace"] = True  # "title, genre": what follows a comma and a space
         header = [name.lstrip() for name in header]
         called = names_in(header, names)
-    if len(first) > len(header) and not any(cell.strip() for cell in first[len(header) :]):
-        options["index_col"] = False  # lines that end with a separator; else the first column tells the rows apart
+    if len(first) == len(header) + 1 and first[-1].strip():
+        # What R writes: the first column, of the names of rows, is not in the header.
+        options |= {"names": [ROW_NAMES, *header], "header": 0}
+    elif len(first) > len(header) and not any(cell.strip() for cell in first[len(header) :]):
+        options["index_col"] = False  # lines that end with a separator
     return CsvFile(path, header, options, called)
 
 
@@ -309,6 +330,11 @@ def look_into(file: CsvFile, cells: dict[str, Cells]) -> int:
         with pd.read_csv(file.path, dtype=str, chunksize=BLOCK, **file.options) as blocks:
             for block in blocks:
                 rows += len(block)
+                if ROW_NAMES in block and block.iloc[:, -1].isna().any():
+                    raise Unreadable(
+                        f"{file.path} has lines of other lengths: some have one value more than the header "
+                        f"{file.header}. A text with a separator in it stands in quotes."
+                    )
                 for name, seen in own.items():
                     seen.add(block[file.called[name]])
     except UnicodeError as error:

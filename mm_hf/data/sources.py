@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from datasets import (
     Image,
     IterableDataset,
     IterableDatasetDict,
+    Json,
     List,
     Value,
     Video,
@@ -31,7 +32,7 @@ from transformers.utils import logging
 from ..models.finite import kind_of_texts
 from .csv_files import CELLS, Unreadable, read_csv
 from .cutting import cut, group_rows
-from .labels import STRINGS, count_values
+from .labels import STRINGS, count_values, name_of
 from .loading import SOURCE_ROW, Columns, resolve_path
 
 
@@ -122,7 +123,7 @@ def load_splits(
         own = group_column if name == "train" or "train" not in splits else None
         splits[name] = prepare(split, name, dataset, columns, own, root, known.get(name))
     if as_written:
-        splits = of_one_type(splits, wanted, dataset)
+        splits = of_one_type(splits, wanted, dataset, find_files(dataset))
     if measured and not streaming:
         splits = {name: split for name, split in splits.items() if is_measurable(split, name, columns, dataset)}
     missing = [part for part in PARTS[1:] if part not in splits and fractions[part] > 0]
@@ -213,20 +214,33 @@ def load_files(reader: str, part: str, paths: list[str], wanted: list[tuple[str,
     try:
         return load_dataset(reader, data_files={part: paths})[part]
     except Exception:  # each reader raises its own types
-        if len(paths) == 1:
-            raise
-    names = list(dict.fromkeys(column.split(".")[0] for _, column in wanted))
+        names = list(dict.fromkeys(column.split(".")[0] for _, column in wanted))
     loaded: dict[str, Any] = {}
     for path in paths:
-        try:
-            loaded[path] = load_dataset(reader, data_files={part: [path]})[part]
-        except Exception as error:
-            raise unreadable(path, error, local=True) from error
-    for path, split in loaded.items():
+        split = load_file(reader, part, path, names)
         if lacking := [name for name in names if name not in split.column_names]:
             raise Unreadable(f"{path} has no column {lacking[0]!r}: it has {split.column_names}.")
         loaded[path] = split.select_columns(names)
-    return concatenate_datasets(list(of_one_type(loaded, wanted, Path(paths[0]).parent).values()))
+    return concatenate_datasets(list(of_one_type(loaded, wanted, Path(paths[0]).parent, {}).values()))
+
+
+def load_file(reader: str, part: str, path: str, names: list[str]) -> Dataset:
+    """One file. In JSON, whose types are guessed by its first megabytes, a column of numbers may have a text later on:
+    that one is then read as what each value is."""
+    files = {part: [path]}
+    try:
+        return load_dataset(reader, data_files=files)[part]
+    except Exception as error:  # each reader raises its own types
+        if reader == "json":
+            features = load_dataset(reader, data_files=files, streaming=True)[part]._resolve_features().features
+            for name in names:
+                if kind_of(getattr(features.get(name), "dtype", "")) not in ("int", "float", "bool"):
+                    continue
+                try:
+                    return load_dataset(reader, data_files=files, features=Features({**features, name: Json()}))[part]
+                except Exception:
+                    continue
+        raise unreadable(path, error, local=True) from error
 
 
 def with_labels(splits: dict[str, Any], columns: Columns) -> dict[str, Any]:
@@ -266,8 +280,15 @@ def has_labels(split: Dataset, column: str) -> bool:
     return False
 
 
-def of_one_type(splits: dict[str, Any], wanted: list[tuple[str, str]], dataset: Any) -> dict[str, Any]:
+def of_one_type(
+    splits: dict[str, Any], wanted: list[tuple[str, str]], dataset: Any, places: Mapping[str, list[str]]
+) -> dict[str, Any]:
     """The parts, with one type for each column in use.
+
+    Args:
+        splits: the parts.
+        wanted: the columns in use.
+        dataset: its name in messages, and `places` the files of each part, where it has some.
 
     Raises:
         ValueError: two types that do not go together, naming both, their parts and the column.
@@ -282,9 +303,10 @@ def of_one_type(splits: dict[str, Any], wanted: list[tuple[str, str]], dataset: 
         for name, feature in features.items():
             found = common_type(common, feature)
             if found is None:
+                one, other = (places.get(part, [repr(part)]) for part in (first, name))
                 raise Unreadable(
-                    f"Column {column!r} of {dataset} holds {common} in {first!r} and {feature} in {name!r}: it needs "
-                    "one type in all."
+                    f"Column {column!r} of {dataset} holds {common} in {', '.join(one)} and {feature} in "
+                    f"{', '.join(other)}: it needs one type in all."
                 )
             common = found
         if isinstance(common.feature if isinstance(common, List) else common, ClassLabel):
@@ -348,10 +370,10 @@ def unreadable(dataset: str | os.PathLike, error: Exception, local: Any) -> Exce
     while cause.__cause__ is not None:
         cause = cause.__cause__  # type: ignore[assignment]
     if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
-        return ValueError(f"{dataset} has no rows.")
+        return Unreadable(f"{dataset} has no rows.")
     said = f"({type(cause).__name__}: {' '.join(str(cause).split())})"
     if local:
-        return ValueError(f"{dataset} cannot be read {said}.")
+        return Unreadable(f"{dataset} cannot be read {said}.")
     return FileNotFoundError(
         f"Data set {str(dataset)!r} is neither a local file or folder nor could it be loaded from the Hub {said}."
     )
@@ -442,6 +464,8 @@ def prepare(
     wanted = wanted_columns(columns, group_column)
     split = add_fields(split, [column for _, column in wanted if column not in split.column_names])
     for part, column in wanted:
+        if column in split.column_names and isinstance(split.features[column], Json) and part not in ("series",):
+            split = spelled(split, name, column)
         if column not in split.column_names:
             key = "table_columns" if part == "table" else f"{part}_column"
             raise ValueError(
@@ -465,6 +489,26 @@ def prepare(
     if columns.video is not None:
         split = with_videos(split, columns.video, root)
     return split
+
+
+def spelled(split: Dataset | IterableDataset, name: str, column: str) -> Dataset | IterableDataset:
+    """A part with a column of numbers and texts, as JSON may have one, as texts."""
+    features = Features({**split.features, column: Value("string")})
+    return split.map(partial(spell, name=name, column=column), with_indices=True, features=features)
+
+
+def spell(row: dict[str, Any], place: int, name: str, column: str) -> dict[str, str | None]:
+    """A value of one row as a text.
+
+    Raises:
+        Unreadable: it is a list or a dict, naming the row.
+    """
+    value = row[column]
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise Unreadable(
+            f"Row {place} of part {name!r}, column {column!r}, holds {value!r:.80} where others are texts."
+        )
+    return {column: value if value is None or isinstance(value, str) else name_of(value)}
 
 
 def holds_weights(split: Dataset | IterableDataset, column: str, kind: str) -> bool:

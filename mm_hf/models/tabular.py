@@ -8,7 +8,6 @@ the encoder.
 
 import math
 import statistics
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -116,7 +115,7 @@ class TableSchema:
                     if is_missing(value):
                         continue
                     number = as_number(value)
-                    if number is not None and abs(number) <= (sys.float_info.max if as_before else LARGEST):
+                    if number is not None and abs(number) < (math.inf if as_before else LARGEST):
                         good.append(number)
                     elif on_error == "raise":
                         what = "are no numbers" if number is None else "are not finite"
@@ -149,8 +148,9 @@ class TableSchema:
             if name in self.categorical or is_missing(value):
                 continue
             number, (mean, std) = as_number(value), self.numerical[name]
-            largest = math.inf if self.farthest is None else LARGEST  # of what is clipped, deviations do not tell
-            if number is None or not abs(number) <= largest or not abs((number - mean) / std) < LARGEST:
+            # Of what is clipped the deviations may be as large as they like.
+            size = None if number is None else abs(number if self.farthest is not None else (number - mean) / std)
+            if size is None or not size < LARGEST:
                 raise TableError(name, f"this must be a finite number, got {value!r:.80}.")
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

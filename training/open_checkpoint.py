@@ -364,7 +364,7 @@ def open_checkpoint(
             for task in job.alone()
         }
         learned = learned if job.tasks else learned[columns.label]
-    if "vision" not in config.modalities:
+    if "vision" not in config.modalities and name != "train":
         job.splits.pop("train", None)  # it was here for its labels, and to look for the nearest pictures in it
     # Nothing trains here, so the features of every encoder can be kept.
     job.model = head.from_pretrained(args.model, freeze_encoders=True).to(accelerator.device)

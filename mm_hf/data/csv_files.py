@@ -147,7 +147,8 @@ class Cells:
             return "string"
         if part in NAMES and not self.uneven:
             few = len(self.spellings) <= min(MAX_SPELLINGS, self.numbers / 2)
-            if (self.two_ways and few) or self.huge or (self.large and (self.gaps or self.fractions)):
+            inexact = self.huge or (self.large and (self.gaps or self.fractions))
+            if (self.two_ways and few) or (inexact and (few or part != "label")):  # many labels are no classes
                 return "string"
         return "float64" if self.fractions or self.gaps or self.huge else "int64"
 
@@ -166,7 +167,7 @@ def read_csv(
     | true and false | bool |
     | digits, some with leading zeros ("00501") | string |
     | whole numbers, some of a few written in two ways in one file ("1.0" and "1"), of labels and ids | string |
-    | whole numbers, of labels and ids, that no number of 64 bits holds | string |
+    | whole numbers, of ids and of a few labels, that no number of 64 bits holds | string |
     | whole numbers | int64; float64 where cells are empty |
     | other numbers | float64 |
     | anything else | string |
@@ -210,6 +211,16 @@ def read_csv(
         part: list(dict.fromkeys(name for file in found for name in file.header)) for part, found in files.items()
     }
     return splits, known
+
+
+def texts_in(paths: list[str], wanted: list[tuple[str, str]], as_text: Collection[str] = ()) -> list[str]:
+    """The columns of CSV files that `read_csv` reads as strings; arguments as there."""
+    roles = {column: part for part, column in reversed(wanted)} | dict.fromkeys(as_text, "text")
+    files = [look_at(path, roles) for path in paths]
+    cells = {name: Cells() for name in roles if any(name in file.called.values() for file in files)}
+    for file in files:
+        look_into(file, cells)
+    return [name for name, seen in cells.items() if roles[name] in TEXTS or seen.dtype(roles[name]) == "string"]
 
 
 def load_part(part: str, files: list[CsvFile], types: dict[str, str], streaming: bool) -> Dataset | IterableDataset:

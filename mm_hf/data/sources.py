@@ -30,7 +30,7 @@ from datasets import (
 from transformers.utils import logging
 
 from ..models.finite import kind_of_texts
-from .csv_files import CELLS, Unreadable, read_csv
+from .csv_files import CELLS, Unreadable, read_csv, texts_in
 from .cutting import cut, group_rows
 from .labels import STRINGS, count_values, name_of
 from .loading import SOURCE_ROW, Columns, resolve_path
@@ -202,11 +202,27 @@ def open_source(
             return read_csv(files, wanted, streaming, as_text)
         if reader in ("json", "parquet") and not streaming and as_written:
             return {part: load_files(reader, part, paths, wanted) for part, paths in files.items()}, {}
+        if as_written and not files and os.path.isdir(dataset):
+            options = with_metadata(source, wanted, as_text)
         return dict(load_dataset(source, streaming=streaming, **options)), {}
     except Unreadable:
         raise
     except Exception as error:  # each reader raises its own types
         raise unreadable(dataset, error, files or os.path.isdir(dataset)) from error
+
+
+def with_metadata(folder: str, wanted: list[tuple[str, str]], as_text: Collection[str]) -> dict[str, Any]:
+    """What a folder of pictures has to be loaded with, so that the cells of its metadata.csv stay as they are
+    written; see `read_csv`."""
+    paths = sorted(str(path) for pattern in ("metadata.csv", "*/metadata.csv") for path in Path(folder).glob(pattern))
+    texts = texts_in(paths, wanted, as_text) if paths else []
+    if not texts:
+        return {}
+    split = next(iter(load_dataset(folder, streaming=True).values()))
+    features = dict(split.features or split._resolve_features().features)
+    own = [name for name in texts if name in features and features[name] != Value("string")]
+    own = [name for name in own if isinstance(features[name], Value)]
+    return {"features": Features({**features, **dict.fromkeys(own, Value("string"))})} if own else {}
 
 
 def load_files(reader: str, part: str, paths: list[str], wanted: list[tuple[str, str]]) -> Dataset:
@@ -253,8 +269,9 @@ def with_labels(splits: dict[str, Any], columns: Columns) -> dict[str, Any]:
     for name, split in splits.items():
         for column, value in values.items():
             if name != "train" and column in train.column_names and column not in split.column_names:
-                feature = train.features[column]
-                split = split.add_column(column, [value] * len(split), feature=feature)
+                feature: Any = train.features[column]
+                filled = str(value) if value is not None and kind_of(feature.dtype) == "string" else value
+                split = split.add_column(column, [filled] * len(split), feature=feature)
         found[name] = split
     return found
 

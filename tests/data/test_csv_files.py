@@ -7,6 +7,7 @@ import re
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from PIL import Image
 
 from mm_hf.data import Columns, labels_of, load_splits, normalise_labels
 from mm_hf.data.csv_files import Cells, read_csv
@@ -55,6 +56,7 @@ LABEL_CELLS = {
         "string",
         (["1", "92233720368547758080"], SINGLE),
     ),
+    "many numbers beyond floats": ([*(str(10**17 + n) for n in range(30)), ""], "float64", (None, NUMBERS)),
     "truth values": (repeated("True", "false"), "bool", (["no", "yes"], SINGLE)),
     "truth values with gaps": (repeated("TRUE", "", "false"), "bool", (["no", "yes"], SINGLE)),
     "a truth value and a word": (repeated("True", "maybe"), "string", (["True", "maybe"], SINGLE)),
@@ -162,6 +164,7 @@ FILES = {
     "other alphabets": ("text,label\nчто,1\n何,0\n".encode(), ["что", "何"]),
     "semicolons": (b"text;label\na,x;1\nb;0\n", ["a,x", "b"]),
     "tabs": (b"text\tlabel\na\t1\nb\t0\n", ["a", "b"]),
+    "bars": (b"text|label\na|1\nb|0\n", ["a", "b"]),
     "spaces in the header": (b" text , label \na,1\nb,0\n", ["a", "b"]),
     "spaces after commas": (b'text, label\n"a, x", 1\nb, 0\n', ["a, x", "b"]),
     "quoted line breaks": (b'text,label\n"a\nx",1\n"b",0\n', ["a\nx", "b"]),
@@ -384,3 +387,19 @@ def test_files_that_are_written_in_other_ways(tmp_path):
     assert known == {"train": ["text", "label"]}
     with pytest.raises(ValueError, match=r"written in different ways.*b\.csv"):
         read_csv({"train": paths}, COLUMNS.named(), streaming=True)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_metadata_of_pictures(tmp_path, streaming):
+    """The table of a folder of pictures is a CSV as well."""
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        lines = [f"{n}.png,{['01', '1', '007'][n % 3] if part == 'train' else n % 2},{n}" for n in range(6)]
+        for n in range(6):
+            Image.new("RGB", (4, 4)).save(tmp_path / part / f"{n}.png")
+        (tmp_path / part / "metadata.csv").write_text("\n".join(["file_name,label,text", *lines]) + "\n")
+    columns = Columns(image="image", text="text", label="label")
+    splits = load_splits(tmp_path, columns, streaming=streaming, **UNCUT)
+    assert [row["label"] for row in splits["train"]] == ["01", "1", "007"] * 2
+    assert [(row["label"], row["text"]) for row in splits["test"]][:2] == [("0", "0"), ("1", "1")]
+    assert labels_of(splits, "label") == (["007", "01", "1"], SINGLE)

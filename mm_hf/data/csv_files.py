@@ -82,7 +82,7 @@ class Cells:
     large: bool = False
     huge: bool = False
     two_ways: bool = False
-    spellings: dict[float, str] = field(default_factory=dict)
+    spellings: dict[int, str] = field(default_factory=dict)
 
     def add(self, column: pd.Series):
         """Looks at a block of cells, read as strings."""
@@ -120,11 +120,11 @@ class Cells:
         if number != number or abs(number) == float("inf") or number != int(number):
             self.uneven = True
             return
-        if digits:
-            self.large |= abs(int(text)) > EXACT
-            self.huge |= not -(2**63) <= int(text) < 2**63
+        exact = int(text) if digits and len(text) < 400 else int(number)
+        self.large |= digits and abs(exact) > EXACT
+        self.huge |= digits and not -(2**63) <= exact < 2**63
         if len(self.spellings) <= MAX_SPELLINGS:
-            self.two_ways |= self.spellings.setdefault(number, text) != text
+            self.two_ways |= self.spellings.setdefault(exact, text) != text
 
     def join(self, other: "Cells"):
         """Takes in what was seen in another file."""

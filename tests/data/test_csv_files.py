@@ -56,7 +56,7 @@ LABEL_CELLS = {
         "string",
         (["1", "92233720368547758080"], SINGLE),
     ),
-    "many numbers beyond floats": ([*(str(10**17 + n) for n in range(30)), ""], "float64", (None, NUMBERS)),
+    "many numbers beyond floats": ([*(str(10**17 + n * 10**6) for n in range(30)), ""], "float64", (None, NUMBERS)),
     "truth values": (repeated("True", "false"), "bool", (["no", "yes"], SINGLE)),
     "truth values with gaps": (repeated("TRUE", "", "false"), "bool", (["no", "yes"], SINGLE)),
     "a truth value and a word": (repeated("True", "maybe"), "string", (["True", "maybe"], SINGLE)),

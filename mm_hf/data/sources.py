@@ -497,7 +497,7 @@ def prepare(
         kind = getattr(split.features[column], "dtype", "")
         if part == "weight" and not holds_weights(split, column, kind):
             raise ValueError(f"Column {column!r} (given as weight_column) of {dataset} holds no numbers, but {kind}.")
-        if part == "text" and kind_of(kind) in ("int", "float"):
+        if part == "text" and kind_of(kind) in ("int", "float") and isinstance(split, Dataset):
             split = split.cast_column(column, Value("string"))
     for column in columns.images:
         split = with_files(split, column, root, "images", Image(decode=False))

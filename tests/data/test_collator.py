@@ -338,10 +338,10 @@ def test_weights(processor):
     batch = collator(data)
     assert batch["sample_weight"].tolist() == [2, 0.25, 0, 0]
     assert batch["sample_weight"].dtype == torch.float32
-    for weight, read in ((2, 2.0), ("0.5", 0.5), (True, 1.0), (1e18, 1e18)):
+    for weight, read in ((2, 2.0), ("0.5", 0.5), (True, 1.0), (np.float32(3), 3.0), (1e18, 1e18)):
         data[1]["reliability"] = weight
         torch.testing.assert_close(collator(data)["sample_weight"], torch.tensor([2, read, 0, 0]))
-    for weight in (None, math.nan, -1, math.inf, 1e39, 10**400, "much", "1,000"):
+    for weight in (None, math.nan, -1, math.inf, 1e39, 10**400, "much", "1,000", [1.0], {}):
         data[1]["reliability"] = weight
         with pytest.raises(BadRowError, match=r"row 1 of split 'train', column 'reliability'.*from 0 up, got"):
             collator(data)

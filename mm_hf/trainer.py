@@ -152,6 +152,13 @@ class MMTrainer(Trainer):
                 label2id = known if several else known[columns.labels[0]]
             collator = dataclasses.replace(collator, label2id=label2id)
         table = names_of_classes(features, [name for name in columns.table if name in features])
+        schema = collator.processor.table_schema
+        # Not where the table was learned from the bare numbers of its classes.
+        table = {
+            name: classes
+            for name, classes in table.items()
+            if name in collator.table_names or set(classes) & set(schema.categorical.get(name, []))
+        }
         if table != {name: collator.table_names.get(name) for name in table}:
             collator = dataclasses.replace(collator, table_names={**collator.table_names, **table})
         return dataset, collator

@@ -128,3 +128,13 @@ def test_classes_of_a_table_go_by_their_names_too(tmp_path):
         (batch,) = own.get_eval_dataloader(data)
         assert batch["categorical_ids"].tolist() == [[2], [2]]
     assert torch.equal(batch["labels"], torch.tensor([0, 1]))
+
+
+def test_a_table_that_learned_bare_numbers(tmp_path):
+    own = trainer(tmp_path)
+    own.data_collator.processor = MMFusionProcessor(
+        table_schema=TableSchema({"size": (0.0, 1.0)}, {"place": ["0", "1"]})
+    )
+    data = animals(NAMES, ["cat", "dog"]).cast_column("place", ClassLabel(names=["house", "barn"]))
+    (batch,) = own.get_eval_dataloader(data)
+    assert batch["categorical_ids"].tolist() == [[3], [3]]

@@ -346,7 +346,8 @@ class MultimodalCollator:
         if is_absent(value) and is_absent(row[label]):
             return 0.0
         number = read_number(value) if isinstance(value, str) else value
-        if not isinstance(number, (Real, Decimal, np.bool_)) or not 0 <= number <= LARGEST_IN_LOSS:
+        real = isinstance(number, (Real, Decimal, np.bool_))
+        if not real or not 0 <= number <= LARGEST_IN_LOSS:
             reason = f"a weight is a number from 0 up, got {value!r:.80} (at most {LARGEST_IN_LOSS:g}, in float32)."
             self._note(BadRowError(row, column, reason), bad)
             return 0.0

@@ -12,7 +12,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
 from transformers.utils import logging
 
-from ..models.finite import LARGEST_IN_LOSS, are_numbers, by_number, kind_of_texts, read_number
+from ..models.finite import LARGEST_IN_LOSS, are_numbers, by_number, is_code, kind_of_texts, read_number
 from ..models.losses import PROBLEM_TYPES
 from .loading import SOURCE_ROW, BadRowError, is_absent
 
@@ -138,6 +138,17 @@ def names_of_texts(
         raise ValueError(
             f"Column {column!r} holds numbers that are formatted for people, such as {example!r}: write them as 1234.5"
             ", or give problem_type single_label_classification if each is the name of a class."
+        )
+    numbers = sum(count for value, count in every.items() if read_number(value) is not None)
+    if problem_type == "regression" and 2 * numbers > every.total():
+        return None, "regression"  # who says so has their reasons; the others are bad rows
+    numbers -= sum(count for value, count in every.items() if is_code(value))
+    if problem_type is None and kind == "names" and 2 * numbers > every.total():
+        example = next(value for value in every if read_number(value) is None or is_code(value))
+        logger.warning(
+            f"Column {column!r} holds numbers ({numbers} of {every.total()} labels) and others, such as {example!r}: "
+            "each is taken for the name of a class. problem_type regression takes the numbers, and the others for bad "
+            "rows; leave their cells empty where they mean that nothing is known."
         )
     return names
 

@@ -106,6 +106,22 @@ def test_numbers_formatted_for_people_are_refused(tmp_path, cells, example):
     assert labels_of(splits, "label") == (None, NUMBERS)
 
 
+def test_many_words_among_numbers_are_told(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("mm_hf.data.labels.logger.warning", said.append)
+    cells = [*map(str, range(300)), *["n/a"] * 40]
+    splits = load_splits(written(tmp_path / "all.csv", cells), COLUMNS, **UNCUT)
+    assert labels_of(splits, "label") == (sorted(set(cells)), SINGLE)
+    assert [all(part in message for part in ("300 of 340", "'n/a'", "regression")) for message in said] == [True]
+    assert labels_of(splits, "label", NUMBERS) == (None, NUMBERS)
+    splits = load_splits(written(tmp_path / "padded.csv", [f"{n:04d}" for n in range(300)]), COLUMNS, **UNCUT)
+    assert labels_of(splits, "label", NUMBERS) == (None, NUMBERS)
+    splits = load_splits(written(tmp_path / "words.csv", ["a", "b", "1"] * 5), COLUMNS, **UNCUT)
+    with pytest.raises(ValueError, match="'label' cannot be regression"):
+        labels_of(splits, "label", NUMBERS)
+    assert len(said) == 1
+
+
 def test_a_word_in_another_part_makes_no_classes_of_numbers(tmp_path):
     (tmp_path / "set").mkdir()
     for part, labels in (("train", range(300)), ("val", range(300)), ("test", [5, "unknown", *range(30)])):

@@ -52,7 +52,7 @@ from mm_hf.data.labels import STRINGS, count_values
 from mm_hf.data.loading import SOURCE_ROW, rows_by_path
 from mm_hf.models.configuration_mm_fusion import PRETRAINED_MODALITIES
 from mm_hf.models.ctc_mm_fusion import CTC
-from mm_hf.models.finite import kind_of_texts
+from mm_hf.models.finite import is_code, kind_of_texts, read_number
 from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.models.losses import count_labels
 from mm_hf.models.recurrent import RecurrentConfig
@@ -178,8 +178,8 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     if accelerator.is_main_process:
         tokenizer = job.processor.tokenizer if columns.text or job.writes else None
         job.say("\n".join(summary_lines(describe(splits, columns, names, problem_type, tokenizer, root))))
-        for name in numbers_as_text(splits, data_args) if as_written else []:
-            job.say(f"  table     {name} is read as numbers; what is none makes a bad row (else: category_columns)")
+        for line in lines_of_table(splits, data_args) if as_written else []:
+            job.say(line)
     table_names = names_of_classes(splits["train"].features, columns.table)
     for part, dataset in splits.items():
         if names_of_classes(dataset.features, columns.table) != table_names:
@@ -319,16 +319,30 @@ def loss_arguments(job: Job, among_others: bool = False) -> dict[str, Any]:
     return losses
 
 
-def numbers_as_text(splits: Any, data_args: DataArguments) -> list[str]:
-    """The columns of the table that hold texts, and are numbers all the same: but for a few bad ones, in whichever
-    part."""
-    found = []
+def texts_of_table(splits: Any, data_args: DataArguments) -> dict[str, Counter]:
+    """By column of the table that holds texts, and is not named in `category_columns`, how often each comes, in all
+    parts."""
+    found = {}
     for name in sorted(set(data_args.table_columns or []) - set(data_args.category_columns or [])):
         parts = [part for part in splits.values() if getattr(part.features[name], "dtype", None) in STRINGS]
-        counts = sum((count_values(part, name) for part in parts), Counter())
-        if kind_of_texts(counts) == "numbers":
-            found.append(name)
+        if parts:
+            found[name] = sum((count_values(part, name) for part in parts), Counter())
     return found
+
+
+def lines_of_table(splits: Any, data_args: DataArguments) -> list[str]:
+    """What the texts of a table are taken for, where that is not plain to see, for the terminal."""
+    lines = []
+    for name, counts in texts_of_table(splits, data_args).items():
+        spelled = sum(count for text, count in counts.items() if read_number(text) is not None and not is_code(text))
+        if kind_of_texts(counts) == "numbers":
+            lines.append(
+                f"  table     {name} is read as numbers; what is none makes a bad row (else: category_columns)"
+            )
+        elif 2 * spelled > counts.total():
+            of_all = f"{spelled:,} of {counts.total():,} values"
+            lines.append(f"  table     {name} is read as categories, though {of_all} are texts that spell numbers")
+    return lines
 
 
 def build_processor(
@@ -344,10 +358,11 @@ def build_processor(
         table: dict[str, list] = {name: train[name][:] for name in data_args.table_columns}
         for name, classes in names.items():
             table[name] = [None if number in (None, -1) else classes[number] for number in table[name]]
+        texts = texts_of_table(splits, data_args) if as_written else {}
         schema = TableSchema.fit(
             table,
             data_args.category_columns or (),
-            numbers=numbers_as_text(splits, data_args) if as_written else (),
+            numbers=[name for name, counts in texts.items() if kind_of_texts(counts) == "numbers"],
             on_error="skip",
             as_before=not as_written,
         )

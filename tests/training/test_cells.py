@@ -11,6 +11,7 @@ from kill_and_resume import call
 
 from mm_hf import MMFusionProcessor
 from training import evaluate, set_up, train
+from training.arguments import DataArguments
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +93,23 @@ def test_a_word_in_the_test_part_alone(tmp_path, capsys):
     ]
     assert list(MMFusionProcessor.from_pretrained(tmp_path / "run").table_schema.numerical) == ["age"]
     assert "age is read as numbers" in capsys.readouterr().out
+
+
+def test_what_the_texts_of_a_table_are_taken_for(tmp_path):
+    table = {
+        "age": ["20"] * 99 + ["old"],
+        "size": ["20"] * 90 + ["n/a"] * 10,
+        "digits": ["20"] * 100,
+        "code": ["020"] * 100,
+        "town": ["Oslo"] * 100,
+        "id": ["20"] * 90 + ["none"] * 10,
+    }
+    parts = {"train": Dataset.from_dict(table)}
+    args = DataArguments(table_columns=list(table), category_columns=["id"])
+    age, digits, size = set_up.lines_of_table(parts, args)
+    assert "age is read as numbers" in age
+    assert "digits is read as categories, though 100 of 100 values" in digits
+    assert "size is read as categories, though 90 of 100 values" in size
 
 
 def test_a_weight_beyond_float32_skips_no_step(tmp_path, capsys):

@@ -128,7 +128,7 @@ def test_a_test_part_without_labels(tmp_path, capsys):
     start(tmp_path / "set", tmp_path / "run")
     found = json.loads((tmp_path / "run/rows.json").read_text())
     assert found["rows"] == {"train": 48, "validation": 6, "test": 6}
-    call(evaluate.main, "--model", tmp_path / "run")  # the same rows again
+    call(evaluate.main, "--bootstrap_samples", 10, "--model", tmp_path / "run")  # the same rows again
     report = json.loads((tmp_path / "run/evaluation/evaluation.json").read_text())
     assert report["rows"]["evaluated"] == 6
 
@@ -146,12 +146,12 @@ def test_a_run_of_before_goes_on_as_it_began(tmp_path, monkeypatch, capsys):
     start(data, tmp_path / "run", "--max_steps", 4, "--allow_changes", "true")
     assert "taken up from" in capsys.readouterr().out
     assert json.loads((tmp_path / "run/rows.json").read_text()) == before
-    call(evaluate.main, "--model", tmp_path / "run")
+    call(evaluate.main, "--bootstrap_samples", 10, "--model", tmp_path / "run")
     report = json.loads((tmp_path / "run/evaluation/evaluation.json").read_text())
     assert report["labels"] == ["1", "2", "3"]
     # On other data its classes go by their numbers, those of the table's codes too.
     other = write_csv(tmp_path / "other/new.csv", rows(lambda n: ["01", "02", "3"][n % 3], 30))
-    call(evaluate.main, "--model", tmp_path / "run", "--dataset", other, "--split", "train")
+    call(evaluate.main, "--bootstrap_samples", 10, "--model", tmp_path / "run", "--dataset", other, "--split", "train")
     report = json.loads((tmp_path / "run/evaluation/evaluation.json").read_text())
     assert report["rows"] == {"evaluated": 30, "labelled": 30, "bad": 0}
     # Begun anew, it reads cells as they are written.
@@ -172,7 +172,7 @@ def test_classes_in_another_order_in_a_part(tmp_path):
     more = ("--max_steps", 60, "--eval_steps", 20, "--learning_rate", 0.02)
     results = start(tmp_path / "set", tmp_path / "run", *more)
     assert results["metrics"]["accuracy"] == 1
-    call(evaluate.main, "--model", tmp_path / "run", "--split", "validation")
+    call(evaluate.main, "--bootstrap_samples", 10, "--model", tmp_path / "run", "--split", "validation")
     report = json.loads((tmp_path / "run/evaluation/evaluation.json").read_text())
     assert report["labels"] == ["a", "b", "c"]
     assert report["metrics"]["accuracy"]["value"] == 1

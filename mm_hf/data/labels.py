@@ -372,7 +372,7 @@ def read_class(value: Any, label2id: dict[str, int]) -> int:
     if isinstance(value, str):
         if value not in label2id and (name := by_number(value, label2id)) is not None:
             logger.warning_once(
-                f"Label {value!r} is taken for {name!r}: the model learned its classes as numbers, not as written."
+                f"Label {value!r:.80} is taken for {name!r}: the model learned its classes as numbers, not as written."
             )
             return label2id[name]
         if value not in label2id:

@@ -1,5 +1,6 @@
 """The library's Trainer, mended where it does not fit models of several modalities."""
 
+import copy
 import dataclasses
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify
 
 from .checkpoints import begin, newest_checkpoint, publish, rotate, staging_folder, writing
 from .data.collator import MultimodalCollator
+from .data.labels import name_for_checkpoint, names_of_classes
 from .data.loader import BatchLoader
 from .data.loading import SOURCE_ROW, Rows
 from .data.sources import prepare
@@ -112,6 +114,8 @@ class MMTrainer(Trainer):
                 collator = dataclasses.replace(collator, columns=columns)
         if isinstance(dataset, datasets.Dataset):
             dataset = rows_of(dataset, split, collator)
+        if isinstance(dataset, Rows | StreamBatches):
+            dataset, collator = self._by_name(dataset, collator)
         if not isinstance(dataset, Rows | StreamBatches):
             raise TypeError(f"Data must be Rows, a datasets.Dataset or StreamBatches, got {type(dataset).__name__}.")
         return BatchLoader(
@@ -124,6 +128,40 @@ class MMTrainer(Trainer):
             world_size=args.world_size,
             num_workers=args.dataloader_num_workers,
         )
+
+    def _by_name(self, dataset: Any, collator: MultimodalCollator) -> tuple[Any, MultimodalCollator]:
+        """Rows whose classes (`ClassLabel`) have the model's numbers: where the data numbers them otherwise, they come
+        as names, which the collator looks up. The classes of a table go by their names in this very data set."""
+        features, columns = getattr(dataset.dataset, "features", None), collator.columns
+        if not features:
+            return dataset, collator
+        config = cast(PreTrainedModel, self.model).config
+        several, label2id = isinstance(columns.label, list), collator.label2id
+        known: dict[str, Any] = {}
+        for column in columns.labels:
+            known[column] = (label2id or {}).get(column) if several else label2id
+            if known[column] is None:
+                known[column] = labels_of_config(config, column if several else None)
+        named = name_for_checkpoint(
+            dataset.dataset, {column: None if labels is None else list(labels) for column, labels in known.items()}
+        )
+        if named is not dataset.dataset:
+            dataset = copy.copy(dataset)
+            dataset.dataset = named
+            if label2id is None or several:
+                label2id = known if several else known[columns.labels[0]]
+            collator = dataclasses.replace(collator, label2id=label2id)
+        table = names_of_classes(features, [name for name in columns.table if name in features])
+        schema = collator.processor.table_schema
+        # Not where the table was learned from the bare numbers of its classes.
+        table = {
+            name: classes
+            for name, classes in table.items()
+            if name in collator.table_names or set(classes) & set(schema.categorical.get(name, []))
+        }
+        if table != {name: collator.table_names.get(name) for name in table}:
+            collator = dataclasses.replace(collator, table_names={**collator.table_names, **table})
+        return dataset, collator
 
     def get_train_dataloader(self) -> DataLoader:
         """This process's batches of the training part."""
@@ -282,6 +320,17 @@ class MMTrainer(Trainer):
         if self.args.should_save and self.processing_class is None:
             processor = cast(MultimodalCollator, self.data_collator).processor
             processor.save_pretrained(output_dir or self.args.output_dir)
+
+
+def labels_of_config(config: Any, task: str | None) -> dict[str, int] | None:
+    """The numbers of the classes by their names, as a model's config has them, of one of several tasks or of its only
+    one; None where they have no names of their own."""
+    if task is not None:
+        names = (getattr(config, "tasks", None) or {}).get(task, {}).get("labels")
+        return None if names is None else {name: number for number, name in enumerate(names)}
+    names = [config.id2label[number] for number in range(config.num_labels)]
+    plain = all(name == f"LABEL_{number}" for number, name in enumerate(names))
+    return None if plain else {name: number for number, name in enumerate(names)}
 
 
 def rows_of(dataset: datasets.Dataset, split: str, collator: MultimodalCollator) -> Rows:

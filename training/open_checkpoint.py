@@ -2,14 +2,14 @@
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from datasets import ClassLabel, Dataset, DatasetDict, List
+from datasets import Dataset, DatasetDict, List
 from transformers import AutoConfig, GenerationConfig, HfArgumentParser
 from transformers.utils import logging
 
@@ -26,7 +26,6 @@ from mm_hf.data import (
     names_of_classes,
     normalise_labels,
 )
-from mm_hf.data.labels import name_labels
 from mm_hf.data.loading import SOURCE_ROW
 from mm_hf.data.sources import PART_OF
 from mm_hf.models.ctc_mm_fusion import CTC
@@ -34,7 +33,7 @@ from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.models.names import did_you_mean
 from training.arguments import DataArguments, DatasetArguments, ModelArguments, TrainArguments
 from training.job import COLUMN_OF, RETRIEVAL, ROOT, Job
-from training.set_up import HEADS, build_cache, check_rows
+from training.set_up import AS_WRITTEN, HEADS, build_cache, check_rows
 
 
 # What a run's recipe says of the parts of its data.
@@ -202,20 +201,29 @@ class GroupedColumns(Columns):
 
 
 def load_part(
-    args: EvaluateArguments, data_args: DatasetArguments, recipe: dict[str, Any], columns: Columns
+    args: EvaluateArguments,
+    data_args: DatasetArguments,
+    recipe: dict[str, Any],
+    columns: Columns,
+    as_text: Collection[str] = (),
 ) -> tuple[str, Dataset, Dataset | None]:
     """Name and rows of the part that is measured, and the training part where that is another one.
 
     Validation and test are cut from train only as the run did that left the recipe: a part cut in any other way would
-    hold rows that the model has learned.
+    hold rows that the model has learned. That is why the data of a run is read as the run did, see `reads_as_written`;
+    `as_text` as in `load_splits`.
 
     Raises:
         ValueError: there is no such part, or it cannot be cut as it was.
     """
-    path, options = data_args.dataset, {"validation_fraction": 0.0, "test_fraction": 0.0}
+    path = data_args.dataset
+    options: dict[str, Any] = {"validation_fraction": 0.0, "test_fraction": 0.0}
     if recipe and os.path.realpath(recipe["dataset"]) == os.path.realpath(path):
         options = {key: recipe[key] for key in (*options, "group_column", "seed")}
-    splits = load_splits(path, columns, data_root=data_args.data_root, **options)
+        file = Path(args.model) / "rows.json"
+        rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        options |= {"measured": True, "as_written": rows.get("cells") == AS_WRITTEN}
+    splits = load_splits(path, columns, data_root=data_args.data_root, as_text=as_text, **options)
     asked = "test" if args.split is None else args.split
     name = PART_OF.get(asked.lower(), asked)
     if name not in splits:
@@ -278,36 +286,6 @@ def labels_of_checkpoint(
     return {column: None if problem_type == "regression" else classes}, {column: problem_type}
 
 
-def name_classes(part: Dataset, names: dict[str, list[str] | None]) -> Dataset:
-    """The part with classes by their names: its own `ClassLabel` may number them otherwise than the checkpoint.
-
-    Args:
-        part: the rows.
-        names: by column of labels those of the checkpoint.
-    """
-    numbered = {}
-    for column, classes in names.items():
-        feature: Any = part.features[column]
-        inner = feature.feature if isinstance(feature, List) else feature
-        if classes is not None and isinstance(inner, ClassLabel):
-            numbered[column] = dict(enumerate(inner.names))
-    if not numbered:
-        return normalise_labels(DatasetDict({"": part}), names)[""]
-    others = [column for column, classes in names.items() if classes is not None and column not in numbered]
-    return part.with_transform(partial(read_names, numbered=numbered, others=others))
-
-
-def read_names(batch: dict[str, list], numbered: dict[str, dict[int, str]], others: list[str]) -> dict[str, list]:
-    """A batch of rows with the names of the label columns, those that are among them; None for -1."""
-    for column in set(numbered) & set(batch):
-        names = numbered[column]
-        values = [
-            [names[v] for v in value] if isinstance(value, list) else names.get(value) for value in batch[column]
-        ]
-        batch = {**batch, column: values}
-    return name_labels(batch, others)
-
-
 def open_checkpoint(
     args: EvaluateArguments, data_args: DatasetArguments, recipe: dict[str, Any]
 ) -> tuple[Job, str, Any]:
@@ -324,7 +302,8 @@ def open_checkpoint(
     logging.disable_progress_bar()  # of loading weights: seconds
     accelerator = Accelerator()
     with accelerator.local_main_process_first():  # the others find what it prepared
-        name, part, train = load_part(args, data_args, recipe, columns)
+        to_write = columns.labels if head in (HEADS[GENERATION], HEADS[CTC]) else []
+        name, part, train = load_part(args, data_args, recipe, columns, to_write)
     names, problem_types = labels_of_checkpoint(config, part, columns)
     label2id: Any = {
         column: {label: number for number, label in enumerate(classes)} if classes else None
@@ -349,7 +328,7 @@ def open_checkpoint(
         DataArguments(**vars(data_args)),
         train_args,
         columns,
-        {name: name_classes(part, names)},
+        dict(normalise_labels(DatasetDict({name: part}), names)),
         label2id,
         problem_type,
         processor=processor,
@@ -376,10 +355,12 @@ def open_checkpoint(
     check_rows(job)
     learned: Any = None
     if train is not None and job.writes:
-        job.splits["train"] = train
+        known = {columns.labels[0]: None if label2id is None else list(label2id)}
+        job.splits["train"] = normalise_labels(DatasetDict({"train": train}), known)["train"]
         learned = job.labels("train")
     elif train is not None:
-        rows = Rows(name_classes(train.select_columns(columns.labels), names), "train")
+        of_train = DatasetDict({"train": train.select_columns(columns.labels)})
+        rows = Rows(normalise_labels(of_train, names)["train"], "train")
         values = rows.__getitems__(range(len(rows)))
         # Classes that the checkpoint does not have are no answers, so they do not count.
         learned = {
@@ -387,7 +368,7 @@ def open_checkpoint(
             for task in job.alone()
         }
         learned = learned if job.tasks else learned[columns.label]
-    if "vision" not in config.modalities:
+    if "vision" not in config.modalities and name != "train":
         job.splits.pop("train", None)  # it was here for its labels, and to look for the nearest pictures in it
     # Nothing trains here, so the features of every encoder can be kept.
     job.model = head.from_pretrained(args.model, freeze_encoders=True).to(accelerator.device)

@@ -1,6 +1,7 @@
 """What train.py and finetune.py share before they train: the arguments checked, the run's folder claimed, the data
 looked at, the model built."""
 
+import json
 import os
 from collections import Counter
 from dataclasses import replace
@@ -26,6 +27,7 @@ from mm_hf import (
     MMFusionProcessor,
 )
 from mm_hf.adapters import add_lora, merge_lora
+from mm_hf.checkpoints import list_checkpoints
 from mm_hf.data import (
     BadRowError,
     BadRows,
@@ -47,9 +49,11 @@ from mm_hf.data import (
     word_tokenizer,
 )
 from mm_hf.data.decoding import find_picture
+from mm_hf.data.labels import STRINGS, count_values
 from mm_hf.data.loading import SOURCE_ROW, rows_by_path
 from mm_hf.models.configuration_mm_fusion import PRETRAINED_MODALITIES
 from mm_hf.models.ctc_mm_fusion import CTC
+from mm_hf.models.finite import is_code, kind_of_texts, read_number
 from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.models.losses import count_labels
 from mm_hf.models.names import did_you_mean
@@ -74,6 +78,7 @@ HEADS: dict[str, type[MMFusionPreTrainedModel]] = {
     GENERATION: MMFusionForConditionalGeneration,
     CTC: MMFusionForCTC,
 }
+AS_WRITTEN = "as written"  # what rows.json says of runs that read cells so
 # Of a stream, whose rows are not known before they come, the first ones tell what its numbers are like.
 FITTED_ROWS = 1000
 OWN_TOKENIZERS = {"letters": letter_tokenizer, "words": word_tokenizer}
@@ -134,8 +139,10 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         kind=data_args.kind_column,
         weight=data_args.weight_column,
     )
+    as_written = reads_as_written(output_dir)
+    to_write = columns.labels if model_args.task in (GENERATION, CTC) else []
     with accelerator.local_main_process_first():  # the others find what it prepared
-        splits = load_parts(data_args, columns, train_args.seed)
+        splits = load_parts(data_args, columns, train_args.seed, as_text=to_write, as_written=as_written)
     without_classes = model_args.task in (RETRIEVAL, GENERATION, CTC)
     names, problem_type = ({}, {}) if without_classes else labels_by_column(splits, columns, data_args)
     splits = normalise_labels(splits, names) if names else splits
@@ -146,6 +153,7 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     if model_args.task in (GENERATION, CTC):
         problem_type, label2id = GENERATION, classes_to_write(splits["train"].features, columns.label)
         names = None if label2id is None else list(label2id)
+        splits = normalise_labels(splits, {columns.label: names}) if names else splits
     elif model_args.task == RETRIEVAL:
         names, problem_type, label2id = None, RETRIEVAL, None
     elif not isinstance(columns.label, list):
@@ -161,13 +169,14 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         splits,
         label2id,
         problem_type,
-        processor=build_processor(model_args, data_args, splits["train"], train_args.defaults_version),
+        processor=build_processor(model_args, data_args, splits, as_written, train_args.defaults_version),
         bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),
     )
     if job.transcribes and job.processor.tokenizer is None:
         job.processor.tokenizer = build_tokenizer(job, names)
     rows = {part: len(dataset) for part, dataset in splits.items() if isinstance(dataset, Dataset)}
-    check_same_data(accelerator, output_dir, {"rows": rows, "classes": names})
+    data = {"rows": rows, "classes": names}
+    check_same_data(accelerator, output_dir, data | ({"cells": AS_WRITTEN} if as_written else {}))
     job.say(
         f"{accelerator.num_processes} process(es) on {accelerator.device}, {torch.get_num_threads()} threads each\n"
         f"{data_args.dataset}:"
@@ -176,6 +185,8 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     if accelerator.is_main_process:
         tokenizer = job.processor.tokenizer if columns.text or job.writes else None
         job.say("\n".join(summary_lines(describe(splits, columns, names, problem_type, tokenizer, root))))
+        for line in lines_of_table(splits, data_args) if as_written else []:
+            job.say(line)
     table_names = names_of_classes(splits["train"].features, columns.table)
     for part, dataset in splits.items():
         if names_of_classes(dataset.features, columns.table) != table_names:
@@ -210,8 +221,20 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     return job
 
 
-def load_parts(data_args: DataArguments, columns: Columns, seed: int) -> dict[str, Dataset | IterableDataset]:
-    """Training, validation and test part; of a stream, the latter two are stored on disk first."""
+def reads_as_written(output_dir: Path) -> bool:
+    """Whether a run reads cells as they are written (see `read_csv`): not where it began before that was so, and would
+    otherwise find other classes and columns when it goes on."""
+    file = output_dir / "rows.json"
+    if not file.exists() or not list_checkpoints(output_dir):
+        return True
+    return json.loads(file.read_text(encoding="utf-8")).get("cells") == AS_WRITTEN
+
+
+def load_parts(
+    data_args: DataArguments, columns: Columns, seed: int, as_text: list[str], as_written: bool
+) -> dict[str, Dataset | IterableDataset]:
+    """Training, validation and test part; of a stream, the latter two are stored on disk first. For `as_text` and
+    `as_written` see `load_splits`."""
     splits = load_splits(
         data_args.dataset,
         columns,
@@ -221,6 +244,9 @@ def load_parts(data_args: DataArguments, columns: Columns, seed: int) -> dict[st
         test_fraction=data_args.test_fraction,
         group_column=data_args.group_column,
         seed=seed,
+        as_text=as_text,
+        measured=True,
+        as_written=as_written,
     )
     missing = {"train", "validation", "test"} - set(splits)
     if missing:
@@ -308,19 +334,53 @@ def loss_arguments(job: Job, among_others: bool = False) -> dict[str, Any]:
     return losses
 
 
+def texts_of_table(splits: Any, data_args: DataArguments) -> dict[str, Counter]:
+    """By column of the table that holds texts, and is not named in `category_columns`, how often each comes, in all
+    parts."""
+    found = {}
+    for name in sorted(set(data_args.table_columns or []) - set(data_args.category_columns or [])):
+        parts = [part for part in splits.values() if getattr(part.features[name], "dtype", None) in STRINGS]
+        if parts:
+            found[name] = sum((count_values(part, name) for part in parts), Counter())
+    return found
+
+
+def lines_of_table(splits: Any, data_args: DataArguments) -> list[str]:
+    """What the texts of a table are taken for, where that is not plain to see, for the terminal."""
+    lines = []
+    for name, counts in texts_of_table(splits, data_args).items():
+        spelled = sum(count for text, count in counts.items() if read_number(text) is not None and not is_code(text))
+        if kind_of_texts(counts) == "numbers":
+            lines.append(
+                f"  table     {name} is read as numbers; what is none makes a bad row (else: category_columns)"
+            )
+        elif 2 * spelled > counts.total():
+            of_all = f"{spelled:,} of {counts.total():,} values"
+            lines.append(f"  table     {name} is read as categories, though {of_all} are texts that spell numbers")
+    return lines
+
+
 def build_processor(
-    model_args: ModelArguments, data_args: DataArguments, train: Any, defaults_version: int
+    model_args: ModelArguments, data_args: DataArguments, splits: Any, as_written: bool, defaults_version: int
 ) -> MMFusionProcessor:
     """The encoders' own processors, with the sizes that the recipe asks for, and what the columns of the table and the
-    channels of time series are like in the training part."""
+    channels of time series are like in the training part. Bad values of these are passed over: `check_rows` tells
+    them."""
     encoders = {name: getattr(model_args, f"{name}_encoder") for name in PRETRAINED_MODALITIES}
-    schema = None
+    schema, train = None, splits["train"]
     if data_args.table_columns:
         names = names_of_classes(train.features, data_args.table_columns)
         table: dict[str, list] = {name: train[name][:] for name in data_args.table_columns}
         for name, classes in names.items():
             table[name] = [None if number in (None, -1) else classes[number] for number in table[name]]
-        schema = TableSchema.fit(table, data_args.category_columns or ())
+        texts = texts_of_table(splits, data_args) if as_written else {}
+        schema = TableSchema.fit(
+            table,
+            data_args.category_columns or (),
+            numbers=[name for name, counts in texts.items() if kind_of_texts(counts) == "numbers"],
+            on_error="skip",
+            as_before=not as_written,
+        )
     processor = MMFusionProcessor.from_encoders_pretrained(
         **encoders,
         decoder=model_args.decoder,

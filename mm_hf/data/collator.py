@@ -1,10 +1,11 @@
 """From rows to a batch: every distinct picture decoded once, every distinct text tokenized once."""
 
 import hashlib
-import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from transformers.utils import logging
 
+from ..models.finite import LARGEST_IN_LOSS, read_number
 from ..models.generation_mm_fusion import GENERATION
 from ..models.inputs import fault_of_text, fault_of_unicode
 from ..models.names import did_you_mean
@@ -434,10 +436,13 @@ class MultimodalCollator:
         value = row[column]
         if is_absent(value) and is_absent(row[label]):
             return 0.0
-        if is_absent(value) or not 0 <= value < math.inf:
-            self._note(BadRowError(row, column, f"a weight is a number from 0 up, got {value!r}."), bad)
+        number = read_number(value) if isinstance(value, str) else value
+        real = isinstance(number, (Real, Decimal, np.bool_))
+        if not real or not 0 <= number <= LARGEST_IN_LOSS:
+            reason = f"a weight is a number from 0 up, got {value!r:.80} (at most {LARGEST_IN_LOSS:g}, in float32)."
+            self._note(BadRowError(row, column, reason), bad)
             return 0.0
-        return float(value)
+        return float(number)
 
     def _is_cached(self, modality: str) -> bool:
         return self.cache is not None and modality in self.cache.modalities

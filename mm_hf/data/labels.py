@@ -2,21 +2,28 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
+from transformers.utils import logging
 
+from ..models.finite import LARGEST_IN_LOSS, are_numbers, by_number, is_code, kind_of_texts, read_number
 from ..models.losses import PROBLEM_TYPES
 from ..models.names import did_you_mean
 from .loading import SOURCE_ROW, BadRowError, is_absent
 
 
+logger = logging.get_logger(__name__)
+
 STRINGS = ("string", "large_string", "string_view")
 # Whole numbers are classes where so few of them are distinct, and each comes twice on average.
 MAX_NUMBER_CLASSES = 100
+NUMBERS = ("int", "float", "decimal")  # how types of numbers begin, an unsigned one aside
 LISTED_LABELS = 20  # of a long list of labels, in a message
 
 
@@ -32,11 +39,15 @@ def labels_of(
     | strings | those of train (before parts were cut from it), sorted | one label |
     | few whole numbers | "3" for 3 and 3.0, by value | one label |
     | other numbers | None | regression |
+    | strings that are numbers but for a few, and not few numbers | None | regression |
     | lists of strings or of `ClassLabel` | as above | several labels |
 
     Few is at most 100, and at most half of the rows. Whole numbers of a float column count too: an integer column with
-    gaps becomes one in a CSV. Looks at every label of train, and of the parts that `load_splits` cut from it: a rare
-    class may have gone there with all its rows. A stream is read once for it, unless its features tell.
+    gaps becomes one in a CSV. Digits with leading zeros ("00501") are names, and so are strings of digits where
+    nothing else stands among them. Strings are numbers but for a few where at most one in twenty is something else
+    (`are_numbers`): one word in a column of prices is a bad row. Numbers formatted for people ("1,234", "12 %", "$5")
+    are refused where they are not few. Looks at every label of train, and of the parts that `load_splits` cut from it:
+    a rare class may have gone there with all its rows. A stream is read once for it, unless its features tell.
 
     Args:
         splits: as `load_splits` gives them, before `normalise_labels`.
@@ -54,13 +65,19 @@ def labels_of(
     feature: Any = splits["train"].features[column]
     several = isinstance(feature, List)
     inner = feature.feature if several else feature
-    if not isinstance(inner, (ClassLabel, Value)) or (several and not is_named(inner)):
+    known = isinstance(inner, ClassLabel) or getattr(inner, "dtype", "") in ("bool", *STRINGS)
+    known |= getattr(inner, "dtype", "").removeprefix("u").startswith(NUMBERS)
+    if not known or (several and not is_named(inner)):
         raise ValueError(
             f"Labels must be classes, strings or numbers, or lists of classes or strings; column {column!r} holds "
             f"{feature}."
         )
     parts = [part for name, part in splits.items() if name == "train" or SOURCE_ROW in part.column_names]
-    names, found = class_names(parts, column, inner, several, problem_type)
+    if not several and getattr(inner, "dtype", "") in STRINGS:
+        others = [part for part in splits.values() if isinstance(part, Dataset) and column in part.column_names]
+        names, found = names_of_texts(parts, others, column, problem_type)
+    else:
+        names, found = class_names(parts, column, inner, several, problem_type)
     if problem_type is not None and problem_type != found:
         raise ValueError(f"Column {column!r} cannot be {problem_type}: it holds {feature}, which is {found}.")
     return names, found
@@ -87,12 +104,60 @@ def class_names(
         raise ValueError(f"No row of the training part has a label in column {column!r}.")
     if feature.dtype in STRINGS:
         return sorted(filter(None, counts)), one_or_several  # an empty name is a bad row
+    finite = Counter({value: count for value, count in counts.items() if is_finite(value)})
+    if are_numbers(finite.total(), counts.total() - finite.total()):
+        counts = finite  # the others are bad rows
     if not all(is_whole(value) for value in counts):
         return None, "regression"
-    few = len(counts) <= min(MAX_NUMBER_CLASSES, counts.total() / 2)
-    if few or problem_type == "single_label_classification":
+    if are_few(counts) or problem_type == "single_label_classification":
         return [str(int(value)) for value in sorted(counts)], "single_label_classification"
     return None, "regression"
+
+
+def names_of_texts(
+    parts: list[Dataset | IterableDataset], others: list[Dataset], column: str, problem_type: str | None
+) -> tuple[list[str] | None, str]:
+    """Names and problem type of a column of strings, one label a row; see `labels_of`.
+
+    Args:
+        parts: those whose labels are learned.
+        others: all of which some may have a word where these have none.
+        column: of the labels.
+        problem_type: where it is given.
+    """
+    counts = sum((count_values(part, column) for part in parts), Counter())
+    if not counts:
+        raise ValueError(f"No row of the training part has a label in column {column!r}.")
+    names = sorted(filter(None, counts)), "single_label_classification"  # an empty name is a bad row
+    if problem_type not in (None, "regression") or (problem_type is None and are_few(counts)):
+        return names
+    every = sum((count_values(part, column) for part in others), Counter()) or counts
+    kind = kind_of_texts(every)
+    if kind == "numbers" or (kind == "digits" and problem_type == "regression"):
+        return None, "regression"
+    if kind == "written":
+        example = next(value for value in every if value and read_number(value) is None)
+        raise ValueError(
+            f"Column {column!r} holds numbers that are formatted for people, such as {example!r}: write them as 1234.5"
+            ", or give problem_type single_label_classification if each is the name of a class."
+        )
+    numbers = sum(count for value, count in every.items() if read_number(value) is not None)
+    if problem_type == "regression" and 2 * numbers > every.total():
+        return None, "regression"  # who says so has their reasons; the others are bad rows
+    numbers -= sum(count for value, count in every.items() if is_code(value))
+    if problem_type is None and kind == "names" and 2 * numbers > every.total():
+        example = next(value for value in every if read_number(value) is None or is_code(value))
+        logger.warning(
+            f"Column {column!r} holds numbers ({numbers} of {every.total()} labels) and others, such as {example!r}: "
+            "each is taken for the name of a class. problem_type regression takes the numbers, and the others for bad "
+            "rows; leave their cells empty where they mean that nothing is known."
+        )
+    return names
+
+
+def are_few(counts: Counter) -> bool:
+    """Whether values are so few that they are classes: at most 100, and each comes twice on average."""
+    return len(counts) <= min(MAX_NUMBER_CLASSES, counts.total() / 2)
 
 
 def count_values(split: Dataset | IterableDataset, column: str) -> Counter:
@@ -114,41 +179,108 @@ def classes_to_write(features: Features, column: str) -> dict[str, int] | None:
 
 
 def normalise_labels(
-    splits: DatasetDict | IterableDatasetDict, names: dict[str, list[str] | None]
+    splits: DatasetDict | IterableDatasetDict, names: Mapping[str, list[str] | None]
 ) -> DatasetDict | IterableDatasetDict:
     """Gives plain numbers and booleans that are classes as names, so that the collator sees names, or the indices of a
-    `ClassLabel`, and never a number that could be either.
+    `ClassLabel`, and never a number that could be either. A `ClassLabel` that numbers its classes in another order
+    than `names`, in whichever part, becomes names as well.
 
     Nothing is copied: the rows of a `DatasetDict` are converted when they are read, and its features stay as they
     are. So call it after `labels_of`, and once.
 
     Args:
         splits: as for `labels_of`.
-        names: by label column what `labels_of` gave.
+        names: by label column what `labels_of` gave, or what a checkpoint has.
     """
-    features: Features = splits[next(iter(splits))].features
-    named = {}
+    other = set()  # columns of classes in another order, in some part
     for column, found in names.items():
-        several = isinstance(features[column], List)
-        inner: Any = features[column].feature if several else features[column]
-        if found is not None and not isinstance(inner, ClassLabel) and inner.dtype not in STRINGS:
-            named[column] = List(Value("string")) if several else Value("string")
-    if not named:
-        return splits
-    convert = partial(name_labels, columns=list(named))
-    if isinstance(splits, DatasetDict):
-        return splits.with_transform(convert)
-    return IterableDatasetDict(
-        {
-            name: split.map(convert, batched=True, features=Features({**split.features, **named}))
-            for name, split in splits.items()
-        }
-    )
+        for split in splits.values():
+            inner: Any = inner_feature(split.features[column])
+            if found is not None and isinstance(inner, ClassLabel) and list(inner.names) != list(found):
+                other.add(column)
+    changed: dict[str, Any] = {}
+    for name, split in splits.items():
+        plain, numbered = [], {}
+        for column, found in names.items():
+            inner = inner_feature(split.features[column])
+            if column in other and isinstance(inner, ClassLabel):
+                numbered[column] = list(inner.names)
+            elif found is not None and not isinstance(inner, ClassLabel) and inner.dtype not in STRINGS:
+                plain.append(column)
+        changed[name] = with_names(split, plain, numbered) if plain or numbered else split
+    return DatasetDict(changed) if isinstance(splits, DatasetDict) else IterableDatasetDict(changed)
 
 
-def name_labels(batch: dict[str, list], columns: list[str]) -> dict[str, list]:
-    """A batch of rows with the values of the label columns, those that are among them, as names."""
-    return {**batch, **{c: [name_of(value) for value in batch[c]] for c in columns if c in batch}}
+def inner_feature(feature: Any) -> Any:
+    """The feature of one label, also of a column of lists."""
+    return feature.feature if isinstance(feature, List) else feature
+
+
+def with_names(split: Dataset | IterableDataset, plain: list[str], numbered: dict[str, list[str]]) -> Any:
+    """A part whose classes come as names; see `name_labels`. A transform that it has goes first."""
+    convert = partial(name_labels, columns=plain, numbered=numbered)
+    if isinstance(split, Dataset):
+        before = split.format["format_kwargs"].get("transform") if split.format["type"] == "custom" else None
+        return split.with_transform(
+            convert if before is None else partial(one_after_other, first=before, then=convert)
+        )
+    features = split.features
+    several = {column: isinstance(features[column], List) for column in [*plain, *numbered]}
+    types = {column: List(Value("string")) if lists else Value("string") for column, lists in several.items()}
+    return split.map(convert, batched=True, features=Features({**features, **types}))
+
+
+def one_after_other(batch: dict[str, list], first: Any, then: Any) -> dict[str, list]:
+    """A batch of rows through two transforms."""
+    return then(first(batch))
+
+
+def name_labels(batch: dict[str, list], columns: list[str], numbered: Mapping[str, list[str]] = {}) -> dict[str, list]:
+    """A batch of rows with the values of the label columns, those that are among them, as names.
+
+    Args:
+        batch: by column the values.
+        columns: of plain numbers and booleans.
+        numbered: by column of classes their names.
+    """
+    changed = {c: [name_of(value) for value in batch[c]] for c in columns if c in batch}
+    for column, names in numbered.items():
+        if column in batch:
+            changed[column] = [name_of_class(value, names) for value in batch[column]]
+    return {**batch, **changed}
+
+
+def name_of_class(value: Any, names: list[str]) -> Any:
+    """The name of a class by its number; None for -1, and a name as it is."""
+    if isinstance(value, list):
+        return [name_of_class(part, names) for part in value]
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return names[value] if 0 <= value < len(names) else None
+    return value
+
+
+def name_for_checkpoint(
+    split: Dataset | IterableDataset, names: Mapping[str, list[str] | None]
+) -> Dataset | IterableDataset:
+    """A part of any data with its `ClassLabel`s as a checkpoint numbers them: by their names where the numbers differ.
+
+    Args:
+        split: the rows; a column that it lacks is passed over.
+        names: by column of labels those of the checkpoint, in its order; None: it has none.
+    """
+    numbered = {}
+    for column, known in names.items():
+        inner: Any = inner_feature((split.features or {}).get(column))
+        if known is None or not isinstance(inner, ClassLabel) or list(inner.names) == list(known):
+            continue
+        if not set(inner.names) & set(known):
+            logger.warning(
+                f"The classes of column {column!r}, {inner.names[:LISTED_LABELS]}, have other names than those of the "
+                f"model, {list(known)[:LISTED_LABELS]}: they go by their numbers."
+            )
+            continue
+        numbered[column] = list(inner.names)
+    return with_names(split, [], numbered) if numbered else split
 
 
 def name_of(value: Any) -> Any:
@@ -165,7 +297,14 @@ def name_of(value: Any) -> Any:
 
 def is_whole(value: Any) -> bool:
     """Whether a number, a float too, is a whole one."""
+    if isinstance(value, Decimal):
+        return value.is_finite() and value == int(value)
     return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a number can be trained on, as a label or a weight; see `LARGEST_IN_LOSS`."""
+    return -LARGEST_IN_LOSS <= value <= LARGEST_IN_LOSS
 
 
 def label_tensor(
@@ -203,7 +342,7 @@ def label_tensor(
                 values.append(None)
                 continue
             if label2id is None:
-                value = read_numbers(value)
+                value = read_numbers(value, texts=problem_type == "regression")
             else:
                 value = read_classes(value, label2id) if several else read_class(value, label2id)
             length = len(value) if isinstance(value, list) else 0
@@ -258,6 +397,11 @@ def read_class(value: Any, label2id: dict[str, int]) -> int:
         ValueError: not one of the classes.
     """
     if isinstance(value, str):
+        if value not in label2id and (name := by_number(value, label2id)) is not None:
+            logger.warning_once(
+                f"Label {value!r:.80} is taken for {name!r}: the model learned its classes as numbers, not as written."
+            )
+            return label2id[name]
         if value not in label2id:
             names = ", ".join(repr(name) for name in list(label2id)[:LISTED_LABELS])
             more = f", … ({len(label2id)} in all)" if len(label2id) > LISTED_LABELS else ""
@@ -291,21 +435,31 @@ def read_classes(value: Any, label2id: dict[str, int]) -> list[float]:
     return targets
 
 
-def read_numbers(value: Any) -> Any:
+def read_numbers(value: Any, texts: bool = False) -> Any:
     """A number, or a list of numbers in which None is NaN.
 
+    Args:
+        value: of a label.
+        texts: a text that spells a number is one, see `read_number`.
+
     Raises:
-        ValueError: what is no number, or an infinite one.
+        ValueError: what is no number, or one that float32 cannot train on, see `LARGEST_IN_LOSS`.
     """
     if isinstance(value, list):
-        return [math.nan if entry is None else float(read_numbers(entry)) for entry in value]
+        return [math.nan if entry is None else float(read_numbers(entry, texts)) for entry in value]
     if isinstance(value, str):
-        raise ValueError(f"label {value!r:.80} has no number: there is no list of labels.")
-    if not isinstance(value, (int, float)):
+        number = read_number(value) if texts else None
+        if number is None:
+            why = "is no number" if texts else "has no number: there is no list of labels"
+            raise ValueError(f"label {value!r:.80} {why}.")
+        value = number
+    if not isinstance(value, (int, float, Decimal)):
         raise ValueError(f"label {value!r:.80} is no number.")
-    if math.isinf(value):
-        raise ValueError(f"label {value} is no finite number.")
-    return int(value) if isinstance(value, bool) else value
+    if value != value:
+        return math.nan
+    if not is_finite(value):
+        raise ValueError(f"label {value!r:.80} is no finite number of at most {LARGEST_IN_LOSS:g} (in float32).")
+    return float(value) if isinstance(value, Decimal) else int(value) if isinstance(value, bool) else value
 
 
 def names_of_classes(features: Features, columns: list[str]) -> dict[str, list[str]]:

@@ -3,11 +3,13 @@
 import glob
 import os
 import re
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import (
     Audio,
     ClassLabel,
@@ -17,24 +19,29 @@ from datasets import (
     Image,
     IterableDataset,
     IterableDatasetDict,
+    Json,
     List,
     Value,
     Video,
+    concatenate_datasets,
     load_dataset,
     load_from_disk,
 )
+from transformers.utils import logging
 
+from ..models.finite import kind_of_texts
 from ..models.names import did_you_mean
+from .csv_files import CELLS, Unreadable, read_csv, texts_in
 from .cutting import cut, group_rows
-from .labels import STRINGS
+from .labels import STRINGS, count_values, name_of
 from .loading import SOURCE_ROW, Columns, resolve_path
 
 
-# An empty cell is absent; a cell that says "None" or "NA" is a text, and may well be the name of a class.
-CSV = {"keep_default_na": False, "na_values": ["", "NaN", "nan"]}
+logger = logging.get_logger(__name__)
+
 READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".csv": ("csv", CSV),
-    ".tsv": ("csv", {**CSV, "sep": "\t"}),
+    ".csv": ("csv", CELLS),
+    ".tsv": ("csv", {**CELLS, "sep": "\t"}),
     ".json": ("json", {}),
     ".jsonl": ("json", {}),
     ".parquet": ("parquet", {}),
@@ -63,11 +70,16 @@ def load_splits(
     test_fraction: float = 0.1,
     group_column: str | None = None,
     seed: int = 0,
+    as_text: Collection[str] = (),
+    measured: bool = False,
+    as_written: bool = True,
 ) -> DatasetDict | IterableDatasetDict:
     """Loads a data set, checks its columns, and cuts validation and test from train where they are missing.
 
     Pictures stay encoded, as a struct of bytes and path: the collator decodes each distinct one of a batch once, and
-    follows a path only through `resolve_path`.
+    follows a path only through `resolve_path`. Only the columns in use are read, with one type for all parts; what the
+    cells of a CSV are, `read_csv` says. Other parts than train may lack the labels, which then are None, and the
+    weights, which then are 1.
 
     Args:
         dataset: one of
@@ -85,11 +97,16 @@ def load_splits(
         validation_fraction, test_fraction: of the rows of train; 0 leaves the part out.
         group_column: rows with equal values stay on one side of a cut; left out, those that share a picture do.
         seed: of the cut.
+        as_text: columns of a CSV whose cells are texts, whatever they look like: labels that are to be written.
+        measured: a validation or test part without any label is of no use: with a warning it is left out, and cut
+            from train as if it had never been there.
+        as_written: False reads CSVs as they were read when digits lost their zeros and text could be numbers: for runs
+            that began so.
 
     Raises:
         FileNotFoundError: no such folder or file, nor a data set that the Hub gives.
-        ValueError: a file that cannot be read or has no rows, a column that is not there or holds no pictures, a part
-            that is missing and cannot be cut.
+        ValueError: a file that cannot be read or has no rows, a column that is not there or holds no pictures, types
+            of a column that do not go together in all parts, a part that is missing and cannot be cut.
     """
     fractions = {"validation": validation_fraction, "test": test_fraction}
     if min(fractions.values()) < 0 or sum(fractions.values()) >= 1:
@@ -97,15 +114,25 @@ def load_splits(
             f"validation_fraction and test_fraction must be at least 0 and below 1 together, got {fractions}."
         )
     root = data_root_of(dataset, data_root)
-    splits = named_parts(open_source(dataset, streaming), dataset)
+    wanted = wanted_columns(columns, group_column)
+    splits, known = open_source(dataset, streaming, wanted, as_text, as_written)
+    splits = named_parts(splits, dataset)
+    if not streaming:
+        splits = with_labels(splits, columns)
+    for name, split in splits.items():
+        # Rows are kept together where they are cut, and nowhere else.
+        own = group_column if name == "train" or "train" not in splits else None
+        splits[name] = prepare(split, name, dataset, columns, own, root, known.get(name))
+    if as_written:
+        splits = of_one_type(splits, wanted, dataset, find_files(dataset))
+    if measured and not streaming:
+        splits = {name: split for name, split in splits.items() if is_measurable(split, name, columns, dataset)}
     missing = [part for part in PARTS[1:] if part not in splits and fractions[part] > 0]
     if missing and (streaming or "train" not in splits):
         raise ValueError(
             f"{dataset} has no {' and no '.join(missing)} part (it has {list(splits)}), and one can be cut from train "
             f"alone, and not of a stream: add files named after the parts, or set {missing[0]}_fraction to 0."
         )
-    for name, split in splits.items():
-        splits[name] = prepare(split, name, dataset, columns, group_column, root)
     kept = list(dict.fromkeys(column for _, column in columns.named()))
     if missing:
         train = splits["train"]
@@ -139,13 +166,27 @@ def data_root_of(dataset: str | os.PathLike, data_root: str | os.PathLike | None
     return os.path.realpath(os.path.dirname(dataset) or ".") if os.path.isfile(dataset) else None
 
 
-def open_source(dataset: str | os.PathLike, streaming: bool) -> dict[str, Any]:
-    """The parts of a data set as they are, by their own names; see `load_splits`."""
+def wanted_columns(columns: Columns, group_column: str | None) -> list[tuple[str, str]]:
+    """The columns in use, as pairs of their part and their name."""
+    return columns.named() + ([("group", group_column)] if group_column else [])
+
+
+def open_source(
+    dataset: str | os.PathLike,
+    streaming: bool,
+    wanted: list[tuple[str, str]],
+    as_text: Collection[str] = (),
+    as_written: bool = True,
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """The parts of a data set by their own names, and of CSVs, of which only the columns in use are read, the names of
+    all columns of each part; see `load_splits`."""
     if os.path.isdir(dataset) and any(
         os.path.exists(os.path.join(dataset, name)) for name in ("dataset_dict.json", "state.json")
     ):
-        return open_saved(dataset, streaming)
+        return open_saved(dataset, streaming), {}
     files = find_files(dataset)
+    options: dict[str, Any] = {}
+    reader = None
     if files:
         suffix = Path(next(iter(files.values()))[0]).suffix.lower()
         reader, options = READERS[suffix]
@@ -154,13 +195,176 @@ def open_source(dataset: str | os.PathLike, streaming: bool) -> dict[str, Any]:
         saved = sorted(str(file.parent) for file in Path(dataset).glob("*/dataset_dict.json"))
         if saved:
             raise FileNotFoundError(f"{dataset} is no folder that save_to_disk wrote, but {', '.join(saved)} is.")
-        source, options = os.path.realpath(dataset), {}
+        source = os.path.realpath(dataset)
     else:
-        source, options = str(dataset), {}
+        source = str(dataset)
     try:
-        return dict(load_dataset(source, streaming=streaming, **options))
+        if reader == "csv" and wanted and as_written:
+            return read_csv(files, wanted, streaming, as_text)
+        if reader in ("json", "parquet") and not streaming and as_written:
+            return {part: load_files(reader, part, paths, wanted) for part, paths in files.items()}, {}
+        if as_written and not files and os.path.isdir(dataset):
+            options = with_metadata(source, wanted, as_text)
+        return dict(load_dataset(source, streaming=streaming, **options)), {}
+    except Unreadable:
+        raise
     except Exception as error:  # each reader raises its own types
         raise unreadable(dataset, error, files or os.path.isdir(dataset)) from error
+
+
+def with_metadata(folder: str, wanted: list[tuple[str, str]], as_text: Collection[str]) -> dict[str, Any]:
+    """What a folder of pictures has to be loaded with, so that the cells of its metadata.csv stay as they are
+    written; see `read_csv`."""
+    paths = sorted(str(path) for pattern in ("metadata.csv", "*/metadata.csv") for path in Path(folder).glob(pattern))
+    texts = texts_in(paths, wanted, as_text) if paths else []
+    if not texts:
+        return {}
+    split = next(iter(load_dataset(folder, streaming=True).values()))
+    features = dict(split.features or split._resolve_features().features)
+    own = [name for name in texts if name in features and features[name] != Value("string")]
+    own = [name for name in own if isinstance(features[name], Value)]
+    return {"features": Features({**features, **dict.fromkeys(own, Value("string"))})} if own else {}
+
+
+def load_files(reader: str, part: str, paths: list[str], wanted: list[tuple[str, str]]) -> Dataset:
+    """One part from files of JSON or Parquet; where they differ, each by itself, of the columns in use alone."""
+    try:
+        return load_dataset(reader, data_files={part: paths})[part]
+    except Exception:  # each reader raises its own types
+        names = list(dict.fromkeys(column.split(".")[0] for _, column in wanted))
+    loaded: dict[str, Any] = {}
+    for path in paths:
+        split = load_file(reader, part, path, names)
+        if lacking := [name for name in names if name not in split.column_names]:
+            raise Unreadable(f"{path} has no column {lacking[0]!r}: it has {split.column_names}.")
+        loaded[path] = split.select_columns(names)
+    return concatenate_datasets(list(of_one_type(loaded, wanted, Path(paths[0]).parent, {}).values()))
+
+
+def load_file(reader: str, part: str, path: str, names: list[str]) -> Dataset:
+    """One file. In JSON, whose types are guessed by its first megabytes, a column of numbers may have a text later on:
+    that one is then read as what each value is."""
+    files = {part: [path]}
+    try:
+        return load_dataset(reader, data_files=files)[part]
+    except Exception as error:  # each reader raises its own types
+        if reader == "json":
+            features = load_dataset(reader, data_files=files, streaming=True)[part]._resolve_features().features
+            for name in names:
+                if kind_of(getattr(features.get(name), "dtype", "")) not in ("int", "float", "bool"):
+                    continue
+                try:
+                    return load_dataset(reader, data_files=files, features=Features({**features, name: Json()}))[part]
+                except Exception:
+                    continue
+        raise unreadable(path, error, local=True) from error
+
+
+def with_labels(splits: dict[str, Any], columns: Columns) -> dict[str, Any]:
+    """The parts, those beside train with the columns of labels and weights that they lack: labels None, weights 1."""
+    train = splits.get("train")
+    if train is None:
+        return splits
+    values: dict[str, Any] = dict.fromkeys(columns.labels) | dict.fromkeys(columns.weights.values(), 1)
+    found = {}
+    for name, split in splits.items():
+        for column, value in values.items():
+            if name != "train" and column in train.column_names and column not in split.column_names:
+                feature: Any = train.features[column]
+                filled = str(value) if value is not None and kind_of(feature.dtype) == "string" else value
+                split = split.add_column(column, [filled] * len(split), feature=feature)
+        found[name] = split
+    return found
+
+
+def is_measurable(split: Dataset, name: str, columns: Columns, dataset: str | os.PathLike) -> bool:
+    """Whether a part can be measured: it has a label. Says so where it cannot."""
+    if name not in PARTS[1:] or not columns.labels or any(has_labels(split, column) for column in columns.labels):
+        return True
+    logger.warning(
+        f"Part {name!r} of {dataset} has no label in {' and '.join(map(repr, columns.labels))}: nothing can be "
+        "measured on it, so it is left out, and rows of train take its place."
+    )
+    return False
+
+
+def has_labels(split: Dataset, column: str) -> bool:
+    """Whether any row has a label: neither None, NaN nor the -1 that stands for a missing class."""
+    classes = isinstance(split.features[column], ClassLabel)
+    for table in split.select_columns([column]).with_format("arrow").iter(batch_size=1000):
+        values = table[column].filter(pc.invert(pc.is_null(table[column], nan_is_null=True)))
+        if len(values) and (not classes or pc.max(values).as_py() >= 0):
+            return True
+    return False
+
+
+def of_one_type(
+    splits: dict[str, Any], wanted: list[tuple[str, str]], dataset: Any, places: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    """The parts, with one type for each column in use.
+
+    Args:
+        splits: the parts.
+        wanted: the columns in use.
+        dataset: its name in messages, and `places` the files of each part, where it has some.
+
+    Raises:
+        ValueError: two types that do not go together, naming both, their parts and the column.
+    """
+    splits = dict(splits)
+    for _, column in wanted:
+        features = {name: split.features[column] for name, split in splits.items() if column in split.column_names}
+        first = next((name for name, feature in features.items() if not is_null(feature)), None)
+        if first is None:
+            continue
+        common = features[first]
+        for name, feature in features.items():
+            found = common_type(common, feature)
+            if found is None:
+                one, other = (places.get(part, [repr(part)]) for part in (first, name))
+                raise Unreadable(
+                    f"Column {column!r} of {dataset} holds {common} in {', '.join(one)} and {feature} in "
+                    f"{', '.join(other)}: it needs one type in all."
+                )
+            common = found
+        if isinstance(common.feature if isinstance(common, List) else common, ClassLabel):
+            continue  # a cast would keep the numbers and change the names
+        for name, feature in features.items():
+            if feature != common:
+                splits[name] = splits[name].cast_column(column, common)
+    return splits
+
+
+def is_null(feature: Any) -> bool:
+    """Whether nothing is known of a column but that it is empty."""
+    return isinstance(feature, Value) and feature.dtype == "null"
+
+
+def common_type(one: Any, other: Any) -> Any:
+    """The type that holds what two hold; None where there is none. Numbers beside strings become strings. Classes stay
+    as they are, with whatever: they are read by their names."""
+    if one == other or is_null(other):
+        return one
+    if is_null(one):
+        return other
+    if isinstance(one, ClassLabel) or isinstance(other, ClassLabel):
+        return one if isinstance(one, ClassLabel) else other
+    if isinstance(one, List) and isinstance(other, List):
+        inner = common_type(one.feature, other.feature)
+        return None if inner is None else List(inner)
+    if not isinstance(one, Value) or not isinstance(other, Value):
+        return None
+    kinds = {kind_of(one.dtype), kind_of(other.dtype)}
+    if kinds <= {"string", "int", "float"}:
+        return Value("string" if "string" in kinds else "float64" if "float" in kinds else "int64")
+    return None
+
+
+def kind_of(dtype: str) -> str:
+    """What a type of values is for: "string", "int", "float", or itself."""
+    if dtype in STRINGS:
+        return "string"
+    return next((kind for kind in ("int", "float") if dtype.removeprefix("u").startswith(kind)), dtype)
 
 
 def open_saved(folder: str | os.PathLike, streaming: bool) -> dict[str, Any]:
@@ -184,10 +388,10 @@ def unreadable(dataset: str | os.PathLike, error: Exception, local: Any) -> Exce
     while cause.__cause__ is not None:
         cause = cause.__cause__  # type: ignore[assignment]
     if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
-        return ValueError(f"{dataset} has no rows.")
+        return Unreadable(f"{dataset} has no rows.")
     said = f"({type(cause).__name__}: {' '.join(str(cause).split())})"
     if local:
-        return ValueError(f"{dataset} cannot be read {said}.")
+        return Unreadable(f"{dataset} cannot be read {said}.")
     return FileNotFoundError(
         f"Data set {str(dataset)!r} is neither a local file or folder nor could it be loaded from the Hub {said}."
     )
@@ -248,8 +452,16 @@ def prepare(
     columns: Columns,
     group_column: str | None,
     root: str | None,
+    known: list[str] | None = None,
 ) -> Dataset | IterableDataset:
-    """One part with its columns checked and its pictures as structs of bytes and path.
+    """One part with its columns checked, its pictures as structs of bytes and path, and its texts as strings.
+
+    Args:
+        split: its rows.
+        name, dataset: of the part and of the whole, in messages.
+        columns, group_column: those in use.
+        root: see `resolve_path`.
+        known: all columns that its files have; None: those of `split`.
 
     Raises:
         ValueError: see `load_splits`.
@@ -267,14 +479,16 @@ def prepare(
         raise ValueError(f"Part {name!r} of {dataset} has no rows.")
     if split.features is None:
         split = split._resolve_features()  # a stream that was mapped; datasets' own methods do the same
-    wanted = columns.named() + ([("group", group_column)] if group_column else [])
+    wanted = wanted_columns(columns, group_column)
     split = add_fields(split, [column for _, column in wanted if column not in split.column_names])
     for part, column in wanted:
+        if column in split.column_names and isinstance(split.features[column], Json) and part not in ("series",):
+            split = spelled(split, name, column)
         if column not in split.column_names:
             key = "table_columns" if part == "table" else f"{part}_column"
             raise ValueError(
                 f"Unknown column {column!r} (given as {key}) in split {name!r} of {dataset}: it has "
-                f"{split.column_names}.{did_you_mean(column, split.column_names)}"
+                f"{known or split.column_names}.{did_you_mean(column, known or split.column_names)}"
             )
         if part in ("image_id", "kind", "group") and not isinstance(split.features[column], Value | ClassLabel):
             raise ValueError(
@@ -282,8 +496,10 @@ def prepare(
                 "tell rows apart, so they have to be strings or numbers."
             )
         kind = getattr(split.features[column], "dtype", "")
-        if part == "weight" and not kind.startswith(("int", "uint", "float")):
+        if part == "weight" and not holds_weights(split, column, kind):
             raise ValueError(f"Column {column!r} (given as weight_column) of {dataset} holds no numbers, but {kind}.")
+        if part == "text" and kind_of(kind) in ("int", "float") and isinstance(split, Dataset):
+            split = split.cast_column(column, Value("string"))
     for column in columns.images:
         split = with_files(split, column, root, "images", Image(decode=False))
     if columns.audio is not None:
@@ -291,6 +507,33 @@ def prepare(
     if columns.video is not None:
         split = with_videos(split, columns.video, root)
     return split
+
+
+def spelled(split: Dataset | IterableDataset, name: str, column: str) -> Dataset | IterableDataset:
+    """A part with a column of numbers and texts, as JSON may have one, as texts."""
+    features = Features({**split.features, column: Value("string")})
+    return split.map(partial(spell, name=name, column=column), with_indices=True, features=features)
+
+
+def spell(row: dict[str, Any], place: int, name: str, column: str) -> dict[str, str | None]:
+    """A value of one row as a text.
+
+    Raises:
+        Unreadable: it is a list or a dict, naming the row.
+    """
+    value = row[column]
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise Unreadable(
+            f"Row {place} of part {name!r}, column {column!r}, holds {value!r:.80} where others are texts."
+        )
+    return {column: value if value is None or isinstance(value, str) else name_of(value)}
+
+
+def holds_weights(split: Dataset | IterableDataset, column: str, kind: str) -> bool:
+    """Whether a column holds numbers, or texts that are numbers but for a few bad ones."""
+    if kind in STRINGS and isinstance(split, Dataset):
+        return kind_of_texts(count_values(split, column)) in ("digits", "numbers")
+    return kind_of(kind) in ("int", "float")
 
 
 def add_fields(split: Dataset | IterableDataset, names: list[str]) -> Dataset | IterableDataset:

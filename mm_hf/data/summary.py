@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict
 
 from ..models.files import regular_file
+from ..models.finite import read_number
 from ..models.generation_mm_fusion import GENERATION
 from ..models.image import open_file
-from .labels import STRINGS, count_values
+from .labels import STRINGS, count_values, is_finite
 from .loading import Columns, resolve_path
 
 
@@ -48,7 +49,8 @@ def describe(
         `rows`: of each part;
         `columns`: a list of `part`, `column`, `type` and `absent`, the rate of each part of the data;
         `labels`: `problem_type`, `names`, `counts` of each part by class, and the `ratio` of train's most to least
-            frequent class, or, for regression, train's `values` (minimum, mean, maximum), or, for texts to be written,
+            frequent class, or, for regression, train's `values` (minimum, mean, maximum) and how many are `bad`, no
+            finite numbers, or, for texts to be written,
             `texts` of train as below; where `columns.label` is a list, a dict of these by column;
         `pictures`: by column, of train: how many were `looked_at`, the `unreadable` of them, `sizes` (the smallest,
             median and largest width × height), and how many are `distinct` where paths or `image_id` tell;
@@ -123,9 +125,14 @@ def describe_labels(
     train = values.get("train", next(iter(values.values())))
     found: dict[str, Any] = {"problem_type": problem_type, "names": names}
     if names is None:
-        numbers, weights = list(train), list(train.values())
+        finite: Counter = Counter()
+        for value, count in train.items():
+            number = read_number(value) if isinstance(value, str) else value
+            if number is not None and is_finite(number):
+                finite[float(number)] += count
+        numbers, weights = list(finite), list(finite.values())
         spread = [min(numbers), float(np.average(numbers, weights=weights)), max(numbers)] if numbers else None
-        return {**found, "values": spread}
+        return {**found, "values": spread, "bad": train.total() - finite.total()}
     counts: dict[str, dict[str, int]] = {name: dict.fromkeys(names, 0) for name in values}
     for name, counter in values.items():
         for value, count in counter.items():
@@ -279,7 +286,8 @@ def label_lines(labels: dict[str, Any], task: str = "") -> list[str]:
         numbers = (
             "no label" if spread is None else "min / mean / max " + " / ".join(f"{value:.4g}" for value in spread)
         )
-        return [f"  labels    {kind}: {numbers}"]
+        bad = f"; {labels['bad']:,} are no finite numbers, and bad rows" if labels["bad"] else ""
+        return [f"  labels    {kind}: {numbers}{bad}"]
     counts = Counter(labels["counts"].get("train", next(iter(labels["counts"].values()))))
     ratio = "some have no row" if labels["ratio"] is None else f"most to least frequent {labels['ratio']:.1f} : 1"
     shown = ", ".join(f"{short(name)} {count:,}" for name, count in counts.most_common(SHOWN_CLASSES))

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-
-LARGEST = 1e30  # what a reading may be: above, squares and sums overflow
-FARTHEST = 1e4  # deviations from the mean that are told apart: half precision ends at 65504
+from .finite import FARTHEST, LARGEST
 
 
 @dataclass

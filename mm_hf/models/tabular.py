@@ -26,12 +26,12 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from .finite import FARTHEST, LARGEST, are_numbers, by_number, is_code, kind_of_texts, read_number
 from .names import did_you_mean
 
 
 MISSING, UNKNOWN = 0, 1  # ids that every column of categories has
 KNOWN = 2  # the first id of a value
-LARGEST = 1e30  # deviations from the mean: far below what overflows in half a model, far above what is meant
 CATEGORIES = (str, bool, np.bool_, Real, Decimal)
 
 
@@ -42,10 +42,16 @@ class TableSchema:
     Args:
         numerical: by column of numbers the mean and the standard deviation of its training values.
         categorical: by column of categories its values as strings; all others are unknown.
+        farthest: what is farther from the mean than so many deviations is taken for that far; None, as schemas of
+            before have it: not at all.
+        as_written: categories of digits are told apart as they are written ("007" is not "7"); False, as schemas of
+            before have it: a value that is not known is looked up by its number.
     """
 
     numerical: dict[str, tuple[float, float]] = field(default_factory=dict)
     categorical: dict[str, list[str]] = field(default_factory=dict)
+    farthest: float | None = None
+    as_written: bool = False
 
     model_input_names = ["numerical_values", "categorical_ids"]  # no field: the same for all
 
@@ -69,18 +75,32 @@ class TableSchema:
 
     @classmethod
     def fit(
-        cls, table: Mapping[str, Sequence[Any]], categories: Iterable[str] = (), min_count: int = 2
+        cls,
+        table: Mapping[str, Sequence[Any]],
+        categories: Iterable[str] = (),
+        min_count: int = 2,
+        *,
+        numbers: Iterable[str] = (),
+        on_error: str = "raise",
+        as_before: bool = False,
     ) -> "TableSchema":
         """Learns a schema.
 
+        A column is one of numbers where its values are numbers, or texts that spell them, but for one in twenty or a
+        single one: those are bad. Strings of digits alone are categories, and so are digits with leading zeros.
+
         Args:
-            table: by column the values of the training rows; None and NaN are missing. Columns of numbers are numbers,
-                all others categories.
+            table: by column the values of the training rows; None and NaN are missing.
             categories: columns of numbers whose values are categories all the same, such as ids.
             min_count: how often a value must be there; rarer ones are unknown, and teach what to make of new ones.
+            numbers: columns whose strings of digits are numbers, since there are bad values in other rows than these.
+            on_error: `"skip"` learns from the good values of a column of numbers; `"raise"` stops at a bad one.
+            as_before: one word makes a column of numbers one of categories, and nothing is clipped: for a run that
+                began when it was so.
 
         Raises:
-            ValueError: a column without a value, numbers that are not finite, or `categories` that are no columns.
+            ValueError: a column without a value, numbers that are not finite or are formatted for people, or
+                `categories` that are no columns.
         """
         if unknown := sorted(set(categories) - set(table)):
             meant = did_you_mean(unknown[0], table)
@@ -90,11 +110,23 @@ class TableSchema:
             values = [value for value in column if not is_missing(value)]
             if not values:
                 raise ValueError(f"Column {name!r} of the table has no value in any training row.")
-            if name not in categories and all(is_number(value) for value in values):
-                numbers = [as_float(value) for value in values]
-                if not all(math.isfinite(number) for number in numbers):
-                    raise ValueError(f"Column {name!r} of the table has numbers that are not finite.")
-                schema["numerical"][name] = (statistics.fmean(numbers), statistics.pstdev(numbers) or 1.0)
+            plain = all(is_number(value) for value in values)
+            if name not in categories and (plain if as_before else holds_numbers(name, values, name in numbers)):
+                good = []
+                for row, value in enumerate(column):
+                    if is_missing(value):
+                        continue
+                    number = as_number(value)
+                    if number is not None and abs(number) < (math.inf if as_before else LARGEST):
+                        good.append(number)
+                    elif on_error == "raise":
+                        what = "are no numbers" if number is None else "are not finite"
+                        raise ValueError(
+                            f"Column {name!r} of the table has numbers that {what}: {value!r:.80} in row {row}."
+                        )
+                if not good:
+                    raise ValueError(f"Column {name!r} of the table has no finite number in any training row.")
+                schema["numerical"][name] = (statistics.fmean(good), statistics.pstdev(good) or 1.0)
             else:
                 if strange := [value for value in values if not isinstance(value, CATEGORIES)]:
                     raise ValueError(
@@ -103,7 +135,8 @@ class TableSchema:
                     )
                 counts = Counter(map(category, values))
                 schema["categorical"][name] = sorted(value for value, n in counts.items() if n >= min_count)
-        return cls(**schema)
+        farthest = None if as_before else FARTHEST
+        return cls(schema["numerical"], schema["categorical"], farthest, as_written=not as_before)
 
     def check(self, row: Mapping[str, Any]):
         """Looks at one row; columns that it does not have are missing.
@@ -117,8 +150,10 @@ class TableSchema:
                 raise TableError(name, f"this is no column of the table, which has {self.columns}.{meant}")
             if name in self.categorical or is_missing(value):
                 continue
-            mean, std = self.numerical[name]
-            if not is_number(value) or not abs((as_float(value) - mean) / std) < LARGEST:
+            number, (mean, std) = as_number(value), self.numerical[name]
+            # Of what is clipped the deviations may be as large as they like.
+            size = None if number is None else abs(number if self.farthest is not None else (number - mean) / std)
+            if size is None or not size < LARGEST:
                 raise TableError(name, f"this must be a finite number, got {value!r:.80}.")
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -137,12 +172,15 @@ class TableSchema:
         if self.numerical:
             numbers = [
                 [
-                    float("nan") if is_missing(row.get(name)) else (as_float(row[name]) - mean) / std
+                    float("nan") if is_missing(row.get(name)) else (as_number(row[name]) - mean) / std
                     for name, (mean, std) in self.numerical.items()
                 ]
                 for row in rows
             ]
-            found["numerical_values"] = torch.tensor(numbers, dtype=torch.float32)
+            values = torch.tensor(numbers, dtype=torch.float64)
+            if self.farthest is not None:
+                values = values.clamp(-self.farthest, self.farthest)  # NaN stays
+            found["numerical_values"] = values.float()
         if self.categorical:
             places = {
                 name: {value: KNOWN + place for place, value in enumerate(values)}
@@ -150,7 +188,7 @@ class TableSchema:
             }
             ids = [
                 [
-                    MISSING if is_missing(row.get(name)) else known.get(category(row[name]), UNKNOWN)
+                    MISSING if is_missing(row.get(name)) else self._category_id(category(row[name]), known)
                     for name, known in places.items()
                 ]
                 for row in rows
@@ -158,9 +196,16 @@ class TableSchema:
             found["categorical_ids"] = torch.tensor(ids, dtype=torch.int64)
         return found
 
+    def _category_id(self, value: str, known: dict[str, int]) -> int:
+        """The id of a category."""
+        if value not in known and not self.as_written:
+            value = by_number(value, known) or value
+        return known.get(value, UNKNOWN)
+
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
-        return asdict(self)
+        """As JSON takes it; without the keys that schemas of before do not have, where they say nothing new."""
+        found = asdict(self)
+        return {name: value for name, value in found.items() if value not in (None, False)}
 
 
 class TableError(ValueError):
@@ -183,6 +228,41 @@ def is_missing(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Whether a value is a number, of numpy too, and no truth value."""
     return isinstance(value, (Real, Decimal)) and not isinstance(value, bool)
+
+
+def holds_numbers(name: str, values: list[Any], digits: bool = False) -> bool:
+    """Whether a column is one of numbers; see `TableSchema.fit`.
+
+    Args:
+        name: of the column, in the message.
+        values: those that are there.
+        digits: strings of digits are numbers too.
+
+    Raises:
+        ValueError: they are numbers that are formatted for people.
+    """
+    texts = Counter(value for value in values if isinstance(value, str))
+    real = sum(is_number(value) for value in values)
+    if real:
+        spelled = sum(n for text, n in texts.items() if read_number(text) is not None and not is_code(text))
+        return are_numbers(real + spelled, len(values) - real - spelled)
+    if texts.total() < len(values):
+        return False
+    kind = kind_of_texts(texts)
+    if kind == "written":
+        example = next(text for text in texts if read_number(text) is None)
+        raise ValueError(
+            f"Column {name!r} of the table has numbers that are formatted for people, such as {example!r}: write them "
+            "as 1234.5 without other marks, or name the column in category_columns if they are categories."
+        )
+    return kind == "numbers" or (digits and kind == "digits")
+
+
+def as_number(value: Any) -> float | None:
+    """A number, or a text that spells one (see `read_number`), as Python has it; None for anything else."""
+    if isinstance(value, str):
+        return read_number(value)
+    return as_float(value) if is_number(value) else None
 
 
 def as_float(value: Any) -> float:

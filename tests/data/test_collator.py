@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from mm_hf import MMFusionForQuestionAnswering, MMFusionProcessor
 from mm_hf.data import Columns, MultimodalCollator, Rows, load_splits
 from mm_hf.data.labels import label_tensor
 from mm_hf.data.loading import BadRowError
+from mm_hf.models.losses import classification_loss
 
 
 COLUMNS = Columns(image="image", text="question", label="answer")
@@ -336,7 +338,10 @@ def test_weights(processor):
     batch = collator(data)
     assert batch["sample_weight"].tolist() == [2, 0.25, 0, 0]
     assert batch["sample_weight"].dtype == torch.float32
-    for weight in (None, math.nan, -1, math.inf):
+    for weight, read in ((2, 2.0), ("0.5", 0.5), (True, 1.0), (np.float32(3), 3.0), (1e18, 1e18)):
+        data[1]["reliability"] = weight
+        torch.testing.assert_close(collator(data)["sample_weight"], torch.tensor([2, read, 0, 0]))
+    for weight in (None, math.nan, -1, math.inf, 1e39, 10**400, "much", "1,000", [1.0], {}):
         data[1]["reliability"] = weight
         with pytest.raises(BadRowError, match=r"row 1 of split 'train', column 'reliability'.*from 0 up, got"):
             collator(data)
@@ -373,6 +378,8 @@ def test_kinds_of_labels(values, problem_type, expected):
         ([NAN, None], None, torch.tensor([NAN, NAN])),
         ([[0.5, None], None], "regression", torch.tensor([[0.5, NAN], [NAN, NAN]])),
         ([[1, 0], [0, 1]], "multi_label_classification", torch.tensor([[1.0, 0], [0, 1]])),
+        (["1.5", " 2", Decimal("0.25"), "1e3"], "regression", torch.tensor([1.5, 2, 0.25, 1000])),
+        ([1e18, -1e18], "regression", torch.tensor([1e18, -1e18])),
     ],
 )
 def test_labels_without_names(values, problem_type, expected):
@@ -393,6 +400,13 @@ def test_labels_without_names(values, problem_type, expected):
         (["cat"], CLASSES, "single_label_classification", r"label \['cat'\] is not in 0…2"),
         (math.inf, None, "regression", "label inf is no finite number"),
         ([0.5, -math.inf], None, "regression", "label -inf is no finite number"),
+        (1e39, None, "regression", r"label 1e\+39 is no finite number"),
+        (-1e19, None, "regression", r"label -1e\+19 is no finite number"),
+        (10**400, None, "regression", r"label 10+ is no finite number"),
+        ([0.5, 1e39], None, "regression", r"label 1e\+39 is no finite number"),
+        ("inf", None, "regression", "label inf is no finite number"),
+        ("unknown", None, "regression", "label 'unknown' is no number"),
+        ("1,234", None, "regression", "label '1,234' is no number"),
         ({"a": 1}, None, "regression", "is no number"),
         ([1.0], None, "regression", "has 1 numbers where others have 0"),
     ],
@@ -407,6 +421,38 @@ def test_bad_labels(value, label2id, problem_type, message):
     assert [error.entry["row"] for error in bad] == [1]
     torch.testing.assert_close(labels[1], labels[2], equal_nan=True)  # as a missing one
     torch.testing.assert_close(labels[:1], label_tensor(data[:1], "answer", label2id, problem_type))
+
+
+def test_a_bad_number_takes_no_neighbour_with_it(processor):
+    """One label or weight that float32 cannot hold would make the loss of its whole batch infinite, and the step would
+    be skipped."""
+    columns = dataclasses.replace(COLUMNS, weight="reliability")
+    collator = MultimodalCollator(processor, columns, problem_type="regression", on_error="skip")
+    data = [{**row, "reliability": 1.0} for row in rows([None] * 4, ["what?"] * 4, [0.5, 1e39, 0.1, 0.3])]
+    data[2]["reliability"] = 1e39
+    batch = collator(data)
+    assert [(entry["row"], entry["column"]) for entry in batch["bad_rows"]] == [(1, "answer"), (2, "reliability")]
+    logits = torch.zeros(4, 1, requires_grad=True)
+    loss = classification_loss(logits, batch["labels"], "regression", sample_weight=batch["sample_weight"])
+    torch.testing.assert_close(loss.item(), (0.5**2 + 0.3**2) / 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "names", "number"),
+    [("007", ["7", "8"], 0), ("8.0", ["7", "8"], 1), ("1", ["01", "1"], 1), ("01", ["01", "1"], 0)],
+)
+def test_classes_of_before_go_by_their_number(value, names, number, monkeypatch):
+    said = []
+    monkeypatch.setattr("mm_hf.data.labels.logger.warning_once", said.append)
+    label2id = {name: place for place, name in enumerate(names)}
+    assert label_tensor(labelled(value), "answer", label2id, "single_label_classification").tolist() == [number]
+    assert [value in message for message in said] == ([] if value in names else [True])
+
+
+def test_where_zeros_tell_classes_apart_none_is_guessed():
+    for value in ("001", "2"):
+        with pytest.raises(BadRowError, match=f"label '{value}' is not in the list"):
+            label_tensor(labelled(value), "answer", {"01": 0, "1": 1}, "single_label_classification")
 
 
 def test_long_lists_of_labels_are_cut():

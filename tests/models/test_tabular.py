@@ -1,6 +1,7 @@
 """A table as a modality: what its columns mean, its tokens, missing values, and rows that have no table."""
 
 import math
+import re
 from datetime import date
 from decimal import Decimal
 
@@ -94,6 +95,97 @@ def test_what_pandas_has_for_numbers():
         TableSchema.fit({"day": [date(2020, 1, 1)]})
 
 
+AGES = [*range(20, 60)]
+WORDS = [str(age) for age in AGES]
+# What a column holds, whether it is one of numbers, and what it knows: the mean of its numbers, or its categories.
+KINDS = {
+    "numbers": (AGES, True, 39.5),
+    "one word": ([*AGES, "old"], True, 39.5),
+    "one word among five": ([1, 2, 3, 4, "old"], True, 2.5),
+    "one word among four": ([1, 1, "old", "old"], False, ["1", "old"]),
+    "a word in twenty": ([*AGES, "old", "old"], True, 39.5),
+    "two words in twenty": ([*AGES, *["old"] * 4], False, ["old"]),
+    "one that is not finite": ([*AGES, math.inf], True, 39.5),
+    "one beyond float32": ([*AGES, 1e39], True, 39.5),
+    "text that spells numbers, and a word": ([*WORDS, "old"], True, 39.5),
+    "text that spells fractions": ([f"{age}.5" for age in AGES], True, 40.0),
+    "numbers and text that spells them": ([*AGES, *WORDS], True, 39.5),
+    "a number formatted for people": ([*AGES, "1,234"], True, 39.5),
+    "strings of digits": (["7", "7", "8", "8"], False, ["7", "8"]),
+    "codes": (["007", "007", "08", "08", "12", "12"], False, ["007", "08", "12"]),
+    "a code with and without zeros": (["01", "01", "1", "1"], False, ["01", "1"]),
+    "truth values": ([True, False] * 5, False, ["False", "True"]),
+    "numbers and truth values": ([1, 2, 3, True, True], False, ["True"]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_column_holds(kind):
+    values, numbers, known = KINDS[kind]
+    schema = TableSchema.fit({"a": values}, on_error="skip")
+    assert list(schema.numerical) == (["a"] if numbers else [])
+    if numbers:
+        assert schema.numerical["a"][0] == known
+        good = [value for value in values if isinstance(value, int) or str(value).replace(".", "").isdigit()]
+        for value in values:
+            if value not in good:
+                with pytest.raises(ValueError, match=re.escape(f"'a': this must be a finite number, got {value!r}")):
+                    schema.check({"a": value})
+        mean, std = schema.numerical["a"]
+        expected = torch.tensor([(float(value) - mean) / std for value in good])
+        torch.testing.assert_close(schema([{"a": value} for value in good])["numerical_values"][:, 0], expected)
+    else:
+        assert schema.categorical["a"] == known
+
+
+def test_words_in_other_parts_say_that_digits_are_numbers():
+    assert TableSchema.fit({"a": WORDS}, min_count=1).categorical["a"] == WORDS
+    assert TableSchema.fit({"a": WORDS}, numbers=["a"]).numerical["a"][0] == 39.5
+    assert TableSchema.fit({"a": ["01", *WORDS]}, numbers=["a"], min_count=1).categorical["a"] == ["01", *WORDS]
+    assert TableSchema.fit({"a": WORDS}, categories=["a"], numbers=["a"], min_count=1).categorical["a"] == WORDS
+
+
+def test_extreme_values_are_clipped_where_the_schema_says_so(tmp_path):
+    """A schema of before, which has no such key, answers as before."""
+    new = TableSchema.fit({"a": [0.0, 2.0], "code": ["007", "007"]})
+    assert (new.farthest, new.as_written) == (1e4, True)
+    old = TableSchema({"a": (1.0, 1.0)}, {"code": ["7"]})
+    assert list(old.to_dict()) == ["numerical", "categorical"]
+    for schema, far in ((new, 1e4), (old, 1e20)):
+        MMFusionProcessor(table_schema=schema).save_pretrained(tmp_path)
+        schema = MMFusionProcessor.from_pretrained(tmp_path).table_schema
+        values = schema([{"a": 1e20}, {"a": -1e20}, {"a": 3.0}, {"a": None}])["numerical_values"][:, 0]
+        torch.testing.assert_close(values, torch.tensor([far, -far, 2.0, NAN]), equal_nan=True)
+    with pytest.raises(ValueError, match=r"finite number, got 1e\+31"):
+        new([{"a": 1e31}])
+    # "007" was the number 7 when schemas of before were fitted; now they are two.
+    assert old([{"code": "007"}, {"code": 7}, {"code": "8"}])["categorical_ids"].tolist() == [[2], [2], [UNKNOWN]]
+    assert new([{"code": "007"}, {"code": 7}, {"code": "7"}])["categorical_ids"].tolist() == [
+        [2],
+        [UNKNOWN],
+        [UNKNOWN],
+    ]
+
+
+def test_extreme_values_train():
+    """Whatever is let through, loss and gradients are finite, and half precision holds it."""
+    schema = TableSchema.fit({"a": [0.0, 1.0], "b": [0.0, 1e-3]})
+    values = schema([{"a": 9e29, "b": -9e29}] * 4)["numerical_values"]
+    assert values.half().isfinite().all()
+    config = TabularConfig(num_numerical=2, hidden_size=16)
+    model = tiny.model(MMFusionForClassification, vision=None, text=None, tabular_config=config).train()
+    loss = model(numerical_values=values, labels=torch.tensor([0, 1, 2, 3])).loss
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_as_before():
+    """For a run that began when one word made categories of a column."""
+    schema = TableSchema.fit({"a": [7, 7, "old", "old"], "b": [1.0, 3.0, None, 2.0]}, as_before=True)
+    assert schema == TableSchema({"b": (2.0, (2 / 3) ** 0.5)}, {"a": ["7", "old"]})
+
+
 def test_a_row_of_gaps_alone_is_no_row(schema):
     processor = MMFusionProcessor(table_schema=schema)
     batch = processor(table=[{"age": None, "town": NAN}, {"age": 20}, {}])
@@ -105,7 +197,10 @@ def test_a_row_of_gaps_alone_is_no_row(schema):
     ("call", "message"),
     [
         (lambda: TableSchema.fit({"a": [None, NAN]}), "Column 'a' of the table has no value"),
-        (lambda: TableSchema.fit({"a": [1.0, math.inf]}), "numbers that are not finite"),
+        (lambda: TableSchema.fit({"a": [1.0, math.inf]}), "numbers that are not finite: inf in row 1"),
+        (lambda: TableSchema.fit({"a": [1.0, 2.0, 1e39]}), r"numbers that are not finite: 1e\+39 in row 2"),
+        (lambda: TableSchema.fit({"a": [*range(30), "old"]}), "numbers that are no numbers: 'old' in row 30"),
+        (lambda: TableSchema.fit({"a": [f"{n} %" for n in range(30)]}), "'a' .*'0 %'.*1234.5.*category_columns"),
         (lambda: TableSchema.fit({"a": [1]}, categories=["b"]), r"Categories \['b'\] are no columns.*\['a'\]"),
         (lambda: TableSchema(), "A table needs columns"),
         (lambda: TableSchema({"a": (0, 1)}, {"a": ["x"]}), r"\['a'\] of both kinds"),

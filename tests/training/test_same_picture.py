@@ -102,9 +102,10 @@ def test_a_run_names_the_ground(flags, background, tmp_path):
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     words = ["--dataset", "rows.csv", "--image_column", "image", "--vision_encoder", str(tmp_path), *flags]
     _, model_args, data_args, train_args = parse_arguments("", words)
-    processor = build_processor(model_args, data_args, None, train_args.defaults_version)
+    parts = {"train": None}
+    processor = build_processor(model_args, data_args, parts, True, train_args.defaults_version)
     assert (processor.image_background, processor.image_channels) == (background, 3)
     with pytest.raises(ValueError, match=r"image_background.*no colour"):
-        build_processor(replace(model_args, image_background="no colour"), data_args, None, 2)
+        build_processor(replace(model_args, image_background="no colour"), data_args, parts, True, 2)
     if not flags:  # a run of before knew no ground
-        assert build_processor(model_args, data_args, None, 1).image_background is None
+        assert build_processor(model_args, data_args, parts, True, 1).image_background is None

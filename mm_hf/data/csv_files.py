@@ -1,0 +1,359 @@
+"""What CSV files hold: how they are written, and one type for each column that is used, over all files.
+
+pandas guesses types by blocks of a file. "00501" becomes 501, a text of digits a number, and files whose blocks differ
+cannot be read. Here every cell of the columns in use is looked at before the types are chosen.
+"""
+
+import codecs
+import csv
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets, load_dataset
+
+from ..models.finite import DIGITS, is_code, read_number
+
+
+# An empty cell is absent; a cell that says "None" or "NA" is a text, and may well be the name of a class.
+CELLS = {"keep_default_na": False, "na_values": ["", "NaN", "nan"]}
+SEPARATORS = {".csv": ",;\t|", ".tsv": "\t"}  # the first is the usual one
+ROW_NAMES = "(names of rows)"  # a column without a name of its own
+BLOCK = 50_000  # rows that are looked at together
+BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+EXACT = 2**53  # beyond, a float does not tell whole numbers apart
+# The parts of a row whose cells are texts, whatever they look like; see `Columns.named`.
+TEXTS = ("text", "image", "audio", "video")
+# Those whose values are names where digits are written in two ways.
+NAMES = ("label", "kind", "image_id", "group")
+MANY = 1000  # cells that differ, in one block
+EASY = (r"^-?[1-9]\d{0,14}$", r"^-?(0|[1-9]\d{0,14})\.\d{0,14}[1-9]$")  # whole numbers, and others
+MAX_SPELLINGS = 100  # whole numbers that may be classes, see `labels_of`
+
+
+class Unreadable(ValueError):
+    """A file that cannot be read, with a message that says it all."""
+
+
+@dataclass
+class CsvFile:
+    """How one file is written.
+
+    Args:
+        path: of it.
+        header: its names of columns.
+        options: what the reader takes, for pandas and for datasets alike.
+        called: by the name that is asked for the name in the header, where that has spaces around it.
+    """
+
+    path: str
+    header: list[str]
+    options: dict[str, Any]
+    called: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Cells:
+    """What was seen in one column, of one file or of several.
+
+    Args:
+        numbers, words, truths, gaps: how many cells are numbers, are none, say true or false, are empty.
+        fractions: some number is not whole, or is written as a float ("1.0", "1e3").
+        uneven: some number is not whole.
+        codes: some are digits with leading zeros.
+        large: some whole number is beyond what a float holds; `huge`: beyond 64 bits.
+        spellings: of whole numbers the ways in which they are written in one file, up to `MAX_SPELLINGS` numbers.
+        two_ways: one number is written in two ways in one file.
+        example: a cell that is no number.
+    """
+
+    numbers: int = 0
+    words: int = 0
+    truths: int = 0
+    gaps: int = 0
+    fractions: bool = False
+    uneven: bool = False
+    codes: bool = False
+    large: bool = False
+    huge: bool = False
+    two_ways: bool = False
+    spellings: dict[int, str] = field(default_factory=dict)
+
+    def add(self, column: pd.Series):
+        """Looks at a block of cells, read as strings."""
+        counts = column.value_counts(dropna=True)
+        self.gaps += len(column) - int(counts.sum())
+        if len(counts) > MANY:
+            counts = self.add_plain(counts)
+        for cell, count in counts.items():
+            text = str(cell).strip()
+            number = read_number(text)
+            if text.lower() in ("true", "false"):
+                self.truths += count
+            elif number is None:
+                self.words += count
+            else:
+                self.numbers += count
+                self.add_number(text, number)
+
+    def add_plain(self, counts: pd.Series) -> pd.Series:
+        """Takes in what can be nothing but a number, for speed, and gives the rest."""
+        cells = pa.array(counts.index, pa.string())
+        whole, uneven = (pc.match_substring_regex(cells, pattern).to_numpy(zero_copy_only=False) for pattern in EASY)
+        for text in counts.index[whole][: MAX_SPELLINGS + 1]:
+            self.add_number(text, float(text))
+        self.numbers += int(counts[whole | uneven].sum())
+        self.fractions |= bool(uneven.any())
+        self.uneven |= bool(uneven.any())
+        return counts[~(whole | uneven)]
+
+    def add_number(self, text: str, number: float):
+        """Looks at a number as it is written."""
+        digits = DIGITS.fullmatch(text) is not None
+        self.fractions |= not digits
+        self.codes |= is_code(text)
+        if number != number or abs(number) == float("inf") or number != int(number):
+            self.uneven = True
+            return
+        exact = int(text) if digits and len(text) < 400 else int(number)
+        self.large |= digits and abs(exact) > EXACT
+        self.huge |= digits and not -(2**63) <= exact < 2**63
+        if len(self.spellings) <= MAX_SPELLINGS:
+            self.two_ways |= self.spellings.setdefault(exact, text) != text
+
+    def join(self, other: "Cells"):
+        """Takes in what was seen in another file."""
+        for name in ("numbers", "words", "truths", "gaps"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("fractions", "uneven", "codes", "large", "huge", "two_ways"):
+            setattr(self, name, getattr(self, name) or getattr(other, name))
+        self.spellings |= other.spellings
+
+    def dtype(self, part: str) -> str:
+        """The type of the column, by the part that it plays in a row; see `read_csv`."""
+        seen = self.numbers + self.words + self.truths
+        if self.words or (self.truths and self.truths < seen):
+            return "string"
+        if self.truths:
+            return "bool"
+        if not seen:
+            return "float64"
+        if self.codes and not self.fractions:
+            return "string"
+        if part in NAMES and not self.uneven:
+            few = len(self.spellings) <= min(MAX_SPELLINGS, self.numbers / 2)
+            inexact = self.huge or (self.large and (self.gaps or self.fractions))
+            if (self.two_ways and few) or (inexact and (few or part != "label")):  # many labels are no classes
+                return "string"
+        return "float64" if self.fractions or self.gaps or self.huge else "int64"
+
+
+def read_csv(
+    parts: dict[str, list[str]],
+    wanted: list[tuple[str, str]],
+    streaming: bool = False,
+    as_text: Collection[str] = (),
+) -> tuple[dict[str, Dataset | IterableDataset], dict[str, list[str]]]:
+    """Reads the columns that are used, with one type for each over all files.
+
+    | the cells are | the type |
+    |---|---|
+    | of a text, or paths | string, as they are written |
+    | true and false | bool |
+    | digits, some with leading zeros ("00501") | string |
+    | whole numbers, some of a few written in two ways in one file ("1.0" and "1"), of labels and ids | string |
+    | whole numbers, of ids and of a few labels, that no number of 64 bits holds | string |
+    | whole numbers | int64; float64 where cells are empty |
+    | other numbers | float64 |
+    | anything else | string |
+
+    Args:
+        parts: the files of each part.
+        wanted: the columns in use, as pairs of their part in a row and their name, see `Columns.named`. A part of the
+            data may lack some of them, unless all its files do not.
+        streaming: read while training; the cells are looked at beforehand all the same.
+        as_text: columns whose cells are texts, whatever their part in a row.
+
+    Returns:
+        the parts of the data, and of each the names of all columns of its files.
+
+    Raises:
+        Unreadable: naming the file: it is no UTF-8, has no row, has a column twice, or lines that are longer than its
+            header, or its files differ in their columns.
+    """
+    names = list(dict.fromkeys(column for _, column in wanted))
+    roles = {column: part for part, column in reversed(wanted)} | dict.fromkeys(as_text, "text")
+    files = {part: [look_at(path, names) for path in paths] for part, paths in parts.items()}
+    there: dict[str, list[str]] = {}
+    for part, found in files.items():
+        there[part] = [name for name in names if any(name in file.called for file in found)]
+        for file in found:
+            if lacking := [name for name in there[part] if name not in file.called]:
+                raise Unreadable(f"{file.path} has no column {lacking[0]!r}, which other files of its part have.")
+    cells = {name: Cells() for name in names if roles[name] not in TEXTS}
+    for found in files.values():
+        rows = 0
+        for file in found:
+            rows += look_into(file, cells)
+        if not rows:
+            raise Unreadable(f"{' and '.join(file.path for file in found)} has no rows.")
+    types = {name: cells[name].dtype(roles[name]) if name in cells else "string" for name in names}
+    splits = {
+        part: load_part(part, found, {name: types[name] for name in there[part]}, streaming)
+        for part, found in files.items()
+    }
+    known = {
+        part: list(dict.fromkeys(name for file in found for name in file.header)) for part, found in files.items()
+    }
+    return splits, known
+
+
+def texts_in(paths: list[str], wanted: list[tuple[str, str]], as_text: Collection[str] = ()) -> list[str]:
+    """The columns of CSV files that `read_csv` reads as strings; arguments as there."""
+    roles = {column: part for part, column in reversed(wanted)} | dict.fromkeys(as_text, "text")
+    files = [look_at(path, roles) for path in paths]
+    cells = {name: Cells() for name in roles if any(name in file.called.values() for file in files)}
+    for file in files:
+        look_into(file, cells)
+    return [name for name, seen in cells.items() if roles[name] in TEXTS or seen.dtype(roles[name]) == "string"]
+
+
+def load_part(part: str, files: list[CsvFile], types: dict[str, str], streaming: bool) -> Dataset | IterableDataset:
+    """One part, from files that may be written in different ways."""
+    loaded = []
+    for _, alike in groupby(files, key=lambda file: (file.options, file.called)):
+        group = list(alike)
+        called, options = group[0].called, dict(group[0].options)
+        # Truth values with gaps: pandas has no type for them that datasets knows.
+        read = {name: "string" if dtype == "bool" else dtype for name, dtype in types.items()}
+        if types:  # else no column is asked for, and all are read
+            options["features"] = Features({called[name]: Value(dtype) for name, dtype in read.items()})
+            options["usecols"] = [called[name] for name in types]
+        split = load_dataset("csv", data_files={part: [file.path for file in group]}, streaming=streaming, **options)
+        split = split[part]
+        split = split.rename_columns({called[name]: name for name in types if called[name] != name})
+        for name in types:
+            if types[name] == "bool":
+                split = split.cast_column(name, Value("bool"))
+        loaded.append(split)
+    if len(loaded) > 1 and streaming:
+        raise Unreadable(f"The files of part {part!r} are written in different ways: {[file.path for file in files]}.")
+    return loaded[0] if len(loaded) == 1 else concatenate_datasets(loaded)
+
+
+def look_at(path: str, names: Iterable[str]) -> CsvFile:
+    """How a file is written: its encoding, separator and header.
+
+    Args:
+        path: of it.
+        names: of the columns that are asked for: the separator is the one with which they are there.
+
+    Raises:
+        Unreadable: it is no UTF-8, or a name stands in its header twice.
+    """
+    with open(path, "rb") as file:
+        start = file.read(4)
+    encoding = next((encoding for bom, encoding in BOMS.items() if start.startswith(bom)), "utf-8")
+    found: dict[str, tuple[list[str], list[str], dict[str, str]]] = {}
+    for separator in SEPARATORS[Path(path).suffix.lower()]:
+        header, first = first_lines(path, encoding, separator)
+        found[separator] = header, first, names_in(header, names)
+    # The usual separator, unless another one finds more of the columns.
+    separator = max(found, key=lambda separator: len(found[separator][2]))
+    header, first, called = found[separator]
+    twice = sorted({name for name in header if name.strip() and header.count(name) > 1})
+    if twice:
+        raise Unreadable(
+            f"{path} has several columns named {twice[0]!r}: {header}. Nobody can know which is meant: rename them."
+        )
+    options: dict[str, Any] = {**CELLS, "sep": separator, "encoding": encoding}
+    if any(name != own for name, own in called.items()) and all(name.startswith(" ") for name in header[1:]):
+        options["skipinitialspace"] = True  # "title, genre": what follows a comma and a space
+        header = [name.lstrip() for name in header]
+        called = names_in(header, names)
+    if len(first) == len(header) + 1 and first[-1].strip():
+        # What R writes: the first column, of the names of rows, is not in the header.
+        options |= {"names": [ROW_NAMES, *header], "header": 0}
+    elif len(first) > len(header) and not any(cell.strip() for cell in first[len(header) :]):
+        options["index_col"] = False  # lines that end with a separator
+    return CsvFile(path, header, options, called)
+
+
+def first_lines(path: str, encoding: str, separator: str) -> tuple[list[str], list[str]]:
+    """The header of a file, and its first line of values; empty where there is none."""
+    limit = csv.field_size_limit(2**31 - 1)  # a text may be long
+    try:
+        with open(path, encoding=encoding, newline="") as file:
+            if file.read(1) != "\ufeff":
+                file.seek(0)
+            lines = (line for line in csv.reader(file, delimiter=separator) if line)
+            return next(lines, []), next(lines, [])
+    except UnicodeError as error:
+        raise not_utf8(path, error) from None
+    except csv.Error as error:
+        raise Unreadable(f"{path} cannot be read: {error}.") from None
+    finally:
+        csv.field_size_limit(limit)
+
+
+def not_utf8(path: str, error: Exception) -> Unreadable:
+    """The error for a file in another encoding."""
+    return Unreadable(
+        f"{path} is no UTF-8 text ({error}). Spreadsheets write that as 'CSV UTF-8'; `iconv -f cp1252 -t utf-8` makes "
+        "it of what Windows wrote."
+    )
+
+
+def names_in(header: list[str], names: Iterable[str]) -> dict[str, str]:
+    """Of the names that are asked for those that stand in a header, each with how it stands there: as it is, or with
+    spaces around it."""
+    stripped: dict[str, list[str]] = {}
+    for name in header:
+        stripped.setdefault(name.strip(), []).append(name)
+    found = {}
+    for name in names:
+        if name in header:
+            found[name] = name
+        elif len(stripped.get(name, [])) == 1:
+            found[name] = stripped[name][0]
+    return found
+
+
+def look_into(file: CsvFile, cells: dict[str, Cells]) -> int:
+    """Looks at every line of a file.
+
+    Args:
+        file: it.
+        cells: by column whose type is open what was seen, of this file too when this returns.
+
+    Returns:
+        how many rows it has.
+    """
+    own = {name: Cells() for name in file.called if name in cells}
+    rows = 0
+    try:
+        # All columns, and not the used ones alone: with those, pandas does not mind lines that are too long.
+        with pd.read_csv(file.path, dtype=str, chunksize=BLOCK, **file.options) as blocks:
+            for block in blocks:
+                rows += len(block)
+                if ROW_NAMES in block and block.iloc[:, -1].isna().any():
+                    raise Unreadable(
+                        f"{file.path} has lines of other lengths: some have one value more than the header "
+                        f"{file.header}. A text with a separator in it stands in quotes."
+                    )
+                for name, seen in own.items():
+                    seen.add(block[file.called[name]])
+    except UnicodeError as error:
+        raise not_utf8(file.path, error) from None
+    except pd.errors.EmptyDataError:
+        return 0
+    except (pd.errors.ParserError, csv.Error) as error:
+        raise Unreadable(f"{file.path} cannot be read: {' '.join(str(error).split())}.") from None
+    for name, seen in own.items():
+        cells[name].join(seen)
+    return rows

@@ -39,7 +39,7 @@ from mm_hf.data import (
     classes_to_write,
     data_root_of,
     describe,
-    label_scale,
+    label_statistics,
     labels_of,
     letter_tokenizer,
     load_splits,
@@ -316,7 +316,7 @@ def loss_arguments(job: Job, among_others: bool = False) -> dict[str, Any]:
         return {}
     losses: dict[str, Any] = {}
     if job.problem_type == "regression" and args.defaults_version > 1:
-        losses |= label_scale(job.labels("train", FITTED_ROWS))
+        losses |= label_statistics(job.labels("train", FITTED_ROWS))
     if among_others and job.problem_type == "regression":
         return losses
     losses["label_smoothing"] = args.label_smoothing_factor

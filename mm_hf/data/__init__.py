@@ -4,7 +4,7 @@ from .augmentation import ImageAugmentation, parse_augmentations
 from .bad_rows import BadRows
 from .collator import MultimodalCollator
 from .feature_cache import CacheTooLargeError, FeatureCache
-from .labels import classes_to_write, label_scale, label_tensor, labels_of, names_of_classes, normalise_labels
+from .labels import classes_to_write, label_statistics, label_tensor, labels_of, names_of_classes, normalise_labels
 from .loader import BatchLoader
 from .loading import BadRowError, Columns, Rows, resolve_path
 from .samplers import GroupedBatchSampler, balanced_weights
@@ -30,7 +30,7 @@ __all__ = [
     "classes_to_write",
     "data_root_of",
     "describe",
-    "label_scale",
+    "label_statistics",
     "label_tensor",
     "labels_of",
     "letter_tokenizer",

@@ -365,19 +365,19 @@ def label_tensor(
     return torch.tensor([-100 if value is None else value for value in values])
 
 
-def label_scale(labels: torch.Tensor) -> dict[str, list[float]]:
+def label_statistics(labels: torch.Tensor) -> dict[str, list[float]]:
     """What a regression's config needs to learn numbers of any unit: their mean and deviation in the training rows.
 
     Args:
         labels: `(N,)` or `(N, C)`, NaN where one is missing, as `label_tensor` gives them.
 
     Returns:
-        `label_mean` and `label_std`, one number an output. Numbers that are all alike have the deviation 1.
+        `label_mean` and `label_scale`, one number an output. Numbers that are all alike have the deviation 1.
 
     Example:
 
     ```python
-    >>> scale = label_scale(torch.tensor(train["price"]))
+    >>> scale = label_statistics(torch.tensor(train["price"]))
     >>> model = MMFusionForClassification.from_encoders_pretrained(..., num_labels=1, **scale)
     ```
     """
@@ -387,7 +387,7 @@ def label_scale(labels: torch.Tensor) -> dict[str, list[float]]:
     stds = [column.std(correction=0).item() if len(column) else 0.0 for column in known]
     # Of numbers that are alike, what is not zero is rounding.
     alike = [not len(column) or bool(column.min() == column.max()) for column in known]
-    return {"label_mean": means, "label_std": [1.0 if same else std for same, std in zip(alike, stds)]}
+    return {"label_mean": means, "label_scale": [1.0 if same else std for same, std in zip(alike, stds)]}
 
 
 def read_class(value: Any, label2id: dict[str, int]) -> int:

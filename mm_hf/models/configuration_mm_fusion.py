@@ -46,7 +46,7 @@ POOLING_OF_TYPE = {
 }
 
 # What a config has one number a label of.
-PER_LABEL = ("class_weights", "class_priors", "label_mean", "label_std")
+PER_LABEL = ("class_weights", "class_priors", "label_mean", "label_scale")
 
 # The fusion width where the query's encoder names none in its config (feature maps).
 DEFAULT_WIDTH = 256
@@ -264,10 +264,10 @@ class MMFusionConfig(PreTrainedConfig):
             The logits that come out are the plain ones, in which rare classes are not at a disadvantage.
         mixup_alpha (`float`, defaults to 0): alpha of mixup (Zhang et al. 2018) of the fused vectors, as manifold
             mixup (Verma et al. 2019) does: see `mixup`. The logits of a training step are then those of mixed rows.
-        label_mean, label_std (`list[float]`, *optional*): of a regression: mean and deviation of the labels in the
+        label_mean, label_scale (`list[float]`, *optional*): of a regression: mean and deviation of the labels in the
             training rows, one an output. The head learns them at mean 0 and deviation 1, and the loss is of those; the
             logits are in the unit of the labels. Left out: the head learns the labels as they are, which is for labels
-            of about that size alone. `label_scale` of `mm_hf.data` finds them.
+            of about that size alone. `label_statistics` of `mm_hf.data` finds them.
         tasks (`dict[str, dict]`, *optional*): for `MMFusionForMultiTask`: by name what each head answers, see
             `read_tasks`. Kept in the order of their names.
         task_weighting (`str`, defaults to `"fixed"`): how the losses of the tasks are summed: `"fixed"` by their
@@ -336,7 +336,7 @@ class MMFusionConfig(PreTrainedConfig):
     class_priors: list[float | int] | None = None
     mixup_alpha: float | int = 0.0
     label_mean: list[float | int] | None = None
-    label_std: list[float | int] | None = None
+    label_scale: list[float | int] | None = None
     tasks: dict[str, dict] | None = None
     task_weighting: str = "fixed"
     projection_dim: int = 256
@@ -459,7 +459,7 @@ class MMFusionConfig(PreTrainedConfig):
         check_loss_ranges(self.loss_settings, self.num_labels)
         if self.problem_type is not None:
             check_loss_settings(self.problem_type, self.loss_settings)
-        check_label_scale(self.label_mean, self.label_std, self.num_labels, self.problem_type)
+        check_label_scale(self.label_mean, self.label_scale, self.num_labels, self.problem_type)
         if not 0 <= self.matching_weight < math.inf or self.projection_dim < 1:
             raise ValueError(
                 "matching_weight must be a number from 0 up and projection_dim at least 1, got "

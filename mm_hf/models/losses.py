@@ -240,12 +240,12 @@ def check_label_scale(mean: Sequence[float] | None, std: Sequence[float] | None,
     if mean is None and std is None:
         return
     if problem_type not in (None, "regression"):
-        raise ValueError(f"label_mean and label_std are for a regression, and problem_type is {problem_type!r}.")
-    for name, values in (("label_mean", mean), ("label_std", std)):
+        raise ValueError(f"label_mean and label_scale are for a regression, and problem_type is {problem_type!r}.")
+    for name, values in (("label_mean", mean), ("label_scale", std)):
         if values is None or len(values) != num_labels or not all(map(math.isfinite, values)):
             raise ValueError(f"{name} needs one finite number for each of {num_labels} outputs, got {values}.")
     if not all(value > 0 for value in std or ()):
-        raise ValueError(f"label_std must be above 0, got {std}.")
+        raise ValueError(f"label_scale must be above 0, got {std}.")
 
 
 def warn_of_unit(labels: torch.Tensor):
@@ -254,8 +254,8 @@ def warn_of_unit(labels: torch.Tensor):
     if len(known) and not 0.01 <= known.max().item() <= LARGEST_PLAIN_LABEL:
         logger.warning(
             f"The labels of this regression go up to {known.max().item():g} in size, and the model learns them as "
-            "they are, which takes very long. Give the config label_mean and label_std, as label_scale of mm_hf.data "
-            "finds them; predictions stay in the unit of the labels."
+            "they are, which takes very long. Give the config label_mean and label_scale, which "
+            "mm_hf.data.label_statistics finds; predictions stay in the unit of the labels."
         )
 
 

@@ -436,7 +436,7 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         scores = self.classifier(self.dropout(pooled))
         loss = None
         if labels is not None:
-            labels = standardise(labels, self.config.label_mean, self.config.label_std)
+            labels = standardise(labels, self.config.label_mean, self.config.label_scale)
             loss = self._loss(scores, labels, num_items_in_batch, sample_weight)
         if partners is not None:
             sample_weight = None if sample_weight is None else sample_weight[partners]
@@ -444,7 +444,7 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
             loss = share * loss + (1 - share) * other
         return MMFusionClassifierOutput(
             loss=loss,
-            logits=in_label_unit(scores, self.config.label_mean, self.config.label_std),
+            logits=in_label_unit(scores, self.config.label_mean, self.config.label_scale),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,

@@ -24,7 +24,7 @@ from .losses import (
 from .names import did_you_mean
 
 
-TASK_KEYS = ("problem_type", "labels", "num_labels", "weight", "label_mean", "label_std", *LOSS_SETTINGS)
+TASK_KEYS = ("problem_type", "labels", "num_labels", "weight", "label_mean", "label_scale", *LOSS_SETTINGS)
 TASK_WEIGHTINGS = ("fixed", "uncertainty")
 
 TaskTensors = Mapping[str, torch.Tensor]
@@ -40,7 +40,7 @@ class Task:
         labels: names of the classes, None of a regression.
         weight: by which its loss is multiplied before the losses are summed.
         loss_settings: what shapes its training loss, see `classification_loss`.
-        label_mean, label_std: of a regression's numbers, one an output, see `standardise`; None: it learns them as
+        label_mean, label_scale: of a regression's numbers, one an output, see `standardise`; None: it learns them as
             they are.
     """
 
@@ -50,11 +50,11 @@ class Task:
     weight: float = 1.0
     loss_settings: dict[str, Any] = field(default_factory=dict)
     label_mean: tuple[float, ...] | None = None
-    label_std: tuple[float, ...] | None = None
+    label_scale: tuple[float, ...] | None = None
 
     def in_unit(self, scores: torch.Tensor) -> torch.Tensor:
         """What its head gives, `(B, C)`, as it is given out: see `in_label_unit`."""
-        return in_label_unit(scores, self.label_mean, self.label_std)
+        return in_label_unit(scores, self.label_mean, self.label_scale)
 
     def loss(
         self,
@@ -66,7 +66,7 @@ class Task:
     ) -> torch.Tensor:
         """Its loss, neither weighted nor, outside of training, shaped; arguments as for `classification_loss`, but for
         `scores`, what the head gives before `in_unit`."""
-        labels = standardise(labels, self.label_mean, self.label_std)
+        labels = standardise(labels, self.label_mean, self.label_scale)
         if not training:
             return classification_loss(scores, labels, self.problem_type, num_items_in_batch)
         return classification_loss(
@@ -80,7 +80,7 @@ def read_tasks(tasks: dict[str, dict[str, Any]]) -> dict[str, Task]:
     Args:
         tasks: by name dicts of `problem_type`, `labels` (names of the classes) or `num_labels` (of a regression, 1 if
             left out), `weight`, settings of the loss (`label_smoothing`, `class_weights`, `focal_gamma`,
-            `class_priors`), and of a regression `label_mean` and `label_std`, one number an output.
+            `class_priors`), and of a regression `label_mean` and `label_scale`, one number an output.
 
     Raises:
         ValueError: no task, two whose names differ by a dot alone, an unknown key, or a value out of its range.
@@ -113,11 +113,12 @@ def read_task(name: str, task: dict[str, Any]) -> Task:
     try:
         check_loss_ranges(settings, count)
         check_loss_settings(problem_type, settings)
-        check_label_scale(task.get("label_mean"), task.get("label_std"), count, problem_type)
+        check_label_scale(task.get("label_mean"), task.get("label_scale"), count, problem_type)
     except ValueError as error:
         raise ValueError(f"Task {name!r}: {error}") from None
     labels, mean, std = (
-        None if values is None else tuple(values) for values in (labels, task.get("label_mean"), task.get("label_std"))
+        None if values is None else tuple(values)
+        for values in (labels, task.get("label_mean"), task.get("label_scale"))
     )
     return Task(problem_type, count, labels, float(weight), settings, mean, std)
 

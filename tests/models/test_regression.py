@@ -8,7 +8,7 @@ import torch
 from transformers.utils import logging
 
 from mm_hf import MMFusionConfig, MMFusionForClassification, MMFusionForMultiTask
-from mm_hf.data import label_scale
+from mm_hf.data import label_statistics
 from mm_hf.models.losses import in_label_unit, standardise
 
 
@@ -39,7 +39,7 @@ def test_the_unit_changes_nothing_but_the_unit(factor, shift, mixup_alpha):
     plain = (DOLLARS - DOLLARS.mean()) / DOLLARS.std(correction=0)
     expected_losses, expected = train(MMFusionForClassification, plain, **settings)
     labels = factor * DOLLARS + shift
-    losses, logits = train(MMFusionForClassification, labels, **settings, **label_scale(labels))
+    losses, logits = train(MMFusionForClassification, labels, **settings, **label_statistics(labels))
     torch.testing.assert_close(losses, expected_losses, rtol=1e-3, atol=1e-4)
     in_unit = factor * (expected * DOLLARS.std(correction=0) + DOLLARS.mean()) + shift
     torch.testing.assert_close(logits, in_unit, rtol=2e-3, atol=factor * 200)
@@ -48,12 +48,12 @@ def test_the_unit_changes_nothing_but_the_unit(factor, shift, mixup_alpha):
 
 def test_several_numbers_a_row_and_missing_ones():
     labels = torch.tensor([[1.0, 1e5], [3.0, NAN], [NAN, 3e5], [5.0, 5e5]])
-    scale = label_scale(labels)
-    assert scale == {"label_mean": [3.0, 3e5], "label_std": [(8 / 3) ** 0.5, pytest.approx((8 / 3) ** 0.5 * 1e5)]}
-    found = standardise(labels, **{key.removeprefix("label_"): value for key, value in scale.items()})
+    scale = label_statistics(labels)
+    assert scale == {"label_mean": [3.0, 3e5], "label_scale": [(8 / 3) ** 0.5, pytest.approx((8 / 3) ** 0.5 * 1e5)]}
+    found = standardise(labels, *scale.values())
     assert torch.equal(found.isnan(), labels.isnan())
     torch.testing.assert_close(found[:, 0].nan_to_num(), torch.tensor([-2.0, 0.0, 0.0, 2.0]) / (8 / 3) ** 0.5)
-    back = in_label_unit(found, scale["label_mean"], scale["label_std"])
+    back = in_label_unit(found, scale["label_mean"], scale["label_scale"])
     torch.testing.assert_close(back, labels, equal_nan=True)
     model = tiny.model(num_labels=2, problem_type="regression", **scale)
     outputs = model(**tiny.batch(), labels=labels)
@@ -72,12 +72,12 @@ def test_several_numbers_a_row_and_missing_ones():
     ],
 )
 def test_scales(labels, mean, std):
-    assert label_scale(labels) == {"label_mean": mean, "label_std": std}
+    assert label_statistics(labels) == {"label_mean": mean, "label_scale": std}
 
 
 def test_whole_numbers_and_the_mark_of_a_missing_one():
     labels = torch.tensor([100, -100, 300, 200])
-    model = tiny.model(num_labels=1, problem_type="regression", label_mean=[200.0], label_std=[100.0]).train()
+    model = tiny.model(num_labels=1, problem_type="regression", label_mean=[200.0], label_scale=[100.0]).train()
     expected = model(**tiny.batch(), labels=torch.tensor([100.0, NAN, 300.0, 200.0])).loss
     assert torch.equal(model(**tiny.batch(), labels=labels).loss, expected)
 
@@ -86,7 +86,7 @@ def test_tasks_weigh_alike_at_the_start():
     """Squared dollars would be a loss of 1e11 beside a cross-entropy of 1.1."""
     tasks = {
         "kind": {"problem_type": "single_label_classification", "labels": ["a", "b", "c"]},
-        "price": {"problem_type": "regression", **label_scale(DOLLARS)},
+        "price": {"problem_type": "regression", **label_statistics(DOLLARS)},
     }
     model = tiny.model(MMFusionForMultiTask, tasks=tasks)
     for head in model.heads.values():
@@ -96,11 +96,11 @@ def test_tasks_weigh_alike_at_the_start():
     assert outputs.task_losses["kind"].item() == pytest.approx(math.log(3), abs=1e-5)
     torch.testing.assert_close(outputs.logits["price"], DOLLARS.mean().expand(4, 1))
     again = MMFusionConfig.from_dict(model.config.to_dict())
-    assert again.task_heads["price"].label_std == tuple(tasks["price"]["label_std"])
+    assert again.task_heads["price"].label_scale == tuple(tasks["price"]["label_scale"])
 
 
 def test_a_price_keeps_its_digits_in_bfloat16():
-    model = tiny.model(num_labels=1, problem_type="regression", label_mean=[612_345.0], label_std=[1.0])
+    model = tiny.model(num_labels=1, problem_type="regression", label_mean=[612_345.0], label_scale=[1.0])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(**tiny.batch()).logits
     assert logits.dtype == torch.float32
@@ -108,11 +108,11 @@ def test_a_price_keeps_its_digits_in_bfloat16():
 
 
 def test_it_travels_in_the_config_alone(tmp_path):
-    model = tiny.model(num_labels=1, problem_type="regression", label_mean=[5e5], label_std=[1e5])
+    model = tiny.model(num_labels=1, problem_type="regression", label_mean=[5e5], label_scale=[1e5])
     torch.nn.init.normal_(model.classifier.weight)
     model.save_pretrained(tmp_path)
     again = MMFusionForClassification.from_pretrained(tmp_path)
-    assert (again.config.label_mean, again.config.label_std) == ([5e5], [1e5])
+    assert (again.config.label_mean, again.config.label_scale) == ([5e5], [1e5])
     assert set(again.state_dict()) == set(tiny.model(num_labels=1).state_dict())
     with torch.no_grad():
         torch.testing.assert_close(again(**tiny.batch()).logits, model(**tiny.batch()).logits)
@@ -122,11 +122,11 @@ def test_it_travels_in_the_config_alone(tmp_path):
     ("settings", "value"),
     [
         ({"label_mean": [1.0]}, "None"),
-        ({"label_mean": [1.0], "label_std": [0.0]}, r"\[0.0\]"),
-        ({"label_mean": [1.0], "label_std": [-1.0]}, r"\[-1.0\]"),
-        ({"label_mean": [NAN], "label_std": [1.0]}, "nan"),
-        ({"label_mean": [1.0, 2.0], "label_std": [1.0, 1.0]}, r"\[1.0, 2.0\]"),
-        ({"label_mean": [1.0], "label_std": [1.0], "problem_type": "single_label_classification"}, "single_label"),
+        ({"label_mean": [1.0], "label_scale": [0.0]}, r"\[0.0\]"),
+        ({"label_mean": [1.0], "label_scale": [-1.0]}, r"\[-1.0\]"),
+        ({"label_mean": [NAN], "label_scale": [1.0]}, "nan"),
+        ({"label_mean": [1.0, 2.0], "label_scale": [1.0, 1.0]}, r"\[1.0, 2.0\]"),
+        ({"label_mean": [1.0], "label_scale": [1.0], "problem_type": "single_label_classification"}, "single_label"),
     ],
 )
 def test_what_is_refused(settings, value):
@@ -143,7 +143,11 @@ def test_numbers_of_another_size_are_told_of_once(caplog):
     """What would be learned badly and silently: a head that starts at zero, and a target of half a million."""
     logging.enable_propagation()
     try:
-        for labels, scale, times in ((DOLLARS, {}, 1), (DOLLARS, label_scale(DOLLARS), 0), (DOLLARS / 1e6, {}, 0)):
+        for labels, scale, times in (
+            (DOLLARS, {}, 1),
+            (DOLLARS, label_statistics(DOLLARS), 0),
+            (DOLLARS / 1e6, {}, 0),
+        ):
             caplog.clear()
             model = tiny.model(num_labels=1, problem_type="regression", **scale).train()
             for _ in range(2):

@@ -474,7 +474,7 @@ def test_other_labels(start, questions, tmp_path, change, problem, metric, floor
     if metric == "rmse":  # of the training rows alone
         labels = torch.tensor(ran.job.splits["train"]["answer"][:])
         assert config.label_mean == pytest.approx([labels.double().mean().item()], rel=1e-6)
-        assert config.label_std == pytest.approx([labels.double().std(correction=0).item()], rel=1e-6)
+        assert config.label_scale == pytest.approx([labels.double().std(correction=0).item()], rel=1e-6)
     assert ran.out.strip().splitlines()[-1] == ran.results["verdict"]  # the last line of the run
     assert f"beat the constant guess: {metric.replace('_', ' ')}" in ran.results["verdict"].replace("beats", "beat")
     assert {found["floor"] for found in ran.results["comparisons"] if not found["constant"]} <= floors

@@ -12,6 +12,8 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -163,23 +165,37 @@ def build_encoder(
         ValueError: a feature layer that the encoder does not have.
     """
     layers = None if feature_layers is None else tuple(feature_layers)
-    used, shapes, layers = dry_run(cast(Any, type(config)), config.to_json_string(use_diff=False), modality, layers)
+    found = dry_run(cast(Any, type(config)), config.to_json_string(use_diff=False), modality, layers)
     encoder = construct_encoder(config, modality)
-    drop_unused(encoder, used)
-    return encoder, list(shapes), None if layers is None else list(layers)
+    drop_unused(encoder, found.trained, found.needed)
+    return encoder, list(found.shapes), None if found.feature_layers is None else list(found.feature_layers)
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What running an encoder once told.
+
+    Args:
+        trained: names of the parameters that the tokens depend on.
+        needed: those, and all of modules without which the encoder does not run.
+        shapes: of each level, for one item.
+        feature_layers: as indices from 0.
+    """
+
+    trained: frozenset[str]
+    needed: frozenset[str]
+    shapes: tuple[tuple[int, ...], ...]
+    feature_layers: tuple[int, ...] | None
 
 
 @functools.lru_cache(maxsize=64)
 def dry_run(
     config_class: Any, config_json: str, modality: str, feature_layers: tuple[int, ...] | None
-) -> tuple[frozenset[str], tuple[tuple[int, ...], ...], tuple[int, ...] | None]:
+) -> DryRun:
     """Runs an encoder forward and backward on the meta device, where nothing is computed: that tells the shapes, and
     which parameters take part. Some look at values that the meta device does not have (DeBERTa at its mask,
     Longformer at its window): these are run on the CPU. Remembered by config, since it costs more than building a
     small encoder.
-
-    Returns:
-        names of the used parameters, the shape of each level, the feature layers as indices from 0.
 
     Raises:
         ValueError: a feature layer that the encoder does not have.
@@ -188,7 +204,7 @@ def dry_run(
     config._attn_implementation = "eager"  # no kernel is asked for on the meta device
     try:
         return dry_run_on("meta", config, modality, feature_layers)
-    except FeatureLayerError:
+    except (FeatureLayerError, ImportError):
         raise
     except Exception as error:  # whatever a model makes of values that are not there
         logger.debug("%s cannot run on the meta device: %s", config.model_type, error)
@@ -197,13 +213,12 @@ def dry_run(
 
 def dry_run_on(
     device: str, config: PreTrainedConfig, modality: str, feature_layers: tuple[int, ...] | None
-) -> tuple[frozenset[str], tuple[tuple[int, ...], ...], tuple[int, ...] | None]:
+) -> DryRun:
     """See `dry_run`."""
-    with torch.device(device):
+    with torch.device(device), torch.enable_grad():
         probe = construct_encoder(config, modality).eval()
         probe.requires_grad_(True)  # Whisper keeps its positions from training, and uses them all the same
         inputs = dummy_inputs(config, modality, device=device)
-    with torch.enable_grad():
         if feature_layers is not None:
             count = len(probe(**inputs, output_hidden_states=True).hidden_states)
             outside = [layer for layer in feature_layers if not -count <= layer < count]
@@ -213,34 +228,78 @@ def dry_run_on(
                     f"states, so an index from {-count} to {count - 1} is needed."
                 )
             feature_layers = tuple(layer % count for layer in feature_layers)
+        indexing: set[nn.Module] = set()
+        hooks = [part.register_forward_hook(partial(note_indexing, indexing)) for part in probe.modules()]
         levels = run_encoder(probe, inputs, feature_layers)
-        sum(level.sum() for level in levels).backward()
-    used = frozenset(name for name, parameter in probe.named_parameters() if parameter.grad is not None)
-    return used, tuple(tuple(level.shape[1:]) for level in levels), feature_layers
+        for hook in hooks:
+            hook.remove()
+        try:
+            sum(level.sum() for level in levels).backward()
+        except Exception:
+            if device == "meta":
+                raise
+            logger.warning(
+                f"The {modality} encoder ({config.model_type}) passes no gradients back outside of training mode: all "
+                "of it is kept. It can be frozen."
+            )
+            for parameter in probe.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+        # A module that stands in several places has a name in each.
+        parameters = dict(probe.named_parameters(remove_duplicate=False))
+        trained = frozenset(name for name, parameter in parameters.items() if parameter.grad is not None)
+        of_indexing = {id(parameter) for part in indexing for parameter in part.parameters()}
+        needed = trained | {name for name, parameter in parameters.items() if id(parameter) in of_indexing}
+        try:
+            drop_unused(probe, trained, needed)
+            same = run_encoder(probe, inputs, feature_layers)
+        except Exception as error:  # a weight is asked for that no gradient reaches (LayoutLMv3's positions)
+            logger.debug("%s does not run without its unused parts: %s", config.model_type, error)
+            needed = frozenset(parameters)
+        else:
+            if device != "meta" and not all(map(torch.equal, levels, same)):
+                needed = frozenset(parameters)
+    return DryRun(trained, frozenset(needed), tuple(tuple(level.shape[1:]) for level in levels), feature_layers)
 
 
-def drop_unused(module: nn.Module, used: frozenset[str], prefix: str = ""):
-    """Removes the sub-modules none of whose parameters is used; single parameters that are not used stop training."""
+def note_indexing(found: set[nn.Module], module: nn.Module, inputs, outputs):
+    """A forward hook: takes down modules that no gradient reaches though tokens may depend on them: those that give
+    whole numbers (which tokens to look at), and those that run without gradients."""
+    whole = isinstance(outputs, torch.Tensor) and not outputs.is_floating_point()
+    if whole or not torch.is_grad_enabled():
+        found.add(module)
+
+
+def drop_unused(module: nn.Module, trained: frozenset[str], needed: frozenset[str], prefix: str = ""):
+    """Removes the sub-modules none of whose parameters is needed; single parameters that do not train stop to.
+
+    Args:
+        module: the encoder, or a part of it.
+        trained, needed: see `DryRun`.
+        prefix: of the part's parameters in the encoder.
+    """
     for name, parameter in module.named_parameters(recurse=False):
-        if prefix + name not in used:
+        if prefix + name not in trained:
             parameter.requires_grad_(False)
     for name, child in list(module.named_children()):
         path = f"{prefix}{name}."
         names = [path + key for key, _ in child.named_parameters()]
-        if names and used.isdisjoint(names):
-            if isinstance(module, nn.ModuleList):
-                # Used layers come first: all that follow are unused too. The first one stays in any case, untrained,
-                # since the library records what goes into a stack where its first layer is called.
-                del module[max(int(name), 1) :]
-                if name == "0":
-                    child.requires_grad_(False)
-                return
-            if any(isinstance(part, nn.ModuleList) for part in child.modules()):
-                drop_unused(child, used, path)  # a stack without its layers can still be called
-            else:
-                setattr(module, name, Bypass())
+        if not names or not needed.isdisjoint(names):
+            drop_unused(child, trained, needed, path)
+        elif isinstance(module, nn.ModuleList):
+            behind = [f"{prefix}{key}" for key, _ in module.named_parameters() if int(key.split(".")[0]) > int(name)]
+            if not needed.isdisjoint(behind):
+                child.requires_grad_(False)
+                continue
+            # Used layers come first: all that follow are unused too. The first one stays in any case, untrained,
+            # since the library records what goes into a stack where its first layer is called.
+            del module[max(int(name), 1) :]
+            if name == "0":
+                child.requires_grad_(False)
+            return
+        elif any(isinstance(part, nn.ModuleList) for part in child.modules()):
+            drop_unused(child, trained, needed, path)  # a stack without its layers can still be called
         else:
-            drop_unused(child, used, path)
+            setattr(module, name, Bypass())
 
 
 def run_encoder(

@@ -125,13 +125,14 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         fusion: str | None = None,
         max_audio_seconds: int | None = None,
         image_size: int | None = None,
+        try_encoders: bool = True,
         **kwargs: Any,
     ) -> "MMFusionPreTrainedModel":
         """Builds a model from pretrained encoders; projections, fusion and head start from random weights.
 
         Each encoder is tried on a few short inputs, for what its config does not say, and the config keeps what was
         found: `pooling`, `encode_by_length`, `seeded_encoders` and `interpolate_pos_encoding` of `MMFusionConfig`,
-        where they are not given. A ViT-MAE masks nothing.
+        where they are not given. A ViT-MAE masks nothing, and T5's kin are averaged.
 
         Args:
             vision, text, audio (`str`): for each modality the Hub id or local folder of any model with such an
@@ -144,6 +145,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
                 its kin lose their SpecAugment, which stops at short sounds.)
             image_size (`int`, *optional*): height and width of the pictures, where they are not to be those that the
                 vision encoder was trained with. Give the processor the same.
+            try_encoders (`bool`, defaults to `True`): see above; `False` leaves these keys as they are given, and
+                builds the model that earlier releases did.
             revision, token, subfolder, cache_dir, local_files_only, force_download, trust_remote_code: as in
                 `from_pretrained`; one value for all encoders, or a dict by modality.
             dtype, device_map, max_memory, quantization_config, attn_implementation: as in `from_pretrained`, for the
@@ -186,7 +189,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             if getattr(configs["audio_config"], "apply_spec_augment", False):
                 configs["audio_config"].apply_spec_augment = False
         if "vision_config" in configs:
-            keep_all_patches(configs["vision_config"])
+            if try_encoders:
+                keep_all_patches(configs["vision_config"])
         elif image_size is not None:
             raise ValueError(f"image_size is {image_size}, but there is no vision encoder.")
         cls.adapt_part_configs(configs, kwargs)
@@ -225,7 +229,10 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             state_dict.update({f"{prefix}.{key}": weights[key] for key in encoder.state_dict() if key in weights})
             if name in MODALITY_CONFIGS:
                 given = [key for key in ("encode_by_length", "seeded_encoders") if kwargs.get(key) is not None]
-                keep_findings(config, name, whole, image_size if name == "vision" else None, given)
+                if try_encoders:
+                    keep_findings(config, name, whole, given)
+                if name == "vision" and image_size is not None and takes_pictures_of(whole, image_size):
+                    config.interpolate_pos_encoding = True
             del whole
 
         verbosity = logging.get_verbosity()
@@ -356,9 +363,7 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         return MMFusionProcessor, MMFusionClassificationPipeline
 
 
-def keep_findings(
-    config: MMFusionConfig, name: str, encoder: PreTrainedModel, image_size: int | None, given: Collection[str] = ()
-):
+def keep_findings(config: MMFusionConfig, name: str, encoder: PreTrainedModel, given: Collection[str] = ()):
     """Tries an encoder, and writes into the config what it does and its own config does not say, unless the caller
     said so.
 
@@ -366,22 +371,16 @@ def keep_findings(
         config: of the whole model.
         name: of the encoder's modality.
         encoder: the whole one, with its weights.
-        image_size: of the pictures that it is to read; None for that of its config.
         given: keys that the caller has settled.
-
-    Raises:
-        ValueError: it takes no pictures of this size.
     """
     findings = probe_encoder(encoder, name)
     if name == "text" and name not in (config.pooling or {}):
-        pooling = pooling_of(encoder.config, findings)
+        pooling = pooling_of(config.text_config, findings)
         if pooling is not None:
             config.pooling = {**(config.pooling or {}), name: pooling}
     for key, found in (("encode_by_length", findings.by_length), ("seeded_encoders", findings.random)):
         if found and key not in given:
             setattr(config, key, [*(getattr(config, key) or []), name])
-    if image_size is not None and takes_pictures_of(encoder, image_size):
-        config.interpolate_pos_encoding = True
 
 
 __all__ = ["MMFusionPreTrainedModel"]

@@ -142,6 +142,8 @@ def try_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
     if "attention_mask" in item:
         steps = item["attention_mask"].shape[1]
         padded = {name: pad_behind(value, max(3, steps // 2)) for name, value in item.items()}
+        if modality == "text":  # not zeros: whatever pads, the mask has to hide it
+            padded["input_ids"][:, steps:] = item["input_ids"][:, :1]
         try:
             findings.by_length = not alike(first, states(padded)[: len(first)])
         except (RuntimeError, ValueError, IndexError) as error:  # it takes lengths of some kind alone

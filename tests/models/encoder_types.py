@@ -3,6 +3,7 @@
 Fields that many configs share are made small by their names; what is left is in `SPECIAL`.
 """
 
+import inspect
 import re
 import tempfile
 import warnings
@@ -10,17 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tiny_models as tiny
 import torch
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.models.auto import modeling_auto
 
 from mm_hf import MMFusionForClassification
 from mm_hf.models.configuration_mm_fusion import part_of_composite
-from mm_hf.models.encoders import dummy_inputs, model_from_config
-
-
-def fusion_settings(**changes):
-    return {"num_attention_heads": 2, "intermediate_size": 48, "initializer_range": 0.2, "hidden_dropout_prob": 0.0, **changes}
+from mm_hf.models.encoders import dummy_inputs, model_from_config, run_encoder
+from mm_hf.models.probing import longest_text, try_encoder
 
 
 MAPPINGS = {
@@ -137,6 +136,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "patch_size": 2,
     },
     "mobilevitv2": {"width_multiplier": 0.25, "patch_size": 2},
+    "perceiver": {"num_latents": 4, "d_latents": 32, "num_self_attends_per_block": 1, "num_blocks": 1},
     "pp_lcnet": {"scale": 0.25},
     "pvt": {"num_attention_heads": [1, 2, 2, 2]},
     "pvt_v2": {"num_attention_heads": [1, 2, 2, 2], "num_channels": 3},
@@ -232,3 +232,185 @@ def shrink(config_class, special: dict[str, Any]):
 def all_types() -> list[tuple[str, str]]:
     """Pairs of modality and type, those that are listed for several modalities once for each."""
     return [(modality, name) for modality, key in MAPPINGS.items() for name in getattr(modeling_auto, key)]
+
+
+# --- Trying one
+
+
+@dataclass
+class Trial:
+    """What came of a type.
+
+    Args:
+        modality, model_type: which.
+        verdict: `"passes"`, `"fails"`, or `"cannot"` of a type that does not read the modality as mm_hf gives it, or
+            that needs a library which is not installed.
+        reason: why it does not pass.
+        findings: the keys that `from_encoders_pretrained` wrote.
+        difference: the largest one between the logits of a row alone and in a batch, over both sides of padding.
+    """
+
+    modality: str
+    model_type: str
+    verdict: str
+    reason: str = ""
+    findings: dict[str, Any] = field(default_factory=dict)
+    difference: float = 0.0
+
+
+def learn_statistics(source):
+    """Gives batch norms the statistics of what goes through them: with those of new ones, small signals vanish on
+    their way through a deep network."""
+    norms = [module for module in source.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        for norm in norms:
+            norm.momentum = None  # the mean of all batches, of which there is one
+        images = torch.randn(8, *dummy_inputs(source.config, "vision")["pixel_values"].shape[1:])
+        with torch.no_grad():
+            source.train()(pixel_values=images)
+        source.eval()
+
+
+def rows_of(modality: str, config) -> list[dict[str, torch.Tensor]]:
+    """Three rows, each alone, with a mask where the encoder reads items of any length: of three lengths."""
+    generator = torch.Generator().manual_seed(1)
+    if modality == "text":
+        ids = [torch.randint(5, 60, (1, length), generator=generator) for length in (9, 6, 12)]
+        return [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids]
+    dummy = dummy_inputs(config, modality)
+    if modality == "vision" or hasattr(config, "num_mel_bins"):  # of one length: Whisper, AST
+        return [
+            {name: torch.randn(value.shape, generator=generator) for name, value in dummy.items()} for _ in range(3)
+        ]
+    ((name, value),) = dummy.items()
+    lengths = (1100, 830, 1400) if value.ndim == 2 else (24, 17, 30)
+    waves = [torch.randn(1, length, *value.shape[2:], generator=generator) for length in lengths]
+    return [{name: wave, "audio_attention_mask": torch.ones(wave.shape[:2], dtype=torch.int64)} for wave in waves]
+
+
+def padded(rows: list[dict[str, torch.Tensor]], side: str) -> dict[str, torch.Tensor]:
+    """The rows as one batch; in the padding of texts stands a real token, which the mask hides."""
+    batch = {}
+    for name in rows[0]:
+        longest = max(row[name].shape[1] for row in rows)
+        parts = []
+        for row in rows:
+            values = row[name]
+            missing = longest - values.shape[1]
+            filling = values[:, :1].expand(-1, missing, *values.shape[2:])
+            if name != "input_ids":
+                filling = torch.zeros_like(filling)
+            parts.append(torch.cat([values, filling] if side == "right" else [filling, values], dim=1))
+        batch[name] = torch.cat(parts)
+    return batch
+
+
+def try_type(modality: str, model_type: str, folder: Path) -> Trial:
+    """Builds a model over a saved encoder of this type, takes a step, saves, loads, and compares rows alone with rows
+    in a batch."""
+    trial = Trial(modality, model_type, "fails")
+    try:
+        config = tiny_config(model_type)
+        torch.manual_seed(0)
+        source = model_from_config(part_of_composite(config, modality))
+        if modality == "vision":
+            learn_statistics(source)
+        source.save_pretrained(folder / "source")
+    except ImportError as error:
+        library = re.search(r"requires the (\w+) library", str(error))
+        trial.verdict, trial.reason = "cannot", f"needs {library[1]}" if library else str(error)
+        return trial
+    try:
+        torch.manual_seed(0)
+        model = MMFusionForClassification.from_encoders_pretrained(
+            **{modality: folder / "source"},
+            num_labels=3,
+            classifier_dropout=0.0,
+            fusion_module_config=tiny.fusion_settings(num_hidden_layers=1),
+        )
+    except ValueError as error:
+        if "which reads" in str(error) or "mm_hf does not make them" in str(error):
+            trial.verdict, trial.reason = "cannot", str(error)
+            return trial
+        raise
+    settings = model.config
+    trial.findings = {"pooling": settings.poolings[modality]} | {
+        key: getattr(settings, key) for key in ("encode_by_length", "seeded_encoders") if getattr(settings, key)
+    }
+    encoder = model.model.encoders[modality]
+    rows = rows_of(modality, encoder.config)
+    batch = padded(rows, "right")
+    compare_with_source(model, modality, folder / "source", rows[0])
+    take_step(model, batch)
+    with torch.no_grad():
+        expected = model.eval()(**batch).logits
+        model.save_pretrained(folder / "fused")
+        loaded, info = MMFusionForClassification.from_pretrained(folder / "fused", output_loading_info=True)
+        lost = {key: info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}
+        assert not lost, f"saved and loaded, weights are lost: {lost}"
+        again = loaded(**batch).logits
+        assert torch.isfinite(again).all(), "logits that are no finite numbers"
+        spread = expected.std(0).max().item()
+        assert spread > 1e-4, f"the logits do not depend on the item: they differ by {spread:.1e}"
+        difference = (again - expected).abs().max().item()
+        assert difference <= 1e-5, f"saved and loaded, the logits differ by {difference:.1e}"
+        alone = torch.cat([model(**row).logits for row in rows])
+        for side in ("right", "left"):
+            difference = (model(**padded(rows, side)).logits - alone).abs().max().item()
+            trial.difference = max(trial.difference, difference)
+            assert difference <= 1e-5, f"padded on the {side}, the logits of a row differ by {difference:.1e}"
+    if modality == "text":
+        longest = longest_text(settings.text_config)
+        trial.findings["longest_text"] = "no end" if longest is None else longest
+        ids = torch.full((1, longest if longest and longest < 1000 else 3 * POSITIONS), 7)
+        with torch.no_grad():
+            run_encoder(encoder, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, None)
+    trial.verdict = "passes"
+    return trial
+
+
+@torch.no_grad()
+def compare_with_source(model, modality, folder, row):
+    """The states of the encoder are those of the library's own model: nothing that matters was left out."""
+    config = AutoConfig.from_pretrained(folder)
+    if getattr(config, "languages", None):  # X-MOD
+        config.default_language = config.languages[0]
+    source = type(model_from_config(config)).from_pretrained(folder, config=config).eval()
+    if config.is_encoder_decoder:
+        source = source.get_encoder()
+    accepted = inspect.signature(source.forward).parameters
+    if modality == "text":
+        assert not try_encoder(source, modality).blind, "no token knows of any other without a kernel for CUDA"
+    inputs = {name.removeprefix("audio_"): value for name, value in row.items()}
+    outputs = source(**{name: value for name, value in inputs.items() if name in accepted})
+    expected = outputs.feature_maps[-1] if "feature_maps" in outputs else outputs.last_hidden_state
+    (level,) = model.eval().model.encode(**row)[modality].levels
+    difference = (level.reshape(-1).sort().values - expected.reshape(-1).sort().values).abs().max().item()
+    assert difference <= 1e-4 * expected.abs().max(), f"the states differ from the source's by {difference:.1e}"
+
+
+def take_step(model, batch):
+    """One step of SGD: every parameter that trains has a gradient, most of the encoder's one that is not zero."""
+    model.train()
+    model(**batch, labels=torch.tensor([0, 1, 2])).loss.backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    lacking = [name for name, p in trained.items() if p.grad is None]
+    assert not lacking, f"{len(lacking)} parameters have no gradient, such as {lacking[:2]}"
+    moved = [p.grad.abs().max() > 0 for name, p in trained.items() if "encoders." in name]
+    assert sum(moved) > 0.5 * len(moved), f"{sum(moved)} of {len(moved)} parameters of the encoder have a gradient"
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter -= 0.01 * parameter.grad / parameter.grad.norm().clamp(min=1.0)
+
+
+def try_all(types: list[tuple[str, str]]) -> list[Trial]:
+    """Tries types one after another; what breaks is a failure with its reason."""
+    trials = []
+    for modality, model_type in types:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                trials.append(try_type(modality, model_type, Path(folder)))
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}".removeprefix("AssertionError: ").splitlines()[0]
+                trials.append(Trial(modality, model_type, "fails", reason))
+    return trials

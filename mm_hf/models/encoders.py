@@ -94,7 +94,7 @@ def model_from_config(config: PreTrainedConfig) -> PreTrainedModel:
     types that have a backbone alone (PP-LCNet)."""
     names = [type(config).__name__.replace("Config", part) for part in ("Model", "Backbone")]
     name = next((name for name in names if hasattr(transformers, name)), None)
-    known = MODEL_MAPPING[type(config)] if type(config) in MODEL_MAPPING else None
+    known = MODEL_MAPPING.get(type(config), None)
     if isinstance(known, (tuple, list)) and not config.architectures:  # Funnel: the library stumbles over the choice
         return known[0]._from_config(config)
     if known is not None or name is None:
@@ -139,9 +139,9 @@ def construct_encoder(config: PreTrainedConfig, modality: str) -> PreTrainedMode
     ]
     if lacking := [name for name in needed if name not in readable]:
         raise ValueError(
-            f"The {modality} encoder is of type {config.model_type!r}, which needs {lacking} beside "
-            f"{readable[0]!r}: mm_hf does not make them. Take a type that reads {readable[0]!r} alone (of SigLIP 2 the "
-            "checkpoints of one picture size, not those named NaFlex)."
+            f"The {modality} encoder is of type {config.model_type!r}, which needs {lacking} beside {readable[0]!r}: "
+            f"mm_hf does not make them. Take a type that reads {readable[0]!r} alone (of SigLIP 2 the checkpoints of "
+            "one picture size, not those named NaFlex)."
         )
     return encoder
 
@@ -189,9 +189,7 @@ class DryRun:
 
 
 @functools.lru_cache(maxsize=64)
-def dry_run(
-    config_class: Any, config_json: str, modality: str, feature_layers: tuple[int, ...] | None
-) -> DryRun:
+def dry_run(config_class: Any, config_json: str, modality: str, feature_layers: tuple[int, ...] | None) -> DryRun:
     """Runs an encoder forward and backward on the meta device, where nothing is computed: that tells the shapes, and
     which parameters take part. Some look at values that the meta device does not have (DeBERTa at its mask,
     Longformer at its window): these are run on the CPU. Remembered by config, since it costs more than building a
@@ -211,9 +209,7 @@ def dry_run(
         return dry_run_on("cpu", config, modality, feature_layers)
 
 
-def dry_run_on(
-    device: str, config: PreTrainedConfig, modality: str, feature_layers: tuple[int, ...] | None
-) -> DryRun:
+def dry_run_on(device: str, config: PreTrainedConfig, modality: str, feature_layers: tuple[int, ...] | None) -> DryRun:
     """See `dry_run`."""
     with torch.device(device), torch.enable_grad():
         probe = construct_encoder(config, modality).eval()

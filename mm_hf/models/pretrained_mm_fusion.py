@@ -72,6 +72,16 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
 
+    def post_init(self):
+        """See the library's method; what differs: layers that an encoder shares (Zamba's) are known as shared, where
+        the library looks at direct children alone, and misses the encoders."""
+        super().post_init()
+        names = {name for name, _ in self.named_parameters(remove_duplicate=False)}
+        for prefix, module in self.named_modules():
+            if isinstance(module, PreTrainedModel) and module is not self:
+                tied = {f"{prefix}.{key}": f"{prefix}.{value}" for key, value in module.all_tied_weights_keys.items()}
+                self.all_tied_weights_keys.update({key: value for key, value in tied.items() if {key, value} <= names})
+
     def regression_heads(self) -> list[nn.Module]:
         """The last layers that give numbers, not scores of classes."""
         return []
@@ -375,7 +385,7 @@ def keep_findings(config: MMFusionConfig, name: str, encoder: PreTrainedModel, g
     """
     findings = probe_encoder(encoder, name)
     if name == "text" and name not in (config.pooling or {}):
-        pooling = pooling_of(config.text_config, findings)
+        pooling = pooling_of(cast(Any, config.text_config), findings)
         if pooling is not None:
             config.pooling = {**(config.pooling or {}), name: pooling}
     for key, found in (("encode_by_length", findings.by_length), ("seeded_encoders", findings.random)):

@@ -133,8 +133,7 @@ def try_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
         return run_encoder(encoder, item, None, seeded=seeded)[0][0]  # (T, H)
 
     first = states(item)
-    again = [states(item, seeded=False) for _ in range(2)]
-    findings.random = not alike(*again)
+    findings.random = not all(alike(first, states(item, seeded=False)) for _ in range(4))
     if modality == "text" and len(first) > 2:
         later, earlier = (states(other) for other in items[1:])
         findings.blind = alike(first[0], later[0]) and alike(first[-1], earlier[-1])
@@ -228,7 +227,8 @@ class PositionWatch(TorchFunctionMode):
         elif name == "__getitem__":
             table = args[0]
             index = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
-        if isinstance(index, torch.Tensor) and index.dtype == torch.int64 and isinstance(table, torch.Tensor) and table.is_floating_point():
+        numbers = isinstance(index, torch.Tensor) and index.dtype == torch.int64
+        if numbers and isinstance(table, torch.Tensor) and table.is_floating_point():
             self.note(index, table.shape[rows])
         return func(*args, **kwargs)
 
@@ -270,7 +270,9 @@ def longest_text(config: PreTrainedConfig) -> int | None:
             failures.append(error)
             if watch.longest is None:
                 continue
-        return watch.longest
+        # Some keep the numbers of the positions, and have fewer of them than rows (CANINE, RoBERTa more).
+        numbers = [buffer.shape[-1] for name, buffer in encoder.named_buffers() if name.endswith("position_ids")]
+        return None if watch.longest is None else min([watch.longest, *numbers])
     logger.debug("The longest text of %s could not be measured: %s", config.model_type, failures)
     return said_positions(config)
 

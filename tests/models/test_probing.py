@@ -348,7 +348,7 @@ def test_pictures_of_another_size(name, tmp_path):
         if stretched:  # without the key as before
             plain = fused(vision=folder)
             assert plain.config.interpolate_pos_encoding is False
-            with pytest.raises((ValueError, RuntimeError), match="48|size of tensor"):
+            with pytest.raises((ValueError, RuntimeError), match=r"48|size of tensor"):
                 plain(pixel_values=pixel_values)
             own = torch.randn(2, 3, 32, 32)
             assert torch.equal(plain(pixel_values=own).logits, model(pixel_values=own).logits)
@@ -482,5 +482,5 @@ def check_new_words(model, tmp_path, inputs, with_text=True):
 
 
 def test_new_words_for_a_model_without_any():
-    with pytest.raises(NotImplementedError, match="reads and writes no text.*'vision'"):
+    with pytest.raises(NotImplementedError, match=r"reads and writes no text.*'vision'"):
         tiny.model(text=None).resize_token_embeddings(70)

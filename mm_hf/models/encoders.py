@@ -200,21 +200,35 @@ def dry_run(config_class: Any, config_json: str, modality: str, feature_layers: 
     """
     config = config_class.from_dict(json.loads(config_json))
     config._attn_implementation = "eager"  # no kernel is asked for on the meta device
-    try:
-        return dry_run_on("meta", config, modality, feature_layers)
-    except (FeatureLayerError, ImportError):
-        raise
-    except Exception as error:  # whatever a model makes of values that are not there
-        logger.debug("%s cannot run on the meta device: %s", config.model_type, error)
-        return dry_run_on("cpu", config, modality, feature_layers)
+    for device, masked in (("meta", False), ("meta", True), ("cpu", True)):
+        config._experts_implementation = "batched_mm" if device == "meta" else "eager"
+        try:
+            return dry_run_on(device, masked, config, modality, feature_layers)
+        except (FeatureLayerError, ImportError):
+            raise
+        except Exception as error:  # whatever a model makes of values that are not there
+            if device == "cpu":
+                raise
+            logger.debug("%s cannot run on the %s device: %s", config.model_type, device, error)
+    raise AssertionError("one of them gives or raises")
 
 
-def dry_run_on(device: str, config: PreTrainedConfig, modality: str, feature_layers: tuple[int, ...] | None) -> DryRun:
-    """See `dry_run`."""
-    with torch.device(device), torch.enable_grad():
+def dry_run_on(
+    device: str,
+    masked: bool,
+    config: PreTrainedConfig,
+    modality: str,
+    feature_layers: tuple[int, ...] | None,
+) -> DryRun:
+    """See `dry_run`; with a mask or without one."""
+    with torch.random.fork_rng(devices=[]), torch.device(device), torch.enable_grad():
         probe = construct_encoder(config, modality).eval()
         probe.requires_grad_(True)  # Whisper keeps its positions from training, and uses them all the same
+        if device != "meta":
+            fill_weights(probe)
         inputs = dummy_inputs(config, modality, device=device)
+        if not masked:
+            inputs.pop("attention_mask", None)
         if feature_layers is not None:
             count = len(probe(**inputs, output_hidden_states=True).hidden_states)
             outside = [layer for layer in feature_layers if not -count <= layer < count]
@@ -226,7 +240,7 @@ def dry_run_on(device: str, config: PreTrainedConfig, modality: str, feature_lay
             feature_layers = tuple(layer % count for layer in feature_layers)
         indexing: set[nn.Module] = set()
         hooks = [part.register_forward_hook(partial(note_indexing, indexing)) for part in probe.modules()]
-        levels = run_encoder(probe, inputs, feature_layers)
+        levels = run_encoder(probe, inputs, feature_layers, seeded=True)
         for hook in hooks:
             hook.remove()
         try:
@@ -247,7 +261,7 @@ def dry_run_on(device: str, config: PreTrainedConfig, modality: str, feature_lay
         needed = trained | {name for name, parameter in parameters.items() if id(parameter) in of_indexing}
         try:
             drop_unused(probe, trained, needed)
-            same = run_encoder(probe, inputs, feature_layers)
+            same = run_encoder(probe, inputs, feature_layers, seeded=True)
         except Exception as error:  # a weight is asked for that no gradient reaches (LayoutLMv3's positions)
             logger.debug("%s does not run without its unused parts: %s", config.model_type, error)
             needed = frozenset(parameters)
@@ -255,6 +269,14 @@ def dry_run_on(device: str, config: PreTrainedConfig, modality: str, feature_lay
             if device != "meta" and not all(map(torch.equal, levels, same)):
                 needed = frozenset(parameters)
     return DryRun(trained, frozenset(needed), tuple(tuple(level.shape[1:]) for level in levels), feature_layers)
+
+
+@torch.no_grad()
+def fill_weights(module: nn.Module):
+    """Gives all weights some numbers: while a checkpoint is loaded new modules have whatever is in the memory."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.uniform_(-0.1, 0.1, generator=generator)
 
 
 def note_indexing(found: set[nn.Module], module: nn.Module, inputs, outputs):

@@ -108,7 +108,8 @@ def probe_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
     if encoder.dtype in (torch.float16, torch.bfloat16):
         encoder.float()
     try:
-        findings = try_encoder(encoder, modality)
+        with torch.random.fork_rng(devices=[]):
+            findings = try_encoder(encoder, modality)
     except Exception as error:  # whatever a strange model makes of the inputs
         logger.warning(
             f"The {modality} encoder ({encoder.config.model_type}) could not be tried, and is taken for one that is "
@@ -134,6 +135,7 @@ def try_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
 
     first = states(item)
     findings.random = not all(alike(first, states(item, seeded=False)) for _ in range(4))
+    findings.random |= getattr(encoder.config, "hash_seed", 0) is None  # Reformer draws for texts of several chunks
     if modality == "text" and len(first) > 2:
         later, earlier = (states(other) for other in items[1:])
         findings.blind = alike(first[0], later[0]) and alike(first[-1], earlier[-1])
@@ -260,7 +262,7 @@ def longest_text(config: PreTrainedConfig) -> int | None:
     for tried in (with_one_layer(config), copy.deepcopy(config)):
         watch = PositionWatch(tokens)
         try:
-            with torch.device("cpu"), init.no_init_weights():
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"), init.no_init_weights():
                 encoder = construct_encoder(tried, "text").eval()
             ordinary = probe_items(encoder, "text")[0]["input_ids"][0, 0]
             inputs = {"input_ids": ordinary.repeat(1, tokens), "attention_mask": torch.ones(1, tokens).long()}
@@ -272,7 +274,9 @@ def longest_text(config: PreTrainedConfig) -> int | None:
                 continue
         # Some keep the numbers of the positions, and have fewer of them than rows (CANINE, RoBERTa more).
         numbers = [buffer.shape[-1] for name, buffer in encoder.named_buffers() if name.endswith("position_ids")]
-        return None if watch.longest is None else min([watch.longest, *numbers])
+        if watch.longest is not None:
+            return min([watch.longest, *numbers])
+        return getattr(config, "max_seq_len", None)  # MPT's distances, made for so many tokens
     logger.debug("The longest text of %s could not be measured: %s", config.model_type, failures)
     return said_positions(config)
 

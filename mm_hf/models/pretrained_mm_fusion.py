@@ -279,8 +279,9 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             embeddings = part.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
             resized.append(cast(nn.Embedding, embeddings))
             if new_num_tokens is not None or pad_to_multiple_of is not None:
+                self.vocab_size = embeddings.weight.shape[0]  # as the library sets it
                 for own in (part.config, config):
-                    own.get_text_config().vocab_size = embeddings.weight.shape[0]
+                    own.get_text_config().vocab_size = self.vocab_size
         self.apply_freezing()
         return resized[0]
 

@@ -223,6 +223,7 @@ def dry_run_on(
     """See `dry_run`; with a mask or without one."""
     with torch.random.fork_rng(devices=[]), torch.device(device), torch.enable_grad():
         probe = construct_encoder(config, modality).eval()
+        share_weights(probe)
         probe.requires_grad_(True)  # Whisper keeps its positions from training, and uses them all the same
         if device != "meta":
             fill_weights(probe)
@@ -269,6 +270,13 @@ def dry_run_on(
             if device != "meta" and not all(map(torch.equal, levels, same)):
                 needed = frozenset(parameters)
     return DryRun(trained, frozenset(needed), tuple(tuple(level.shape[1:]) for level in levels), feature_layers)
+
+
+def share_weights(module: PreTrainedModel):
+    """Lets places that share a weight do so: while a checkpoint is loaded the library puts that off."""
+    for name, source in getattr(module, "all_tied_weights_keys", {}).items():
+        place, _, own = name.rpartition(".")
+        setattr(module.get_submodule(place), own, module.get_parameter(source))
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from transformers.models.auto import modeling_auto
 
 from mm_hf import MMFusionForClassification
 from mm_hf.models.configuration_mm_fusion import part_of_composite
-from mm_hf.models.encoders import dummy_inputs, model_from_config, run_encoder
+from mm_hf.models.encoders import dry_run, dummy_inputs, model_from_config, run_encoder
 from mm_hf.models.probing import longest_text, try_encoder
 
 
@@ -349,6 +349,7 @@ def try_type(modality: str, model_type: str, folder: Path) -> Trial:
     with torch.no_grad():
         expected = model.eval()(**batch).logits
         model.save_pretrained(folder / "fused")
+        dry_run.cache_clear()  # as in a process of its own
         loaded, info = MMFusionForClassification.from_pretrained(folder / "fused", output_loading_info=True)
         lost = {key: info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}
         assert not lost, f"saved and loaded, weights are lost: {lost}"

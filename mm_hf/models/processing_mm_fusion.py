@@ -176,8 +176,13 @@ class MMFusionProcessor(ProcessorMixin):
                     limit_seconds(parts["feature_extractor"], max_audio_seconds)
             else:
                 tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
-                config = part_of_composite(AutoConfig.from_pretrained(source, **kwargs), name)
-                limit_text(tokenizer, config)
+                try:
+                    config = part_of_composite(AutoConfig.from_pretrained(source, **kwargs), name)
+                except (OSError, ValueError):  # a tokenizer without an encoder beside it
+                    if tokenizer.model_max_length > UNKNOWN_LENGTH:
+                        raise
+                else:
+                    limit_text(tokenizer, config)
                 parts["tokenizer"] = tokenizer
         if image_size is not None and "image_processor" not in parts:
             raise ValueError(f"image_size is {image_size}, but there is no vision encoder.")

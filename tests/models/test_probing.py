@@ -192,6 +192,15 @@ def test_a_tokenizer_without_padding_gets_one(tokens, pad, tmp_path):
     assert lengths[0] < lengths[1] == batch["input_ids"].shape[1]
 
 
+def test_a_tokenizer_without_an_encoder_is_believed(tmp_path):
+    bert_tokenizer(tmp_path / "known", 16)
+    processor = MMFusionProcessor.from_encoders_pretrained(text=tmp_path / "known")
+    assert processor(text=["word " * 120])["input_ids"].shape == (1, 16)
+    bert_tokenizer(tmp_path / "unknown")
+    with pytest.raises((OSError, ValueError), match=r"config|model_type"):
+        MMFusionProcessor.from_encoders_pretrained(text=tmp_path / "unknown")
+
+
 def test_every_tokenizer_gives_a_mask(tmp_path):
     """SigLIP's names no mask among its inputs."""
     ENCODERS["bert"][0]().save_pretrained(tmp_path)

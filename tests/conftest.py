@@ -1,4 +1,5 @@
-"""What tests of several folders share: the real encoders, and tiny models under the name `tiny_models`."""
+"""What tests of several folders share: the real encoders, and tiny models under the name `tiny_models`, and a
+tiny model of every type under the name `encoder_types`."""
 
 import fcntl
 import importlib
@@ -23,6 +24,7 @@ def load_helper(name: str, path: Path):
 
 
 load_helper("tiny_models", REPOSITORY / "tests/models/tiny.py")
+load_helper("encoder_types", REPOSITORY / "tests/models/encoder_types.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -62,6 +62,7 @@ CODE = {
     "pretrained_mm_fusion.py",
     "processing_mm_fusion.py",
     "projection.py",
+    "probing.py",
     "recurrent.py",
     "series.py",
     "sound.py",

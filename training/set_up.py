@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration, gather_object, set_seed
 from datasets import Dataset, IterableDataset, List
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
 from mm_hf import (
@@ -51,12 +51,13 @@ from mm_hf.data import (
 from mm_hf.data.decoding import find_picture
 from mm_hf.data.labels import STRINGS, count_values
 from mm_hf.data.loading import SOURCE_ROW, rows_by_path
-from mm_hf.models.configuration_mm_fusion import PRETRAINED_MODALITIES
+from mm_hf.models.configuration_mm_fusion import PRETRAINED_MODALITIES, part_of_composite
 from mm_hf.models.ctc_mm_fusion import CTC
 from mm_hf.models.finite import is_code, kind_of_texts, read_number
 from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.models.losses import count_labels
 from mm_hf.models.names import did_you_mean
+from mm_hf.models.probing import longest_text
 from mm_hf.models.recurrent import RecurrentConfig
 from mm_hf.models.series import SeriesScaler, as_steps, has_no_steps
 from mm_hf.models.tabular import TableSchema, TabularConfig
@@ -385,15 +386,17 @@ def build_processor(
         **encoders,
         decoder=model_args.decoder,
         max_audio_seconds=model_args.max_audio_seconds,
+        image_size=model_args.image_size,
         table_schema=schema,
         series_scaler=fit_series(train, data_args) if data_args.series_column else None,
         image_background=model_args.image_background or ("white" if defaults_version > 1 else None),
     )
-    if model_args.image_size is not None:
-        processor.image_processor.size = {"height": model_args.image_size, "width": model_args.image_size}
-        processor.image_processor.do_center_crop = False
     if data_args.max_text_length is not None:
-        processor.tokenizer.model_max_length = data_args.max_text_length
+        longest = data_args.max_text_length
+        if model_args.text_encoder is not None:  # nothing is longer than what the encoder can place
+            config = part_of_composite(AutoConfig.from_pretrained(model_args.text_encoder), "text")
+            longest = min(longest, longest_text(config) or longest)
+        processor.tokenizer.model_max_length = longest
     return processor
 
 
@@ -493,6 +496,8 @@ def build_model(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
         **{name: getattr(args, f"{name}_encoder") for name in PRETRAINED_MODALITIES},
         **own,
         max_audio_seconds=args.max_audio_seconds,
+        image_size=args.image_size,
+        try_encoders=job.train_args.defaults_version > 1,
         fusion=args.fusion,
         fusion_module_config={
             "hidden_size": args.fusion_hidden_size,

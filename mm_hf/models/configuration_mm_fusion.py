@@ -245,7 +245,17 @@ class MMFusionConfig(PreTrainedConfig):
             then see the same network. Turn it off for a CNN that starts from random weights.
         pooling (`dict[str, str]`, *optional*): how one vector is read from the tokens of a modality: `"cls"` (the
             first), `"last"` (the last that is not padding) or `"mean"`. Left out: the first for text encoders, the
-            last for those that pool there (CLIP, SigLIP), the mean for all others.
+            last for those that pool there (CLIP, SigLIP), the mean for all others. First and last go by the mask.
+            `from_encoders_pretrained` tries a text encoder once, and writes `"last"` for a causal one (GPT-2, Llama…),
+            whose first token knows of no other.
+        interpolate_pos_encoding (`bool`, defaults to `False`): stretch the vision encoder's learned positions to the
+            size of the pictures, for encoders that can (ViT, CLIP, SigLIP, Swin…): pictures of another size than it
+            was trained with.
+        encode_by_length (`list[str]`, *optional*): of text and audio those whose encoder lets padding change what it
+            gives (FNet, ConvBERT, Wav2Vec2 with group norm…), mask or no mask: items of one length go through it
+            together, without padding. `from_encoders_pretrained` finds out.
+        seeded_encoders (`list[str]`, *optional*): modalities whose encoder draws at random in eval mode too
+            (Reformer's hashing): it draws the same there in every call. `from_encoders_pretrained` finds out.
         num_images (`int`, defaults to 1): places for images that a row has, as front and back view. Above 1 each place
             has a learned embedding, and `vision_index` is `(B, num_images)`. (A fusion that sees nothing but pooled
             vectors, such as `"concat"`, cannot tell the places apart.)
@@ -328,6 +338,9 @@ class MMFusionConfig(PreTrainedConfig):
     freeze_encoders: bool | list[str] = False
     freeze_batch_norm: bool = True
     pooling: dict[str, str] | None = None
+    interpolate_pos_encoding: bool = False
+    encode_by_length: list[str] | None = None
+    seeded_encoders: list[str] | None = None
     num_images: int = 1
     classifier_dropout: float | int = 0.1
     label_smoothing: float | int = 0.0
@@ -442,6 +455,14 @@ class MMFusionConfig(PreTrainedConfig):
         vision = [vision] if isinstance(vision, int) else vision
         return {name: vision if name == "vision" else None for name in self.modalities}
 
+    def encoding(self, name: str) -> dict[str, bool]:
+        """How the encoder of a modality is run, as `encode_items` takes it."""
+        return {
+            "interpolate": self.interpolate_pos_encoding,
+            "by_length": name in (self.encode_by_length or ()),
+            "seeded": name in (self.seeded_encoders or ()),
+        }
+
     @property
     def loss_settings(self) -> dict[str, Any]:
         """What shapes the training loss, as `classification_loss` takes it."""
@@ -491,6 +512,8 @@ class MMFusionConfig(PreTrainedConfig):
         if isinstance(self.fusion_module_config.modality_dropout, dict):
             named["fusion_module_config.modality_dropout"] = list(self.fusion_module_config.modality_dropout)
         named["pooling"] = list(self.pooling or {})
+        named["encode_by_length"] = list(self.encode_by_length or [])
+        named["seeded_encoders"] = list(self.seeded_encoders or [])
         for key, names in named.items():
             unknown = [name for name in names if name not in self.modalities]
             if unknown:
@@ -502,6 +525,8 @@ class MMFusionConfig(PreTrainedConfig):
             if pooling not in POOLINGS:
                 meant = did_you_mean(pooling, POOLINGS)
                 raise ValueError(f"pooling of {name} must be one of {POOLINGS}, got {pooling!r}.{meant}")
+        if strange := set(self.encode_by_length or ()) - {"text", "audio"}:
+            raise ValueError(f"encode_by_length is for text and audio, which have lengths; got {sorted(strange)}.")
         if self.vision_feature_join not in FEATURE_JOINS:
             meant = did_you_mean(self.vision_feature_join, FEATURE_JOINS)
             raise ValueError(

@@ -143,6 +143,10 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         """Replaces the decoder's last layer."""
         self.decoder.set_output_embeddings(new_embeddings)
 
+    def parts_with_words(self) -> list[tuple[PreTrainedModel, Any]]:
+        """See the method of the base class; the decoder too."""
+        return [*super().parts_with_words(), (self.decoder, self.config.decoder_config)]
+
     @can_return_tuple
     def forward(
         self,

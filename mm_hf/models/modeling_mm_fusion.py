@@ -188,6 +188,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 self.feature_layers[name],
                 index,
                 frozen=name in self.config.frozen_encoders,
+                **self.config.encoding(name),
             )
         return states
 

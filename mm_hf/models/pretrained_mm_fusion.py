@@ -4,6 +4,7 @@
 
 import dataclasses
 import os
+from collections.abc import Collection
 from typing import Any, cast
 
 import torch
@@ -27,6 +28,7 @@ from .configuration_mm_fusion import (
 )
 from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
 from .names import did_you_mean, nearest
+from .probing import keep_all_patches, pooling_of, probe_encoder, takes_pictures_of
 
 
 logger = logging.get_logger(__name__)
@@ -73,6 +75,16 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+
+    def post_init(self):
+        """See the library's method; what differs: layers that an encoder shares (Zamba's) are known as shared, where
+        the library looks at direct children alone, and misses the encoders."""
+        super().post_init()
+        names = {name for name, _ in self.named_parameters(remove_duplicate=False)}
+        for prefix, module in self.named_modules():
+            if isinstance(module, PreTrainedModel) and module is not self:
+                tied = {f"{prefix}.{key}": f"{prefix}.{value}" for key, value in module.all_tied_weights_keys.items()}
+                self.all_tied_weights_keys.update({key: value for key, value in tied.items() if {key, value} <= names})
 
     def regression_heads(self) -> list[nn.Module]:
         """The last layers that give numbers, not scores of classes."""
@@ -126,9 +138,19 @@ class MMFusionPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_encoders_pretrained(
-        cls, *, fusion: str | None = None, max_audio_seconds: int | None = None, **kwargs: Any
+        cls,
+        *,
+        fusion: str | None = None,
+        max_audio_seconds: int | None = None,
+        image_size: int | None = None,
+        try_encoders: bool = True,
+        **kwargs: Any,
     ) -> "MMFusionPreTrainedModel":
         """Builds a model from pretrained encoders; projections, fusion and head start from random weights.
+
+        Each encoder is tried on a few short inputs, for what its config does not say, and the config keeps what was
+        found: `pooling`, `encode_by_length`, `seeded_encoders` and `interpolate_pos_encoding` of `MMFusionConfig`,
+        where they are not given. A ViT-MAE masks nothing, and T5's kin are averaged.
 
         Args:
             vision, text, audio (`str`): for each modality the Hub id or local folder of any model with such an
@@ -141,6 +163,10 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             max_audio_seconds (`int`, *optional*): length of the longest sound: Whisper's encoder takes sounds of one
                 length, and is cut to this one in place of its 30 seconds. Give the processor the same. (Wav2Vec2 and
                 its kin lose their SpecAugment, which stops at short sounds.)
+            image_size (`int`, *optional*): height and width of the pictures, where they are not to be those that the
+                vision encoder was trained with. Give the processor the same.
+            try_encoders (`bool`, defaults to `True`): see above; `False` leaves these keys as they are given, and
+                builds the model that earlier releases did.
             revision, token, subfolder, cache_dir, local_files_only, force_download, trust_remote_code: as in
                 `from_pretrained`; one value for all encoders, or a dict by modality.
             dtype, device_map, max_memory, quantization_config, attn_implementation: as in `from_pretrained`, for the
@@ -150,7 +176,8 @@ class MMFusionPreTrainedModel(PreTrainedModel):
                 `series_config`…).
 
         Raises:
-            ValueError: no encoder, an encoder that does not read the modality, or weights that its checkpoint lacks.
+            ValueError: no encoder, an encoder that does not read the modality or pictures of `image_size`, or weights
+                that its checkpoint lacks.
             OSError: no such folder or Hub id.
         """
         of_config = [field.name for field in dataclasses.fields(MMFusionConfig)]
@@ -189,6 +216,11 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             # Of Wav2Vec2 and its kin: it masks ten tokens at a time, and stops at a batch of sounds that have fewer.
             if getattr(configs["audio_config"], "apply_spec_augment", False):
                 configs["audio_config"].apply_spec_augment = False
+        if "vision_config" in configs:
+            if try_encoders:
+                keep_all_patches(configs["vision_config"])
+        elif image_size is not None:
+            raise ValueError(f"image_size is {image_size}, but there is no vision encoder.")
         cls.adapt_part_configs(configs, kwargs)
         fusion_module_config = kwargs.pop("fusion_module_config", None) or {}
         if isinstance(fusion_module_config, FusionModuleConfig):
@@ -221,7 +253,9 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         state_dict = {}
         for name, source in sources.items():
             encoder = skeleton.pretrained_part(name)
-            weights = load_encoder_weights(encoder, source, dtype=loading_kwargs.get("dtype"), **hub_kwargs_of(name))
+            weights, whole = load_encoder_weights(
+                encoder, source, dtype=loading_kwargs.get("dtype"), **hub_kwargs_of(name)
+            )
             prefix = next(path for path, module in skeleton.named_modules() if module is encoder)
             lacking = [key for key in encoder.state_dict() if key not in weights]
             if lacking and name in MODALITY_CONFIGS:
@@ -229,6 +263,13 @@ class MMFusionPreTrainedModel(PreTrainedModel):
                     f"The {name} encoder from {source} lacks {len(lacking)} weights, such as {lacking[:3]}."
                 )
             state_dict.update({f"{prefix}.{key}": weights[key] for key in encoder.state_dict() if key in weights})
+            if name in MODALITY_CONFIGS:
+                settled = [key for key in ("encode_by_length", "seeded_encoders") if kwargs.get(key) is not None]
+                if try_encoders:
+                    keep_findings(config, name, whole, settled)
+                if name == "vision" and image_size is not None and takes_pictures_of(whole, image_size):
+                    config.interpolate_pos_encoding = True
+            del whole
 
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # that fusion and head are new is no news
@@ -236,6 +277,44 @@ class MMFusionPreTrainedModel(PreTrainedModel):
             return cls.from_pretrained(None, config=config, state_dict=state_dict, **loading_kwargs)
         finally:
             logging.set_verbosity(verbosity)
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """Gives the text encoder, and the decoder of a model that writes, a vocabulary of another size: they share
+        one tokenizer. See the library's method.
+
+        Args:
+            new_num_tokens: `len(processor.tokenizer)` after tokens were added to it.
+            pad_to_multiple_of, mean_resizing: as there.
+
+        Returns:
+            the word embeddings of the text encoder, or of the decoder where there is none.
+
+        Raises:
+            NotImplementedError: a model without either.
+        """
+        parts = self.parts_with_words()
+        if not parts:
+            raise NotImplementedError(f"This model reads and writes no text: it has {self.config.modalities}.")
+        resized = []
+        for part, config in parts:
+            embeddings = part.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+            resized.append(cast(nn.Embedding, embeddings))
+            if new_num_tokens is not None or pad_to_multiple_of is not None:
+                self.vocab_size = embeddings.weight.shape[0]  # as the library sets it
+                for own in (part.config, config):
+                    own.get_text_config().vocab_size = self.vocab_size
+        self.apply_freezing()
+        return resized[0]
+
+    def parts_with_words(self) -> list[tuple[PreTrainedModel, Any]]:
+        """The parts whose vocabulary is the processor's tokenizer's, and the sub-config of each."""
+        encoders = self.base_model.encoders
+        return [(cast(PreTrainedModel, encoders["text"]), self.config.text_config)] if "text" in encoders else []
 
     @classmethod
     def adapt_part_configs(cls, configs: dict[str, Any], kwargs: dict[str, Any]):
@@ -319,6 +398,26 @@ class MMFusionPreTrainedModel(PreTrainedModel):
         from .processing_mm_fusion import MMFusionProcessor
 
         return MMFusionProcessor, MMFusionClassificationPipeline
+
+
+def keep_findings(config: MMFusionConfig, name: str, encoder: PreTrainedModel, given: Collection[str] = ()):
+    """Tries an encoder, and writes into the config what it does and its own config does not say, unless the caller
+    said so.
+
+    Args:
+        config: of the whole model.
+        name: of the encoder's modality.
+        encoder: the whole one, with its weights.
+        given: keys that the caller has settled.
+    """
+    findings = probe_encoder(encoder, name)
+    if name == "text" and name not in (config.pooling or {}):
+        pooling = pooling_of(cast(Any, config.text_config), findings)
+        if pooling is not None:
+            config.pooling = {**(config.pooling or {}), name: pooling}
+    for key, found in (("encode_by_length", findings.by_length), ("seeded_encoders", findings.random)):
+        if found and key not in given:
+            setattr(config, key, [*(getattr(config, key) or []), name])
 
 
 __all__ = ["MMFusionPreTrainedModel"]

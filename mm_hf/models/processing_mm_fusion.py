@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import PIL.Image
 import torch
 from PIL.Image import Image
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
@@ -29,6 +30,7 @@ from .inputs import (
     list_of_texts,
 )
 from .names import did_you_mean, nearest
+from .probing import check_image_size, longest_text, said_positions
 from .series import SeriesScaler
 from .sound import limit_seconds, load_sound
 from .tabular import TableError, TableSchema, is_missing
@@ -77,10 +79,11 @@ LENGTHS = ("max_length", "truncation", "padding", "pad_to_multiple_of")
 
 class MMFusionProcessorKwargs(ProcessingKwargs, total=False):
     """What the parts do unless told otherwise: texts are padded to the longest, and cut at what the encoder can read;
-    sounds come with a mask of what is heard."""
+    texts come with a mask of their tokens (SigLIP's tokenizer gives none unless asked), sounds with one of what is
+    heard."""
 
     _defaults = {
-        "text_kwargs": {"padding": True, "truncation": True},
+        "text_kwargs": {"padding": True, "truncation": True, "return_attention_mask": True},
         "audio_kwargs": {"return_attention_mask": True},
         "common_kwargs": {"return_tensors": "pt"},
     }
@@ -135,6 +138,8 @@ class MMFusionProcessor(ProcessorMixin):
         for name in self.get_attributes():
             if getattr(self, name) is not None:
                 self.check_argument_for_proper_class(name, getattr(self, name))
+        if self.tokenizer is not None:
+            ensure_padding(self.tokenizer)
         if not self.present_parts:
             raise ValueError(f"A processor needs at least one of its parts: {[part for _, part in PARTS.values()]}.")
 
@@ -149,6 +154,8 @@ class MMFusionProcessor(ProcessorMixin):
         names = []
         for part in self.present_parts:
             own = getattr(self, part).model_input_names
+            if part == "tokenizer":  # SigLIP's does not count the mask, which it is asked for here
+                own = dict.fromkeys([*own, "attention_mask"])
             if part == "feature_extractor":  # some do not count the mask, which they are asked for here
                 own = dict.fromkeys([*(AUDIO_NAMES.get(name, name) for name in own), *AUDIO_NAMES.values()])
             names += own
@@ -159,6 +166,7 @@ class MMFusionProcessor(ProcessorMixin):
         cls,
         *,
         max_audio_seconds: int | None = None,
+        image_size: int | None = None,
         table_schema: TableSchema | None = None,
         series_scaler: SeriesScaler | None = None,
         image_background: str | Sequence[int] | None = "white",
@@ -166,9 +174,14 @@ class MMFusionProcessor(ProcessorMixin):
     ) -> "MMFusionProcessor":
         """Builds a processor from those of the encoders.
 
+        A tokenizer without a token for padding gets one. Texts are cut to what the text encoder can place, whatever
+        its tokenizer claims.
+
         Args:
             vision, text, audio (`str`): Hub id or local folder of each encoder, as for the model.
             max_audio_seconds: see `MMFusionModel.from_encoders_pretrained`; longer sounds are cut.
+            image_size (`int`, *optional*): height and width that pictures are resized to, the whole of each, without
+                a border; see the model's.
             table_schema, series_scaler: of a table's columns and of time series, see the class.
             image_background: see the class.
             decoder (`str`): that of the decoder, where there is no text encoder.
@@ -176,7 +189,7 @@ class MMFusionProcessor(ProcessorMixin):
                 modality where the encoders differ).
 
         Raises:
-            ValueError: no encoder was named.
+            ValueError: no encoder was named, or an `image_size` that the image processor cannot make.
             OSError: no such folder or Hub id.
         """
         # Without a text encoder, what is written needs the decoder's tokenizer.
@@ -207,6 +220,8 @@ class MMFusionProcessor(ProcessorMixin):
                     kwargs[key] = value[name]
             if name == "vision":
                 parts["image_processor"] = AutoImageProcessor.from_pretrained(source, **kwargs)
+                if image_size is not None:
+                    resize_to(parts["image_processor"], image_size)
                 parts["image_background"] = image_background
                 parts["image_channels"] = channels_of(source, **kwargs)
             elif name == "audio":
@@ -215,10 +230,16 @@ class MMFusionProcessor(ProcessorMixin):
                     limit_seconds(parts["feature_extractor"], max_audio_seconds)
             else:
                 tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
-                if tokenizer.model_max_length > UNKNOWN_LENGTH:
+                try:
                     config = part_of_composite(AutoConfig.from_pretrained(source, **kwargs), name)
-                    tokenizer.model_max_length = longest_text(config)
+                except (OSError, ValueError):  # a tokenizer without an encoder beside it
+                    if tokenizer.model_max_length > UNKNOWN_LENGTH:
+                        raise
+                else:
+                    limit_text(tokenizer, config)
                 parts["tokenizer"] = tokenizer
+        if image_size is not None and "image_processor" not in parts:
+            raise ValueError(f"image_size is {image_size}, but there is no vision encoder.")
         return cls(**parts)
 
     def __call__(
@@ -654,13 +675,64 @@ def decode_as_written(tokenizer, tokens: Any, **kwargs: Any) -> str:
     return tokenizer.decode(tokens, **grouped, **kwargs)
 
 
-def longest_text(config) -> int:
-    """Tokens that a text encoder can read, where its tokenizer does not say: positions after those that RoBERTa and
-    its kin keep for padding."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None:
-        return 512
-    return positions - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)
+def limit_text(tokenizer, config):
+    """Makes a tokenizer cut texts to what the text encoder of a config can place: a tokenizer that claims more is not
+    believed. One that claims nothing takes the encoder's word, and cuts nothing where the positions have no end."""
+    longest = longest_text(config)
+    if tokenizer.model_max_length > UNKNOWN_LENGTH:
+        longest = longest or said_positions(config)
+    if longest is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+
+
+def ensure_padding(tokenizer):
+    """Gives a tokenizer that has no token for padding (GPT-2's, Llama's) one of its own, if it has any special one:
+    the mask says where padding is, so that which one does not matter."""
+    if tokenizer.pad_token is not None:
+        return
+    names = ("sep_token", "eos_token", "unk_token", "bos_token", "cls_token")
+    name = next((name for name in names if getattr(tokenizer, name, None) is not None), None)
+    if name is None:
+        return
+    tokenizer.pad_token = getattr(tokenizer, name)
+    logger.warning_once(
+        f"{type(tokenizer).__name__} has no token for padding: its {name} {tokenizer.pad_token!r} pads, and the mask "
+        "says where. This is said once."
+    )
+
+
+def resize_to(image_processor, image_size: int):
+    """Makes an image processor resize the whole of each picture to one height and width, where it can: without a
+    border, and without cutting anything off but where it knows no other way than to crop.
+
+    Raises:
+        ValueError: no height and width, or what the image processor cannot make.
+    """
+    check_image_size(image_size)
+    square = {"height": image_size, "width": image_size}
+    edge = {"shortest_edge": image_size}
+    whole = {"size": square, "do_resize": True, "do_center_crop": False, "do_pad": False}
+    cropped = {"size": edge, "do_resize": True, "crop_size": square, "do_center_crop": True, "crop_pct": 1.0}
+    picture = PIL.Image.new("RGB", (2 * image_size + 3, image_size + 7), (255, 255, 255))
+    before = dict(vars(image_processor))
+    failure: Exception | None = None
+    for settings in (whole, cropped):
+        vars(image_processor).clear()
+        vars(image_processor).update(before)
+        for name, value in settings.items():
+            if hasattr(image_processor, name) or name == "size":
+                setattr(image_processor, name, value)
+        try:
+            found = image_processor([picture], return_tensors="pt")["pixel_values"]
+        except Exception as error:
+            failure = error
+            continue
+        if tuple(found.shape[-2:]) == (image_size, image_size) and torch.equal(found.amin((2, 3)), found.amax((2, 3))):
+            return
+    raise ValueError(
+        f"{type(image_processor).__name__} cannot make pictures of {image_size} x {image_size} without a border: "
+        f"leave image_size out, or resize the pictures yourself. {failure or ''}"
+    )
 
 
 AutoProcessor.register(MMFusionConfig, MMFusionProcessor, exist_ok=True)

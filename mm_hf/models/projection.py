@@ -68,7 +68,8 @@ def pool_tokens(
     Args:
         tokens: `(U, T, D)`.
         mask: `(U, T)` bool, or None.
-        pooling: `"cls"`, `"last"` or `"mean"`, see `MMFusionConfig`.
+        pooling: `"cls"` (the first token that the mask counts, on whichever side is padded), `"last"` or `"mean"`,
+            see `MMFusionConfig`.
         places: see `TokenStates`: each place is read alone, and the vector is the mean of those that count.
 
     Returns:
@@ -80,13 +81,14 @@ def pool_tokens(
         pooled = pool_tokens(apart, mask, pooling).unflatten(0, places.shape)  # (U, places, D)
         weights = places.unsqueeze(-1).to(tokens.dtype)
         return (pooled * weights).sum(1) / weights.sum(1)
-    if pooling == "cls":
-        return tokens[:, 0]
     if mask is None:
-        return tokens[:, -1] if pooling == "last" else tokens.mean(1)
-    if pooling == "last":
-        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)
-        return tokens[torch.arange(len(tokens), device=mask.device), last]
+        ends = {"cls": 0, "last": -1}
+        return tokens[:, ends[pooling]] if pooling in ends else tokens.mean(1)
+    if pooling in ("cls", "last"):
+        places = torch.arange(mask.shape[1], device=mask.device)
+        # Of several largest numbers, argmax gives the first: the first token that counts, or the last one.
+        chosen = mask.long().argmax(-1) if pooling == "cls" else (mask * places).argmax(-1)
+        return tokens[torch.arange(len(tokens), device=mask.device), chosen]
     weights = mask.unsqueeze(-1).to(tokens.dtype)
     return (tokens * weights).sum(1) / weights.sum(1)
 

@@ -50,6 +50,7 @@ CODE = {
     "configuration_mm_fusion.py",
     "encoders.py",
     "files.py",
+    "finite.py",
     "fusion.py",
     "inputs.py",
     "image.py",

@@ -18,8 +18,6 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
-from .names import did_you_mean
-
 
 RNNS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -66,8 +64,7 @@ class RecurrentConfig(PreTrainedConfig):
     def validate_architecture(self):
         """Checks the type and the sizes."""
         if self.rnn_type not in RNNS:
-            meant = did_you_mean(self.rnn_type, RNNS)
-            raise ValueError(f"rnn_type must be one of {list(RNNS)}, got {self.rnn_type!r}.{meant}")
+            raise ValueError(f"rnn_type must be one of {list(RNNS)}, got {self.rnn_type!r}.")
         sizes = ("vocab_size", "input_size", "embedding_size", "hidden_size", "num_hidden_layers")
         for name in sizes:
             if (value := getattr(self, name)) is not None and value < 1:

@@ -24,16 +24,27 @@ def encoders(tmp_path_factory):
     return {f"{name}_encoder": str(folder / name) for name in ("vision", "text")}
 
 
+def processor_of(data_args: DataArguments, **model_args):
+    """What a run builds."""
+    return build_processor(
+        ModelArguments(**model_args), data_args, {"train": None}, as_written=True, defaults_version=2
+    )
+
+
 @pytest.mark.parametrize(("asked", "cut"), [(None, 40), (12, 12), (100, 40)])
 def test_the_longest_text(encoders, asked, cut):
-    processor = build_processor(ModelArguments(**encoders), DataArguments(max_text_length=asked), None)
+    processor = build_processor(
+        ModelArguments(**encoders), DataArguments(max_text_length=asked), {"train": None}, True, 2
+    )
     assert processor(text=["word " * 200])["input_ids"].shape == (1, cut)
 
 
 @pytest.mark.parametrize(("asked", "side"), [(None, 32), (48, 48)])
 @torch.no_grad()
 def test_the_size_of_pictures(encoders, asked, side):
-    processor = build_processor(ModelArguments(**encoders, image_size=asked), DataArguments(), None)
+    processor = build_processor(
+        ModelArguments(**encoders, image_size=asked), DataArguments(), {"train": None}, True, 2
+    )
     batch = processor(images=[Image.new("RGB", (90, 30), "white")])
     assert batch["pixel_values"].shape == (1, 3, side, side)
     assert batch["pixel_values"].unique().numel() == 1  # no border

@@ -76,13 +76,17 @@ def start(script: str, folder: Path, *flags: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize("script", ["train", "finetune"])
-def test_a_stored_state_resumes_to_the_same_end(script, tmp_path):
+@pytest.mark.parametrize("resumed", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_run_of_before_comes_to_the_same_end(script, resumed, tmp_path):
+    """Taken up from its state, and begun anew with what was done then."""
     shutil.copytree(STORED / "states" / script, tmp_path, dirs_exist_ok=True)
     for part in ("encoders", "rows"):
         shutil.copytree(STORED / part, tmp_path / part)
-    done = start(script, tmp_path)
+    if not resumed:
+        shutil.rmtree(tmp_path / "run")
+    done = start(script, tmp_path, *([] if resumed else ["--defaults_version", "1"]))
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "taken up from run/checkpoint-6" in done.stdout
+    assert ("taken up from run/checkpoint-6" in done.stdout) == resumed
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert (config["label_mean"], config["fusion_module_config"]["output_norm"]) == (None, False)
     found, ended = load_file(tmp_path / "run/model.safetensors"), load_file(tmp_path / "ended.safetensors")

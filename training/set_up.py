@@ -140,7 +140,7 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         kind=data_args.kind_column,
         weight=data_args.weight_column,
     )
-    as_written = reads_as_written(output_dir)
+    as_written = train_args.defaults_version > 1 and reads_as_written(output_dir)
     to_write = columns.labels if model_args.task in (GENERATION, CTC) else []
     with accelerator.local_main_process_first():  # the others find what it prepared
         splits = load_parts(data_args, columns, train_args.seed, as_text=to_write, as_written=as_written)

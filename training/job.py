@@ -312,4 +312,5 @@ def run(main: Callable[[], None]):
     try:
         main()
     except (ValueError, OSError) as error:
-        sys.exit("error: " + " ".join(str(error).split()))
+        hint = " (--on_error skip leaves such rows out, and lists them.)" if isinstance(error, BadRowError) else ""
+        sys.exit("error: " + " ".join(str(error).split()) + hint)

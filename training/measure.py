@@ -73,6 +73,8 @@ def finish(job: Job, fit: Fit, history: dict[str, list]):
     started = time.perf_counter()
     predictions, report = evaluate(job, job.model, job.collator, "test")
     results = {"metrics": report["metrics"], "by_kind": report["by_kind"], "floors": {}}
+    if isinstance(report.get("rows"), int):  # those without a label, and those whose label is bad, do not count
+        results |= {"test_rows": len(job.splits["test"]), "measured_rows": report["rows"]}
     job.seconds["evaluate"] = time.perf_counter() - started
     job.say(f"test: {json.dumps(report['metrics'])}")
 

@@ -28,6 +28,7 @@ from mm_hf.data import (
 )
 from mm_hf.data.loading import SOURCE_ROW
 from mm_hf.data.sources import PART_OF
+from mm_hf.models.configuration_mm_fusion import check_source
 from mm_hf.models.ctc_mm_fusion import CTC
 from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.models.names import did_you_mean
@@ -125,6 +126,7 @@ def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedMode
     Raises:
         ValueError: it is none that gives classes or numbers.
     """
+    check_source("--model", model)
     config = AutoConfig.from_pretrained(model)
     heads = {head.__name__: head for task, head in HEADS.items() if task != RETRIEVAL}
     found = config.architectures or [config.model_type]

@@ -356,5 +356,10 @@ def summary(results: dict) -> str:
         rows += [(f"test {name}", results["metrics"][name]) for name in ("mae", "r2")]
     rows += [(f"floor: {name.replace('_', ' ')}", value) for name, value in results["floors"].items()]
     lines = [f"{name:<28}{figure(value):>8}" for name, value in rows]
+    measured, test = results.get("measured_rows"), results.get("test_rows")
+    if measured != test:
+        lines.append(f"{measured:,} of {test:,} test rows were measured: the others have no label that could be.")
+    if results["bad_rows"]:
+        lines.append(f"{results['bad_rows']:,} bad rows were left out, see bad_rows.jsonl.")
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in results["seconds"].items())
     return "\n".join(["", *lines, seconds])

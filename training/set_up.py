@@ -278,6 +278,11 @@ def labels_by_column(
             f"problem_type names {sorted(unknown)}, but the columns of labels are {columns.labels}.{meant}"
         )
     found = {column: labels_of(splits, column, asked.get(column)) for column in columns.labels}
+    for column, (classes, _) in found.items():
+        if classes is not None and len(classes) == 1:
+            raise ValueError(
+                f"Column {column!r} has a single class, {classes[0]!r}: there is nothing to learn. Name another label."
+            )
     names = {column: classes for column, (classes, _) in found.items()}
     return names, {column: problem_type for column, (_, problem_type) in found.items()}
 
@@ -358,6 +363,14 @@ def lines_of_table(splits: Any, data_args: DataArguments) -> list[str]:
         elif 2 * spelled > counts.total():
             of_all = f"{spelled:,} of {counts.total():,} values"
             lines.append(f"  table     {name} is read as categories, though {of_all} are texts that spell numbers")
+        else:
+            known = count_values(splits["train"], name)
+            once = sum(count for count in known.values() if count == 1)
+            if 2 * once > known.total():
+                lines.append(
+                    f"  table     {name}: {once:,} of {known.total():,} training values come once, and tell nothing: "
+                    "they are unknown categories (dates and ids are not read as numbers)"
+                )
     return lines
 
 

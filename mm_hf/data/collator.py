@@ -277,7 +277,8 @@ class MultimodalCollator:
 
     def table_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """The columns of the table that have a value, classes by their names."""
-        found = {name: row[name] for name in self.columns.table if not is_absent(row[name])}
+        schema = self.processor.table_schema
+        found = {name: row[name] for name in self.columns.table if not schema.is_missing(row[name])}
         for name in set(found) & set(self.table_names):
             number = found.pop(name)
             if number != -1:  # what datasets writes for a missing class

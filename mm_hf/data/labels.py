@@ -333,6 +333,7 @@ def label_tensor(
         BadRowError: a label that is not in the list, or no label at all.
     """
     several = problem_type == "multi_label_classification"
+    label2id = None if problem_type == "regression" else label2id  # the library names an output of numbers too
     values: list[Any] = []
     width: int | None = None  # of lists; 0 for numbers
     for row in rows:
@@ -365,11 +366,12 @@ def label_tensor(
     return torch.tensor([-100 if value is None else value for value in values])
 
 
-def label_statistics(labels: torch.Tensor) -> dict[str, list[float]]:
+def label_statistics(labels: Any) -> dict[str, list[float]]:
     """What a regression's config needs to learn numbers of any unit: their mean and deviation in the training rows.
 
     Args:
-        labels: `(N,)` or `(N, C)`, NaN where one is missing, as `label_tensor` gives them.
+        labels: `(N,)` or `(N, C)` numbers: a list, a column of `datasets` or pandas, an array or a tensor. None or NaN
+            is a missing one.
 
     Returns:
         `label_mean` and `label_scale`, one number an output. Numbers that are all alike have the deviation 1.
@@ -377,10 +379,12 @@ def label_statistics(labels: torch.Tensor) -> dict[str, list[float]]:
     Example:
 
     ```python
-    >>> scale = label_statistics(torch.tensor(train["price"]))
+    >>> scale = label_statistics(train["price"])
     >>> model = MMFusionForClassification.from_encoders_pretrained(..., num_labels=1, **scale)
     ```
     """
+    if not isinstance(labels, torch.Tensor):
+        labels = torch.from_numpy(np.array(list(labels), dtype=np.float64))  # None becomes NaN
     columns = labels.double().reshape(len(labels), -1).T
     known = [column[~column.isnan()] for column in columns]
     means = [column.mean().item() if len(column) else 0.0 for column in known]

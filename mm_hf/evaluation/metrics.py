@@ -102,9 +102,11 @@ def r2(answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     varies = (targets != targets[:1]).any(0)
     if not varies.any():
         return torch.tensor(torch.nan)
-    mean = targets.mean(0)  # torchmetrics takes the difference of two sums of squares: small where the mean is 0
+    # torchmetrics takes the difference of two sums of squares, small where the mean is 0, and takes tiny sums for
+    # none: outputs keep their sizes beside one another, but the largest is 1.
+    mean, size = targets.mean(0), targets.std(0, correction=0).max()
     weighted = "variance_weighted" if targets.shape[1] > 1 else "uniform_average"
-    return r2_score(answers - mean, targets - mean, multioutput=weighted)
+    return r2_score((answers - mean) / size, (targets - mean) / size, multioutput=weighted)
 
 
 def first_metric(problem_type: str) -> str:

@@ -33,7 +33,7 @@ from .names import did_you_mean, nearest
 from .probing import check_image_size, longest_text, said_positions
 from .series import SeriesScaler
 from .sound import limit_seconds, load_sound
-from .tabular import TableError, TableSchema, is_missing
+from .tabular import TableError, TableSchema
 
 
 logger = logging.get_logger(__name__)
@@ -432,7 +432,7 @@ class MMFusionProcessor(ProcessorMixin):
                 self.table_schema.check(values)
             except TableError as error:
                 raise ValueError(f"Row {row}: {error}") from None
-        return [None if row is None or all(map(is_missing, row.values())) else row for row in rows]
+        return [None if row is None or all(map(self.table_schema.is_missing, row.values())) else row for row in rows]
 
     def _see(self, images: list, rows: list[int], images_kwargs: dict) -> dict[str, Any]:
         """What the image processor makes of distinct images, each opened as `open_image` says. Those that it is told

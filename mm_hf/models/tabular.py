@@ -90,7 +90,7 @@ class TableSchema:
         single one: those are bad. Strings of digits alone are categories, and so are digits with leading zeros.
 
         Args:
-            table: by column the values of the training rows; None and NaN are missing.
+            table: by column the values of the training rows; None, NaN and empty texts are missing.
             categories: columns of numbers whose values are categories all the same, such as ids.
             min_count: how often a value must be there; rarer ones are unknown, and teach what to make of new ones.
             numbers: columns whose strings of digits are numbers, since there are bad values in other rows than these.
@@ -107,6 +107,8 @@ class TableSchema:
             raise ValueError(f"Categories {unknown} are no columns of the table, which has {list(table)}.{meant}")
         schema: dict[str, dict[str, Any]] = {"numerical": {}, "categorical": {}}
         for name, column in table.items():
+            if not as_before:
+                column = [None if is_blank(value) else value for value in column]
             values = [value for value in column if not is_missing(value)]
             if not values:
                 raise ValueError(f"Column {name!r} of the table has no value in any training row.")
@@ -148,7 +150,7 @@ class TableSchema:
             if name not in self.numerical and name not in self.categorical:
                 meant = did_you_mean(name, self.columns)
                 raise TableError(name, f"this is no column of the table, which has {self.columns}.{meant}")
-            if name in self.categorical or is_missing(value):
+            if name in self.categorical or self.is_missing(value):
                 continue
             number, (mean, std) = as_number(value), self.numerical[name]
             # Of what is clipped the deviations may be as large as they like.
@@ -172,7 +174,7 @@ class TableSchema:
         if self.numerical:
             numbers = [
                 [
-                    float("nan") if is_missing(row.get(name)) else (as_number(row[name]) - mean) / std
+                    float("nan") if self.is_missing(row.get(name)) else (as_number(row[name]) - mean) / std
                     for name, (mean, std) in self.numerical.items()
                 ]
                 for row in rows
@@ -188,13 +190,18 @@ class TableSchema:
             }
             ids = [
                 [
-                    MISSING if is_missing(row.get(name)) else self._category_id(category(row[name]), known)
+                    MISSING if self.is_missing(row.get(name)) else self._category_id(category(row[name]), known)
                     for name, known in places.items()
                 ]
                 for row in rows
             ]
             found["categorical_ids"] = torch.tensor(ids, dtype=torch.int64)
         return found
+
+    def is_missing(self, value: Any) -> bool:
+        """Whether a cell has no value: None, NaN, or an empty text, as it is in the file of a CSV; for schemas of
+        before an empty text is a category that is not known."""
+        return is_missing(value) or (self.as_written and is_blank(value))
 
     def _category_id(self, value: str, known: dict[str, int]) -> int:
         """The id of a category."""
@@ -223,6 +230,11 @@ class TableError(ValueError):
 def is_missing(value: Any) -> bool:
     """Whether there is no value: None, NaN, or what pandas has for it."""
     return value is None or type(value).__name__ in ("NAType", "NaTType") or (is_number(value) and value != value)
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a value is a text without a letter."""
+    return isinstance(value, str) and not value.strip()
 
 
 def is_number(value: Any) -> bool:

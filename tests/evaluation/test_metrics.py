@@ -48,16 +48,16 @@ def test_ranks():
     assert list(report["metrics"]) == ["rmse", "mae", "r2", "pearson", "spearman"]
 
 
-@pytest.mark.parametrize("shift", [0, 1e9])
-def test_the_share_of_variance_that_is_explained(shift):
+@pytest.mark.parametrize(("unit", "shift"), [(1, 0), (1, 1e9), (1e-9, 0), (1e-4, 0), (1e9, 0)])
+def test_the_share_of_variance_that_is_explained(unit, shift):
     """Truths 1, 2, 3, 6 (mean 3, squares about it 14 in all); the answers are off by 1, 0, -1, 2 (squares 6). A shift
-    changes nothing, though squares of such numbers fill a float64."""
-    targets = torch.tensor([[1.0], [2.0], [3.0], [6.0]], dtype=torch.float64) + shift
-    answers = torch.tensor([[2.0], [2.0], [2.0], [8.0]], dtype=torch.float64) + shift
+    changes nothing, though squares of such numbers fill a float64, nor does a unit, though their squares are tiny."""
+    targets = torch.tensor([[1.0], [2.0], [3.0], [6.0]], dtype=torch.float64) * unit + shift
+    answers = torch.tensor([[2.0], [2.0], [2.0], [8.0]], dtype=torch.float64) * unit + shift
     found = {name: function(answers, targets).item() for name, function in metrics_of("regression", 1).items()}
     assert found["r2"] == pytest.approx(1 - 6 / 14)
-    assert found["mae"] == pytest.approx(1)
-    assert found["rmse"] == pytest.approx((6 / 4) ** 0.5)
+    assert found["mae"] == pytest.approx(unit)
+    assert found["rmse"] == pytest.approx(unit * (6 / 4) ** 0.5)
     assert metrics_of("regression", 1)["r2"](targets * 0 + targets.mean(), targets).item() == pytest.approx(0)
 
 

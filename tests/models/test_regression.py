@@ -2,13 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import tiny_models as tiny
 import torch
+from datasets import Dataset
 from transformers.utils import logging
 
 from mm_hf import MMFusionConfig, MMFusionForClassification, MMFusionForMultiTask
-from mm_hf.data import label_statistics
+from mm_hf.data import label_statistics, label_tensor
 from mm_hf.models.losses import in_label_unit, standardise
 
 
@@ -73,6 +75,18 @@ def test_several_numbers_a_row_and_missing_ones():
 )
 def test_scales(labels, mean, std):
     assert label_statistics(labels) == {"label_mean": mean, "label_scale": std}
+
+
+def test_scales_of_what_holds_numbers():
+    for labels in ([1.0, None, 3.0], (1, 3), np.array([1.0, NAN, 3.0]), Dataset.from_dict({"x": [1, None, 3]})["x"]):
+        assert label_statistics(labels) == {"label_mean": [2.0], "label_scale": [1.0]}
+    assert label_statistics([[1.0, 5.0], [3.0, 5.0]]) == {"label_mean": [2.0, 5.0], "label_scale": [1.0, 1.0]}
+
+
+def test_the_library_names_an_output_of_numbers():
+    """`config.label2id` of a regression is {"LABEL_0": 0}, which says nothing of its labels."""
+    rows = [{"price": 888_597.27, "row_id": 0, "split": "train"}]
+    assert label_tensor(rows, "price", {"LABEL_0": 0}, "regression").tolist() == pytest.approx([888_597.27])
 
 
 def test_whole_numbers_and_the_mark_of_a_missing_one():

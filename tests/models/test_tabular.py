@@ -326,3 +326,15 @@ def test_it_starts_from_random_weights_and_is_never_frozen_with_the_others():
         match=r"at least one of \['vision', 'text', 'audio'\], or one of \['tabular_config', 'series_config'\]",
     ):
         MMFusionForClassification.from_encoders_pretrained()
+
+
+def test_an_empty_cell_is_missing_however_it_is_read():
+    """A reader of CSV gives None, `csv.DictReader` and `keep_default_na=False` give an empty text."""
+    schema = TableSchema.fit({"age": [1.0, 2.0, 3.0, ""], "town": ["Ulm", "Ulm", " ", ""]})
+    assert schema.categorical == {"town": ["Ulm"]}
+    empty, none = schema([{"age": "", "town": " "}]), schema([{"age": None, "town": None}])
+    assert all(torch.equal(empty[name].nan_to_num(9), none[name].nan_to_num(9)) for name in none)
+    before = TableSchema({"age": (2.0, 1.0)}, {"town": ["Ulm"]})  # to which it was a town that is not known
+    assert before([{"town": ""}])["categorical_ids"].tolist() == [[1]]
+    with pytest.raises(ValueError, match="''"):
+        before([{"age": ""}])

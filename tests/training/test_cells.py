@@ -176,3 +176,17 @@ def test_classes_in_another_order_in_a_part(tmp_path):
     report = json.loads((tmp_path / "run/evaluation/evaluation.json").read_text())
     assert report["labels"] == ["a", "b", "c"]
     assert report["metrics"]["accuracy"]["value"] == 1
+
+
+def test_categories_that_come_once_are_told(tmp_path, capsys):
+    table = [{**row, "code": f"2026-11-{n}"} for n, row in enumerate(rows(lambda n: n * 0.25))]
+    start(write_csv(tmp_path / "set/all.csv", table), tmp_path / "run")
+    assert "code: 48 of 48 training values come once" in capsys.readouterr().out
+
+
+def test_what_cannot_be_learned_or_measured_is_one_line(tmp_path, capsys):
+    data = write_csv(tmp_path / "set/all.csv", rows(lambda n: "x"))
+    with pytest.raises(SystemExit, match=r"'label'.*'x'"):
+        start(data, tmp_path / "run")
+    with pytest.raises(SystemExit, match=r"--model.*nowhere/run"):
+        call(evaluate.main, "--model", tmp_path / "nowhere/run")

@@ -273,6 +273,8 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
         answers, truths, rights = zip(*(found[name][place] for name in kinds))
         known = [truth for truth in truths if truth is not None]
         truth = "; ".join("–" if truth is None else truth for truth in truths) if known else None
+        if len(kinds) > 1:
+            answers = [f"{name}: {answer}" for name, answer in zip(kinds, answers)]
         samples.append((*looks, "; ".join(answers), truth, all(right is not False for right in rights)))
     return samples
 

@@ -220,7 +220,8 @@ def numbers_off(answer: torch.Tensor, truth: torch.Tensor, deviation: torch.Tens
 
 def note_on_numbers() -> str:
     """How pictures mark numbers."""
-    return f"Red: a number is off by more than {GOOD_DEVIATIONS} standard deviations (SD) of the labels, or a class is wrong."
+    off = f"a number is off by more than {GOOD_DEVIATIONS} standard deviations (SD) of the labels"
+    return f"Red: {off}, or a class is wrong."
 
 
 def named(chosen: torch.Tensor, names: list[str]) -> str:

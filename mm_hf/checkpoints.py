@@ -1,7 +1,8 @@
 """Folders of training state that are either complete or not there.
 
-A checkpoint is written beside its place, flushed to the disk, given a list of its files, and only then renamed: a
-process that is killed in between leaves the last good one as it was.
+A checkpoint is written beside its place, flushed to the disk, given a list of its files with their sizes and
+checksums, and only then renamed: a process that is killed in between leaves the last good one as it was. The checksums
+are compared when a run resumes. What is found damaged then gets another name, and is never deleted.
 """
 
 import contextlib
@@ -10,14 +11,20 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+from .models.checksums import can_check, checksum_of
 
 
 PREFIX = "checkpoint-"  # as the Trainer names them
 WRITING = ".writing"  # within the run's folder, so that the rename stays on one disk
 MANIFEST = "complete.json"
+CHECKSUMS = "xxh3"  # in the manifest, beside "files"; runs of before have none
+DAMAGED = "damaged-"  # before the name of a checkpoint that is set aside
 
 
 def staging_folder(folder: str | os.PathLike) -> Path:
@@ -61,10 +68,16 @@ def publish(folder: str | os.PathLike):
     """
     folder, staged = Path(folder), staging_folder(folder)
     files = sorted(path for path in staged.rglob("*") if path.is_file() and path.name != MANIFEST)
-    sizes = {str(path.relative_to(staged)): path.stat().st_size for path in files}
-    (staged / MANIFEST).write_text(json.dumps({"files": sizes}, indent=2) + "\n", encoding="utf-8")
-    for path in [*files, staged / MANIFEST]:
-        flush(path)
+    names = [str(path.relative_to(staged)) for path in files]
+    manifest = {"files": {name: path.stat().st_size for name, path in zip(names, files)}}
+    with ThreadPoolExecutor(1) as pool:  # it reads from memory what the disk is still busy with
+        checksums = pool.map(checksum_of, files if can_check() else [])
+        for path in files:
+            flush(path)
+        if can_check():
+            manifest[CHECKSUMS] = dict(zip(names, checksums))
+    (staged / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    flush(staged / MANIFEST)
     old = None
     if folder.exists():
         old = move_away(folder)
@@ -91,27 +104,62 @@ def move_away(folder: Path) -> Path:
     return folder.rename(old)
 
 
-def fault_of(folder: Path) -> str | None:
-    """Why a checkpoint cannot be used; None where it is whole."""
+def fault_of(folder: Path, checksums: bool = False) -> str | None:
+    """Why a checkpoint cannot be used; None where it is whole.
+
+    Args:
+        folder: the checkpoint.
+        checksums: compare the files byte by byte, and not their sizes alone: all of it is read. A manifest of before,
+            which has none, is judged by the sizes.
+    """
     try:
-        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return f"it has no {MANIFEST}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError):
         return f"its {MANIFEST} cannot be read"
-    for name, size in sizes.items():
+    if not is_manifest(manifest):
+        return f"its {MANIFEST} cannot be read"
+    for name, size in manifest["files"].items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes in place of {size}"
+    if not checksums or CHECKSUMS not in manifest:
+        return None
+    if not can_check():
+        warnings.warn(f"xxhash is not installed: the files of {folder} are compared by their sizes alone.")
+        return None
+    for name, checksum in manifest[CHECKSUMS].items():
+        found = checksum_of(folder / name)
+        if found != checksum:
+            return f"{name} is damaged: its xxh3 is {found} in place of {checksum}"
     return None
+
+
+def is_manifest(manifest: object) -> bool:
+    """Whether a value is what `publish` writes, with or without checksums. A single bit that is flipped in a name or
+    key is found here."""
+    if not isinstance(manifest, dict) or not {"files"} <= set(manifest) <= {"files", CHECKSUMS}:
+        return False
+    lists = list(manifest.values())
+    return all(isinstance(entries, dict) and set(entries) == set(manifest["files"]) for entries in lists)
+
+
+def has_checksums(folder: Path) -> bool:
+    """Whether the manifest of a whole checkpoint has checksums."""
+    return CHECKSUMS in json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
 def list_checkpoints(run_dir: str | os.PathLike) -> list[Path]:
     """All checkpoints of a run, whole or not, the newest first."""
-    found = [path for path in Path(run_dir).glob(f"{PREFIX}*") if re.fullmatch(rf"{PREFIX}\d+", path.name)]
-    return sorted(found, key=step_of, reverse=True)
+    return sorted(filter(is_checkpoint, Path(run_dir).glob(f"{PREFIX}*")), key=step_of, reverse=True)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder has the name of a checkpoint."""
+    return re.fullmatch(rf"{PREFIX}\d+", folder.name) is not None
 
 
 def step_of(folder: Path) -> int:
@@ -127,6 +175,53 @@ def newest_checkpoint(run_dir: str | os.PathLike) -> Path | None:
             return folder
         warnings.warn(f"Checkpoint {folder} is skipped: {fault}.")
     return None
+
+
+def checkpoint_to_resume(run_dir: str | os.PathLike, check: Callable[[Path], str | None] | None = None) -> Path | None:
+    """The newest checkpoint of a run that is whole byte by byte. Those newer are set aside, see `set_aside`, with a
+    warning that says why. One process calls it.
+
+    Args:
+        run_dir: of the run.
+        check: given a checkpoint whose files are whole, says why its content cannot be used; None where it can.
+
+    Returns:
+        its folder; None where the run has none at all.
+
+    Raises:
+        ValueError: there are checkpoints and none of them is whole. All stay where they are.
+    """
+    faults: dict[Path, str] = {}
+    for folder in list_checkpoints(run_dir):
+        fault = fault_of(folder, checksums=True)
+        if fault is None and check is not None:
+            fault = check(folder)
+        if fault is None:
+            for damaged, reason in faults.items():
+                warnings.warn(f"Checkpoint {damaged} is skipped: {reason}. It is kept as {set_aside(damaged).name}.")
+            return folder
+        faults[folder] = fault
+    if faults:
+        found = "; ".join(f"{folder.name}: {fault}" for folder, fault in faults.items())
+        raise ValueError(
+            f"{run_dir} has checkpoints, and none can be resumed from. {found}. Put back what is missing or damaged, "
+            "or begin anew: in another folder (--output_dir), or here (--overwrite_output_dir)."
+        )
+    return None
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a damaged checkpoint (`damaged-checkpoint-7`), so that the run neither takes, overwrites nor deletes it.
+
+    Returns:
+        where it is now.
+    """
+    aside, number = folder.with_name(f"{DAMAGED}{folder.name}"), 2
+    while aside.exists():
+        aside, number = folder.with_name(f"{DAMAGED}{folder.name}.{number}"), number + 1
+    folder.rename(aside)
+    flush(aside.parent)
+    return aside
 
 
 def rotate(run_dir: str | os.PathLike, limit: int | None, keep: tuple[str | os.PathLike | None, ...] = ()):

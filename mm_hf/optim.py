@@ -251,7 +251,7 @@ class EMA:
         """Takes up what `state_dict` gave.
 
         Raises:
-            ValueError: the state of a model in which other parameters train.
+            ValueError: the state of a model in which other parameters train, or averages that are not finite.
         """
         given = {key.removeprefix("averages.") for key in state_dict if key.startswith("averages.")}
         if given != set(self.averages):
@@ -260,6 +260,13 @@ class EMA:
                 f"This is the average of {len(given)} parameters, and in this model {len(self.averages)} train; "
                 f"{len(differing)} differ, such as {differing[0]!r}."
             )
+        for name, average in self.averages.items():
+            value = state_dict[f"averages.{name}"]
+            if value.shape != average.shape:
+                shapes = f"{tuple(value.shape)}, its parameter {tuple(average.shape)}"
+                raise ValueError(f"The average of {name} has the shape {shapes}.")
+            if not value.isfinite().all():
+                raise ValueError(f"The average of {name} is not finite.")
         for name, average in self.averages.items():
             average.copy_(state_dict[f"averages.{name}"])
         self.num_updates = int(state_dict["num_updates"])

@@ -83,9 +83,11 @@ def test_a_full_disk_leaves_the_last_good_one(tmp_path, monkeypatch):
 def test_killed_while_writing(tmp_path):
     """A process that writes checkpoints without end is killed ten times: what is found is whole each time."""
     code = (
-        "import itertools, sys\n"
+        "import itertools, sys, types\n"
         "from pathlib import Path\n"
-        "from checkpoints import publish, rotate, staging_folder\n"  # by itself: the package takes seconds to import
+        "sys.modules['mm_hf'] = package = types.ModuleType('mm_hf')\n"  # an empty one: all of it takes seconds
+        "package.__path__ = [sys.argv[3]]\n"
+        "from mm_hf.checkpoints import publish, rotate, staging_folder\n"
         "run = Path(sys.argv[1])\n"
         "for step in itertools.count(int(sys.argv[2])):\n"
         "    staged = staging_folder(run / f'checkpoint-{step}')\n"
@@ -96,11 +98,10 @@ def test_killed_while_writing(tmp_path):
         "    print(step, flush=True)\n"
         "    rotate(run, 2)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(checkpoints.__file__)}
     step = 1
     for kill in range(10):
-        command = [sys.executable, "-c", code, str(tmp_path), str(step)]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", code, str(tmp_path), str(step), os.path.dirname(checkpoints.__file__)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         last = int(process.stdout.readline())
         time.sleep(0.003 * kill)
         process.send_signal(signal.SIGKILL)

@@ -32,14 +32,34 @@ from transformers.trainer import TRAINER_STATE_NAME
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `accelerate launch` puts only training/ there
 
 from mm_hf import MMFusionPreTrainedModel
-from mm_hf.checkpoints import newest_checkpoint
+from mm_hf.checkpoints import list_checkpoints
 from mm_hf.data import MultimodalCollator
 from mm_hf.optim import EMA, NonFiniteGuard
+from mm_hf.states import (
+    BAD_ROWS,
+    GUARD,
+    Rules,
+    check_finite,
+    fault_of_tensors,
+    fault_of_values,
+    is_duration,
+    read_json,
+    taking_up,
+)
 from mm_hf.trainer import MMTrainer
 from training.arguments import TrainArguments
 from training.job import Job, build_optimizer, build_scheduler, run
 from training.measure import finish
 from training.set_up import set_up
+
+
+# Of a process's own file in a checkpoint, see `RecipeTrainer.save_extra_state`.
+OF_A_PROCESS: Rules = {
+    "bad_rows": lambda value: fault_of_values("", value, BAD_ROWS) is None,
+    "guard": lambda value: fault_of_values("", value, GUARD) is None,
+    "seconds": is_duration,
+    "stopped": lambda value: value is None or (isinstance(value, list) and len(value) == 4),
+}
 
 
 def main():
@@ -112,10 +132,17 @@ class RecipeTrainer(MMTrainer):
             predictions = super().predict_rows(batches)
         else:
             with self.ema.applied():
+                check_finite(self.model, self.args.output_dir)
                 predictions = super().predict_rows(batches)
         self.job.note_bad_rows(predictions.bad_rows)
         self.job.share_bad_rows()
         return predictions
+
+    def tensors_to_keep(self):
+        """See MMTrainer; the averaged weights come on top."""
+        yield from super().tensors_to_keep()
+        if self.ema is not None:
+            yield from self.ema.state_dict().items()
 
     def save_extra_state(self, folder: Path):
         """What has to go on exactly, beside what the library keeps."""
@@ -134,13 +161,21 @@ class RecipeTrainer(MMTrainer):
         recipe = self.recipe
         return [recipe.num_train_epochs, recipe.max_steps, recipe.max_train_seconds, recipe.early_stopping_patience]
 
+    def faults_of_state(self, folder: Path):
+        """See MMTrainer; what `save_extra_state` writes comes on top."""
+        yield from super().faults_of_state(folder)
+        for rank in range(self.args.world_size):
+            yield fault_of_values(f"rank_{rank}.json", read_json(folder / f"rank_{rank}.json"), OF_A_PROCESS)
+        if self.ema is not None:
+            yield fault_of_tensors(folder / "ema.safetensors", self.ema.state_dict())
+
     def load_extra_state(self, folder: Path) -> bool:
         """Takes up what `save_extra_state` wrote.
 
         Returns:
             whether the training had ended.
         """
-        own = json.loads((folder / f"rank_{self.args.process_index}.json").read_text(encoding="utf-8"))
+        own = read_json(folder / f"rank_{self.args.process_index}.json")
         self.job.bad_rows.load_state_dict(own["bad_rows"])
         self.guard.load_state_dict(own["guard"])
         self.seconds = own["seconds"]
@@ -155,15 +190,25 @@ class RecipeTrainer(MMTrainer):
     def train(self, resume_from_checkpoint=None, **kwargs):
         """See MMTrainer; the averaged weights, where there are any, are the ones that stay."""
         self.began = time.perf_counter()
-        if resume_from_checkpoint is not None and self.load_extra_state(Path(resume_from_checkpoint)):
-            # The library forgets that the training had stopped, and would train one evaluation more.
-            self.state = TrainerState.load_from_json(Path(resume_from_checkpoint) / TRAINER_STATE_NAME)
-            self._load_best_model()
+        folder, ended = self.choose_checkpoint(resume_from_checkpoint), False
+        if folder is not None:
+            with taking_up(folder):
+                ended = self.load_extra_state(Path(folder))
+        if ended:  # the library forgets that the training had stopped, and would train one evaluation more
+            self.state = TrainerState.load_from_json(Path(folder) / TRAINER_STATE_NAME)
+            if self.state.best_model_checkpoint is not None:
+                best = self.best_checkpoint(self.state.best_model_checkpoint, Path(folder).parent)
+                self.state.best_model_checkpoint = str(best)
+                self._load_best_model()
+            else:
+                self._load_from_checkpoint(folder)
         else:
-            super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            super().train(resume_from_checkpoint=folder, **kwargs)
         if self.ema is not None:
             if self.state.best_model_checkpoint is not None:
-                self.ema.load_state_dict(load_file(Path(self.state.best_model_checkpoint) / "ema.safetensors"))
+                best = Path(self.state.best_model_checkpoint)
+                with taking_up(best):
+                    self.ema.load_state_dict(load_file(best / "ema.safetensors"))
             self.ema.write()
 
 
@@ -274,7 +319,7 @@ def fit(
         compute_metrics=partial(compute_metrics, job),
     )
     set_seed(args.seed + trainer.args.process_index)  # dropout differs between processes
-    checkpoint = None if folder is None else newest_checkpoint(folder)
+    checkpoint = trainer.choose_checkpoint(folder is not None and bool(list_checkpoints(folder)))
     if checkpoint is not None:
         job.say(f"taken up from {checkpoint}")
     job.say("training:")

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from mm_hf.evaluation import (
     predict,
     verdict,
 )
+from mm_hf.optim import NonFiniteLossError
+from mm_hf.states import check_finite, fault_of_answers
 from training.arguments import TrainArguments
 from training.job import ROOT, Job
 from training.run_folder import git_commit, hardware, versions, write_run
@@ -47,13 +50,25 @@ def evaluate(
     """Runs the model over one part, every row once, on all processes.
 
     Returns:
-        its predictions, and what `Job.metrics` gives.
+        its predictions, and what `Job.metrics` gives; where answers to the validation part are not finite, all metrics
+        are NaN.
+
+    Raises:
+        ValueError: weights, or answers to another part, are not finite.
     """
+    check_finite(model, job.output_dir)
     batches = job.loader(split, collator, train=False)
     predictions = predict(model, batches, job.accelerator, generate=job.generate_arguments(split))
     job.note_bad_rows(predictions.bad_rows)
     job.share_bad_rows()
-    return predictions, report_of(job, predictions, split)
+    fault = fault_of_answers(predictions.logits)
+    if fault is not None and split != "validation":
+        raise NonFiniteLossError(f"The {split} part cannot be measured: {fault}.")
+    report = report_of(job, predictions, split)
+    if fault is not None:  # such a score is never the best
+        job.say(f"a score that does not count: {fault}")
+        report = {**report, "metrics": dict.fromkeys(report["metrics"], math.nan)}
+    return predictions, report
 
 
 def report_of(job: Job, predictions: Predictions, split: str) -> dict:
@@ -64,7 +79,12 @@ def report_of(job: Job, predictions: Predictions, split: str) -> dict:
 
 
 def finish(job: Job, fit: Fit, history: dict[str, list]):
-    """Saves the trained model, measures it once on the test part, and writes all that a run leaves behind."""
+    """Saves the trained model, measures it once on the test part, and writes all that a run leaves behind.
+
+    Raises:
+        ValueError: its weights, or its answers, are not finite.
+    """
+    check_finite(job.model, job.output_dir)
     merge_adapters(job, job.model)
     if job.accelerator.is_main_process:  # before anything else can fail
         job.model.save_pretrained(job.output_dir)

@@ -14,7 +14,8 @@ import math
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -27,14 +28,25 @@ from tqdm.auto import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `accelerate launch` puts only training/ there
 
 from mm_hf import MMFusionPreTrainedModel
-from mm_hf.checkpoints import begin, newest_checkpoint, publish, rotate, staging_folder, writing
+from mm_hf.checkpoints import begin, checkpoint_to_resume, publish, rotate, staging_folder, writing
 from mm_hf.data import MultimodalCollator
 from mm_hf.models.losses import count_items
 from mm_hf.optim import EMA, NonFiniteGuard
+from mm_hf.states import (
+    ACCELERATE_KEYS,
+    agreed,
+    check_finite,
+    check_moments,
+    moments,
+    read_json,
+    restore_random_states,
+    taking_up,
+)
 from training.arguments import TrainArguments
 from training.job import Job, build_optimizer, build_scheduler, run
 from training.measure import evaluate, finish
 from training.set_up import set_up
+from training.state import Progress, fault_of_state
 
 
 def main():
@@ -47,33 +59,6 @@ def main():
     job.accelerator.init_trackers("tensorboard" if job.train_args.report_to == "tensorboard" else job.name)
     history = fit(job, job.model, job.collator, job.train_args, job.output_dir)
     finish(job, fit, history)
-
-
-@dataclass
-class Progress:
-    """How far a training has come: what a checkpoint keeps beside weights and optimizer.
-
-    Args:
-        step: optimizer steps made.
-        epoch, batch: epochs completed, and batches of the present one that were used.
-        seconds: wall time of training.
-        best, best_step: best score on validation, higher is better, and where it was.
-        evaluations_since: since the best one.
-        done: the training ended; nothing is left but to measure.
-        limits: what the recipe said of its end.
-        history: points of (step, value) by name.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    seconds: float = 0.0
-    best: float | None = None
-    best_step: int = 0
-    evaluations_since: int = 0
-    done: bool = False
-    limits: list = field(default_factory=list)
-    history: dict[str, list] = field(default_factory=lambda: {"loss": [], "validation": [], "learning rate": []})
 
 
 class Training:
@@ -258,7 +243,7 @@ class Training:
             self.note(f"validation {name}", report["metrics"][name])
         score = -score if metric == "rmse" else score
         progress.evaluations_since += 1
-        if progress.best is None or score > progress.best:
+        if math.isfinite(score) and (progress.best is None or score > progress.best):
             progress.best, progress.best_step, progress.evaluations_since = score, progress.step, 0
             self.best_weights = {
                 name: p.detach().cpu().clone() for name, p in self.model.named_parameters() if p.requires_grad
@@ -267,6 +252,9 @@ class Training:
     def save(self):
         """Writes a checkpoint beside its place; once all processes have, it takes its place."""
         folder = self.folder / f"checkpoint-{self.progress.step}"
+        more = [*moments(self.model, self.optimizer), *self.best_weights.items()]
+        more += [] if self.ema is None else self.ema.state_dict().items()
+        check_finite(self.model, self.folder, more)
         with writing(folder):
             if self.accelerator.is_main_process:
                 begin(folder)
@@ -298,8 +286,17 @@ class Training:
 
     def resume(self, folder: Path):
         """Takes up all that `write` wrote. The random numbers go on where they were, so nothing may draw any between
-        here and the first step."""
-        own = json.loads((folder / f"rank_{self.accelerator.process_index}.json").read_text(encoding="utf-8"))
+        here and the first step.
+
+        Raises:
+            ValueError: it cannot be read, or does not belong to this run.
+        """
+        with taking_up(folder):
+            self._resume(folder)
+
+    def _resume(self, folder: Path):
+        rank = self.accelerator.process_index
+        own = read_json(folder / f"rank_{rank}.json")
         self.stream_position = tuple(own["stream_position"])
         self.job.bad_rows.load_state_dict(own["bad_rows"])
         self.guard.load_state_dict(own["guard"])
@@ -308,7 +305,7 @@ class Training:
             {name: torch.tensor(loss, device=device) for name, loss in step.items()} for step in own["losses"]
         ]
         limits = self.progress.limits
-        self.progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
+        self.progress = Progress(**read_json(folder / "progress.json"))
         if limits != self.progress.limits:  # the recipe may now end later
             self.progress.done, self.progress.limits = self.progress.step >= self.total, limits
         self.scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
@@ -316,6 +313,8 @@ class Training:
         if self.ema is not None:
             self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
         self.accelerator.load_state(str(folder))
+        check_moments(self.optimizer, folder / "optimizer.bin")
+        restore_random_states(folder / f"random_states_{rank}.pkl", ACCELERATE_KEYS)
 
 
 def fit(
@@ -332,7 +331,9 @@ def fit(
         points of (step, value) by name.
     """
     training = Training(job, model, collator, args, folder)
-    checkpoint = None if folder is None else newest_checkpoint(folder)
+    checkpoint = (
+        None if folder is None else agreed(lambda: checkpoint_to_resume(folder, partial(fault_of_state, training)))
+    )
     if checkpoint is not None:
         training.resume(checkpoint)
         job.say(f"taken up from {checkpoint}")

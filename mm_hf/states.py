@@ -326,8 +326,8 @@ def check_processes(folder: Path, pattern: str, expected: list[str]):
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is a whole number, at least 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    """Whether a value is a whole number, at least 0, that somebody may have counted to."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def is_number(value: Any) -> bool:

@@ -391,7 +391,7 @@ class MMTrainer(Trainer):
         if self.args.load_best_model_at_end and state.get("best_model_checkpoint") is not None:
             best = self.best_checkpoint(state["best_model_checkpoint"], folder.parent)
             fault = None if best == folder else self.fault_of_best(best)
-            yield None if fault is None else f"it needs the best one, {best}: {fault}"
+            yield None if fault is None else f"{TRAINER_STATE_NAME}: best_model_checkpoint is {best}: {fault}"
         if not self.is_fsdp_enabled and not self.is_deepspeed_enabled:
             yield fault_of_pickled(folder / OPTIMIZER_NAME, checked)
             yield fault_of_pickled(folder / SCHEDULER_NAME, checked, infinite=True)
@@ -425,8 +425,9 @@ class MMTrainer(Trainer):
         return None
 
     def best_checkpoint(self, recorded: str, run_dir: Path) -> Path:
-        """Where the best checkpoint is: a run folder that was moved has it where its others are."""
-        return Path(recorded) if Path(recorded).is_dir() else run_dir / Path(recorded).name
+        """Where the best checkpoint is: where the others of the run are, though the folder was moved or copied."""
+        beside = run_dir / Path(recorded).name
+        return beside if beside.is_dir() else Path(recorded)
 
     def fault_of_best(self, folder: Path) -> str | None:
         """Why the best checkpoint cannot be loaded; None where it can."""
@@ -465,9 +466,9 @@ class MMTrainer(Trainer):
     def _load_rng_state(self, checkpoint):
         if checkpoint is not None:
             with taking_up(checkpoint):
-                super()._load_rng_state(checkpoint)
                 rank = self.args.process_index if self.args.world_size > 1 else 0
                 restore_random_states(self.random_states(Path(checkpoint))[rank], TRAINER_KEYS)
+                super()._load_rng_state(checkpoint)  # those of other accelerators too
 
     def _load_best_model(self):
         best = Path(cast(str, self.state.best_model_checkpoint))

@@ -290,19 +290,14 @@ def compute_metrics(job: Job, predictions: EvalPrediction) -> dict[str, float]:
     return job.metrics(logits, labels, generated=generated)["metrics"]
 
 
-def fit(
+def build_trainer(
     job: Job,
     model: MMFusionPreTrainedModel,
     collator: MultimodalCollator,
     args: TrainArguments,
     folder: Path | None = None,
-) -> dict[str, list]:
-    """Trains, from the newest checkpoint in the folder if there is one, and leaves in `model` the weights that were
-    best on validation.
-
-    Returns:
-        points of (step, value) by name.
-    """
+) -> RecipeTrainer:
+    """The Trainer of a recipe; without a folder it keeps nothing."""
     callbacks = []
     if folder is not None and args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -319,6 +314,23 @@ def fit(
         compute_metrics=partial(compute_metrics, job),
     )
     set_seed(args.seed + trainer.args.process_index)  # dropout differs between processes
+    return trainer
+
+
+def fit(
+    job: Job,
+    model: MMFusionPreTrainedModel,
+    collator: MultimodalCollator,
+    args: TrainArguments,
+    folder: Path | None = None,
+) -> dict[str, list]:
+    """Trains, from the newest checkpoint in the folder if there is one, and leaves in `model` the weights that were
+    best on validation.
+
+    Returns:
+        points of (step, value) by name.
+    """
+    trainer = build_trainer(job, model, collator, args, folder)
     checkpoint = trainer.choose_checkpoint(folder is not None and bool(list_checkpoints(folder)))
     if checkpoint is not None:
         job.say(f"taken up from {checkpoint}")

@@ -134,6 +134,8 @@ def fault_of_progress(progress: dict[str, Any], step: int) -> str | None:
     for name, at in last.items():
         if at > step:
             return f"progress.json: {name} is at step {at}, behind step {step}"
+    if progress["evaluations_since"] > step:
+        return f"progress.json: evaluations_since is {progress['evaluations_since']} at step {step}"
     if step > progress["limits"][0]:
         return f"progress.json: step is {step} of {progress['limits'][0]} (limits)"
     return None

@@ -284,6 +284,20 @@ class Training:
             if self.ema is not None:
                 save_file(self.ema.state_dict(), folder / "ema.safetensors")
 
+    def take_up(self, run_dir: Path) -> Path | None:
+        """Resumes from the newest checkpoint that is whole, and sets aside those newer.
+
+        Returns:
+            the checkpoint; None where there is none.
+
+        Raises:
+            ValueError: there are checkpoints and none of them is whole.
+        """
+        checkpoint = agreed(lambda: checkpoint_to_resume(run_dir, partial(fault_of_state, self)))
+        if checkpoint is not None:
+            self.resume(checkpoint)
+        return checkpoint
+
     def resume(self, folder: Path):
         """Takes up all that `write` wrote. The random numbers go on where they were, so nothing may draw any between
         here and the first step.
@@ -331,11 +345,7 @@ def fit(
         points of (step, value) by name.
     """
     training = Training(job, model, collator, args, folder)
-    checkpoint = (
-        None if folder is None else agreed(lambda: checkpoint_to_resume(folder, partial(fault_of_state, training)))
-    )
-    if checkpoint is not None:
-        training.resume(checkpoint)
+    if folder is not None and (checkpoint := training.take_up(folder)):
         job.say(f"taken up from {checkpoint}")
     job.say(f"training: {training.total} steps, {training.progress.step} of them made")
     training.run()

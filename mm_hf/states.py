@@ -69,9 +69,9 @@ def masks_of(model: nn.Module) -> set[str]:
     return {name for name, _ in model.named_buffers()}
 
 
-def kept_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters, and the buffers that are saved with them, by name."""
-    yield from model.named_parameters()
+def kept_tensors(model: nn.Module, frozen: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters, those that do not train among them or not, and the buffers that are saved with them, by name."""
+    yield from ((name, parameter) for name, parameter in model.named_parameters() if frozen or parameter.requires_grad)
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:
@@ -87,19 +87,25 @@ def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tupl
                 yield f"the optimizer's {key} of {names.get(parameter, 'a parameter')}", value
 
 
-def check_finite(model: nn.Module, run_dir: str | Path | None = None, more: Iterable[tuple[str, torch.Tensor]] = ()):
+def check_finite(
+    model: nn.Module,
+    run_dir: str | Path | None = None,
+    more: Iterable[tuple[str, torch.Tensor]] = (),
+    frozen: bool = True,
+):
     """Stops what would keep or measure a model whose weights are not finite.
 
     Args:
         model: its parameters, and all buffers that are saved with it.
         run_dir: holds the run's checkpoints: the message names the newest that is complete.
         more: further tensors by name.
+        frozen: look at the parameters that do not train too: False where that has been done.
 
     Raises:
         NonFiniteWeightsError: naming the tensor.
     """
     with torch.no_grad():
-        bad = nonfinite_tensor(kept_tensors(model), masks_of(model)) or nonfinite_tensor(more)
+        bad = nonfinite_tensor(kept_tensors(model, frozen), masks_of(model)) or nonfinite_tensor(more)
     if bad is not None:
         last = None if run_dir is None else newest_checkpoint(run_dir)
         raise NonFiniteWeightsError(

@@ -514,7 +514,7 @@ class MMTrainer(Trainer):
         """Lets the library write the checkpoint beside its place, and puts it there when it is whole."""
         run_dir = Path(self._get_output_dir(trial))
         folder = run_dir / f"checkpoint-{self.state.global_step}"
-        check_finite(cast(nn.Module, self.model), run_dir, self.tensors_to_keep())
+        check_finite(cast(nn.Module, self.model), run_dir, self.tensors_to_keep(), frozen=False)
         with writing(folder):
             if self.args.should_save:
                 begin(folder)

@@ -252,9 +252,11 @@ class Training:
     def save(self):
         """Writes a checkpoint beside its place; once all processes have, it takes its place."""
         folder = self.folder / f"checkpoint-{self.progress.step}"
-        more = [*moments(self.model, self.optimizer), *self.best_weights.items()]
+        more = [*moments(self.model, self.optimizer)]
         more += [] if self.ema is None else self.ema.state_dict().items()
-        check_finite(self.model, self.folder, more)
+        # The best weights were looked at when they were measured or taken up, what is frozen when all was measured.
+        more += self.best_weights.items() if self.progress.best_step == self.progress.step else []
+        check_finite(self.model, self.folder, more, frozen=False)
         with writing(folder):
             if self.accelerator.is_main_process:
                 begin(folder)

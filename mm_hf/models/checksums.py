@@ -10,7 +10,7 @@ try:
 except ImportError:  # it comes with datasets, which a process that only answers may lack
     xxhash = None
 
-CHUNK = 2**22  # bytes: what is held in memory of a file at a time
+CHUNK = 2**18  # bytes: what is held in memory of a file at a time, and in the cache of a core
 
 
 def can_check() -> bool:

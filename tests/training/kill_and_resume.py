@@ -275,7 +275,7 @@ def ends_alike_after_kills(recipe, folder: Path, seed: int, **keys):
         seed: of the moments.
         keys: of both recipes.
     """
-    for name, kills in (("alone", []), ("killed", seeded_kills(seed, 2, longest=1.0))):
+    for name, kills in (("alone", []), ("killed", seeded_kills(seed, 2, longest=0.2))):
         met = survive(command("train.py", 1, [str(recipe(folder / name, floors=False, **keys))]), folder / name, kills)
         assert all(what is not None for _, what in met), met
     assert weights(folder / "alone") == weights(folder / "killed")

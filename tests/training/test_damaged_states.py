@@ -434,6 +434,7 @@ def test_nothing_is_published_that_is_not_finite(script, what, loaded, copied):
     if script == "train":
         training.resume(folder / "checkpoint-6")
         training.folder, training.progress.step, save = folder, 7, training.save
+        training.progress.best_step = 7
     else:
         training.args.output_dir, training.state.global_step = str(folder), 7
         save = partial(training._save_checkpoint, training.model, None)
@@ -591,7 +592,7 @@ def test_memory_for_a_damaged_file(tmp_path):
                 change(state / name)
                 found: list = []
                 assert peak_of(check) < 1.5 * good
-                assert name in found[0] or not with_checksums
+                assert not with_checksums or name in found[0]
                 shutil.rmtree(state)
                 (tmp_path / "whole").rename(state)
 

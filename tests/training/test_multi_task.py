@@ -211,7 +211,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, 
 @pytest.mark.parametrize("script", ["train.py", "finetune.py"])
 def test_killed_and_started_again(script, recipe, tmp_path):
     """Ends with the weights of a run that was left alone."""
-    for name, kills in (("alone", []), ("killed", seeded_kills(11, 2, longest=1.0))):
+    for name, kills in (("alone", []), ("killed", seeded_kills(11, 2, longest=0.2))):
         file = recipe(tmp_path / name, task_weighting="uncertainty", floors=False)
         met = survive(command(script, 1, [str(file)]), tmp_path / name, kills)
         assert all(what is not None for _, what in met)

@@ -1,0 +1,90 @@
+"""What a save of a training state costs with checksums, and with the look at every number that goes before it.
+
+    python benchmarks/save_price.py [--saves 21] [--frozen]
+
+Saves of one run of easy-VQA with the real encoders, in turn as they are and without either. Medians, and the extra.
+"""
+
+import argparse
+import contextlib
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+from mm_hf import checkpoints  # noqa: E402
+from training import train  # noqa: E402
+from training.set_up import set_up  # noqa: E402
+
+
+def main():
+    """Prints a line for each way."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--saves", type=int, default=21, help="of each way")
+    parser.add_argument("--frozen", action="store_true", help="the encoders do not train: small moments and averages")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    cache = ROOT / ".cache"
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        training = one_step(cache, Path(folder), given.frozen)
+        without = (
+            mock.patch.object(checkpoints, "can_check", lambda: False),
+            mock.patch.object(train, "check_finite", lambda *_, **__: None),
+        )
+        ways = {"neither": without, "checksums alone": without[1:], "both": ()}
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(given.saves + 1):  # the first warms up
+            for way, patches in ways.items():
+                with contextlib.ExitStack() as stack:
+                    for patch in patches:
+                        stack.enter_context(patch)
+                    began = time.perf_counter()
+                    training.save()
+                    seconds[way].append(time.perf_counter() - began)
+        size = sum(path.stat().st_size for path in (Path(folder) / "run/checkpoint-1").rglob("*")) / 1e6
+    base = statistics.median(seconds["neither"][1:])
+    print(f"a state of {size:.0f} MB, {given.saves} saves each, {given.threads} thread(s)")
+    for way, found in seconds.items():
+        median = statistics.median(found[1:])
+        print(f"{way:<16} {median:.3f} s (fastest {min(found[1:]):.3f})  {100 * (median / base - 1):+.1f} %")
+
+
+def one_step(cache: Path, folder: Path, frozen: bool) -> "train.Training":
+    """A training that has made a step, so that the optimizer has moments, and has been measured."""
+    keys = {
+        "vision_encoder": cache / "encoders/mobilenet-v2",
+        "text_encoder": cache / "encoders/minilm-l6",
+        "dataset": cache / "easy_vqa",
+        "freeze_encoders": str(frozen).lower(),
+        "ema_decay": 0.9,
+        "output_dir": folder / "run",
+        "report_to": "none",
+        "floors": "false",
+        "max_steps": 1,
+        "save_total_limit": 1,
+        "per_device_train_batch_size": 8,
+    }
+    words = [str(word) for key, value in keys.items() for word in (f"--{key}", value)]
+    with mock.patch.object(sys, "argv", ["train.py", str(ROOT / "training/recipes/easy_vqa.yaml"), *words]):
+        job = set_up("", "train.py")
+    training = train.Training(job, job.model, job.collator, job.train_args, job.output_dir)
+    training.loader.set_epoch(0)
+    training.make_step([next(iter(training.loader))])
+    training.progress.best = 0.5
+    training.best_weights = {
+        name: p.detach().cpu().clone() for name, p in job.model.named_parameters() if p.requires_grad
+    }
+    return training
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -69,7 +70,7 @@ def publish(folder: str | os.PathLike):
     folder, staged = Path(folder), staging_folder(folder)
     files = sorted(path for path in staged.rglob("*") if path.is_file() and path.name != MANIFEST)
     names = [str(path.relative_to(staged)) for path in files]
-    manifest = {"files": {name: path.stat().st_size for name, path in zip(names, files)}}
+    manifest: dict[str, dict[str, Any]] = {"files": {name: path.stat().st_size for name, path in zip(names, files)}}
     with ThreadPoolExecutor(1) as pool:  # it reads from memory what the disk is still busy with
         checksums = pool.map(checksum_of, files if can_check() else [])
         for path in files:

@@ -80,7 +80,7 @@ def kept_tensors(model: nn.Module, frozen: bool = True) -> Iterator[tuple[str, t
 
 def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
     """What an optimizer keeps of each parameter, by names that say so."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, torch.Tensor):

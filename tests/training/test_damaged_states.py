@@ -612,7 +612,7 @@ def test_two_processes_take_the_same_state(script, tmp_path):
     again = Run(command(f"{script}.py", 2, [str(recipe)]), folder, "again")
     again.finish()
     assert f"{name} is damaged" in again.text()
-    assert again.text().count("is skipped") == 1
+    assert again.text().count("kept as damaged-checkpoint-6") == 1
     assert f"taken up from {folder / 'checkpoint-3'}" in again.text()
     assert content(folder / "damaged-checkpoint-6") == damaged
     assert weights(folder) == ended
@@ -623,7 +623,7 @@ def test_two_processes_take_the_same_state(script, tmp_path):
     assert refused.process.wait() != 0
     assert "error:" in refused.text()
     assert "scheduler.pt is damaged" in refused.text()
-    assert "Traceback" not in refused.text().split("torch.distributed")[0]
+    assert "ValueError" not in refused.text()  # the launcher has a traceback of its own
     assert len(list(folder.glob("checkpoint-*"))) == 2
 
 

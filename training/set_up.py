@@ -49,6 +49,7 @@ from mm_hf.data import (
     word_tokenizer,
 )
 from mm_hf.data.decoding import find_picture
+from mm_hf.data.files_read import cache_folder, files_of
 from mm_hf.data.labels import STRINGS, count_values
 from mm_hf.data.loading import SOURCE_ROW, rows_by_path
 from mm_hf.models.configuration_mm_fusion import PRETRAINED_MODALITIES, part_of_composite
@@ -258,7 +259,8 @@ def load_parts(
     parts = {name: splits[name] for name in ("train", "validation", "test")}
     for name, part in parts.items():
         if name != "train" and isinstance(part, IterableDataset):
-            parts[name] = Dataset.from_generator(partial(iter, part), features=part.features)
+            cache = cache_folder(files_of(data_args.dataset))
+            parts[name] = Dataset.from_generator(partial(iter, part), features=part.features, cache_dir=cache)
     return parts
 
 

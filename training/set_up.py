@@ -68,8 +68,10 @@ from training.arguments import (
     parse_arguments,
 )
 from training.checks import check_arguments
+from training.fingerprint import Fingerprint, frozen_sources
 from training.job import RETRIEVAL, ROOT, Job
-from training.run_folder import check_same_data, claim_run_folder, is_begun, read_recipe_of
+from training.run_folder import claim_run_folder, is_begun, read_recipe_of
+from training.same_data import check_same_data
 
 
 HEADS: dict[str, type[MMFusionPreTrainedModel]] = {
@@ -144,7 +146,8 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     as_written = train_args.defaults_version > 1 and reads_as_written(output_dir)
     to_write = columns.labels if model_args.task in (GENERATION, CTC) else []
     with accelerator.local_main_process_first():  # the others find what it prepared
-        splits = load_parts(data_args, columns, train_args.seed, as_text=to_write, as_written=as_written)
+        loaded = load_parts(data_args, columns, train_args.seed, as_text=to_write, as_written=as_written)
+    splits = loaded
     without_classes = model_args.task in (RETRIEVAL, GENERATION, CTC)
     names, problem_type = ({}, {}) if without_classes else labels_by_column(splits, columns, data_args)
     splits = normalise_labels(splits, names) if names else splits
@@ -177,13 +180,16 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     if job.transcribes and job.processor.tokenizer is None:
         job.processor.tokenizer = build_tokenizer(job, names)
     rows = {part: len(dataset) for part, dataset in splits.items() if isinstance(dataset, Dataset)}
-    data = {"rows": rows, "classes": names}
-    check_same_data(accelerator, output_dir, data | ({"cells": AS_WRITTEN} if as_written else {}))
+    data = {"rows": rows, "classes": names} | ({"cells": AS_WRITTEN} if as_written else {})
+    root = data_root_of(data_args.dataset, data_args.data_root)
+    fingerprint = partial(
+        Fingerprint, loaded, columns, data_args.dataset, root, job.processor, frozen_sources(model_args)
+    )
+    check_same_data(accelerator, output_dir, recipe, data, fingerprint, allow_changes)
     job.say(
         f"{accelerator.num_processes} process(es) on {accelerator.device}, {torch.get_num_threads()} threads each\n"
         f"{data_args.dataset}:"
     )
-    root = data_root_of(data_args.dataset, data_args.data_root)
     if accelerator.is_main_process:
         tokenizer = job.processor.tokenizer if columns.text or job.writes else None
         job.say("\n".join(summary_lines(describe(splits, columns, names, problem_type, tokenizer, root))))

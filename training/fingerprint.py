@@ -16,8 +16,9 @@ and costs little beside the reading of the data. It finds mistakes, not malice.
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class Fingerprint:
         columns: those in use.
         dataset: what they were loaded from.
         root: see `data_root_of`.
-        processor: of the run.
+        processor: of the run; None: it is not looked at.
         encoders: by modality folder or Hub id of each encoder that is frozen.
 
     Attributes:
@@ -67,8 +68,8 @@ class Fingerprint:
         columns: Columns,
         dataset: str,
         root: str | None,
-        processor: MMFusionProcessor,
-        encoders: dict[str, str],
+        processor: MMFusionProcessor | None = None,
+        encoders: Mapping[str, str] = MappingProxyType({}),
     ):
         self.paths: dict[tuple[str, str], list[str]] = {}
         self.kept: dict[str, Any] = {"columns": {}, "files": {}}
@@ -78,7 +79,7 @@ class Fingerprint:
             else:
                 names = list(dict.fromkeys(column for _, column in columns.named()))
                 self.kept["columns"][part] = {name: self.digest_of(split, part, name, root) for name in names}
-        self.kept["processor"] = keys_of_processor(processor)
+        self.kept["processor"] = {} if processor is None else keys_of_processor(processor)
         self.kept["encoders"] = {modality: files_of_encoder(source) for modality, source in encoders.items()}
 
     def digest_of(self, split: Dataset, part: str, column: str, root: str | None) -> str:

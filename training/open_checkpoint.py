@@ -36,6 +36,7 @@ from training.arguments import DataArguments, DatasetArguments, ModelArguments, 
 from training.job import COLUMN_OF, RETRIEVAL, ROOT, Job
 from training.lock import lock_folder
 from training.places import find_data
+from training.same_data import check_same_part
 from training.set_up import AS_WRITTEN, HEADS, build_cache, check_rows
 
 
@@ -246,6 +247,7 @@ def load_part(
     part, train = splits[name], splits.get("train")
     if SOURCE_ROW in part.column_names:
         check_cut(Path(args.model), data_args, recipe, {key: len(value) for key, value in splits.items()})
+        check_same_part(Path(args.model), path, data_root_of(path, data_args.data_root), columns, name, part)
     if args.max_rows is not None and args.max_rows < len(part):
         if SOURCE_ROW not in part.column_names:
             part = part.add_column(SOURCE_ROW, np.arange(len(part)))

@@ -76,16 +76,31 @@ def write_json(path: Path, value: Any):
     beside.replace(path)
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """What `write_json` wrote.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}. --overwrite_output_dir starts anew.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is damaged: it holds {found!r:.80}. --overwrite_output_dir starts anew.")
+    return found
+
+
 def read_recipe_of(output_dir: Path) -> dict[str, Any]:
     """The recipe.json of a folder, with what runs did before a key was there; empty where it holds none."""
     file = output_dir / "recipe.json"
-    return {**BEFORE_THE_KEY, **json.loads(file.read_text(encoding="utf-8"))} if file.exists() else {}
+    return {**BEFORE_THE_KEY, **read_json(file)} if file.exists() else {}
 
 
 def read_rows_of(output_dir: Path) -> dict[str, Any]:
     """The rows.json of a folder; empty where it holds none."""
     file = output_dir / "rows.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return read_json(file) if file.exists() else {}
 
 
 def is_begun(output_dir: Path) -> bool:
@@ -116,7 +131,7 @@ def claim_run_folder(
     goes_on_in(output_dir)
     results = output_dir / "results.json"
     recipe = plain_recipe(recipe)
-    found = read_recipe_of(output_dir)
+    found = {} if overwrite else read_recipe_of(output_dir)  # else it may be damaged
     found.pop(WORKING_DIR, None)
     begun = is_begun(output_dir)
     changed = sorted(key for key in {*found, *recipe} if found.get(key) != recipe.get(key))

@@ -6,8 +6,10 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 
 from mm_hf.checkpoints import list_checkpoints
+from mm_hf.data import Columns
 from training.fingerprint import Fingerprint
 from training.run_folder import begin_run, read_rows_of, write_json
 
@@ -70,3 +72,26 @@ def refusal(
             f"with what is there now; {ways_out}"
         )
     return None
+
+
+def check_same_part(model: Path, dataset: str, root: str | None, columns: Columns, name: str, part: Dataset):
+    """Refuses a part that was cut as in training, but holds other rows than it did then: some may have been learned.
+    What a run of before did not keep is not asked for.
+
+    Args:
+        model: folder of the run.
+        dataset: the part is of it.
+        root: see `data_root_of`.
+        columns: those in use.
+        name, part: the rows.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    found = read_rows_of(model).get("fingerprint")
+    differences = [] if found is None else Fingerprint({name: part}, columns, dataset, root).settle(found)[0]
+    if differences:
+        raise ValueError(
+            f"{dataset} is not what it was when {model} was trained. Changed: {'; '.join(differences)}. Its {name} "
+            "part cannot be cut again as it was. Put rows that it has not learned into a file of their own."
+        )

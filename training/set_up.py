@@ -1,7 +1,6 @@
 """What train.py and finetune.py share before they train: the arguments checked, the run's folder claimed, the data
 looked at, the model built."""
 
-import json
 import os
 from collections import Counter
 from dataclasses import replace
@@ -70,7 +69,7 @@ from training.arguments import (
 from training.checks import check_arguments
 from training.fingerprint import Fingerprint, frozen_sources
 from training.job import RETRIEVAL, ROOT, Job
-from training.run_folder import claim_run_folder, is_begun, read_recipe_of
+from training.run_folder import claim_run_folder, is_begun, read_recipe_of, read_rows_of
 from training.same_data import check_same_data
 
 
@@ -235,7 +234,7 @@ def reads_as_written(output_dir: Path) -> bool:
     file = output_dir / "rows.json"
     if not file.exists() or not list_checkpoints(output_dir):
         return True
-    return json.loads(file.read_text(encoding="utf-8")).get("cells") == AS_WRITTEN
+    return read_rows_of(output_dir).get("cells") == AS_WRITTEN
 
 
 def load_parts(

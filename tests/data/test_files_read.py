@@ -1,4 +1,4 @@
-"""A file that was rewritten, with its old size and times, is read anew: nothing comes from a store as it was before."""
+"""A file that was rewritten, with its old size and times, is read anew: nothing comes from a store as it was."""
 
 import csv
 import io
@@ -30,6 +30,10 @@ def write_csv(path, first, separator=","):
         writer = csv.DictWriter(file, ["text", "label"], delimiter=separator)
         writer.writeheader()
         writer.writerows(rows(first))
+
+
+def write_json_lines(path, first):
+    path.write_text("\n".join(map(json.dumps, rows(first))))
 
 
 def write_mixed_json(path, first):
@@ -70,7 +74,7 @@ FORMATS = {
     "csv": ("rows.csv", write_csv, None, "label"),
     "tsv": ("rows.tsv", lambda path, first: write_csv(path, first, "\t"), None, "label"),
     "json": ("rows.json", lambda path, first: path.write_text(json.dumps(rows(first))), None, "label"),
-    "jsonl": ("rows.jsonl", lambda path, first: path.write_text("\n".join(map(json.dumps, rows(first)))), None, "label"),
+    "jsonl": ("rows.jsonl", write_json_lines, None, "label"),
     "numbers, then a text": ("rows.jsonl", write_mixed_json, None, "label"),
     "parquet": ("rows.parquet", lambda path, first: Dataset.from_list(rows(first)).to_parquet(path), None, "label"),
     "tar": ("rows.tar", write_tar, None, "json.label"),

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -115,16 +116,15 @@ def line_of(error: Exception, lower: str = TRAINING) -> str | None:
     said = words_of(error)
     if is_out_of_memory(error):
         return f"memory does not do ({said[:300]}). {lower} {where_it_goes_on()}"
-    if isinstance(error, BadRowError):
-        return f"{said} (--on_error skip leaves such rows out, and lists them.)"
-    if isinstance(error, (ValueError, OSError)):
-        return said
-    damaged = isinstance(error, RuntimeError) and any(word in said for word in DAMAGED)
-    if damaged or isinstance(error, (UnpicklingError, SafetensorError, EOFError)):
+    if is_damaged(error):
         return (
             f"a file is damaged ({type(error).__name__}: {said[:300]}). Of a checkpoint-… folder: remove it, and the "
             "same command goes on from the one before."
         )
+    if isinstance(error, BadRowError):
+        return f"{said} (--on_error skip leaves such rows out, and lists them.)"
+    if isinstance(error, (ValueError, OSError)):
+        return said
     if isinstance(error, RuntimeError) and "DataLoader worker" in said and any(word in said for word in WORKER_DIED):
         return (
             f"a process that loads data was killed ({said[:300]}). Most often memory did not do: lower "
@@ -133,6 +133,18 @@ def line_of(error: Exception, lower: str = TRAINING) -> str | None:
     if isinstance(error, RuntimeError) and any(word in said for word in PEER_LEFT):
         return f"another process of this run has ended, which says why ({said[:200]}). {where_it_goes_on()}"
     return None
+
+
+def is_damaged(error: Exception) -> bool:
+    """Whether a file could not be read for what stands in it. torch.load raises whatever its reading came upon."""
+    if isinstance(error, (OSError, BadRowError)):
+        return False
+    if isinstance(error, (UnpicklingError, SafetensorError, EOFError)):
+        return True
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in DAMAGED):
+        return True
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(frame.f_code.co_filename.endswith("_weights_only_unpickler.py") for frame in frames)
 
 
 def words_of(error: BaseException) -> str:

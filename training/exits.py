@@ -29,7 +29,8 @@ ANSWERING = "Take a smaller model or picture."
 # What torch says in a RuntimeError, where it has no type of its own.
 NO_MEMORY = (
     *("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc"),
-    *("can't start new thread", "failed to map segment", "status_alloc_failed"),
+    *("can't start new thread", "threadpoolbuilderror", "failed to map segment", "status_alloc_failed"),
+    "could not create a primitive",  # oneDNN, which found no room for its code
 )
 WORKER_DIED = ("is killed by signal", "exited unexpectedly")
 DAMAGED = ("PytorchStreamReader", "unexpected EOF", "Invalid magic number", "corrupted file")
@@ -68,7 +69,9 @@ def run(main: Callable[[], None], lower: str = TRAINING):
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"\nstopped by {by}. {where_it_goes_on()}".rstrip(), file=sys.stderr, flush=True)
         sys.exit(status)
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # what a library in Rust raises is no Exception
         line = line_of(error, lower)
         if line is None:
             raise
@@ -111,7 +114,7 @@ def where_it_goes_on() -> str:
     return f"The same command goes on from {whole}."
 
 
-def line_of(error: Exception, lower: str = TRAINING) -> str | None:
+def line_of(error: BaseException, lower: str = TRAINING) -> str | None:
     """What to tell the user of an error; None where it is a fault of ours."""
     said = words_of(error)
     if is_out_of_memory(error):
@@ -135,7 +138,7 @@ def line_of(error: Exception, lower: str = TRAINING) -> str | None:
     return None
 
 
-def is_damaged(error: Exception) -> bool:
+def is_damaged(error: BaseException) -> bool:
     """Whether a file could not be read for what stands in it. torch.load raises whatever its reading came upon."""
     if isinstance(error, (OSError, BadRowError)):
         return False
@@ -149,7 +152,7 @@ def is_damaged(error: Exception) -> bool:
 
 def words_of(error: BaseException) -> str:
     """The message of an error; of one that came from a worker its last line, which says it all."""
-    text = str(error).strip()
+    text = str(error).strip() or type(error).__name__
     if text.startswith("Caught ") and "Traceback" in text:
         text = text.splitlines()[-1]
     return " ".join(text.split())
@@ -162,8 +165,9 @@ def is_out_of_memory(error: BaseException | None) -> bool:
             return True
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             return True
-        said = str(error).lower()
-        if isinstance(error, (RuntimeError, SafetensorError, ImportError)) and any(word in said for word in NO_MEMORY):
+        said, rust = str(error).lower(), type(error).__name__ == "PanicException"
+        types = (RuntimeError, SafetensorError, ImportError)
+        if (isinstance(error, types) or rust) and any(word in said for word in NO_MEMORY):
             return True
         error = error.__cause__
     return False

@@ -18,7 +18,7 @@ def files_of(dataset: str | os.PathLike) -> list[str]:
     if os.path.isfile(dataset):
         return [str(dataset)]
     if os.path.isdir(dataset):
-        return sorted(os.path.join(folder, name) for folder, _, names in os.walk(dataset) for name in names)
+        return sorted(os.path.join(folder, name) for folder, _, names in os.walk(os.fspath(dataset)) for name in names)
     return sorted(path for path in glob.glob(str(dataset), recursive=True) if os.path.isfile(path))
 
 

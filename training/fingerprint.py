@@ -7,7 +7,7 @@
 | those in files | path within the data and size; where times or inode differ, their content |
 | a stream | its files, likewise |
 | preprocessing | the keys of what the processor's `save_pretrained` writes |
-| frozen encoders | their config and weights, by checksum |
+| frozen encoders | their config and weights, by checksum; those of the Hub by their revision |
 
 Content is read of up to `MOST_BYTES` a column and part; of more, every so many items are. All is found by one process,
 and costs little beside the reading of the data. It finds mistakes, not malice.
@@ -15,6 +15,7 @@ and costs little beside the reading of the data. It finds mistakes, not malice.
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -100,9 +101,9 @@ class Fingerprint:
             update(digest, lengths)
             numbers = np.arange(seen, seen + len(items))
             update(digest, content.take(pa.array(np.flatnonzero(numbers % every == 0))))
-            for path, length in zip(pc.struct_field(items, "path").to_pylist(), lengths.to_pylist()):
-                if length is None and path is not None:
-                    paths.append(path)
+            named = pc.and_(pc.is_valid(pc.struct_field(items, "path")), pc.is_null(lengths))
+            update(digest, named)  # which rows have the paths
+            paths += pc.struct_field(items, "path").filter(named).to_pylist()
             seen += len(items)
         if paths:
             places = {path: place_of(path, root) for path in set(paths)}
@@ -160,16 +161,16 @@ class Fingerprint:
         """What is not as it was, but for the content of files. Only what both have is compared: a later version of the
         library may write more keys or fewer."""
         for part, columns in self.kept["columns"].items():
-            before = found["columns"].get(part, {})
+            before = found.get("columns", {}).get(part, {})
             yield from (said_of(part, name) for name in columns if before.get(name, columns[name]) != columns[name])
         for key, value in self.kept["processor"].items():
-            before = found["processor"].get(key, value)
+            before = found.get("processor", {}).get(key, value)
             if before != value:
                 both = "" if is_digest(before) or is_digest(value) else f" ({before!r}, now {value!r})"
                 yield f"the processor: {key}{both}"
         for modality, files in self.kept["encoders"].items():
-            before = found["encoders"].get(modality, files)
-            for name in sorted({*before, *files}):
+            before = found.get("encoders", {}).get(modality)
+            for name in sorted({*before, *files}) if before and files else []:  # else they were not known
                 if before.get(name) != files.get(name):
                     yield f"the {modality} encoder's {name}"
 
@@ -261,10 +262,13 @@ def place_of(path: str, root: str | None) -> tuple[str, str]:
 
 
 def places_of_stream(dataset: str) -> list[tuple[str, str]]:
-    """The same of all files of a data set."""
+    """The same of all files of a data set, but for hidden ones, what datasets keeps beside them, and runs."""
     files = files_of(dataset)
     base = dataset if os.path.isdir(dataset) else os.path.commonpath(map(os.path.dirname, files)) if files else ""
-    return [(os.path.relpath(file, base), file) for file in files]
+    places = [(os.path.relpath(file, base), file) for file in files]
+    runs = tuple(os.path.dirname(name) + os.sep for name, _ in places if os.path.basename(name) == "recipe.json")
+    own = re.compile(r"(^|[/\\])(\.|cache-[^/\\]*\.arrow$)")
+    return [(name, file) for name, file in places if not name.startswith(runs) and not own.search(name)]
 
 
 def content_of(paths: list[str]) -> dict[str, Any]:
@@ -318,14 +322,12 @@ def is_digest(value: Any) -> bool:
 
 
 def files_of_encoder(source: str) -> dict[str, str]:
-    """Size and checksum of the config and the weights of an encoder, a folder or a Hub id, by name; nothing where
-    they are not on this machine."""
+    """Of an encoder in a folder size and checksum of its config and weights, by name; of a Hub id the revision, and
+    nothing where that is not on this machine yet."""
     folder = Path(source)
     if not folder.is_dir():
         config = try_to_load_from_cache(source, "config.json")
-        if not isinstance(config, str):
-            return {}
-        folder = Path(config).parent
+        return {"revision": Path(config).parent.name} if isinstance(config, str) else {}
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     files = [path for path in [folder / "config.json", *weights] if path.is_file()]
     return {path.name: f"{path.stat().st_size} bytes, xxh3 {checksum_of(path)}" for path in files}

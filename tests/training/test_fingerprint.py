@@ -17,7 +17,7 @@ from mm_hf import MMFusionProcessor
 from mm_hf.data import Columns, data_root_of, load_splits
 from mm_hf.models.tabular import TableSchema
 from training import evaluate, fingerprint, train
-from training.fingerprint import STREAM, Fingerprint, files_of_encoder, frozen_sources, keys_of_processor, update
+from training.fingerprint import STREAM, Fingerprint, frozen_sources, keys_of_processor, update
 from training.run_folder import read_recipe_of, read_rows_of
 
 
@@ -230,6 +230,24 @@ def test_files_that_changed_are_named(files):
     assert of_files(files, before)[1] == [column]
 
 
+def test_a_file_that_another_row_names(files):
+    """The same files in the same order, but of other rows."""
+    table = files / "rows.csv"
+    lines = ["photo,text,colour", *(f",text {i},red" for i in range(20)), ",text 20,blue"]
+    lines[3] = f"photos/0.png{lines[3]}"
+    table.write_text("\n".join(lines) + "\n")
+    columns = Columns(image="photo", text="text", label="colour")
+
+    def kept(found=None):
+        mine = Fingerprint(load_splits(table, columns, **WHOLE), columns, str(table), str(files.resolve()))
+        return mine.kept, *mine.settle(found)
+
+    before, *_ = kept()
+    lines[3], lines[4] = lines[3].removeprefix("photos/0.png"), f"photos/0.png{lines[4]}"
+    table.write_text("\n".join(lines) + "\n")
+    assert kept(before)[1] == ["train: column 'photo'"]
+
+
 def test_a_folder_that_was_copied_is_the_same_data(files, tmp_path):
     """Other inodes and times, another place: the content of all files is compared."""
     before, *_ = of_files(files)
@@ -285,6 +303,14 @@ def test_streams(kind, tmp_path):
     _, differences, (touched,) = of_stream(tmp_path / "moved", before)
     assert differences == []
     assert STREAM in touched
+    # What is no data: a run in the folder, what datasets keeps, hidden files.
+    (folder / "run").mkdir()
+    for other in ("run/recipe.json", "run/model.safetensors", "cache-1f2e.arrow", ".hidden"):
+        (folder / other).write_text("{}")
+    assert of_stream(folder, before)[1:] == ([], [])
+    (folder / "more.csv").write_text("text,label\n")
+    assert of_stream(folder, before)[1] == ([f"train: {STREAM}"] if kind != "file" else [])
+    (folder / "more.csv").unlink()
     file = folder / "train-0.csv"
     write_and_put_times_back(file)
     assert of_stream(folder, before)[1] == [f"train: {STREAM} (the content of its files)"]
@@ -398,7 +424,23 @@ def test_which_encoders_are_frozen():
     for frozen, found in ((True, {"vision": "a", "text": "b"}), (["text"], {"text": "b"}), (["audio"], {})):
         Asked.freeze_encoders = frozen
         assert frozen_sources(Asked()) == found
-    assert files_of_encoder("nobody/nothing-on-this-machine") == {}
+
+
+def test_encoders_from_the_hub(tmp_path, monkeypatch):
+    """Their revision tells them apart; what was not downloaded yet when a run began is not compared."""
+    encoders = {"vision": "me/eyes"}
+    unknown = Fingerprint({}, COLUMNS, "", None, None, encoders).kept
+    assert unknown["encoders"] == {"vision": {}}
+
+    def cached(revision):
+        path = str(tmp_path / f"models--me--eyes/snapshots/{revision}/config.json")
+        monkeypatch.setattr(fingerprint, "try_to_load_from_cache", lambda *_: path)
+        return Fingerprint({}, COLUMNS, "", None, None, encoders)
+
+    assert cached("1a").settle(unknown) == ([], [])
+    before = cached("1a").kept
+    assert cached("1a").settle(before) == ([], [])
+    assert cached("2b").settle(before)[0] == ["the vision encoder's revision"]
 
 
 # Runs

@@ -537,6 +537,8 @@ def parse_arguments(
     if recipe is not None:
         try:
             values = read_recipe(Path(recipe))
+            if isinstance(values.get("allow_changes"), bool):  # these are two of its words
+                values["allow_changes"] = str(values["allow_changes"]).lower()
         except (OSError, ValueError, yaml.YAMLError) as error:
             parser.error(f"recipe {recipe}: {error}")
         unknown = sorted(map(str, set(values) - known))

@@ -326,7 +326,10 @@ def files_of_encoder(source: str) -> dict[str, str]:
     nothing where that is not on this machine yet."""
     folder = Path(source)
     if not folder.is_dir():
-        config = try_to_load_from_cache(source, "config.json")
+        try:
+            config = try_to_load_from_cache(source, "config.json")
+        except ValueError:  # a folder that is gone, and no name that a Hub id may have
+            return {}
         return {"revision": Path(config).parent.name} if isinstance(config, str) else {}
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     files = [path for path in [folder / "config.json", *weights] if path.is_file()]
@@ -334,7 +337,10 @@ def files_of_encoder(source: str) -> dict[str, str]:
 
 
 def frozen_sources(model_args: Any) -> dict[str, str]:
-    """By modality folder or Hub id of the encoders that do not train."""
+    """By modality folder or Hub id of the encoders that do not train. A run that starts from a checkpoint keeps those
+    in its own folder."""
+    if getattr(model_args, "init_from", None) is not None:
+        return {}
     frozen = model_args.freeze_encoders
     chosen: Iterable[str] = PRETRAINED_MODALITIES if frozen is True else frozen or ()
     sources = {name: getattr(model_args, f"{name}_encoder", None) for name in chosen}

@@ -424,10 +424,15 @@ def test_which_encoders_are_frozen():
     for frozen, found in ((True, {"vision": "a", "text": "b"}), (["text"], {"text": "b"}), (["audio"], {})):
         Asked.freeze_encoders = frozen
         assert frozen_sources(Asked()) == found
+    Asked.freeze_encoders, Asked.init_from = True, "runs/x"
+    assert frozen_sources(Asked()) == {}
 
 
 def test_encoders_from_the_hub(tmp_path, monkeypatch):
     """Their revision tells them apart; what was not downloaded yet when a run began is not compared."""
+    assert Fingerprint({}, COLUMNS, "", None, None, {"vision": str(tmp_path / "gone")}).kept["encoders"] == {
+        "vision": {}
+    }
     encoders = {"vision": "me/eyes"}
     unknown = Fingerprint({}, COLUMNS, "", None, None, encoders).kept
     assert unknown["encoders"] == {"vision": {}}

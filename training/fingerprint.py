@@ -76,7 +76,10 @@ class Fingerprint:
         self.kept: dict[str, Any] = {"columns": {}, "files": {}}
         for part, split in splits.items():
             if isinstance(split, IterableDataset):
-                self.kept["columns"][part] = {STREAM: self.note_files(part, STREAM, places_of_stream(dataset))}
+                places = places_of_stream(dataset)
+                # Of the Hub, nothing is known of the rows but where they are from.
+                named = self.note_files(part, STREAM, places) if places else xxhash.xxh3_64_hexdigest(dataset.encode())
+                self.kept["columns"][part] = {STREAM: named}
             else:
                 names = list(dict.fromkeys(column for _, column in columns.named()))
                 self.kept["columns"][part] = {name: self.digest_of(split, part, name, root) for name in names}

@@ -5,6 +5,7 @@ keep them when the process is killed). The price: whatever closes a descriptor o
 lock, so nothing else opens it.
 """
 
+import atexit
 import errno
 import json
 import os
@@ -25,7 +26,7 @@ except ImportError:  # Windows
 
 LOCK = ".lock"
 LONGEST = 200  # characters of a command that are told
-_held: dict[Path, int] = {}  # the descriptor of each folder's lock
+_held: dict[Path, tuple[int, int]] = {}  # of each folder the descriptor of its lock, and this process
 
 
 def lock_folder(folder: Path, is_main_process: bool = True):
@@ -55,8 +56,8 @@ def take(folder: Path) -> str | None:
         return no_locks(folder, "Windows")
     folder.mkdir(parents=True, exist_ok=True)
     key, path = folder.resolve(), folder / LOCK
-    if key in _held and not is_at(_held[key], path):  # the folder was removed and made anew
-        os.close(_held.pop(key))
+    if key in _held and not is_at(_held[key][0], path):  # the folder was removed and made anew
+        os.close(_held.pop(key)[0])
     while key not in _held:
         kind = fcntl.LOCK_EX
         try:
@@ -81,17 +82,19 @@ def take(folder: Path) -> str | None:
         if kind == fcntl.LOCK_EX:
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps(this_process()).encode())
-        _held[key] = descriptor
+        _held[key] = descriptor, os.getpid()
     return None
 
 
+@atexit.register
 def release_folders():
     """Gives up all locks of this process, and removes their files."""
     while _held:
-        folder, descriptor = _held.popitem()
+        folder, (descriptor, process) = _held.popitem()
         path = folder / LOCK
         try:
-            if is_at(descriptor, path):  # while it is locked, so that nobody has locked what is removed
+            if process == os.getpid() and is_at(descriptor, path):
+                # Not where a forked child ends. While it is locked, so that nobody else has locked what is removed.
                 path.unlink()
         except OSError:
             pass  # left behind, and free

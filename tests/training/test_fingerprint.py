@@ -318,6 +318,14 @@ def test_streams(kind, tmp_path):
     assert of_stream(folder, before)[1] == [f"train: {STREAM}"]
 
 
+def test_a_stream_of_the_hub_is_known_by_its_name():
+    columns = Columns(text="text", label="label")
+    part = Dataset.from_dict({"text": ["a"], "label": ["b"]}).to_iterable_dataset()
+    before = Fingerprint({"train": part}, columns, "me/rows", None).kept
+    assert Fingerprint({"train": part}, columns, "me/rows", None).settle(before) == ([], [])
+    assert Fingerprint({"train": part}, columns, "me/others", None).settle(before)[0] == [f"train: {STREAM}"]
+
+
 # Preprocessing and encoders
 
 

@@ -102,6 +102,19 @@ def test_a_worker_does_not_inherit_it(tmp_path):
         os.waitpid(worker, 0)
 
 
+def test_a_forked_child_that_ends_leaves_it(tmp_path):
+    lock_folder(tmp_path)
+    child = os.fork()
+    if child == 0:
+        release_folders()  # as it does at the end of a process
+        os._exit(0)
+    os.waitpid(child, 0)
+    refused = subprocess.run(
+        [sys.executable, "-c", HOLD, tmp_path / LOCK], capture_output=True, text=True, check=False
+    )
+    assert "BlockingIOError" in refused.stderr
+
+
 def test_a_folder_that_was_made_anew_is_locked_anew(tmp_path):
     folder = tmp_path / "run"
     lock_folder(folder)

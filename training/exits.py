@@ -102,13 +102,16 @@ def stop_on_sigterm():
 
 
 def where_it_goes_on() -> str:
-    """How a run is taken up; empty where this process is about none."""
+    """How a run is taken up; empty where this process is about none, or has too little memory to look."""
     if not _run_folder:
         return ""
     folder = _run_folder[0]
-    if (folder / "results.json").exists():
-        return f"{folder} is complete."
-    whole = next((found for found in list_checkpoints(folder) if (found / MANIFEST).is_file()), None)
+    try:
+        if (folder / "results.json").exists():
+            return f"{folder} is complete."
+        whole = next((found for found in list_checkpoints(folder) if (found / MANIFEST).is_file()), None)
+    except (OSError, MemoryError):
+        return ""
     if whole is None:
         return f"{folder} has no checkpoint yet: the same command starts anew."
     return f"The same command goes on from {whole}."

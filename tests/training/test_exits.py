@@ -161,6 +161,21 @@ def test_where_a_run_goes_on(makes, said, tmp_path, monkeypatch):
     assert str(ended.value).endswith(exits.TRAINING)  # of a script that is about no run
 
 
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_too_little_memory_to_look_where_it_goes_on(error, tmp_path, monkeypatch):
+    def fail(*args):
+        raise error
+
+    def main():
+        goes_on_in(tmp_path)
+        monkeypatch.setattr(exits, "list_checkpoints", fail)
+        raise MemoryError
+
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert str(ended.value).endswith(exits.TRAINING)
+
+
 @pytest.mark.parametrize(("number", "by"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
 @pytest.mark.parametrize("rank", [None, "0", "1"])
 def test_a_stop(number, by, rank, monkeypatch, capsys):

@@ -4,12 +4,14 @@
 refused. A recipe that names another one as its `base`, from its own folder, takes over all keys that it does not have.
 """
 
+from argparse import ArgumentTypeError
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from mm_hf.models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES
 from mm_hf.models.names import did_you_mean
@@ -306,9 +308,14 @@ class TrainArguments:
         default=False,
         metadata={"help": "Start anew in a folder that holds a run; not to take up a killed one."},
     )
-    allow_changes: bool = field(
-        default=False,
-        metadata={"help": "Resume though keys of the recipe changed that may (the message names which may)."},
+    allow_changes: str = field(
+        default="false",
+        metadata={
+            "nargs": "?",
+            "const": "true",
+            "help": "true: resume though keys of the recipe changed that may (the message names which may); data: "
+            "also though rows, preprocessing or frozen encoders changed.",
+        },
     )
     seed: int = field(default=0, metadata={"help": "Of weights, order and dropout."})
     defaults_version: int = field(
@@ -427,6 +434,11 @@ class TrainArguments:
     )
 
     def __post_init__(self):
+        if self.allow_changes != "data":
+            try:
+                self.allow_changes = string_to_bool(self.allow_changes)
+            except ArgumentTypeError:
+                raise ValueError(f"allow_changes must be true, false or data, got {self.allow_changes!r}.") from None
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 are both true: choose one.")
         at_least_one = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
@@ -525,6 +537,8 @@ def parse_arguments(
     if recipe is not None:
         try:
             values = read_recipe(Path(recipe))
+            if isinstance(values.get("allow_changes"), bool):  # these are two of its words
+                values["allow_changes"] = str(values["allow_changes"]).lower()
         except (OSError, ValueError, yaml.YAMLError) as error:
             parser.error(f"recipe {recipe}: {error}")
         unknown = sorted(map(str, set(values) - known))

@@ -21,7 +21,7 @@ from transformers.utils import logging
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mm_hf import EncoderStates, MMFusionConfig, MMFusionForConditionalGeneration, MMFusionProcessor
-from training.job import run
+from training.exits import ANSWERING, run
 
 
 @dataclass
@@ -156,4 +156,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, ANSWERING)

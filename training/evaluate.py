@@ -50,7 +50,8 @@ from mm_hf.evaluation import (
 )
 from mm_hf.evaluation.page import PICTURES
 from training.arguments import DatasetArguments
-from training.job import ROOT, Job, run
+from training.exits import MEASURING, run
+from training.job import ROOT, Job
 from training.measure import OtherPictures
 from training.open_checkpoint import EvaluateArguments, open_checkpoint, parse_arguments
 from training.run_folder import git_commit, hardware, no_picture, picture_and_text, short_name, versions, write_json
@@ -338,4 +339,4 @@ def facts(report: dict[str, Any]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, MEASURING)

@@ -1,7 +1,6 @@
 """What train.py and finetune.py work on: one run, with its data, its model and what it was asked."""
 
 import copy
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,6 +44,7 @@ from training.arguments import (
     ModelArguments,
     TrainArguments,
 )
+from training.exits import run as run  # all scripts have it from here
 
 
 RETRIEVAL = "retrieval"
@@ -304,13 +304,3 @@ def build_scheduler(
     if args.unfreeze_epochs is not None:
         unfreeze_gradually(scheduler, optimizer.param_groups, max(1, round(args.unfreeze_epochs * steps_per_epoch)))
     return scheduler
-
-
-def run(main: Callable[[], None]):
-    """Calls `main`, with one line in place of a traceback where what the user gave is wrong. Anything else is a fault
-    of ours."""
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        hint = " (--on_error skip leaves such rows out, and lists them.)" if isinstance(error, BadRowError) else ""
-        sys.exit("error: " + " ".join(str(error).split()) + hint)

@@ -34,6 +34,9 @@ from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.models.names import did_you_mean
 from training.arguments import DataArguments, DatasetArguments, ModelArguments, TrainArguments
 from training.job import COLUMN_OF, RETRIEVAL, ROOT, Job
+from training.lock import lock_folder
+from training.places import find_data
+from training.same_data import check_same_part
 from training.set_up import AS_WRITTEN, HEADS, build_cache, check_rows
 
 
@@ -101,6 +104,7 @@ def parse_arguments(
         parser.add_argument("word", choices=commands, metavar="|".join(commands))
     file = Path(parser.parse_known_args()[0].model) / "recipe.json"
     recipe: dict[str, Any] = {}
+    notes: list[str] = []
     if file.exists():
         try:
             recipe = json.loads(file.read_text(encoding="utf-8"))
@@ -109,6 +113,7 @@ def parse_arguments(
         missing = [key for key in RECIPE_KEYS if not isinstance(recipe, dict) or key not in recipe]
         if missing:
             parser.error(f"{file} is not the recipe of a run: it lacks {', '.join(missing)}.")
+        recipe, notes = find_data(recipe, file.parent)
     keys = {key.name for key in fields(DatasetArguments)} | {"group_column", "per_device_eval_batch_size"}
     parser.set_defaults(**{key: recipe[key] for key in keys & set(recipe)})
     try:
@@ -117,6 +122,8 @@ def parse_arguments(
         parser.error(str(error))
     if commands:
         args.command = others[0].word
+    if data_args.dataset == recipe.get("dataset") and int(os.environ.get("RANK", 0)) == 0:
+        print(*notes, sep="\n", end="\n" if notes else "", flush=True)
     return args, data_args, recipe
 
 
@@ -240,6 +247,7 @@ def load_part(
     part, train = splits[name], splits.get("train")
     if SOURCE_ROW in part.column_names:
         check_cut(Path(args.model), data_args, recipe, {key: len(value) for key, value in splits.items()})
+        check_same_part(Path(args.model), path, data_root_of(path, data_args.data_root), columns, name, part)
     if args.max_rows is not None and args.max_rows < len(part):
         if SOURCE_ROW not in part.column_names:
             part = part.add_column(SOURCE_ROW, np.arange(len(part)))
@@ -336,9 +344,7 @@ def open_checkpoint(
         processor=processor,
         bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),
     )
-    if accelerator.is_main_process:
-        job.output_dir.mkdir(parents=True, exist_ok=True)
-    accelerator.wait_for_everyone()
+    lock_folder(job.output_dir, accelerator.is_main_process)
     root = data_root_of(data_args.dataset, data_args.data_root)
     job.collator = MultimodalCollator(
         processor,

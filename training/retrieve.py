@@ -37,7 +37,9 @@ from mm_hf.models.retrieval_mm_fusion import ITEMS
 from mm_hf.models.sound import load_sound
 from mm_hf.retrieval import Gallery, choose_weight, combine, empty_index, encode, rerank, score_gallery
 from training.arguments import DatasetArguments
-from training.job import ROOT, run
+from training.exits import MEASURING, run
+from training.job import ROOT
+from training.lock import lock_folder
 from training.open_checkpoint import load_part, parse_arguments
 from training.run_folder import git_commit, hardware, picture_and_text, picture_of_sound, versions, write_json
 
@@ -180,6 +182,7 @@ def open_search(args: RetrieveArguments, data_args: DatasetArguments, recipe: di
 def evaluate(search: Search):
     """Measures both directions, plain and reranked."""
     args = search.args
+    lock_folder(search.folder)
     name, part = search.part(args.split)
     rows = Rows(part, name)
     looks = args.rerank_top > 0 and search.model.config.matching_weight > 0
@@ -221,7 +224,6 @@ def evaluate(search: Search):
         "intervals": {"confidence": 0.95, "samples": args.bootstrap_samples, "unit": "queries"},
         "run": {"commit": git_commit(ROOT), "versions": versions(), "hardware": hardware()},
     }
-    search.folder.mkdir(parents=True, exist_ok=True)
     draw_searches(search, rows, gallery, similarities, relevant)
     write_json(search.folder / "retrieval.json", report)
     print(table(report))
@@ -333,6 +335,7 @@ def shown(
 
 def build(search: Search):
     """Embeds a part of the data and keeps it."""
+    lock_folder(Path(search.args.gallery))
     empty_index(search.model.config.projection_dim, search.args.index_factory)  # a wrong name is told before the work
     name, part = search.part(search.args.split)
     gallery = search.gallery(Rows(part, name))
@@ -413,4 +416,4 @@ def weight_of(search: Search) -> float:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, MEASURING)

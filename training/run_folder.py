@@ -33,6 +33,9 @@ from mm_hf.evaluation import (
 )
 from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES, PRETRAINED_MODALITIES
 from mm_hf.models.generation_mm_fusion import GENERATION
+from training.exits import goes_on_in
+from training.lock import lock_folder
+from training.places import WORKING_DIR, working_dir
 
 
 # Of the pipelines' names those that are tasks of the Hub, and the modalities that they take.
@@ -56,6 +59,7 @@ MAY_CHANGE = {
 # What runs did before a key was there: a folder whose recipe.json lacks it holds such a run.
 BEFORE_THE_KEY = {"defaults_version": 1}
 ABOUT_THE_FOLDER = {"output_dir", "overwrite_output_dir", "allow_changes"}
+DATA_KEYS = {"dataset", "data_root"}
 
 
 # What a run that starts anew must not find. The folders of checkpoints come on top.
@@ -72,10 +76,31 @@ def write_json(path: Path, value: Any):
     beside.replace(path)
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """What `write_json` wrote.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}. --overwrite_output_dir starts anew.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is damaged: it holds {found!r:.80}. --overwrite_output_dir starts anew.")
+    return found
+
+
 def read_recipe_of(output_dir: Path) -> dict[str, Any]:
     """The recipe.json of a folder, with what runs did before a key was there; empty where it holds none."""
     file = output_dir / "recipe.json"
-    return {**BEFORE_THE_KEY, **json.loads(file.read_text(encoding="utf-8"))} if file.exists() else {}
+    return {**BEFORE_THE_KEY, **read_json(file)} if file.exists() else {}
+
+
+def read_rows_of(output_dir: Path) -> dict[str, Any]:
+    """The rows.json of a folder; empty where it holds none."""
+    file = output_dir / "rows.json"
+    return read_json(file) if file.exists() else {}
 
 
 def is_begun(output_dir: Path) -> bool:
@@ -84,30 +109,36 @@ def is_begun(output_dir: Path) -> bool:
 
 
 def claim_run_folder(
-    accelerator: Accelerator, output_dir: Path, recipe: dict[str, Any], overwrite: bool, allow_changes: bool
+    accelerator: Accelerator, output_dir: Path, recipe: dict[str, Any], overwrite: bool, allow_changes: bool | str
 ) -> bool:
-    """Sees to it that a folder holds one run: a new one, or the same one begun earlier.
+    """Sees to it that a folder holds one run, and that one process writes there: a new run, or the same one begun
+    earlier. Of that, nothing is changed before `check_same_data` has agreed.
 
     Args:
         accelerator: all processes call this.
         output_dir: the folder.
         recipe: all that decides what the run does, by key.
         overwrite: start anew whatever the folder holds.
-        allow_changes: accept new values of the keys in `MAY_CHANGE`.
+        allow_changes: accept new values of the keys in `MAY_CHANGE`; "data" does too.
 
     Returns:
         False where this very run is complete already.
 
     Raises:
-        ValueError: the folder holds a run of another recipe.
+        ValueError: the folder holds a run of another recipe, or another process writes there.
     """
-    file, results = output_dir / "recipe.json", output_dir / "results.json"
-    recipe = json.loads(json.dumps({key: value for key, value in recipe.items() if key not in ABOUT_THE_FOLDER}))
-    found = read_recipe_of(output_dir)
+    lock_folder(output_dir, accelerator.is_main_process)
+    goes_on_in(output_dir)
+    results = output_dir / "results.json"
+    recipe = plain_recipe(recipe)
+    found = {} if overwrite else read_recipe_of(output_dir)  # else it may be damaged
+    found.pop(WORKING_DIR, None)
     begun = is_begun(output_dir)
     changed = sorted(key for key in {*found, *recipe} if found.get(key) != recipe.get(key))
     if begun and not overwrite:
-        refused = [key for key in changed if key not in MAY_CHANGE or not allow_changes]
+        # Where the rows are known, they tell whether data in another place are the same.
+        moved = DATA_KEYS if "fingerprint" in read_rows_of(output_dir) else set()
+        refused = [key for key in changed if key not in moved and (key not in MAY_CHANGE or not allow_changes)]
         if refused:
             differences = ", ".join(f"{key} ({found.get(key)!r}, now {recipe.get(key)!r})" for key in refused)
             may = [key for key in refused if key in MAY_CHANGE]
@@ -121,34 +152,25 @@ def claim_run_folder(
                 print(f"{output_dir}: this run is complete. --overwrite_output_dir starts it anew.")
             return False
     accelerator.wait_for_everyone()  # all have read
-    if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        results.unlink(missing_ok=True)  # it says that the run is complete
+    if accelerator.is_main_process and (overwrite or not begun):
         if overwrite:
             left = [path for pattern in LEFT_BEHIND for path in output_dir.glob(pattern)]
             for path in [*left, *list_checkpoints(output_dir)]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        write_json(file, recipe)
+        begin_run(output_dir, recipe)
     accelerator.wait_for_everyone()
     return True
 
 
-def check_same_data(accelerator: Accelerator, output_dir: Path, data: dict[str, Any]):
-    """Refuses to go on with a run on other rows or classes than it was begun with.
+def plain_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The keys that tell runs apart, as JSON gives them back."""
+    return json.loads(json.dumps({key: value for key, value in recipe.items() if key not in ABOUT_THE_FOLDER}))
 
-    Raises:
-        ValueError: naming both.
-    """
-    file = output_dir / "rows.json"
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else data
-    if found != data and list_checkpoints(output_dir):
-        raise ValueError(
-            f"{output_dir} was begun on {found}, and the data now has {data}. --overwrite_output_dir starts anew; "
-            "--output_dir names another folder."
-        )
-    accelerator.wait_for_everyone()  # all have read
-    if accelerator.is_main_process:
-        write_json(file, data)
+
+def begin_run(output_dir: Path, recipe: dict[str, Any]):
+    """Writes what the run in this folder is about from now on."""
+    (output_dir / "results.json").unlink(missing_ok=True)  # it says that the run is complete
+    write_json(output_dir / "recipe.json", {**plain_recipe(recipe), WORKING_DIR: working_dir(output_dir)})
 
 
 def short_name(place: str) -> str:

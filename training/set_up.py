@@ -1,7 +1,6 @@
 """What train.py and finetune.py share before they train: the arguments checked, the run's folder claimed, the data
 looked at, the model built."""
 
-import json
 import os
 from collections import Counter
 from dataclasses import replace
@@ -49,6 +48,7 @@ from mm_hf.data import (
     word_tokenizer,
 )
 from mm_hf.data.decoding import find_picture
+from mm_hf.data.files_read import cache_folder, files_of
 from mm_hf.data.labels import STRINGS, count_values
 from mm_hf.data.loading import SOURCE_ROW, rows_by_path
 from mm_hf.models.configuration_mm_fusion import PRETRAINED_MODALITIES, part_of_composite
@@ -67,8 +67,10 @@ from training.arguments import (
     parse_arguments,
 )
 from training.checks import check_arguments
+from training.fingerprint import Fingerprint, frozen_sources
 from training.job import RETRIEVAL, ROOT, Job
-from training.run_folder import check_same_data, claim_run_folder, is_begun, read_recipe_of
+from training.run_folder import claim_run_folder, is_begun, read_recipe_of, read_rows_of
+from training.same_data import check_same_data
 
 
 HEADS: dict[str, type[MMFusionPreTrainedModel]] = {
@@ -143,7 +145,8 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     as_written = train_args.defaults_version > 1 and reads_as_written(output_dir)
     to_write = columns.labels if model_args.task in (GENERATION, CTC) else []
     with accelerator.local_main_process_first():  # the others find what it prepared
-        splits = load_parts(data_args, columns, train_args.seed, as_text=to_write, as_written=as_written)
+        loaded = load_parts(data_args, columns, train_args.seed, as_text=to_write, as_written=as_written)
+    splits = loaded
     without_classes = model_args.task in (RETRIEVAL, GENERATION, CTC)
     names, problem_type = ({}, {}) if without_classes else labels_by_column(splits, columns, data_args)
     splits = normalise_labels(splits, names) if names else splits
@@ -176,13 +179,16 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     if job.transcribes and job.processor.tokenizer is None:
         job.processor.tokenizer = build_tokenizer(job, names)
     rows = {part: len(dataset) for part, dataset in splits.items() if isinstance(dataset, Dataset)}
-    data = {"rows": rows, "classes": names}
-    check_same_data(accelerator, output_dir, data | ({"cells": AS_WRITTEN} if as_written else {}))
+    data = {"rows": rows, "classes": names} | ({"cells": AS_WRITTEN} if as_written else {})
+    root = data_root_of(data_args.dataset, data_args.data_root)
+    fingerprint = partial(
+        Fingerprint, loaded, columns, data_args.dataset, root, job.processor, frozen_sources(model_args)
+    )
+    check_same_data(accelerator, output_dir, recipe, data, fingerprint, allow_changes)
     job.say(
         f"{accelerator.num_processes} process(es) on {accelerator.device}, {torch.get_num_threads()} threads each\n"
         f"{data_args.dataset}:"
     )
-    root = data_root_of(data_args.dataset, data_args.data_root)
     if accelerator.is_main_process:
         tokenizer = job.processor.tokenizer if columns.text or job.writes else None
         job.say("\n".join(summary_lines(describe(splits, columns, names, problem_type, tokenizer, root))))
@@ -228,7 +234,7 @@ def reads_as_written(output_dir: Path) -> bool:
     file = output_dir / "rows.json"
     if not file.exists() or not list_checkpoints(output_dir):
         return True
-    return json.loads(file.read_text(encoding="utf-8")).get("cells") == AS_WRITTEN
+    return read_rows_of(output_dir).get("cells") == AS_WRITTEN
 
 
 def load_parts(
@@ -258,7 +264,8 @@ def load_parts(
     parts = {name: splits[name] for name in ("train", "validation", "test")}
     for name, part in parts.items():
         if name != "train" and isinstance(part, IterableDataset):
-            parts[name] = Dataset.from_generator(partial(iter, part), features=part.features)
+            cache = cache_folder(files_of(data_args.dataset))
+            parts[name] = Dataset.from_generator(partial(iter, part), features=part.features, cache_dir=cache)
     return parts
 
 

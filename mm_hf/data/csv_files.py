@@ -158,6 +158,7 @@ def read_csv(
     wanted: list[tuple[str, str]],
     streaming: bool = False,
     as_text: Collection[str] = (),
+    cache: str | None = None,
 ) -> tuple[dict[str, Dataset | IterableDataset], dict[str, list[str]]]:
     """Reads the columns that are used, with one type for each over all files.
 
@@ -178,6 +179,7 @@ def read_csv(
             data may lack some of them, unless all its files do not.
         streaming: read while training; the cells are looked at beforehand all the same.
         as_text: columns whose cells are texts, whatever their part in a row.
+        cache: where datasets keeps what it read, see `cache_folder`.
 
     Returns:
         the parts of the data, and of each the names of all columns of its files.
@@ -204,7 +206,7 @@ def read_csv(
             raise Unreadable(f"{' and '.join(file.path for file in found)} has no rows.")
     types = {name: cells[name].dtype(roles[name]) if name in cells else "string" for name in names}
     splits = {
-        part: load_part(part, found, {name: types[name] for name in there[part]}, streaming)
+        part: load_part(part, found, {name: types[name] for name in there[part]}, streaming, cache)
         for part, found in files.items()
     }
     known = {
@@ -223,7 +225,9 @@ def texts_in(paths: list[str], wanted: list[tuple[str, str]], as_text: Collectio
     return [name for name, seen in cells.items() if roles[name] in TEXTS or seen.dtype(roles[name]) == "string"]
 
 
-def load_part(part: str, files: list[CsvFile], types: dict[str, str], streaming: bool) -> Dataset | IterableDataset:
+def load_part(
+    part: str, files: list[CsvFile], types: dict[str, str], streaming: bool, cache: str | None = None
+) -> Dataset | IterableDataset:
     """One part, from files that may be written in different ways."""
     loaded = []
     for _, alike in groupby(files, key=lambda file: (file.options, file.called)):
@@ -234,8 +238,8 @@ def load_part(part: str, files: list[CsvFile], types: dict[str, str], streaming:
         if types:  # else no column is asked for, and all are read
             options["features"] = Features({called[name]: Value(dtype) for name, dtype in read.items()})
             options["usecols"] = [called[name] for name in types]
-        split = load_dataset("csv", data_files={part: [file.path for file in group]}, streaming=streaming, **options)
-        split = split[part]
+        options |= {"data_files": {part: [file.path for file in group]}, "cache_dir": cache}
+        split = load_dataset("csv", streaming=streaming, **options)[part]
         split = split.rename_columns({called[name]: name for name in types if called[name] != name})
         for name in types:
             if types[name] == "bool":

@@ -33,6 +33,7 @@ from ..models.finite import kind_of_texts
 from ..models.names import did_you_mean
 from .csv_files import CELLS, Unreadable, read_csv, texts_in
 from .cutting import cut, group_rows
+from .files_read import cache_folder, files_of
 from .labels import STRINGS, count_values, name_of
 from .loading import SOURCE_ROW, Columns, resolve_path
 
@@ -187,6 +188,7 @@ def open_source(
     files = find_files(dataset)
     options: dict[str, Any] = {}
     reader = None
+    cache = cache_folder([path for paths in files.values() for path in paths] if files else files_of(dataset))
     if files:
         suffix = Path(next(iter(files.values()))[0]).suffix.lower()
         reader, options = READERS[suffix]
@@ -200,12 +202,12 @@ def open_source(
         source = str(dataset)
     try:
         if reader == "csv" and wanted and as_written:
-            return read_csv(files, wanted, streaming, as_text)
+            return read_csv(files, wanted, streaming, as_text, cache)
         if reader in ("json", "parquet") and not streaming and as_written:
-            return {part: load_files(reader, part, paths, wanted) for part, paths in files.items()}, {}
+            return {part: load_files(reader, part, paths, wanted, cache) for part, paths in files.items()}, {}
         if as_written and not files and os.path.isdir(dataset):
             options = with_metadata(source, wanted, as_text)
-        return dict(load_dataset(source, streaming=streaming, **options)), {}
+        return dict(load_dataset(source, streaming=streaming, cache_dir=cache, **options)), {}
     except Unreadable:
         raise
     except Exception as error:  # each reader raises its own types
@@ -226,35 +228,38 @@ def with_metadata(folder: str, wanted: list[tuple[str, str]], as_text: Collectio
     return {"features": Features({**features, **dict.fromkeys(own, Value("string"))})} if own else {}
 
 
-def load_files(reader: str, part: str, paths: list[str], wanted: list[tuple[str, str]]) -> Dataset:
-    """One part from files of JSON or Parquet; where they differ, each by itself, of the columns in use alone."""
+def load_files(
+    reader: str, part: str, paths: list[str], wanted: list[tuple[str, str]], cache: str | None = None
+) -> Dataset:
+    """One part from files of JSON or Parquet; where they differ, each by itself, of the columns in use alone. For
+    `cache` see `cache_folder`: it is that of all files, since what is made of several is kept beside the first."""
     try:
-        return load_dataset(reader, data_files={part: paths})[part]
+        return load_dataset(reader, data_files={part: paths}, cache_dir=cache)[part]
     except Exception:  # each reader raises its own types
         names = list(dict.fromkeys(column.split(".")[0] for _, column in wanted))
     loaded: dict[str, Any] = {}
     for path in paths:
-        split = load_file(reader, part, path, names)
+        split = load_file(reader, part, path, names, cache)
         if lacking := [name for name in names if name not in split.column_names]:
             raise Unreadable(f"{path} has no column {lacking[0]!r}: it has {split.column_names}.")
         loaded[path] = split.select_columns(names)
     return concatenate_datasets(list(of_one_type(loaded, wanted, Path(paths[0]).parent, {}).values()))
 
 
-def load_file(reader: str, part: str, path: str, names: list[str]) -> Dataset:
+def load_file(reader: str, part: str, path: str, names: list[str], cache: str | None = None) -> Dataset:
     """One file. In JSON, whose types are guessed by its first megabytes, a column of numbers may have a text later on:
     that one is then read as what each value is."""
-    files = {part: [path]}
+    options: dict[str, Any] = {"data_files": {part: [path]}, "cache_dir": cache}
     try:
-        return load_dataset(reader, data_files=files)[part]
+        return load_dataset(reader, **options)[part]
     except Exception as error:  # each reader raises its own types
         if reader == "json":
-            features = load_dataset(reader, data_files=files, streaming=True)[part]._resolve_features().features
+            features = load_dataset(reader, streaming=True, **options)[part]._resolve_features().features
             for name in names:
                 if kind_of(getattr(features.get(name), "dtype", "")) not in ("int", "float", "bool"):
                     continue
                 try:
-                    return load_dataset(reader, data_files=files, features=Features({**features, name: Json()}))[part]
+                    return load_dataset(reader, features=Features({**features, name: Json()}), **options)[part]
                 except Exception:
                     continue
         raise unreadable(path, error, local=True) from error

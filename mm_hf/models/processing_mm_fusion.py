@@ -18,6 +18,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import cached_file, logging
 
+from .config_checks import is_too_deep
 from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, check_source, part_of_composite
 from .image import color_of, open_image, picture_of_array
 from .inputs import (
@@ -130,8 +131,10 @@ class MMFusionProcessor(ProcessorMixin):
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         self.feature_extractor = feature_extractor
-        self.table_schema = TableSchema(**table_schema) if isinstance(table_schema, dict) else table_schema
-        self.series_scaler = SeriesScaler(**series_scaler) if isinstance(series_scaler, dict) else series_scaler
+        self.table_schema = TableSchema.from_dict(table_schema) if isinstance(table_schema, dict) else table_schema
+        self.series_scaler = (
+            SeriesScaler.from_dict(series_scaler) if isinstance(series_scaler, dict) else series_scaler
+        )
         color_of(image_background)
         self.image_background = image_background
         self.image_channels = image_channels
@@ -586,6 +589,18 @@ class MMFusionProcessor(ProcessorMixin):
         self.to_json_file(path)
         vars(self).pop("auto_map", None)  # of the file alone: what was saved and what is loaded are equal
         return [path]
+
+    @classmethod
+    def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As in the library, whose error is about itself where the file is nested too deeply or holds no dict."""
+        where = f"{pretrained_model_name_or_path}: processor_config.json"
+        try:
+            found = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        except (RecursionError, AttributeError, TypeError) as error:
+            raise ValueError(f"{where} holds no dict, or one that is nested too deeply ({error!s:.80}).") from None
+        if deep := [name for name, value in found[0].items() if is_too_deep(value)]:
+            raise ValueError(f"{where} is nested too deeply at {deep[0]!r:.80}.")
+        return found
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs) -> list:

@@ -10,6 +10,7 @@ import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset, DatasetDict, List
 from transformers import AutoConfig, GenerationConfig
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from mm_hf import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
@@ -133,6 +134,19 @@ def parse_arguments(
     return args, data_args, recipe
 
 
+def config_of(model: str) -> PreTrainedConfig:
+    """The config of a checkpoint, of whatever model. The library's errors about a file that is nested too deeply, or
+    holds no dict, are about itself.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = Path(model) / "config.json"
+    if file.is_file():
+        read_json(file)
+    return AutoConfig.from_pretrained(model)
+
+
 def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedModel]]:
     """The checkpoint's config, and its head.
 
@@ -140,7 +154,7 @@ def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedMode
         ValueError: it is none that gives classes or numbers.
     """
     check_source("--model", model)
-    config = AutoConfig.from_pretrained(model)
+    config = config_of(model)
     heads = {head.__name__: head for task, head in HEADS.items() if task != RETRIEVAL}
     found = config.architectures or [config.model_type]
     if found[0] == HEADS[RETRIEVAL].__name__:

@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from PIL import Image
-from transformers import AutoConfig
 from transformers.utils import logging
 
 
@@ -38,7 +37,7 @@ from mm_hf.models.sound import load_sound
 from mm_hf.retrieval import Gallery, choose_weight, combine, empty_index, encode, rerank, score_gallery
 from training.arguments import DatasetArguments
 from training.job import ROOT, run
-from training.open_checkpoint import load_part, parse_arguments
+from training.open_checkpoint import config_of, load_part, parse_arguments
 from training.run_folder import git_commit, hardware, picture_and_text, picture_of_sound, versions, write_json
 
 
@@ -146,7 +145,7 @@ def open_search(args: RetrieveArguments, data_args: DatasetArguments, recipe: di
     Raises:
         ValueError: the checkpoint is none for search.
     """
-    config = AutoConfig.from_pretrained(args.model)
+    config = config_of(args.model)
     found = config.architectures or [config.model_type]
     if not isinstance(config, MMFusionConfig) or found[0] != MMFusionForRetrieval.__name__:
         raise ValueError(

@@ -6,7 +6,7 @@ import functools
 import math
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from numbers import Real
 from typing import Any
@@ -20,6 +20,7 @@ from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from .files import MAX_DEPTH, is_too_deep
 from .names import did_you_mean
 
 
@@ -29,7 +30,6 @@ MAX_WIDTH = 2**16
 MAX_LABELS = 100_000
 MAX_IMAGES = 10_000
 MAX_WORDS = 10**9
-MAX_DEPTH = 64  # lists and dicts in one another: those of any config are some ten deep
 MAX_PARAMETERS = 200 * 10**9
 
 SHARE = (0, 1)
@@ -62,7 +62,7 @@ MODEL_RANGES = {
 # Of encoders and decoders, whose keys are the library's: what names of this form may be. Some keys that mean a place
 # and not a number of things (`feature_layer`) are negative; they are not among these.
 PART_RANGES = (
-    (re.compile(r"(num_|n_)?(hidden_|encoder_|decoder_)?layers?|depths?"), (0, 9_999)),
+    (re.compile(r"(num_|n_)?(hidden_|encoder_|decoder_)?layers?|depths?"), (0, MAX_LAYERS)),
     (re.compile(r"(num_|n_)?(encoder_|decoder_)?(attention_)?heads?"), (1, MAX_WIDTH)),
     (re.compile(r"hidden_sizes?|d_model|n_embd|embed_dim|hidden_dim|intermediate_size|embedding_size"), (1, 10**9)),
     (
@@ -171,22 +171,6 @@ def check_parameters(count: float, what: str):
             f"{what} would have {count / 1e9:,.0f} billion parameters by its config, and at most "
             f"{MAX_PARAMETERS / 1e9:,.0f} billion are built: look for a size or a number of layers that is mistyped."
         )
-
-
-def is_too_deep(value: Any, limit: int = MAX_DEPTH) -> bool:
-    """Whether lists and dicts stand in one another more often than any code that walks through them can bear."""
-    level = [value]
-    for _ in range(limit + 1):
-        level = [one for box in level if isinstance(box, (dict, list, tuple)) for one in inner(box)]
-        if not level:
-            return False
-    return True
-
-
-def inner(box: Any) -> Iterable[Any]:
-    """The boxes that stand in one."""
-    values = box.values() if isinstance(box, dict) else box
-    return [value for value in values if isinstance(value, (dict, list, tuple)) and value]
 
 
 def check_given(values: Mapping[str, Any], prefix: str = ""):

@@ -5,7 +5,11 @@
 import json
 import os
 import stat
+from collections.abc import Iterable
 from typing import Any
+
+
+MAX_DEPTH = 64  # lists and dicts in one another: those of any config are some ten deep
 
 
 def regular_file(path: Any, what: str) -> str:
@@ -48,12 +52,32 @@ def read_json(path: Any, kind: type = dict) -> Any:
         try:
             value = json.load(file)
         except RecursionError:
-            raise ValueError(f"{name} cannot be read: its lists and dicts stand in one another too deeply.") from None
+            value = None
         except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
             raise ValueError(f"{name} is damaged, or no JSON file: {error!s:.200}") from None
+    if value is None or is_too_deep(value):
+        raise ValueError(
+            f"{name}: lists or dicts stand in one another, more than {MAX_DEPTH} deep, or it holds nothing."
+        )
     if not isinstance(value, kind):
         raise ValueError(f"{name} must hold a {kind.__name__}, and holds a {type(value).__name__}.")
     return value
 
 
-__all__ = ["read_json", "regular_file"]
+def is_too_deep(value: Any, limit: int = MAX_DEPTH) -> bool:
+    """Whether lists and dicts stand in one another more often than any code that walks through them can bear."""
+    level = [value]
+    for _ in range(limit + 1):
+        level = [one for box in level if isinstance(box, (dict, list, tuple)) for one in inner(box)]
+        if not level:
+            return False
+    return True
+
+
+def inner(box: Any) -> Iterable[Any]:
+    """The boxes that stand in one."""
+    values = box.values() if isinstance(box, dict) else box
+    return [value for value in values if isinstance(value, (dict, list, tuple)) and value]
+
+
+__all__ = ["is_too_deep", "read_json", "regular_file"]

@@ -18,8 +18,8 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import cached_file, logging
 
-from .config_checks import is_too_deep
 from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, check_source, part_of_composite
+from .files import is_too_deep
 from .image import color_of, open_image, picture_of_array
 from .inputs import (
     fault_of_text,
@@ -135,6 +135,13 @@ class MMFusionProcessor(ProcessorMixin):
         self.series_scaler = (
             SeriesScaler.from_dict(series_scaler) if isinstance(series_scaler, dict) else series_scaler
         )
+        for name in ("table_schema", "series_scaler"):
+            if isinstance(getattr(self, name), (str, list, int, float)):
+                raise ValueError(f"{name} must be a dict or an object of its class, got {getattr(self, name)!r:.80}.")
+        if image_channels is not None and (type(image_channels) is not int or image_channels < 1):
+            raise ValueError(
+                f"image_channels must be a whole number of at least 1 or None, got {image_channels!r:.80}."
+            )
         color_of(image_background)
         self.image_background = image_background
         self.image_channels = image_channels

@@ -15,8 +15,8 @@ from mm_hf.models.config_checks import MAX_IMAGES, MAX_LAYERS, MAX_WIDTH, SHARE,
 from mm_hf.models.names import did_you_mean
 
 
-# Of what no key says otherwise: no run has more of anything.
-WHOLE_NUMBERS = (-(10**9), 10**9)
+# Of keys that are not among those below: steps so far away that they never come are used.
+WHOLE_NUMBERS = (-(10**15), 10**15)
 NUMBERS = (-1e30, 1e30)
 # What single keys may be. What else a key has to be is said where it is defined.
 RANGES: dict[str, tuple[float, float]] = {
@@ -27,7 +27,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "num_frames": (-math.inf, MAX_IMAGES),
     "max_audio_seconds": (1, 86_400),
     "max_text_length": (1, 10**9),
-    "shuffle_buffer": (1, 10**9),
+    "shuffle_buffer": (0, 10**9),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (-math.inf, 10**9)),
+    "gradient_accumulation_steps": (-math.inf, 10**9),
     "dataloader_num_workers": (0, 1024),
     **dict.fromkeys(("fusion_dropout", "classifier_dropout", "lora_dropout", "modality_dropout"), SHARE),
     **dict.fromkeys(("token_dropout", "label_smoothing_factor"), SHARE),

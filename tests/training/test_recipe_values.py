@@ -133,6 +133,8 @@ def test_every_default_can_be_written_in_a_recipe(name, parse):
         ("seed: 4294967295", "seed", 2**32 - 1),
         ("seed: 0x10", "seed", 16),
         ("fusion_layers: 0", "fusion_layers", 0),
+        ("shuffle_buffer: 0", "shuffle_buffer", 0),
+        ("eval_steps: 1000000000000", "eval_steps", 10**12),  # never
         ("text_column: 5", "text_column", "5"),
         ("text_column: 'yes'", "text_column", "yes"),
         ("text_column: '010'", "text_column", "010"),

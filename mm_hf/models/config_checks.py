@@ -81,7 +81,7 @@ class ConfigError(StrictDataclassFieldValidationError, ValueError):
     ValueError, and takes two lines.)"""
 
     def __init__(self, message: str):
-        Exception.__init__(self, " ".join(message.split()))
+        Exception.__init__(self, " ".join(message.split()))  # not that of the parent, which makes two lines
 
 
 def shown(value: Any) -> str:
@@ -97,8 +97,8 @@ def shown(value: Any) -> str:
 def told_in_one_line(config_class: type) -> type:
     """Decorates a strict config: a value of the wrong type is a `ConfigError` that names the key, what came and the
     type, when the config is made and when a value is set."""
-    assign, validate = config_class.__setattr__, config_class.validate  # type: ignore[attr-defined]
-    fields = config_class.__dataclass_fields__  # type: ignore[attr-defined]
+    strict: Any = config_class  # whose methods mypy does not see
+    assign, validate, fields = strict.__setattr__, strict.validate, strict.__dataclass_fields__
 
     @functools.wraps(assign)
     def set_value(self, name, value):
@@ -123,7 +123,7 @@ def told_in_one_line(config_class: type) -> type:
                 raise
             raise error.__cause__ from None
 
-    config_class.__setattr__, config_class.validate = set_value, validate_all  # type: ignore
+    strict.__setattr__, strict.validate = set_value, validate_all
     return config_class
 
 

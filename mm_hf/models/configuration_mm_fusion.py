@@ -460,7 +460,7 @@ class MMFusionConfig(PreTrainedConfig):
     @num_labels.setter
     def num_labels(self, num_labels: int):
         check_num_labels(num_labels)
-        PreTrainedConfig.num_labels.fset(self, num_labels)
+        PreTrainedConfig.num_labels.fset(self, num_labels)  # type: ignore[attr-defined]
 
     def set_up_decoder(self):
         """Makes the decoder one that writes and that looks at the memory, and fills in what its texts start and end

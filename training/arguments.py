@@ -476,7 +476,7 @@ class TrainArguments:
 # What a key may also be in a recipe, and not as a flag.
 FORMS = {
     "freeze_encoders": list[str],
-    "modality_dropout": dict[str, float],
+    "modality_dropout": dict[str, object],  # the config says what each may be
     "problem_type": dict[str, str],
     "weight_column": dict[str, str],
     "task_weights": dict[str, float],

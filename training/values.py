@@ -31,9 +31,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (-math.inf, 10**9)),
     "gradient_accumulation_steps": (-math.inf, 10**9),
     "dataloader_num_workers": (0, 1024),
-    **dict.fromkeys(("fusion_dropout", "classifier_dropout", "lora_dropout", "modality_dropout"), SHARE),
-    **dict.fromkeys(("token_dropout", "label_smoothing_factor"), SHARE),
-    "speed_perturbation": (0, 1),
+    **dict.fromkeys(("fusion_dropout", "classifier_dropout", "label_smoothing_factor"), SHARE),
 }
 KINDS = {
     int: "a whole number, such as 10",
@@ -178,6 +176,9 @@ def checked_value(name: str, hint: Any, value: Any) -> Any:
 def checked_one(name: str, kind: type, value: Any, which: str = "") -> Any:
     """A single value; see `checked_value`."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is object:  # what it is meant for says what it may be
+        number = number_of(value) if isinstance(value, str) else None
+        return value if number is None else number
     try:
         if kind is str and (isinstance(value, str) or is_number):
             return str(value)

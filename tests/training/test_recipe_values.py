@@ -207,8 +207,6 @@ def test_flags_are_read_as_values_are(parse):
         ("fusion_dropout: 1.5\n", ("fusion_dropout must be from 0 to 1, got 1.5",)),
         ("label_smoothing_factor: -0.1\n", ("label_smoothing_factor must be from 0 to 1, got -0.1",)),
         ("dataloader_num_workers: -1\n", ("dataloader_num_workers must be at least 0, got -1",)),
-        ("modality_dropout: {vision: 2}\n", ("modality_dropout must be from 0 to 1, got 2",)),
-        ("modality_dropout: {vision: a}\n", ("modality_dropout", "'a'")),
         ("task_weights: {a: yes}\n", ("task_weights", "True")),
         ("task_weights: [a]\n", ("task_weights", "['a']", "by name")),
         ("freeze_encoders: vision\n", ("freeze_encoders", "vision", "[vision]")),

@@ -25,7 +25,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("fusion_hidden_size", "fusion_heads", "num_latents", "projection_dim"), (1, MAX_WIDTH)),
     **dict.fromkeys(("image_size", "ctc_stride", "lora_rank"), (-math.inf, MAX_WIDTH)),
     "num_frames": (-math.inf, MAX_IMAGES),
-    "max_audio_seconds": (1, 86_400),
+    "max_audio_seconds": (-math.inf, 86_400),
     "max_text_length": (1, 10**9),
     "shuffle_buffer": (0, 10**9),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (-math.inf, 10**9)),

@@ -7,15 +7,15 @@ refused. A recipe that names another one as its `base`, from its own folder, tak
 from argparse import ArgumentTypeError
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
-import yaml
-from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
+from mm_hf.models.config_checks import shown
 from mm_hf.models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES
 from mm_hf.models.names import did_you_mean
 from mm_hf.models.recurrent import RNNS
+from training.recipe_files import parse_yaml, read_recipe
+from training.values import ArgumentParser, checked_value, checked_values
 
 
 DEFAULT_VISION_ENCODER = "google/vit-base-patch16-224"
@@ -176,9 +176,13 @@ class ModelArguments:
         if self.lora_alpha is not None and not self.lora_alpha > 0:
             raise ValueError(f"lora_alpha must be above 0, got {self.lora_alpha}.")
         if isinstance(self.task_weights, str):
-            self.task_weights = yaml.safe_load(self.task_weights)
-        if self.task_weights is not None and not isinstance(self.task_weights, dict):
-            raise ValueError(f"task_weights must be of the form {{tone: 0.5}}, got {self.task_weights!r}.")
+            try:
+                weights = parse_yaml(self.task_weights)
+            except ValueError as error:
+                raise ValueError(f"task_weights: {error}") from None
+            if not isinstance(weights, dict):
+                raise ValueError(f"task_weights must be of the form {{tone: 0.5}}, got {shown(weights)}.")
+            self.task_weights = checked_value("task_weights", dict[str, float], weights)
 
 
 @dataclass
@@ -482,34 +486,15 @@ class TrainArguments:
         return {name: common if rate is None else rate for name, rate in own.items()}
 
 
-# A recipe may name a single one without brackets.
-LISTS = ("image_column", "label_column", "table_columns", "category_columns", "augment", "vision_feature_layer")
+# What a key may also be in a recipe, and not as a flag.
+FORMS = {
+    "freeze_encoders": list[str],
+    "modality_dropout": dict[str, object],  # the config says what each may be
+    "problem_type": dict[str, str],
+    "weight_column": dict[str, str],
+    "task_weights": dict[str, float],
+}
 ALL_ARGUMENTS = (ModelArguments, DataArguments, TrainArguments)
-
-
-def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The keys of a recipe and of those it is based on.
-
-    Args:
-        path: of the file.
-        below: the recipes that this one is a base of.
-
-    Raises:
-        ValueError: no lines of keys and values; a base that is no name of a file beside the recipe, or that leads back
-            to the recipe.
-    """
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise ValueError(f"needed are lines of `key: value`, got {type(values).__name__} in {path.name}.")
-    if "base" not in values:
-        return values
-    base = values.pop("base")
-    if not isinstance(base, str) or Path(base).name != base:
-        raise ValueError(f"base must be the name of a recipe in the same folder, got {base!r}.")
-    if path.with_name(base) in (*below, path):
-        raise ValueError(f"base {base!r} of {path.name} leads back to itself.")
-    return {**read_recipe(path.with_name(base), (*below, path)), **values}
 
 
 def parse_arguments(
@@ -527,7 +512,7 @@ def parse_arguments(
     Raises:
         SystemExit: with one line, for an unknown key or a value that does not fit.
     """
-    parser = HfArgumentParser(ALL_ARGUMENTS, description=description, allow_abbrev=False)
+    parser = ArgumentParser(ALL_ARGUMENTS, description=description, allow_abbrev=False)
     parser.add_argument("recipe", nargs="?", help="A YAML file with any of these keys.")
     parsed, others = parser.parse_known_args(words)
     recipe, known = parsed.recipe, {key.name for group in ALL_ARGUMENTS for key in fields(group)}
@@ -537,31 +522,14 @@ def parse_arguments(
     if recipe is not None:
         try:
             values = read_recipe(Path(recipe))
+            if unknown := sorted(map(str, set(values) - known)):
+                meant = did_you_mean(unknown[0], known)
+                raise ValueError(f"unknown key {unknown[0]!r:.80}.{meant}")
             if isinstance(values.get("allow_changes"), bool):  # these are two of its words
                 values["allow_changes"] = str(values["allow_changes"]).lower()
-        except (OSError, ValueError, yaml.YAMLError) as error:
+            parser.set_defaults(**checked_values(values, ALL_ARGUMENTS, FORMS))
+        except (OSError, ValueError) as error:
             parser.error(f"recipe {recipe}: {error}")
-        unknown = sorted(map(str, set(values) - known))
-        if unknown:
-            meant = did_you_mean(unknown[0], known)
-            parser.error(
-                f"recipe {recipe}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.{meant}"
-            )
-        for key in (key for group in ALL_ARGUMENTS for key in fields(group)):
-            # argparse looks at the choices of flags alone, not at those of defaults.
-            choices, value = key.metadata.get("choices"), values.get(key.name)
-            if key.name in values and value is None and key.default is not None:
-                parser.error(f"recipe {recipe}: {key.name} has no value.")
-            if key.name in LISTS and value is not None and not isinstance(value, list):
-                values[key.name] = [value]
-            for one in value.values() if key.name == "problem_type" and isinstance(value, dict) else [value]:
-                if choices and one is not None and one not in choices:
-                    meant = did_you_mean(one, choices)
-                    parser.error(f"recipe {recipe}: {key.name} must be one of {choices}, got {one!r}.{meant}")
-        # argparse converts defaults that are strings as it does flags: 1e-3, a string to YAML, becomes a number.
-        parser.set_defaults(
-            **{k: str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for k, v in values.items()}
-        )
     try:
         model_args, data_args, train_args, _ = parser.parse_args_into_dataclasses(words)
     except ValueError as error:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from transformers import HfArgumentParser
 from transformers.utils import logging
 
 
@@ -22,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mm_hf import EncoderStates, MMFusionConfig, MMFusionForConditionalGeneration, MMFusionProcessor
 from training.exits import ANSWERING, run
+from training.values import ArgumentParser
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Dialogue:
 
 def main():
     """The dialogue, from top to bottom."""
-    parser = HfArgumentParser(ChatArguments, description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = ArgumentParser(ChatArguments, description=__doc__.split("\n\n")[0], allow_abbrev=False)
     try:
         (args,) = parser.parse_args_into_dataclasses()
     except ValueError as error:

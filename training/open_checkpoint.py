@@ -1,6 +1,5 @@
 """What evaluate.py does before it measures: its arguments, the checkpoint, and the data as they were in training."""
 
-import json
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset, DatasetDict, List
-from transformers import AutoConfig, GenerationConfig, HfArgumentParser
+from transformers import AutoConfig, GenerationConfig
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from mm_hf import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
@@ -30,14 +30,23 @@ from mm_hf.data.loading import SOURCE_ROW
 from mm_hf.data.sources import PART_OF
 from mm_hf.models.configuration_mm_fusion import check_source
 from mm_hf.models.ctc_mm_fusion import CTC
+from mm_hf.models.files import read_json
 from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.models.names import did_you_mean
-from training.arguments import DataArguments, DatasetArguments, ModelArguments, TrainArguments
+from training.arguments import (
+    ALL_ARGUMENTS,
+    FORMS,
+    DataArguments,
+    DatasetArguments,
+    ModelArguments,
+    TrainArguments,
+)
 from training.job import COLUMN_OF, RETRIEVAL, ROOT, Job
 from training.lock import lock_folder
 from training.places import find_data
 from training.same_data import check_same_part
 from training.set_up import AS_WRITTEN, HEADS, build_cache, check_rows
+from training.values import ArgumentParser, checked_values
 
 
 # What a run's recipe says of the parts of its data.
@@ -94,7 +103,7 @@ def parse_arguments(
     Returns:
         both groups of arguments, and the recipe, empty where there is none.
     """
-    parser = HfArgumentParser(
+    parser = ArgumentParser(
         (group, DatasetArguments),
         description=f"{description} With a recipe.json beside the checkpoint, its data set and columns "
         'are the defaults; "" is no column.',
@@ -107,15 +116,20 @@ def parse_arguments(
     notes: list[str] = []
     if file.exists():
         try:
-            recipe = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            parser.error(f"{file} cannot be read: {error}")
-        missing = [key for key in RECIPE_KEYS if not isinstance(recipe, dict) or key not in recipe]
+            recipe = read_json(file)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        missing = [key for key in RECIPE_KEYS if key not in recipe]
         if missing:
             parser.error(f"{file} is not the recipe of a run: it lacks {', '.join(missing)}.")
         recipe, notes = find_data(recipe, file.parent)
     keys = {key.name for key in fields(DatasetArguments)} | {"group_column", "per_device_eval_batch_size"}
-    parser.set_defaults(**{key: recipe[key] for key in keys & set(recipe)})
+    try:
+        checked_values({key: recipe[key] for key in RECIPE_KEYS if recipe}, ALL_ARGUMENTS, FORMS, lenient=True)
+        own = {key: recipe[key] for key in keys & set(recipe)}
+        parser.set_defaults(**checked_values(own, (group, DatasetArguments), {}, lenient=True))
+    except ValueError as error:
+        parser.error(f"{file}: {error}")
     try:
         args, data_args, *others = parser.parse_args_into_dataclasses()
     except ValueError as error:
@@ -127,6 +141,19 @@ def parse_arguments(
     return args, data_args, recipe
 
 
+def config_of(model: str) -> PreTrainedConfig:
+    """The config of a checkpoint, of whatever model. The library's errors about a file that is nested too deeply, or
+    holds no dict, are about itself.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = Path(model) / "config.json"
+    if file.is_file():
+        read_json(file)
+    return AutoConfig.from_pretrained(model)
+
+
 def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedModel]]:
     """The checkpoint's config, and its head.
 
@@ -134,7 +161,7 @@ def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedMode
         ValueError: it is none that gives classes or numbers.
     """
     check_source("--model", model)
-    config = AutoConfig.from_pretrained(model)
+    config = config_of(model)
     heads = {head.__name__: head for task, head in HEADS.items() if task != RETRIEVAL}
     found = config.architectures or [config.model_type]
     if found[0] == HEADS[RETRIEVAL].__name__:
@@ -230,7 +257,7 @@ def load_part(
     if recipe and os.path.realpath(recipe["dataset"]) == os.path.realpath(path):
         options = {key: recipe[key] for key in (*options, "group_column", "seed")}
         file = Path(args.model) / "rows.json"
-        rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        rows = read_json(file) if file.exists() else {}
         options |= {"measured": True, "as_written": rows.get("cells") == AS_WRITTEN}
     splits = load_splits(path, columns, data_root=data_args.data_root, as_text=as_text, **options)
     asked = "test" if args.split is None else args.split
@@ -269,7 +296,7 @@ def check_cut(model: Path, data_args: DatasetArguments, recipe: dict[str, Any], 
                 "test part from the training rows by it: with another one they would mix."
             )
     file = model / "rows.json"
-    found = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else rows
+    found = read_json(file).get("rows") if file.exists() else rows
     if found != rows:
         raise ValueError(
             f"{data_args.dataset} now has {rows} rows, and {found} when {model} was trained: its test part cannot be "

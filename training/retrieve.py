@@ -13,7 +13,6 @@ is chosen on the validation part), and writes retrieval.json and retrieval.png i
 checkpoint. `query` prints what it finds and draws it.
 """
 
-import json
 import os
 import sys
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from PIL import Image
-from transformers import AutoConfig
 from transformers.utils import logging
 
 
@@ -32,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from mm_hf import MMFusionConfig, MMFusionForRetrieval, MMFusionProcessor
 from mm_hf.data import Columns, MultimodalCollator, Rows, data_root_of
 from mm_hf.evaluation import bootstrap, chance_recall, compare, plot_finds, ranking_metrics, ranks, verdict
+from mm_hf.models.files import read_json
 from mm_hf.models.image import open_image
 from mm_hf.models.retrieval_mm_fusion import ITEMS
 from mm_hf.models.sound import load_sound
@@ -40,7 +39,7 @@ from training.arguments import DatasetArguments
 from training.exits import MEASURING, run
 from training.job import ROOT
 from training.lock import lock_folder
-from training.open_checkpoint import load_part, parse_arguments
+from training.open_checkpoint import config_of, load_part, parse_arguments
 from training.run_folder import git_commit, hardware, picture_and_text, picture_of_sound, versions, write_json
 
 
@@ -148,7 +147,7 @@ def open_search(args: RetrieveArguments, data_args: DatasetArguments, recipe: di
     Raises:
         ValueError: the checkpoint is none for search.
     """
-    config = AutoConfig.from_pretrained(args.model)
+    config = config_of(args.model)
     found = config.architectures or [config.model_type]
     if not isinstance(config, MMFusionConfig) or found[0] != MMFusionForRetrieval.__name__:
         raise ValueError(
@@ -351,7 +350,7 @@ def query(search: Search):
     """Finds pictures or sounds by a text, or texts by a picture or a sound."""
     args, model = search.args, search.model
     gallery = Gallery.load(args.gallery)
-    source = json.loads((Path(args.gallery) / "source.json").read_text(encoding="utf-8"))
+    source = read_json(Path(args.gallery) / "source.json")
     name, part = search.part(source["split"])
     rows = Rows(part, name)
     asked, shown_query, inputs = prepare_query(search)
@@ -410,7 +409,7 @@ def weight_of(search: Search) -> float:
     file = search.folder / "retrieval.json"
     if not file.exists():
         return 1.0
-    chosen = json.loads(file.read_text(encoding="utf-8"))["rerank"]
+    chosen = read_json(file).get("rerank")
     direction = search.directions[search.args.text is None]
     return chosen["weights"][direction] if chosen else 1.0
 

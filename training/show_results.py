@@ -4,7 +4,6 @@ python training/show_results.py runs/easy_vqa
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python puts only training/ there
 
 from mm_hf.evaluation import figure
+from mm_hf.models.files import read_json
 
 
 # Accuracy on the official test part. Sources: the README of the easy-VQA package and repository (Zhou 2019) for the
@@ -30,9 +30,14 @@ def main():
     parser.add_argument("run", type=Path, help="folder that training/train.py wrote")
     folder = parser.parse_args().run
     try:
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        results = read_json(folder / "results.json")
     except FileNotFoundError as error:
         sys.exit(f"error: {folder} is not the folder of a finished run: {error}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    needed = {"metrics": dict, "recipe": dict, "seed": int, "floors": dict, "seconds": dict, "hardware": dict}
+    if wrong := [key for key, kind in needed.items() if not isinstance(results.get(key), kind)]:
+        sys.exit(f"error: {folder / 'results.json'} is damaged: it lacks {', '.join(wrong)}.")
     metric, score = next(iter(results["metrics"].items()))
     rows = [(f"mm_hf, {results['recipe']['fusion']}, seed {results['seed']}", score)]
     rows += list(PUBLISHED.get(results["recipe"]["name"], {}).items())

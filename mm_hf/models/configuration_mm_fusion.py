@@ -3,7 +3,6 @@
 """Configurations of mm_hf: one for the fusion, one composite for the whole model."""
 
 import copy
-import math
 import os
 from typing import Any
 
@@ -13,11 +12,25 @@ from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.utils import logging
 
-from .losses import LOSS_SETTINGS, check_label_scale, check_loss_ranges, check_loss_settings
-from .names import did_you_mean
+from .config_checks import (
+    FUSION_RANGES,
+    MODEL_RANGES,
+    build_part,
+    check_activation,
+    check_given,
+    check_num_labels,
+    check_parameters,
+    check_part,
+    check_ranges,
+    read_labels,
+    told_in_one_line,
+)
+from .config_rules import check_architecture, check_common, check_losses
+from .files import read_json
+from .losses import LOSS_SETTINGS
 from .recurrent import RecurrentConfig
 from .tabular import TabularConfig
-from .tasks import TASK_WEIGHTINGS, Task, read_tasks
+from .tasks import Task, read_tasks
 
 
 logger = logging.get_logger(__name__)
@@ -35,8 +48,6 @@ MODALITY_CONFIGS = {
 # tell.
 PRETRAINED_MODALITIES = ("vision", "text", "audio")
 
-POOLINGS = ("cls", "last", "mean")
-FEATURE_JOINS = ("tokens", "channels")
 # Text encoders whose first token does not stand for the sentence: causal ones, those trained to pool elsewhere.
 POOLING_OF_TYPE = {
     "clip_text_model": "last",
@@ -128,6 +139,7 @@ CUSTOM_PIPELINES = {
 }
 
 
+@told_in_one_line
 @strict
 class FusionModuleConfig(PreTrainedConfig):
     r"""The fusion: which one, how wide, how deep.
@@ -182,6 +194,7 @@ class FusionModuleConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        self.check_numbers()
         self.derive_widths()
         self.validate_architecture()  # the library's own call would wrap the error
 
@@ -196,6 +209,15 @@ class FusionModuleConfig(PreTrainedConfig):
         if self.initializer_range is None:
             self.initializer_range = self.hidden_size**-0.5
 
+    def check_numbers(self):
+        """Checks that each number is one that a fusion can have, and that all weights together can be held."""
+        check_ranges(self, FUSION_RANGES, "fusion_module_config: ")
+        check_activation("fusion_module_config: hidden_act", self.hidden_act)
+        if self.hidden_size is not None:
+            width, inner = self.hidden_size, self.intermediate_size or 4 * self.hidden_size
+            layers = self.num_hidden_layers + self.memory_layers
+            check_parameters(layers * (8 * width**2 + 2 * width * inner), "fusion_module_config")
+
     def validate_architecture(self):
         """Checks that the heads share the width evenly, the settings of single fusions, and that the dropout rates are
         probabilities."""
@@ -206,8 +228,6 @@ class FusionModuleConfig(PreTrainedConfig):
             )
         if self.distance_bias and not self.memory_layers:
             raise ValueError("fusion_module_config: distance_bias is for the memory_layers, of which there are none.")
-        if self.num_latents < 1:
-            raise ValueError(f"fusion_module_config: num_latents must be at least 1, got {self.num_latents}.")
         if self.hidden_size is not None and self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"fusion_module_config: hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
@@ -219,6 +239,7 @@ class FusionModuleConfig(PreTrainedConfig):
                 raise ValueError(f"fusion_module_config: modality_dropout of {name} must be in [0, 1), got {rate!r}.")
 
 
+@told_in_one_line
 @strict
 class MMFusionConfig(PreTrainedConfig):
     r"""A model that fuses the tokens of one encoder per modality.
@@ -365,18 +386,26 @@ class MMFusionConfig(PreTrainedConfig):
     base_models: list[str] | None = None
 
     def __post_init__(self, **kwargs):
+        check_given(kwargs)
+        check_common(self)
+        self.id2label, self.label2id = read_labels(self.id2label, self.label2id)
         # The caller's objects stay as they were: what the encoders decide is filled in on a copy.
         for key in ("fusion_module_config", "decoder_config"):
             if isinstance(getattr(self, key), PreTrainedConfig):
                 setattr(self, key, copy.deepcopy(getattr(self, key)))
+        for key, spec in self.sub_configs_defaults.items():
+            if getattr(self, key) is not None or not spec.optional:
+                setattr(self, key, build_part(key, spec, getattr(self, key)))
         super().__post_init__(**kwargs)
         if self.decoder_config is not None:
             self.set_up_decoder()
         for name, key in MODALITY_CONFIGS.items():
             if getattr(self, key) is not None:
                 setattr(self, key, part_of_composite(getattr(self, key), name))
+        self.check_parts()
         self.check_losses()
         if not self.modalities:
+            self.validate_architecture()
             return
         fusion = self.fusion_module_config
         if fusion.query_modality is None:
@@ -387,6 +416,7 @@ class MMFusionConfig(PreTrainedConfig):
             fusion.hidden_size = width if isinstance(width, int) else DEFAULT_WIDTH
             if fusion.hidden_size % 64 and fusion.num_attention_heads is None:
                 fusion.num_attention_heads = getattr(query_config, "num_attention_heads", 1)
+            fusion.check_numbers()
             fusion.derive_widths()
             fusion.validate_architecture()
         self.validate_architecture()  # the library's own call would wrap the error
@@ -401,7 +431,36 @@ class MMFusionConfig(PreTrainedConfig):
                 f"This is a checkpoint of model type {model_type!r}, not {cls.model_type!r}: an encoder goes to "
                 "`from_encoders_pretrained`, and `from_pretrained` takes what mm_hf saved."
             )
-        return super().from_dict(for_other_labels(config_dict, kwargs), **kwargs)
+        for values in (config_dict, kwargs):
+            check_given(values)
+        if kwargs.get("label2id") is not None and kwargs.get("id2label") is None:
+            kwargs["id2label"], _ = read_labels(None, kwargs["label2id"])
+        found = super().from_dict(for_other_labels(config_dict, kwargs), **kwargs)
+        (found[0] if isinstance(found, tuple) else found).validate_architecture()  # what was changed, too
+        return found
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file):
+        """As in the library, whose error is about itself where a file is nested too deeply or holds no dict."""
+        return read_json(json_file)
+
+    def __setattr__(self, name, value):
+        """Sets a value. With new names of labels, their numbers by name follow."""
+        if name == "id2label" and value is not None and getattr(self, "_post_init_done", False):
+            value, numbers = read_labels(value, None)
+            super().__setattr__("label2id", numbers)
+        super().__setattr__(name, value)
+
+    @property
+    def num_labels(self) -> int | None:
+        """See the library's property; what differs: a number of labels that nobody has is refused before there is a
+        name for each."""
+        return super().num_labels
+
+    @num_labels.setter
+    def num_labels(self, num_labels: int):
+        check_num_labels(num_labels)
+        PreTrainedConfig.num_labels.fset(self, num_labels)  # type: ignore[attr-defined]
 
     def set_up_decoder(self):
         """Makes the decoder one that writes and that looks at the memory, and fills in what its texts start and end
@@ -473,86 +532,27 @@ class MMFusionConfig(PreTrainedConfig):
         """The tasks by name."""
         return read_tasks(self.tasks or {})
 
+    def check_parts(self):
+        """Checks the numbers in the configs of encoders and decoder."""
+        for key in (*MODALITY_CONFIGS.values(), "decoder_config"):
+            if getattr(self, key) is not None:
+                check_part(key, getattr(self, key))
+
     def check_losses(self):
-        """Checks what shapes the loss: ranges, one value a class, and that the problem has such a setting."""
-        if not 0 <= self.mixup_alpha < math.inf:
-            raise ValueError(f"mixup_alpha must be 0 (off) or a positive number, got {self.mixup_alpha}.")
-        check_loss_ranges(self.loss_settings, self.num_labels)
-        if self.problem_type is not None:
-            check_loss_settings(self.problem_type, self.loss_settings)
-        check_label_scale(self.label_mean, self.label_scale, self.num_labels, self.problem_type)
-        if not 0 <= self.matching_weight < math.inf or self.projection_dim < 1:
-            raise ValueError(
-                "matching_weight must be a number from 0 up and projection_dim at least 1, got "
-                f"{self.matching_weight} and {self.projection_dim}."
-            )
-        if self.ctc_stride < 1:
-            raise ValueError(f"ctc_stride must be at least 1, got {self.ctc_stride}.")
-        if self.task_weighting not in TASK_WEIGHTINGS:
-            meant = did_you_mean(self.task_weighting, TASK_WEIGHTINGS)
-            raise ValueError(f"task_weighting must be one of {TASK_WEIGHTINGS}, got {self.task_weighting!r}.{meant}")
-        if self.tasks is None:
-            return
-        # JSON sorts its keys: in any other order a checkpoint would come back with its tasks in another one.
-        self.tasks = {name: self.tasks[name] for name in sorted(self.tasks)}
-        weighted = [name for name, task in read_tasks(self.tasks).items() if task.weight != 1]
-        if weighted and self.task_weighting == "uncertainty":
-            raise ValueError(f"task_weighting is 'uncertainty', which learns the weights, but {weighted} have one.")
-        if set_for_one := [name for name in (*LOSS_SETTINGS, "label_mean") if getattr(self, name)]:
-            raise ValueError(f"{set_for_one[0]} is for a single task: with tasks, each has its own among its keys.")
+        """Checks what shapes the loss: ranges, one value a class, and that the problem has such a setting. Brings the
+        tasks into the order of their names."""
+        check_losses(self)
 
     def validate_architecture(self):
-        """Checks the names of modalities that stand in the config."""
-        if not self.modalities:
-            return
-        named = {
-            "fusion_module_config.query_modality": [self.fusion_module_config.query_modality],
-            "freeze_encoders": self.frozen_encoders,
-        }
-        if isinstance(self.fusion_module_config.modality_dropout, dict):
-            named["fusion_module_config.modality_dropout"] = list(self.fusion_module_config.modality_dropout)
-        named["pooling"] = list(self.pooling or {})
-        named["encode_by_length"] = list(self.encode_by_length or [])
-        named["seeded_encoders"] = list(self.seeded_encoders or [])
-        for key, names in named.items():
-            unknown = [name for name in names if name not in self.modalities]
-            if unknown:
-                raise ValueError(
-                    f"{key} names {unknown}, but this model has the modalities {self.modalities}."
-                    f"{did_you_mean(unknown[0], self.modalities)}"
-                )
-        for name, pooling in (self.pooling or {}).items():
-            if pooling not in POOLINGS:
-                meant = did_you_mean(pooling, POOLINGS)
-                raise ValueError(f"pooling of {name} must be one of {POOLINGS}, got {pooling!r}.{meant}")
-        if strange := set(self.encode_by_length or ()) - {"text", "audio"}:
-            raise ValueError(f"encode_by_length is for text and audio, which have lengths; got {sorted(strange)}.")
-        if self.vision_feature_join not in FEATURE_JOINS:
-            meant = did_you_mean(self.vision_feature_join, FEATURE_JOINS)
-            raise ValueError(
-                f"vision_feature_join must be one of {FEATURE_JOINS}, got {self.vision_feature_join!r}.{meant}"
-            )
-        if self.vision_feature_layer is not None and self.vision_config is None:
-            raise ValueError(f"vision_feature_layer is {self.vision_feature_layer}, but there is no vision_config.")
-        if self.num_images < 1 or (self.num_images > 1 and self.vision_config is None):
-            most = "1, since there is no vision_config" if self.vision_config is None else "1 or more"
-            raise ValueError(f"num_images must be {most}, got {self.num_images}.")
-        self.check_memory()
-
-    def check_memory(self):
-        """Checks that what the fusion does with its memory has something to work on."""
-        fusion = self.fusion_module_config
-        memory = [name for name in self.modalities if name != fusion.query_modality]
-        if fusion.memory_layers and not memory:
-            raise ValueError(
-                f"fusion_module_config.memory_layers is {fusion.memory_layers}, but {fusion.query_modality} asks and "
-                "there is no other modality that it could look at."
-            )
-        if fusion.distance_bias and (self.num_images > 1 or "vision" not in memory):
-            raise ValueError(
-                "fusion_module_config.distance_bias is for the places of one picture that another modality asks; got "
-                f"num_images {self.num_images}, modalities {self.modalities}, of which {fusion.query_modality} asks."
-            )
+        """Checks the numbers, the names of modalities and the labels that stand in the config. The library calls it
+        too, when a config is made and before one is saved."""
+        check_common(self)
+        read_labels(self.id2label, self.label2id)
+        self.check_parts()
+        if self.modalities:
+            check_architecture(self)
+            self.fusion_module_config.check_numbers()
+        check_ranges(self, MODEL_RANGES)
 
 
 def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

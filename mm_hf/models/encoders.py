@@ -11,7 +11,7 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -25,6 +25,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
+from .config_checks import ConfigError, check_parameters
 from .modeling_outputs import EncoderStates
 
 
@@ -118,6 +119,11 @@ def construct_encoder(config: PreTrainedConfig, modality: str) -> PreTrainedMode
         )
     try:
         encoder = model_from_config(config)
+    except KeyError as error:  # such as an activation
+        raise ConfigError(
+            f"The {modality} encoder ({config.model_type}) cannot be built: its config names {error!s:.80}, which the "
+            "library does not have."
+        ) from None
     except ValueError as error:
         # Some (ResNet) have no choice of attention to make, and refuse one that was made for the whole model.
         if "attention" not in str(error) or config._attn_implementation in (None, "eager"):
@@ -204,7 +210,7 @@ def dry_run(config_class: Any, config_json: str, modality: str, feature_layers: 
         config._experts_implementation = "batched_mm" if device == "meta" else "eager"
         try:
             return dry_run_on(device, masked, config, modality, feature_layers)
-        except (FeatureLayerError, ImportError):
+        except (FeatureLayerError, ImportError, ConfigError):
             raise
         except Exception as error:  # whatever a model makes of values that are not there
             if device == "cpu":
@@ -222,7 +228,8 @@ def dry_run_on(
 ) -> DryRun:
     """See `dry_run`; with a mask or without one."""
     with torch.random.fork_rng(devices=[]), torch.device(device), torch.enable_grad():
-        probe = construct_encoder(config, modality).eval()
+        probe = in_reach(lambda: construct_encoder(config, modality), f"The {modality} encoder ({config.model_type})")
+        probe.eval()
         share_weights(probe)
         probe.requires_grad_(True)  # Whisper keeps its positions from training, and uses them all the same
         if device != "meta":
@@ -270,6 +277,27 @@ def dry_run_on(
             if device != "meta" and not all(map(torch.equal, levels, same)):
                 needed = frozenset(parameters)
     return DryRun(trained, frozenset(needed), tuple(tuple(level.shape[1:]) for level in levels), feature_layers)
+
+
+def in_reach(build: Callable[[], PreTrainedModel], what: str) -> PreTrainedModel:
+    """Builds a model on the meta device, where weights take no memory, and says so where no machine could hold them.
+
+    Args:
+        build: gives the model.
+        what: it is.
+
+    Raises:
+        ConfigError: it has more than `MAX_PARAMETERS`, or sizes that cannot be multiplied.
+    """
+    try:
+        model = build()
+    except (RuntimeError, TypeError) as error:
+        if "overflow" not in str(error).lower():
+            raise
+        model = None
+    count = math.inf if model is None else sum(parameter.numel() for parameter in model.parameters())
+    check_parameters(count, what)
+    return cast(PreTrainedModel, model)
 
 
 def share_weights(module: PreTrainedModel):

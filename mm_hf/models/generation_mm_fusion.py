@@ -6,6 +6,7 @@ Notation used for tensor shapes: see `modeling_outputs`; `S` tokens of the text 
 width.
 """
 
+import copy
 import inspect
 import warnings
 from typing import Any, cast
@@ -18,6 +19,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from .configuration_mm_fusion import MMFusionConfig
+from .encoders import in_reach
 from .inputs import check_classes, check_token_labels
 from .losses import classification_loss
 from .modeling_mm_fusion import MMFusionModel
@@ -49,6 +51,8 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
                 "What is written needs a start and an end: give decoder_start_token_id and eos_token_id, got "
                 f"{config.decoder_start_token_id} and {config.eos_token_id}."
             )
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            in_reach(lambda: AutoModelForCausalLM.from_config(copy.deepcopy(config.decoder_config)), "decoder_config")
         self.model = MMFusionModel(config)
         self.decoder = AutoModelForCausalLM.from_config(config.decoder_config)
         accepted = inspect.signature(self.decoder.forward).parameters

@@ -71,6 +71,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
 
     def __init__(self, config: MMFusionConfig):
         super().__init__(config)
+        config.validate_architecture()  # what was changed since it was made, before memory is taken
         if not config.modalities:
             raise ValueError(f"The config needs at least one of {list(MODALITY_CONFIGS.values())}, all are None.")
         fusion_module_config = config.fusion_module_config
@@ -393,6 +394,8 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
 
     def __init__(self, config: MMFusionConfig):
         super().__init__(config)
+        if not config.num_labels:
+            raise ValueError(f"{type(self).__name__} needs num_labels of at least 1, got {config.num_labels}.")
         self.num_labels = config.num_labels
         self.model = MMFusionModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)

@@ -19,6 +19,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import cached_file, logging
 
 from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, check_source, part_of_composite
+from .files import is_too_deep
 from .image import color_of, open_image, picture_of_array
 from .inputs import (
     fault_of_text,
@@ -130,8 +131,17 @@ class MMFusionProcessor(ProcessorMixin):
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         self.feature_extractor = feature_extractor
-        self.table_schema = TableSchema(**table_schema) if isinstance(table_schema, dict) else table_schema
-        self.series_scaler = SeriesScaler(**series_scaler) if isinstance(series_scaler, dict) else series_scaler
+        self.table_schema = TableSchema.from_dict(table_schema) if isinstance(table_schema, dict) else table_schema
+        self.series_scaler = (
+            SeriesScaler.from_dict(series_scaler) if isinstance(series_scaler, dict) else series_scaler
+        )
+        for name in ("table_schema", "series_scaler"):
+            if isinstance(getattr(self, name), (str, list, int, float)):
+                raise ValueError(f"{name} must be a dict or an object of its class, got {getattr(self, name)!r:.80}.")
+        if image_channels is not None and (type(image_channels) is not int or image_channels < 1):
+            raise ValueError(
+                f"image_channels must be a whole number of at least 1 or None, got {image_channels!r:.80}."
+            )
         color_of(image_background)
         self.image_background = image_background
         self.image_channels = image_channels
@@ -586,6 +596,18 @@ class MMFusionProcessor(ProcessorMixin):
         self.to_json_file(path)
         vars(self).pop("auto_map", None)  # of the file alone: what was saved and what is loaded are equal
         return [path]
+
+    @classmethod
+    def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As in the library, whose error is about itself where the file is nested too deeply or holds no dict."""
+        where = f"{pretrained_model_name_or_path}: processor_config.json"
+        try:
+            found = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        except (RecursionError, AttributeError, TypeError) as error:
+            raise ValueError(f"{where} holds no dict, or one that is nested too deeply ({error!s:.80}).") from None
+        if deep := [name for name, value in found[0].items() if is_too_deep(value)]:
+            raise ValueError(f"{where} is nested too deeply at {deep[0]!r:.80}.")
+        return found
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs) -> list:

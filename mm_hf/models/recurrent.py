@@ -18,10 +18,31 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from .config_checks import (
+    FINITE,
+    MAX_LAYERS,
+    MAX_WIDTH,
+    MAX_WORDS,
+    SHARE,
+    check_number,
+    check_ranges,
+    told_in_one_line,
+)
 
+
+RECURRENT_RANGES = {
+    "vocab_size": (1, MAX_WORDS),
+    "input_size": (1, MAX_WIDTH),
+    "embedding_size": (1, MAX_WIDTH),
+    "hidden_size": (1, MAX_WIDTH),
+    "num_hidden_layers": (1, MAX_LAYERS),
+    "hidden_dropout_prob": SHARE,
+    "initializer_range": (0, FINITE),
+}
 RNNS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 
 
+@told_in_one_line
 @strict
 class RecurrentConfig(PreTrainedConfig):
     r"""A recurrent encoder of words, or of frames.
@@ -71,6 +92,9 @@ class RecurrentConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         if self.bidirectional and self.hidden_size % 2:
             raise ValueError(f"Two directions share hidden_size, which must be even: got {self.hidden_size}.")
+        check_ranges(self, RECURRENT_RANGES)
+        if self.pad_token_id is not None and self.input_size is None:
+            check_number("pad_token_id", self.pad_token_id, -self.vocab_size, self.vocab_size - 1)
 
 
 class RecurrentLayer(nn.Module):

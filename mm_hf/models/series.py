@@ -6,13 +6,14 @@
 Notation used for tensor shapes: `U` series; `S` steps of the longest; `C` channels.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from .config_checks import has_finite, shown
 from .finite import FARTHEST, LARGEST
 
 
@@ -30,10 +31,24 @@ class SeriesScaler:
     model_input_names = ["series_values", "series_attention_mask"]  # no field: the same for all
 
     def __post_init__(self):
+        sized = has_finite(self.means) and has_finite(self.stds, len(self.means)) and min(self.stds, default=1) > 0
+        if not sized or not len(self.means):
+            raise ValueError(
+                "series_scaler: each channel needs a finite mean and a deviation above 0, as many means as stds; got "
+                f"{shown(self.means)} and {shown(self.stds)}."
+            )
         self.means, self.stds = [float(mean) for mean in self.means], [float(std) for std in self.stds]
-        sized = all(0 < std < np.inf for std in self.stds) and np.isfinite(self.means).all()
-        if not self.means or len(self.means) != len(self.stds) or not sized:
-            raise ValueError(f"Each channel needs a mean and a deviation above 0, got {self.means} and {self.stds}.")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SeriesScaler":
+        """What `to_dict` gave, as it comes back from JSON.
+
+        Raises:
+            ValueError: other keys than a scaler's, or numbers that are none.
+        """
+        if set(values) != {"means", "stds"}:
+            raise ValueError(f"series_scaler needs means and stds, and nothing else; got {shown(list(values))}.")
+        return cls(**values)
 
     @property
     def channels(self) -> int:

@@ -10,7 +10,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
 from numbers import Real
 from typing import Any
@@ -26,6 +26,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from .config_checks import MAX_LABELS, MAX_WIDTH, MAX_WORDS, check_number, has_finite, shown, told_in_one_line
 from .finite import FARTHEST, LARGEST, are_numbers, by_number, is_code, kind_of_texts, read_number
 from .names import did_you_mean
 
@@ -56,12 +57,55 @@ class TableSchema:
     model_input_names = ["numerical_values", "categorical_ids"]  # no field: the same for all
 
     def __post_init__(self):
+        self.check_itself()
         # JSON sorts its keys: in any other order a schema would come back with its columns in another one.
         self.numerical = {name: (float(mean), float(std)) for name, (mean, std) in sorted(self.numerical.items())}
         self.categorical = {name: list(values) for name, values in sorted(self.categorical.items())}
         twice = sorted(set(self.numerical) & set(self.categorical))
         if twice or not self.columns:
             raise ValueError(f"A table needs columns, each of one kind; got {self.columns}, {twice} of both kinds.")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TableSchema":
+        """What `to_dict` gave, as it comes back from JSON.
+
+        Raises:
+            ValueError: a key that a schema does not have, or what `check_itself` refuses.
+        """
+        known = [key.name for key in fields(cls)]
+        if unknown := [name for name in values if name not in known]:
+            meant = did_you_mean(unknown[0], known)
+            raise ValueError(f"table_schema has no key {unknown[0]!r:.80}; it has {known}.{meant}")
+        return cls(**values)
+
+    def check_itself(self):
+        """Checks each value: what it standardises by must be finite, and each category must have one id.
+
+        Raises:
+            ValueError: naming the column, what came and what is allowed.
+        """
+        for key in ("numerical", "categorical"):
+            columns = getattr(self, key)
+            if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns):
+                raise ValueError(f"table_schema: {key} must be a dict by the names of columns, got {shown(columns)}.")
+        for name, scale in self.numerical.items():
+            if not has_finite(scale, 2) or not scale[1] > 0:
+                raise ValueError(
+                    f"table_schema: column {name!r:.80} needs a finite mean and a deviation above 0, got "
+                    f"{shown(scale)}. TableSchema.fit finds both."
+                )
+        for name, values in self.categorical.items():
+            if isinstance(values, (str, Mapping)) or not all(isinstance(value, str) for value in values):
+                raise ValueError(
+                    f"table_schema: column {name!r:.80} needs a list of categories, each a text, got {shown(values)}."
+                )
+            if len(set(values)) < len(list(values)):
+                twice = next(value for value, count in Counter(values).items() if count > 1)
+                raise ValueError(f"table_schema: column {name!r:.80} has the category {twice!r:.80} more than once.")
+        if self.farthest is not None and not (has_finite([self.farthest]) and self.farthest > 0):
+            raise ValueError(f"table_schema: farthest must be a number above 0 or None, got {shown(self.farthest)}.")
+        if not isinstance(self.as_written, bool):
+            raise ValueError(f"table_schema: as_written must be true or false, got {shown(self.as_written)}.")
 
     @property
     def columns(self) -> list[str]:
@@ -293,6 +337,7 @@ def category(value: Any) -> str:
     return str(bool(value)) if isinstance(value, np.bool_) else str(value)
 
 
+@told_in_one_line
 @strict
 class TabularConfig(PreTrainedConfig):
     r"""An encoder of a table's columns.
@@ -315,6 +360,10 @@ class TabularConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         self.vocab_sizes = list(self.vocab_sizes or [])
+        check_number("num_numerical", self.num_numerical, -math.inf, MAX_LABELS)
+        check_number("hidden_size", self.hidden_size, -math.inf, MAX_WIDTH)
+        check_number("vocab_sizes", max([1, *self.vocab_sizes]), 1, MAX_WORDS)
+        check_number("the number of vocab_sizes", len(self.vocab_sizes), 0, MAX_LABELS)
         if self.num_numerical < 0 or self.hidden_size < 1 or min([1, *self.vocab_sizes]) < 1:
             raise ValueError(
                 "Sizes of a table must be at least 1 (num_numerical 0), got num_numerical "

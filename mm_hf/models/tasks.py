@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
+from .config_checks import check_num_labels, has_finite, shown
 from .losses import (
     LOSS_SETTINGS,
     PROBLEM_TYPES,
@@ -94,7 +95,9 @@ def read_tasks(tasks: dict[str, dict[str, Any]]) -> dict[str, Task]:
 
 def read_task(name: str, task: dict[str, Any]) -> Task:
     """One task; see `read_tasks`."""
-    if unknown := sorted(set(task) - set(TASK_KEYS)):
+    if not isinstance(name, str) or not isinstance(task, Mapping):
+        raise ValueError(f"Task {shown(name)} must be a dict of keys such as problem_type, got {shown(task)}.")
+    if unknown := sorted(map(str, set(task) - set(TASK_KEYS))):
         meant = did_you_mean(unknown[0], TASK_KEYS)
         raise ValueError(f"Task {name!r} has no key {unknown[0]!r}; known are {', '.join(TASK_KEYS)}.{meant}")
     problem_type, labels, weight = task.get("problem_type"), task.get("labels"), task.get("weight", 1.0)
@@ -104,11 +107,22 @@ def read_task(name: str, task: dict[str, Any]) -> Task:
     regression = problem_type == "regression"
     if regression and labels is not None:
         raise ValueError(f"Task {name!r} is a regression and has no labels, got {labels}.")
+    if labels is not None and not (
+        isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels)
+    ):
+        raise ValueError(f"Task {name!r} needs labels, a list of different names; got {shown(labels)}.")
     count = task.get("num_labels", 1 if regression else len(labels or ()))
+    check_num_labels(count, f"Task {name!r}: ")
     if count < 1 or (not regression and (not labels or count != len(labels) or len(set(labels)) < count)):
         raise ValueError(f"Task {name!r} needs labels, a list of different names; got {labels}, num_labels {count}.")
-    if not (isinstance(weight, (int, float)) and 0 <= weight < math.inf):
+    if not (isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < math.inf):
         raise ValueError(f"Task {name!r}: weight must be a number from 0 up, got {weight!r}.")
+    for key in (*LOSS_SETTINGS, "label_mean", "label_scale"):
+        value = task.get(key)
+        is_list = key not in ("label_smoothing", "focal_gamma")
+        if value is not None and not (has_finite(value) if is_list else has_finite([value])):
+            kind = "a list of finite numbers" if is_list else "a finite number"
+            raise ValueError(f"Task {name!r}: {key} must be {kind}, got {shown(value)}.")
     settings = {key: task[key] for key in LOSS_SETTINGS if task.get(key)}
     try:
         check_loss_ranges(settings, count)

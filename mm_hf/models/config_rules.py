@@ -1,0 +1,126 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""Whether the keys of a model's config fit together: names of modalities, settings of the loss, tasks, labels."""
+
+import math
+from typing import Any
+
+import torch
+
+from .config_checks import ConfigError, shown
+from .losses import LOSS_SETTINGS, PROBLEM_TYPES, check_label_scale, check_loss_ranges, check_loss_settings
+from .names import did_you_mean
+from .tasks import TASK_WEIGHTINGS, read_tasks
+
+
+POOLINGS = ("cls", "last", "mean")
+FEATURE_JOINS = ("tokens", "channels")
+
+
+def check_common(config: Any):
+    """Refuses values of the wrong kind among the keys that all configs of the library have, which it does not check.
+
+    Raises:
+        ConfigError: naming the key, what came and what is allowed.
+    """
+    for name in ("id2label", "label2id"):
+        if not isinstance(getattr(config, name), (dict, type(None))):
+            kind = "numbers to names" if name == "id2label" else "names to numbers"
+            raise ConfigError(f"{name} must be a dict of {kind}, got {shown(getattr(config, name))}.")
+    if config.problem_type is not None and config.problem_type not in PROBLEM_TYPES:
+        meant = did_you_mean(config.problem_type, PROBLEM_TYPES)
+        raise ConfigError(f"problem_type must be one of {PROBLEM_TYPES}, got {shown(config.problem_type)}.{meant}")
+    names = config.architectures
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ConfigError(f"architectures must be a list of names, got {shown(names)}.")
+    if isinstance(config.dtype, str) and not isinstance(getattr(torch, config.dtype, None), torch.dtype):
+        raise ConfigError(f"dtype must be the name of a type of torch, such as float32, got {config.dtype!r:.80}.")
+
+
+def check_losses(config: Any):
+    """Checks what shapes the loss: ranges, one value a class, and that the problem has such a setting."""
+    if not 0 <= config.mixup_alpha < math.inf:
+        raise ValueError(f"mixup_alpha must be 0 (off) or a positive number, got {config.mixup_alpha}.")
+    check_loss_ranges(config.loss_settings, config.num_labels)
+    if config.problem_type is not None:
+        check_loss_settings(config.problem_type, config.loss_settings)
+    check_label_scale(config.label_mean, config.label_scale, config.num_labels, config.problem_type)
+    if not 0 <= config.matching_weight < math.inf or config.projection_dim < 1:
+        raise ValueError(
+            "matching_weight must be a number from 0 up and projection_dim at least 1, got "
+            f"{config.matching_weight} and {config.projection_dim}."
+        )
+    if config.ctc_stride < 1:
+        raise ValueError(f"ctc_stride must be at least 1, got {config.ctc_stride}.")
+    if config.task_weighting not in TASK_WEIGHTINGS:
+        meant = did_you_mean(config.task_weighting, TASK_WEIGHTINGS)
+        raise ValueError(f"task_weighting must be one of {TASK_WEIGHTINGS}, got {config.task_weighting!r}.{meant}")
+    if config.tasks is None:
+        return
+    # JSON sorts its keys: in any other order a checkpoint would come back with its tasks in another one.
+    config.tasks = {name: config.tasks[name] for name in sorted(config.tasks)}
+    weighted = [name for name, task in read_tasks(config.tasks).items() if task.weight != 1]
+    if weighted and config.task_weighting == "uncertainty":
+        raise ValueError(f"task_weighting is 'uncertainty', which learns the weights, but {weighted} have one.")
+    if set_for_one := [name for name in (*LOSS_SETTINGS, "label_mean") if getattr(config, name)]:
+        raise ValueError(f"{set_for_one[0]} is for a single task: with tasks, each has its own among its keys.")
+
+
+def check_architecture(config: Any):
+    """Checks the names of modalities that stand in the config."""
+    named = {
+        "fusion_module_config.query_modality": [config.fusion_module_config.query_modality],
+        "freeze_encoders": config.frozen_encoders,
+    }
+    if isinstance(config.fusion_module_config.modality_dropout, dict):
+        named["fusion_module_config.modality_dropout"] = list(config.fusion_module_config.modality_dropout)
+    named["pooling"] = list(config.pooling or {})
+    named["encode_by_length"] = list(config.encode_by_length or [])
+    named["seeded_encoders"] = list(config.seeded_encoders or [])
+    for key, names in named.items():
+        unknown = [name for name in names if name not in config.modalities]
+        if unknown:
+            raise ValueError(
+                f"{key} names {unknown}, but this model has the modalities {config.modalities}."
+                f"{did_you_mean(unknown[0], config.modalities)}"
+            )
+    for name, pooling in (config.pooling or {}).items():
+        if pooling not in POOLINGS:
+            meant = did_you_mean(pooling, POOLINGS)
+            raise ValueError(f"pooling of {name} must be one of {POOLINGS}, got {pooling!r}.{meant}")
+    if strange := set(config.encode_by_length or ()) - {"text", "audio"}:
+        raise ValueError(f"encode_by_length is for text and audio, which have lengths; got {sorted(strange)}.")
+    if config.vision_feature_join not in FEATURE_JOINS:
+        meant = did_you_mean(config.vision_feature_join, FEATURE_JOINS)
+        raise ValueError(
+            f"vision_feature_join must be one of {FEATURE_JOINS}, got {config.vision_feature_join!r}.{meant}"
+        )
+    if config.vision_feature_layer == []:
+        raise ValueError(
+            "vision_feature_layer must name one layer at least, got []; left out, the last state is used."
+        )
+    if config.vision_feature_layer is not None and config.vision_config is None:
+        raise ValueError(f"vision_feature_layer is {config.vision_feature_layer}, but there is no vision_config.")
+    if config.num_images < 1 or (config.num_images > 1 and config.vision_config is None):
+        most = "1, since there is no vision_config" if config.vision_config is None else "1 or more"
+        raise ValueError(f"num_images must be {most}, got {config.num_images}.")
+    check_memory(config)
+
+
+def check_memory(config: Any):
+    """Checks that what the fusion does with its memory has something to work on."""
+    fusion = config.fusion_module_config
+    memory = [name for name in config.modalities if name != fusion.query_modality]
+    if fusion.memory_layers and not memory:
+        raise ValueError(
+            f"fusion_module_config.memory_layers is {fusion.memory_layers}, but {fusion.query_modality} asks and "
+            "there is no other modality that it could look at."
+        )
+    if fusion.distance_bias and (config.num_images > 1 or "vision" not in memory):
+        raise ValueError(
+            "fusion_module_config.distance_bias is for the places of one picture that another modality asks; got "
+            f"num_images {config.num_images}, modalities {config.modalities}, of which {fusion.query_modality} asks."
+        )
+
+
+__all__ = ["check_architecture", "check_common", "check_losses"]

@@ -11,10 +11,10 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import transformers
@@ -198,12 +198,31 @@ def dry_run(config_class: Any, config_json: str, modality: str, feature_layers: 
     Raises:
         ValueError: a feature layer that the encoder does not have.
     """
+    return on_some_device(
+        config_class,
+        config_json,
+        lambda device, masked, config: dry_run_on(device, masked, config, modality, feature_layers),
+    )
+
+
+Found = TypeVar("Found")
+
+
+def on_some_device(
+    config_class: Any, config_json: str, run: Callable[[str, bool, PreTrainedConfig], Found]
+) -> Found:
+    """Does something with an encoder on the meta device, or on the CPU where it does not run there: see `dry_run`.
+
+    Args:
+        config_class, config_json: of the encoder.
+        run: takes the device, whether to give a mask, and the config.
+    """
     config = config_class.from_dict(json.loads(config_json))
     config._attn_implementation = "eager"  # no kernel is asked for on the meta device
     for device, masked in (("meta", False), ("meta", True), ("cpu", True)):
         config._experts_implementation = "batched_mm" if device == "meta" else "eager"
         try:
-            return dry_run_on(device, masked, config, modality, feature_layers)
+            return run(device, masked, config)
         except (FeatureLayerError, ImportError):
             raise
         except Exception as error:  # whatever a model makes of values that are not there
@@ -211,6 +230,24 @@ def dry_run(config_class: Any, config_json: str, modality: str, feature_layers: 
                 raise
             logger.debug("%s cannot run on the %s device: %s", config.model_type, device, error)
     raise AssertionError("one of them gives or raises")
+
+
+@contextlib.contextmanager
+def probe_on(
+    device: str, masked: bool, config: PreTrainedConfig, modality: str
+) -> Iterator[tuple[PreTrainedModel, dict[str, torch.Tensor]]]:
+    """An encoder of a config on a device, all of it training, and the smallest input for it; within, new tensors are
+    on this device and gradients are computed."""
+    with torch.random.fork_rng(devices=[]), torch.device(device), torch.enable_grad():
+        probe = construct_encoder(config, modality).eval()
+        share_weights(probe)
+        probe.requires_grad_(True)  # Whisper keeps its positions from training, and uses them all the same
+        if device != "meta":
+            fill_weights(probe)
+        inputs = dummy_inputs(config, modality, device=device)
+        if not masked:
+            inputs.pop("attention_mask", None)
+        yield probe, inputs
 
 
 def dry_run_on(
@@ -221,15 +258,7 @@ def dry_run_on(
     feature_layers: tuple[int, ...] | None,
 ) -> DryRun:
     """See `dry_run`; with a mask or without one."""
-    with torch.random.fork_rng(devices=[]), torch.device(device), torch.enable_grad():
-        probe = construct_encoder(config, modality).eval()
-        share_weights(probe)
-        probe.requires_grad_(True)  # Whisper keeps its positions from training, and uses them all the same
-        if device != "meta":
-            fill_weights(probe)
-        inputs = dummy_inputs(config, modality, device=device)
-        if not masked:
-            inputs.pop("attention_mask", None)
+    with probe_on(device, masked, config, modality) as (probe, inputs):
         if feature_layers is not None:
             count = len(probe(**inputs, output_hidden_states=True).hidden_states)
             outside = [layer for layer in feature_layers if not -count <= layer < count]

@@ -240,6 +240,9 @@ class MMFusionConfig(PreTrainedConfig):
         freeze_encoders (`bool` or `list[str]`, defaults to `False`): modalities whose encoder does not train: it stays
             in eval mode, and its forward runs without gradients. `True` means all but those of tables and series,
             which start from random weights.
+        trained_layers (`dict[str, int]`, *optional*): modalities whose encoder trains in part, and how many of its top
+            layers do: those below stay in eval mode and get no gradient. Such an encoder is not frozen. See
+            `unfreeze`, which writes it, for what a layer is.
         freeze_batch_norm (`bool`, defaults to `True`): keep the running statistics of the encoders' batch norms as
             they are in training too. Pretrained ones are worth more than those of small batches, and two processes
             then see the same network. Turn it off for a CNN that starts from random weights.
@@ -336,6 +339,7 @@ class MMFusionConfig(PreTrainedConfig):
     vision_feature_layer: int | list[int] | None = None
     vision_feature_join: str = "tokens"
     freeze_encoders: bool | list[str] = False
+    trained_layers: dict[str, int] | None = None
     freeze_batch_norm: bool = True
     pooling: dict[str, str] | None = None
     interpolate_pos_encoding: bool = False
@@ -511,6 +515,7 @@ class MMFusionConfig(PreTrainedConfig):
         }
         if isinstance(self.fusion_module_config.modality_dropout, dict):
             named["fusion_module_config.modality_dropout"] = list(self.fusion_module_config.modality_dropout)
+        named["trained_layers"] = list(self.trained_layers or {})
         named["pooling"] = list(self.pooling or {})
         named["encode_by_length"] = list(self.encode_by_length or [])
         named["seeded_encoders"] = list(self.seeded_encoders or [])
@@ -521,6 +526,7 @@ class MMFusionConfig(PreTrainedConfig):
                     f"{key} names {unknown}, but this model has the modalities {self.modalities}."
                     f"{did_you_mean(unknown[0], self.modalities)}"
                 )
+        self.check_trained_layers()
         for name, pooling in (self.pooling or {}).items():
             if pooling not in POOLINGS:
                 meant = did_you_mean(pooling, POOLINGS)
@@ -538,6 +544,23 @@ class MMFusionConfig(PreTrainedConfig):
             most = "1, since there is no vision_config" if self.vision_config is None else "1 or more"
             raise ValueError(f"num_images must be {most}, got {self.num_images}.")
         self.check_memory()
+
+    def check_trained_layers(self):
+        """Checks how many layers are to train of which encoder; that it has so many is seen when it is built."""
+        for name, layers in (self.trained_layers or {}).items():
+            if name not in PRETRAINED_MODALITIES:
+                raise ValueError(
+                    f"trained_layers is for the pretrained encoders, {list(PRETRAINED_MODALITIES)}; got {name!r}, "
+                    "whose encoder starts from random weights and trains as a whole."
+                )
+            if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1:
+                raise ValueError(f"trained_layers of {name} must be a whole number from 1 up, got {layers!r}.")
+        if both := [name for name in self.trained_layers or {} if name in self.frozen_encoders]:
+            rest = [name for name in self.frozen_encoders if name not in both]
+            raise ValueError(
+                f"freeze_encoders freezes {self.frozen_encoders}, and trained_layers trains the top of {both}: leave "
+                f"the latter out of the former (freeze_encoders={rest or False})."
+            )
 
     def check_memory(self):
         """Checks that what the fusion does with its memory has something to work on."""

@@ -577,7 +577,7 @@ def encode_items(
     inputs = {name: value for name, value in inputs.items() if value is not None}
     main = next((inputs[name] for name in MODALITY_INPUTS[modality] if name in inputs), None)
     if main is None or main.shape[0] == 0:
-        if frozen or not encoder.training:
+        if frozen or not trains(encoder):
             return EncoderStates(index=index)
         inputs = dummy_inputs(encoder.config, modality, device=encoder.device, dtype=encoder.dtype)
     inputs = {NAME_IN_ENCODER.get(name, name): value for name, value in inputs.items()}
@@ -601,10 +601,15 @@ def encode_items(
     return EncoderStates(levels=levels, mask=mask, index=index)
 
 
+def trains(encoder: nn.Module) -> bool:
+    """Whether any part of an encoder is in training mode: one that trains in part is not as a whole."""
+    return any(part.training for part in encoder.modules())
+
+
 @contextlib.contextmanager
 def same_draws(encoder: PreTrainedModel, seeded: bool):
     """Lets an encoder in eval mode draw the same numbers in every call, and leaves the generators as they were."""
-    if not seeded or encoder.training:
+    if not seeded or trains(encoder):
         yield
         return
     devices = [encoder.device] if encoder.device.type == "cuda" else []

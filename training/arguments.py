@@ -95,6 +95,10 @@ class ModelArguments:
             "help": "Train projections, fusion and head alone. In a recipe also a list of modalities: [vision]."
         },
     )
+    trained_layers: str | None = field(
+        default=None,
+        metadata={"help": 'Encoders of which the top layers alone train, and how many, as "{vision: 2}".'},
+    )
     modality_dropout: float = field(
         default=0.0,
         metadata={"help": "Chance that a row trains without a modality. In a recipe also by modality: {text: 0.5}."},
@@ -173,6 +177,15 @@ class ModelArguments:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if self.lora_alpha is not None and not self.lora_alpha > 0:
             raise ValueError(f"lora_alpha must be above 0, got {self.lora_alpha}.")
+        if isinstance(self.trained_layers, str):
+            self.trained_layers = yaml.safe_load(self.trained_layers)
+        if self.trained_layers is not None and not isinstance(self.trained_layers, dict):
+            raise ValueError(f"trained_layers must be of the form {{vision: 2}}, got {self.trained_layers!r}.")
+        if self.trained_layers and self.lora in ("encoders", "all", *self.trained_layers):
+            raise ValueError(
+                f"lora is {self.lora!r}, where adapters train in place of an encoder's own weights, and "
+                f"trained_layers {self.trained_layers} lets those train: leave one out."
+            )
         if isinstance(self.task_weights, str):
             self.task_weights = yaml.safe_load(self.task_weights)
         if self.task_weights is not None and not isinstance(self.task_weights, dict):

@@ -208,9 +208,7 @@ def dry_run(config_class: Any, config_json: str, modality: str, feature_layers: 
 Found = TypeVar("Found")
 
 
-def on_some_device(
-    config_class: Any, config_json: str, run: Callable[[str, bool, PreTrainedConfig], Found]
-) -> Found:
+def on_some_device(config_class: Any, config_json: str, run: Callable[[str, bool, PreTrainedConfig], Found]) -> Found:
     """Does something with an encoder on the meta device, or on the CPU where it does not run there: see `dry_run`.
 
     Args:

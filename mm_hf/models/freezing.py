@@ -3,6 +3,7 @@
 """Which encoders train: freezing and thawing, whole or from the top, and warnings of what would silently not learn."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -44,9 +45,10 @@ class FreezingMixin:
     def unfreeze(self, *names: str, layers: int | None = None):
         """Lets encoders train, whole or from the top down.
 
-        An optimizer that was made before does not know their parameters, unless it was given frozen ones too:
-        `AdamW(model.parameters())` was (those that get no gradient cost it nothing). The library's `Trainer` makes one
-        of the parameters that train at its start. `DistributedDataParallel` has to be made anew.
+        An optimizer that was made before does not have their parameters, unless it was given frozen ones too, as
+        `AdamW(model.parameters())` was; those without a gradient cost it nothing. (The library's `Trainer` makes one
+        of what trains at its start.) A warning comes where they do not change. `DistributedDataParallel` has to be
+        made anew.
 
         Args:
             names: modalities; none: all encoders.
@@ -101,11 +103,31 @@ def pretrained(base: Any) -> list[str]:
 
 def write_freezing(model: Any, frozen: Collection[str], partly: dict[str, int]):
     """Writes into the config which encoders are frozen and which train in part, and brings the model in line."""
-    config = model.base_model.config
+    base, config = model.base_model, model.base_model.config
+    before = {name for name, parameter in base.named_parameters() if parameter.requires_grad}
     config.freeze_encoders = [name for name in config.modalities if name in frozen]
     config.trained_layers = {name: partly[name] for name in config.modalities if name in partly} or None
     model.apply_freezing()
+    training = {name: p._version for name, p in base.named_parameters() if p.requires_grad}
+    thawed = {name: version for name, version in training.items() if name not in before}
+    others = {name: version for name, version in training.items() if name in before}
+    base.thawed = Thawed(thawed, others) if thawed and others else None
     return model
+
+
+@dataclass
+class Thawed:
+    """Parameters that `unfreeze` let train: watched until they have changed.
+
+    Args:
+        versions: how often each had been written to.
+        others: the same of parameters that trained before.
+        steps: how often others have been seen to change since.
+    """
+
+    versions: dict[str, int]
+    others: dict[str, int]
+    steps: int = 0
 
 
 def freezing_of(config: MMFusionConfig) -> tuple[list[str], dict[str, int]]:
@@ -259,9 +281,11 @@ def look_for_changes(base: Any):
         base.warned_of.add("config")
         logger.warning(
             f"The config freezes {asked[0]} and trains the top layers {asked[1]}, but the model was set up for "
-            f"{base.applied_freezing[0]} and {base.applied_freezing[1]}: after a change of config.freeze_encoders call "
+            f"{base.applied_freezing[0]} and {base.applied_freezing[1]}: after a change of the config call "
             "model.apply_freezing(), or use model.freeze and model.unfreeze. This is said once."
         )
+    if base.thawed is not None and not torch.compiler.is_compiling():
+        look_for_steps(base)
     parallel: Any = getattr(DistributedDataParallel, "_active_ddp_module", None)
     if parallel is None or base.looked_at_processes:
         return
@@ -270,9 +294,29 @@ def look_for_changes(base: Any):
     found = [name for name, parameter in parallel.module.named_parameters() if parameter.requires_grad]
     if shared is not None and len(found) > shared:
         raise ValueError(
-            f"{len(found)} parameters train, and DistributedDataParallel was made for {shared}: the gradients of those "
-            "that were thawed since would not be shared between processes. Unfreeze before it is made, or make it "
-            "anew."
+            f"{len(found)} parameters train, and DistributedDataParallel was made for {shared}: processes would not "
+            "share the gradients of those that were thawed since. Unfreeze before it is made, or make it anew."
+        )
+
+
+def look_for_steps(base: Any):
+    """Warns, once, where the optimizer changes other parameters and not those that were thawed."""
+    found = {name: parameter._version for name, parameter in base.named_parameters()}
+    if any(found.get(name) != version for name, version in base.thawed.versions.items()):
+        base.thawed = None
+        return
+    others = {name: found.get(name) for name in base.thawed.others}
+    if others == base.thawed.others:
+        return
+    # The first step since may be that of gradients from before.
+    base.thawed.others, base.thawed.steps = others, base.thawed.steps + 1
+    if base.thawed.steps > 1:
+        names, base.thawed = list(base.thawed.versions), None
+        logger.warning(
+            f"{len(names)} parameters were thawed, such as {names[0]!r}, and have not changed in two steps in which "
+            "others did: the optimizer was made before and does not have them, or features from before are given. "
+            "Give the optimizer all of model.parameters() (those without a gradient cost it nothing), or add them by "
+            "optimizer.add_param_group. This is said once."
         )
 
 

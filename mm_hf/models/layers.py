@@ -83,9 +83,7 @@ def top_layers(
     lists, _ = stack_of(encoder)
     lowest = usable_layers(encoder, untrained)[-count]
     used = None if feature_layers is None else tuple(feature_layers)
-    fed = names_below(
-        cast(Any, type(config)), config.to_json_string(use_diff=False), modality, used, lists, lowest
-    )
+    fed = names_below(cast(Any, type(config)), config.to_json_string(use_diff=False), modality, used, lists, lowest)
     found = set()
     for name, _ in encoder.named_parameters():
         layer = layer_in_stack(name, lists)
@@ -152,15 +150,17 @@ def names_below_on(
             if not outputs:
                 return frozenset()
             starts = [torch.ones_like(tensor) for tensor in outputs]
-            found = torch.autograd.grad(outputs, list(parameters.values()), starts, retain_graph=True, allow_unused=True)
+            found = torch.autograd.grad(
+                outputs, list(parameters.values()), starts, retain_graph=True, allow_unused=True
+            )
             return frozenset(name for name, gradient in zip(parameters, found) if gradient is not None)
 
         fed = feeding(layer)
         follow = chain == 1 or any(layer_in_stack(name, lists) == chain - 1 for name in feeding(chain))
         if not follow or not entered[layer]:
             raise ValueError(
-                f"The {modality} encoder ({config.model_type}) has no layers that follow one another in a way that can "
-                f"be traced: it trains as a whole or not at all. Leave layers out, for all of {modality!r}."
+                f"The {modality} encoder ({config.model_type}) has no layers that can be seen to follow one another. "
+                f"It trains as a whole or not at all: leave layers out, for all of {modality!r}."
             )
     return fed
 

@@ -30,7 +30,15 @@ from .encoders import (
     build_encoder,
     encode_items,
 )
-from .freezing import bring_in_line, freezing_of, look_at_gradients, look_for_changes, runs_frozen, set_modes
+from .freezing import (
+    Thawed,
+    bring_in_line,
+    freezing_of,
+    look_at_gradients,
+    look_for_changes,
+    runs_frozen,
+    set_modes,
+)
 from .fusion import Fusion, build_fusion
 from .inputs import check_labels, check_model_inputs
 from .losses import (
@@ -82,6 +90,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
         self.untrained: set[str] = set()  # parameters that no token depends on, and that could not be removed
         self.modules_in_training: dict[str, list[str]] = {}  # of encoders that train in part, see `set_modes`
         self.applied_freezing = freezing_of(config)
+        self.thawed: Thawed | None = None
         self.warned_of: set[str] = set()  # what was said once
         for name in config.modalities:
             encoder, level_shapes, layers = build_encoder(

@@ -553,7 +553,7 @@ class MMFusionConfig(PreTrainedConfig):
                     f"trained_layers is for the pretrained encoders, {list(PRETRAINED_MODALITIES)}; got {name!r}, "
                     "whose encoder starts from random weights and trains as a whole."
                 )
-            if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1:
+            if layers < 1:
                 raise ValueError(f"trained_layers of {name} must be a whole number from 1 up, got {layers!r}.")
         if both := [name for name in self.trained_layers or {} if name in self.frozen_encoders]:
             rest = [name for name in self.frozen_encoders if name not in both]

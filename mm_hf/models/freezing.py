@@ -3,12 +3,14 @@
 """Which encoders train: freezing and thawing, whole or from the top, and warnings of what would silently not learn."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers.utils import logging
 
 from .configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES, MMFusionConfig
@@ -47,8 +49,8 @@ class FreezingMixin:
 
         An optimizer that was made before does not have their parameters, unless it was given frozen ones too, as
         `AdamW(model.parameters())` was; those without a gradient cost it nothing. (The library's `Trainer` makes one
-        of what trains at its start.) A warning comes where they do not change. `DistributedDataParallel` has to be
-        made anew.
+        of what trains at its start.) A warning comes behind its second step. `DistributedDataParallel` has to be made
+        anew.
 
         Args:
             names: modalities; none: all encoders.
@@ -108,26 +110,54 @@ def write_freezing(model: Any, frozen: Collection[str], partly: dict[str, int]):
     config.freeze_encoders = [name for name in config.modalities if name in frozen]
     config.trained_layers = {name: partly[name] for name in config.modalities if name in partly} or None
     model.apply_freezing()
-    training = {name: p._version for name, p in base.named_parameters() if p.requires_grad}
-    thawed = {name: version for name, version in training.items() if name not in before}
-    others = {name: version for name, version in training.items() if name in before}
-    base.thawed = Thawed(thawed, others) if thawed and others else None
+    training = {name for name, parameter in base.named_parameters() if parameter.requires_grad}
+    if training - before and training & before:
+        if not HOOK:
+            HOOK.append(register_optimizer_step_post_hook(look_at_optimizer))
+        WATCHED[base] = Thawed(training - before, training & before)
     return model
 
 
 @dataclass
 class Thawed:
-    """Parameters that `unfreeze` let train: watched until they have changed.
+    """Parameters of a model that `unfreeze` let train: watched until an optimizer has them.
 
     Args:
-        versions: how often each had been written to.
-        others: the same of parameters that trained before.
-        steps: how often others have been seen to change since.
+        names: of them.
+        others: names of those that trained before.
+        held: ids of what optimizers of this model have.
+        steps: that they have made since.
     """
 
-    versions: dict[str, int]
-    others: dict[str, int]
+    names: set[str]
+    others: set[str]
+    held: set[int] = field(default_factory=set)
     steps: int = 0
+
+
+WATCHED: "WeakKeyDictionary[nn.Module, Thawed]" = WeakKeyDictionary()
+HOOK: list[Any] = []
+
+
+def look_at_optimizer(optimizer: torch.optim.Optimizer, *args):
+    """Behind a step of any optimizer: warns, once, where one was made before parameters were thawed, and so does not
+    have them."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for base, thawed in list(WATCHED.items()):
+        parameters = {id(p): name for name, p in base.named_parameters() if p.requires_grad}
+        thawed.held |= held & parameters.keys()
+        if not thawed.others & {parameters.get(key) for key in held}:
+            continue  # another model's, or that of what was thawed alone
+        thawed.steps += 1
+        lacking = [name for key, name in parameters.items() if name in thawed.names and key not in thawed.held]
+        if lacking and thawed.steps > 1:  # there may be a second optimizer
+            logger.warning(
+                f"{len(lacking)} parameters were thawed, such as {lacking[0]!r}, and the optimizer does not have them, "
+                "so they do not learn. Give it all of model.parameters() when it is made (those without a gradient "
+                "cost it nothing), or add these by optimizer.add_param_group. This is said once."
+            )
+        if not lacking or thawed.steps > 1:
+            del WATCHED[base]
 
 
 def freezing_of(config: MMFusionConfig) -> tuple[list[str], dict[str, int]]:
@@ -284,8 +314,6 @@ def look_for_changes(base: Any):
             f"{base.applied_freezing[0]} and {base.applied_freezing[1]}: after a change of the config call "
             "model.apply_freezing(), or use model.freeze and model.unfreeze. This is said once."
         )
-    if base.thawed is not None and not torch.compiler.is_compiling():
-        look_for_steps(base)
     parallel: Any = getattr(DistributedDataParallel, "_active_ddp_module", None)
     if parallel is None or base.looked_at_processes:
         return
@@ -299,45 +327,28 @@ def look_for_changes(base: Any):
         )
 
 
-def look_for_steps(base: Any):
-    """Warns, once, where the optimizer changes other parameters and not those that were thawed."""
-    found = {name: parameter._version for name, parameter in base.named_parameters()}
-    if any(found.get(name) != version for name, version in base.thawed.versions.items()):
-        base.thawed = None
-        return
-    others = {name: found.get(name) for name in base.thawed.others}
-    if others == base.thawed.others:
-        return
-    # The first step since may be that of gradients from before.
-    base.thawed.others, base.thawed.steps = others, base.thawed.steps + 1
-    if base.thawed.steps > 1:
-        names, base.thawed = list(base.thawed.versions), None
-        logger.warning(
-            f"{len(names)} parameters were thawed, such as {names[0]!r}, and have not changed in two steps in which "
-            "others did: the optimizer was made before and does not have them, or features from before are given. "
-            "Give the optimizer all of model.parameters() (those without a gradient cost it nothing), or add them by "
-            "optimizer.add_param_group. This is said once."
-        )
-
-
-def look_at_gradients(base: Any, name: str, levels: tuple[torch.Tensor, ...] | None):
-    """Warns, once, where an encoder trains and what it gave passes no gradient back.
+def look_at_gradients(base: Any, name: str, levels: tuple[torch.Tensor, ...] | None, given: bool):
+    """Warns, once, where an encoder trains and no gradient can reach it.
 
     Args:
         base: the `MMFusionModel`.
         name: of the modality.
-        levels: what its encoder gave.
+        levels: its states.
+        given: they were made before, and not by the encoder in this call.
     """
     if not levels or not torch.is_grad_enabled() or any(level.requires_grad for level in levels):
         return
     asked = sum(parameter.requires_grad for parameter in base.encoders[name].parameters())
-    if asked and name not in base.warned_of:
-        base.warned_of.add(name)
-        logger.warning(
-            f"{asked} parameters of the {name} encoder train, and none gets a gradient: gradient checkpointing with "
-            "use_reentrant=True loses those of layers above frozen ones. Use use_reentrant=False, the default. This "
-            "is said once."
-        )
+    if not asked or name in base.warned_of:
+        return
+    base.warned_of.add(name)
+    reason = (
+        "gradient checkpointing with use_reentrant=True loses those of layers above frozen ones. Use "
+        "use_reentrant=False, the default."
+    )
+    if given:
+        reason = f"its states are given, made before. Leave them out, or call model.freeze({name!r})."
+    logger.warning(f"{asked} parameters of the {name} encoder train, and none gets a gradient: {reason} (Said once.)")
 
 
 __all__ = ["FreezingMixin"]

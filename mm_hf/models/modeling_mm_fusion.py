@@ -31,7 +31,6 @@ from .encoders import (
     encode_items,
 )
 from .freezing import (
-    Thawed,
     bring_in_line,
     freezing_of,
     look_at_gradients,
@@ -90,7 +89,6 @@ class MMFusionModel(MMFusionPreTrainedModel):
         self.untrained: set[str] = set()  # parameters that no token depends on, and that could not be removed
         self.modules_in_training: dict[str, list[str]] = {}  # of encoders that train in part, see `set_modes`
         self.applied_freezing = freezing_of(config)
-        self.thawed: Thawed | None = None
         self.warned_of: set[str] = set()  # what was said once
         for name in config.modalities:
             encoder, level_shapes, layers = build_encoder(
@@ -185,6 +183,8 @@ class MMFusionModel(MMFusionPreTrainedModel):
             index = indices.get(name) if name in counts else absent
             if name in given:
                 states[name] = EncoderStates(levels=given[name].levels, mask=given[name].mask, index=index)
+                if self.training and name not in self.config.frozen_encoders:
+                    look_at_gradients(self, name, given[name].levels, given=True)
                 continue
             frozen = runs_frozen(self, name)
             states[name] = encode_items(
@@ -197,7 +197,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 **self.config.encoding(name),
             )
             if self.training and not frozen:
-                look_at_gradients(self, name, states[name].levels)
+                look_at_gradients(self, name, states[name].levels, given=False)
         return states
 
     def project(self, encoder_states: dict[str, EncoderStates]) -> dict[str, TokenStates]:

@@ -152,8 +152,8 @@ def look_at_optimizer(optimizer: torch.optim.Optimizer, *args):
         lacking = [name for key, name in parameters.items() if name in thawed.names and key not in thawed.held]
         if lacking and thawed.steps > 1:  # there may be a second optimizer
             logger.warning(
-                f"{len(lacking)} parameters were thawed, such as {lacking[0]!r}, and the optimizer does not have them, "
-                "so they do not learn. Give it all of model.parameters() when it is made (those without a gradient "
+                f"{len(lacking)} parameters were thawed, as {lacking[0]!r}, and the optimizer does not have them: "
+                "they do not learn. Give it all of model.parameters() when it is made (those without a gradient "
                 "cost it nothing), or add these by optimizer.add_param_group. This is said once."
             )
         if not lacking or thawed.steps > 1:
@@ -327,28 +327,41 @@ def look_for_changes(base: Any):
         )
 
 
-def look_at_gradients(base: Any, name: str, levels: tuple[torch.Tensor, ...] | None, given: bool):
-    """Warns, once, where an encoder trains and no gradient can reach it.
+def look_at_given(base: Any, name: str, levels: tuple[torch.Tensor, ...] | None):
+    """Warns, once, where an encoder trains and states of before are given in its place, which pass no gradient back.
 
     Args:
         base: the `MMFusionModel`.
         name: of the modality.
-        levels: its states.
-        given: they were made before, and not by the encoder in this call.
+        levels: the states.
     """
     if not levels or not torch.is_grad_enabled() or any(level.requires_grad for level in levels):
         return
     asked = sum(parameter.requires_grad for parameter in base.encoders[name].parameters())
-    if not asked or name in base.warned_of:
+    if asked and name not in base.warned_of:
+        base.warned_of.add(name)
+        logger.warning(
+            f"{asked} parameters of the {name} encoder train, and none gets a gradient: its states are given, made "
+            f"before. Leave them out, or call model.freeze({name!r}). This is said once."
+        )
+
+
+def check_checkpointing(base: Any, name: str):
+    """Refuses a way of recomputing activations that loses the gradients of layers above frozen ones. For each forward
+    in training mode of an encoder that trains.
+
+    Raises:
+        ValueError: gradient checkpointing with `use_reentrant=True`, in an encoder that trains in part or by adapters.
+    """
+    if name not in base.modules_in_training and name not in base.config.frozen_encoders:
         return
-    base.warned_of.add(name)
-    reason = (
-        "gradient checkpointing with use_reentrant=True loses those of layers above frozen ones. Use "
-        "use_reentrant=False, the default."
-    )
-    if given:
-        reason = f"its states are given, made before. Leave them out, or call model.freeze({name!r})."
-    logger.warning(f"{asked} parameters of the {name} encoder train, and none gets a gradient: {reason} (Said once.)")
+    for module in base.encoders[name].modules():
+        way = getattr(module, "_gradient_checkpointing_func", None)
+        if getattr(module, "gradient_checkpointing", False) and getattr(way, "keywords", {}).get("use_reentrant"):
+            raise ValueError(
+                f"Of the {name} encoder only a part trains, and gradient checkpointing with use_reentrant=True loses "
+                "the gradients of layers above frozen ones: use use_reentrant=False, the default."
+            )
 
 
 __all__ = ["FreezingMixin"]

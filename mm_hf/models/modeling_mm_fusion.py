@@ -32,8 +32,9 @@ from .encoders import (
 )
 from .freezing import (
     bring_in_line,
+    check_checkpointing,
     freezing_of,
-    look_at_gradients,
+    look_at_given,
     look_for_changes,
     runs_frozen,
     set_modes,
@@ -184,9 +185,11 @@ class MMFusionModel(MMFusionPreTrainedModel):
             if name in given:
                 states[name] = EncoderStates(levels=given[name].levels, mask=given[name].mask, index=index)
                 if self.training and name not in self.config.frozen_encoders:
-                    look_at_gradients(self, name, given[name].levels, given=True)
+                    look_at_given(self, name, given[name].levels)
                 continue
             frozen = runs_frozen(self, name)
+            if self.training and not frozen:
+                check_checkpointing(self, name)
             states[name] = encode_items(
                 cast(PreTrainedModel, encoder),
                 name,
@@ -196,8 +199,6 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 frozen=frozen,
                 **self.config.encoding(name),
             )
-            if self.training and not frozen:
-                look_at_gradients(self, name, states[name].levels, given=False)
         return states
 
     def project(self, encoder_states: dict[str, EncoderStates]) -> dict[str, TokenStates]:

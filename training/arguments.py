@@ -179,8 +179,10 @@ class ModelArguments:
             raise ValueError(f"lora_alpha must be above 0, got {self.lora_alpha}.")
         if isinstance(self.trained_layers, str):
             self.trained_layers = yaml.safe_load(self.trained_layers)
-        if self.trained_layers is not None and not isinstance(self.trained_layers, dict):
-            raise ValueError(f"trained_layers must be of the form {{vision: 2}}, got {self.trained_layers!r}.")
+        layers = self.trained_layers
+        numbers = layers.values() if isinstance(layers, dict) else [None]
+        if layers is not None and not all(type(number) is int and number > 0 for number in numbers):
+            raise ValueError(f"trained_layers must be of the form {{vision: 2}}, got {layers!r}.")
         if self.trained_layers and self.lora in ("encoders", "all", *self.trained_layers):
             raise ValueError(
                 f"lora is {self.lora!r}, where adapters train in place of an encoder's own weights, and "

@@ -790,11 +790,8 @@ def test_the_top_layers_train_and_features_are_kept_of_what_is_frozen(script, tr
     assert kept["modalities"] == ["text"]
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, kept["weights"][name])}
     encoders = {name for name, p in model.named_parameters() if "encoders." in name}
-    top = {
-        name
-        for name in encoders
-        if name.startswith(("model.encoders.vision.layer.9.", "model.encoders.vision.layer.10."))
-    }
+    layers = tuple(f"model.encoders.vision.layer.{number}." for number in (10, 11))
+    top = {name for name in encoders if name.startswith(layers)}
     assert top
     assert {name for name in changed if "encoders." in name} == top
     assert {name for name in encoders if model.get_parameter(name).requires_grad} == top

@@ -245,22 +245,22 @@ def set_modes(base: Any, mode: bool):
         if mode and partly and not frozen:
             for path in base.modules_in_training[name]:
                 encoder.get_submodule(path).train()
-        if mode and (frozen or partly):
-            train_adapters(encoder)
-        if base.config.freeze_batch_norm:
-            for module in encoder.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        if not mode:
+            continue
+        for module in encoder.modules():  # what stands around others comes first
+            if (frozen or partly) and is_of_peft(module):
+                train_adapter(module)
+            elif base.config.freeze_batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
-def train_adapters(encoder: nn.Module):
-    """Puts the adapters that train, with their dropout, into training mode, and not what they stand around."""
-    for module in list(encoder.modules()):
-        if is_of_peft(module) and any(parameter.requires_grad for parameter in module.parameters()):
-            module.training = True
-            for key, child in module.named_children():
-                if key not in ("base_layer", "original_module"):
-                    child.train()
+def train_adapter(module: nn.Module):
+    """Puts an adapter that trains, with its dropout, into training mode, and not what it stands around."""
+    if any(parameter.requires_grad for parameter in module.parameters()):
+        module.training = True
+        for key, child in module.named_children():
+            if key not in ("base_layer", "original_module"):
+                child.train()
 
 
 def is_of_peft(module: nn.Module) -> bool:

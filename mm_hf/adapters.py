@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from .models.freezing import freezing_of
 from .models.modeling_mm_fusion import MMFusionModel
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 
@@ -30,6 +31,8 @@ class StateBeforeAdapters:
     """What `merge_lora` restores."""
 
     freeze_encoders: bool | list[str]
+    trained_layers: dict[str, int] | None
+    modules_in_training: dict[str, list[str]]
     untrained: set[str]
     trained: set[str]
 
@@ -107,6 +110,8 @@ def inject(model: MMFusionPreTrainedModel, lora_config: Any):
     base = model.base_model
     before = StateBeforeAdapters(
         freeze_encoders=base.config.freeze_encoders,
+        trained_layers=base.config.trained_layers,
+        modules_in_training=base.modules_in_training,
         untrained=set(base.untrained),
         trained={name for name, parameter in model.named_parameters() if parameter.requires_grad},
     )
@@ -126,6 +131,10 @@ def inject(model: MMFusionPreTrainedModel, lora_config: Any):
         kept = id(parameter) in trained and id(parameter) not in weights and not own_name.startswith(frozen)
         parameter.requires_grad_(is_lora(name) or kept)
     base.config.freeze_encoders = [name for name in base.config.frozen_encoders if name not in adapted]
+    partly = {name: n for name, n in (base.config.trained_layers or {}).items() if name not in adapted}
+    base.config.trained_layers = partly or None  # with adapters, all of an encoder is in training mode
+    base.modules_in_training = {name: paths for name, paths in base.modules_in_training.items() if name in partly}
+    base.applied_freezing = freezing_of(base.config)
     model.train(model.training)
 
 
@@ -163,6 +172,8 @@ def merge_lora(model: MMFusionPreTrainedModel) -> MMFusionPreTrainedModel:
     del model.peft_config, model.state_before_adapters
     base: MMFusionModel = model.base_model
     base.config.freeze_encoders, base.untrained = before.freeze_encoders, before.untrained
+    base.config.trained_layers, base.modules_in_training = before.trained_layers, before.modules_in_training
+    base.applied_freezing = freezing_of(base.config)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in before.trained)
     model.train(model.training)

@@ -12,38 +12,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from .models.layers import encoder_layers
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
-
-
-def encoder_layers(encoder: nn.Module) -> tuple[dict[str, int], int]:
-    """Tells the layer of every parameter of an encoder.
-
-    The stack is the `nn.ModuleList` with the most parameters (not the longest: a stage of Swin may have more blocks
-    than Swin has stages), together with the lists of the same length beside it (PVT's patch embeddings). What is
-    defined before it counts as layer 0, what is defined behind it as part of the top layer.
-
-    Returns:
-        the layer by parameter name, 0 for embeddings and stem, 1 for the lowest layer of the stack; and the number of
-        the top layer. An encoder without a stack is all one layer, 1.
-    """
-    lists = {path: module for path, module in encoder.named_modules() if isinstance(module, nn.ModuleList)}
-    lists = {path: module for path, module in lists.items() if any(True for _ in module.parameters())}
-    names = [name for name, _ in encoder.named_parameters()]
-    if not lists:
-        return dict.fromkeys(names, 1), 1
-    # Of two that are equal, as a stack of one layer around a list of its own, the first and so the outer one.
-    stack = max(lists, key=lambda path: sum(parameter.numel() for parameter in lists[path].parameters()))
-    depth, parent = len(lists[stack]), stack.rpartition(".")[0]
-    prefixes = tuple(f"{path}." for path in lists if len(lists[path]) == depth and path.rpartition(".")[0] == parent)
-    layers, below = {}, True
-    for name in names:
-        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
-        if prefix is not None:
-            layers[name] = 1 + int(name[len(prefix) :].split(".")[0])
-            below = False
-        else:
-            layers[name] = 0 if below else depth
-    return layers, depth
 
 
 def parameter_groups(

@@ -7,6 +7,7 @@ refused. A recipe that names another one as its `base`, from its own folder, tak
 from argparse import ArgumentTypeError
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from transformers.hf_argparser import string_to_bool
 
@@ -27,6 +28,22 @@ def check_range(name: str, value: float, low: float, high: float):
     """Raises ValueError where a value is not between two others."""
     if not low <= value <= high:
         raise ValueError(f"{name} must be between {low} and {high}, got {value}.")
+
+
+def by_name(name: str, of: type, form: str, value: Any) -> dict[str, Any] | None:
+    """A key whose flag is a text such as "{tone: 0.5}", as the dict that it stands for.
+
+    Raises:
+        ValueError: it stands for none, or for one of other values.
+    """
+    if isinstance(value, str):
+        try:
+            value = parse_yaml(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} must be of the form {form}, got {shown(value)}.")
+    return None if value is None else checked_value(name, dict[str, of], value)
 
 
 @dataclass
@@ -96,6 +113,10 @@ class ModelArguments:
         metadata={
             "help": "Train projections, fusion and head alone. In a recipe also a list of modalities: [vision]."
         },
+    )
+    trained_layers: str | None = field(
+        default=None,
+        metadata={"help": 'Encoders of which the top layers alone train, and how many, as "{vision: 2}".'},
     )
     modality_dropout: float = field(
         default=0.0,
@@ -175,14 +196,15 @@ class ModelArguments:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if self.lora_alpha is not None and not self.lora_alpha > 0:
             raise ValueError(f"lora_alpha must be above 0, got {self.lora_alpha}.")
-        if isinstance(self.task_weights, str):
-            try:
-                weights = parse_yaml(self.task_weights)
-            except ValueError as error:
-                raise ValueError(f"task_weights: {error}") from None
-            if not isinstance(weights, dict):
-                raise ValueError(f"task_weights must be of the form {{tone: 0.5}}, got {shown(weights)}.")
-            self.task_weights = checked_value("task_weights", dict[str, float], weights)
+        for name, of, form in (("task_weights", float, "{tone: 0.5}"), ("trained_layers", int, "{vision: 2}")):
+            setattr(self, name, by_name(name, of, form, getattr(self, name)))
+        if strange := [layers for layers in (self.trained_layers or {}).values() if layers < 1]:
+            raise ValueError(f"trained_layers must be of the form {{vision: 2}}, 1 and more; got {strange[0]}.")
+        if self.trained_layers and self.lora in ("encoders", "all", *self.trained_layers):
+            raise ValueError(
+                f"lora is {self.lora!r}, where adapters train in place of an encoder's own weights, and "
+                f"trained_layers {self.trained_layers} lets those train: leave one out."
+            )
 
 
 @dataclass
@@ -493,6 +515,7 @@ FORMS = {
     "problem_type": dict[str, str],
     "weight_column": dict[str, str],
     "task_weights": dict[str, float],
+    "trained_layers": dict[str, int],
 }
 ALL_ARGUMENTS = (ModelArguments, DataArguments, TrainArguments)
 

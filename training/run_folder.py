@@ -31,6 +31,7 @@ from mm_hf.evaluation import (
     plot_curves,
     plot_predictions,
 )
+from mm_hf.models import files
 from mm_hf.models.configuration_mm_fusion import CUSTOM_PIPELINES, PRETRAINED_MODALITIES
 from mm_hf.models.generation_mm_fusion import GENERATION
 from training.exits import goes_on_in
@@ -83,12 +84,9 @@ def read_json(file: Path) -> dict[str, Any]:
         ValueError: it is damaged.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        return files.read_json(file)
     except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}. --overwrite_output_dir starts anew.") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is damaged: it holds {found!r:.80}. --overwrite_output_dir starts anew.")
-    return found
+        raise ValueError(f"{error} --overwrite_output_dir starts anew.") from None
 
 
 def read_recipe_of(output_dir: Path) -> dict[str, Any]:

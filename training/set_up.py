@@ -534,6 +534,7 @@ def build_model(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
         vision_feature_join=args.vision_feature_join,
         pooling={"text": args.text_pooling} if args.text_pooling else None,
         freeze_encoders=args.freeze_encoders,
+        trained_layers=args.trained_layers,
         classifier_dropout=args.classifier_dropout,
         num_images=max(1, len(job.collator.parts["vision"])),
         **({"attn_implementation": args.attn_implementation} if args.attn_implementation else {}),

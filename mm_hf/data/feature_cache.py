@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from tqdm.auto import tqdm
 
+from ..models.freezing import holds_adapters
 from ..models.modeling_mm_fusion import MMFusionModel
 from ..models.modeling_outputs import EncoderStates
 from .bad_rows import check_on_error
@@ -110,7 +111,7 @@ class FeatureCache:
             progress: show a bar.
 
         Raises:
-            ValueError: the encoder trains, so its features would be out of date after a step.
+            ValueError: the encoder trains, or adapters in it do, so its features would be out of date after a step.
             CacheTooLargeError: judged after each batch by the items encoded so far, the first one above all. The
                 modality is dropped from the cache, so that a caller may go on without it.
             BadRowError: an item that cannot be read, unless these are skipped.
@@ -118,6 +119,12 @@ class FeatureCache:
         if modality not in self.model.config.frozen_encoders:
             raise ValueError(
                 f"The {modality} encoder trains: features can be kept of {self.model.config.frozen_encoders} alone."
+            )
+        encoder = self.model.encoders[modality]
+        if holds_adapters(encoder) and any(parameter.requires_grad for parameter in encoder.parameters()):
+            raise ValueError(
+                f"Adapters train in the {modality} encoder: kept features would be those of before they learn. "
+                "Take them into the weights first (merge_lora, or merge_and_unload of PEFT)."
             )
         kept, bad = self.items.setdefault(modality, {}), self.bad.setdefault(modality, {})
         if modality not in self.modalities:

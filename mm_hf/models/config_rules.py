@@ -74,6 +74,7 @@ def check_architecture(config: Any):
     }
     if isinstance(config.fusion_module_config.modality_dropout, dict):
         named["fusion_module_config.modality_dropout"] = list(config.fusion_module_config.modality_dropout)
+    named["trained_layers"] = list(config.trained_layers or {})
     named["pooling"] = list(config.pooling or {})
     named["encode_by_length"] = list(config.encode_by_length or [])
     named["seeded_encoders"] = list(config.seeded_encoders or [])

@@ -14,11 +14,13 @@ from transformers.utils import logging
 
 from .config_checks import (
     FUSION_RANGES,
+    MAX_LAYERS,
     MODEL_RANGES,
     build_part,
     check_activation,
     check_given,
     check_num_labels,
+    check_number,
     check_parameters,
     check_part,
     check_ranges,
@@ -261,6 +263,9 @@ class MMFusionConfig(PreTrainedConfig):
         freeze_encoders (`bool` or `list[str]`, defaults to `False`): modalities whose encoder does not train: it stays
             in eval mode, and its forward runs without gradients. `True` means all but those of tables and series,
             which start from random weights.
+        trained_layers (`dict[str, int]`, *optional*): modalities whose encoder trains in part, and how many of its top
+            layers do: those below stay in eval mode and get no gradient. Such an encoder is not frozen. See
+            `unfreeze`, which writes it, for what a layer is.
         freeze_batch_norm (`bool`, defaults to `True`): keep the running statistics of the encoders' batch norms as
             they are in training too. Pretrained ones are worth more than those of small batches, and two processes
             then see the same network. Turn it off for a CNN that starts from random weights.
@@ -357,6 +362,7 @@ class MMFusionConfig(PreTrainedConfig):
     vision_feature_layer: int | list[int] | None = None
     vision_feature_join: str = "tokens"
     freeze_encoders: bool | list[str] = False
+    trained_layers: dict[str, int] | None = None
     freeze_batch_norm: bool = True
     pooling: dict[str, str] | None = None
     interpolate_pos_encoding: bool = False
@@ -551,8 +557,25 @@ class MMFusionConfig(PreTrainedConfig):
         self.check_parts()
         if self.modalities:
             check_architecture(self)
+            self.check_trained_layers()
             self.fusion_module_config.check_numbers()
         check_ranges(self, MODEL_RANGES)
+
+    def check_trained_layers(self):
+        """Checks how many layers are to train of which encoder; that it has so many is seen when it is built."""
+        for name, layers in (self.trained_layers or {}).items():
+            if name not in PRETRAINED_MODALITIES:
+                raise ValueError(
+                    f"trained_layers is for the pretrained encoders, {list(PRETRAINED_MODALITIES)}; got {name!r}, "
+                    "whose encoder starts from random weights and trains as a whole."
+                )
+            check_number(f"trained_layers of {name}", layers, 1, MAX_LAYERS)
+        if both := [name for name in self.trained_layers or {} if name in self.frozen_encoders]:
+            rest = [name for name in self.frozen_encoders if name not in both]
+            raise ValueError(
+                f"freeze_encoders freezes {self.frozen_encoders}, and trained_layers trains the top of {both}: leave "
+                f"the latter out of the former (freeze_encoders={rest or False})."
+            )
 
 
 def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

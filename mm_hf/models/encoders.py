@@ -11,10 +11,10 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import transformers
@@ -204,12 +204,29 @@ def dry_run(config_class: Any, config_json: str, modality: str, feature_layers: 
     Raises:
         ValueError: a feature layer that the encoder does not have.
     """
+    return on_some_device(
+        config_class,
+        config_json,
+        lambda device, masked, config: dry_run_on(device, masked, config, modality, feature_layers),
+    )
+
+
+Found = TypeVar("Found")
+
+
+def on_some_device(config_class: Any, config_json: str, run: Callable[[str, bool, PreTrainedConfig], Found]) -> Found:
+    """Does something with an encoder on the meta device, or on the CPU where it does not run there: see `dry_run`.
+
+    Args:
+        config_class, config_json: of the encoder.
+        run: takes the device, whether to give a mask, and the config.
+    """
     config = config_class.from_dict(json.loads(config_json))
     config._attn_implementation = "eager"  # no kernel is asked for on the meta device
     for device, masked in (("meta", False), ("meta", True), ("cpu", True)):
         config._experts_implementation = "batched_mm" if device == "meta" else "eager"
         try:
-            return dry_run_on(device, masked, config, modality, feature_layers)
+            return run(device, masked, config)
         except (FeatureLayerError, ImportError, ConfigError):
             raise
         except Exception as error:  # whatever a model makes of values that are not there
@@ -219,14 +236,12 @@ def dry_run(config_class: Any, config_json: str, modality: str, feature_layers: 
     raise AssertionError("one of them gives or raises")
 
 
-def dry_run_on(
-    device: str,
-    masked: bool,
-    config: PreTrainedConfig,
-    modality: str,
-    feature_layers: tuple[int, ...] | None,
-) -> DryRun:
-    """See `dry_run`; with a mask or without one."""
+@contextlib.contextmanager
+def probe_on(
+    device: str, masked: bool, config: PreTrainedConfig, modality: str
+) -> Iterator[tuple[PreTrainedModel, dict[str, torch.Tensor]]]:
+    """An encoder of a config on a device, all of it training, and the smallest input for it; within, new tensors are
+    on this device and gradients are computed."""
     with torch.random.fork_rng(devices=[]), torch.device(device), torch.enable_grad():
         probe = in_reach(lambda: construct_encoder(config, modality), f"The {modality} encoder ({config.model_type})")
         probe.eval()
@@ -237,6 +252,18 @@ def dry_run_on(
         inputs = dummy_inputs(config, modality, device=device)
         if not masked:
             inputs.pop("attention_mask", None)
+        yield probe, inputs
+
+
+def dry_run_on(
+    device: str,
+    masked: bool,
+    config: PreTrainedConfig,
+    modality: str,
+    feature_layers: tuple[int, ...] | None,
+) -> DryRun:
+    """See `dry_run`; with a mask or without one."""
+    with probe_on(device, masked, config, modality) as (probe, inputs):
         if feature_layers is not None:
             count = len(probe(**inputs, output_hidden_states=True).hidden_states)
             outside = [layer for layer in feature_layers if not -count <= layer < count]
@@ -576,7 +603,7 @@ def encode_items(
     inputs = {name: value for name, value in inputs.items() if value is not None}
     main = next((inputs[name] for name in MODALITY_INPUTS[modality] if name in inputs), None)
     if main is None or main.shape[0] == 0:
-        if frozen or not encoder.training:
+        if frozen or not trains(encoder):
             return EncoderStates(index=index)
         inputs = dummy_inputs(encoder.config, modality, device=encoder.device, dtype=encoder.dtype)
     inputs = {NAME_IN_ENCODER.get(name, name): value for name, value in inputs.items()}
@@ -586,7 +613,8 @@ def encode_items(
     if "pixel_values" in inputs:
         # Convolutions are 1.7 to 2.3 times faster on the CPU with the channels last; patch embeddings do not mind.
         pixel_values = inputs["pixel_values"].to(encoder.dtype)
-        inputs["pixel_values"] = pixel_values.contiguous(memory_format=torch.channels_last)
+        layout = torch.contiguous_format if trains_above_group_norm(encoder) else torch.channels_last
+        inputs["pixel_values"] = pixel_values.contiguous(memory_format=layout)
     if modality in ("text", "audio"):
         inputs = to_the_right(inputs)
     mask = inputs.get("attention_mask")
@@ -600,10 +628,25 @@ def encode_items(
     return EncoderStates(levels=levels, mask=mask, index=index)
 
 
+def trains(encoder: nn.Module) -> bool:
+    """Whether any part of an encoder is in training mode: one that trains in part is not as a whole."""
+    return any(part.training for part in encoder.modules())
+
+
+def trains_above_group_norm(encoder: nn.Module) -> bool:
+    """Whether an encoder trains in part and has group norms (BiT): torch 2.13 crashes in the gradient of one whose
+    input needs none and has its channels last, on CPUs."""
+    return (
+        torch.is_grad_enabled()
+        and any(isinstance(module, nn.GroupNorm) for module in encoder.modules())
+        and len({parameter.requires_grad for parameter in encoder.parameters()}) > 1
+    )
+
+
 @contextlib.contextmanager
 def same_draws(encoder: PreTrainedModel, seeded: bool):
     """Lets an encoder in eval mode draw the same numbers in every call, and leaves the generators as they were."""
-    if not seeded or encoder.training:
+    if not seeded or trains(encoder):
         yield
         return
     devices = [encoder.device] if encoder.device.type == "cuda" else []

@@ -20,6 +20,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_mm_fusion import MMFusionConfig
 from .encoders import in_reach
+from .freezing import holds_adapters
 from .inputs import check_classes, check_token_labels
 from .losses import classification_loss
 from .modeling_mm_fusion import MMFusionModel
@@ -73,6 +74,8 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
     def apply_freezing(self):
         """See the method of the base class."""
         super().apply_freezing()
+        if holds_adapters(self.decoder):
+            return
         frozen = self.config.freeze_decoder_embeddings
         for embeddings in (self.decoder.get_input_embeddings(), self.decoder.get_output_embeddings()):
             embeddings.weight.requires_grad_(not frozen)

@@ -30,6 +30,15 @@ from .encoders import (
     build_encoder,
     encode_items,
 )
+from .freezing import (
+    bring_in_line,
+    check_checkpointing,
+    freezing_of,
+    look_at_given,
+    look_for_changes,
+    runs_frozen,
+    set_modes,
+)
 from .fusion import Fusion, build_fusion
 from .inputs import check_labels, check_model_inputs
 from .losses import (
@@ -80,6 +89,9 @@ class MMFusionModel(MMFusionPreTrainedModel):
         self.feature_layers: dict[str, list[int] | None] = {}
         self.level_shapes: dict[str, list[tuple[int, ...]]] = {}  # of one item, see `build_encoder`
         self.untrained: set[str] = set()  # parameters that no token depends on, and that could not be removed
+        self.modules_in_training: dict[str, list[str]] = {}  # of encoders that train in part, see `set_modes`
+        self.applied_freezing = freezing_of(config)
+        self.warned_of: set[str] = set()  # what was said once
         for name in config.modalities:
             encoder, level_shapes, layers = build_encoder(
                 getattr(config, MODALITY_CONFIGS[name]), name, config.feature_layers[name]
@@ -111,25 +123,15 @@ class MMFusionModel(MMFusionPreTrainedModel):
         self.apply_freezing()
 
     def apply_freezing(self):
-        """Brings `requires_grad` and the mode of each encoder in line with `config.freeze_encoders`: call it after
-        that was changed."""
-        for name, encoder in self.encoders.items():
-            encoder.requires_grad_(name not in self.config.frozen_encoders)
-        for name, parameter in self.named_parameters():
-            if name in self.untrained:
-                parameter.requires_grad_(False)
-        self.train(self.training)
+        """Brings `requires_grad` and the mode of each encoder in line with `config.freeze_encoders` and
+        `config.trained_layers`: call it after these were changed. `freeze` and `unfreeze` do both."""
+        bring_in_line(self)
 
     def train(self, mode: bool = True):
-        """Sets the mode; frozen encoders, and batch norms under `config.freeze_batch_norm`, stay in eval mode."""
+        """Sets the mode; frozen encoders, the lower layers of those that train in part, and batch norms under
+        `config.freeze_batch_norm`, stay in eval mode."""
         super().train(mode)
-        for name, encoder in self.encoders.items():
-            if name in self.config.frozen_encoders:
-                encoder.eval()
-            elif self.config.freeze_batch_norm:
-                for module in encoder.modules():
-                    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                        module.eval()
+        set_modes(self, mode)
         return self
 
     def encode(
@@ -175,20 +177,27 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 f"All modalities need the same number of rows, and one of {list(self.encoders)} must be there: got "
                 f"rows {counts}. Give `<modality>_index` where rows share items or lack them."
             )
+        if self.training and torch.is_grad_enabled():
+            look_for_changes(self)
         absent = torch.full((next(iter(counts.values())),), -1, device=self.device)
         states = {}
         for name, encoder in self.encoders.items():
             index = indices.get(name) if name in counts else absent
             if name in given:
                 states[name] = EncoderStates(levels=given[name].levels, mask=given[name].mask, index=index)
+                if self.training and name not in self.config.frozen_encoders:
+                    look_at_given(self, name, given[name].levels)
                 continue
+            frozen = runs_frozen(self, name)
+            if self.training and not frozen:
+                check_checkpointing(self, name)
             states[name] = encode_items(
                 cast(PreTrainedModel, encoder),
                 name,
                 {key: inputs.get(key) for key in MODALITY_INPUTS[name]},
                 self.feature_layers[name],
                 index,
-                frozen=name in self.config.frozen_encoders,
+                frozen=frozen,
                 **self.config.encoding(name),
             )
         return states

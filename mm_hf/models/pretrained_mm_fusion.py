@@ -27,6 +27,7 @@ from .configuration_mm_fusion import (
     part_of_composite,
 )
 from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
+from .freezing import FreezingMixin
 from .names import did_you_mean, nearest
 from .probing import keep_all_patches, pooling_of, probe_encoder, takes_pictures_of
 
@@ -38,7 +39,7 @@ HUB_KEYS = ("revision", "token", "subfolder", "cache_dir", "local_files_only", "
 LOADING_KEYS = ("dtype", "device_map", "max_memory", "quantization_config", "attn_implementation")
 
 
-class MMFusionPreTrainedModel(PreTrainedModel):
+class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
     """Loading, saving and initial weights of all classes of mm_hf."""
 
     config_class = MMFusionConfig

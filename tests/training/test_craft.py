@@ -3,6 +3,7 @@ code of its own for many a key."""
 
 import contextlib
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,6 +15,7 @@ from datasets import DatasetDict, load_from_disk
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from training import finetune, train
+from training.arguments import ModelArguments
 from training.job import Job, run
 from training.set_up import set_up
 
@@ -749,12 +751,51 @@ def test_wrong_values_in_a_recipe(keys, message, recipe, capsys):
         ({"token_dropout": -0.1}, "token_dropout must be in [0, 1), got -0.1"),
         ({"lora": "all", "lora_dropout": 2.0}, "dropout probability has to be between 0 and 1, but got 2.0"),
         ({"unfreeze_epochs": 1.0}, "needs an encoder that trains"),
+        ({"trained_layers": {"vision": 2}}, "leave the latter out of the former (freeze_encoders=['text'])"),
+        ({"trained_layers": {"text": 7}, "freeze_encoders": False}, "a whole number from 1 to 6, or left out"),
+        ({"trained_layers": {"image": 2}}, "trained_layers names ['image'], but this model has the modalities"),
     ],
 )
 @SCRIPTS
 def test_what_does_not_fit_is_one_line(keys, message, script, recipe):
     recipe(**keys)
     assert message in one_line(script.main)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"trained_layers": 2}, "of the form {vision: 2}, got 2"),
+        ({"trained_layers": {"vision": "two"}}, "of the form {vision: 2}, got {'vision': 'two'}"),
+        ({"trained_layers": {"vision": True}}, "of the form {vision: 2}, got {'vision': True}"),
+        ({"trained_layers": {"vision": 0}}, "of the form {vision: 2}, got {'vision': 0}"),
+        ({"trained_layers": {"vision": 2}, "lora": "vision"}, "lora is 'vision', where adapters train in place"),
+    ],
+)
+def test_trained_layers_that_make_no_sense(keys, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ModelArguments(**keys)
+
+
+@SCRIPTS
+def test_the_top_layers_train_and_features_are_kept_of_what_is_frozen(script, trained):
+    kept = {}
+
+    def note(job):
+        kept["modalities"] = job.collator.cache.modalities
+        kept["weights"] = {name: p.detach().clone() for name, p in job.model.named_parameters()}
+
+    keys = {"freeze_encoders": ["text"], "trained_layers": {"vision": 2}, "vision_feature_layer": [11]}
+    model = trained(script, note, max_steps=2, **keys, **TINY).model
+    assert kept["modalities"] == ["text"]
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, kept["weights"][name])}
+    encoders = {name for name, p in model.named_parameters() if "encoders." in name}
+    layers = tuple(f"model.encoders.vision.layer.{number}." for number in (10, 11))
+    top = {name for name in encoders if name.startswith(layers)}
+    assert top
+    assert {name for name in changed if "encoders." in name} == top
+    assert {name for name in encoders if model.get_parameter(name).requires_grad} == top
+    assert model.config.trained_layers == {"vision": 2}
 
 
 @pytest.mark.slow

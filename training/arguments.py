@@ -31,6 +31,13 @@ def check_range(name: str, value: float, low: float, high: float):
 class ModelArguments:
     """What is built."""
 
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of a run or checkpoint, or Hub id: start from its encoders, projections, fusion, and its "
+            "head where labels have the same names. Keys of these that are left out are as there."
+        },
+    )
     vision_encoder: str | None = field(
         default=None,
         metadata={"help": f"Hub id or folder; left out beside an image_column, {DEFAULT_VISION_ENCODER}."},

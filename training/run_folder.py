@@ -61,7 +61,7 @@ ABOUT_THE_FOLDER = {"output_dir", "overwrite_output_dir", "allow_changes"}
 # What a run that starts anew must not find. The folders of checkpoints come on top.
 LEFT_BEHIND = [
     *("results.json", "rows.json", "bad_rows.jsonl", "nonfinite_rows*.json"),
-    *("tensorboard", "runs", "floors", ".writing"),
+    *("tensorboard", "runs", "floors", "start", ".writing"),
 ]
 
 

@@ -166,7 +166,8 @@ def load_projection(projection: Any, old: Any, modality: str, name: str) -> list
             places[:both].copy_(old_places[:both])
         line += f", {both} of {projection.places} places; the others are fresh" if both < projection.places else ""
     if old_places is not None and old.places > projection.places:
-        line += f"; places of {name} that are not used: {old.places - projection.places}"
+        unused = old.places - (projection.places if places is not None else 0)
+        line += f"; of {name} not used: {unused} of {old.places} places"
     return [line]
 
 

@@ -130,7 +130,8 @@ def test_places(places, old_places):
     (line,) = [line for line in load_parts(model, old, name="old") if line.startswith("vision projection")]
     both = min(places, old_places) if old_places > 1 else 0
     assert (f"{both} of {places} places" in line) == (places > old_places)
-    assert (f"not used: {old_places - places}" in line) == (places < old_places)
+    unused = old_places - (places if places > 1 else 0)
+    assert (f"not used: {unused} of {old_places} places" in line) == (places < old_places)
     assert torch.equal(
         model.model.projections["vision"].levels[0].bias, old.model.projections["vision"].levels[0].bias
     )

@@ -1,0 +1,155 @@
+"""Does a run that starts from another one (`init_from`) learn a new label set sooner than a fresh one?
+
+    python -m training.prepare.openmoji data/openmoji
+    python benchmarks/start.py                       # three seeds, some minutes; what is there is kept
+
+Two catalogues of OpenMoji's pictures and names, without a row in common. The first job learns the ten categories. The
+second one has 600 rows to learn from and other labels: the subcategories of which there are at least 20 (flags apart,
+which are told by 'flag'), 30 of them. It is trained fresh and from the first job, for 2 and for 6 epochs each, by the
+recipe `openmoji_category` but for its epochs and a batch of 32 rows. Writes `results/start.json`, with the accuracy on
+the test part of every run.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mm_hf.data import FeatureCache
+from training.job import ROOT, Job
+from training.measure import evaluate
+from training.prepare.openmoji import CATEGORIES, CATEGORIES_FILE, join_key, read_checked
+from training.run_folder import git_commit, hardware, write_json
+from training.set_up import set_up
+from training.train import fit
+
+
+REPORT = ROOT / "benchmarks/results/start.json"
+RECIPE = ROOT / "training/recipes/openmoji_category.yaml"
+ROWS = {"train": 600, "validation": 100, "test": 250}  # of the second catalogue
+LEAST = 20  # rows of a subcategory
+LEFT_OUT = ("country-flag",)
+FIRST_EPOCHS = 20
+EPOCHS = (2, 6)
+
+
+def subcategories() -> dict[str, str]:
+    """By code point, as the rows have it."""
+    entries = json.loads(read_checked(CATEGORIES, CATEGORIES_FILE))
+    return {join_key(entry["unified"]): entry["subcategory"] for entry in entries}
+
+
+def cut(labels: list[str], seed: int) -> dict[str, list[int]]:
+    """The rows of the first job and of the three parts of the second one.
+
+    Args:
+        labels: the subcategory of each row.
+        seed: of the cut.
+    """
+    counts = Counter(labels)
+    known = [row for row, label in enumerate(labels) if counts[label] >= LEAST and label not in LEFT_OUT]
+    drawn, parts, at = np.random.default_rng(seed).permutation(known), {}, 0
+    for name, count in ROWS.items():
+        parts[name] = sorted(drawn[at : at + count].tolist())
+        at += count
+    second = {row for rows in parts.values() for row in rows}
+    return {"first": [row for row in range(len(labels)) if row not in second], **parts}
+
+
+def make_catalogues(openmoji: Path, folder: Path, seed: int):
+    """Both catalogues of a seed, once; the first one as a single part, which its job cuts."""
+    if (folder / "second").exists():
+        return
+    parts = load_from_disk(str(openmoji))
+    rows = concatenate_datasets([parts[name] for name in ("train", "validation", "test")])
+    finer = subcategories()
+    labels = [finer[join_key(code)] for code in rows["code"]]
+    rows = Dataset.add_column(rows.select_columns(["image", "name", "category"]), "subcategory", labels)
+    chosen = cut(labels, seed)
+    rows.select(chosen["first"]).save_to_disk(str(folder / "first"))
+    DatasetDict({name: rows.select(chosen[name]) for name in ROWS}).save_to_disk(str(folder / "second"))
+
+
+def prepare(args: argparse.Namespace, data: Path, output_dir: Path, cache: FeatureCache | None, **keys: Any) -> Job:
+    """One run's job; with a cache, what was encoded before is not encoded again."""
+    flags = {"dataset": data, "output_dir": output_dir, "overwrite_output_dir": "true", "floors": "false"}
+    flags |= {"report_to": "none", "per_device_train_batch_size": 32, "cache_features": str(cache is None).lower()}
+    flags |= {f"{name}_encoder": args.encoders / found for name, found in ENCODERS.items()} | keys
+    words = [str(RECIPE), *(str(word) for key, value in flags.items() for word in (f"--{key}", value))]
+    job = set_up(__doc__.split("\n")[0], "train.py", words)
+    if cache is not None:
+        job.collator = replace(job.collator, cache=cache)
+    return job
+
+
+ENCODERS = {"vision": "mobilenet-v2", "text": "minilm-l6"}
+
+
+def trained(job: Job, folder: Path | None = None) -> dict[str, Any]:
+    """Trains; the accuracy on test, and the seconds. With a folder leaves a checkpoint there."""
+    history = fit(job, job.model, job.collator, job.train_args)
+    _, report = evaluate(job, job.model, job.collator, "test")
+    if folder is not None:
+        job.model.save_pretrained(folder)
+        job.processor.save_pretrained(folder)
+    validation = [round(score, 4) for _, score in history["validation"]]
+    return {"accuracy": report["metrics"]["accuracy"], "validation": validation}
+
+
+def summary(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Means over the seeds that all have, and by how much the start of two epochs is ahead of six fresh ones."""
+    seeds = sorted(set.intersection(*(set(found) for found in runs.values())))
+    means = {name: float(np.mean([found[seed]["accuracy"] for seed in seeds])) for name, found in runs.items()}
+    ahead = [runs["started, 2 epochs"][seed]["accuracy"] - runs["fresh, 6 epochs"][seed]["accuracy"] for seed in seeds]
+    return {"seeds": seeds, "accuracy": means, "started 2 ahead of fresh 6": ahead, "reached": min(ahead) >= 0}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Of the cut and of the training.")
+    parser.add_argument("--openmoji", type=Path, default=ROOT / "data/openmoji")
+    parser.add_argument("--encoders", type=Path, default=ROOT / "data/encoders")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/start", help="For catalogues and runs.")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--report", type=Path, default=REPORT)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    names = ["first job", *(f"{kind}, {epochs} epochs" for kind in ("fresh", "started") for epochs in EPOCHS)]
+    results = json.loads(args.report.read_text()) if args.report.exists() else {"runs": {name: {} for name in names}}
+    results |= {"commit": git_commit(ROOT), "hardware": hardware(), "rows": ROWS, "first_epochs": FIRST_EPOCHS}
+    for seed in args.seeds:
+        if all(str(seed) in results["runs"][name] for name in names):
+            continue
+        folder = args.work / str(seed)
+        make_catalogues(args.openmoji, folder, seed)
+        job = prepare(args, folder / "first", folder / "job", None, seed=seed, num_train_epochs=FIRST_EPOCHS)
+        results["runs"]["first job"][str(seed)] = trained(job, folder / "job")
+        cache = None
+        for epochs in EPOCHS:
+            for kind in ("fresh", "started"):
+                keys = {"label_column": "subcategory", "seed": seed, "num_train_epochs": epochs}
+                keys |= {"init_from": folder / "job"} if kind == "started" else {}
+                job = prepare(args, folder / "second", folder / f"{kind}-{epochs}", cache, **keys)
+                cache = job.collator.cache
+                results["runs"][f"{kind}, {epochs} epochs"][str(seed)] = found = trained(job)
+                print(f"seed {seed}, {kind}, {epochs} epochs: {found}", flush=True)
+        write_json(args.report, results)
+    results["summary"] = summary(results["runs"])
+    write_json(args.report, results)
+    for name, value in results["summary"]["accuracy"].items():
+        print(f"{name:<24}{value:8.4f}")
+    print(f"started 2 ahead of fresh 6: {results['summary']['started 2 ahead of fresh 6']}")
+
+
+if __name__ == "__main__":
+    main()

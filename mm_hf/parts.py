@@ -22,7 +22,7 @@ from .models.modeling_mm_fusion import (
 from .models.pooled_fusions import DeepCrossFusion, GatedFusion, LateFusion, PooledFusion, SumFusion
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 from .models.retrieval_mm_fusion import MMFusionForRetrieval
-from .models.tasks import module_name
+from .models.tasks import TaskWeighting, module_name
 from .models.token_fusions import BottleneckFusion, CrossAttentionFusion, TokenFusion
 
 
@@ -107,7 +107,8 @@ def load_parts(
         lines, taken = load_base(model.base_model, old.base_model, name, fresh)
         heads = of_heads(model, column, tokens), of_heads(old, checkpoint_column, checkpoint_tokens)
         lines += load_heads(*heads, name)
-        lines += load_others(model, old, name, taken, [head.layer for head in heads[0].values()])
+        settled = [head.layer for both in heads for head in both.values()]
+        lines += load_others(model, old, name, taken, settled)
         weighting, other = (getattr(one, "task_weighting", None) for one in (model, old))
         if weighting is not None and other is not None:
             tasks, old_tasks = list(model.config.task_heads), list(old.config.task_heads)
@@ -413,37 +414,36 @@ def load_others(
     Args:
         model, old, name: see `load_parts`.
         taken: modalities whose encoder was taken over.
-        heads: last layers, which are settled.
+        heads: last layers of both, which are settled.
     """
-    if model.base_model is model or isinstance(model, (MMFusionForClassification, MMFusionForMultiTask)):
-        return []
-    kind = next(kind for kind in ALIKE if isinstance(model, kind))
-    parts = parts_beside(model, heads)
-    if not isinstance(old, kind):
-        return [f"{', '.join(parts)}: fresh"]
-    found, fresh, others = [], [], parts_beside(old, ())
+    parts, others = parts_beside(model, heads), parts_beside(old, heads)
+    alike = any(isinstance(model, kind) and isinstance(old, kind) for kind in ALIKE)
+    found, fresh = [], []
     for key, part in parts.items():
         of_modality = key.removeprefix("embeddings.")
-        settled = key == of_modality or of_modality in taken
-        if not settled or key not in others:
+        if not alike or key not in others or (key != of_modality and of_modality not in taken):
             fresh.append(key)
         elif isinstance(part, nn.Parameter):
             part.copy_(others[key])
             found.append(key)
         else:
             (found if load_whole(part, others[key]) else fresh).append(key)
+    unused = [key for key in others if key not in found]
     lines = [f"{', '.join(found)}: from {name}"] if found else []
-    return lines + ([f"{', '.join(fresh)}: fresh"] if fresh else [])
+    lines += [f"{', '.join(fresh)}: fresh"] if fresh else []
+    return lines + ([f"{', '.join(unused)} of {name}: not used"] if unused else [])
 
 
 def parts_beside(model: MMFusionPreTrainedModel, heads: Collection[nn.Module]) -> dict[str, Any]:
     """The modules and parameters of a model beside its base and some heads; embeddings by modality."""
     parts: dict[str, Any] = dict(model.named_parameters(recurse=False))
     for key, module in model.named_children():
-        if module is model.base_model or any(module is head for head in heads):
+        settled = isinstance(module, TaskWeighting) or any(module is head for head in heads)
+        if settled or module is model.base_model or model.base_model is model:
             continue
         if isinstance(module, nn.ModuleDict):
-            parts |= {f"{key}.{own}": part for own, part in module.items()}
+            own = {f"{key}.{place}": part for place, part in module.items()}
+            parts |= {place: part for place, part in own.items() if all(part is not head for head in heads)}
         elif next(module.parameters(), None) is not None:
             parts[key] = module
     return parts

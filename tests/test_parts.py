@@ -305,8 +305,14 @@ def searcher(seed):
     return tiny.model(MMFusionForRetrieval, seed=seed, projection_dim=8)
 
 
-@pytest.mark.parametrize("build", [writer, searcher])
-def test_writers_and_searches_go_whole(build):
+BESIDE = {
+    writer: ["decoder", "memory_norm", "pooled_norm", "memory_projection"],
+    searcher: ["logit_scale", "embeddings.vision", "embeddings.text", "matching"],
+}
+
+
+@pytest.mark.parametrize(("build", "own"), BESIDE.items())
+def test_writers_and_searches_go_whole(build, own):
     """All weights, but for a head that the other does not have."""
     old, model = build(0), build(1)
     lines = load_parts(model, old, name="old")
@@ -316,6 +322,7 @@ def test_writers_and_searches_go_whole(build):
     classes = tiny.model(seed=2, id2label=PETS, num_labels=3)
     lines = load_parts(classes, old, name="old")
     assert "head: fresh" in lines
+    assert [line.removesuffix(" of old: not used") for line in lines if "not used" in line] == [", ".join(own)]
     for name, value in classes.model.state_dict().items():
         assert torch.equal(value, old.model.state_dict()[name]), name
     lines = load_parts(build(3), classes, name="classes")

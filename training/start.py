@@ -162,6 +162,11 @@ def open_checkpoint(source: str, folder: Path) -> Start:
             "encoder goes to vision_encoder, text_encoder or audio_encoder."
         )
     class_of(config, source)
+    if local and not (Path(source) / "processor_config.json").exists():
+        raise ValueError(
+            f"init_from is {source}, which has no processor_config.json: name the folder of a whole run, or put it "
+            "there by processor.save_pretrained."
+        )
     recipe = Path(source) / "recipe.json"
     found = json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
     name = Path(source).resolve().name if local else source

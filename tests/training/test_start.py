@@ -487,7 +487,9 @@ def test_what_cannot_be_started_from(things, small, shop, tmp_path):
         tmp_path / "states": (tmp_path / "run", "checkpoint-4"),
         small / "vit": (tmp_path / "run", "'vit'"),
         tmp_path / "no where": (tmp_path / "run", "no where"),
+        tmp_path / "model alone": (tmp_path / "run", "processor_config.json"),
     }
+    shutil.copytree(things, tmp_path / "model alone").joinpath("processor_config.json").unlink()
     (things / "start").mkdir(exist_ok=True)
     for source, (output_dir, named) in faults.items():
         with pytest.raises((ValueError, OSError), match="init_from") as error:

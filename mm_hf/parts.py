@@ -356,7 +356,11 @@ def load_heads(heads: dict[Any, Head], old: dict[Any, Head], name: str) -> list[
             lines.append(f"{title}: fresh")
             continue
         found = load_numbers(head, other, name) if head.kind == "numbers" else load_names(head, other, name)
-        used |= {id(other)} if found != "fresh" else set()
+        if found != "fresh":
+            used.add(id(other))
+            column = next(key for key, one in old.items() if one is other)
+            if head.kind == "labels" and None not in (task, column) and task != column:
+                found += f"; they are those of {column!r} there, of {task!r} here"
         lines.append(f"{title}: {found}")
     for task, other in old.items():
         if id(other) not in used:

@@ -151,7 +151,8 @@ CASES = {  # by name the class and settings of the old model and of the new one,
     "labels by name": (
         (MMFusionForQuestionAnswering, {"id2label": PETS, "num_labels": 3}),
         (MMFusionForClassification, {"id2label": ZOO, "num_labels": 4}),
-        "head: 2 of 4 labels from old (dog, cat); fresh: ant, emu; of old not used: bird",
+        "head: 2 of 4 labels from old (dog, cat); fresh: ant, emu; of old not used: bird; "
+        "they are those of 'b' there, of 'a' here",
     ),
     "nobody named them": (
         (MMFusionForClassification, {"num_labels": 3}),

@@ -575,6 +575,20 @@ def test_half_precision(things, other_shop, tmp_path):
     assert (job.model.config.dtype, job.model.config.text_config.dtype) == (torch.float32, torch.float32)
 
 
+def test_words_that_were_added(things, other_shop, tmp_path):
+    """Tokenizer and embeddings of a checkpoint belong together."""
+    model, processor = MMFusionForQuestionAnswering.from_pretrained(things), MMFusionProcessor.from_pretrained(things)
+    processor.tokenizer.add_tokens(["car"])
+    model.resize_token_embeddings(len(processor.tokenizer))
+    model.save_pretrained(tmp_path / "more")
+    processor.save_pretrained(tmp_path / "more")
+    job = prepared(other_shop, tmp_path / "run", **PICTURES, label_column="thing", init_from=tmp_path / "more")
+    assert job.processor.tokenizer.convert_tokens_to_ids("car") == len(WORDS)
+    words = job.model.get_input_embeddings().weight
+    assert torch.equal(words, model.get_input_embeddings().weight)
+    assert len(words) == len(WORDS) + 1
+
+
 def test_floors_start_where_the_run_does(things, other_shop, tmp_path):
     job = prepared(other_shop, tmp_path / "run", **PICTURES, label_column="thing", init_from=things)
     weights = job.model.state_dict()

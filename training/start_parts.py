@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from mm_hf import (
     MMFusionConfig,
@@ -87,6 +87,8 @@ def processor_from(
             image_size=model_args.image_size if "vision" in new else None,
             image_background=background,
         )
+        if "text" in new and parts.get("tokenizer") is not None:
+            check_words(fresh.tokenizer, old.tokenizer, f"text_encoder {new['text']}", start.name)
         for part in ("image_processor", "tokenizer", "feature_extractor", "image_background", "image_channels"):
             if parts.get(part) is None:
                 parts[part] = getattr(fresh, part)
@@ -98,6 +100,21 @@ def processor_from(
         longest = None if config is None else longest_text(config)  # nothing is longer than what it can place
         processor.tokenizer.model_max_length = min(data_args.max_text_length, longest or data_args.max_text_length)
     return processor
+
+
+def check_words(tokenizer: Any, of_processor: Any, what: str, name: str):
+    """Refuses an encoder or decoder that has other words than the processor has for it.
+
+    Raises:
+        ValueError: a token with another number, or none.
+    """
+    known, vocabulary = of_processor.get_vocab(), tokenizer.get_vocab()
+    other = [token for token, number in vocabulary.items() if known.get(token) != number]
+    if other or len(known) > len(vocabulary):
+        raise ValueError(
+            f"{what} has a vocabulary of {len(vocabulary)} tokens, which is not that of {name}, of {len(known)}, and "
+            "a processor has one tokenizer: take one with the same vocabulary."
+        )
 
 
 def new_encoders(start: Start, data_args: DataArguments) -> list[str]:
@@ -118,13 +135,8 @@ def choose_table(start: Start, schema: TableSchema | None) -> TableSchema | None
             start.lines.append(f"table: fitted anew, {start.name} has the {kind} columns {others}, not {columns}")
             return schema
     start.lines.append(f"table: means, deviations and categories from {start.name}")
-    for name, (mean, std) in schema.numerical.items():
-        old_mean, old_std = old.numerical[name]
-        if abs(mean - old_mean) > OTHER_UNIT * old_std or not 1 / OTHER_UNIT < std / old_std < OTHER_UNIT:
-            start.lines.append(
-                f"  {name} has mean {mean:g} and deviation {std:g} here, and {old_mean:g} and {old_std:g} in "
-                f"{start.name}: is it in another unit?"
-            )
+    for name, now in schema.numerical.items():
+        start.lines += line_of_unit(start, name, now, old.numerical[name])
     for name, values in schema.categorical.items():
         known = dict.fromkeys(old.categorical[name], KNOWN)
         if unknown := [value for value in values if old._category_id(value, known) == UNKNOWN]:
@@ -133,6 +145,17 @@ def choose_table(start: Start, schema: TableSchema | None) -> TableSchema | None
                 f"{unknown[0]!r}"
             )
     return old
+
+
+def line_of_unit(start: Start, what: str, now: tuple[float, float], before: tuple[float, float]) -> list[str]:
+    """A line where numbers of these means and deviations look as if they were in different units."""
+    (mean, std), (old_mean, old_std) = now, before
+    if abs(mean - old_mean) <= OTHER_UNIT * old_std and 1 / OTHER_UNIT < std / old_std < OTHER_UNIT:
+        return []
+    return [
+        f"  {what} has mean {mean:g} and deviation {std:g} here, and {old_mean:g} and {old_std:g} in {start.name}: is "
+        "it in another unit?"
+    ]
 
 
 def choose_series(start: Start, scaler: SeriesScaler | None) -> SeriesScaler | None:
@@ -147,6 +170,8 @@ def choose_series(start: Start, scaler: SeriesScaler | None) -> SeriesScaler | N
         )
         return scaler
     start.lines.append(f"series: means and deviations from {start.name}")
+    for channel, now in enumerate(zip(scaler.means, scaler.stds)):
+        start.lines += line_of_unit(start, f"channel {channel}", now, (old.means[channel], old.stds[channel]))
     return old
 
 
@@ -269,12 +294,7 @@ def donor_of_decoder(start: Start, job: Any, decoder: str | None, layers: int | 
         fusion_module_config={"hidden_size": 8, "num_hidden_layers": 0, "num_attention_heads": 1},
         dtype=torch.float32,
     )
-    words, size = len(job.processor.tokenizer), model.decoder.get_input_embeddings().weight.shape[0]
-    if words > size:
-        raise ValueError(
-            f"The tokenizer of {start.name} has {words} tokens, and the decoder {source} has words for {size}: name a "
-            "decoder with its vocabulary."
-        )
+    check_words(AutoTokenizer.from_pretrained(source), job.processor.tokenizer, f"decoder {source}", start.name)
     return model
 
 

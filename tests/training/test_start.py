@@ -55,6 +55,9 @@ def small(tmp_path_factory) -> Path:
         folder / "bert"
     )
     T.BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=16).save_pretrained(folder / "bert")
+    (folder / "turned.txt").write_text("\n".join(WORDS[:5] + WORDS[:4:-1]))
+    shutil.copytree(folder / "bert", folder / "turned")
+    T.BertTokenizerFast(vocab=str(folder / "turned.txt"), model_max_length=16).save_pretrained(folder / "turned")
     return folder
 
 
@@ -340,6 +343,9 @@ def test_writing(things, small, other_shop, tmp_path):
         torch.equal(value, weights[name]) for name, value in again.model.state_dict().items() if name in weights
     )
     assert set(weights) <= set(again.model.state_dict())
+    other = {**keys, "task": "generation", "init_from": things, "decoder": small / "turned"}
+    with pytest.raises(ValueError, match=r"decoder .*turned has a vocabulary of 16 tokens"):  # in another order
+        prepared(other_shop, tmp_path / "turned", **other)
 
 
 def test_adapters_on_top_and_before(things, other_shop, tmp_path):

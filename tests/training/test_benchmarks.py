@@ -80,7 +80,7 @@ def test_two_catalogues_have_no_row_in_common(monkeypatch):
 
 
 def test_the_start_of_two_epochs_is_held_against_six_fresh_ones():
-    names = ["first job", *(f"{kind}, {epochs} epochs" for kind in ("fresh", "started") for epochs in start.EPOCHS)]
+    names = ["first job", *(f"{kind}, {epochs} epochs" for kind, epochs in start.KINDS)]
     runs = {name: {"0": {"accuracy": 0.5}, "1": {"accuracy": 0.6}} for name in names}
     runs["started, 2 epochs"]["1"] = {"accuracy": 0.55}
     found = start.summary(runs)

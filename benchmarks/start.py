@@ -6,8 +6,8 @@
 Two catalogues of OpenMoji's pictures and names, without a row in common. The first job learns the ten categories. The
 second one has 600 rows to learn from and other labels: the subcategories of which there are at least 20 (flags apart,
 which are told by 'flag'), 30 of them. It is trained from the first job for 2 epochs, and fresh for 2 and for 6, by the
-recipe `openmoji_category` at 96 pixels, with batches of 32 rows and a rate of 0.003, which is what so few steps need: a
-last layer that starts from nothing moves by no more than the rate a step. Writes `results/start.json`, with the
+recipe `openmoji_category` at 96 pixels, with batches of 32 rows and a rate of 0.003, which is what so few steps need:
+a last layer that starts from nothing moves by no more than the rate a step. Writes `results/start.json`, with the
 accuracy on the test part of every run.
 """
 

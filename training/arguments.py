@@ -50,6 +50,13 @@ def by_name(name: str, of: type, form: str, value: Any) -> dict[str, Any] | None
 class ModelArguments:
     """What is built."""
 
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of a run or checkpoint, or Hub id: start from its encoders, projections, fusion, and its "
+            "head where labels have the same names. Keys of these that are left out are as there."
+        },
+    )
     vision_encoder: str | None = field(
         default=None,
         metadata={"help": f"Hub id or folder; left out beside an image_column, {DEFAULT_VISION_ENCODER}."},

@@ -74,6 +74,7 @@ class Job:
         model, processor, collator: as they are measured; `training_collator` is for training.
         bad_rows: those found up to now.
         seconds: wall time by phase.
+        start: what it starts from, see `Start`; None where it starts from pretrained encoders.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Job:
     model: MMFusionPreTrainedModel = None
     collator: MultimodalCollator = None
     seconds: dict[str, float] = field(default_factory=dict)
+    start: Any = None
 
     def __post_init__(self):
         # Read once: the Trainer takes accelerate's state away while it sets up its own.

@@ -121,6 +121,8 @@ def finish(job: Job, fit: Fit, history: dict[str, list]):
         "hardware": hardware(),
         "recipe": recipe,
     }
+    if job.start is not None:
+        results["started_from"] = {"name": job.start.name, "parts": job.start.lines}
     if job.accelerator.is_main_process:
         write_run(job.output_dir, ROOT, job.model, job.collator, job.splits, predictions.logits, results, history)
     job.accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down

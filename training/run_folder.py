@@ -66,7 +66,7 @@ DATA_KEYS = {"dataset", "data_root"}
 # What a run that starts anew must not find. The folders of checkpoints come on top.
 LEFT_BEHIND = [
     *("results.json", "rows.json", "bad_rows.jsonl", "nonfinite_rows*.json"),
-    *("tensorboard", "runs", "floors", ".writing"),
+    *("tensorboard", "runs", "floors", "start", ".writing"),
 ]
 
 

@@ -71,6 +71,8 @@ from training.fingerprint import Fingerprint, frozen_sources
 from training.job import RETRIEVAL, ROOT, Job
 from training.run_folder import claim_run_folder, is_begun, read_recipe_of, read_rows_of
 from training.same_data import check_same_data
+from training.start import Start, given_keys, open_start
+from training.start_parts import keep_start, processor_from
 
 
 HEADS: dict[str, type[MMFusionPreTrainedModel]] = {
@@ -99,8 +101,11 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         the job; None where this very run is complete already.
     """
     name, model_args, data_args, train_args = parse_arguments(description, words)
-    check_arguments(script, model_args, data_args, train_args)
     output_dir = Path(train_args.output_dir or ROOT / "runs" / name)
+    start = None
+    if model_args.init_from is not None:
+        start = open_start(model_args, data_args, output_dir, train_args.overwrite_output_dir, given_keys(words))
+    check_arguments(script, model_args, data_args, train_args)
     accelerator = Accelerator(
         mixed_precision=train_args.mixed_precision,
         log_with=None if train_args.report_to == "none" else train_args.report_to,
@@ -173,8 +178,9 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
         splits,
         label2id,
         problem_type,
-        processor=build_processor(model_args, data_args, splits, as_written, train_args.defaults_version),
+        processor=build_processor(model_args, data_args, splits, as_written, train_args.defaults_version, start),
         bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),
+        start=start,
     )
     if job.transcribes and job.processor.tokenizer is None:
         job.processor.tokenizer = build_tokenizer(job, names)
@@ -215,9 +221,16 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Job
     )
     check_rows(job)
 
+    losses = [loss_arguments(task, bool(job.tasks)) for task in job.alone()]
+    if start is not None:
+        set_seed(train_args.seed)
+        if accelerator.is_main_process:
+            keep_start(start, job, head_of(job), head_arguments(job, losses))
+        accelerator.wait_for_everyone()
+        job.say("\n".join([f"started from {start.source}:", *(f"  {line}" for line in start.lines)]))
     # The same seed on every process: all start from the same weights.
     set_seed(train_args.seed)
-    job.build = partial(build_model, job, losses=[loss_arguments(task, bool(job.tasks)) for task in job.alone()])
+    job.build = partial(build_model, job, losses=losses)
     job.model = job.build().to(accelerator.device)
     trainable, total = (
         sum(p.numel() for p in job.model.parameters() if p.requires_grad or count_all) / 1e6
@@ -382,11 +395,16 @@ def lines_of_table(splits: Any, data_args: DataArguments) -> list[str]:
 
 
 def build_processor(
-    model_args: ModelArguments, data_args: DataArguments, splits: Any, as_written: bool, defaults_version: int
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    splits: Any,
+    as_written: bool,
+    defaults_version: int,
+    start: Start | None = None,
 ) -> MMFusionProcessor:
     """The encoders' own processors, with the sizes that the recipe asks for, and what the columns of the table and the
     channels of time series are like in the training part. Bad values of these are passed over: `check_rows` tells
-    them."""
+    them. Of a run that starts from a checkpoint, the processor of that, as far as it fits."""
     encoders = {name: getattr(model_args, f"{name}_encoder") for name in PRETRAINED_MODALITIES}
     schema, train = None, splits["train"]
     if data_args.table_columns:
@@ -402,14 +420,18 @@ def build_processor(
             on_error="skip",
             as_before=not as_written,
         )
+    scaler = fit_series(train, data_args) if data_args.series_column else None
+    background = model_args.image_background or ("white" if defaults_version > 1 else None)
+    if start is not None:
+        return processor_from(start, model_args, data_args, schema, scaler, background)
     processor = MMFusionProcessor.from_encoders_pretrained(
         **encoders,
         decoder=model_args.decoder,
         max_audio_seconds=model_args.max_audio_seconds,
         image_size=model_args.image_size,
         table_schema=schema,
-        series_scaler=fit_series(train, data_args) if data_args.series_column else None,
-        image_background=model_args.image_background or ("white" if defaults_version > 1 else None),
+        series_scaler=scaler,
+        image_background=background,
     )
     if data_args.max_text_length is not None:
         longest = data_args.max_text_length
@@ -496,14 +518,34 @@ def head_arguments(job: Job, losses: list[dict[str, Any]]) -> dict[str, Any]:
     return {"tasks": tasks, "task_weighting": job.model_args.task_weighting}
 
 
-def build_model(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedModel:
-    """The recipe's model with fresh fusion and head; arguments as for `head_arguments`."""
-    args = job.model_args
+def head_of(job: Job) -> type[MMFusionPreTrainedModel]:
+    """The class of the recipe's model."""
     seen = job.columns.image or job.columns.video
     answers = seen and job.columns.text and job.problem_type == "single_label_classification"
-    task = args.task or ("question_answering" if answers else "classification")
-    if job.tasks:
-        task = "multi_task"
+    task = job.model_args.task or ("question_answering" if answers else "classification")
+    return HEADS["multi_task" if job.tasks else task]
+
+
+def build_model(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedModel:
+    """The recipe's model as it starts; arguments as for `head_arguments`."""
+    args = job.model_args
+    if job.start is not None:
+        given = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
+        model = job.start.load(**given)
+    else:
+        model = build_fresh(job, losses)
+    if job.writes and not job.transcribes:
+        model.generation_config.update(max_new_tokens=args.max_target_length, num_beams=args.num_beams)
+    if args.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    if args.lora is not None:
+        add_lora(model, args.lora, rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout)
+    return model
+
+
+def build_fresh(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedModel:
+    """The recipe's model of pretrained encoders, with fresh fusion and head; arguments as for `head_arguments`."""
+    args = job.model_args
     schema, scaler, width = job.processor.table_schema, job.processor.series_scaler, args.fusion_hidden_size or 64
     own: dict[str, Any] = {}  # encoders that start from nothing
     if schema is not None:
@@ -512,7 +554,7 @@ def build_model(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
         own["series_config"] = RecurrentConfig(
             rnn_type=args.series_rnn_type, input_size=scaler.channels, hidden_size=width
         )
-    model = HEADS[task].from_encoders_pretrained(
+    return head_of(job).from_encoders_pretrained(
         **{name: getattr(args, f"{name}_encoder") for name in PRETRAINED_MODALITIES},
         **own,
         max_audio_seconds=args.max_audio_seconds,
@@ -541,13 +583,6 @@ def build_model(job: Job, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
         mixup_alpha=job.train_args.mixup_alpha,
         **head_arguments(job, losses),
     )
-    if job.writes and not job.transcribes:
-        model.generation_config.update(max_new_tokens=args.max_target_length, num_beams=args.num_beams)
-    if args.gradient_checkpointing:
-        model.activation_checkpointing_enable()
-    if args.lora is not None:
-        add_lora(model, args.lora, rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout)
-    return model
 
 
 def merge_adapters(job: Job, model: MMFusionPreTrainedModel):

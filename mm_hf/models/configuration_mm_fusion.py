@@ -10,7 +10,6 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
-from transformers.utils import logging
 
 from .config_checks import (
     FUSION_RANGES,
@@ -30,12 +29,11 @@ from .config_checks import (
 from .config_rules import check_architecture, check_common, check_losses
 from .files import read_json
 from .losses import LOSS_SETTINGS
+from .other_labels import for_other_labels
 from .recurrent import RecurrentConfig
 from .tabular import TabularConfig
 from .tasks import Task, read_tasks
 
-
-logger = logging.get_logger(__name__)
 
 # Every modality has one line here: its name and the key of its sub-config. All else (which inputs it reads, which part
 # of the processor prepares them) is keyed by the same name.
@@ -57,9 +55,6 @@ POOLING_OF_TYPE = {
     "t5": "mean",
     RecurrentConfig.model_type: "mean",
 }
-
-# What a config has one number a label of.
-PER_LABEL = ("class_weights", "class_priors", "label_mean", "label_scale")
 
 # The fusion width where the query's encoder names none in its config (feature maps).
 DEFAULT_WIDTH = 256
@@ -429,8 +424,8 @@ class MMFusionConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """Refuses the config of another model, which the library would only warn of. With another number of labels
-        (`num_labels`, `id2label`) drops what the checkpoint has for each of its own."""
+        """Refuses the config of another model, which the library would only warn of. With other labels, another
+        problem or other tasks drops what the checkpoint has for its own, see `for_other_labels`."""
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
@@ -576,37 +571,6 @@ class MMFusionConfig(PreTrainedConfig):
                 f"freeze_encoders freezes {self.frozen_encoders}, and trained_layers trains the top of {both}: leave "
                 f"the latter out of the former (freeze_encoders={rest or False})."
             )
-
-
-def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The config of a checkpoint without what belongs to its own number of labels, where it is loaded with another:
-    settings of the loss with one number a label, and, where classes become a number or the reverse, the problem.
-
-    Args:
-        config_dict: what the checkpoint has.
-        changes: arguments of `from_pretrained`; settings of the loss that are among them are taken out of them.
-    """
-    counts = []
-    for source in (changes, config_dict):
-        named = source.get("id2label") or source.get("label2id")
-        count = source.get("num_labels") or (len(named) if named else None)
-        counts.append(count)
-    new, old = counts[0], counts[1] or 2  # what the library has where nothing is said
-    if new is None or new == old:
-        return config_dict
-    names = ("problem_type", *dict.fromkeys((*LOSS_SETTINGS, *PER_LABEL)))
-    given = {name: changes.pop(name) for name in names[1:] if name in changes}
-    own = [name for name in names if config_dict.get(name) and name not in {**given, **changes}]
-    dropped = [name for name in own if name in PER_LABEL and len(config_dict[name]) != new]
-    if new == 1 or old == 1:  # a number in place of classes, or the reverse
-        dropped = [name for name in own if new == 1 or name in ("problem_type", *dropped)]
-    config_dict = {**config_dict, **given}
-    if dropped:
-        logger.warning_once(
-            f"The checkpoint has {old} labels and is loaded with {new}: what it has for its own is "
-            f"dropped: {', '.join(dropped)}. This is said once."
-        )
-    return {name: value for name, value in config_dict.items() if name not in dropped}
 
 
 def part_of_composite(config: PreTrainedConfig, modality: str) -> PreTrainedConfig:

@@ -21,7 +21,7 @@ from mm_hf import (
 from mm_hf.data import Columns, load_splits
 from mm_hf.data.labels import label_tensor
 from mm_hf.data.loading import BadRowError
-from mm_hf.models import configuration_mm_fusion
+from mm_hf.models import other_labels
 from mm_hf.models.names import did_you_mean
 from training.arguments import parse_arguments
 
@@ -194,7 +194,7 @@ def test_labels_of_texts(models, name, labels, message):
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
     found: list[str] = []
-    monkeypatch.setattr(configuration_mm_fusion.logger, "warning_once", found.append, raising=False)
+    monkeypatch.setattr(other_labels.logger, "warning_once", found.append, raising=False)
     return found
 
 

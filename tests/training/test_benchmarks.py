@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset, DatasetDict
 
-from benchmarks import recipes, speakers, subsets
+from benchmarks import recipes, speakers, start, subsets
 from training.job import ROOT
 
 
@@ -67,3 +67,23 @@ def test_every_system_has_a_recipe_and_a_line_in_the_table():
     )
     assert "; wer 0.100 [0.000, 0.200]" in table
     assert "skipped: there is no data/fsdd" in table
+
+
+def test_two_catalogues_have_no_row_in_common(monkeypatch):
+    monkeypatch.setattr(start, "ROWS", {"train": 30, "validation": 5, "test": 10})
+    labels = ["cup"] * 25 + ["hat"] * 24 + ["pen"] * 19 + ["country-flag"] * 60
+    found = start.cut(labels, seed=0)
+    assert sorted(row for rows in found.values() for row in rows) == list(range(len(labels)))
+    assert [len(found[name]) for name in ("train", "validation", "test")] == [30, 5, 10]
+    assert {labels[row] for name in ("train", "validation", "test") for row in found[name]} == {"cup", "hat"}
+    assert found != start.cut(labels, seed=1)
+
+
+def test_the_start_of_two_epochs_is_held_against_six_fresh_ones():
+    names = ["first job", *(f"{kind}, {epochs} epochs" for kind, epochs in start.KINDS)]
+    runs = {name: {"0": {"accuracy": 0.5}, "1": {"accuracy": 0.6}} for name in names}
+    runs["started, 2 epochs"]["1"] = {"accuracy": 0.55}
+    found = start.summary(runs)
+    assert found["started 2 ahead of fresh 6"] == pytest.approx([0.0, -0.05])
+    assert not found["reached"]
+    assert found["accuracy"]["fresh, 6 epochs"] == pytest.approx(0.55)

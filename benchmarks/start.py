@@ -1,0 +1,169 @@
+"""Does a run that starts from another one (`init_from`) learn a new label set sooner than a fresh one?
+
+    python -m training.prepare.openmoji data/openmoji
+    python benchmarks/start.py                       # three seeds, some minutes; what is there is kept
+
+Two catalogues of OpenMoji's pictures and names, without a row in common; 600 rows of the second one are learned from.
+Its label has no name in common with the first one's. `finer`: from ten categories to the subcategories of which there
+are at least 20 (flags apart, which are told by 'flag'), 30 of them. `coarser`: from all subcategories to the ten
+categories. The second job is trained from the first one for 2 epochs, and fresh for 2 and for 6, by the recipe
+`openmoji_category` at 96 pixels, with batches of 32 rows and a rate of 0.003, which is what so few steps need: a last
+layer that starts from nothing moves by no more than the rate a step. Writes `results/start.json`, with the accuracy on
+the test part of every run.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mm_hf.data import FeatureCache
+from training.job import ROOT, Job
+from training.measure import evaluate
+from training.prepare.openmoji import CATEGORIES, CATEGORIES_FILE, join_key, read_checked
+from training.run_folder import git_commit, hardware, write_json
+from training.set_up import set_up
+from training.train import fit
+
+
+REPORT = ROOT / "benchmarks/results/start.json"
+RECIPE = ROOT / "training/recipes/openmoji_category.yaml"
+ROWS = {"train": 600, "validation": 100, "test": 250}  # of the second catalogue
+LEAST = 20  # rows of a subcategory
+LEFT_OUT = ("country-flag",)
+FIRST_EPOCHS = 12
+LABELS = {"finer": ("category", "subcategory"), "coarser": ("subcategory", "category")}
+KINDS = [("started", 2), ("fresh", 6), ("fresh", 2)]
+
+
+def subcategories() -> dict[str, str]:
+    """By code point, as the rows have it."""
+    entries = json.loads(read_checked(CATEGORIES, CATEGORIES_FILE))
+    return {join_key(entry["unified"]): entry["subcategory"] for entry in entries}
+
+
+def cut(labels: list[str], seed: int, finer: bool = True) -> dict[str, list[int]]:
+    """The rows of the first job and of the three parts of the second one.
+
+    Args:
+        labels: the subcategory of each row.
+        seed: of the cut.
+        finer: the second job has rows of common subcategories alone.
+    """
+    counts = Counter(labels)
+    known = [row for row, label in enumerate(labels) if counts[label] >= LEAST and label not in LEFT_OUT]
+    known = known if finer else list(range(len(labels)))
+    drawn, parts, at = np.random.default_rng(seed).permutation(known), {}, 0
+    for name, count in ROWS.items():
+        parts[name] = sorted(drawn[at : at + count].tolist())
+        at += count
+    second = {row for rows in parts.values() for row in rows}
+    return {"first": [row for row in range(len(labels)) if row not in second], **parts}
+
+
+def read_rows(openmoji: Path) -> Dataset:
+    """All rows, with their subcategory."""
+    parts = load_from_disk(str(openmoji))
+    rows = concatenate_datasets([parts[name] for name in ("train", "validation", "test")])
+    finer = subcategories()
+    labels = [finer[join_key(code)] for code in rows["code"]]
+    return Dataset.add_column(rows.select_columns(["image", "name", "category"]), "subcategory", labels)
+
+
+def make_catalogues(rows: Dataset, folder: Path, seed: int, finer: bool):
+    """Both catalogues of a seed, once; the first one as a single part, which its job cuts."""
+    if (folder / "second").exists():
+        return
+    chosen = cut(rows["subcategory"][:], seed, finer)
+    rows.select(chosen["first"]).save_to_disk(str(folder / "first"))
+    DatasetDict({name: rows.select(chosen[name]) for name in ROWS}).save_to_disk(str(folder / "second"))
+
+
+def prepare(args: argparse.Namespace, data: Path, output_dir: Path, cache: FeatureCache | None, **keys: Any) -> Job:
+    """One run's job; with a cache, what was encoded before is not encoded again."""
+    flags = {"dataset": data, "output_dir": output_dir, "overwrite_output_dir": "true", "floors": "false"}
+    flags |= {"report_to": "none", "image_size": 96, "cache_features": str(cache is None).lower()}
+    flags |= {f"{name}_encoder": args.encoders / found for name, found in ENCODERS.items()} | keys
+    words = [str(RECIPE), *(str(word) for key, value in flags.items() for word in (f"--{key}", value))]
+    job = set_up(__doc__.split("\n")[0], "train.py", words)
+    if cache is not None:
+        job.collator = replace(job.collator, cache=cache)
+    return job
+
+
+ENCODERS = {"vision": "mobilenet-v2", "text": "minilm-l6"}
+
+
+def trained(job: Job, folder: Path | None = None) -> dict[str, Any]:
+    """Trains; the accuracy on test, and the seconds. With a folder leaves a checkpoint there."""
+    history = fit(job, job.model, job.collator, job.train_args)
+    _, report = evaluate(job, job.model, job.collator, "test")
+    if folder is not None:
+        job.model.save_pretrained(folder)
+        job.processor.save_pretrained(folder)
+    validation = [round(score, 4) for _, score in history["validation"]]
+    return {"accuracy": report["metrics"]["accuracy"], "validation": validation}
+
+
+def summary(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Means over the seeds that all have, and by how much the start of two epochs is ahead of six fresh ones."""
+    seeds = sorted(set.intersection(*(set(found) for found in runs.values())))
+    means = {name: float(np.mean([found[seed]["accuracy"] for seed in seeds])) for name, found in runs.items()}
+    ahead = [runs["started, 2 epochs"][seed]["accuracy"] - runs["fresh, 6 epochs"][seed]["accuracy"] for seed in seeds]
+    return {"seeds": seeds, "accuracy": means, "started 2 ahead of fresh 6": ahead, "reached": min(ahead) >= 0}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Of the cut and of the training.")
+    parser.add_argument("--openmoji", type=Path, default=ROOT / "data/openmoji")
+    parser.add_argument("--encoders", type=Path, default=ROOT / "data/encoders")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/start", help="For catalogues and runs.")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--report", type=Path, default=REPORT)
+    parser.add_argument("--directions", nargs="+", choices=list(LABELS), default=list(LABELS))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    names = ["first job", *(f"{kind}, {epochs} epochs" for kind, epochs in KINDS)]
+    results = json.loads(args.report.read_text()) if args.report.exists() else {"runs": {}, "summary": {}}
+    results |= {"commit": git_commit(ROOT), "hardware": hardware(), "rows": ROWS, "first_epochs": FIRST_EPOCHS}
+    rows = read_rows(args.openmoji)
+    if not (args.work / "all").exists():
+        rows.save_to_disk(str(args.work / "all"))
+    cache = prepare(args, args.work / "all", args.work / "encoded", None).collator.cache  # every item once
+    for seed, direction in itertools.product(args.seeds, args.directions):
+        runs = results["runs"].setdefault(direction, {name: {} for name in names})
+        if all(str(seed) in runs[name] for name in names):
+            continue
+        folder, (before, label) = args.work / direction / str(seed), LABELS[direction]
+        make_catalogues(rows, folder, seed, direction == "finer")
+        keys = {"label_column": before, "seed": seed, "num_train_epochs": FIRST_EPOCHS}
+        job = prepare(args, folder / "first", folder / "job", cache, **keys)
+        runs["first job"][str(seed)] = trained(job, folder / "job")
+        for kind, epochs in KINDS:
+            keys = {"label_column": label, "seed": seed, "num_train_epochs": epochs}
+            keys |= {"per_device_train_batch_size": 32, "learning_rate": 3e-3}
+            keys |= {"init_from": folder / "job"} if kind == "started" else {}
+            job = prepare(args, folder / "second", folder / f"{kind}-{epochs}", cache, **keys)
+            runs[f"{kind}, {epochs} epochs"][str(seed)] = found = trained(job)
+            print(f"{direction}, seed {seed}, {kind}, {epochs} epochs: {found}", flush=True)
+        results["summary"][direction] = summary(runs)
+        write_json(args.report, results)
+    for direction, found in results["summary"].items():
+        accuracies = ", ".join(f"{name} {value:.4f}" for name, value in found["accuracy"].items())
+        print(f"{direction}: {accuracies}; ahead {found['started 2 ahead of fresh 6']}")
+
+
+if __name__ == "__main__":
+    main()

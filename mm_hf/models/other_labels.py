@@ -1,0 +1,142 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""A checkpoint that is loaded with other labels, another problem or other tasks than it was saved with."""
+
+from typing import Any
+
+from transformers.utils import logging
+
+from .losses import LOSS_SETTINGS
+
+
+logger = logging.get_logger(__name__)
+
+# What a config has one number a label of.
+PER_LABEL = ("class_weights", "class_priors", "label_mean", "label_scale")
+OF_NUMBERS = ("label_mean", "label_scale")
+NAMES = ("id2label", "label2id")
+# What says what a head answers: all of it is checked together.
+MEANING = tuple(dict.fromkeys(("problem_type", *NAMES, "tasks", "task_weighting", *LOSS_SETTINGS, *PER_LABEL)))
+
+
+def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The config of a checkpoint as it is loaded with other labels: without what belongs to its own (settings of the
+    loss with one number a label, or for another problem; tasks), and with what is given in its place.
+
+    What is dropped is said, and so is a head whose rows stay though they now mean something else: weights go by their
+    place, not by the names of labels. `load_parts` goes by names.
+
+    Args:
+        config_dict: what the checkpoint has.
+        changes: arguments of `from_pretrained`; what says what the head answers is taken out of them.
+
+    Raises:
+        ValueError: `id2label` and `label2id` that contradict each other.
+    """
+    if not {"num_labels", *MEANING} & set(changes):
+        return config_dict
+    given = {name: changes.pop(name) for name in MEANING if name in changes}
+    name_labels(given)
+    new, old = count_of(changes | given), count_of(config_dict) or 2  # what the library has where nothing is said
+    single = new is not None or given.get("problem_type") is not None
+    new = old if new is None else new
+    found = {**config_dict, **given}
+    stored = [name for name in MEANING if name not in given and config_dict.get(name)]
+    dropped = []
+    if given.get("tasks"):
+        dropped = [name for name in stored if name in (*LOSS_SETTINGS, *PER_LABEL, "problem_type")]
+    elif "tasks" in stored and single:
+        dropped = [name for name in stored if name in ("tasks", "task_weighting")]
+    else:
+        if "problem_type" in stored and new != old and 1 in (new, old):  # a number in place of classes, or the reverse
+            dropped.append("problem_type")
+        problem = None if "problem_type" in dropped else found.get("problem_type")
+        numbers = problem == "regression" or (problem is None and new == 1)
+        for name in stored:
+            of_others = name in LOSS_SETTINGS and (numbers or problem not in (None, *LOSS_SETTINGS[name]))
+            of_others |= name in OF_NUMBERS and (problem not in (None, "regression") or (problem is None and new > 1))
+            if of_others or (name in PER_LABEL and len(config_dict[name]) != new):
+                dropped.append(name)
+    unnamed = not set(NAMES) & set(given) and (new != old or (given.get("tasks") and not config_dict.get("tasks")))
+    gone = {*dropped, *(NAMES if unnamed else ())}
+    found = {name: value for name, value in found.items() if name not in gone}
+    if told := [name for name in dropped if name != "task_weighting"]:
+        what = f"the tasks {sorted(given['tasks'])}" if given.get("tasks") else str(new)
+        what += f" as {given['problem_type']}" if given.get("problem_type") else ""
+        logger.warning_once(
+            f"The checkpoint has {old} labels and is loaded with {what}: what it has for its own is dropped: "
+            f"{', '.join(told)}. This is said once."
+        )
+    for stays in stays_as_it_is(config_dict, found, old, new):
+        logger.warning_once(
+            f"The weights of the head stay in their places, and now mean something else: {stays}. "
+            "mm_hf.parts.load_parts takes them over by the names of labels, and numbers in their unit. This is said "
+            "once."
+        )
+    return found
+
+
+def name_labels(given: dict[str, Any]):
+    """Fills in the one of `id2label` and `label2id` that is not given.
+
+    Raises:
+        ValueError: they contradict each other.
+    """
+    names, numbers = given.get("id2label"), given.get("label2id")
+    if names:
+        expected = {name: int(number) for number, name in names.items()}
+        same = not numbers or {name: int(number) for name, number in numbers.items()} == expected
+        if not same and len(expected) == len(names):
+            raise ValueError(f"id2label {names} and label2id {numbers} contradict each other: give one of them.")
+        given["label2id"] = numbers or expected
+    elif numbers:
+        given["id2label"] = {int(number): name for name, number in sorted(numbers.items(), key=lambda item: item[1])}
+
+
+def count_of(source: dict[str, Any]) -> int | None:
+    """How many labels a config, or the arguments for one, name."""
+    named = source.get("id2label") or source.get("label2id")
+    return source.get("num_labels") or (len(named) if named else None)
+
+
+def stays_as_it_is(config_dict: dict[str, Any], found: dict[str, Any], old: int, new: int) -> list[str]:
+    """Heads that keep their shape, and with it their weights, though they are to answer something else.
+
+    Args:
+        config_dict, found: the config as it is in the checkpoint, and as it is loaded.
+        old, new: their numbers of labels.
+    """
+    tasks, old_tasks = found.get("tasks"), config_dict.get("tasks")
+    if not tasks and not old_tasks:
+        pairs = {"the labels": (answer_of(config_dict, old), answer_of(found, new))}
+    else:
+        both = [name for name in tasks or () if name in (old_tasks or ())]
+        pairs = {
+            f"those of task {name!r}": tuple(answer_of(one[name], 1) for one in (old_tasks, tasks)) for name in both
+        }
+    return [line for what, (before, now) in pairs.items() if (line := change_of(what, before, now))]
+
+
+def answer_of(source: dict[str, Any], count: int) -> dict[str, Any]:
+    """What a head answers, of a config or of a task; `count` where it does not name its labels."""
+    names = source.get("labels")
+    if source.get("id2label"):
+        names = [source["id2label"][key] for key in sorted(source["id2label"], key=int)]
+        names = None if names == [f"LABEL_{number}" for number in range(len(names))] else names
+    count = len(names) if names else source.get("num_labels") or count
+    numbers = source.get("problem_type") == "regression" or (source.get("problem_type") is None and count == 1)
+    return {"names": names, "count": count, "numbers": numbers, "unit": [source.get(name) for name in OF_NUMBERS]}
+
+
+def change_of(what: str, old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """What a head of the same size is to answer that it did not learn."""
+    if old["count"] != new["count"]:
+        return None
+    if old["numbers"] != new["numbers"]:
+        kinds = [("numbers" if one["numbers"] else "classes") for one in (old, new)]
+        return f"{what} were {kinds[0]}, now {kinds[1]}"
+    if new["numbers"] and old["unit"] != new["unit"]:
+        return f"{what} had label_mean and label_scale {old['unit']}, now {new['unit']}"
+    if old["names"] and new["names"] and list(old["names"]) != list(new["names"]):
+        return f"{what} were {list(old['names'])[:20]}, now {list(new['names'])[:20]}"
+    return None

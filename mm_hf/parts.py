@@ -1,0 +1,459 @@
+"""From one model to the next: takes over of a checkpoint what a new model has as well, and says of every part where it
+came from."""
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from .models.configuration_mm_fusion import MMFusionConfig
+from .models.ctc_mm_fusion import MMFusionForCTC
+from .models.fusion import Fusion
+from .models.generation_mm_fusion import MMFusionForConditionalGeneration
+from .models.modeling_mm_fusion import (
+    MMFusionForClassification,
+    MMFusionForMultiTask,
+    MMFusionForQuestionAnswering,
+    MMFusionModel,
+)
+from .models.pooled_fusions import DeepCrossFusion, GatedFusion, LateFusion, PooledFusion, SumFusion
+from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
+from .models.retrieval_mm_fusion import MMFusionForRetrieval
+from .models.tasks import TaskWeighting, module_name
+from .models.token_fusions import BottleneckFusion, CrossAttentionFusion, TokenFusion
+
+
+CLASSES: dict[str, type[MMFusionPreTrainedModel]] = {
+    kind.__name__: kind
+    for kind in (
+        MMFusionModel,
+        MMFusionForClassification,
+        MMFusionForQuestionAnswering,
+        MMFusionForMultiTask,
+        MMFusionForRetrieval,
+        MMFusionForConditionalGeneration,
+        MMFusionForCTC,
+    )
+}
+# Heads whose other parts mean the same in both models.
+ALIKE = (MMFusionForRetrieval, MMFusionForConditionalGeneration, MMFusionForCTC)
+LISTED = 20  # names in a line
+
+Axes = Mapping[int, Sequence[Any]]
+
+
+def class_of(config: MMFusionConfig, source: Any) -> type[MMFusionPreTrainedModel]:
+    """The class that a checkpoint was saved from.
+
+    Raises:
+        ValueError: it is none of this package's.
+    """
+    name = (config.architectures or [MMFusionModel.__name__])[0]
+    if name not in CLASSES:
+        raise ValueError(f"{source} is a checkpoint of {name}; known are {', '.join(CLASSES)}.")
+    return CLASSES[name]
+
+
+def load_parts(
+    model: MMFusionPreTrainedModel,
+    checkpoint: str | os.PathLike | MMFusionPreTrainedModel,
+    *,
+    name: str | None = None,
+    fresh: Collection[str] = (),
+    column: str | None = None,
+    checkpoint_column: str | None = None,
+    tokens: Sequence[str] | None = None,
+    checkpoint_tokens: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> list[str]:
+    """Takes over, in place, the weights of a checkpoint that mean the same in a model.
+
+    Encoders and projections go by modality. A fusion of the same type is taken over; of layers that join modalities,
+    the share of each modality that both have. A head goes by its labels: classes whose names agree take over their row
+    of weight and bias. Of several tasks the names of the tasks have to agree first. Numbers are taken over where the
+    label is the same one, in its unit, whatever `label_mean` and `label_scale` each model has. All else stays as it is
+    in the model, and every line says so.
+
+    Args:
+        model: changed in place; without adapters.
+        checkpoint: a folder, a Hub id, or a model in memory, of any class of mm_hf.
+        name: what the lines call the checkpoint; left out, its last name.
+        fresh: modalities that are not taken over though both have them: what their columns mean has changed.
+        column, checkpoint_column: the label of the model, and of the checkpoint, where they have a single one: numbers
+            are taken over where both are the same.
+        tokens, checkpoint_tokens: of models of CTC, what they write, by id.
+        kwargs: for `from_pretrained` (`revision`, `token`…).
+
+    Returns:
+        lines such as "head: 2 of 3 labels from a (cat, dog); fresh: bird".
+
+    Raises:
+        ValueError: a model with adapters, or a checkpoint of another package.
+        OSError: there is no such checkpoint.
+    """
+    for given in (model, checkpoint):
+        if hasattr(given, "peft_config"):
+            raise ValueError(f"This {type(given).__name__} has adapters: call merge_lora first.")
+    if isinstance(checkpoint, MMFusionPreTrainedModel):
+        old, name = checkpoint, name or type(checkpoint).__name__
+    else:
+        config = MMFusionConfig.from_pretrained(checkpoint, **kwargs)
+        old = class_of(config, checkpoint).from_pretrained(checkpoint, **kwargs)
+        name = name or os.path.basename(os.path.normpath(checkpoint))
+    with torch.no_grad():
+        lines, taken = load_base(model.base_model, old.base_model, name, fresh)
+        heads = of_heads(model, column, tokens), of_heads(old, checkpoint_column, checkpoint_tokens)
+        lines += load_heads(*heads, name)
+        settled = [head.layer for both in heads for head in both.values()]
+        lines += load_others(model, old, name, taken, settled)
+        weighting, other = (getattr(one, "task_weighting", None) for one in (model, old))
+        if weighting is not None and other is not None:
+            tasks, old_tasks = list(model.config.task_heads), list(old.config.task_heads)
+            carry(cast(Any, weighting).log_variances, cast(Any, other).log_variances, {0: tasks}, {0: old_tasks})
+    return lines
+
+
+# Encoders, projections, fusion
+
+
+def load_base(model: MMFusionModel, old: MMFusionModel, name: str, fresh: Collection[str]) -> tuple[list[str], set]:
+    """See `load_parts`.
+
+    Returns:
+        lines, and the modalities whose encoder was taken over.
+    """
+    lines, taken = [], set()
+    for modality, encoder in model.encoders.items():
+        if modality not in old.encoders:
+            lines.append(f"{modality} encoder: not from {name}, which has none; its projection is fresh")
+        elif modality in fresh:
+            lines.append(f"{modality} encoder and projection: fresh")
+        elif not load_whole(encoder, old.encoders[modality]):
+            kinds = encoder.config.model_type, old.encoders[modality].config.model_type
+            lines.append(f"{modality} encoder: not from {name}, whose {kinds[1]} does not fit ({kinds[0]})")
+        else:
+            taken.add(modality)
+            lines.append(f"{modality} encoder: from {name}")
+            lines += load_projection(model.projections[modality], old.projections[modality], modality, name)
+    lines += [f"{modality} encoder of {name}: not used" for modality in old.encoders if modality not in model.encoders]
+    return [*lines, load_fusion(model.fusion, old.fusion, name, set(old.encoders) - taken)], taken
+
+
+def load_whole(module: nn.Module, old: nn.Module) -> bool:
+    """Takes over a module whose weights have the same names and shapes; says whether that was so."""
+    weights, others = module.state_dict(), old.state_dict()
+    if {key: value.shape for key, value in weights.items()} != {key: value.shape for key, value in others.items()}:
+        return False
+    for key, value in weights.items():
+        value.copy_(others[key])
+    return True
+
+
+def load_projection(projection: Any, old: Any, modality: str, name: str) -> list[str]:
+    """Takes over a projection; of the places that a row has for items, those that both have."""
+    weights, others = dict(projection.state_dict()), dict(old.state_dict())
+    places, old_places = weights.pop("place_embeddings", None), others.pop("place_embeddings", None)
+    if {key: value.shape for key, value in weights.items()} != {key: value.shape for key, value in others.items()}:
+        return [f"{modality} projection: fresh, that of {name} has other shapes"]
+    for key, value in weights.items():
+        value.copy_(others[key])
+    line = f"{modality} projection: from {name}"
+    if places is not None:
+        both = min(projection.places, old.places if old_places is not None else 0)
+        if both:
+            places[:both].copy_(old_places[:both])
+        line += f", {both} of {projection.places} places; the others are fresh" if both < projection.places else ""
+    if old_places is not None and old.places > projection.places:
+        unused = old.places - (projection.places if places is not None else 0)
+        line += f"; of {name} not used: {unused} of {old.places} places"
+    return [line]
+
+
+def load_fusion(fusion: Fusion, old: Fusion, name: str, strange: Collection[str]) -> str:
+    """Takes over a fusion.
+
+    Args:
+        fusion, old: the new one and the checkpoint's.
+        name: of the checkpoint.
+        strange: modalities of the checkpoint whose encoders were not taken over: what the fusion has for them means
+            nothing to others.
+    """
+    kinds = fusion.config.fusion_type, old.config.fusion_type
+    if type(fusion) is not type(old):
+        return f"fusion: fresh, {name} has {kinds[1]!r}, not {kinds[0]!r}"
+    same = fusion.modalities == old.modalities and fusion.config.query_modality == old.config.query_modality
+    known = isinstance(fusion, (PooledFusion, TokenFusion))
+    if not known and (not same or strange):
+        return f"fusion: fresh, {name} fuses {old.modalities}, not {fusion.modalities}"
+    others = {common_name(old, key): (key, value) for key, value in old.state_dict().items()}
+    names = {*fusion.modalities, *old.modalities}
+    fresh, parts = [], set()
+    for key, value in fusion.state_dict().items():
+        own, found = common_name(fusion, key), None
+        if own in others and not set(own.split(".")) & set(strange) & names:
+            old_key, old_value = others[own]
+            axes = (blocks_of(fusion, key), blocks_of(old, old_key)) if known else ({}, {})
+            kept = {axis: [part for part in axes[1][axis] if not part & set(strange)] for axis in axes[1]}
+            found = carry(value, old_value, *axes, allowed=kept)
+        if found is None:
+            fresh.append(own)
+        else:
+            parts |= found
+    if len(fresh) == len(fusion.state_dict()):
+        return f"fusion: fresh, that of {name} has other shapes"
+    singles = {modality for part in parts if len(part) == 1 for modality in part}
+    lacking = {*singles, *(" times ".join(sorted(part)) for part in parts if not part & singles)}
+    lacking |= {part_of(key, names) for key in fresh}
+    own_names = {common_name(fusion, key) for key in fusion.state_dict()}
+    unused = {part_of(key, names) for key in others if key not in own_names} - (set(old.modalities) & set(strange))
+    line = f"fusion: from {name}" + (f"; fresh: what it has for {listed(sorted(lacking))}" if lacking else "")
+    return line + (f"; of {name} not used: {listed(sorted(unused))}" if unused else "")
+
+
+def part_of(key: str, modalities: Collection[str]) -> str:
+    """The modality that a parameter of a fusion is for, or the part of the fusion that it is in."""
+    path = key.split(".")
+    return next((part for part in path if part in modalities), ".".join(path[:2]))
+
+
+def common_name(fusion: Fusion, key: str) -> str:
+    """A parameter's name, with the modality in the place of its number."""
+    first, *rest = key.split(".")
+    if isinstance(fusion, GatedFusion) and first in ("features", "gate_scores"):
+        return ".".join([first, fusion.modalities[int(rest[0])], *rest[1:]])
+    return key
+
+
+def blocks_of(fusion: Fusion, key: str) -> dict[int, list[frozenset[str]]]:
+    """Of a parameter that has a block for each modality, by axis what each block is about: one modality, or two whose
+    product it is. The blocks of an axis are equally large."""
+    each = [frozenset([name]) for name in fusion.modalities]
+    if key == "weights" and isinstance(fusion, (SumFusion, LateFusion)):
+        return {0: each}
+    if isinstance(fusion, GatedFusion) and key.startswith("gate_scores.") and key.endswith("weight"):
+        return {1: each}
+    if isinstance(fusion, DeepCrossFusion) and key.startswith("layers."):
+        if ".cross." in key:
+            return {0: each, 1: each} if key.endswith("weight") else {0: each}
+        return {1: each} if key == "layers.0.deep.weight" else {}
+    if key != "readout.0.weight":
+        return {}
+    if isinstance(fusion, DeepCrossFusion):
+        deep = [frozenset(["deep"])] if len(fusion.layers) else [part | {"deep"} for part in each]
+        return {1: [*each, *deep]}
+    if not isinstance(fusion, TokenFusion):
+        return {1: each}
+    asks, answers = fusion.query_modality, fusion.memory_modalities
+    read = [frozenset([name]) for name in (asks, *answers)] + [frozenset([asks, name]) for name in answers]
+    if isinstance(fusion, CrossAttentionFusion):
+        return {1: [*read, frozenset(["blocks"])]}
+    of_blocks = [part | {"blocks"} for part in each]
+    return {1: [*read, *of_blocks, *([frozenset(["latents"])] if isinstance(fusion, BottleneckFusion) else [])]}
+
+
+def carry(
+    tensor: torch.Tensor, old: torch.Tensor, axes: Axes, old_axes: Axes, allowed: Axes | None = None
+) -> set[Any] | None:
+    """Copies what two tensors have in common.
+
+    Args:
+        tensor: changed in place.
+        old: the one that is read.
+        axes, old_axes: by axis the names of its equally large blocks; other axes have to be equally long.
+        allowed: by axis those of the old names that are taken over; left out, all.
+
+    Returns:
+        names of the new tensor's blocks that were not copied; None where nothing was.
+    """
+    if tensor.ndim != old.ndim:
+        return None
+    places: list[torch.Tensor] = []
+    old_places: list[torch.Tensor] = []
+    lacking: set[Any] = set()
+    for axis, (size, old_size) in enumerate(zip(tensor.shape, old.shape)):
+        names, old_names = list(axes.get(axis, [None])), list(old_axes.get(axis, [None]))
+        width = size // len(names)
+        if width != old_size // len(old_names):
+            return None
+        known = old_names if allowed is None or axis not in allowed else allowed[axis]
+        both = [block for block in names if block in known]
+        lacking |= set(names) - set(both)
+        for found, where in ((names, places), (old_names, old_places)):
+            blocks = [torch.arange(width) + width * found.index(block) for block in both]
+            where.append(torch.cat(blocks) if blocks else torch.arange(0))
+    if not all(len(place) for place in places):
+        return None
+    tensor[grid(places, tensor.device)] = old[grid(old_places, old.device)].to(tensor)
+    return lacking
+
+
+def grid(places: list[torch.Tensor], device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Places along each axis as an index of all their combinations."""
+    return tuple(
+        place.to(device).reshape([-1 if own == axis else 1 for own in range(len(places))])
+        for axis, place in enumerate(places)
+    )
+
+
+# Heads
+
+
+@dataclass
+class Head:
+    """One last layer, and what its outputs mean.
+
+    Args:
+        layer: `D` to its outputs.
+        kind: "labels", "numbers" or "tokens".
+        names: of its labels or tokens; None where nobody named them.
+        mean, scale: of numbers, one an output.
+        sole: it is the only head of its model.
+    """
+
+    layer: nn.Linear
+    kind: str
+    names: list[str] | None = None
+    mean: Sequence[float] | None = None
+    scale: Sequence[float] | None = None
+    sole: bool = True
+
+
+def of_heads(model: MMFusionPreTrainedModel, column: str | None, tokens: Sequence[str] | None) -> dict[Any, Head]:
+    """The heads of a model by task; that of a single task by its label, which may be None."""
+    config = model.config
+    if isinstance(model, MMFusionForCTC):
+        return {column: Head(model.ctc_head, "tokens", None if tokens is None else list(tokens))}
+    if isinstance(model, MMFusionForMultiTask):
+        return {
+            task: Head(
+                cast(nn.Linear, model.heads[module_name(task)]),
+                "numbers" if settings.problem_type == "regression" else "labels",
+                list(settings.labels) if settings.labels else None,
+                settings.label_mean,
+                settings.label_scale,
+                sole=False,
+            )
+            for task, settings in model.tasks.items()
+        }
+    if not isinstance(model, MMFusionForClassification):
+        return {}
+    if config.problem_type == "regression" or model.regression_heads():
+        return {column: Head(model.classifier, "numbers", None, config.label_mean, config.label_scale)}
+    names = [cast(Any, config.id2label)[number] for number in range(config.num_labels)]
+    unnamed = names == [f"LABEL_{number}" for number in range(config.num_labels)]
+    return {column: Head(model.classifier, "labels", None if unnamed else names)}
+
+
+def load_heads(heads: dict[Any, Head], old: dict[Any, Head], name: str) -> list[str]:
+    """Takes over what heads have in common."""
+    lines, used = [], set()
+    for task, head in heads.items():
+        title, other = ("head" if head.sole else f"head of {task}"), partner_of(task, head, old)
+        if other is None:
+            lines.append(f"{title}: fresh")
+            continue
+        found = load_numbers(head, other, name) if head.kind == "numbers" else load_names(head, other, name)
+        if found != "fresh":
+            used.add(id(other))
+            column = next(key for key, one in old.items() if one is other)
+            if head.kind == "labels" and None not in (task, column) and task != column:
+                found += f"; they are those of {column!r} there, of {task!r} here"
+        lines.append(f"{title}: {found}")
+    for task, other in old.items():
+        if id(other) not in used:
+            lines.append(f"head of {name}{'' if task is None else f' for {task!r}'}: not used")
+    return lines
+
+
+def partner_of(task: Any, head: Head, old: dict[Any, Head]) -> Head | None:
+    """The head of the checkpoint that a head takes over from: that of its task, or, where both models have but one,
+    and the names of labels tell what is the same, that one."""
+    found = None if task is None else old.get(task)
+    if found is None and head.sole and len(old) == 1 and head.kind != "numbers":
+        (only,) = old.values()
+        found = only if only.sole else None
+    return found if found is not None and found.kind == head.kind else None
+
+
+def load_names(head: Head, other: Head, name: str) -> str:
+    """Takes over the rows of the labels, or tokens, whose names agree; says which."""
+    if head.names is None or other.names is None:
+        return "fresh"
+    both = [label for label in head.names if label in other.names]
+    fresh = [label for label in head.names if label not in other.names]
+    unused = [label for label in other.names if label not in head.names]
+    for tensor, old in ((head.layer.weight, other.layer.weight), (head.layer.bias, other.layer.bias)):
+        if carry(tensor, old, {0: head.names}, {0: other.names}) is None:
+            return "fresh"
+    line = f"{len(both)} of {len(head.names)} {head.kind} from {name} ({listed(both)})"
+    line += f"; fresh: {listed(fresh)}" if fresh else ""
+    return line + (f"; of {name} not used: {listed(unused)}" if unused else "")
+
+
+def load_numbers(head: Head, other: Head, name: str) -> str:
+    """Takes over a regression, so that it gives the same numbers in their own unit."""
+    if head.layer.weight.shape != other.layer.weight.shape:
+        return "fresh"
+    (mean, scale), (old_mean, old_scale) = (
+        (torch.tensor(one.mean or [0.0]).double(), torch.tensor(one.scale or [1.0]).double()) for one in (head, other)
+    )
+    weight, bias = other.layer.weight.detach().double().cpu(), other.layer.bias.detach().double().cpu()
+    head.layer.weight.copy_(weight * (old_scale / scale)[:, None])
+    head.layer.bias.copy_((bias * old_scale + old_mean - mean) / scale)
+    return f"from {name}, in the unit of the label"
+
+
+def load_others(
+    model: MMFusionPreTrainedModel,
+    old: MMFusionPreTrainedModel,
+    name: str,
+    taken: Collection[str],
+    heads: Collection[nn.Module],
+) -> list[str]:
+    """Takes over what stands between the fusion and the last layer, and a decoder, of models of one kind.
+
+    Args:
+        model, old, name: see `load_parts`.
+        taken: modalities whose encoder was taken over.
+        heads: last layers of both, which are settled.
+    """
+    parts, others = parts_beside(model, heads), parts_beside(old, heads)
+    alike = any(isinstance(model, kind) and isinstance(old, kind) for kind in ALIKE)
+    found, fresh = [], []
+    for key, part in parts.items():
+        of_modality = key.removeprefix("embeddings.")
+        if not alike or key not in others or (key != of_modality and of_modality not in taken):
+            fresh.append(key)
+        elif isinstance(part, nn.Parameter):
+            part.copy_(others[key])
+            found.append(key)
+        else:
+            (found if load_whole(part, others[key]) else fresh).append(key)
+    unused = [key for key in others if key not in found]
+    lines = [f"{', '.join(found)}: from {name}"] if found else []
+    lines += [f"{', '.join(fresh)}: fresh"] if fresh else []
+    return lines + ([f"{', '.join(unused)} of {name}: not used"] if unused else [])
+
+
+def parts_beside(model: MMFusionPreTrainedModel, heads: Collection[nn.Module]) -> dict[str, Any]:
+    """The modules and parameters of a model beside its base and some heads; embeddings by modality."""
+    parts: dict[str, Any] = dict(model.named_parameters(recurse=False))
+    for key, module in model.named_children():
+        settled = isinstance(module, TaskWeighting) or any(module is head for head in heads)
+        if settled or module is model.base_model or model.base_model is model:
+            continue
+        if isinstance(module, nn.ModuleDict):
+            own = {f"{key}.{place}": part for place, part in module.items()}
+            parts |= {place: part for place, part in own.items() if all(part is not head for head in heads)}
+        elif next(module.parameters(), None) is not None:
+            parts[key] = module
+    return parts
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a line; of many, the first ones."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

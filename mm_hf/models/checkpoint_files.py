@@ -1,0 +1,159 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""The checksums of a checkpoint's files: what saves a file writes its line into `checksums.json`, what loads compares.
+
+Weights that differ are refused: nobody edits them by hand, and numbers of the right shape look right. Of all other
+files a difference is told, since people do edit a config.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers.utils import cached_file, logging
+
+from .checksums import can_check, checksum_of
+
+
+logger = logging.get_logger(__name__)
+
+CHECKSUMS = "checksums.json"
+ALGORITHM = "xxh3_64"
+# Files without a line: the list itself, and the card, which people write.
+WITHOUT_LINE = (CHECKSUMS, "README.md")
+WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
+# Clocks of file systems lag behind: a file that is no older than this was written just now.
+TICK = 100_000_000  # nanoseconds
+
+
+def read_checksums(folder: str | os.PathLike) -> dict[str, str]:
+    """The checksums of a folder, by file name; empty where there are none. Says so where they cannot be read."""
+    path = os.path.join(folder, CHECKSUMS)
+    if not os.path.isfile(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = json.load(file)[ALGORITHM]
+        if not all(isinstance(line, str) and os.path.basename(name) == name for name, line in lines.items()):
+            raise ValueError("not every line is a file name and a checksum")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        logger.warning_once(
+            f"{path} cannot be read, so that damage to the files beside it is not found "
+            f"({type(error).__name__}: {error}). Delete it, or save the checkpoint anew."
+        )
+        return {}
+    return lines
+
+
+@contextmanager
+def checksums_of_what_is_written(folder: str | os.PathLike) -> Iterator[None]:
+    """Brings `checksums.json` up to date with the files that are written into a folder meanwhile. A file that was not
+    written keeps its line, a file that is gone loses it. Without xxhash what was written loses its line too."""
+    os.makedirs(folder, exist_ok=True)
+    before, started = states_of_files(folder), time.time_ns()
+    lines = read_checksums(folder)
+    # Who stops halfway leaves weights without a line, not weights with the line of others.
+    kept = {name: line for name, line in lines.items() if not name.endswith(WEIGHTS)}
+    if kept != lines:
+        write_checksums(folder, kept)
+    yield
+    after = states_of_files(folder)
+    written = [name for name in after if after[name] != before.get(name) or after[name][0] >= started - TICK]
+    lines = {name: line for name, line in lines.items() if name in after and name not in written}
+    if can_check():
+        lines |= {name: checksum_of(os.path.join(folder, name)) for name in written}
+    if lines or os.path.exists(os.path.join(folder, CHECKSUMS)):
+        write_checksums(folder, lines)
+
+
+def states_of_files(folder: str | os.PathLike) -> dict[str, tuple[int, int, int]]:
+    """Of each file with a line: when it was written last, its size and its inode."""
+    with os.scandir(folder) as entries:
+        stats = {
+            entry.name: entry.stat()
+            for entry in entries
+            if entry.is_file() and entry.name not in WITHOUT_LINE and not entry.name.startswith(".")
+        }
+    return {name: (stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats.items()}
+
+
+def write_checksums(folder: str | os.PathLike, lines: dict[str, str]):
+    """Replaces the checksums of a folder at one blow."""
+    path = os.path.join(folder, CHECKSUMS)
+    beside = os.path.join(folder, f".{CHECKSUMS}.{os.getpid()}")
+    with open(beside, "w", encoding="utf-8") as file:
+        json.dump({ALGORITHM: dict(sorted(lines.items()))}, file, indent=2)
+        file.write("\n")
+    os.replace(beside, path)
+
+
+def folder_with_checksums(source: Any, beside: str, **hub_kwargs: Any) -> str:
+    """The folder where the checksums of a checkpoint are: that of its other files. Those of a checkpoint on the Hub
+    are fetched, once.
+
+    Args:
+        source: folder or Hub id.
+        beside: any file of the checkpoint on this machine.
+        hub_kwargs: for `cached_file`.
+    """
+    folder = os.path.dirname(beside)
+    if not os.path.exists(os.path.join(folder, CHECKSUMS)) and not os.path.exists(str(source)):
+        fetched = cached_file(
+            source,
+            CHECKSUMS,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+            **hub_kwargs,
+        )
+        folder = folder if fetched is None else os.path.dirname(fetched)
+    return folder
+
+
+def differing(folder: str | os.PathLike, lines: dict[str, str], names: Iterable[str]) -> list[str]:
+    """Which of some files are not those that their lines were written for; a file without a line is none of them."""
+    checked = [name for name in names if name in lines] if can_check() else []
+    return [name for name in checked if checksum_of(os.path.join(folder, name)) != lines[name]]
+
+
+def weights_with_lines(lines: dict[str, str], files: Iterable[str]) -> list[str]:
+    """Names of the weights of a load that have a line, the index of several files among them."""
+    names = [os.path.basename(file) for file in files]
+    if len(names) > 1:
+        names += [name for name in lines if name.endswith(".index.json")]
+    return [name for name in names if name in lines]
+
+
+def damaged_weights(folder: str | os.PathLike, names: list[str]) -> str:
+    """Says that weights are not those that were saved, and the way out."""
+    return (
+        f"{', '.join(sorted(names))} in {folder} is not what was saved there: its checksum is not that of {CHECKSUMS}. "
+        "It is damaged or of another checkpoint: take it from where it came once more. If you changed it on purpose, "
+        f"delete {CHECKSUMS}."
+    )
+
+
+def tell_changed_files(folder: str | os.PathLike, lines: dict[str, str], complete: bool):
+    """Warns, once, of small files that are not what was saved.
+
+    Args:
+        folder, lines: with its checksums.
+        complete: whether all files must be there: of a Hub's checkpoint only those that were asked for are. Code that
+            is not there is not missed, since it is not loaded.
+    """
+    small = [name for name in lines if not name.endswith(WEIGHTS)]
+    there = [name for name in small if os.path.isfile(os.path.join(folder, name))]
+    changed = differing(folder, lines, there)
+    gone = [name for name in small if name not in there and not name.endswith(".py")] if complete else []
+    if changed or gone:
+        told = [f"{name} has changed" for name in sorted(changed)] + [f"{name} is gone" for name in sorted(gone)]
+        logger.warning_once(
+            f"{folder} is not as it was saved: {', '.join(told)}. Answers may be others than those that were measured. "
+            f"If that was meant, delete {CHECKSUMS} or save the checkpoint anew. This is said once."
+        )
+
+
+__all__ = ["checksums_of_what_is_written", "read_checksums"]

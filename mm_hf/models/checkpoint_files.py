@@ -130,7 +130,7 @@ def weights_with_lines(lines: dict[str, str], files: Iterable[str]) -> list[str]
 def damaged_weights(folder: str | os.PathLike, names: list[str]) -> str:
     """Says that weights are not those that were saved, and the way out."""
     return (
-        f"{', '.join(sorted(names))} in {folder} is not what was saved there: its checksum is not that of {CHECKSUMS}. "
+        f"{', '.join(sorted(names))} in {folder} is not what was saved there: the checksum in {CHECKSUMS} is another. "
         "It is damaged or of another checkpoint: take it from where it came once more. If you changed it on purpose, "
         f"delete {CHECKSUMS}."
     )
@@ -151,8 +151,8 @@ def tell_changed_files(folder: str | os.PathLike, lines: dict[str, str], complet
     if changed or gone:
         told = [f"{name} has changed" for name in sorted(changed)] + [f"{name} is gone" for name in sorted(gone)]
         logger.warning_once(
-            f"{folder} is not as it was saved: {', '.join(told)}. Answers may be others than those that were measured. "
-            f"If that was meant, delete {CHECKSUMS} or save the checkpoint anew. This is said once."
+            f"{folder} is not as it was saved: {', '.join(told)}. Answers may be others than those that were "
+            f"measured. If that was meant, delete {CHECKSUMS} or save the checkpoint anew. This is said once."
         )
 
 

@@ -3,6 +3,7 @@
 """The processor: raw rows of all modalities in, a batch for the model out, all of it saved as one."""
 
 import inspect
+import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import cached_file, logging
 
+from .checkpoint_files import CHECKSUMS, checksums_of_what_is_written
 from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, check_source, part_of_composite
 from .image import color_of, open_image, picture_of_array
 from .inputs import (
@@ -31,6 +33,7 @@ from .inputs import (
 )
 from .names import did_you_mean, nearest
 from .probing import check_image_size, longest_text, said_positions
+from .processor_record import RECORD, check_parts, record_of
 from .series import SeriesScaler
 from .sound import limit_seconds, load_sound
 from .tabular import TableError, TableSchema
@@ -569,7 +572,8 @@ class MMFusionProcessor(ProcessorMixin):
         return found
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """Saves all parts: the tokenizer's files, the rest in `processor_config.json`, and the code that loads them.
+        """Saves all parts: the tokenizer's files, the rest in `processor_config.json`, which also keeps what the parts
+        are, and the code that loads them. `checksums.json` gets their lines.
 
         Raises:
             ValueError: `push_to_hub`, which goes through the method of that name.
@@ -578,35 +582,49 @@ class MMFusionProcessor(ProcessorMixin):
             raise ValueError(
                 "Call processor.push_to_hub(repo_id), or model.push_to_hub(repo_id, processor=processor)."
             )
-        os.makedirs(save_directory, exist_ok=True)
-        custom_object_save(self, save_directory, config=cast(Any, self))
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(save_directory)
         path = os.path.join(save_directory, "processor_config.json")
-        self.to_json_file(path)
-        vars(self).pop("auto_map", None)  # of the file alone: what was saved and what is loaded are equal
+        with checksums_of_what_is_written(save_directory):
+            custom_object_save(self, save_directory, config=cast(Any, self))
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(save_directory)
+            found = json.loads(self.to_json_string())
+            found[RECORD] = record_of({name: getattr(self, name) for name in self.present_parts})
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(json.dumps(found, indent=2, sort_keys=True) + "\n")
+            vars(self).pop("auto_map", None)  # of the file alone: what was saved and what is loaded are equal
         return [path]
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs) -> list:
-        """Loads the parts that were saved; None in the place of the others."""
+        """Loads the parts that were saved; None in the place of the others.
+
+        Raises:
+            ValueError: parts that are not those that were saved, or not those of the model beside them.
+        """
         processor_dict = processor_dict or {}
         image_processor = tokenizer = feature_extractor = None
         if "image_processor" in processor_dict:
             image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         if "feature_extractor" in processor_dict:
             feature_extractor = AutoFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        tokenizer_file = cached_file(
-            pretrained_model_name_or_path,
-            "tokenizer_config.json",
-            _raise_exceptions_for_missing_entries=False,
-            **{key: kwargs[key] for key in HUB_KEYS if kwargs.get(key) is not None},
+        place = {key: kwargs[key] for key in HUB_KEYS if kwargs.get(key) is not None}
+        tokenizer_file, config_file, _ = (
+            cached_file(pretrained_model_name_or_path, name, _raise_exceptions_for_missing_entries=False, **place)
+            for name in ("tokenizer_config.json", "processor_config.json", CHECKSUMS)
         )
         if tokenizer_file is not None:
             tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
         kept = ("table_schema", "series_scaler", "image_background", "image_channels")
-        own = [processor_dict.get(name) for name in kept]
-        return [image_processor, tokenizer, feature_extractor, *own]
+        own = {name: processor_dict.get(name) for name in kept}
+        parts = {"image_processor": image_processor, "tokenizer": tokenizer, "feature_extractor": feature_extractor}
+        if own["table_schema"] is not None:
+            own["table_schema"] = TableSchema(**own["table_schema"])
+        if own["series_scaler"] is not None:
+            own["series_scaler"] = SeriesScaler(**own["series_scaler"])
+        if config_file is not None:
+            complete = os.path.isdir(pretrained_model_name_or_path)
+            check_parts({**parts, **own}, processor_dict, os.path.dirname(config_file), complete, kwargs)
+        return [*parts.values(), *own.values()]
 
     @classmethod
     def from_args_and_dict(cls, args, processor_dict, **kwargs):

@@ -172,7 +172,8 @@ def headers_of(files: Iterable[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
     for path in files:
         try:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():
+                names = file.keys()
+                for name in names:
                     part = file.get_slice(name)
                     found[name] = part.get_dtype(), tuple(part.get_shape())
         except (SafetensorError, OSError) as error:
@@ -268,8 +269,8 @@ def refuse(faults: Mapping[str, Iterable], model: PreTrainedModel, source: Any):
         resized = any(key.startswith("of another size") and list(names) for key, names in faults.items())
         other = "For another count of labels give ignore_mismatched_sizes=True. " if resized else ""
         raise CheckpointError(
-            f"The weights of {source} are not those of a {type(model).__name__} of its config. Tensors {'; '.join(told)}. "
-            f"{other}{WAY_OUT}"
+            f"The weights of {source} are not those of a {type(model).__name__} of its config. Tensors "
+            f"{'; '.join(told)}. {other}{WAY_OUT}"
         )
 
 
@@ -306,8 +307,8 @@ def check_loaded(model: torch.nn.Module, source: Any = None):
         rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         raise CheckpointError(
             f"{source or type(model).__name__} has {len(names)} tensors with numbers that are not finite: "
-            f"{', '.join(names[:NAMED])}{rest}. It diverged when it was trained, or is damaged, or was loaded in a dtype "
-            f"that cannot hold it. {WAY_OUT}"
+            f"{', '.join(names[:NAMED])}{rest}. It diverged when it was trained, or is damaged, or was loaded in a "
+            f"dtype that cannot hold it. {WAY_OUT}"
         )
 
 

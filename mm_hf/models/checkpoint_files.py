@@ -136,6 +136,37 @@ def damaged_weights(folder: str | os.PathLike, names: list[str]) -> str:
     )
 
 
+def unreadable(folder: str | os.PathLike) -> list[str]:
+    """Names of the JSON files of a folder that are none."""
+    found = []
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".json") and name != CHECKSUMS:
+            try:
+                with open(os.path.join(folder, name), encoding="utf-8") as file:
+                    json.load(file)
+            except (OSError, ValueError, RecursionError):
+                found.append(name)
+    return found
+
+
+@contextmanager
+def names_of_unreadable_files(folder: str | os.PathLike | None) -> Iterator[None]:
+    """What the library raises while it reads the files of a folder names those that are damaged.
+
+    Raises:
+        OSError: in the place of an error that names no file.
+    """
+    try:
+        yield
+    except Exception as error:  # tokenizers raise nothing more special
+        if folder is None or not os.path.isdir(folder) or isinstance(error, RuntimeError):  # of weights, by name
+            raise
+        names = unreadable(folder)
+        if not names or any(name in str(error) for name in names):
+            raise
+        raise OSError(f"{', '.join(names)} in {folder} cannot be read: {error}.") from error
+
+
 def tell_changed_files(folder: str | os.PathLike, lines: dict[str, str], complete: bool):
     """Warns, once, of small files that are not what was saved.
 

@@ -10,7 +10,7 @@ try:
 except ImportError:  # it comes with datasets, which a process that only answers may lack
     xxhash = None
 
-CHUNK = 2**22  # bytes: what is held in memory of a file at a time
+CHUNK = 2**18  # bytes of a file that are in memory at a time: no more than the processor keeps at hand
 
 
 def can_check() -> bool:
@@ -28,9 +28,10 @@ def checksum_of(path: str | os.PathLike) -> str:
     if xxhash is None:
         raise ImportError("Checksums need xxhash: pip install xxhash.")
     found = xxhash.xxh3_64()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            found.update(chunk)
+    chunk = memoryview(bytearray(CHUNK))
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(chunk):
+            found.update(chunk[:size])
     return found.hexdigest()
 
 

@@ -19,7 +19,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import cached_file, logging
 
-from .checkpoint_files import CHECKSUMS, checksums_of_what_is_written
+from .checkpoint_files import CHECKSUMS, checksums_of_what_is_written, names_of_unreadable_files
 from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, check_source, part_of_composite
 from .image import color_of, open_image, picture_of_array
 from .inputs import (
@@ -602,29 +602,28 @@ class MMFusionProcessor(ProcessorMixin):
             ValueError: parts that are not those that were saved, or not those of the model beside them.
         """
         processor_dict = processor_dict or {}
+        source, place = pretrained_model_name_or_path, {key: kwargs[key] for key in HUB_KEYS if kwargs.get(key)}
+        files = [
+            cached_file(source, name, _raise_exceptions_for_missing_entries=False, **place)
+            for name in ("processor_config.json", "tokenizer_config.json", CHECKSUMS)
+        ]
+        folder = next((os.path.dirname(file) for file in files if file is not None), None)
         image_processor = tokenizer = feature_extractor = None
-        if "image_processor" in processor_dict:
-            image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        if "feature_extractor" in processor_dict:
-            feature_extractor = AutoFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        place = {key: kwargs[key] for key in HUB_KEYS if kwargs.get(key) is not None}
-        tokenizer_file, config_file, _ = (
-            cached_file(pretrained_model_name_or_path, name, _raise_exceptions_for_missing_entries=False, **place)
-            for name in ("tokenizer_config.json", "processor_config.json", CHECKSUMS)
-        )
-        if tokenizer_file is not None:
-            tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        kept = ("table_schema", "series_scaler", "image_background", "image_channels")
-        own = {name: processor_dict.get(name) for name in kept}
+        with names_of_unreadable_files(folder):
+            if "image_processor" in processor_dict:
+                image_processor = AutoImageProcessor.from_pretrained(source, **kwargs)
+            if "feature_extractor" in processor_dict:
+                feature_extractor = AutoFeatureExtractor.from_pretrained(source, **kwargs)
+            if files[1] is not None:
+                tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
         parts = {"image_processor": image_processor, "tokenizer": tokenizer, "feature_extractor": feature_extractor}
-        if own["table_schema"] is not None:
-            own["table_schema"] = TableSchema(**own["table_schema"])
-        if own["series_scaler"] is not None:
-            own["series_scaler"] = SeriesScaler(**own["series_scaler"])
-        if config_file is not None:
-            complete = os.path.isdir(pretrained_model_name_or_path)
-            check_parts({**parts, **own}, processor_dict, os.path.dirname(config_file), complete, kwargs)
-        return [*parts.values(), *own.values()]
+        for name, kind in (("table_schema", TableSchema), ("series_scaler", SeriesScaler)):
+            found = processor_dict.get(name)
+            parts[name] = kind(**found) if isinstance(found, dict) else found
+        parts |= {name: processor_dict.get(name) for name in ("image_background", "image_channels")}
+        if folder is not None:
+            check_parts(parts, processor_dict, folder, os.path.isdir(source), kwargs)
+        return list(parts.values())
 
     @classmethod
     def from_args_and_dict(cls, args, processor_dict, **kwargs):

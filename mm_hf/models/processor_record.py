@@ -101,7 +101,10 @@ def check_parts(
     Raises:
         ValueError: names both values.
     """
-    if lines := read_checksums(folder):
+    lines = read_checksums(folder)
+    if "processor_config.json" in lines and not processor_dict:
+        raise ValueError(f"{folder} was saved with processor_config.json, and has none now. {WAY_OUT}")
+    if lines:
         tell_changed_files(folder, lines, complete)
     record = processor_dict.get(RECORD)
     config = config_beside(folder)

@@ -23,6 +23,7 @@ from .checkpoint_files import (
     damaged_weights,
     differing,
     folder_with_checksums,
+    names_of_unreadable_files,
     read_checksums,
     tell_changed_files,
     weights_with_lines,
@@ -130,11 +131,17 @@ def load_strictly(load: Callable[..., Any], source: Any, args: tuple, kwargs: di
         OSError: a file that cannot be read.
     """
     loading = Loading(kwargs)
+    folder = os.path.join(str(source), kwargs.get("subfolder") or "")
+    local = source is not None and os.path.isdir(folder)
+    names = ("config.json", "adapter_config.json")
+    if local and kwargs.get("config") is None and not any(os.path.isfile(os.path.join(folder, n)) for n in names):
+        raise OSError(f"{folder} is no checkpoint: there is no config.json.")
     if loading.strict:
         kwargs = {**kwargs, "output_loading_info": True}
     token = LOADING.set(loading)
     try:
-        loaded = load(source, *args, **kwargs)
+        with names_of_unreadable_files(folder if local else None):
+            loaded = load(source, *args, **kwargs)
         if loading.strict:
             loaded, info = loaded
             loading.finish(loaded, info)
@@ -204,10 +211,11 @@ def refuse_other_tensors(
     )
     unexpected, retyped, resized, there = set(), [], [], set()
     for original, (dtype, shape) in found.items():
-        prefix = model.base_model_prefix
-        name, converted = core_model_loading.rename_source_key(original, renamings, converters, prefix, expected)
-        if name not in expected and original in expected:
-            name, converted = original, None
+        name, converted = original, None
+        if original not in expected:
+            name, converted = core_model_loading.rename_source_key(
+                original, renamings, converters, model.base_model_prefix, expected
+            )
         if converted is not None:  # several tensors become one: the library says whether they can
             return
         if name not in expected:
@@ -284,12 +292,12 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
         if not tensor.is_floating_point():
             continue
         values = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-        values = values.float() if values.element_size() == 1 else values  # float8 has no order
-        if not values.numel():
-            continue
-        low, high = values.aminmax()
-        if not (low.isfinite() and high.isfinite()):  # NaN comes through
-            found.append(name)
+        values = values.float() if values.element_size() == 1 else values  # float8 has no sum
+        # A sum reads once, and NaN comes through; one of large numbers may be infinite though they are not.
+        if values.numel() and not values.sum().isfinite():
+            low, high = values.aminmax()
+            if not (low.isfinite() and high.isfinite()):
+                found.append(name)
     return found
 
 

@@ -9,8 +9,8 @@ files a difference is told, since people do edit a config.
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from transformers.utils import cached_file, logging
@@ -24,9 +24,9 @@ CHECKSUMS = "checksums.json"
 ALGORITHM = "xxh3_64"
 # Files without a line: the list itself, and the card, which people write.
 WITHOUT_LINE = (CHECKSUMS, "README.md")
-WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
-# Clocks of file systems lag behind: a file that is no older than this was written just now.
-TICK = 100_000_000  # nanoseconds
+# The clock of a file system goes in steps of up to a hundredth of a second: a file that was written twice within one
+# has one time.
+TICK = 10_000_000  # nanoseconds
 
 
 def read_checksums(folder: str | os.PathLike) -> dict[str, str]:
@@ -51,22 +51,43 @@ def read_checksums(folder: str | os.PathLike) -> dict[str, str]:
 @contextmanager
 def checksums_of_what_is_written(folder: str | os.PathLike) -> Iterator[None]:
     """Brings `checksums.json` up to date with the files that are written into a folder meanwhile. A file that was not
-    written keeps its line, a file that is gone loses it. Without xxhash what was written loses its line too."""
+    written keeps its line, a file that is gone loses it. Without xxhash what was written loses its line too. Weights
+    of before that would be loaded in the place of the new ones are removed."""
     os.makedirs(folder, exist_ok=True)
     before, started = states_of_files(folder), time.time_ns()
     lines = read_checksums(folder)
     # Who stops halfway leaves weights without a line, not weights with the line of others.
-    kept = {name: line for name, line in lines.items() if not name.endswith(WEIGHTS)}
+    kept = {name: line for name, line in lines.items() if not is_weights(name)}
     if kept != lines:
         write_checksums(folder, kept)
     yield
     after = states_of_files(folder)
     written = [name for name in after if after[name] != before.get(name) or after[name][0] >= started - TICK]
+    for name in older_weights(after, written):
+        os.remove(os.path.join(folder, name))
+        del after[name]
     lines = {name: line for name, line in lines.items() if name in after and name not in written}
     if can_check():
         lines |= {name: checksum_of(os.path.join(folder, name)) for name in written}
     if lines or os.path.exists(os.path.join(folder, CHECKSUMS)):
         write_checksums(folder, lines)
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file is of weights, or is the index of several."""
+    return ".safetensors" in name or name.endswith(".bin") or ".bin.index" in name
+
+
+def older_weights(names: Iterable[str], written: Collection[str]) -> list[str]:
+    """Weights in one file where new ones were written into several, which the library would not look at, and the index
+    of several where there is a new file."""
+    found = []
+    for name in names:
+        stem, dot, variant = name.removesuffix(".safetensors").partition(".")
+        index = f"{stem}.safetensors.index{dot}{variant}.json"
+        if name.endswith(".safetensors") and (name in written) != (index in written) and index in names:
+            found.append(index if name in written else name)
+    return found
 
 
 def states_of_files(folder: str | os.PathLike) -> dict[str, tuple[int, int, int]]:
@@ -123,7 +144,7 @@ def weights_with_lines(lines: dict[str, str], files: Iterable[str]) -> list[str]
     """Names of the weights of a load that have a line, the index of several files among them."""
     names = [os.path.basename(file) for file in files]
     if len(names) > 1:
-        names += [name for name in lines if name.endswith(".index.json")]
+        names += [name for name in lines if ".safetensors.index" in name]
     return [name for name in names if name in lines]
 
 
@@ -149,9 +170,29 @@ def unreadable(folder: str | os.PathLike) -> list[str]:
     return found
 
 
+def refuse_nan(folder: str | os.PathLike, names: Iterable[str]):
+    """Refuses settings that are NaN: Python reads them, and whatever is worked out with them is NaN too.
+
+    Args:
+        folder, names: of JSON files, those that are there.
+
+    Raises:
+        ValueError: names the file.
+    """
+    for name in names:
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            constants: list[str] = []
+            with suppress(OSError, ValueError, RecursionError), open(path, encoding="utf-8") as file:
+                json.load(file, parse_constant=constants.append)  # who reads it for good tells what else is wrong
+            if "NaN" in constants:
+                raise ValueError(f"{path} has a value that is NaN: it is damaged, or was made from what had diverged.")
+
+
 @contextmanager
 def names_of_unreadable_files(folder: str | os.PathLike | None) -> Iterator[None]:
-    """What the library raises while it reads the files of a folder names those that are damaged.
+    """What the library raises while it reads the files of a folder names those that are no JSON, or else those that
+    are not what was saved.
 
     Raises:
         OSError: in the place of an error that names no file.
@@ -161,7 +202,9 @@ def names_of_unreadable_files(folder: str | os.PathLike | None) -> Iterator[None
     except Exception as error:  # tokenizers raise nothing more special
         if folder is None or not os.path.isdir(folder) or isinstance(error, RuntimeError):  # of weights, by name
             raise
-        names = unreadable(folder)
+        lines = read_checksums(folder)
+        small = [name for name in lines if not is_weights(name) and os.path.isfile(os.path.join(folder, name))]
+        names = unreadable(folder) or differing(folder, lines, small)
         if not names or any(name in str(error) for name in names):
             raise
         raise OSError(f"{', '.join(names)} in {folder} cannot be read: {error}.") from error
@@ -175,7 +218,7 @@ def tell_changed_files(folder: str | os.PathLike, lines: dict[str, str], complet
         complete: whether all files must be there: of a Hub's checkpoint only those that were asked for are. Code that
             is not there is not missed, since it is not loaded.
     """
-    small = [name for name in lines if not name.endswith(WEIGHTS)]
+    small = [name for name in lines if not is_weights(name)]
     there = [name for name in small if os.path.isfile(os.path.join(folder, name))]
     changed = differing(folder, lines, there)
     gone = [name for name in small if name not in there and not name.endswith(".py")] if complete else []

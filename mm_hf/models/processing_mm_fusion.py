@@ -19,7 +19,12 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import cached_file, logging
 
-from .checkpoint_files import CHECKSUMS, checksums_of_what_is_written, names_of_unreadable_files
+from .checkpoint_files import (
+    checksums_of_what_is_written,
+    folder_with_checksums,
+    names_of_unreadable_files,
+    refuse_nan,
+)
 from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, check_source, part_of_composite
 from .image import color_of, open_image, picture_of_array
 from .inputs import (
@@ -602,24 +607,28 @@ class MMFusionProcessor(ProcessorMixin):
             ValueError: parts that are not those that were saved, or not those of the model beside them.
         """
         processor_dict = processor_dict or {}
-        source, place = pretrained_model_name_or_path, {key: kwargs[key] for key in HUB_KEYS if kwargs.get(key)}
-        files = [
+        source = pretrained_model_name_or_path
+        place = {key: kwargs[key] for key in HUB_KEYS if kwargs.get(key) is not None}
+        config_file, tokenizer_file = (
             cached_file(source, name, _raise_exceptions_for_missing_entries=False, **place)
-            for name in ("processor_config.json", "tokenizer_config.json", CHECKSUMS)
-        ]
-        folder = next((os.path.dirname(file) for file in files if file is not None), None)
-        image_processor = tokenizer = feature_extractor = None
+            for name in ("processor_config.json", "tokenizer_config.json")
+        )
+        folder = os.path.join(source, place.get("subfolder") or "") if os.path.isdir(source) else None
+        if folder is None and (beside := config_file or tokenizer_file) is not None:
+            folder = folder_with_checksums(source, beside, **place)
+        parts: dict[str, Any] = {"image_processor": None, "tokenizer": None, "feature_extractor": None}
+        if folder is not None:
+            refuse_nan(folder, ("processor_config.json", "tokenizer_config.json"))
         with names_of_unreadable_files(folder):
             if "image_processor" in processor_dict:
-                image_processor = AutoImageProcessor.from_pretrained(source, **kwargs)
+                parts["image_processor"] = AutoImageProcessor.from_pretrained(source, **kwargs)
             if "feature_extractor" in processor_dict:
-                feature_extractor = AutoFeatureExtractor.from_pretrained(source, **kwargs)
-            if files[1] is not None:
-                tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
-        parts = {"image_processor": image_processor, "tokenizer": tokenizer, "feature_extractor": feature_extractor}
-        for name, kind in (("table_schema", TableSchema), ("series_scaler", SeriesScaler)):
-            found = processor_dict.get(name)
-            parts[name] = kind(**found) if isinstance(found, dict) else found
+                parts["feature_extractor"] = AutoFeatureExtractor.from_pretrained(source, **kwargs)
+            if tokenizer_file is not None:
+                parts["tokenizer"] = AutoTokenizer.from_pretrained(source, **kwargs)
+            for name, kind in (("table_schema", TableSchema), ("series_scaler", SeriesScaler)):
+                found = processor_dict.get(name)
+                parts[name] = kind(**found) if isinstance(found, dict) else found
         parts |= {name: processor_dict.get(name) for name in ("image_background", "image_channels")}
         if folder is not None:
             check_parts(parts, processor_dict, folder, os.path.isdir(source), kwargs)

@@ -25,6 +25,7 @@ from .checkpoint_files import (
     folder_with_checksums,
     names_of_unreadable_files,
     read_checksums,
+    refuse_nan,
     tell_changed_files,
     weights_with_lines,
 )
@@ -136,6 +137,8 @@ def load_strictly(load: Callable[..., Any], source: Any, args: tuple, kwargs: di
     names = ("config.json", "adapter_config.json")
     if local and kwargs.get("config") is None and not any(os.path.isfile(os.path.join(folder, n)) for n in names):
         raise OSError(f"{folder} is no checkpoint: there is no config.json.")
+    if local:
+        refuse_nan(folder, ("config.json", "generation_config.json"))
     if loading.strict:
         kwargs = {**kwargs, "output_loading_info": True}
     token = LOADING.set(loading)

@@ -16,6 +16,7 @@ from .configuration_mm_fusion import MMFusionConfig
 RECORD = "saved_as"  # the key of processor_config.json
 # Tokens that a vocabulary of words or pieces of words has at least; those of letters have fewer.
 LEAST = 100
+LEFT = 2  # tokens that are not special of a tokenizer that lost its vocabulary: T5's has the space
 # Above that the tokens are not listed: of characters that are their own numbers (Canine's) there are a million.
 MOST = 10**6
 # What decides which numbers a picture or a sound becomes.
@@ -150,13 +151,16 @@ def check_record(parts: Mapping[str, Any], record: Any, folder: str, given: Coll
 def check_unrecorded(tokenizer: Any, words: int | None, folder: str):
     """Of a processor that was saved before there were records: a vocabulary that is gone."""
     length = len(tokenizer)
-    if length >= LEAST:
-        return
-    if words >= LEAST if words is not None else set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        model = "" if words is None else f", and the model beside it {words}"
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    if words is None:
+        gone = length <= len(special) and set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens)
+    else:  # of letters there may be few
+        gone = length < words and (length - len(special) <= LEFT or length < LEAST <= words)
+    if gone:
+        model = "" if words is None else f", and the model beside it has {words}"
         raise ValueError(
-            f"The tokenizer in {folder} has {length} tokens{model}: its vocabulary is gone, such as tokenizer.json. "
-            f"{WAY_OUT}"
+            f"The tokenizer in {folder} has {length} tokens, {len(special)} of them special{model}: its vocabulary is "
+            f"gone, such as tokenizer.json. {WAY_OUT}"
         )
 
 

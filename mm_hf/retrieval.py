@@ -230,7 +230,7 @@ class Gallery:
             lengths = torch.linalg.vector_norm(vectors, dim=-1)
             if not ((lengths - 1).abs() <= LENGTH).all():  # NaN is not
                 raise ValueError(
-                    f"embeddings of {modality} have lengths from {lengths.min()} to {lengths.max()}, not 1"
+                    f"embeddings of {modality} have lengths from {lengths.min():.4g} to {lengths.max():.4g}, not 1"
                 )
         if self.pairs.ndim != 2 or self.pairs.shape[1] != 2 or self.pairs.dtype is not torch.int64:
             raise ValueError(f"its pairs are {tuple(self.pairs.shape)} {self.pairs.dtype}")

@@ -519,3 +519,116 @@ def test_auto_classes_and_subfolders(checkpoints, tmp_path):
         AutoModelForSequenceClassification.from_pretrained(tmp_path / "inner")
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         MMFusionForClassification.from_pretrained(tmp_path, subfolder="inner")
+
+
+# --- Memory, and real encoders
+
+
+MEASURED = """
+import resource, sys
+from mm_hf import MMFusionForClassification
+if len(sys.argv) > 1:
+    try:
+        MMFusionForClassification.from_pretrained(sys.argv[1])
+    except (OSError, ValueError) as error:
+        print(error)
+    else:
+        print("loaded")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def peak_of(tmp_path: Path, *arguments: Path) -> tuple[str, float]:
+    """What loading says, and the MiB that the process took at the most; without a folder it loads nothing."""
+    code = f"import sys; sys.argv += {[str(argument) for argument in arguments]}{MEASURED}"
+    done = run(code, tmp_path, PYTHONPATH=str(Path(__file__).parents[1]))
+    *said, peak = done.stdout.strip().splitlines()
+    return "\n".join(said), float(peak)
+
+
+@pytest.mark.slow
+def test_a_bad_load_takes_no_more_memory_than_a_good_one(tmp_path):
+    """Of 32 million weights, 122 MiB: what they are, and what a config asks for."""
+    config = tiny.config()
+    config.text_config.vocab_size = 1_000_000
+    good = tmp_path / "good"
+    MMFusionForClassification(config).save_pretrained(good)
+    _, empty = peak_of(tmp_path)
+    said, peak = peak_of(tmp_path, good)
+    assert said == "loaded"
+    allowed = empty + 1.5 * (peak - empty)
+    assert peak - empty > 100
+
+    def larger(folder: Path):
+        settings = json.loads((folder / "config.json").read_text())
+        settings["text_config"]["vocab_size"] = 30_000_000
+        (folder / "config.json").write_text(json.dumps(settings))
+
+    def rewritten(change: Callable[[dict], dict]) -> Callable[[Path], None]:
+        def harm(folder: Path):
+            rewrite(folder, change)
+            write_line(folder / "model.safetensors")
+
+        return harm
+
+    harms: dict[str, Callable[[Path], None]] = {
+        "bit": lambda folder: flip(folder / "model.safetensors", -1),
+        "NaN": lambda folder: put_nan(folder / "model.safetensors"),
+        "missing": rewritten(without(WORD)),
+        "int": rewritten(changed(WORD, lambda tensor: tensor.to(torch.int32))),
+        "cut": lambda folder: os.truncate(folder / "model.safetensors", 10**8),
+        "larger": larger,
+    }
+    found = {}
+    for name, harm in harms.items():
+        shutil.copytree(good, tmp_path / "bad")
+        harm(tmp_path / "bad")
+        said, found[name] = peak_of(tmp_path, tmp_path / "bad")
+        assert said != "loaded"
+        shutil.rmtree(tmp_path / "bad")
+    print({name: round((value - empty) / (peak - empty), 2) for name, value in found.items()})
+    assert max(found.values()) <= allowed, (empty, peak, found)
+
+
+@pytest.mark.slow
+def test_a_real_checkpoint_damaged_in_every_way(encoders, tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    sources = {"vision": encoders / "mobilenet-v2", "text": encoders / "minilm-l6"}
+    picture = Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3))
+
+    def answer(folder: Path) -> torch.Tensor:
+        processor = MMFusionProcessor.from_pretrained(folder)
+        model = MMFusionForClassification.from_pretrained(folder)
+        with torch.no_grad():
+            return model(**processor(images=[picture, None], text=["what is it?", "who?"])).logits
+
+    for run_of in (0, 1):
+        torch.manual_seed(run_of)
+        names = {number: f"{number} of run {run_of}" for number in range(3)}
+        labels = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+        model = tiny.open_gates(MMFusionForClassification.from_encoders_pretrained(**sources, **labels))
+        model.save_pretrained(tmp_path / str(run_of))
+        settings = {"image_size": 64} if run_of else {}
+        MMFusionProcessor.from_encoders_pretrained(**sources, **settings).save_pretrained(tmp_path / str(run_of))
+    expected = answer(tmp_path / "0")
+    found = {}
+    for name in sorted(FILES["classes"]):
+        for way in WAYS:
+            folder = tmp_path / "damaged"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            for file in (tmp_path / "0").iterdir():
+                shared = file.suffix == ".safetensors" and name != file.name
+                (os.link if shared else shutil.copy)(file, folder / file.name)
+            damage(folder, name, way, tmp_path / "1")
+            caplog.clear()
+            try:
+                same = torch.equal(answer(folder), expected)
+            except (OSError, ValueError) as error:
+                found[name, way] = REFUSED if name in str(error) or str(folder) in str(error) else str(error)
+            else:
+                told = any(name in record.getMessage() for record in caplog.records)
+                found[name, way] = TOLD if told else SAME if same else "OTHER ANSWERS, AND NOT A WORD"
+    alike = ("tokenizer.json", "tokenizer_config.json")  # both runs have one text encoder
+    found = {key: value for key, value in found.items() if not (key[0] in alike and key[1] == "of another run")}
+    assert not {key: value for key, value in found.items() if value not in OUTCOMES[key[0]][key[1]]}

@@ -27,6 +27,8 @@ WITHOUT_LINE = (CHECKSUMS, "README.md")
 # The clock of a file system goes in steps of up to a hundredth of a second: a file that was written twice within one
 # has one time.
 TICK = 10_000_000  # nanoseconds
+# What was told of which files, since model and processor look at the same ones.
+TOLD: set[tuple] = set()
 
 
 def read_checksums(folder: str | os.PathLike) -> dict[str, str]:
@@ -222,9 +224,12 @@ def tell_changed_files(folder: str | os.PathLike, lines: dict[str, str], complet
     there = [name for name in small if os.path.isfile(os.path.join(folder, name))]
     changed = differing(folder, lines, there)
     gone = [name for name in small if name not in there and not name.endswith(".py")] if complete else []
-    if changed or gone:
+    states = states_of_files(folder)
+    key = (str(folder), *((name, states.get(name)) for name in sorted([*changed, *gone])))
+    if len(key) > 1 and key not in TOLD:
+        TOLD.add(key)
         told = [f"{name} has changed" for name in sorted(changed)] + [f"{name} is gone" for name in sorted(gone)]
-        logger.warning_once(
+        logger.warning(
             f"{folder} is not as it was saved: {', '.join(told)}. Answers may be others than those that were "
             f"measured. If that was meant, delete {CHECKSUMS} or save the checkpoint anew. This is said once."
         )

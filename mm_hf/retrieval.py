@@ -142,6 +142,7 @@ class Gallery:
         folder.mkdir(parents=True, exist_ok=True)
         vectors = folder / f"embeddings-{uuid.uuid4().hex[:12]}.safetensors"
         save_file({**self.embeddings, "pairs": self.pairs}, vectors)
+        sums = {"embeddings": checksum_of(vectors)} if can_check() else {}
         rest = {
             "places": self.places,
             "keys": self.keys,
@@ -149,10 +150,10 @@ class Gallery:
             "model": self.model,
             "source": self.source,
             "embeddings": vectors.name,
-            "xxh3_64": {"embeddings": checksum_of(vectors)} if can_check() else {},
+            "xxh3_64": sums,
         }
         if can_check():
-            rest["xxh3_64"]["rest"] = checksum_of_text(rest)
+            sums["rest"] = checksum_of_text(rest)
         beside = folder / f".{FILE}.{os.getpid()}"
         beside.write_text(json.dumps(rest), encoding="utf-8")
         os.replace(beside, folder / FILE)
@@ -234,9 +235,10 @@ class Gallery:
                 )
         if self.pairs.ndim != 2 or self.pairs.shape[1] != 2 or self.pairs.dtype is not torch.int64:
             raise ValueError(f"its pairs are {tuple(self.pairs.shape)} {self.pairs.dtype}")
-        counts = torch.tensor([len(keys) for keys in self.keys.values()])
-        if len(self.pairs) and (len(counts) != 2 or self.pairs.min() < 0 or (self.pairs >= counts).any()):
-            raise ValueError(f"it pairs items up to {self.pairs.amax(0).tolist()} of {counts.tolist()}")
+        sizes = [len(keys) for keys in self.keys.values()]
+        outside = len(sizes) != 2 or bool((self.pairs < 0).any() or (self.pairs >= torch.tensor(sizes)).any())
+        if len(self.pairs) and outside:
+            raise ValueError(f"it pairs items up to {self.pairs.amax(0).tolist()} of {sizes}")
 
     def check_model(self, model: MMFusionForRetrieval, folder: str | Path):
         """Refuses a model that did not make this gallery: its similarities would mean nothing.

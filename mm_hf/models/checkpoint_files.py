@@ -94,7 +94,7 @@ def older_weights(names: Iterable[str], written: Collection[str]) -> list[str]:
 
 def states_of_files(folder: str | os.PathLike) -> dict[str, tuple[int, int, int]]:
     """Of each file with a line: when it was written last, its size and its inode."""
-    with os.scandir(folder) as entries:
+    with os.scandir(os.fspath(folder)) as entries:
         stats = {
             entry.name: entry.stat()
             for entry in entries

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import core_model_loading
-from transformers.modeling_utils import PreTrainedModel, is_deepspeed_zero3_enabled, is_fsdp_enabled
+from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
+from transformers.modeling_utils import PreTrainedModel
 
 from .checkpoint_files import (
     damaged_weights,
@@ -208,10 +209,9 @@ def refuse_other_tensors(
         CheckpointError: tensors that are missing, not known, of another kind or of another size.
     """
     expected = model.state_dict()
-    renamings, converters = (
-        [copy.deepcopy(entry) for entry in mapping if isinstance(entry, kind)]
-        for kind in (core_model_loading.WeightRenaming, core_model_loading.WeightConverter)
-    )
+    own = copy.deepcopy(mapping)  # they remember what they were used for
+    renamings = [entry for entry in own if isinstance(entry, core_model_loading.WeightRenaming)]
+    converters = [entry for entry in own if isinstance(entry, core_model_loading.WeightConverter)]
     unexpected, retyped, resized, there = set(), [], [], set()
     for original, (dtype, shape) in found.items():
         name, converted = original, None
@@ -230,7 +230,7 @@ def refuse_other_tensors(
             retyped.append(f"{name} ({dtype}, not {kind})")
         elif shape != tuple(expected[name].shape):
             resized.append(f"{name} {shape}, not {tuple(expected[name].shape)}")
-    names = SimpleNamespace(missing_keys=set(expected) - with_tied(model, there), unexpected_keys=unexpected)
+    names: Any = SimpleNamespace(missing_keys=set(expected) - with_tied(model, there), unexpected_keys=unexpected)
     model._adjust_missing_and_unexpected_keys(names)  # leaves out what the encoders say may be missing
     faults = {
         "missing": names.missing_keys,

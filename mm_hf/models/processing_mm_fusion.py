@@ -613,7 +613,9 @@ class MMFusionProcessor(ProcessorMixin):
             cached_file(source, name, _raise_exceptions_for_missing_entries=False, **place)
             for name in ("processor_config.json", "tokenizer_config.json")
         )
-        folder = os.path.join(source, place.get("subfolder") or "") if os.path.isdir(source) else None
+        folder = None
+        if os.path.isdir(source):
+            folder = os.path.normpath(os.path.join(source, place.get("subfolder") or ""))
         if folder is None and (beside := config_file or tokenizer_file) is not None:
             folder = folder_with_checksums(source, beside, **place)
         parts: dict[str, Any] = {"image_processor": None, "tokenizer": None, "feature_extractor": None}

@@ -74,7 +74,7 @@ class Loading:
             return
         source = getattr(load_config, "pretrained_model_name_or_path", None)
         hub_kwargs = getattr(load_config, "download_kwargs", None) or {}
-        self.folder = folder_with_checksums(source, files[0], **hub_kwargs)
+        self.folder = os.path.normpath(folder_with_checksums(source, files[0], **hub_kwargs))
         lines = read_checksums(self.folder)
         if names := weights_with_lines(lines, files):
             self.pool = ThreadPoolExecutor(1)
@@ -133,7 +133,7 @@ def load_strictly(load: Callable[..., Any], source: Any, args: tuple, kwargs: di
         OSError: a file that cannot be read.
     """
     loading = Loading(kwargs)
-    folder = os.path.join(str(source), kwargs.get("subfolder") or "")
+    folder = os.path.normpath(os.path.join(str(source), kwargs.get("subfolder") or ""))
     local = source is not None and os.path.isdir(folder)
     names = ("config.json", "adapter_config.json")
     if local and kwargs.get("config") is None and not any(os.path.isfile(os.path.join(folder, n)) for n in names):

@@ -2,6 +2,8 @@
 the best of them looked at again by the fusion."""
 
 import json
+import os
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
@@ -18,12 +21,16 @@ from .data.collator import MultimodalCollator
 from .data.feature_cache import prepare_readable
 from .data.loading import Rows
 from .evaluation.ranking import RECALLS, ranking_metrics, ranks
+from .models.checksums import can_check, checksum_of, checksum_of_bytes
 from .models.modeling_outputs import EncoderStates
 from .models.retrieval_mm_fusion import MMFusionForRetrieval
 
 
 logger = logging.get_logger(__name__)
+# The vectors are in a file of a new name each time, which `gallery.json` names: that is replaced at one blow.
+# Galleries of before have theirs in `embeddings.safetensors`.
 FILE, EMBEDDINGS = "gallery.json", "embeddings.safetensors"
+LENGTH = 0.02  # how far from 1 the length of a vector may be: in 16 bits they are rounded
 
 
 @dataclass
@@ -37,6 +44,8 @@ class Gallery:
         pairs: of each row that has both, the text's and the other item's place, `(N, 2)` int64.
         factory: how faiss indexes them: `"Flat"` is exact; others, such as `"HNSW32"`, are faster where there are
             millions.
+        model: the `fingerprint` of the model that made the embeddings; None for galleries of before.
+        source: what is kept with them, for JSON: which rows they are of.
     """
 
     embeddings: dict[str, torch.Tensor]
@@ -44,6 +53,8 @@ class Gallery:
     keys: dict[str, list[str]]
     pairs: torch.Tensor
     factory: str = "Flat"
+    model: str | None = None
+    source: dict[str, Any] | None = None
 
     def __post_init__(self):
         self._indexes: dict[str, Any] = {}
@@ -97,6 +108,7 @@ class Gallery:
             {modality: list(items) for modality, items in found.items()},
             torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),
             factory,
+            fingerprint(model),
         )
 
     def search(self, queries: torch.Tensor, modality: str, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,27 +137,147 @@ class Gallery:
         return found
 
     def save(self, folder: str | Path):
-        """Writes embeddings (safetensors) and the rest (JSON)."""
+        """Writes embeddings (safetensors) and the rest (JSON). Who stops halfway leaves the gallery that was there."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({**self.embeddings, "pairs": self.pairs}, folder / EMBEDDINGS)
-        rest = {"places": self.places, "keys": self.keys, "factory": self.factory}
-        (folder / FILE).write_text(json.dumps(rest), encoding="utf-8")
+        vectors = folder / f"embeddings-{uuid.uuid4().hex[:12]}.safetensors"
+        save_file({**self.embeddings, "pairs": self.pairs}, vectors)
+        sums = {"embeddings": checksum_of(vectors)} if can_check() else {}
+        rest = {
+            "places": self.places,
+            "keys": self.keys,
+            "factory": self.factory,
+            "model": self.model,
+            "source": self.source,
+            "embeddings": vectors.name,
+            "xxh3_64": sums,
+        }
+        if can_check():
+            sums["rest"] = checksum_of_text(rest)
+        beside = folder / f".{FILE}.{os.getpid()}"
+        beside.write_text(json.dumps(rest), encoding="utf-8")
+        os.replace(beside, folder / FILE)
+        for old in [*folder.glob("embeddings-*.safetensors"), folder / EMBEDDINGS, folder / "source.json"]:
+            if old != vectors:
+                old.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Gallery":
+    def load(cls, folder: str | Path, model: MMFusionForRetrieval | None = None) -> "Gallery":
         """Reads what `save` wrote.
+
+        Args:
+            folder: where.
+            model: that will search; one that did not make the gallery is refused.
 
         Raises:
             FileNotFoundError: the folder holds no gallery.
+            ValueError: a gallery that is damaged, or was made by another model.
         """
         folder = Path(folder)
         if not (folder / FILE).exists():
             raise FileNotFoundError(f"{folder} holds no gallery: there is no {FILE}.")
-        tensors = load_file(folder / EMBEDDINGS)
-        pairs = tensors.pop("pairs")
-        rest = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return cls({name: tensors[name] for name in rest["keys"] if name in tensors}, pairs=pairs, **rest)
+        anew = "Build it anew."
+        try:
+            rest = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            sums = rest.pop("xxh3_64", {})
+            whole = (
+                not can_check()
+                or "rest" not in sums
+                or sums.pop("rest") == checksum_of_text({**rest, "xxh3_64": sums})
+            )
+            vectors = folder / rest.pop("embeddings", EMBEDDINGS)
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
+            raise ValueError(f"{folder / FILE} is damaged ({type(error).__name__}: {error}). {anew}") from None
+        if not whole:
+            raise ValueError(f"{folder / FILE} is not what was saved there: its checksum is another. {anew}")
+        if vectors.parent != folder or not vectors.exists():
+            raise FileNotFoundError(f"{folder} holds no whole gallery: there is no {vectors.name}. {anew}")
+        if can_check() and sums.get("embeddings") not in (None, checksum_of(vectors)):
+            raise ValueError(f"{vectors} is not what was saved there: its checksum is another. {anew}")
+        try:
+            tensors = load_file(vectors)
+            pairs = tensors.pop("pairs")
+            found = cls({name: tensors[name] for name in rest["keys"] if name in tensors}, pairs=pairs, **rest)
+            found.check()
+        except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"The gallery in {folder} is damaged: {error}. {anew}") from None
+        if not found.source and (folder / "source.json").exists():  # as it was written before
+            found.source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
+        if model is not None:
+            found.check_model(model, folder)
+        return found
+
+    def check(self):
+        """Looks whether its parts can be of one gallery.
+
+        Raises:
+            ValueError: says which cannot.
+        """
+        if not isinstance(self.keys, dict) or not self.keys or list(self.keys) != list(self.places):
+            raise ValueError(f"it has keys of {list(self.keys)} and places of {list(self.places)}")
+        if not isinstance(self.factory, str):
+            raise ValueError(f"its factory is {self.factory!r}")
+        for modality, keys in self.keys.items():
+            places, vectors = self.places[modality], self.embeddings.get(modality)
+            counts = (len(keys), len(places), 0 if vectors is None else len(vectors))
+            if len(set(counts)) > 1 or len(set(keys)) != len(keys):
+                raise ValueError(f"of {modality} it has {counts} keys, places and embeddings")
+            if not all(isinstance(place, int) and place >= 0 for place in places):
+                raise ValueError(f"not all places of {modality} are numbers of rows")
+            if vectors is None:
+                continue
+            if vectors.ndim != 2 or vectors.dtype is not torch.float32:
+                raise ValueError(f"embeddings of {modality} are {tuple(vectors.shape)} {vectors.dtype}")
+            lengths = torch.linalg.vector_norm(vectors, dim=-1)
+            if not ((lengths - 1).abs() <= LENGTH).all():  # NaN is not
+                raise ValueError(
+                    f"embeddings of {modality} have lengths from {lengths.min():.4g} to {lengths.max():.4g}, not 1"
+                )
+        if self.pairs.ndim != 2 or self.pairs.shape[1] != 2 or self.pairs.dtype is not torch.int64:
+            raise ValueError(f"its pairs are {tuple(self.pairs.shape)} {self.pairs.dtype}")
+        sizes = [len(keys) for keys in self.keys.values()]
+        outside = len(sizes) != 2 or bool((self.pairs < 0).any() or (self.pairs >= torch.tensor(sizes)).any())
+        if len(self.pairs) and outside:
+            raise ValueError(f"it pairs items up to {self.pairs.amax(0).tolist()} of {sizes}")
+
+    def check_model(self, model: MMFusionForRetrieval, folder: str | Path):
+        """Refuses a model that did not make this gallery: its similarities would mean nothing.
+
+        Raises:
+            ValueError: names both.
+        """
+        widths = {vectors.shape[1] for vectors in self.embeddings.values()}
+        if widths - {model.config.projection_dim}:
+            raise ValueError(
+                f"The gallery in {folder} has vectors of {sorted(widths)} numbers, and the model makes "
+                f"{model.config.projection_dim}: it was built with another model. Build it with this one."
+            )
+        if self.model is not None and (found := fingerprint(model)) not in (None, self.model):
+            raise ValueError(
+                f"The gallery in {folder} was built with another model ({self.model}, not {found}): build it with "
+                "this one, or name the model that it was built with."
+            )
+
+
+def checksum_of_text(values: Any) -> str:
+    """The xxh3 of what JSON makes of some values."""
+    return checksum_of_bytes(json.dumps(values, sort_keys=True).encode())
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module) -> str | None:
+    """What tells the weights of a model from all others, in whatever folder they lie; None without xxhash.
+
+    Args:
+        model: on any device.
+    """
+    if not can_check():
+        return None
+    parts = []
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        parts.append(f"{name} {tuple(tensor.shape)} {checksum_of_bytes(values.numpy())}")
+    return checksum_of_bytes("\n".join(parts).encode())
 
 
 def empty_index(width: int, factory: str) -> Any:

@@ -47,6 +47,8 @@ ANSWERS = ["cat", "coffee", "rocket", "person", "nothing"]
 SMALL_FUSION = {"hidden_size": 64, "num_hidden_layers": 2}
 CODE = {
     "attention.py",
+    "checkpoint_files.py",
+    "checksums.py",
     "configuration_mm_fusion.py",
     "encoders.py",
     "files.py",
@@ -62,11 +64,13 @@ CODE = {
     "pooled_fusions.py",
     "pretrained_mm_fusion.py",
     "processing_mm_fusion.py",
+    "processor_record.py",
     "projection.py",
     "probing.py",
     "recurrent.py",
     "series.py",
     "sound.py",
+    "strict_loading.py",
     "tabular.py",
     "tasks.py",
     "token_fusions.py",
@@ -164,6 +168,7 @@ def test_files(checkpoint):
     files = {file.name for file in checkpoint.iterdir()}
     assert files == CODE | {
         "README.md",
+        "checksums.json",
         "config.json",
         "model.safetensors",
         "processor_config.json",

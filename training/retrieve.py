@@ -340,8 +340,8 @@ def build(search: Search):
     gallery = search.gallery(Rows(part, name))
     if not gallery.embeddings:
         raise ValueError(f"Part {name!r} has no text and nothing else that can be read, so nothing can be searched.")
+    gallery.source = {"split": name, "model": search.args.model}
     gallery.save(search.args.gallery)
-    write_json(Path(search.args.gallery) / "source.json", {"split": name, "model": search.args.model})
     counts = " and ".join(f"{len(keys):,} of {modality}" for modality, keys in gallery.keys.items())
     print(f"the distinct items of part {name}, {counts}, are in {search.args.gallery}")
 
@@ -349,9 +349,10 @@ def build(search: Search):
 def query(search: Search):
     """Finds pictures or sounds by a text, or texts by a picture or a sound."""
     args, model = search.args, search.model
-    gallery = Gallery.load(args.gallery)
-    source = read_json(Path(args.gallery) / "source.json")
-    name, part = search.part(source["split"])
+    gallery = Gallery.load(args.gallery, model)
+    if "split" not in (gallery.source or {}):
+        raise ValueError(f"{args.gallery} does not say which part of the data it is of: build it anew.")
+    name, part = search.part(gallery.source["split"])
     rows = Rows(part, name)
     asked, shown_query, inputs = prepare_query(search)
     sought = model.item_modality if asked == "text" else "text"

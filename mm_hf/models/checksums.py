@@ -28,10 +28,22 @@ def checksum_of(path: str | os.PathLike) -> str:
     if xxhash is None:
         raise ImportError("Checksums need xxhash: pip install xxhash.")
     found = xxhash.xxh3_64()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            found.update(chunk)
+    chunk = memoryview(bytearray(CHUNK))
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(chunk):
+            found.update(chunk[:size])
     return found.hexdigest()
 
 
-__all__ = ["can_check", "checksum_of"]
+def checksum_of_bytes(values) -> str:
+    """The same of bytes, or of an array that is one piece of memory.
+
+    Raises:
+        ImportError: xxhash is not installed, see `can_check`.
+    """
+    if xxhash is None:
+        raise ImportError("Checksums need xxhash: pip install xxhash.")
+    return xxhash.xxh3_64(values).hexdigest()
+
+
+__all__ = ["can_check", "checksum_of", "checksum_of_bytes"]

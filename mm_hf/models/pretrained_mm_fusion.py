@@ -5,6 +5,7 @@
 import dataclasses
 import os
 from collections.abc import Collection
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
+from .checkpoint_files import checksums_of_what_is_written
 from .configuration_mm_fusion import (
     AUTO_MAP,
     AUTO_MAP_OF,
@@ -30,6 +32,7 @@ from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
 from .freezing import FreezingMixin
 from .names import did_you_mean, nearest
 from .probing import keep_all_patches, pooling_of, probe_encoder, takes_pictures_of
+from .strict_loading import LOADING, load_strictly
 
 
 logger = logging.get_logger(__name__)
@@ -127,11 +130,28 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """Loads a checkpoint of mm_hf. See the library's method; what differs: what the config freezes stays so."""
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        """Loads a checkpoint of mm_hf. See the library's method; what differs: what the config freezes stays so, and
+        the checkpoint has to be whole, unless `output_loading_info`, `ignore_mismatched_sizes`, `state_dict` or
+        `quantization_config` is given.
+
+        Raises:
+            ValueError: weights that are not what was saved (`checksums.json`) or not finite; and, where the class is
+                the one that was saved, tensors that are missing, not known, of another type or of another size.
+            OSError: no such checkpoint, or a file of it that cannot be read.
+        """
+        loaded = load_strictly(super().from_pretrained, pretrained_model_name_or_path, model_args, kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.apply_freezing()
         return loaded
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
+        """The library's step from files to weights; what differs: the files are looked at before."""
+        if state_dict is None and (loading := LOADING.get()) is not None:
+            loading.before_weights(model, checkpoint_files, load_config)
+        return PreTrainedModel._load_pretrained_model(
+            model, state_dict, checkpoint_files, load_config, *args, **kwargs
+        )
 
     def apply_freezing(self):
         """Brings `requires_grad` in line with what the config freezes: call it after that was changed."""
@@ -333,7 +353,8 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         push_to_hub: bool = False,
         **kwargs,
     ):
-        """Saves weights, config, the code and, where there is none yet, a model card. See the library's method.
+        """Saves weights, config, the code, `checksums.json` and, where there is none yet, a model card. See the
+        library's method.
 
         Raises:
             ValueError: `push_to_hub`, which goes through the method of that name.
@@ -347,7 +368,10 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         # Names of older releases, which the library writes for some encoders (ViT), are lost on the Trainer when it
         # restores the best model.
         kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        # Of weights that each process writes in part nobody knows when they are complete.
+        alone = is_main_process and not kwargs.get("distributed_checkpoint") and not os.path.isfile(save_directory)
+        with checksums_of_what_is_written(save_directory) if alone else nullcontext():
+            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         card_file = os.path.join(save_directory, "README.md")
         if is_main_process and not os.path.exists(card_file):
             self.model_card().save(card_file)

@@ -3,6 +3,7 @@
 """The processor: raw rows of all modalities in, a batch for the model out, all of it saved as one."""
 
 import inspect
+import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,12 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import cached_file, logging
 
+from .checkpoint_files import (
+    checksums_of_what_is_written,
+    folder_with_checksums,
+    names_of_unreadable_files,
+    refuse_nan,
+)
 from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, check_source, part_of_composite
 from .files import is_too_deep
 from .image import color_of, open_image, picture_of_array
@@ -32,6 +39,7 @@ from .inputs import (
 )
 from .names import did_you_mean, nearest
 from .probing import check_image_size, longest_text, said_positions
+from .processor_record import RECORD, check_parts, record_of
 from .series import SeriesScaler
 from .sound import limit_seconds, load_sound
 from .tabular import TableError, TableSchema
@@ -579,7 +587,8 @@ class MMFusionProcessor(ProcessorMixin):
         return found
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """Saves all parts: the tokenizer's files, the rest in `processor_config.json`, and the code that loads them.
+        """Saves all parts: the tokenizer's files, the rest in `processor_config.json`, which also keeps what the parts
+        are, and the code that loads them. `checksums.json` gets their lines.
 
         Raises:
             ValueError: `push_to_hub`, which goes through the method of that name.
@@ -588,13 +597,16 @@ class MMFusionProcessor(ProcessorMixin):
             raise ValueError(
                 "Call processor.push_to_hub(repo_id), or model.push_to_hub(repo_id, processor=processor)."
             )
-        os.makedirs(save_directory, exist_ok=True)
-        custom_object_save(self, save_directory, config=cast(Any, self))
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(save_directory)
         path = os.path.join(save_directory, "processor_config.json")
-        self.to_json_file(path)
-        vars(self).pop("auto_map", None)  # of the file alone: what was saved and what is loaded are equal
+        with checksums_of_what_is_written(save_directory):
+            custom_object_save(self, save_directory, config=cast(Any, self))
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(save_directory)
+            found = json.loads(self.to_json_string())
+            found[RECORD] = record_of({name: getattr(self, name) for name in self.present_parts})
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(json.dumps(found, indent=2, sort_keys=True) + "\n")
+            vars(self).pop("auto_map", None)  # of the file alone: what was saved and what is loaded are equal
         return [path]
 
     @classmethod
@@ -611,24 +623,40 @@ class MMFusionProcessor(ProcessorMixin):
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs) -> list:
-        """Loads the parts that were saved; None in the place of the others."""
+        """Loads the parts that were saved; None in the place of the others.
+
+        Raises:
+            ValueError: parts that are not those that were saved, or not those of the model beside them.
+        """
         processor_dict = processor_dict or {}
-        image_processor = tokenizer = feature_extractor = None
-        if "image_processor" in processor_dict:
-            image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        if "feature_extractor" in processor_dict:
-            feature_extractor = AutoFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        tokenizer_file = cached_file(
-            pretrained_model_name_or_path,
-            "tokenizer_config.json",
-            _raise_exceptions_for_missing_entries=False,
-            **{key: kwargs[key] for key in HUB_KEYS if kwargs.get(key) is not None},
+        source = pretrained_model_name_or_path
+        place = {key: kwargs[key] for key in HUB_KEYS if kwargs.get(key) is not None}
+        config_file, tokenizer_file = (
+            cached_file(source, name, _raise_exceptions_for_missing_entries=False, **place)
+            for name in ("processor_config.json", "tokenizer_config.json")
         )
-        if tokenizer_file is not None:
-            tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        kept = ("table_schema", "series_scaler", "image_background", "image_channels")
-        own = [processor_dict.get(name) for name in kept]
-        return [image_processor, tokenizer, feature_extractor, *own]
+        folder = None
+        if os.path.isdir(source):
+            folder = os.path.normpath(os.path.join(source, place.get("subfolder") or ""))
+        if folder is None and (beside := config_file or tokenizer_file) is not None:
+            folder = folder_with_checksums(source, beside, **place)
+        parts: dict[str, Any] = {"image_processor": None, "tokenizer": None, "feature_extractor": None}
+        if folder is not None:
+            refuse_nan(folder, ("processor_config.json", "tokenizer_config.json"))
+        with names_of_unreadable_files(folder):
+            if "image_processor" in processor_dict:
+                parts["image_processor"] = AutoImageProcessor.from_pretrained(source, **kwargs)
+            if "feature_extractor" in processor_dict:
+                parts["feature_extractor"] = AutoFeatureExtractor.from_pretrained(source, **kwargs)
+            if tokenizer_file is not None:
+                parts["tokenizer"] = AutoTokenizer.from_pretrained(source, **kwargs)
+            for name, kind in (("table_schema", TableSchema), ("series_scaler", SeriesScaler)):
+                found = processor_dict.get(name)
+                parts[name] = kind(**found) if isinstance(found, dict) else found
+        parts |= {name: processor_dict.get(name) for name in ("image_background", "image_channels")}
+        if folder is not None:
+            check_parts(parts, processor_dict, folder, os.path.isdir(source), kwargs)
+        return list(parts.values())
 
     @classmethod
     def from_args_and_dict(cls, args, processor_dict, **kwargs):

@@ -174,7 +174,9 @@ def stranger(model, folder) -> Path:
     for file in model.glob("*.json"):
         if file.name not in ("recipe.json", "rows.json", "results.json"):
             text = file.read_text(encoding="utf-8")
-            (target / file.name).write_text(text.replace('"yes"', json.dumps(ODD)), encoding="utf-8")
+            if file.name == "config.json":  # the tokenizer's word of that name stays: another one is refused
+                text = text.replace('"yes"', json.dumps(ODD))
+            (target / file.name).write_text(text, encoding="utf-8")
     return target
 
 

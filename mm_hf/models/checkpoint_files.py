@@ -1,0 +1,238 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""The checksums of a checkpoint's files: what saves a file writes its line into `checksums.json`, what loads compares.
+
+Weights that differ are refused: nobody edits them by hand, and numbers of the right shape look right. Of all other
+files a difference is told, since people do edit a config.
+"""
+
+import json
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from transformers.utils import cached_file, logging
+
+from .checksums import can_check, checksum_of
+
+
+logger = logging.get_logger(__name__)
+
+CHECKSUMS = "checksums.json"
+ALGORITHM = "xxh3_64"
+# Files without a line: the list itself, and the card, which people write.
+WITHOUT_LINE = (CHECKSUMS, "README.md")
+# The clock of a file system goes in steps of up to a hundredth of a second: a file that was written twice within one
+# has one time.
+TICK = 10_000_000  # nanoseconds
+# What was told of which files, since model and processor look at the same ones.
+TOLD: set[tuple] = set()
+
+
+def read_checksums(folder: str | os.PathLike) -> dict[str, str]:
+    """The checksums of a folder, by file name; empty where there are none. Says so where they cannot be read."""
+    path = os.path.join(folder, CHECKSUMS)
+    if not os.path.isfile(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = json.load(file)[ALGORITHM]
+        if not all(isinstance(line, str) and os.path.basename(name) == name for name, line in lines.items()):
+            raise ValueError("not every line is a file name and a checksum")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        logger.warning_once(
+            f"{path} cannot be read, so that damage to the files beside it is not found "
+            f"({type(error).__name__}: {error}). Delete it, or save the checkpoint anew."
+        )
+        return {}
+    return lines
+
+
+@contextmanager
+def checksums_of_what_is_written(folder: str | os.PathLike) -> Iterator[None]:
+    """Brings `checksums.json` up to date with the files that are written into a folder meanwhile. A file that was not
+    written keeps its line, a file that is gone loses it. Without xxhash what was written loses its line too. Weights
+    of before that would be loaded in the place of the new ones are removed."""
+    os.makedirs(folder, exist_ok=True)
+    before, started = states_of_files(folder), time.time_ns()
+    lines = read_checksums(folder)
+    # Who stops halfway leaves weights without a line, not weights with the line of others.
+    kept = {name: line for name, line in lines.items() if not is_weights(name)}
+    if kept != lines:
+        write_checksums(folder, kept)
+    yield
+    after = states_of_files(folder)
+    written = [name for name in after if after[name] != before.get(name) or after[name][0] >= started - TICK]
+    for name in older_weights(after, written):
+        os.remove(os.path.join(folder, name))
+        del after[name]
+    lines = {name: line for name, line in lines.items() if name in after and name not in written}
+    if can_check():
+        lines |= {name: checksum_of(os.path.join(folder, name)) for name in written}
+    if lines or os.path.exists(os.path.join(folder, CHECKSUMS)):
+        write_checksums(folder, lines)
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file is of weights, or is the index of several."""
+    return ".safetensors" in name or name.endswith(".bin") or ".bin.index" in name
+
+
+def older_weights(names: Iterable[str], written: Collection[str]) -> list[str]:
+    """Weights in one file where new ones were written into several, which the library would not look at, and the index
+    of several where there is a new file."""
+    found = []
+    for name in names:
+        stem, dot, variant = name.removesuffix(".safetensors").partition(".")
+        index = f"{stem}.safetensors.index{dot}{variant}.json"
+        if name.endswith(".safetensors") and (name in written) != (index in written) and index in names:
+            found.append(index if name in written else name)
+    return found
+
+
+def states_of_files(folder: str | os.PathLike) -> dict[str, tuple[int, int, int]]:
+    """Of each file with a line: when it was written last, its size and its inode."""
+    with os.scandir(os.fspath(folder)) as entries:
+        stats = {
+            entry.name: entry.stat()
+            for entry in entries
+            if entry.is_file() and entry.name not in WITHOUT_LINE and not entry.name.startswith(".")
+        }
+    return {name: (stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats.items()}
+
+
+def write_checksums(folder: str | os.PathLike, lines: dict[str, str]):
+    """Replaces the checksums of a folder at one blow."""
+    path = os.path.join(folder, CHECKSUMS)
+    beside = os.path.join(folder, f".{CHECKSUMS}.{os.getpid()}")
+    with open(beside, "w", encoding="utf-8") as file:
+        json.dump({ALGORITHM: dict(sorted(lines.items()))}, file, indent=2)
+        file.write("\n")
+    os.replace(beside, path)
+
+
+def folder_with_checksums(source: Any, beside: str, **hub_kwargs: Any) -> str:
+    """The folder where the checksums of a checkpoint are: that of its other files. Those of a checkpoint on the Hub
+    are fetched, once.
+
+    Args:
+        source: folder or Hub id.
+        beside: any file of the checkpoint on this machine.
+        hub_kwargs: for `cached_file`.
+    """
+    folder = os.path.dirname(beside)
+    if not os.path.exists(os.path.join(folder, CHECKSUMS)) and not os.path.exists(str(source)):
+        fetched = cached_file(
+            source,
+            CHECKSUMS,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+            **hub_kwargs,
+        )
+        folder = folder if fetched is None else os.path.dirname(fetched)
+    return folder
+
+
+def differing(folder: str | os.PathLike, lines: dict[str, str], names: Iterable[str]) -> list[str]:
+    """Which of some files are not those that their lines were written for; a file without a line is none of them."""
+    checked = [name for name in names if name in lines] if can_check() else []
+    return [name for name in checked if checksum_of(os.path.join(folder, name)) != lines[name]]
+
+
+def weights_with_lines(lines: dict[str, str], files: Iterable[str]) -> list[str]:
+    """Names of the weights of a load that have a line, the index of several files among them."""
+    names = [os.path.basename(file) for file in files]
+    if len(names) > 1:
+        names += [name for name in lines if ".safetensors.index" in name]
+    return [name for name in names if name in lines]
+
+
+def damaged_weights(folder: str | os.PathLike, names: list[str]) -> str:
+    """Says that weights are not those that were saved, and the way out."""
+    return (
+        f"{', '.join(sorted(names))} in {folder} is not what was saved there: the checksum in {CHECKSUMS} is another. "
+        "It is damaged or of another checkpoint: take it from where it came once more. If you changed it on purpose, "
+        f"delete {CHECKSUMS}."
+    )
+
+
+def unreadable(folder: str | os.PathLike) -> list[str]:
+    """Names of the JSON files of a folder that are none."""
+    found = []
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".json") and name != CHECKSUMS:
+            try:
+                with open(os.path.join(folder, name), encoding="utf-8") as file:
+                    json.load(file)
+            except (OSError, ValueError, RecursionError):
+                found.append(name)
+    return found
+
+
+def refuse_nan(folder: str | os.PathLike, names: Iterable[str]):
+    """Refuses settings that are NaN: Python reads them, and whatever is worked out with them is NaN too.
+
+    Args:
+        folder, names: of JSON files, those that are there.
+
+    Raises:
+        ValueError: names the file.
+    """
+    for name in names:
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            constants: list[str] = []
+            with suppress(OSError, ValueError, RecursionError), open(path, encoding="utf-8") as file:
+                json.load(file, parse_constant=constants.append)  # who reads it for good tells what else is wrong
+            if "NaN" in constants:
+                raise ValueError(f"{path} has a value that is NaN: it is damaged, or was made from what had diverged.")
+
+
+@contextmanager
+def names_of_unreadable_files(folder: str | os.PathLike | None) -> Iterator[None]:
+    """What the library raises while it reads the files of a folder names those that are no JSON, or else those that
+    are not what was saved.
+
+    Raises:
+        OSError: in the place of an error that names no file.
+    """
+    try:
+        yield
+    except Exception as error:  # tokenizers raise nothing more special
+        if folder is None or not os.path.isdir(folder) or isinstance(error, RuntimeError):  # of weights, by name
+            raise
+        lines = read_checksums(folder)
+        small = [name for name in lines if not is_weights(name) and os.path.isfile(os.path.join(folder, name))]
+        names = unreadable(folder) or differing(folder, lines, small)
+        if not names or any(name in str(error) for name in names):
+            raise
+        raise OSError(f"{', '.join(names)} in {folder} cannot be read: {error}.") from error
+
+
+def tell_changed_files(folder: str | os.PathLike, lines: dict[str, str], complete: bool):
+    """Warns, once, of small files that are not what was saved.
+
+    Args:
+        folder, lines: with its checksums.
+        complete: whether all files must be there: of a Hub's checkpoint only those that were asked for are. Code that
+            is not there is not missed, since it is not loaded.
+    """
+    small = [name for name in lines if not is_weights(name)]
+    there = [name for name in small if os.path.isfile(os.path.join(folder, name))]
+    changed = differing(folder, lines, there)
+    gone = [name for name in small if name not in there and not name.endswith(".py")] if complete else []
+    states = states_of_files(folder)
+    key = (str(folder), *((name, states.get(name)) for name in sorted([*changed, *gone])))
+    if len(key) > 1 and key not in TOLD:
+        TOLD.add(key)
+        told = [f"{name} has changed" for name in sorted(changed)] + [f"{name} is gone" for name in sorted(gone)]
+        logger.warning(
+            f"{folder} is not as it was saved: {', '.join(told)}. Answers may be others than those that were "
+            f"measured. If that was meant, delete {CHECKSUMS} or save the checkpoint anew. This is said once."
+        )
+
+
+__all__ = ["checksums_of_what_is_written", "read_checksums"]

@@ -1,0 +1,326 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""Whole checkpoints, or none: tensors that are missing, not known, of another kind or size, or not finite are refused,
+and so are weights that are not those that were saved.
+
+The library fills what is missing with random numbers and goes on, with a warning.
+"""
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import core_model_loading
+from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
+from transformers.modeling_utils import PreTrainedModel
+
+from .checkpoint_files import (
+    damaged_weights,
+    differing,
+    folder_with_checksums,
+    names_of_unreadable_files,
+    read_checksums,
+    refuse_nan,
+    tell_changed_files,
+    weights_with_lines,
+)
+
+
+# With one of these a caller asks for something else than a whole checkpoint.
+OTHER_WAYS = ("state_dict", "ignore_mismatched_sizes", "quantization_config", "output_loading_info")
+WAY_OUT = "To load it nevertheless, and to see what is wrong, give output_loading_info=True."
+NAMED = 3  # tensors that an error names
+
+KINDS = {
+    **dict.fromkeys(("F64", "F32", "F16", "BF16"), "float"),
+    **dict.fromkeys(("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"), "int"),
+    "BOOL": "bool",
+}
+
+
+class CheckpointError(ValueError, RuntimeError):
+    """A checkpoint that is not whole. A `RuntimeError` too, as the library raises where sizes differ."""
+
+
+class Loading:
+    """One call of `from_pretrained`.
+
+    Args:
+        asked: its keyword arguments.
+    """
+
+    def __init__(self, asked: Mapping[str, Any]):
+        # Arrays have no truth, and an empty state dict is one.
+        self.strict = not any(asked.get(key) is not None and asked.get(key) is not False for key in OTHER_WAYS)
+        self.pool: ThreadPoolExecutor | None = None
+        self.folder = ""
+        self.damaged: Future[list[str]] | None = None
+
+    def before_weights(self, model: PreTrainedModel, files: list[str] | None, load_config: Any):
+        """What is known before a single weight is in memory: the headers of the files, and their checksums, which are
+        worked out while the weights are loaded.
+
+        Raises:
+            CheckpointError: the tensors of the files are not those of the model.
+            OSError: a file that is no safetensors file.
+        """
+        if not (self.strict and files) or getattr(load_config, "hf_quantizer", None) is not None:
+            return
+        source = getattr(load_config, "pretrained_model_name_or_path", None)
+        hub_kwargs = getattr(load_config, "download_kwargs", None) or {}
+        self.folder = os.path.normpath(folder_with_checksums(source, files[0], **hub_kwargs))
+        lines = read_checksums(self.folder)
+        if names := weights_with_lines(lines, files):
+            self.pool = ThreadPoolExecutor(1)
+            self.damaged = self.pool.submit(differing, self.folder, lines, names)
+        if lines:
+            tell_changed_files(self.folder, lines, complete=os.path.isdir(str(source)))
+        if is_deepspeed_zero3_enabled() or not all(file.endswith(".safetensors") for file in files):
+            return
+        found = headers_of(files)
+        # These are the library's own: a release without them tells the same names once the weights are loaded.
+        helpers = (
+            hasattr(core_model_loading, "rename_source_key"),
+            hasattr(model, "_adjust_missing_and_unexpected_keys"),
+        )
+        if is_own_class(model) and all(helpers):
+            refuse_other_tensors(model, found, getattr(load_config, "weight_mapping", None) or [], source)
+
+    def finish(self, loaded: PreTrainedModel, info: Mapping[str, Iterable]):
+        """What is known afterwards.
+
+        Raises:
+            CheckpointError: weights that are not those that were saved, or not finite, or what the library had to
+                make up.
+        """
+        self.refuse_damaged()
+        if not self.strict or getattr(loaded, "hf_quantizer", None) is not None:
+            return
+        if is_own_class(loaded):
+            faults = {
+                "missing": info.get("missing_keys", ()),
+                "not known to the model": info.get("unexpected_keys", ()),
+                "of another size": [f"{key[0]} {tuple(key[1])}" for key in info.get("mismatched_keys", ())],
+            }
+            refuse(faults, loaded, loaded.config.name_or_path)
+        if not (is_deepspeed_zero3_enabled() or (is_fsdp_enabled() and not is_first_of_machine())):
+            check_loaded(loaded, loaded.config.name_or_path)
+
+    def refuse_damaged(self):
+        """Waits for the checksums, and raises if weights are not those that were saved."""
+        if self.damaged is not None and (names := self.damaged.result()):
+            raise CheckpointError(damaged_weights(self.folder, names))
+
+
+LOADING: ContextVar[Loading | None] = ContextVar("LOADING", default=None)
+
+
+def load_strictly(load: Callable[..., Any], source: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Calls the library's `from_pretrained`, and refuses what is not whole.
+
+    Args:
+        load: bound to its class.
+        source, args, kwargs: its arguments.
+
+    Raises:
+        CheckpointError: see `Loading`.
+        OSError: a file that cannot be read.
+    """
+    loading = Loading(kwargs)
+    folder = os.path.normpath(os.path.join(str(source), kwargs.get("subfolder") or ""))
+    local = source is not None and os.path.isdir(folder)
+    names = ("config.json", "adapter_config.json")
+    if local and kwargs.get("config") is None and not any(os.path.isfile(os.path.join(folder, n)) for n in names):
+        raise OSError(f"{folder} is no checkpoint: there is no config.json.")
+    if local:
+        refuse_nan(folder, ("config.json", "generation_config.json"))
+    if loading.strict:
+        kwargs = {**kwargs, "output_loading_info": True}
+    token = LOADING.set(loading)
+    try:
+        with names_of_unreadable_files(folder if local else None):
+            loaded = load(source, *args, **kwargs)
+        if loading.strict:
+            loaded, info = loaded
+            loading.finish(loaded, info)
+        return loaded
+    except SafetensorError as error:
+        loading.refuse_damaged()
+        raise OSError(f"The weights of {source} cannot be read: {error}.") from error
+    except (RuntimeError, ValueError, OSError, KeyError) as error:
+        if not isinstance(error, CheckpointError):
+            loading.refuse_damaged()
+        raise
+    finally:
+        LOADING.reset(token)
+        if loading.pool is not None:
+            loading.pool.shutdown(wait=True)
+
+
+def is_own_class(model: PreTrainedModel) -> bool:
+    """Whether a model has the class that its checkpoint was saved from. Another head leaves and lacks weights."""
+    return (getattr(model.config, "architectures", None) or [None])[0] == type(model).__name__
+
+
+def is_first_of_machine() -> bool:
+    """Whether this process reads the weights that FSDP hands to the others."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+def headers_of(files: Iterable[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of each tensor in some files, of which nothing else is read.
+
+    Raises:
+        OSError: a file that is damaged, or no safetensors file.
+    """
+    found = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = file.keys()
+                for name in names:
+                    part = file.get_slice(name)
+                    found[name] = part.get_dtype(), tuple(part.get_shape())
+        except (SafetensorError, OSError) as error:
+            raise OSError(
+                f"{path} is damaged, or is no safetensors file: {error}. Take it from where it came once more."
+            ) from error
+    return found
+
+
+def refuse_other_tensors(
+    model: PreTrainedModel, found: Mapping[str, tuple[str, tuple[int, ...]]], mapping: list, source: Any
+):
+    """Compares the headers of files with a model whose weights are not in memory yet.
+
+    Args:
+        model: on the meta device.
+        found: see `headers_of`.
+        mapping: how the library renames the tensors of older releases.
+        source: of the files.
+
+    Raises:
+        CheckpointError: tensors that are missing, not known, of another kind or of another size.
+    """
+    expected = model.state_dict()
+    own = copy.deepcopy(mapping)  # they remember what they were used for
+    renamings = [entry for entry in own if isinstance(entry, core_model_loading.WeightRenaming)]
+    converters = [entry for entry in own if isinstance(entry, core_model_loading.WeightConverter)]
+    unexpected, retyped, resized, there = set(), [], [], set()
+    for original, (dtype, shape) in found.items():
+        name, converted = original, None
+        if original not in expected:
+            name, converted = core_model_loading.rename_source_key(
+                original, renamings, converters, model.base_model_prefix, expected
+            )
+        if converted is not None:  # several tensors become one: the library says whether they can
+            return
+        if name not in expected:
+            unexpected.add(name)
+            continue
+        there.add(name)
+        kind = kind_of(expected[name])
+        if KINDS.get(dtype, dtype) != kind:
+            retyped.append(f"{name} ({dtype}, not {kind})")
+        elif shape != tuple(expected[name].shape):
+            resized.append(f"{name} {shape}, not {tuple(expected[name].shape)}")
+    names: Any = SimpleNamespace(missing_keys=set(expected) - with_tied(model, there), unexpected_keys=unexpected)
+    model._adjust_missing_and_unexpected_keys(names)  # leaves out what the encoders say may be missing
+    faults = {
+        "missing": names.missing_keys,
+        "not known to the model": names.unexpected_keys,
+        "of another type": retyped,
+        "of another size than the config says": resized,
+    }
+    refuse(faults, model, source)
+
+
+def kind_of(tensor: torch.Tensor) -> str:
+    """What numbers a tensor has, whatever their width."""
+    if tensor.dtype is torch.bool:
+        return "bool"
+    return "float" if tensor.is_floating_point() else "int"
+
+
+def with_tied(model: PreTrainedModel, names: set[str]) -> set[str]:
+    """Some names of tensors and those of the same tensors, which a file has once."""
+    groups = [{one, other} for one, other in getattr(model, "all_tied_weights_keys", {}).items()]
+    shared: dict[int, set[str]] = {}
+    for tensors in (
+        model.named_parameters(remove_duplicate=False),
+        model.named_buffers(remove_duplicate=False),
+    ):
+        for name, tensor in tensors:
+            shared.setdefault(id(tensor), set()).add(name)
+    groups += [group for group in shared.values() if len(group) > 1]
+    found = set(names)
+    while grown := set().union(*(group for group in groups if group & found and not group <= found)):
+        found |= grown
+    return found
+
+
+def refuse(faults: Mapping[str, Iterable], model: PreTrainedModel, source: Any):
+    """Raises, in one line, if there is any fault.
+
+    Raises:
+        CheckpointError: names the first tensors of each fault and how many they are.
+    """
+    told = []
+    for fault, names in faults.items():
+        if names := sorted(names):
+            rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            told.append(f"{len(names)} {fault}: {', '.join(names[:NAMED])}{rest}")
+    if told:
+        resized = any(key.startswith("of another size") and list(names) for key, names in faults.items())
+        other = "For another count of labels give ignore_mismatched_sizes=True. " if resized else ""
+        raise CheckpointError(
+            f"The weights of {source} are not those of a {type(model).__name__} of its config. Tensors "
+            f"{'; '.join(told)}. {other}{WAY_OUT}"
+        )
+
+
+@torch.no_grad()
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of tensors with NaN or infinite numbers in them; nothing is copied."""
+    found = []
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor) or tensor.is_meta or not tensor.numel():
+            continue
+        if not tensor.is_floating_point():
+            continue
+        values = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        values = values.float() if values.element_size() == 1 else values  # float8 has no sum
+        # A sum reads once, and NaN comes through; one of large numbers may be infinite though they are not.
+        if values.numel() and not values.sum().isfinite():
+            low, high = values.aminmax()
+            if not (low.isfinite() and high.isfinite()):
+                found.append(name)
+    return found
+
+
+def check_loaded(model: torch.nn.Module, source: Any = None):
+    """Refuses a model whose weights are not finite: it has diverged, or a file was damaged.
+
+    Args:
+        model: any; parameters and buffers that a checkpoint holds are looked at.
+        source: of the weights, for the message.
+
+    Raises:
+        CheckpointError: names the first of such tensors.
+    """
+    if names := not_finite(model.state_dict()):
+        rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        raise CheckpointError(
+            f"{source or type(model).__name__} has {len(names)} tensors with numbers that are not finite: "
+            f"{', '.join(names[:NAMED])}{rest}. It diverged when it was trained, or is damaged, or was loaded in a "
+            f"dtype that cannot hold it. {WAY_OUT}"
+        )
+
+
+__all__ = ["CheckpointError", "check_loaded"]

@@ -351,7 +351,7 @@ def load_heads(heads: dict[Any, Head], old: dict[Any, Head], name: str) -> list[
     """Takes over what heads have in common."""
     lines, used = [], set()
     for task, head in heads.items():
-        title, other = ("head" if head.sole else f"head of {task}"), partner_of(task, head, old)
+        title, other = title_of(task, head), partner_of(task, head, old)
         if other is None:
             lines.append(f"{title}: fresh")
             continue
@@ -366,6 +366,11 @@ def load_heads(heads: dict[Any, Head], old: dict[Any, Head], name: str) -> list[
         if id(other) not in used:
             lines.append(f"head of {name}{'' if task is None else f' for {task!r}'}: not used")
     return lines
+
+
+def title_of(task: Any, head: Head) -> str:
+    """What lines call a head."""
+    return "head" if head.sole else f"head of {task}"
 
 
 def partner_of(task: Any, head: Head, old: dict[Any, Head]) -> Head | None:

@@ -30,8 +30,9 @@ from mm_hf.models.probing import longest_text
 from mm_hf.models.processing_mm_fusion import PARTS
 from mm_hf.models.sound import limit_seconds
 from mm_hf.models.tabular import KNOWN, UNKNOWN
-from mm_hf.parts import class_of, load_parts
+from mm_hf.parts import class_of, load_parts, of_heads, title_of
 from training.arguments import DataArguments, ModelArguments
+from training.fresh_heads import fit_fresh_heads
 from training.start import ABOUT, Start, columns_there
 
 
@@ -246,7 +247,10 @@ def make_model(
     if decoder is not None:
         model.decoder.load_state_dict(decoder.decoder.state_dict())
         lines.append("decoder: pretrained, its cross-attention is fresh")
-    start.lines += [*lines, *lines_of_cut(start, job)]
+    heads = {title_of(task, found): (task, found) for task, found in of_heads(model, columns[0], None).items()}
+    fresh = [heads[title] for title in heads if f"{title}: fresh" in lines and heads[title][1].kind != "tokens"]
+    fitted = fit_fresh_heads(model, dict(fresh), job)
+    start.lines += [*(fitted.get(line, line) for line in lines), *lines_of_cut(start, job)]
     return model
 
 

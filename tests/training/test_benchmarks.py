@@ -80,10 +80,11 @@ def test_two_catalogues_have_no_row_in_common(monkeypatch):
 
 
 def test_the_start_of_two_epochs_is_held_against_six_fresh_ones():
-    names = ["first job", *(f"{kind}, {epochs} epochs" for kind, epochs in start.KINDS)]
+    names = ["first job"]
+    names += [start.name_of(kind, epochs, rate) for kind, epochs in start.KINDS for rate in start.RATES]
     runs = {name: {"0": {"accuracy": 0.5}, "1": {"accuracy": 0.6}} for name in names}
-    runs["started, 2 epochs"]["1"] = {"accuracy": 0.55}
+    runs[start.name_of("started", 2, start.RATES[1])]["1"] = {"accuracy": 0.55}
     found = start.summary(runs)
-    assert found["started 2 ahead of fresh 6"] == pytest.approx([0.0, -0.05])
-    assert not found["reached"]
-    assert found["accuracy"]["fresh, 6 epochs"] == pytest.approx(0.55)
+    ahead = found["started 2 ahead of fresh 6, by rate"]
+    assert ahead == {"0.001": [0.0, 0.0], "0.003": pytest.approx([0.0, -0.05])}
+    assert found["accuracy"][start.name_of("fresh", 6, start.RATES[0])] == pytest.approx(0.55)

@@ -226,8 +226,9 @@ def test_numbers_go_on_in_their_unit(table, other_shop, tmp_path):
     assert job.processor.table_schema == MMFusionProcessor.from_pretrained(table).table_schema
 
     job = prepared(other_shop, tmp_path / "other", **columns, label_column="height")
-    assert "head: fresh" in job.start.lines
-    assert not job.model.classifier.weight.any()
+    (line,) = [line for line in job.start.lines if line.startswith("head:")]
+    assert line.startswith(f"head: fresh, fitted to {len(job.splits['train'])} training rows")
+    assert job.model.classifier.weight.any()
 
 
 def test_other_columns_of_a_table_start_fresh(table, other_shop, tmp_path):
@@ -265,8 +266,9 @@ def test_several_tasks(things, other_shop, tmp_path):
     assert isinstance(job.model, MMFusionForMultiTask)
     torch.nn.init.normal_(job.model.heads["for_price"].weight)
     two = saved(job, tmp_path / "two")
+    rows = len(job.splits["train"])
     assert job.start.lines[-2:] == [
-        "head of price: fresh",
+        f"head of price: fresh, fitted to {rows} training rows as a linear model, before all of it trains",
         "head of thing: 3 of 5 labels from things (cup, hat, pen); fresh: car, cat; of things not used: box",
     ]
     back = prepared(other_shop, tmp_path / "one", **PICTURES, label_column="price", init_from=two)
@@ -324,7 +326,21 @@ def test_search_then_classes(things, other_shop, tmp_path):
     assert "logit_scale, embeddings.vision, embeddings.text, matching: from search" in again.start.lines
     classes = prepared(other_shop, tmp_path / "classes", **PICTURES, label_column="thing", init_from=search)
     assert isinstance(classes.model, MMFusionForQuestionAnswering)
-    assert "head: fresh" in classes.start.lines
+    assert any(line.startswith("head: fresh, fitted to") for line in classes.start.lines)
+
+
+def test_a_head_without_a_known_label_is_fitted(things, other_shop, tmp_path):
+    """Before the first step it knows more than a guess; all else is what the checkpoint has, and a second start gives
+    the same numbers."""
+    keys = {**PICTURES, "label_column": "colour", "init_from": things}
+    job = prepared(other_shop, tmp_path / "run", **keys)
+    labels = torch.tensor([job.label2id[row["colour"]] for row in job.splits["train"]])
+    truth = labels.bincount().max() / len(labels)
+    assert (answers(job.model, job, "train").argmax(-1) == labels).float().mean() > truth + 0.2
+    weights, state = load_file(things / "model.safetensors"), job.model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in weights.items() if name.startswith("model."))
+    again = prepared(other_shop, tmp_path / "again", **keys).model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in again.items())
 
 
 def test_writing(things, small, other_shop, tmp_path):

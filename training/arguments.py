@@ -41,8 +41,9 @@ def by_name(name: str, of: type, form: str, value: Any) -> dict[str, Any] | None
             value = parse_yaml(value)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        if not isinstance(value, dict):
-            raise ValueError(f"{name} must be of the form {form}, got {shown(value)}.")
+        value = {} if value is None else value
+    if not isinstance(value, dict | None):
+        raise ValueError(f"{name} must be of the form {form}, got {shown(value)}.")
     return None if value is None else checked_value(name, dict[str, of], value)
 
 

@@ -197,7 +197,7 @@ def names_of_unreadable_files(folder: str | os.PathLike | None) -> Iterator[None
     are not what was saved.
 
     Raises:
-        OSError: in the place of an error that names no file.
+        ValueError, OSError: in the place of an error that names no file.
     """
     try:
         yield
@@ -209,7 +209,8 @@ def names_of_unreadable_files(folder: str | os.PathLike | None) -> Iterator[None
         names = unreadable(folder) or differing(folder, lines, small)
         if not names or any(name in str(error) for name in names):
             raise
-        raise OSError(f"{', '.join(names)} in {folder} cannot be read: {error}.") from error
+        kind = ValueError if isinstance(error, ValueError) else OSError
+        raise kind(f"{', '.join(names)} in {folder} cannot be read: {str(error).rstrip('.')}.") from error
 
 
 def tell_changed_files(folder: str | os.PathLike, lines: dict[str, str], complete: bool):

@@ -436,8 +436,15 @@ class MMFusionConfig(PreTrainedConfig):
             check_given(values)
         if kwargs.get("label2id") is not None and kwargs.get("id2label") is None:
             kwargs["id2label"], _ = read_labels(None, kwargs["label2id"])
+        frozen_now = kwargs.get("freeze_encoders") and "trained_layers" not in kwargs
         found = super().from_dict(for_other_labels(config_dict, kwargs), **kwargs)
-        (found[0] if isinstance(found, tuple) else found).validate_architecture()  # what was changed, too
+        config = found[0] if isinstance(found, tuple) else found
+        if frozen_now:
+            trained = {
+                name: n for name, n in (config.trained_layers or {}).items() if name not in config.frozen_encoders
+            }
+            config.trained_layers = trained or None
+        config.validate_architecture()  # what was changed, too
         return found
 
     @classmethod

@@ -652,7 +652,7 @@ class MMFusionProcessor(ProcessorMixin):
                 parts["tokenizer"] = AutoTokenizer.from_pretrained(source, **kwargs)
             for name, kind in (("table_schema", TableSchema), ("series_scaler", SeriesScaler)):
                 found = processor_dict.get(name)
-                parts[name] = kind(**found) if isinstance(found, dict) else found
+                parts[name] = kind.from_dict(found) if isinstance(found, dict) else found
         parts |= {name: processor_dict.get(name) for name in ("image_background", "image_channels")}
         if folder is not None:
             check_parts(parts, processor_dict, folder, os.path.isdir(source), kwargs)

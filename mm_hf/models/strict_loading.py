@@ -8,7 +8,7 @@ The library fills what is missing with random numbers and goes on, with a warnin
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from types import SimpleNamespace
@@ -30,6 +30,7 @@ from .checkpoint_files import (
     tell_changed_files,
     weights_with_lines,
 )
+from .files import read_json
 
 
 # With one of these a caller asks for something else than a whole checkpoint.
@@ -61,6 +62,7 @@ class Loading:
         self.pool: ThreadPoolExecutor | None = None
         self.folder = ""
         self.damaged: Future[list[str]] | None = None
+        self.new: set[str] = set()  # tensors that the caller asked for, and the checkpoint cannot have
 
     def before_weights(self, model: PreTrainedModel, files: list[str] | None, load_config: Any):
         """What is known before a single weight is in memory: the headers of the files, and their checksums, which are
@@ -84,13 +86,14 @@ class Loading:
         if is_deepspeed_zero3_enabled() or not all(file.endswith(".safetensors") for file in files):
             return
         found = headers_of(files)
+        self.new = new_places(model, files[0])
         # These are the library's own: a release without them tells the same names once the weights are loaded.
         helpers = (
             hasattr(core_model_loading, "rename_source_key"),
             hasattr(model, "_adjust_missing_and_unexpected_keys"),
         )
         if is_own_class(model) and all(helpers):
-            refuse_other_tensors(model, found, getattr(load_config, "weight_mapping", None) or [], source)
+            refuse_other_tensors(model, found, getattr(load_config, "weight_mapping", None) or [], source, self.new)
 
     def finish(self, loaded: PreTrainedModel, info: Mapping[str, Iterable]):
         """What is known afterwards.
@@ -104,7 +107,7 @@ class Loading:
             return
         if is_own_class(loaded):
             faults = {
-                "missing": info.get("missing_keys", ()),
+                "missing": set(info.get("missing_keys", ())) - self.new,
                 "not known to the model": info.get("unexpected_keys", ()),
                 "of another size": [f"{key[0]} {tuple(key[1])}" for key in info.get("mismatched_keys", ())],
             }
@@ -194,8 +197,26 @@ def headers_of(files: Iterable[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
     return found
 
 
+def new_places(model: PreTrainedModel, beside: str) -> set[str]:
+    """The embeddings of places of a model that is loaded with several of them (`num_images`) from a checkpoint of one,
+    which has none: they start fresh, as the library says.
+
+    Args:
+        model: as it is asked for.
+        beside: any file of the checkpoint.
+    """
+    file = os.path.join(os.path.dirname(beside), "config.json")
+    if not os.path.isfile(file) or read_json(file).get("num_images", 1) > 1:
+        return set()
+    return {name for name, _ in model.named_parameters() if name.endswith(".place_embeddings")}
+
+
 def refuse_other_tensors(
-    model: PreTrainedModel, found: Mapping[str, tuple[str, tuple[int, ...]]], mapping: list, source: Any
+    model: PreTrainedModel,
+    found: Mapping[str, tuple[str, tuple[int, ...]]],
+    mapping: list,
+    source: Any,
+    new: Collection[str] = (),
 ):
     """Compares the headers of files with a model whose weights are not in memory yet.
 
@@ -204,6 +225,7 @@ def refuse_other_tensors(
         found: see `headers_of`.
         mapping: how the library renames the tensors of older releases.
         source: of the files.
+        new: tensors that may be missing.
 
     Raises:
         CheckpointError: tensors that are missing, not known, of another kind or of another size.
@@ -230,7 +252,9 @@ def refuse_other_tensors(
             retyped.append(f"{name} ({dtype}, not {kind})")
         elif shape != tuple(expected[name].shape):
             resized.append(f"{name} {shape}, not {tuple(expected[name].shape)}")
-    names: Any = SimpleNamespace(missing_keys=set(expected) - with_tied(model, there), unexpected_keys=unexpected)
+    names: Any = SimpleNamespace(
+        missing_keys=set(expected) - with_tied(model, there) - set(new), unexpected_keys=unexpected
+    )
     model._adjust_missing_and_unexpected_keys(names)  # leaves out what the encoders say may be missing
     faults = {
         "missing": names.missing_keys,

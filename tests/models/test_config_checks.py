@@ -455,7 +455,8 @@ def test_parts_of_a_processor(key, values, parts, tmp_path):
     file = tmp_path / "processor_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), key: values}))
     if values != {"means": [0]}:
-        refused(lambda: MMFusionProcessor.from_pretrained(tmp_path), *parts)
+        of_file = ("processor_config.json", "NaN") if "NaN" in file.read_text() else parts
+        refused(lambda: MMFusionProcessor.from_pretrained(tmp_path), *of_file)
 
 
 def test_arrays_are_numbers_too():

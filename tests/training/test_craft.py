@@ -766,9 +766,12 @@ def test_what_does_not_fit_is_one_line(keys, message, script, recipe):
     ("keys", "message"),
     [
         ({"trained_layers": 2}, "of the form {vision: 2}, got 2"),
-        ({"trained_layers": {"vision": "two"}}, "of the form {vision: 2}, got {'vision': 'two'}"),
-        ({"trained_layers": {"vision": True}}, "of the form {vision: 2}, got {'vision': True}"),
-        ({"trained_layers": {"vision": 0}}, "of the form {vision: 2}, got {'vision': 0}"),
+        ({"trained_layers": {"vision": "two"}}, "each value of trained_layers: invalid int value: 'two'"),
+        (
+            {"trained_layers": {"vision": True}},
+            "each value of trained_layers must be a whole number, such as 10, got bool True",
+        ),
+        ({"trained_layers": {"vision": 0}}, "of the form {vision: 2}, 1 and more; got 0"),
         ({"trained_layers": {"vision": 2}, "lora": "vision"}, "lora is 'vision', where adapters train in place"),
     ],
 )

@@ -27,7 +27,8 @@ from mm_hf.models.recurrent import RNNS, RecurrentConfig, RecurrentModel
 from training.prepare.common import PreparationError, folder_in_place, is_complete
 
 
-FILES = ("config.json", "model.safetensors", "README.md", "recurrent.py")
+CODE = ("recurrent.py", "config_checks.py", "files.py", "names.py")
+FILES = ("config.json", "model.safetensors", "README.md", *CODE)
 WORD_FILES = (*FILES, "tokenizer.json", "tokenizer_config.json")
 SOUND_FILES = (*FILES, "preprocessor_config.json")
 

@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -514,17 +515,21 @@ class MMTrainer(Trainer):
         """Lets the library write the checkpoint beside its place, and puts it there when it is whole."""
         run_dir = Path(self._get_output_dir(trial))
         folder = run_dir / f"checkpoint-{self.state.global_step}"
-        check_finite(cast(nn.Module, self.model), run_dir, self.tensors_to_keep(), frozen=False)
+        with ThreadPoolExecutor(1) as pool:  # it looks at all numbers while the disk is busy
+            tensors = [*self.tensors_to_keep()]
+            finite = pool.submit(check_finite, cast(nn.Module, self.model), run_dir, tensors, frozen=False)
+            with writing(folder):
+                if self.args.should_save:
+                    begin(folder)
+                self.accelerator.wait_for_everyone()
+                self._staging = staging_folder(folder).parent
+                try:
+                    super()._save_checkpoint(model, trial)
+                finally:
+                    self._staging = None
+                self.save_extra_state(staging_folder(folder))
+            finite.result()
         with writing(folder):
-            if self.args.should_save:
-                begin(folder)
-            self.accelerator.wait_for_everyone()
-            self._staging = staging_folder(folder).parent
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                self._staging = None
-            self.save_extra_state(staging_folder(folder))
             # The library looked for the best checkpoint where this one was written.
             best = run_dir / f"checkpoint-{self.state.best_global_step}"
             if best == folder or best.is_dir():

@@ -13,6 +13,7 @@ import json
 import math
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -256,12 +257,15 @@ class Training:
         more += [] if self.ema is None else self.ema.state_dict().items()
         # The best weights were looked at when they were measured or taken up, what is frozen when all was measured.
         more += self.best_weights.items() if self.progress.best_step == self.progress.step else []
-        check_finite(self.model, self.folder, more, frozen=False)
+        with ThreadPoolExecutor(1) as pool:  # it looks at all numbers while the disk is busy
+            finite = pool.submit(check_finite, self.model, self.folder, more, frozen=False)
+            with writing(folder):
+                if self.accelerator.is_main_process:
+                    begin(folder)
+                self.accelerator.wait_for_everyone()
+                self.write(staging_folder(folder))
+            finite.result()
         with writing(folder):
-            if self.accelerator.is_main_process:
-                begin(folder)
-            self.accelerator.wait_for_everyone()
-            self.write(staging_folder(folder))
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
                 publish(folder)

@@ -10,6 +10,7 @@ import math
 import random
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from accelerate.utils import load as load_tensors  # torch.load of tensors and n
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from .checkpoints import newest_checkpoint
+from .checkpoints import clear_staging, newest_checkpoint
 from .optim import NonFiniteLossError
 
 
@@ -113,6 +114,20 @@ def check_finite(
             + ("" if last is None else f"The last complete checkpoint is {last}. ")
             + "Try a lower learning rate, or gradients that are clipped (max_grad_norm above 0)."
         )
+
+
+def keep_if_finite(looking: Future, run_dir: str | Path):
+    """Waits for a `check_finite` that went on beside the writing of a checkpoint, and throws away what was written
+    where that found something.
+
+    Raises:
+        NonFiniteWeightsError: see there.
+    """
+    try:
+        looking.result()
+    except NonFiniteWeightsError:
+        clear_staging(run_dir)
+        raise
 
 
 def fault_of_answers(logits: Any) -> str | None:

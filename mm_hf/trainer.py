@@ -60,6 +60,7 @@ from .states import (
     is_duration,
     is_list_of,
     is_number,
+    keep_if_finite,
     masks_of,
     moments,
     read_json,
@@ -528,7 +529,7 @@ class MMTrainer(Trainer):
                 finally:
                     self._staging = None
                 self.save_extra_state(staging_folder(folder))
-            finite.result()
+            keep_if_finite(finite, run_dir)
         with writing(folder):
             # The library looked for the best checkpoint where this one was written.
             best = run_dir / f"checkpoint-{self.state.best_global_step}"

@@ -38,6 +38,7 @@ from mm_hf.states import (
     agreed,
     check_finite,
     check_moments,
+    keep_if_finite,
     moments,
     read_json,
     restore_random_states,
@@ -264,7 +265,7 @@ class Training:
                     begin(folder)
                 self.accelerator.wait_for_everyone()
                 self.write(staging_folder(folder))
-            finite.result()
+            keep_if_finite(finite, self.folder)
         with writing(folder):
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:

@@ -192,7 +192,7 @@ def damage(folder: Path, name: str, way: str, other: Path):
         DAMAGES[way](folder / name, other)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", [pytest.param(h, marks=pytest.mark.slow if h == "writes" else ()) for h in HEADS])
 def test_every_file_damaged_in_every_way(head, checkpoints, tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     good, other = checkpoints / f"{head}-0", checkpoints / f"{head}-1"

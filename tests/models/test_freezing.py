@@ -131,7 +131,10 @@ def build(modality: str, kind: str, **kwargs) -> MMFusionForClassification:
     return tiny.model(**{**settings, modality: kind}, **kwargs)
 
 
-@pytest.mark.parametrize(("modality", "kind", "layers", "beginnings"), TOPS)
+@pytest.mark.parametrize(
+    ("modality", "kind", "layers", "beginnings"),
+    [pytest.param(*top, marks=pytest.mark.slow if place % 2 else ()) for place, top in enumerate(TOPS)],
+)
 def test_the_top_layers(modality, kind, layers, beginnings):
     model = build(modality, kind, freeze_encoders=True, freeze_batch_norm=False)
     encoder = model.model.encoders[modality]

@@ -553,7 +553,9 @@ def test_bf16(script, trained):
 
 
 @SCRIPTS
-@pytest.mark.parametrize("where", ["vision", "text", "encoders", "fusion", "all"])
+@pytest.mark.parametrize(
+    "where", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("vision", "text", "encoders")), "fusion", "all"]
+)
 def test_lora(where, script, trained):
     starts = {}
     done = trained(

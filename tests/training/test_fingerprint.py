@@ -281,7 +281,7 @@ def test_of_large_files_every_so_many_are_read(files, monkeypatch):
     assert fingerprint.content_of(list(map(str, paths))) != before
 
 
-@pytest.mark.parametrize("kind", ["file", "glob", "folder"])
+@pytest.mark.parametrize("kind", ["file", "glob", pytest.param("folder", marks=pytest.mark.slow)])
 def test_streams(kind, tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
@@ -586,7 +586,7 @@ def test_a_run_of_before_goes_on_and_keeps_its_rows_from_then_on(stopped, capsys
 
 
 @pytest.mark.parametrize("name", ["rows.json", "recipe.json"])
-@pytest.mark.parametrize("content", ["", "{", "[]", "3"])
+@pytest.mark.parametrize("content", ["{", *(pytest.param(one, marks=pytest.mark.slow) for one in ("", "[]", "3"))])
 def test_a_damaged_record_is_named(name, content, stopped):
     (stopped / "run" / name).write_text(content)
     message = refused()

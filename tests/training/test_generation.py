@@ -182,6 +182,7 @@ def test_the_nearest_picture_is_one_that_was_learned_from(captioner, captions):
     assert json.loads((output / "evaluation.json").read_text())["floors"]["nearest_picture"]["value"] == 1
 
 
+@pytest.mark.slow  # the second way
 def test_without_generation_the_next_token_counts(recipe, tmp_path):
     call(train.main, recipe(tmp_path / "run", predict_with_generate=False, floors=False, max_steps=20))
     history = json.loads((tmp_path / "run/checkpoint-20/progress.json").read_text())["history"]

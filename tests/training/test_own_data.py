@@ -363,10 +363,10 @@ SHARDS = {"image_column": "png", "text_column": "json.question", "label_column":
 @pytest.mark.parametrize(
     ("write", "keys"),
     [
-        (json_lines, {}),
-        (parquet, {}),
+        pytest.param(json_lines, {}, marks=pytest.mark.slow),  # tests/data reads every form in no time
+        pytest.param(parquet, {}, marks=pytest.mark.slow),
         (image_folder, {"image_column": "image"}),
-        (saved, {}),
+        pytest.param(saved, {}, marks=pytest.mark.slow),
         (three_tables, {}),
         (shards, SHARDS),
     ],
@@ -381,7 +381,7 @@ def test_every_form_trains(start, questions, tmp_path, write, keys):
     assert all(looked)
 
 
-@pytest.mark.parametrize("script", ["train", "finetune"])
+@pytest.mark.parametrize("script", ["train", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_shards_stream(start, questions, tmp_path, script):
     """The training part is read while it trains; the others are stored first."""
     folder = shards(tmp_path / "mine", questions)

@@ -106,6 +106,7 @@ def test_evaluation(trained):
     assert report["metrics"]["accuracy"]["value"] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_beside_words_either_may_be_missing(recipe, encoders, tmp_path):
     """And the balance between the two is minded."""
     words = {"text_encoder": encoders / "minilm-l6", "text_column": "word", "freeze_encoders": True}

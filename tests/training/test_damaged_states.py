@@ -562,15 +562,16 @@ def peak_of(action) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is Linux's to tell")
 def test_memory_for_a_damaged_file(tmp_path):
-    """Files of 16 MB, with and without checksums: what is wrong with them is found in less than they take."""
-    tensors = {f"{number}": torch.ones(1024, 1024) for number in range(4)}
+    """Files of 44 MB, with and without checksums: what is wrong with them is found in less than they take. (Up to 32 MB
+    the allocator may hand out what was freed before, which adds nothing to the peak.)"""
+    tensors = {"0": torch.ones(3300, 3300)}
     state = tmp_path / "checkpoint-1"
     staged = checkpoints.begin(state)
     save_file(tensors, staged / "model.safetensors")
     torch.save(tensors, staged / "optimizer.bin")
     publish(state)
     good = peak_of(lambda: [load_file(state / "model.safetensors"), states.load_tensors(state / "optimizer.bin")])
-    assert good > 15_000_000
+    assert good > 40_000_000
     huge = json.dumps({"0": {"dtype": "F32", "shape": [2**33], "data_offsets": [0, 2**35]}}).encode()
     header = struct.pack("<Q", len(huge)) + huge
 

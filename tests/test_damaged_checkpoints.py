@@ -474,6 +474,7 @@ def test_a_checkpoint_of_the_hub_out_of_its_cache(damaged, checkpoints, tmp_path
     assert not [record for record in caplog.records if "has changed" in record.getMessage()]
 
 
+@pytest.mark.slow
 def test_code_of_the_checkpoint_alone(checkpoints, tmp_path):
     """In a process that does not know the package."""
     for name in ("whole", "damaged"):

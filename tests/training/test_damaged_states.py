@@ -562,8 +562,8 @@ def peak_of(action) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is Linux's to tell")
 def test_memory_for_a_damaged_file(tmp_path):
-    """Files of 44 MB, with and without checksums: what is wrong with them is found in less than they take. (Up to 32 MB
-    the allocator may hand out what was freed before, which adds nothing to the peak.)"""
+    """Files of 44 MB, with and without checksums: what is wrong with them is found in less than they take. (Below
+    32 MB the allocator may hand out what was freed before, which adds nothing to the peak.)"""
     tensors = {"0": torch.ones(3300, 3300)}
     state = tmp_path / "checkpoint-1"
     staged = checkpoints.begin(state)

@@ -73,6 +73,7 @@ def job(encoders, tiny_folder, tmp_path_factory):
     return fusions.set_up("a test", "train.py", words)
 
 
+@pytest.mark.slow
 def test_runs_differ_in_the_fusion_alone(job, monkeypatch):
     """As many steps as fit into the seconds, at the cost that was measured. The same seed gives the same batches."""
     tested, original = [], fusions.evaluate

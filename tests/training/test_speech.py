@@ -85,6 +85,7 @@ def test_evaluation(trained):
     assert (trained / "evaluation/report.html").exists()
 
 
+@pytest.mark.slow
 def test_it_writes_without_the_package(trained, fsdd, tmp_path):
     row = fsdd["train"].filter(lambda row: row["speaker"] == "theo" and row["word"] == "three")[0]
     (tmp_path / "three.wav").write_bytes(row["audio"]["bytes"])

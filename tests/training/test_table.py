@@ -93,6 +93,7 @@ def test_evaluation(trained):
     assert (trained / "evaluation/report.html").exists()
 
 
+@pytest.mark.slow
 def test_it_answers_without_the_package(trained, tmp_path):
     row = {"text": None, "table": {"class": "Dresses", "age": 30, "helpful": "yes"}}
     answers = ask_without_package(trained, row, tmp_path)

@@ -1,6 +1,6 @@
 """Category and price as two tasks, the price as it stands, beside each learned alone: do they get in each other's way?
 
-    python -m training.prepare.openmoji data/openmoji
+    python -m mm_hf.prepare.openmoji data/openmoji
     python benchmarks/catalogue.py                       # three seeds, some ten minutes; what is there is kept
 
 A made catalogue: OpenMoji's pictures and names, its ten categories, and a price from 2 to some 500 that depends on the
@@ -10,7 +10,6 @@ times that of the categories. Writes `results/catalogue.json`.
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,16 @@ import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets, load_from_disk
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from mm_hf.data import FeatureCache
-from training.job import ROOT, Job
-from training.measure import evaluate
-from training.run_folder import git_commit, hardware, write_json
-from training.set_up import set_up
-from training.train import fit
+from mm_hf.training.finish import evaluate
+from mm_hf.training.loop import fit
+from mm_hf.training.new_run import set_up
+from mm_hf.training.provenance import commit_or_version, hardware
+from mm_hf.training.run import Run
+from mm_hf.training.run_folder import write_json
 
 
+ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data/catalogue"
 REPORT = ROOT / "benchmarks/results/catalogue.json"
 TASKS = {"category": ["category"], "price": ["price"], "both": ["category", "price"]}
@@ -48,7 +46,7 @@ def make_catalogue():
     Dataset.add_column(rows.select_columns(["image", "name", "category"]), "price", prices).save_to_disk(str(DATA))
 
 
-def prepare(labels: list[str], seed: int, cache: FeatureCache | None, budget: list[str]) -> Job:
+def prepare(labels: list[str], seed: int, cache: FeatureCache | None, budget: list[str]) -> Run:
     """One run's job; what was encoded before is not encoded again."""
     words = [str(ROOT / "training/recipes/openmoji_category.yaml"), "--dataset", str(DATA), "--seed", str(seed)]
     words += ["--label_column", *labels, "--test_fraction", "0.25", "--floors", "false", "--report_to", "none"]
@@ -65,7 +63,7 @@ def prepare(labels: list[str], seed: int, cache: FeatureCache | None, budget: li
     return job
 
 
-def scores(job: Job) -> dict[str, float]:
+def scores(job: Run) -> dict[str, float]:
     """Accuracy of the category and RMSE of the price on the test part, those that there are."""
     predictions, _ = evaluate(job, job.model, job.collator, "test")
     found = {}
@@ -111,7 +109,7 @@ def main():
     torch.set_num_threads(args.threads)
     make_catalogue()
     results = json.loads(args.report.read_text()) if args.report.exists() else {"runs": {kind: {} for kind in TASKS}}
-    results |= {"commit": git_commit(ROOT), "hardware": hardware(), "epochs": args.epochs}
+    results |= {"commit": commit_or_version(), "hardware": hardware(), "epochs": args.epochs}
     cache = None
     for seed in args.seeds:
         for kind, labels in TASKS.items():

@@ -17,7 +17,6 @@ the same time: what is in the file is not run again. Lines of another recipe or 
 import argparse
 import json
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -32,20 +31,18 @@ import yaml
 from accelerate.utils import set_seed
 from datasets import DatasetDict, concatenate_datasets, disable_progress_bars, load_from_disk
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from mm_hf import FUSIONS
 from mm_hf.data import FeatureCache, MultimodalCollator
-from training.arguments import read_recipe
-from training.job import ROOT, Job
-from training.measure import evaluate
-from training.prepare.openmoji import cut
-from training.run_folder import git_commit, hardware
-from training.set_up import set_up
-from training.train import Training
+from mm_hf.prepare.openmoji import cut
+from mm_hf.training.arguments import read_recipe
+from mm_hf.training.finish import evaluate
+from mm_hf.training.loop import Training
+from mm_hf.training.new_run import set_up
+from mm_hf.training.provenance import commit_or_version, hardware
+from mm_hf.training.run import Run
 
 
+ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- fusions -->", "<!-- end of fusions -->"
 RUNS = ROOT / "benchmarks/results/fusions_runs.jsonl"
 REPORT = ROOT / "benchmarks/results/fusions.json"
@@ -150,7 +147,7 @@ def recipe_of(name: str) -> dict[str, Any]:
     return {**read_recipe(file), **TASKS[name].keys}
 
 
-def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Job:
+def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Run:
     """The job of a task, its model and data built, the features of its encoders computed.
 
     Args:
@@ -187,7 +184,7 @@ class TimedTraining(Training):
         self.evaluating += time.process_time() - before
 
 
-def training_of(job: Job, keys: dict[str, Any], seed: int, **limits: Any) -> TimedTraining:
+def training_of(job: Run, keys: dict[str, Any], seed: int, **limits: Any) -> TimedTraining:
     """A training of the job's task with another fusion, from the weights that the seed gives.
 
     Args:
@@ -206,7 +203,7 @@ def training_of(job: Job, keys: dict[str, Any], seed: int, **limits: Any) -> Tim
     return TimedTraining(job, job.model, collator, job.train_args, folder=None)
 
 
-def without(job: Job, modality: str | None) -> MultimodalCollator:
+def without(job: Run, modality: str | None) -> MultimodalCollator:
     """The job's collator, one modality left out of every row."""
     return job.collator if modality is None else replace(job.collator, absent={modality: None})
 
@@ -223,7 +220,7 @@ def seconds_per_step(training: Training, steps: int = 40, warm_up: int = 8) -> f
     return median(times[min(warm_up, len(times) - 1) :])
 
 
-def run_once(job: Job, keys: dict[str, Any], seed: int, seconds: float, scores: Sequence[str]) -> dict[str, Any]:
+def run_once(job: Run, keys: dict[str, Any], seed: int, seconds: float, scores: Sequence[str]) -> dict[str, Any]:
     """Trains and tests once.
 
     Returns:
@@ -236,7 +233,7 @@ def run_once(job: Job, keys: dict[str, Any], seed: int, seconds: float, scores: 
     # No limit of wall time, as recipes have one: on a busy machine it would come first.
     training = training_of(job, keys, seed, max_steps=steps, eval_steps=every, max_train_seconds=None)
     before = time.process_time()
-    training.run()
+    training.train()
     spent = time.process_time() - before
     job.train_args = asked
     tested = {}
@@ -416,7 +413,7 @@ def main():
                         job = job_of(name, seed, folder, cache)
                         cache = job.collator.cache
                     run = {**key, **run_once(job, METHODS[method], seed, key["seconds"], task.scores)}
-                    run |= {"commit": git_commit(ROOT), **hardware()}
+                    run |= {"commit": commit_or_version(), **hardware()}
                     with arguments.runs.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(run) + "\n")
                     shown = ", ".join(f"{score} {value:.4f}" for score, value in run["scores"].items())

@@ -14,7 +14,6 @@ strength chosen on the validation part. The figures stay in `results/houses.json
 import argparse
 import csv
 import json
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -25,17 +24,16 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from mm_hf.data import FeatureCache
-from training.job import ROOT, Job
-from training.measure import evaluate
-from training.run_folder import git_commit, hardware, write_json
-from training.set_up import set_up
-from training.train import fit
+from mm_hf.training.finish import evaluate
+from mm_hf.training.loop import fit
+from mm_hf.training.new_run import set_up
+from mm_hf.training.provenance import commit_or_version, hardware
+from mm_hf.training.run import Run
+from mm_hf.training.run_folder import write_json
 
 
+ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data/houses"
 REPORT = ROOT / "benchmarks/results/houses.json"
 PHOTOS = ["frontal", "bedroom", "bathroom", "kitchen"]
@@ -70,7 +68,7 @@ def unpack(archive: Path):
         writer.writerows(rows)
 
 
-def prepare(fusion: str, unit: str, cut: int, budget: list[str], cache: FeatureCache | None) -> Job:
+def prepare(fusion: str, unit: str, cut: int, budget: list[str], cache: FeatureCache | None) -> Run:
     """One run's job, with the features of photographs that were encoded before."""
     words = ["--dataset", str(DATA / "houses.csv"), "--image_column", *PHOTOS, "--table_columns", *TABLE]
     words += ["--label_column", UNITS[unit], "--vision_encoder", str(ROOT / "data/encoders/mobilenet-v2")]
@@ -94,7 +92,7 @@ def error_of(dollars: np.ndarray, truth: np.ndarray) -> float:
     return float(np.sqrt(np.mean((np.log10(dollars.clip(1)) - np.log10(truth)) ** 2)))
 
 
-def run(job: Job, unit: str) -> dict[str, Any]:
+def run(job: Run, unit: str) -> dict[str, Any]:
     """Trains, and measures the test part."""
     history = fit(job, job.model, job.collator, job.train_args)
     predictions, _ = evaluate(job, job.model, job.collator, "test")
@@ -107,7 +105,7 @@ def run(job: Job, unit: str) -> dict[str, Any]:
     }
 
 
-def features(job: Job, split: str) -> tuple[np.ndarray, np.ndarray]:
+def features(job: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
     """What the straight line sees of each row: the table, zip codes one column each, and pooled features."""
     rows = job.all_rows(split, [*job.columns.images, *TABLE])
     codes = sorted({row["zip"] for row in job.all_rows("train", ["zip"])})
@@ -122,7 +120,7 @@ def features(job: Job, split: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(table), np.array(photos)
 
 
-def straight_line(job: Job) -> dict[str, float]:
+def straight_line(job: Run) -> dict[str, float]:
     """The guess and ridges on log10 of the price."""
     labels = {split: job.labels(split).double().numpy() for split in job.splits}
     found = {"mean": float(np.sqrt(np.mean((labels["test"] - labels["train"].mean()) ** 2)))}
@@ -180,7 +178,7 @@ def main():
     budget = ["--num_train_epochs", str(args.epochs)]
     budget += ["--max_train_seconds", str(args.seconds)] if args.seconds else []
     results = json.loads(args.report.read_text()) if args.report.exists() else {"cuts": {}}
-    results |= {"commit": git_commit(ROOT), "hardware": hardware(), "seconds": args.seconds, "epochs": args.epochs}
+    results |= {"commit": commit_or_version(), "hardware": hardware(), "seconds": args.seconds, "epochs": args.epochs}
     cache = None
     for cut in map(str, args.cuts):
         found = results["cuts"].setdefault(cut, {})

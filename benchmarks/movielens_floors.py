@@ -8,19 +8,16 @@ on the validation part. RMSE on the test part, into `results/movielens_floors.js
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 from datasets import Dataset, load_from_disk
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from training.job import ROOT
-from training.run_folder import git_commit, hardware, write_json
+from mm_hf.training.provenance import commit_or_version, hardware
+from mm_hf.training.run_folder import write_json
 
 
+ROOT = Path(__file__).resolve().parent.parent
 WIDTHS, PENALTIES = (0, 8, 32), (0.02, 0.05, 0.1)
 EPOCHS, PATIENCE, BATCH, RATE = 60, 3, 512, 0.01
 
@@ -91,7 +88,7 @@ def main():
     factors = min((*fit(parts, width, penalty), width, penalty) for width in WIDTHS[1:] for penalty in PENALTIES)
     floors |= {"biases": biases[1], "matrix_factorisation": factors[1]}
     chosen = {"biases": {"penalty": biases[2]}, "matrix_factorisation": {"width": factors[2], "penalty": factors[3]}}
-    report = {"rmse": floors, "chosen": chosen, "commit": git_commit(ROOT), "hardware": hardware()}
+    report = {"rmse": floors, "chosen": chosen, "commit": commit_or_version(), "hardware": hardware()}
     write_json(ROOT / "benchmarks/results/movielens_floors.json", report)
     for name, value in floors.items():
         print(f"{name:<24}{value:.4f}")

@@ -11,7 +11,6 @@ be known; what is known of the others is learned from, by its weight. Writes `re
 
 import argparse
 import json
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -21,18 +20,15 @@ from typing import Any
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets, disable_progress_bars, load_from_disk
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from mm_hf.data import FeatureCache
-from training.job import ROOT
-from training.measure import evaluate
-from training.prepare.openmoji import cut
-from training.run_folder import git_commit, hardware
-from training.set_up import set_up
-from training.train import fit
+from mm_hf.prepare.openmoji import cut
+from mm_hf.training.finish import evaluate
+from mm_hf.training.loop import fit
+from mm_hf.training.new_run import set_up
+from mm_hf.training.provenance import commit_or_version, hardware
 
 
+ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "training/recipes/openmoji_multi_task.yaml"
 REPORT = ROOT / "benchmarks/results/multi_task.json"
 LEAST_OCCURRENCES = 20
@@ -136,7 +132,7 @@ def main():
                     f"{score} {run['metrics'][score]:.4f}" for score in SCORES if score in run["metrics"]
                 )
                 print(f"{method}, seed {seed}: {scores} {run['learned_weights'] or ''}", flush=True)
-        report = {"table": summarise(runs), "runs": runs, "keys": more, "commit": git_commit(ROOT), **hardware()}
+        report = {"table": summarise(runs), "runs": runs, "keys": more, "commit": commit_or_version(), **hardware()}
         arguments.report.parent.mkdir(parents=True, exist_ok=True)
         arguments.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"\n{'':<18}" + "".join(f"{score:>44}" for score in SCORES))

@@ -28,15 +28,12 @@ from datasets import load_from_disk
 from tqdm import tqdm
 
 from mm_hf.data import names_of_classes
+from mm_hf.training.arguments import read_recipe
+from mm_hf.training.provenance import commit_or_version
+from mm_hf.training.run_folder import write_json
 
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from training.arguments import read_recipe
-from training.job import ROOT
-from training.run_folder import git_commit, write_json
-
-
+ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs/recipes"
 REPORT = ROOT / "benchmarks/results/recipes.json"
 ASK = Path(__file__).with_name("ask_without_package.py")
@@ -167,7 +164,7 @@ def run_one(name: str, jobs: int) -> dict[str, Any]:
         "seed": results["seed"],
         # Of embeddings how alike they are: the numbers say nothing.
         "answer_without_package": answer.get("similarity", answer) if isinstance(answer, dict) else answer,
-        "commit": git_commit(ROOT),
+        "commit": commit_or_version(),
         **results["hardware"],
     }
 

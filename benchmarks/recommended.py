@@ -10,7 +10,6 @@ F1 .968, PR-AUC .995.
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,16 @@ import torch
 from accelerate.utils import set_seed
 from torchmetrics.functional.classification import binary_average_precision, binary_f1_score
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from mm_hf.evaluation import bootstrap
-from training.arguments import read_recipe
-from training.job import ROOT
-from training.measure import evaluate
-from training.run_folder import git_commit, hardware, write_json
-from training.set_up import set_up
-from training.train import fit
+from mm_hf.training.arguments import read_recipe
+from mm_hf.training.finish import evaluate
+from mm_hf.training.loop import fit
+from mm_hf.training.new_run import set_up
+from mm_hf.training.provenance import commit_or_version, hardware
+from mm_hf.training.run_folder import write_json
 
 
+ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "benchmarks/results/recommended.json"
 PUBLISHED = {"f1": 0.968, "average_precision": 0.995}
 
@@ -82,7 +79,7 @@ def main():
         report[key] = {
             **scores(predictions.logits.softmax(-1)[:, yes], (predictions.labels == yes).long()),
             "seconds": arguments.seconds,
-            "commit": git_commit(ROOT),
+            "commit": commit_or_version(),
             "hardware": hardware(),
         }
         write_json(REPORT, report)

@@ -14,15 +14,14 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import torch
+
+from mm_hf import checkpoints
+from mm_hf.training import loop, train
+from mm_hf.training.new_run import set_up
+
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import torch  # noqa: E402
-
-from mm_hf import checkpoints  # noqa: E402
-from training import train  # noqa: E402
-from training.set_up import set_up  # noqa: E402
 
 
 def main():
@@ -58,7 +57,7 @@ def main():
         print(f"{way:<16} {median:.3f} s (fastest {min(found[1:]):.3f})  {100 * (median / base - 1):+.1f} %")
 
 
-def one_step(cache: Path, folder: Path, frozen: bool) -> "train.Training":
+def one_step(cache: Path, folder: Path, frozen: bool) -> "loop.Training":
     """A training that has made a step, so that the optimizer has moments, and has been measured."""
     keys = {
         "vision_encoder": cache / "encoders/mobilenet-v2",
@@ -76,7 +75,7 @@ def one_step(cache: Path, folder: Path, frozen: bool) -> "train.Training":
     words = [str(word) for key, value in keys.items() for word in (f"--{key}", value)]
     with mock.patch.object(sys, "argv", ["train.py", str(ROOT / "training/recipes/easy_vqa.yaml"), *words]):
         job = set_up("", "train.py")
-    training = train.Training(job, job.model, job.collator, job.train_args, job.output_dir)
+    training = loop.Training(job, job.model, job.collator, job.train_args, job.output_dir)
     training.loader.set_epoch(0)
     training.make_step([next(iter(training.loader))])
     training.progress.best = 0.5

@@ -11,21 +11,18 @@ validation rows, and tested on all rows of the one. Runs stay in `runs/speakers/
 import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict, concatenate_datasets, load_from_disk
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.recipes import call
-from training.arguments import read_recipe
-from training.job import ROOT
-from training.run_folder import git_commit, hardware, write_json
+from mm_hf.training.arguments import read_recipe
+from mm_hf.training.provenance import commit_or_version, hardware
+from mm_hf.training.run_folder import write_json
 
 
+ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs/speakers"
 REPORT = ROOT / "benchmarks/results/speakers.json"
 
@@ -65,7 +62,7 @@ def main():
             print(f"== without {speaker}", flush=True)
             own["by_speaker"][speaker] = run_one(arguments.recipe, splits, speaker, arguments.seconds)
             print(own["by_speaker"][speaker])
-            own |= {"commit": git_commit(ROOT), "hardware": hardware()}
+            own |= {"commit": commit_or_version(), "hardware": hardware()}
             write_json(REPORT, {**report, arguments.recipe: own})
     found = list(own["by_speaker"].values())
     own["mean"] = {name: statistics.mean(metrics[name] for metrics in found) for name in found[0]}

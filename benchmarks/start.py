@@ -1,6 +1,6 @@
 """Does a run that starts from another one (`init_from`) learn a new label set sooner than a fresh one?
 
-    python -m training.prepare.openmoji data/openmoji
+    python -m mm_hf.prepare.openmoji data/openmoji
     python benchmarks/start.py                       # three seeds, some minutes; what is there is kept
 
 Two catalogues of OpenMoji's pictures and names, without a row in common; 600 rows of the second one are learned from.
@@ -14,7 +14,6 @@ suits so few steps better. Writes `results/start.json`, with the accuracy on the
 import argparse
 import itertools
 import json
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -24,18 +23,17 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from mm_hf.data import FeatureCache
-from training.job import ROOT, Job
-from training.measure import evaluate
-from training.prepare.openmoji import CATEGORIES, CATEGORIES_FILE, join_key, read_checked
-from training.run_folder import git_commit, hardware, write_json
-from training.set_up import set_up
-from training.train import fit
+from mm_hf.prepare.openmoji import CATEGORIES, CATEGORIES_FILE, join_key, read_checked
+from mm_hf.training.finish import evaluate
+from mm_hf.training.loop import fit
+from mm_hf.training.new_run import set_up
+from mm_hf.training.provenance import commit_or_version, hardware
+from mm_hf.training.run import Run
+from mm_hf.training.run_folder import write_json
 
 
+ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "benchmarks/results/start.json"
 RECIPE = ROOT / "training/recipes/openmoji_category.yaml"
 ROWS = {"train": 600, "validation": 100, "test": 250}  # of the second catalogue
@@ -90,7 +88,7 @@ def make_catalogues(rows: Dataset, folder: Path, seed: int, finer: bool):
     DatasetDict({name: rows.select(chosen[name]) for name in ROWS}).save_to_disk(str(folder / "second"))
 
 
-def prepare(args: argparse.Namespace, data: Path, output_dir: Path, cache: FeatureCache | None, **keys: Any) -> Job:
+def prepare(args: argparse.Namespace, data: Path, output_dir: Path, cache: FeatureCache | None, **keys: Any) -> Run:
     """One run's job; with a cache, what was encoded before is not encoded again."""
     flags = {"dataset": data, "output_dir": output_dir, "overwrite_output_dir": "true", "floors": "false"}
     flags |= {"report_to": "none", "image_size": 96, "cache_features": str(cache is None).lower()}
@@ -105,7 +103,7 @@ def prepare(args: argparse.Namespace, data: Path, output_dir: Path, cache: Featu
 ENCODERS = {"vision": "mobilenet-v2", "text": "minilm-l6"}
 
 
-def trained(job: Job, folder: Path | None = None) -> dict[str, Any]:
+def trained(job: Run, folder: Path | None = None) -> dict[str, Any]:
     """Trains; the accuracy on test, and the seconds. With a folder leaves a checkpoint there."""
     history = fit(job, job.model, job.collator, job.train_args)
     _, report = evaluate(job, job.model, job.collator, "test")
@@ -148,7 +146,7 @@ def main():
     torch.set_num_threads(args.threads)
     names = ["first job", *(name_of(kind, epochs, rate) for kind, epochs in KINDS for rate in RATES)]
     results = json.loads(args.report.read_text()) if args.report.exists() else {"runs": {}, "summary": {}}
-    results |= {"commit": git_commit(ROOT), "hardware": hardware(), "rows": ROWS, "first_epochs": FIRST_EPOCHS}
+    results |= {"commit": commit_or_version(), "hardware": hardware(), "rows": ROWS, "first_epochs": FIRST_EPOCHS}
     rows = read_rows(args.openmoji)
     if not (args.work / "all").exists():
         rows.save_to_disk(str(args.work / "all"))

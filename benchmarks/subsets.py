@@ -12,7 +12,6 @@ not depend on what else the machine does; seconds tell what a modality is worth 
 import argparse
 import copy
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
@@ -21,23 +20,22 @@ from typing import Any
 
 from accelerate.utils import set_seed
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.fusions import interval
 from mm_hf.models.configuration_mm_fusion import MODALITY_CONFIGS
-from training.job import ROOT, Job
-from training.measure import evaluate
-from training.run_folder import git_commit, hardware, write_json
-from training.set_up import set_up
-from training.train import fit
+from mm_hf.training.finish import evaluate
+from mm_hf.training.loop import fit
+from mm_hf.training.new_run import set_up
+from mm_hf.training.provenance import commit_or_version, hardware
+from mm_hf.training.run import Run
+from mm_hf.training.run_folder import write_json
 
 
+ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs/subsets"
 REPORT = ROOT / "benchmarks/results/subsets.json"
 
 
-def prepare(recipe: str, budget: list[str]) -> Job:
+def prepare(recipe: str, budget: list[str]) -> Run:
     """The recipe's job; the features of its frozen encoders are computed once for all that is trained."""
     words = [str(ROOT / f"training/recipes/{recipe}.yaml"), "--output_dir", str(RUNS / recipe), *budget]
     words += ["--overwrite_output_dir", "true", "--report_to", "none"]
@@ -56,7 +54,7 @@ def variants(
         yield f"{' + '.join(modalities)}, {key} {value}", tuple(modalities), {key: value, **own}
 
 
-def run_one(job: Job, subset: tuple[str, ...], changes: dict[str, Any]) -> float:
+def run_one(job: Run, subset: tuple[str, ...], changes: dict[str, Any]) -> float:
     """Trains with these modalities and keys, and gives the first metric of the test part."""
     absent = dict.fromkeys(set(job.model.config.modalities) - set(subset))
     collator, model_args = replace(job.collator, absent=absent), job.model_args
@@ -110,7 +108,7 @@ def main():
                 continue
             print(f"== {name}, seed {seed}", flush=True)
             scores[str(seed)] = run_one(job, subset, {"gradient_modulation": 0.0, "seed": seed, **changed})
-            own |= {"commit": git_commit(ROOT), "hardware": hardware()}
+            own |= {"commit": commit_or_version(), "hardware": hardware()}
             write_json(REPORT, {**report, arguments.recipe: own})
     own |= summary(own["runs"], " + ".join(modalities))
     write_json(REPORT, {**report, arguments.recipe: own})

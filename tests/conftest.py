@@ -38,8 +38,8 @@ def pytest_collection_modifyitems(items):
 
 
 def built_once(name: str, *arguments: str) -> Path:
-    """The folder that `training.prepare.<name>` makes, once for all runs and workers."""
-    builder = importlib.import_module(f"training.prepare.{name}")
+    """The folder that `mm_hf.prepare.<name>` makes, once for all runs and workers."""
+    builder = importlib.import_module(f"mm_hf.prepare.{name}")
     folder = REPOSITORY / ".cache" / name
     folder.parent.mkdir(exist_ok=True)
     with open(folder.parent / f"{name}.lock", "w") as lock:

@@ -60,10 +60,10 @@ def test_make_targets_exist(command):
 def test_flags_exist():
     from dataclasses import fields
 
-    from training.arguments import ALL_ARGUMENTS
-    from training.chat import ChatArguments
-    from training.open_checkpoint import EvaluateArguments
-    from training.retrieve import RetrieveArguments
+    from mm_hf.commands.chat import ChatArguments
+    from mm_hf.commands.search import RetrieveArguments
+    from mm_hf.training.arguments import ALL_ARGUMENTS
+    from mm_hf.training.reopen import EvaluateArguments
 
     known = {
         field.name

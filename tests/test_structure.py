@@ -16,6 +16,8 @@ TRAVELLING = sorted(file for file in (PACKAGE / "models").glob("*.py") if file.n
 HEAVY = ["matplotlib", "torchmetrics", "skimage", "torchvision", "peft", "timm"]
 # Installed and loaded by huggingface_hub itself, but not for the package to build on.
 TRAINING_ONLY = [*HEAVY, "yaml"]
+# What runs and is not imported by `mm_hf` itself may need more.
+RUNNING = ("training", "commands", "prepare")
 
 # How the library finds siblings: by these expressions on the raw text, docstrings included.
 FROM = re.compile(r"^\s*from\s+\.(\S*)\s+import", re.MULTILINE)
@@ -84,22 +86,55 @@ def test_the_package_imports_no_script_and_no_test(file):
     assert {module.split(".")[0] for level, module in imported(file) if level == 0}.isdisjoint({"training", "tests"})
 
 
+# The parts of the package that a part may use beside itself. A module at its top may use all but those that run.
+ALLOWED = {
+    "models": set(),
+    "data": {"models"},
+    "evaluation": {"models"},
+    "prepare": {"models", "data"},
+}
+ORDER = ("training", "commands", "cli")  # of what runs: each may use what stands before it, and all below
+
+
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=name_of)
 def test_dependencies_point_one_way(file):
-    """`models` uses nothing of the package; `data` and `evaluation` use `models`; the modules above use all three."""
-    own = file.relative_to(PACKAGE).parts[0]
-    allowed = {"models": {"models"}, "data": {"models", "data"}, "evaluation": {"models", "evaluation"}}.get(own)
-    if allowed is not None:
-        used = {layer_of(file, level, module) for level, module in imported(file)} - {None}
-        assert used <= allowed, f"{name_of(file)} uses {sorted(used - allowed)}"
+    """`models` uses nothing of the package; `data` and `evaluation` use `models`; the modules above use all three, and
+    what runs uses all of them."""
+    own = Path(file.relative_to(PACKAGE).parts[0]).stem
+    used = {layer_of(file, level, module) for level, module in imported(file)} - {None, "", own}
+    if own in ALLOWED:
+        assert used <= ALLOWED[own], f"{name_of(file)} uses {sorted(used - ALLOWED[own])}"
+    above = ORDER[ORDER.index(own) + 1 :] if own in ORDER else ORDER
+    assert used.isdisjoint(above), f"{name_of(file)} uses {sorted(used & {*above})}"
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=name_of)
 def test_heavy_packages_are_imported_where_they_are_used(file):
+    if file.relative_to(PACKAGE).parts[0] in RUNNING:
+        return
     top = [node for node in ast.parse(file.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
     names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in top if isinstance(node, ast.ImportFrom) and not node.level}
     assert {name.split(".")[0] for name in names}.isdisjoint(TRAINING_ONLY)
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "training").rglob("*.py")), ids=name_of)
+def test_what_lies_outside_the_package_is_a_door(file):
+    """It calls one function of the package, and holds nothing of its own."""
+    docstring, *others = ast.parse(file.read_text()).body
+    assert isinstance(docstring, ast.Expr)
+    if file.name != "__init__.py":
+        door, call = others
+        assert isinstance(door, ast.ImportFrom)
+        assert door.module.startswith("mm_hf.")
+        assert isinstance(call, ast.If)
+        assert len(call.body) == 1
+        assert len(file.read_text().splitlines()) <= 12
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=name_of)
+def test_nothing_changes_where_python_looks_for_modules(file):
+    assert "sys.path" not in file.read_text()
 
 
 def test_importing_the_package_is_light():

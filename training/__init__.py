@@ -1,1 +1,1 @@
-"""Scripts that people run, and read from top to bottom; they import `mm_hf`, never the reverse."""
+"""Doors to what runs, which is in mm_hf/training and mm_hf/commands: `python training/train.py` is `mm_hf train`."""

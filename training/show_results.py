@@ -1,56 +1,9 @@
-"""Prints the table of a run: its score beside the floors and what others have published.
-
-python training/show_results.py runs/easy_vqa
+"""Door to `mm_hf results`, for `accelerate launch` and the commands of before. The code is in
+mm_hf/commands/results.py.
 """
 
-import argparse
-import sys
-from pathlib import Path
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Python puts only training/ there
-
-from mm_hf.evaluation import figure
-from mm_hf.models.files import read_json
-
-
-# Accuracy on the official test part. Sources: the README of the easy-VQA package and repository (Zhou 2019) for the
-# authors' models; the third-party figure is a CNN and an LSTM joined by concatenation, as reported for the same split.
-PUBLISHED = {
-    "easy_vqa": {
-        "third party: CNN + LSTM, concat": 0.876,
-        "authors: Keras demo, 8 epochs": 0.938,
-        "authors: bigger model, twice the data": 0.995,
-    }
-}
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path, help="folder that training/train.py wrote")
-    folder = parser.parse_args().run
-    try:
-        results = read_json(folder / "results.json")
-    except FileNotFoundError as error:
-        sys.exit(f"error: {folder} is not the folder of a finished run: {error}")
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    needed = {"metrics": dict, "recipe": dict, "seed": int, "floors": dict, "seconds": dict, "hardware": dict}
-    if wrong := [key for key, kind in needed.items() if not isinstance(results.get(key), kind)]:
-        sys.exit(f"error: {folder / 'results.json'} is damaged: it lacks {', '.join(wrong)}.")
-    metric, score = next(iter(results["metrics"].items()))
-    rows = [(f"mm_hf, {results['recipe']['fusion']}, seed {results['seed']}", score)]
-    rows += list(PUBLISHED.get(results["recipe"]["name"], {}).items())
-    rows += [(f"floor: {name.replace('_', ' ')}", value) for name, value in results["floors"].items()]
-    width = max(len(name) for name, _ in rows) + 2
-    print(f"\n{'test ' + metric:<{width}}")
-    for name, value in rows:
-        print(f"{name:<{width}}" + (f"{figure(value):>9}" if metric == "rmse" else f"{100 * value:6.2f} %"))
-    print(f"\ntrained in {results['seconds']['train']:.0f} s on {results['hardware']['cores']} cores")
-    print(f"pictures: {folder / 'curves.png'}, {folder / 'predictions.png'}; card: {folder / 'README.md'}\n")
-    if "verdict" in results:  # runs of before have none
-        print(results["verdict"])
+from mm_hf.commands.results import script
 
 
 if __name__ == "__main__":
-    main()
+    script()

@@ -12,8 +12,8 @@ from PIL import Image
 
 from mm_hf.data import Columns, load_splits
 from mm_hf.data.files_read import cache_folder, files_of
-from training.arguments import DataArguments
-from training.set_up import load_parts
+from mm_hf.training.arguments import DataArguments
+from mm_hf.training.new_run import load_parts
 
 
 ROWS = 12

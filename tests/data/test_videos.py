@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from mm_hf import MMFusionProcessor
 from mm_hf.data import BadRowError, Columns, MultimodalCollator, Rows, load_splits
 from mm_hf.models.video import chosen_frames, load_frames
-from training.prepare.moving_shapes import FRAMES, SIDE, film
+from mm_hf.prepare.moving_shapes import FRAMES, SIDE, film
 
 
 def png(picture: PILImage.Image) -> bytes:

@@ -11,7 +11,7 @@ from mm_hf.evaluation.metrics import metrics_of
 from mm_hf.evaluation.texts import text_metrics
 
 
-TEMPLATE = Path(__file__).resolve().parents[2] / "model_cards" / "TEMPLATE.md"
+TEMPLATE = Path(__file__).resolve().parents[2] / "mm_hf/evaluation/card.md"
 DIRECTIONS = {
     **dict.fromkeys(["accuracy", "macro_f1", "f1_micro", "f1_macro", "r2", "pearson", "spearman"], "higher"),
     **dict.fromkeys(["chrf", "exact_match", "score", "mean_recall", "token_accuracy"], "higher"),

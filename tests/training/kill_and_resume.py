@@ -14,7 +14,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from training import job, train
+from mm_hf.training import exits, loop, train
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -198,7 +198,7 @@ def call(main, *words):
     """A script's `main` in this process, as a user would run it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["script.py", *map(str, words)])
-        job.run(main)
+        exits.run_script(main)
 
 
 def recipe_writer(tmp_path_factory, defaults: dict):
@@ -222,7 +222,7 @@ def ends_alike_after_a_stop(file: Path, whole: Path, step: int):
         whole: folder of the run that was not stopped.
         step: how many steps are made before.
     """
-    make_step, run_dir = train.Training.make_step, Path(json.loads(file.read_text())["output_dir"])
+    make_step, run_dir = loop.Training.make_step, Path(json.loads(file.read_text())["output_dir"])
 
     def until_then(training, window):
         if training.progress.step == step:
@@ -230,7 +230,7 @@ def ends_alike_after_a_stop(file: Path, whole: Path, step: int):
         return make_step(training, window)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Training, "make_step", until_then)
+        patch.setattr(loop.Training, "make_step", until_then)
         with pytest.raises(SystemExit, match="went away"):
             call(train.main, file)
     call(train.main, file)

@@ -1,10 +1,14 @@
 """What the benchmarks work out around their runs: parts without a speaker, recipes without a modality, summaries."""
 
+from pathlib import Path
+
 import pytest
 from datasets import Dataset, DatasetDict
 
 from benchmarks import recipes, speakers, start, subsets
-from training.job import ROOT
+
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def test_a_speaker_is_held_out_of_all_parts():
@@ -42,7 +46,7 @@ def test_the_summary_is_seed_by_seed():
 def test_every_system_has_a_recipe_and_a_line_in_the_table():
     runs = {}
     for name in recipes.SYSTEMS:
-        assert (ROOT / f"training/recipes/{name}.yaml").exists()
+        assert (REPOSITORY / f"training/recipes/{name}.yaml").exists()
         score = {
             "metric": "accuracy",
             "value": 0.5,

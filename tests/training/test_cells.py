@@ -10,8 +10,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from kill_and_resume import call
 
 from mm_hf import MMFusionProcessor
-from training import evaluate, set_up, train
-from training.arguments import DataArguments
+from mm_hf.commands import evaluate
+from mm_hf.training import new_run as set_up
+from mm_hf.training import train
+from mm_hf.training.arguments import DataArguments
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from mm_hf import MMFusionForConditionalGeneration, MMFusionProcessor
-from training import chat, job
+from mm_hf.commands import chat
+from mm_hf.training import exits
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def dialogue(folder, *words, lines=None) -> list[str]:
         patch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines or [])))
         printed = io.StringIO()
         patch.setattr(sys, "stdout", printed)
-        job.run(chat.main)
+        exits.run_script(chat.main)
     return printed.getvalue().splitlines()
 
 

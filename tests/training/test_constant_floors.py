@@ -9,11 +9,11 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 
+from mm_hf.commands import results as show_results
 from mm_hf.data import BadRows, Columns, label_tensor
 from mm_hf.evaluation import compare, verdict
-from training import show_results
-from training.job import RETRIEVAL, Job
-from training.measure import STREAMED_LABELS, constant_floors
+from mm_hf.training.finish import STREAMED_LABELS, constant_floors
+from mm_hf.training.run import RETRIEVAL, Run
 
 
 NAMES = ["a", "b", "c"]
@@ -35,14 +35,14 @@ class Writer:
         return [None if row[0] == -100 else self.known[row[0]] for row in tokens.tolist()]
 
 
-def job_of(train, test, label, label2id, problem_type, stream=False, collator=None) -> Job:
+def job_of(train, test, label, label2id, problem_type, stream=False, collator=None) -> Run:
     """A run on these labels, of which nothing but the labels is looked at."""
     parts = {"train": train.to_iterable_dataset() if stream else train, "test": test}
     here = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True)
     data_args = SimpleNamespace(on_error="raise")
     args = (Columns(label=label), parts, label2id, problem_type)
     model_args, train_args = SimpleNamespace(task=None), SimpleNamespace(predict_with_generate=True)
-    return Job(
+    return Run(
         "x", None, here, model_args, data_args, train_args, *args, None, BadRows(1.0, "raise"), collator=collator
     )
 
@@ -170,7 +170,7 @@ def test_the_table_of_a_run_ends_with_it(metric, tmp_path, capsys, monkeypatch):
     for told in (True, False):  # runs of before do not tell
         (tmp_path / "results.json").write_text(json.dumps(results))
         monkeypatch.setattr(sys, "argv", ["show_results.py", str(tmp_path)])
-        show_results.main()
+        show_results.script()
         out = capsys.readouterr().out
         assert ("NOT beat" in out.strip().splitlines()[-1]) == told
         assert ("0.5000" if metric == "rmse" else "50.00 %") in out

@@ -14,10 +14,11 @@ import yaml
 from datasets import DatasetDict, load_from_disk
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from training import finetune, train
-from training.arguments import ModelArguments
-from training.job import Job, run
-from training.set_up import set_up
+from mm_hf.training import finetune, loop, recipe_trainer, train
+from mm_hf.training.arguments import ModelArguments
+from mm_hf.training.exits import run_script
+from mm_hf.training.new_run import set_up
+from mm_hf.training.run import Run
 
 
 ROWS = {"train": 200, "validation": 20, "test": 20}
@@ -89,7 +90,7 @@ def prepared(recipe):
     """Sets a run up as a script does: all but the training. Nothing of the head is dropped, so that a test can tell
     the loss of a batch."""
 
-    def prepare(script: ModuleType, **keys) -> Job:
+    def prepare(script: ModuleType, **keys) -> Run:
         recipe(**keys)
         job = set_up("", script.__name__)
         job.model.dropout.p = 0.0
@@ -106,7 +107,7 @@ def trained(prepared, monkeypatch):
     Gives the job, the script's own trainer, the loss of each step, and the optimizer.
     """
     trainers = []
-    for trainer_class in (train.Training, finetune.RecipeTrainer):
+    for trainer_class in (loop.Training, recipe_trainer.RecipeTrainer):
 
         def note(self, *args, _original=trainer_class.__init__, **kwargs):
             _original(self, *args, **kwargs)
@@ -148,7 +149,7 @@ def batches(monkeypatch) -> list[tuple]:
 def evaluations(monkeypatch) -> list[dict]:
     """The weights of every model that is measured."""
     import mm_hf.trainer
-    import training.measure
+    import mm_hf.training.finish
     from mm_hf.evaluation import predict
 
     measured = []
@@ -158,7 +159,7 @@ def evaluations(monkeypatch) -> list[dict]:
         return predict(model, *args, **kwargs)
 
     monkeypatch.setattr(mm_hf.trainer, "predict", note)
-    monkeypatch.setattr(training.measure, "predict", note)
+    monkeypatch.setattr(mm_hf.training.finish, "predict", note)
     return measured
 
 
@@ -186,7 +187,7 @@ def equal(one: dict, other: dict, part: str = "") -> bool:
 def one_line(main) -> str:
     """The error that a run ends with."""
     with pytest.raises(SystemExit) as exit_info:
-        run(main)
+        run_script(main)
     assert "\n" not in str(exit_info.value)
     return str(exit_info.value)
 
@@ -258,12 +259,12 @@ LOSSES = {
 }
 
 
-def sharpen(job: Job):
+def sharpen(job: Run):
     """Logits that are far apart, so that losses are too."""
     job.model.classifier.weight.data *= 2
 
 
-def first_batch(job: Job, batches) -> tuple[torch.Tensor, torch.Tensor]:
+def first_batch(job: Run, batches) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of a new model and labels of the first batch that it was trained on."""
     batch = dict(next(batch for split, _, batch in batches if split == "train"))
     labels = batch.pop("labels")
@@ -273,7 +274,7 @@ def first_batch(job: Job, batches) -> tuple[torch.Tensor, torch.Tensor]:
         return model(**batch).logits, labels
 
 
-def build_is_repeatable(job: Job):
+def build_is_repeatable(job: Run):
     """Lets `job.build` give the very model that trains."""
     start = {name: tensor.clone() for name, tensor in job.model.state_dict().items()}
     build = job.build

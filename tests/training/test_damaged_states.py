@@ -23,9 +23,10 @@ from mm_hf import checkpoints, states
 from mm_hf.checkpoints import CHECKSUMS, MANIFEST, fault_of, publish, staging_folder
 from mm_hf.models.checksums import checksum_of
 from mm_hf.optim import EMA
-from training import finetune, measure, train
-from training.set_up import set_up
-from training.state import fault_of_state
+from mm_hf.training import finetune, loop, recipe_trainer, train
+from mm_hf.training import finish as measure
+from mm_hf.training.new_run import set_up
+from mm_hf.training.state import fault_of_state
 
 
 STORED = Path(__file__).parents[1] / "data/checkpoints"
@@ -71,7 +72,7 @@ def load(script: str, recipe: Path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script}.py", str(recipe)])
         job = set_up("", f"{script}.py")
-    make = train.Training if script == "train" else finetune.build_trainer
+    make = loop.Training if script == "train" else recipe_trainer.build_trainer
     return make(job, job.model, job.collator, job.train_args, job.output_dir)
 
 
@@ -452,7 +453,7 @@ def test_nothing_is_published_that_is_not_finite(script, what, loaded, copied):
 def test_weights_that_are_not_finite_are_not_measured(script, loaded, copied, monkeypatch):
     """Neither on validation, nor their average, nor at the end, whatever the accuracy of NaN may be."""
     training, folder = loaded[script], copied(script)
-    job, score = training.job, training.evaluate
+    job, score = training.run, training.evaluate
     if script == "train":
         training.resume(folder / "checkpoint-6")
     else:
@@ -526,7 +527,7 @@ def test_a_score_that_is_not_finite_is_never_the_best(loaded, monkeypatch):
 def test_answers_that_are_not_finite(loaded, monkeypatch, capsys):
     """Weights that are finite may overflow: the test part is refused, on validation the score does not count."""
     training = loaded["train"]
-    job, model = training.job, training.model
+    job, model = training.run, training.model
     monkeypatch.setattr(measure, "predict", overflowing(measure.predict))
     _, report = measure.evaluate(job, model, job.collator, "validation")
     assert all(math.isnan(value) for value in report["metrics"].values())

@@ -16,9 +16,10 @@ from datasets import ClassLabel, DatasetDict, Features, List, Value
 from kill_and_resume import Run, arguments, command
 
 from mm_hf import MMFusionForClassification, MMFusionProcessor
+from mm_hf.commands import evaluate
 from mm_hf.data import Columns, load_splits
 from mm_hf.evaluation import majority_accuracy
-from training import evaluate, job, train
+from mm_hf.training import exits, train
 
 
 ROWS = {"train": 900, "validation": 60, "test": 301}
@@ -41,7 +42,7 @@ def call(main, script, *flags):
     """A script's `main` in this process, as `python training/<script> …` would run it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, *map(str, flags)])
-        job.run(main)
+        exits.run_script(main)
 
 
 def measure(model, *flags) -> dict:

@@ -20,9 +20,9 @@ from kill_and_resume import REPOSITORY, call, command
 from safetensors import SafetensorError
 
 from mm_hf.data import BadRowError
-from training import exits, train
-from training.exits import goes_on_in, line_of, run
-from training.lock import LOCK, lock_folder
+from mm_hf.training import exits, train
+from mm_hf.training.exits import goes_on_in, line_of, run_script
+from mm_hf.training.lock import LOCK, lock_folder
 
 
 STORED = REPOSITORY / "tests/data/checkpoints"
@@ -101,11 +101,11 @@ def test_one_line_or_a_traceback(kind):
 
     if words is None:
         with pytest.raises(type(error)) as raised:
-            run(main)
+            run_script(main)
         assert raised.value is error
         return
     with pytest.raises(SystemExit) as ended:
-        run(main)
+        run_script(main)
     line = str(ended.value)
     assert line.startswith("error: ")
     assert words in line
@@ -148,14 +148,14 @@ def test_where_a_run_goes_on(makes, said, tmp_path, monkeypatch):
         raise MemoryError
 
     with pytest.raises(SystemExit, match=said):
-        run(main)
+        run_script(main)
     assert not Path("run", LOCK).exists()  # the folder is free again
 
     def other():
         raise MemoryError
 
     with pytest.raises(SystemExit) as ended:
-        run(other)
+        run_script(other)
     assert str(ended.value).endswith(exits.TRAINING)  # of a script that is about no run
 
 
@@ -170,7 +170,7 @@ def test_too_little_memory_to_look_where_it_goes_on(error, tmp_path, monkeypatch
         raise MemoryError
 
     with pytest.raises(SystemExit) as ended:
-        run(main)
+        run_script(main)
     assert str(ended.value).endswith(exits.TRAINING)
 
 
@@ -186,7 +186,7 @@ def test_a_stop(number, by, rank, monkeypatch, capsys):
         time.sleep(60)
 
     with pytest.raises(SystemExit) as ended:
-        run(main)
+        run_script(main)
     assert ended.value.code == 128 + number
     said = capsys.readouterr().err
     assert said.strip() == ("" if rank == "1" else f"stopped by {by}.")
@@ -213,7 +213,7 @@ def test_sigterm_ends_a_worker_without_a_word(capfd):
         os.kill(worker, signal.SIGTERM)
         assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == -signal.SIGTERM
 
-    run(main)
+    run_script(main)
     assert "stopped" not in capfd.readouterr().err
 
 
@@ -316,7 +316,9 @@ def test_both_scripts_are_stopped(script, number, folder):
 def test_a_low_address_space(script, folder):
     """At any limit that lets all libraries be loaded, it ends well or in one line, be it that of the C library."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    code = "import sys; sys.argv = ['x']; import training.train, psutil; print(psutil.Process().memory_info().vms)"
+    code = (
+        "import sys; sys.argv = ['x']; import mm_hf.training.train, psutil; print(psutil.Process().memory_info().vms)"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True
     )

@@ -14,11 +14,12 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from kill_and_resume import call
 
 from mm_hf import MMFusionProcessor
+from mm_hf.commands import evaluate
 from mm_hf.data import Columns, data_root_of, load_splits
 from mm_hf.models.tabular import TableSchema
-from training import evaluate, fingerprint, train
-from training.fingerprint import STREAM, Fingerprint, frozen_sources, keys_of_processor, update
-from training.run_folder import read_recipe_of, read_rows_of
+from mm_hf.training import fingerprint, loop, train
+from mm_hf.training.fingerprint import STREAM, Fingerprint, frozen_sources, keys_of_processor, update
+from mm_hf.training.run_folder import read_recipe_of, read_rows_of
 
 
 STORED = Path(__file__).parents[1] / "data/checkpoints"
@@ -468,7 +469,7 @@ def stopped(tmp_path, monkeypatch):
     recipe |= {"freeze_encoders": True, "max_steps": 6, "eval_steps": 3, "output_dir": "run", "label_column": "colour"}
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     monkeypatch.chdir(tmp_path)
-    make_step = train.Training.make_step
+    make_step = loop.Training.make_step
 
     def until_then(training, window):
         if training.progress.step == 4:
@@ -476,7 +477,7 @@ def stopped(tmp_path, monkeypatch):
         return make_step(training, window)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Training, "make_step", until_then)
+        patch.setattr(loop.Training, "make_step", until_then)
         with pytest.raises(SystemExit, match="went away"):
             call(train.main, "recipe.yaml")
     return tmp_path
@@ -610,7 +611,7 @@ def test_a_damaged_record_is_named(name, content, stopped):
     ],
 )
 def test_what_may_change(words, found, tmp_path):
-    from training.arguments import parse_arguments
+    from mm_hf.training.arguments import parse_arguments
 
     if isinstance(words, dict):
         (tmp_path / "recipe.yaml").write_text(json.dumps(words))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mm_hf.parts import Head
-from training.fresh_heads import fit
+from mm_hf.training.fresh_heads import fit
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 
 from mm_hf import MMFusionForConditionalGeneration, MMFusionProcessor
+from mm_hf.commands import evaluate
 from mm_hf.data import Columns, MultimodalCollator
 from mm_hf.evaluation import generation_metrics
 from mm_hf.models.generation_mm_fusion import GENERATION
 from mm_hf.trainer import MMTrainer
-from training import evaluate, finetune, train
+from mm_hf.training import finetune, loop, train
 
 
 ROWS = {"train": 200, "validation": 40, "test": 41}
@@ -235,7 +236,7 @@ def test_targets(encoders):
 @pytest.mark.slow
 def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, monkeypatch):
     file = recipe(tmp_path / "run", num_beams=2, save_steps=5, floors=False)
-    make_step = train.Training.make_step
+    make_step = loop.Training.make_step
 
     def until_the_13th(training, window):
         if training.progress.step == 12:
@@ -243,7 +244,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, 
         return make_step(training, window)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Training, "make_step", until_the_13th)
+        patch.setattr(loop.Training, "make_step", until_the_13th)
         with pytest.raises(SystemExit, match="went away"):
             call(train.main, file)
     call(train.main, file)

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from training import lock
-from training.lock import LOCK, lock_folder, release_folders
+from mm_hf.training import lock
+from mm_hf.training.lock import LOCK, lock_folder, release_folders
 
 
 HOLD = """

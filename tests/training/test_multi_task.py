@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 import mm_hf
 from mm_hf import MMFusionForMultiTask
-from training import evaluate, finetune, train
+from mm_hf.commands import evaluate
+from mm_hf.training import finetune, loop, train
 
 
 ROWS = {"train": 300, "validation": 60, "test": 61}
@@ -186,7 +187,7 @@ def test_answers_through_the_pipeline(trained):
 def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, monkeypatch):
     """With the losses of each task that no point of a curve holds yet."""
     file = recipe(tmp_path / "run", task_weights={"shade": 2.0}, save_steps=5, floors=False)
-    make_step = train.Training.make_step
+    make_step = loop.Training.make_step
 
     def until_the_18th(training, window):
         if training.progress.step == 17:
@@ -194,7 +195,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, 
         return make_step(training, window)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Training, "make_step", until_the_18th)
+        patch.setattr(loop.Training, "make_step", until_the_18th)
         with pytest.raises(SystemExit, match="went away"):
             call(train.main, file)
     call(train.main, file)

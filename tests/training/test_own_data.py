@@ -19,9 +19,9 @@ from datasets import Dataset, load_dataset
 from PIL import Image as PILImage
 
 import mm_hf
-from training import job
-from training.job import Job
-from training.set_up import set_up as set_up_job
+from mm_hf.training import exits
+from mm_hf.training.new_run import set_up as set_up_job
+from mm_hf.training.run import Run
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -106,7 +106,7 @@ def write_own_csv(folder: Path, rows: list[dict], broken: bool) -> Path:
 class Ran:
     """What a run left: the job, its lines, its folder."""
 
-    job: Job
+    job: Run
     out: str
     err: str
     folder: Path
@@ -157,7 +157,7 @@ def start(encoders, tmp_path, monkeypatch, capsys):
         else:
             module = importlib.import_module(f"training.{script}")
             monkeypatch.setattr(module, "set_up", set_up)
-            job.run(module.main)
+            exits.run_script(module.main)
         said = capsys.readouterr()
         return Ran(jobs[-1], said.out, said.err, output_dir)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from kill_and_resume import call
 
-from training import places, train
-from training.lock import release_folders
-from training.open_checkpoint import open_checkpoint, parse_arguments
-from training.places import WORKING_DIR, find_data, working_dir
-from training.run_folder import read_recipe_of
+from mm_hf.training import places, train
+from mm_hf.training.lock import release_folders
+from mm_hf.training.places import WORKING_DIR, find_data, working_dir
+from mm_hf.training.reopen import open_checkpoint, parse_arguments
+from mm_hf.training.run_folder import read_recipe_of
 
 
 STORED = Path(__file__).parents[1] / "data/checkpoints"
@@ -24,7 +24,7 @@ def world(tmp_path, monkeypatch):
     """Three folders that hold data of one name, and a repository in the place of this one."""
     for name in ("project", "here", "repository", "runs/group"):
         (tmp_path / name).mkdir(parents=True)
-    monkeypatch.setattr(places, "ROOT", tmp_path / "repository")
+    monkeypatch.setattr(places, "checkout", lambda: tmp_path / "repository")
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path
 

@@ -7,10 +7,12 @@ from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
-from training import open_checkpoint, retrieve, show_results
-from training.arguments import ALL_ARGUMENTS, FORMS, ModelArguments, parse_arguments
-from training.recipe_files import RecipeLoader, parse_yaml, read_recipe
-from training.values import RANGES, checked_value
+from mm_hf.commands import results as show_results
+from mm_hf.commands import search as retrieve
+from mm_hf.training import reopen as open_checkpoint
+from mm_hf.training.arguments import ALL_ARGUMENTS, FORMS, ModelArguments, parse_arguments
+from mm_hf.training.recipe_files import RecipeLoader, parse_yaml, read_recipe
+from mm_hf.training.values import RANGES, checked_value
 
 
 HINTS = {name: hint for group in ALL_ARGUMENTS for name, hint in get_type_hints(group).items()}
@@ -402,7 +404,7 @@ def test_results_that_are_damaged(content, part, tmp_path, monkeypatch):
         (tmp_path / "results.json").write_text(content)
     monkeypatch.setattr("sys.argv", ["show_results.py", str(tmp_path)])
     with pytest.raises(SystemExit, match=part) as caught:
-        show_results.main()
+        show_results.script()
     assert "\n" not in str(caught.value)
 
 

@@ -9,7 +9,7 @@ from datasets import DatasetDict, load_from_disk
 from kill_and_resume import Kill, Run, arguments, command, survive, weights
 
 from mm_hf.checkpoints import list_checkpoints
-from training import job, train
+from mm_hf.training import exits, train
 
 
 # Everything that draws random numbers or keeps a state.
@@ -75,11 +75,11 @@ def test_train_killed_torn_full_and_started_again(encoders, few_rows, tmp_path, 
 
     # The same command once more has nothing to do; another recipe is refused, key by key; some keys may change.
     monkeypatch.setattr(sys, "argv", words[1:])
-    job.run(train.main)
+    exits.run_script(train.main)
     assert "this run is complete" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", [*words[1:], "--learning_rate", "1", "--logging_steps", "3"])
     with pytest.raises(SystemExit) as exit_info:
-        job.run(train.main)
+        exits.run_script(train.main)
     last = str(exit_info.value)
     assert last.startswith("error:")
     assert "learning_rate (0.002, now 1.0), logging_steps (10, now 3)" in last

@@ -10,8 +10,10 @@ from kill_and_resume import call
 from PIL import Image
 
 from mm_hf import MMFusionForRetrieval
+from mm_hf.commands import evaluate
+from mm_hf.commands import search as retrieve
 from mm_hf.retrieval import Gallery, choose_weight, rerank
-from training import evaluate, finetune, retrieve, train
+from mm_hf.training import finetune, loop, train
 
 
 ROWS = {"train": 120, "validation": 20, "test": 40}
@@ -109,7 +111,7 @@ def test_curves_of_both_losses(trained):
 @pytest.mark.slow  # part of `make reliability`
 def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, monkeypatch):
     """Hard negatives are drawn at random, and drawn again."""
-    file, make_step = recipe(tmp_path / "run", save_steps=5, floors=False), train.Training.make_step
+    file, make_step = recipe(tmp_path / "run", save_steps=5, floors=False), loop.Training.make_step
 
     def until_the_18th(training, window):
         if training.progress.step == 17:
@@ -117,7 +119,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(recipe, trained, tmp_path, 
         return make_step(training, window)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Training, "make_step", until_the_18th)
+        patch.setattr(loop.Training, "make_step", until_the_18th)
         with pytest.raises(SystemExit, match="went away"):
             call(train.main, file)
     call(train.main, file)

@@ -13,11 +13,12 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 import mm_hf
 from mm_hf import MMFusionForQuestionAnswering, MMFusionProcessor
+from mm_hf.commands import answer, chat
+from mm_hf.commands import search as retrieve
 from mm_hf.data import Columns, MultimodalCollator, word_tokenizer
-from training import answer, chat, retrieve
-from training.arguments import parse_arguments
-from training.run_folder import picture_and_text
-from training.set_up import build_processor
+from mm_hf.training.arguments import parse_arguments
+from mm_hf.training.new_run import build_processor
+from mm_hf.training.run_folder import picture_and_text
 
 
 UPRIGHT = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
@@ -55,12 +56,12 @@ def test_answer(case, monkeypatch, capsys):
     model.forward = lambda **given: inputs.update(given) or forward(**given)
     monkeypatch.setattr(answer, "pipeline", lambda task, **_: mm_hf.pipeline(task, model=model, processor=processor))
     monkeypatch.setattr(sys, "argv", ["answer.py", "model", "--image", str(file), "--question", "what"])
-    answer.main()
+    answer.script()
     torch.testing.assert_close(inputs["pixel_values"], shown(seen))
     assert "picture.png: what" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["answer.py", "model", "--image", "nowhere.png", "--question", "what"])
     with pytest.raises(SystemExit, match=r"error: .*nowhere\.png"):
-        answer.main()
+        answer.script()
 
 
 def test_chat(case):

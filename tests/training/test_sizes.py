@@ -7,8 +7,8 @@ from PIL import Image
 from transformers import AutoModel, BertTokenizerFast, ViTImageProcessor
 
 from mm_hf import MMFusionModel
-from training.arguments import DataArguments, ModelArguments
-from training.set_up import build_processor
+from mm_hf.training.arguments import DataArguments, ModelArguments
+from mm_hf.training.new_run import build_processor
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from kill_and_resume import (
 from PIL import Image
 
 import mm_hf
-from training import evaluate, finetune, train
+from mm_hf.commands import evaluate
+from mm_hf.training import finetune, train
 
 
 @pytest.fixture(scope="module")

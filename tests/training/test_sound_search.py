@@ -9,8 +9,9 @@ from kill_and_resume import ask_without_package, call, recipe_writer, two_proces
 from PIL import Image
 
 import mm_hf
+from mm_hf.commands import search as retrieve
 from mm_hf.retrieval import Gallery
-from training import retrieve, train
+from mm_hf.training import train
 
 
 TEXTS = ["one", "two", "three", "eight"]

@@ -8,8 +8,9 @@ from datasets import DatasetDict
 from kill_and_resume import ask_without_package, call, ends_alike_after_kills, recipe_writer, two_processes_differ_by
 
 import mm_hf
+from mm_hf.commands import evaluate
 from mm_hf.models.ctc_mm_fusion import CTC
-from training import evaluate, finetune, train
+from mm_hf.training import finetune, train
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,9 @@ from safetensors.torch import load_file
 from mm_hf import MMFusionConfig, MMFusionForCTC, MMFusionForMultiTask, MMFusionForQuestionAnswering, MMFusionProcessor
 from mm_hf.adapters import merge_lora
 from mm_hf.parts import class_of
-from training import job as job_module
-from training import start_parts
-from training.start import given_keys
-from training.start_parts import OF_BASE
+from mm_hf.training import exits, start_parts
+from mm_hf.training.start import given_keys
+from mm_hf.training.start_parts import OF_BASE
 
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -109,13 +108,13 @@ def run(script: str, dataset: Path, output_dir: Path, **keys):
         patch.setattr(sys, "argv", [f"{script}.py", *words_of(dataset, output_dir, **keys)])
         set_up = module.set_up
         patch.setattr(module, "set_up", lambda *words: jobs.append(set_up(*words)) or jobs[-1])
-        job_module.run(module.main)
+        exits.run_script(module.main)
     return jobs[-1]
 
 
 def prepared(dataset: Path, output_dir: Path, **keys):
     """The job as it is before it trains."""
-    module = importlib.import_module("training.set_up")
+    module = importlib.import_module("mm_hf.training.new_run")
     return module.set_up("", "train.py", words_of(dataset, output_dir, **keys))
 
 
@@ -547,7 +546,7 @@ def test_goes_on_without_the_checkpoint(things, other_shop, tmp_path, monkeypatc
     keys = {**PICTURES, "label_column": "thing", "init_from": source, "freeze_encoders": "true", "floors": "true"}
     keys |= {"floor_budget": 0.5, "lora": "fusion"}
     run(script, other_shop, tmp_path / "alone", **keys)
-    module = importlib.import_module("training.train" if script == "train" else "mm_hf.trainer")
+    module = importlib.import_module("mm_hf.training.train" if script == "train" else "mm_hf.trainer")
     publish = module.publish
 
     def publish_and_die(folder):

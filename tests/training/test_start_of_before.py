@@ -11,7 +11,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from training.set_up import set_up
+from mm_hf.training.new_run import set_up
 
 
 STORED = Path(__file__).parents[1] / "data/checkpoints"

@@ -8,7 +8,8 @@ from datasets import ClassLabel, DatasetDict, Value, load_from_disk
 from kill_and_resume import ask_without_package, call, ends_alike_after_a_stop, recipe_writer, two_processes_differ_by
 
 import mm_hf
-from training import evaluate, finetune, train
+from mm_hf.commands import evaluate
+from mm_hf.training import finetune, train
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def launch(*command, **environment) -> subprocess.CompletedProcess:
 
 
 def test_one_process(encoders, small_folder, tmp_path, monkeypatch, capsys):
-    from training import show_results
+    from mm_hf.commands import results as show_results
 
     done = launch(sys.executable, "training/train.py", *arguments(encoders, small_folder, tmp_path))
     assert done.returncode == 0, done.stderr
@@ -85,7 +85,7 @@ def test_one_process(encoders, small_folder, tmp_path, monkeypatch, capsys):
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.strip().splitlines()) == 3
     monkeypatch.setattr(sys, "argv", ["show_results.py", str(tmp_path)])
-    show_results.main()
+    show_results.script()
     assert "floor: text only" in capsys.readouterr().out
 
 
@@ -137,24 +137,24 @@ CASES = [
 
 @pytest.mark.parametrize(("change", "more", "message"), CASES)
 def test_wrong_input_is_one_clear_line(change, more, message, encoders, small_set, tmp_path, monkeypatch, capsys):
-    from training import job, train
+    from mm_hf.training import exits, train
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (small_set if change is None else change(small_set)).save_to_disk(tmp_path / "set")
     flags = arguments(encoders, tmp_path / "set", tmp_path / "run", "--floors", "false", "--max_steps", 1, *more)
     monkeypatch.setattr(sys, "argv", ["train.py", *flags])
     with pytest.raises(SystemExit) as exit_info:
-        job.run(train.main)
+        exits.run_script(train.main)
     assert message in str(exit_info.value)
     assert "\n" not in str(exit_info.value)
 
 
 def test_no_checkpoint_to_answer_from(encoders, monkeypatch):
-    from training import answer
+    from mm_hf.commands import answer
 
     monkeypatch.setattr(sys, "argv", ["answer.py", str(encoders / "minilm-l6")])
     with pytest.raises(SystemExit, match="no checkpoint of mm_hf"):
-        answer.main()
+        answer.script()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_no_checkpoint_to_answer_from(encoders, monkeypatch):
     ],
 )
 def test_wrong_flags(flags, message, monkeypatch, capsys):
-    from training.arguments import parse_arguments
+    from mm_hf.training.arguments import parse_arguments
 
     monkeypatch.setattr(sys, "argv", ["train.py", str(RECIPE), *flags])
     with pytest.raises(SystemExit):
@@ -177,7 +177,7 @@ def test_wrong_flags(flags, message, monkeypatch, capsys):
 
 
 def test_unknown_key_of_a_recipe(tmp_path, capsys):
-    from training.arguments import parse_arguments
+    from mm_hf.training.arguments import parse_arguments
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("learning_rat: 1.0e-3\n")
@@ -187,7 +187,7 @@ def test_unknown_key_of_a_recipe(tmp_path, capsys):
 
 
 def test_a_recipe_takes_over_the_keys_of_its_base(tmp_path):
-    from training.arguments import parse_arguments
+    from mm_hf.training.arguments import parse_arguments
 
     (tmp_path / "one.yaml").write_text("fusion: sum\nseed: 3\nlearning_rate: 0.5\n")
     (tmp_path / "two.yaml").write_text("base: one.yaml\nseed: 4\nfusion_layers: 2\n")
@@ -211,7 +211,7 @@ def test_a_recipe_takes_over_the_keys_of_its_base(tmp_path):
     ],
 )
 def test_a_bad_base(tmp_path, capsys, text, message):
-    from training.arguments import parse_arguments
+    from mm_hf.training.arguments import parse_arguments
 
     for name, content in {
         "here": text,
@@ -226,7 +226,7 @@ def test_a_bad_base(tmp_path, capsys, text, message):
 
 
 def test_every_recipe_can_be_read():
-    from training.arguments import parse_arguments
+    from mm_hf.training.arguments import parse_arguments
 
     recipes = sorted((REPOSITORY / "training/recipes").glob("*.yaml"))
     assert [parse_arguments("", [str(recipe)])[0] for recipe in recipes] == [recipe.stem for recipe in recipes]
@@ -234,7 +234,7 @@ def test_every_recipe_can_be_read():
 
 
 def test_flags_win_over_the_recipe(monkeypatch):
-    from training.arguments import parse_arguments
+    from mm_hf.training.arguments import parse_arguments
 
     monkeypatch.setattr(sys, "argv", ["train.py", str(RECIPE), "--learning_rate", "0.5", "--seed", "7"])
     name, model_args, _, train_args = parse_arguments("")

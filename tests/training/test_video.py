@@ -9,9 +9,10 @@ from kill_and_resume import ask_without_package, call, ends_alike_after_kills, r
 from PIL import Image
 
 import mm_hf
-from training import evaluate, train
-from training.prepare import recurrent
-from training.prepare.moving_shapes import questions
+from mm_hf.commands import evaluate
+from mm_hf.prepare import recurrent
+from mm_hf.prepare.moving_shapes import questions
+from mm_hf.training import train
 
 
 @pytest.fixture(scope="module")

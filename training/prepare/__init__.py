@@ -1,1 +1,1 @@
-"""Builders of the offline encoders and of the demonstration data sets."""
+"""Doors to the builders of encoders and demonstration data, which are in mm_hf/prepare."""

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from datasets import ClassLabel, load_from_disk
 
-from training.prepare import (
+from mm_hf.prepare import (
     basic_motions,
     caption_steps,
     clothing_reviews,
@@ -17,7 +17,7 @@ from training.prepare import (
     smart_home,
     spoken_numbers,
 )
-from training.prepare.common import PreparationError, cut_at_random
+from mm_hf.prepare.common import PreparationError, cut_at_random
 
 
 def best_guess(keys: list, answers: list) -> float:

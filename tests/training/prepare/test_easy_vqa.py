@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 from datasets import ClassLabel, Value, load_from_disk
 
-from training.prepare import easy_vqa
-from training.prepare.common import package_path
+from mm_hf.prepare import easy_vqa
+from mm_hf.prepare.common import package_path
 
 
 @pytest.fixture(scope="session")

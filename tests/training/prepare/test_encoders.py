@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from mm_hf.models.sound import load_sound
-from training.prepare import encoders, whisper
-from training.prepare.common import PreparationError, check_sha256, folder_in_place, package_path
+from mm_hf.prepare import encoders, whisper
+from mm_hf.prepare.common import PreparationError, check_sha256, folder_in_place, package_path
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from mm_hf.models.sound import load_sound
-from training.prepare import fsdd as builder
+from mm_hf.prepare import fsdd as builder
 
 
 def test_every_recording_is_in_one_part(fsdd):

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from datasets import load_from_disk
 
-from training.prepare import mismatch
+from mm_hf.prepare import mismatch
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import PIL.Image
 import pytest
 from datasets import ClassLabel, List, Value, concatenate_datasets, load_from_disk
 
-from training.prepare import openmoji
-from training.prepare.common import PreparationError, package_path
+from mm_hf.prepare import openmoji
+from mm_hf.prepare.common import PreparationError, package_path
 
 
 @pytest.fixture(scope="session")

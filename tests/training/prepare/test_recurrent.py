@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from mm_hf import MMFusionForClassification, MMFusionForQuestionAnswering, MMFusionProcessor
-from training.prepare import recurrent
+from mm_hf.prepare import recurrent
 
 
 @pytest.fixture

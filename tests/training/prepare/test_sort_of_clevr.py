@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 from datasets import ClassLabel, List, Value, load_from_disk
 
-from training.prepare import sort_of_clevr
+from mm_hf.prepare import sort_of_clevr
 
 
 IMAGES = {"train": 200, "validation": 40, "test": 60}

@@ -1,0 +1,1 @@
+"""What `mm_hf <verb>` does beside training: one file a verb."""

@@ -1,0 +1,45 @@
+"""Answers a question about a picture in a fresh process, from the checkpoint alone.
+
+python training/answer.py runs/easy_vqa
+python training/answer.py runs/easy_vqa --image picture.png --question "what shape is in the image?"
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+from transformers import pipeline
+from transformers.utils import logging
+
+
+def script():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", help="folder of a checkpoint, or Hub id")
+    parser.add_argument("--image", type=Path, help="picture; left out, a drawing of a blue circle")
+    parser.add_argument("--question", default="what color is the shape?", help="default: %(default)s")
+    parser.add_argument("--top_k", type=int, default=3, help="answers to give; default: %(default)s")
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        if arguments.image is None:
+            picture: Any = Image.new("RGB", (64, 64), (235, 235, 235))
+            ImageDraw.Draw(picture).ellipse((20, 18, 46, 44), fill=(0, 0, 255))
+        else:
+            picture = str(arguments.image)
+        # The checkpoint brings its own code, and nothing here imports mm_hf.
+        answer = pipeline("visual-question-answering", model=arguments.model, trust_remote_code=True)
+        answers = answer({"image": picture, "question": arguments.question}, top_k=arguments.top_k)
+    except (OSError, ValueError) as error:
+        sys.exit("error: " + " ".join(str(error).split()))
+    except KeyError:
+        sys.exit(f"error: {arguments.model} is no checkpoint of mm_hf that answers questions.")
+    print(f"{arguments.image or 'a blue circle, drawn now'}: {arguments.question}")
+    for found in answers:
+        print(f"  {found['answer']:<12}{found['score']:.3f}")
+
+
+if __name__ == "__main__":
+    script()

@@ -1,0 +1,160 @@
+"""A dialogue about a picture, with a model that writes.
+
+    python training/chat.py --model runs/easy_vqa_generation --image picture.png
+    python training/chat.py --model runs/easy_vqa_generation --image picture.png --question "what shape is it?"
+
+Questions come from the terminal, a line each, or from --question. The turns before are put in front of a question, as
+text. The picture is encoded once, however many questions are asked.
+
+In the terminal `/image PATH` shows another picture and forgets the dialogue, `/forget` forgets it, `/quit` ends it.
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+
+import torch
+from transformers.utils import logging
+
+from .. import EncoderStates, MMFusionConfig, MMFusionForConditionalGeneration, MMFusionProcessor
+from ..training.exits import ANSWERING, run_script
+from ..training.values import ArgumentParser
+
+
+@dataclass
+class ChatArguments:
+    """What is asked, and about what."""
+
+    model: str = field(metadata={"help": "Folder of a checkpoint, or Hub id."})
+    image: str = field(metadata={"help": "The picture."})
+    question: list[str] | None = field(
+        default=None,
+        metadata={
+            "action": "extend",  # argparse's own choice would keep the last --question alone
+            "help": "Ask these, one after the other, and end; may be given several times; left out, ask in the "
+            "terminal.",
+        },
+    )
+    turns: int = field(
+        default=3,
+        metadata={
+            "help": "Earlier turns that are put in front of a question. A model that was trained on single questions "
+            "answers best with 0."
+        },
+    )
+    max_new_tokens: int | None = field(
+        default=None, metadata={"help": "Longest answer, in tokens; left out, as the checkpoint says."}
+    )
+    num_beams: int | None = field(default=None, metadata={"help": "Beams; left out, as the checkpoint says."})
+
+    def __post_init__(self):
+        if self.turns < 0:
+            raise ValueError(f"turns must be at least 0, got {self.turns}.")
+        for name in ("max_new_tokens", "num_beams"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+class Dialogue:
+    """A picture, and what was said of it.
+
+    Args:
+        model: that writes, of image and text.
+        processor: its own.
+        turns: earlier turns that a question is asked with.
+        settings: for `generate`.
+    """
+
+    def __init__(
+        self, model: MMFusionForConditionalGeneration, processor: MMFusionProcessor, turns: int, **settings: int
+    ):
+        self.model, self.processor, self.turns, self.settings = model, processor, turns, settings
+        self.said: list[str] = []  # each turn, question and answer
+        self.picture: EncoderStates | None = None
+
+    @torch.no_grad()
+    def show(self, path: str):
+        """Looks at a picture, once, and forgets what was said of another.
+
+        Raises:
+            ValueError: there is none, or it cannot be read.
+        """
+        inputs = self.processor(images=[path]).to(self.model.device)
+        self.picture = self.model.get_encoder().encode(**inputs)["vision"]
+        self.said = []
+
+    def text(self, question: str) -> str:
+        """The question behind as many of the earlier turns as there is room for in the text encoder: those that are
+        left out are the oldest, and all of each."""
+        tokenizer = self.processor.tokenizer
+        kept = self.said[max(0, len(self.said) - self.turns) :]
+        for start in range(len(kept) + 1):
+            text = " ".join([*kept[start:], question])
+            if len(tokenizer(text, verbose=False)["input_ids"]) <= tokenizer.model_max_length:
+                break
+        return text
+
+    def ask(self, question: str) -> str:
+        """Answers, and keeps the turn."""
+        inputs = self.processor(text=[self.text(question)]).to(self.model.device)
+        picture = replace(self.picture, index=torch.zeros(1, dtype=torch.int64, device=self.model.device))
+        tokens = self.model.generate(**inputs, encoder_states={"vision": picture}, **self.settings)
+        answer = self.processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
+        self.said.append(f"{question} {answer}")
+        return answer
+
+
+def main():
+    """The dialogue, from top to bottom."""
+    parser = ArgumentParser(ChatArguments, description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    try:
+        (args,) = parser.parse_args_into_dataclasses()
+    except ValueError as error:
+        parser.error(str(error))
+    logging.disable_progress_bar()  # of loading weights: seconds
+    config = MMFusionConfig.from_pretrained(args.model)
+    found = (config.architectures or [config.model_type])[0]
+    if found != MMFusionForConditionalGeneration.__name__ or set(config.modalities) != {"vision", "text"}:
+        raise ValueError(
+            f"{args.model} is a {found} of {' and '.join(config.modalities)}; a dialogue needs a "
+            f"{MMFusionForConditionalGeneration.__name__} of vision and text."
+        )
+    settings = {name: getattr(args, name) for name in ("max_new_tokens", "num_beams")}
+    dialogue = Dialogue(
+        MMFusionForConditionalGeneration.from_pretrained(args.model).eval(),
+        MMFusionProcessor.from_pretrained(args.model),
+        args.turns,
+        **{name: value for name, value in settings.items() if value is not None},
+    )
+    dialogue.show(args.image)
+    if args.question is not None:
+        for question in filter(str.strip, args.question):
+            print(f"{question}\n  {dialogue.ask(question.strip())}", flush=True)
+        return
+    if sys.stdin.isatty():
+        print("Ask about the picture. /image PATH shows another, /forget forgets, /quit ends.", flush=True)
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", flush=True)
+        line = sys.stdin.readline()
+        question = line.strip()
+        command, _, path = question.partition(" ")
+        if not line or command == "/quit":
+            return
+        if command == "/image":
+            try:
+                dialogue.show(path.strip())
+            except ValueError as error:
+                print(f"error: {error}", flush=True)
+        elif command == "/forget":
+            dialogue.said = []
+        elif question:
+            print(f"  {dialogue.ask(question)}", flush=True)
+
+
+def script():
+    """The command line."""
+    run_script(main, ANSWERING)
+
+
+if __name__ == "__main__":
+    script()

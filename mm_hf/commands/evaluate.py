@@ -1,0 +1,344 @@
+"""Measures a checkpoint: metrics with intervals, floors, calibration, confusion, the worst mistakes, missing parts.
+
+    python training/evaluate.py --model runs/easy_vqa --missing
+    accelerate launch training/evaluate.py --model runs/easy_vqa
+    python training/evaluate.py --model me/answers --dataset my.csv --image_column photo --text_column question \
+        --label_column answer
+
+A run of train.py leaves recipe.json beside its checkpoint: there, data set and columns need not be named again. What
+is found goes into the folder evaluation/ of the checkpoint: report.html, a page that needs no other file,
+evaluation.json with all the figures, and the pictures. Of a model with several tasks each has a folder in it.
+"""
+
+import re
+import shutil
+from dataclasses import replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+import mm_hf
+
+from ..data import GroupedBatchSampler, Rows
+from ..data.loading import SOURCE_ROW
+from ..evaluation import (
+    Predictions,
+    TextTable,
+    answers_of,
+    derangement,
+    draw,
+    find_out,
+    group_codes,
+    has_label,
+    majority_answer,
+    median_answer,
+    predict,
+    rounded,
+    rows_without,
+    table,
+    targets_of,
+    write_page,
+)
+from ..evaluation.page import PICTURES
+from ..training.arguments import DatasetArguments
+from ..training.exits import MEASURING, run_script
+from ..training.finish import OtherPictures
+from ..training.provenance import commit_or_version, hardware, versions
+from ..training.reopen import EvaluateArguments, open_checkpoint, parse_arguments
+from ..training.run import Run
+from ..training.run_folder import no_picture, picture_and_text, short_name, write_json
+
+
+SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
+NEAREST_PICTURE = "the text of the training picture that this model's vision encoder takes for the most alike"
+
+
+def predict_rows(run: Run, rows: Rows, title: str, **absent: frozenset[int] | None) -> Predictions:
+    """What the model says of all rows, by all processes. Each takes whole batches, so that these, and every digit of
+    the result, are the same on any number of processes.
+
+    Args:
+        run: the checkpoint and its data.
+        rows: all of them.
+        title: of the progress bar.
+        absent: the rows that lack a modality, by its name; None: all.
+    """
+    groups = len(rows) if rows.groups is None else rows.groups
+    batches = list(GroupedBatchSampler(groups, run.train_args.per_device_eval_batch_size, shuffle=False))
+    loader = DataLoader(
+        rows,
+        batch_sampler=batches[run.rank :: run.world_size],
+        collate_fn=replace(run.collator, absent=absent),
+        num_workers=run.train_args.dataloader_num_workers,
+    )
+    return predict(run.model, loader, run.accelerator, title=title, generate=run.generate_arguments(""))
+
+
+def main():
+    """The whole evaluation, from top to bottom."""
+    args, data_args, recipe = parse_arguments(__doc__.split("\n")[0])
+    run, name, learned = open_checkpoint(args, data_args, recipe)
+    rows = run.rows(name, train=False)
+    run.say(f"{args.model} on {len(rows):,} rows of {data_args.dataset}, part {name}")
+    predictions = predict_rows(run, rows, "evaluating")
+    run.note_bad_rows(predictions.bad_rows)
+    run.share_bad_rows()
+    texts = TextTable()
+
+    def numbered(tokens: torch.Tensor) -> torch.Tensor:
+        """Texts by number, `(N,)`."""
+        return texts.codes(run.collator.texts_of(tokens))
+
+    def logits(title: str, rows: Rows = rows, **absent) -> Any:
+        """Of all rows. Bad ones are not noted again."""
+        found = predict_rows(run, rows, title, **absent).logits
+        return numbered(found) if run.writes else found
+
+    if run.writes:
+        # Those of train first: of equally frequent ones the floor is the first of them, as it was in training.
+        learned = None if learned is None else numbered(learned)
+        predictions.logits, predictions.labels = numbered(predictions.logits), numbered(predictions.labels)
+
+    # What all processes do together: floors and missing modalities.
+    modalities = [modality for modality in run.model.config.modalities if run.collator.parts[modality]]
+    floors: dict[str, tuple[Any, dict[str, Any]]] = {}
+    for modality in modalities if len(modalities) > 1 else []:
+        others = dict.fromkeys(set(modalities) - {modality})
+        meaning = f"this very model, not trained for it, with the {' and '.join(others)} of every row taken away"
+        floors[f"this_model_{modality}_alone"] = logits(f"{modality} alone", **others), {"meaning": meaning}
+    items = picture_keys(run, rows) if "vision" in modalities else None
+    if {"vision", "text"} <= set(modalities):
+        order = derangement(items, args.seed)
+        kept = sum(items[row] is not None and items[row] == items[other] for row, other in enumerate(order))
+        shuffled = logits("shuffled pairs", OtherPictures(rows.dataset, name, run.columns, order))
+        meaning = "this very model, with each text beside the picture of another row"
+        floors["this_model_shuffled_pairs"] = shuffled, {"meaning": meaning, "rows_that_kept_their_picture": kept}
+    if run.writes and modalities == ["vision"] and learned is not None:
+        floors["nearest_picture"] = learned[nearest_pictures(run, rows)], {"meaning": NEAREST_PICTURE}
+    curves: dict[str, list] = {}
+    for place, modality in enumerate(modalities if args.missing else []):
+        for share in SHARES:
+            lost = {modality: rows_without(len(rows), share, [args.seed, place])}
+            curves.setdefault(modality, []).append((share, logits(f"{share:.0%} without {modality}", **lost)))
+
+    if run.writes:  # all that were ever said
+        run.label2id = texts.numbers
+    if run.accelerator.is_main_process:
+        units = ("rows", list(range(len(rows))))
+        if run.columns.group:
+            units = (f"rows of equal {run.columns.group}", rows.dataset[run.columns.group][:])
+        elif items is not None:
+            units = ("rows of the same picture", items)
+        for task in run.alone():
+            write_task(args, data_args, run, task, name, predictions, learned, units, floors, curves)
+    run.accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
+    run.accelerator.end_training()
+
+
+def write_task(
+    args: EvaluateArguments,
+    data_args: DatasetArguments,
+    run: Run,
+    task: Run,
+    name: str,
+    predictions: Predictions,
+    learned: Any,
+    units: tuple[str, list],
+    floors: dict[str, tuple[Any, dict[str, Any]]],
+    curves: dict[str, list[tuple[float, Any]]],
+):
+    """Takes what belongs to one task out of everything, over the rows that have a label of it, and writes its
+    evaluation; of several tasks each into a folder of its own.
+
+    Args:
+        task: the run as if it had this task alone.
+        predictions: of all rows.
+        learned: labels of the training part, None where there is none.
+        floors, curves: as `write_evaluation` takes them, but with the logits of all rows in place of answers.
+        args, data_args, run, name, units: see there.
+    """
+    column, problem_type = task.columns.label, task.problem_type
+
+    def own(values: Any) -> torch.Tensor:
+        return values[column] if run.tasks else values
+
+    labelled = has_label(own(predictions.labels), problem_type)
+    logits, labels = own(predictions.logits)[labelled], own(predictions.labels)[labelled]
+
+    def answers(values: Any) -> torch.Tensor:
+        return answers_of(own(values)[labelled], problem_type)
+
+    known = None if learned is None else own(learned)
+    outputs = len(run.label2id) if run.writes else logits.shape[1]
+    own_floors = constant_floors(task, labels, known, outputs)
+    own_floors |= {floor: (answers(values), notes) for floor, (values, notes) in floors.items()}
+    own_curves = {
+        modality: [(share, answers(values)) for share, values in points] for modality, points in curves.items()
+    }
+    if run.tasks:
+        task.output_dir = run.output_dir / re.sub(r"[^\w-]", "_", column)
+        task.output_dir.mkdir(exist_ok=True)
+        task.name = f"{run.name}, {column}"
+    write_evaluation(args, data_args, task, name, labelled, logits, labels, units, own_floors, own_curves)
+
+
+def constant_floors(
+    run: Run, labels: torch.Tensor, learned: torch.Tensor | None, outputs: int
+) -> dict[str, tuple[torch.Tensor, dict[str, str]]]:
+    """By name the best answer that looks at no row, for each row, and where it is from. Of numbers there are two, one
+    for the RMSE and one for the MAE."""
+    usable = learned is not None and bool(has_label(learned, run.problem_type).any())
+    known = learned if learned is not None and usable else labels
+    source = "train" if usable else "the evaluated rows"
+    answer = majority_answer(known, run.problem_type, outputs)
+    if run.problem_type != "regression":
+        what = "the labels that together fit best" if answer.ndim else "the most frequent answer"
+        shape = (len(labels), outputs) if answer.ndim else (len(labels),)
+        return {"majority": (answer.expand(shape), {"meaning": f"{what} of {source}, for every row", "from": source})}
+    found = {"mean": (answer, "rmse", "the mean"), "mae_of_median": (median_answer(known), "mae", "the median")}
+    return {
+        name: (
+            answer.expand(len(labels), outputs),
+            {"meaning": f"{what} of {source}, for every row", "from": source, "metric": metric},
+        )
+        for name, (answer, metric, what) in found.items()
+    }
+
+
+def nearest_pictures(run: Run, rows: Rows) -> torch.Tensor:
+    """For each row the training row whose picture is the nearest, `(N,)`: by the cosine of what the model's own vision
+    encoder gives, each level of it averaged over its places."""
+
+    def features(rows: Rows, title: str) -> torch.Tensor:
+        batch_size = run.train_args.per_device_eval_batch_size
+        loader = DataLoader(rows, batch_size=batch_size, collate_fn=run.collator)
+        found = []
+        for batch in tqdm(loader, desc=title, leave=False, disable=not run.accelerator.is_main_process):
+            batch = send_to_device(batch, run.accelerator.device)
+            inputs = {key: batch[key] for key in ("pixel_values", "encoder_states") if key in batch}
+            with torch.no_grad():
+                states = run.model.base_model.encode({"vision": batch.get("vision_index")}, **inputs)["vision"]
+            levels = [level.flatten(2).mean(-1) if level.ndim == 4 else level.mean(1) for level in states.levels]
+            items = torch.nn.functional.normalize(torch.cat(levels, dim=-1), dim=-1)
+            found.append(items[states.index].masked_fill((states.index < 0)[:, None], 0).cpu())
+        return torch.cat(found)
+
+    known = features(Rows(run.splits["train"], "train"), "pictures of train")
+    return (features(rows, "nearest pictures") @ known.T).argmax(-1)
+
+
+def picture_keys(run: Run, rows: Rows) -> list[tuple | None]:
+    """What tells the pictures of the rows apart; None where a row has none."""
+    keys: list[tuple | None] = []
+    for start in range(0, len(rows), 1000):
+        for row in rows.__getitems__(range(start, min(start + 1000, len(rows)))):
+            found = tuple(run.collator.item_keys(row, "vision"))
+            keys.append(found if any(found) else None)
+    return keys
+
+
+def write_evaluation(
+    args: EvaluateArguments,
+    data_args: DatasetArguments,
+    run: Run,
+    name: str,
+    labelled: torch.Tensor,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    units: tuple[str, list],
+    floors: dict[str, tuple[torch.Tensor, dict[str, Any]]],
+    curves: dict[str, list[tuple[float, torch.Tensor]]],
+):
+    """Works out what the answers are worth, writes it, and prints the table.
+
+    Args:
+        args, data_args, run, name: what was measured.
+        labelled: which rows have a label; everything else is of these.
+        logits, labels: the predictions.
+        units: what is drawn for the intervals, and for each of all rows what is equal within one unit.
+        floors: by name the answers of each, and what is said of it.
+        curves: by modality the answers at each share of rows that lose it.
+    """
+    part, columns, problem_type = run.splits[name], run.columns, run.problem_type
+    names = None if run.label2id is None else list(run.label2id)
+
+    rows = labelled.nonzero().flatten().tolist()
+    groups = group_codes([units[1][row] for row in rows])
+    kinds = part[columns.kind][rows] if columns.kind else None
+    options = {"samples": args.bootstrap_samples, "seed": args.seed}
+    found = find_out(logits, labels, problem_type, names, groups, kinds, floors, curves, **options)
+    found["intervals"]["unit"] = units[0]
+    wrong = Rows(part, name).__getitems__([rows[mistake.pop("place")] for mistake in found["mistakes"]])
+    looks = [picture_and_text(row, run.collator) for row in wrong]
+    for mistake, row, (_, text) in zip(found["mistakes"], wrong, looks):
+        mistake |= {"row": row.get(SOURCE_ROW, row["row_id"]), "text": text}
+    report = {
+        "model": args.model,
+        "model_class": type(run.model).__name__,
+        "dataset": data_args.dataset,
+        "split": name,
+        "rows": {"evaluated": len(part), "labelled": len(labels), "bad": run.bad_rows.count(name)},
+        "label_column": columns.label,
+        "problem_type": problem_type,
+        "labels": None if run.writes else names,
+        **found,
+        "seed": args.seed,
+        "max_rows": args.max_rows,
+        "run": {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "commit": commit_or_version(),
+            "versions": {"mm_hf": mm_hf.__version__, "torchmetrics": version("torchmetrics"), **versions()},
+            "hardware": hardware(),
+            "num_processes": run.world_size,
+        },
+    }
+    report = rounded(report)
+
+    staged = run.output_dir / ".writing"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
+    shown = [picture for picture, _ in looks]
+    pictures = draw(staged, report, names, answers, targets, shown, no_picture(run.collator))
+    write_page(staged / "report.html", f"Evaluation of {run.name}", facts(report), report, pictures)
+    if (run.output_dir / "evaluation.json").exists():  # what an earlier evaluation left, and this one has not
+        for file in PICTURES if run.bad_rows.entries else (*PICTURES, "bad_rows.jsonl"):
+            (run.output_dir / file).unlink(missing_ok=True)
+    for file in staged.iterdir():
+        file.replace(run.output_dir / file.name)
+    staged.rmdir()
+    write_json(run.output_dir / "evaluation.json", report)
+    print(f"\n{run.name}" if report["model_class"] == "MMFusionForMultiTask" else "", table(report, name), sep="")
+    print(f"written: {run.output_dir / 'report.html'}")
+    print(report["verdict"])  # last: what is to be remembered
+
+
+def facts(report: dict[str, Any]) -> dict[str, str]:
+    """What was measured, and with what, for the top of the page. Of local folders the last name says enough."""
+    rows, intervals, run = report["rows"], report["intervals"], report["run"]
+    model, dataset = short_name(report["model"]), short_name(report["dataset"])
+    drawn = f", drawn at random with seed {report['seed']}" if report["max_rows"] else ""
+    packages = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
+    return {
+        "model": f"{model} ({report['model_class']}, {report['problem_type'].replace('_', ' ')})",
+        "data set": f"{dataset}, part {report['split']}",
+        "rows": f"{rows['evaluated']:,}{drawn}; {rows['labelled']:,} of them measured, {rows['bad']:,} bad",
+        "intervals": f"{intervals['samples']} resamples of {intervals['groups']:,} groups ({intervals['unit']}), "
+        f"seed {report['seed']}; {intervals['method']}",
+        "date": run["date"],
+        "code": f"{run['commit']}; {packages}",
+    }
+
+
+def script():
+    """The command line."""
+    run_script(main, MEASURING)
+
+
+if __name__ == "__main__":
+    script()

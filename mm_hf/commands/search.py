@@ -1,0 +1,420 @@
+"""Search with a checkpoint: measure it, embed a data set, and ask.
+
+    python training/retrieve.py evaluate --model runs/openmoji_retrieval
+    python training/retrieve.py build --model runs/openmoji_retrieval --gallery runs/gallery
+    python training/retrieve.py query --model runs/openmoji_retrieval --gallery runs/gallery --text "a tired cat"
+    python training/retrieve.py query --model runs/openmoji_retrieval --gallery runs/gallery --image drawing.png
+
+A model of texts and sounds is asked by --text or by --audio.
+
+A run of train.py leaves recipe.json beside its checkpoint: there, data set and columns need not be named again.
+`evaluate` measures the plain search and the one whose best are looked at again by the fusion (how much its word counts
+is chosen on the validation part), and writes retrieval.json and retrieval.png into the folder evaluation/ of the
+checkpoint. `query` prints what it finds and draws it.
+"""
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from PIL import Image
+from transformers.utils import logging
+
+from .. import MMFusionConfig, MMFusionForRetrieval, MMFusionProcessor
+from ..data import Columns, MultimodalCollator, Rows, data_root_of
+from ..evaluation import bootstrap, chance_recall, compare, plot_finds, ranking_metrics, ranks, verdict
+from ..models.files import read_json
+from ..models.image import open_image
+from ..models.retrieval_mm_fusion import ITEMS
+from ..models.sound import load_sound
+from ..retrieval import Gallery, choose_weight, combine, empty_index, encode, rerank, score_gallery
+from ..training.arguments import DatasetArguments
+from ..training.exits import MEASURING, run_script
+from ..training.lock import lock_folder
+from ..training.provenance import commit_or_version, hardware, versions
+from ..training.reopen import config_of, load_part, parse_arguments
+from ..training.run_folder import picture_and_text, picture_of_sound, write_json
+
+
+COMMANDS = ("evaluate", "build", "query")
+SHOWN = 6  # searches of the test part that are drawn
+
+
+@dataclass
+class RetrieveArguments:
+    """What is searched, and for what."""
+
+    model: str = field(metadata={"help": "Folder of a checkpoint, or Hub id."})
+    gallery: str | None = field(default=None, metadata={"help": "build, query: folder of the embedded data set."})
+    text: str | None = field(default=None, metadata={"help": "query: find pictures, or sounds, by this text."})
+    image: str | None = field(default=None, metadata={"help": "query: find texts by this picture."})
+    audio: str | None = field(default=None, metadata={"help": "query: find texts by this sound."})
+    top_k: int = field(default=5, metadata={"help": "query: how many to find."})
+    rerank_top: int = field(default=20, metadata={"help": "How many of the best the fusion looks at again; 0: none."})
+    rerank_weight: float | None = field(
+        default=None,
+        metadata={"help": "How much its word counts; left out, as evaluate chose it on validation, else 1."},
+    )
+    index_factory: str = field(default="Flat", metadata={"help": "faiss's name of the index; Flat is exact."})
+    output: str | None = field(
+        default=None, metadata={"help": "query: the picture to draw; left out, query.png in the gallery."}
+    )
+    split: str | None = field(default=None, metadata={"help": "Part to search; left out, test, or the only part."})
+    bootstrap_samples: int = field(default=1000, metadata={"help": "evaluate: resamples of the intervals."})
+    max_rows: int | None = field(default=None, metadata={"help": "Search so many rows, drawn at random."})
+    seed: int = field(default=0, metadata={"help": "Of resamples and rows that are drawn."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Items a step."})
+    command: str = field(default="", metadata={"help": "The same as the first word."})
+
+    def __post_init__(self):
+        for name in ("top_k", "bootstrap_samples", "max_rows", "per_device_eval_batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.rerank_top < 0 or (self.rerank_weight is not None and self.rerank_weight < 0):
+            raise ValueError(
+                f"rerank_top and rerank_weight must be at least 0, got {self.rerank_top}, {self.rerank_weight}."
+            )
+
+
+@dataclass
+class Search:
+    """A checkpoint with its data.
+
+    Args:
+        args, data_args, recipe: what was asked, and the recipe of the run that left the checkpoint.
+        model, collator: of the checkpoint.
+        columns: that hold texts, and pictures or sounds.
+    """
+
+    args: RetrieveArguments
+    data_args: DatasetArguments
+    recipe: dict[str, Any]
+    model: MMFusionForRetrieval
+    collator: MultimodalCollator
+    columns: Columns
+
+    def part(self, split: str | None) -> tuple[str, Dataset]:
+        """Name and rows of a part of the data."""
+        name, part, _ = load_part(replace(self.args, split=split), self.data_args, self.recipe, self.columns)
+        return name, part
+
+    def gallery(self, rows: Rows) -> Gallery:
+        """All items of these rows."""
+        args = self.args
+        return Gallery.build(self.model, self.collator, rows, args.index_factory, args.per_device_eval_batch_size)
+
+    @property
+    def directions(self) -> tuple[str, str]:
+        """Names of the two ways to search."""
+        item = ITEMS[self.model.item_modality]
+        return f"text_to_{item}", f"{item}_to_text"
+
+    @property
+    def logit_scale(self) -> float:
+        """By which training multiplied similarities."""
+        return self.model.logit_scale.exp().item()
+
+    @property
+    def folder(self) -> Path:
+        """Of what `evaluate` writes."""
+        local = Path(self.args.model)
+        return (local if local.is_dir() else Path("runs", local.name)) / "evaluation"
+
+
+def main():
+    """Opens the checkpoint and does what the command says."""
+    args, data_args, recipe = parse_arguments(__doc__.split("\n")[0], RetrieveArguments, COMMANDS)
+    needed: dict[str, list[str]] = {"evaluate": [], "build": ["gallery"], "query": ["gallery"]}
+    missing = [f"--{name}" for name in needed[args.command] if getattr(args, name) is None]
+    missing += [f"--{name}" for name in ("dataset", "text_column") if getattr(data_args, name) is None]
+    if args.command == "query" and sum(given is not None for given in (args.text, args.image, args.audio)) != 1:
+        missing.append("one of --text, --image and --audio")
+    if missing:
+        raise ValueError(f"{args.command} needs {', '.join(missing)}.")
+    {"evaluate": evaluate, "build": build, "query": query}[args.command](open_search(args, data_args, recipe))
+
+
+def open_search(args: RetrieveArguments, data_args: DatasetArguments, recipe: dict[str, Any]) -> Search:
+    """Loads the model and says how its rows are read.
+
+    Raises:
+        ValueError: the checkpoint is none for search.
+    """
+    config = config_of(args.model)
+    found = config.architectures or [config.model_type]
+    if not isinstance(config, MMFusionConfig) or found[0] != MMFusionForRetrieval.__name__:
+        raise ValueError(
+            f"{args.model} is a checkpoint of {', '.join(found)}; retrieve.py needs MMFusionForRetrieval."
+        )
+    for modality, name in ITEMS.items():
+        column = f"{name}_column"
+        if (modality in config.modalities) != (getattr(data_args, column) is not None):
+            asked = "needs" if modality in config.modalities else "has no use for"
+            raise ValueError(f"{args.model} searches by {config.modalities}: it {asked} --{column}.")
+    logging.disable_progress_bar()  # of loading weights: seconds
+    image = data_args.image_column
+    columns = Columns(
+        image=image[0] if isinstance(image, list) and len(image) == 1 else image,
+        image_id=data_args.image_id_column or None,
+        text=data_args.text_column,
+        audio=data_args.audio_column,
+    )
+    collator = MultimodalCollator(
+        MMFusionProcessor.from_pretrained(args.model),
+        columns,
+        on_error=data_args.on_error,
+        root=data_root_of(data_args.dataset, data_args.data_root),
+        pair_ids=True,
+    )
+    model = MMFusionForRetrieval.from_pretrained(args.model, freeze_encoders=True)
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return Search(args, data_args, recipe, model, collator, columns)
+
+
+def evaluate(search: Search):
+    """Measures both directions, plain and reranked."""
+    args = search.args
+    lock_folder(search.folder)
+    name, part = search.part(args.split)
+    rows = Rows(part, name)
+    looks = args.rerank_top > 0 and search.model.config.matching_weight > 0
+    weights = chosen_weights(search, name) if looks else {}
+    gallery = search.gallery(rows)
+    relevant = gallery.relevant()
+    if not relevant.any():
+        raise ValueError(f"No row of part {name!r} has both a text and what is searched, so nothing can be measured.")
+    texts, items = gallery.embeddings.values()
+    similarities = texts @ items.T
+    matching = score_gallery(search.model, search.collator, rows, gallery) if looks else None
+
+    forth, back = search.directions
+    item = ITEMS[search.model.item_modality]
+    report: dict[str, Any] = {"split": name, "texts": len(texts), "items": len(items), "metrics": {}}
+    floors = []
+    for direction, scores, right in ((forth, similarities, relevant), (back, similarities.T, relevant.T)):
+        asked = right.any(-1)  # an item without a partner is there to be found by mistake alone
+        found = {"plain": ranks(scores, right)[asked]}
+        if matching is not None:
+            word = matching if direction == forth else matching.T
+            again = rerank(scores, word, weights[direction], search.logit_scale, args.rerank_top)
+            found["reranked"] = ranks(again, right)[asked]
+        for method, places in found.items():
+            report["metrics"][f"{direction}, {method}"] = with_intervals(places, args)
+            chance = right[asked].float().mean().item()  # an order drawn at random has a right one first
+            floors.append(("chance_recall_at_1", f"{direction}, {method}, recall_at_1", chance))
+    scores_at_1 = {f"{direction}, recall_at_1": found["recall_at_1"] for direction, found in report["metrics"].items()}
+    comparisons = compare(
+        {name: found["value"] for name, found in scores_at_1.items()},
+        floors,
+        {name: (found["low"], found["high"]) for name, found in scores_at_1.items()},
+    )
+    report |= {
+        "comparisons": comparisons,
+        "verdict": verdict(comparisons),
+        "chance": chance_recall({item: torch.arange(len(items))}),
+        "rerank": {"top": args.rerank_top, "weights": weights} if looks else None,
+        "intervals": {"confidence": 0.95, "samples": args.bootstrap_samples, "unit": "queries"},
+        "run": {"commit": commit_or_version(), "versions": versions(), "hardware": hardware()},
+    }
+    draw_searches(search, rows, gallery, similarities, relevant)
+    write_json(search.folder / "retrieval.json", report)
+    print(table(report))
+    print(f"written: {search.folder / 'retrieval.json'}, {search.folder / 'retrieval.png'}")
+    print(report["verdict"])  # last: what is to be remembered
+
+
+def chosen_weights(search: Search, measured: str) -> dict[str, float]:
+    """How much the fusion's word counts, by direction: as asked, else what is best on the validation part.
+
+    Raises:
+        ValueError: there is no other part than the measured one to choose it on.
+    """
+    args, directions = search.args, search.directions
+    if args.rerank_weight is not None:
+        return dict.fromkeys(directions, args.rerank_weight)
+    if measured == "validation":
+        raise ValueError(
+            "The weight of the rerank is chosen on the validation part, which is measured: give --rerank_weight."
+        )
+    try:
+        name, part = search.part("validation")
+    except ValueError as error:
+        reason = (
+            "The weight of the rerank is chosen on the validation part; where there is none, give --rerank_weight."
+        )
+        raise ValueError(f"{reason} {error}") from None
+    rows = Rows(part, name)
+    gallery = search.gallery(rows)
+    texts, items = gallery.embeddings.values()
+    scores = texts @ items.T
+    matching, right = score_gallery(search.model, search.collator, rows, gallery), gallery.relevant()
+    both = ((scores, matching, right), (scores.T, matching.T, right.T))
+    found = {}
+    for direction, (similarities, word, relevant) in zip(directions, both):
+        asked = relevant.any(-1)
+        found[direction] = choose_weight(
+            similarities[asked], word[asked], relevant[asked], search.logit_scale, args.rerank_top
+        )
+    return found
+
+
+def with_intervals(places: torch.Tensor, args: RetrieveArguments) -> dict[str, dict[str, float | None]]:
+    """`ranking_metrics` with their intervals."""
+    return bootstrap(
+        lambda rows: ranking_metrics(places[rows]), torch.arange(len(places)), args.bootstrap_samples, args.seed
+    )
+
+
+def table(report: dict[str, Any]) -> str:
+    """The metrics beside chance, for the terminal."""
+    lines = [f"\n{report['split']}: {report['texts']:,} texts, {report['items']:,} items"]
+    lines.append(f"{'':<26}{'R@1':>22}{'R@5':>22}{'R@10':>22}{'median rank':>14}")
+    for name, metrics in report["metrics"].items():
+        cells = "".join(
+            f"{100 * metrics[f'recall_at_{k}']['value']:8.1f} [{100 * metrics[f'recall_at_{k}']['low']:.1f}, "
+            f"{100 * metrics[f'recall_at_{k}']['high']:.1f}]"
+            for k in (1, 5, 10)
+        )
+        lines.append(f"{name:<26}{cells}{metrics['median_rank']['value']:14.0f}")
+    chance = "".join(f"{100 * report['chance'][f'chance_recall_at_{k}']:8.1f}{'':14}" for k in (1, 5, 10))
+    lines.append(f"{'floor: chance':<26}{chance}")
+    if report["rerank"]:
+        lines.append(f"reranked: the best {report['rerank']['top']}, weights {report['rerank']['weights']}")
+    return "\n".join(lines)
+
+
+def draw_searches(search: Search, rows: Rows, gallery: Gallery, similarities, relevant):
+    """Some texts of the part with the pictures (of sounds) they find, drawn at random."""
+    generator = torch.Generator().manual_seed(search.args.seed)
+    asked = torch.randperm(len(similarities), generator=generator)[:SHOWN].tolist()
+    searches = []
+    for text in asked:
+        best = similarities[text].topk(min(search.args.top_k, similarities.shape[1])).indices.tolist()
+        finds = [
+            (
+                shown(search, rows, gallery, search.model.item_modality, place)[0],
+                f"{similarities[text, place]:.2f}",
+                bool(relevant[text, place]),
+            )
+            for place in best
+        ]
+        searches.append((gallery.keys["text"][text], finds))
+    plot_finds(searches, search.folder / "retrieval.png")
+
+
+def row_of_item(search: Search, rows: Rows, gallery: Gallery, modality: str, place: int) -> dict[str, Any]:
+    """The row that an item is from.
+
+    Raises:
+        ValueError: the rows are not those that the gallery was built from.
+    """
+    number = gallery.places[modality][place]
+    row = rows[number] if number < len(rows) else None
+    if row is None or search.collator.item_key(row, modality) != gallery.keys[modality][place]:
+        raise ValueError(
+            f"The gallery was built from other rows than those of {search.data_args.dataset} now: give --dataset, "
+            "--max_rows and --seed as for build."
+        )
+    return row
+
+
+def shown(
+    search: Search, rows: Rows, gallery: Gallery, modality: str, place: int
+) -> tuple[Image.Image | None, str | None]:
+    """Picture (of a sound its spectrum) and text of the row that an item is from."""
+    return picture_and_text(row_of_item(search, rows, gallery, modality, place), search.collator)
+
+
+def build(search: Search):
+    """Embeds a part of the data and keeps it."""
+    lock_folder(Path(search.args.gallery))
+    empty_index(search.model.config.projection_dim, search.args.index_factory)  # a wrong name is told before the work
+    name, part = search.part(search.args.split)
+    gallery = search.gallery(Rows(part, name))
+    if not gallery.embeddings:
+        raise ValueError(f"Part {name!r} has no text and nothing else that can be read, so nothing can be searched.")
+    gallery.source = {"split": name, "model": search.args.model}
+    gallery.save(search.args.gallery)
+    counts = " and ".join(f"{len(keys):,} of {modality}" for modality, keys in gallery.keys.items())
+    print(f"the distinct items of part {name}, {counts}, are in {search.args.gallery}")
+
+
+def query(search: Search):
+    """Finds pictures or sounds by a text, or texts by a picture or a sound."""
+    args, model = search.args, search.model
+    gallery = Gallery.load(args.gallery, model)
+    if "split" not in (gallery.source or {}):
+        raise ValueError(f"{args.gallery} does not say which part of the data it is of: build it anew.")
+    name, part = search.part(gallery.source["split"])
+    rows = Rows(part, name)
+    asked, shown_query, inputs = prepare_query(search)
+    sought = model.item_modality if asked == "text" else "text"
+    inputs = {key: value.to(model.device) for key, value in inputs.items()}
+    with torch.no_grad():
+        states = {asked: model.model.encode({}, None, **inputs)[asked]}
+        features = model.get_features(asked, states)
+    looks = args.rerank_top > 0 and model.config.matching_weight > 0
+    scores, places = gallery.search(features, sought, max(args.top_k, args.rerank_top if looks else 0))
+    scores, places = scores[0], places[0].tolist()
+    for place in places:
+        row_of_item(search, rows, gallery, sought, place)  # refuses other rows before the fusion looks at them
+    if looks:
+        states[sought] = encode(
+            model, search.collator, sought, rows, [gallery.places[sought][p] for p in places], progress=False
+        )
+        scores = combine(
+            scores, model.score_pairs(states).flatten().float().cpu(), weight_of(search), search.logit_scale
+        )
+    finds = []
+    for place in scores.argsort(descending=True)[: args.top_k].tolist():
+        picture_of, text = shown(search, rows, gallery, sought, places[place])
+        row = gallery.places[sought][places[place]]
+        print(f"{scores[place]:9.3f}  row {row}  {text or ''}")
+        finds.append((picture_of, text or "", None))
+    output = args.output or os.path.join(args.gallery, "query.png")
+    plot_finds([(shown_query, finds)], output)
+    print(f"drawn: {output}")
+
+
+def prepare_query(search: Search) -> tuple[str, Any, dict[str, torch.Tensor]]:
+    """What is asked: its modality, the text or picture that stands for it, and the model's inputs.
+
+    Raises:
+        ValueError: the model does not know this modality, or the picture or sound cannot be read.
+    """
+    args, processor = search.args, search.collator.processor
+    if args.text is not None:
+        return "text", args.text, processor(text=[args.text])
+    asked, flag = ("vision", "--image") if args.image is not None else ("audio", "--audio")
+    if asked != search.model.item_modality:
+        raise ValueError(f"{args.model} finds by {search.model.config.modalities}: it cannot be asked by {flag}.")
+    if asked == "vision":
+        picture = open_image(args.image, processor.image_background)
+        return asked, picture, processor(images=[picture])
+    rate = processor.feature_extractor.sampling_rate
+    sound = load_sound(args.audio, rate)
+    return asked, picture_of_sound(sound, rate), processor(audio=[sound], sampling_rate=rate)
+
+
+def weight_of(search: Search) -> float:
+    """How much the fusion's word counts in a query: as asked, as `evaluate` chose it, or 1."""
+    if search.args.rerank_weight is not None:
+        return search.args.rerank_weight
+    file = search.folder / "retrieval.json"
+    if not file.exists():
+        return 1.0
+    chosen = read_json(file).get("rerank")
+    direction = search.directions[search.args.text is None]
+    return chosen["weights"][direction] if chosen else 1.0
+
+
+def script():
+    """The command line."""
+    run_script(main, MEASURING)
+
+
+if __name__ == "__main__":
+    script()

@@ -1,0 +1,1 @@
+"""Builders of the offline encoders and of the demonstration data sets."""

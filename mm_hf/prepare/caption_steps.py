@@ -1,0 +1,80 @@
+"""Captions as a vocabulary writes them: a picture and the words so far, which word comes next?
+
+    mm_hf prepare caption_steps data/openmoji data/caption_steps
+
+Made from what `mm_hf prepare openmoji` wrote: each name in small letters gives as many rows as it has words, and
+one for its end, the row's `next` being `.`. `so_far` starts with `a picture of`, so that no text is empty. The
+vocabulary is the words that are there at least twice in the names of the training part; rows whose next word is none
+of them have no `next`. A caption is written by asking for the next word until it is the end.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict
+
+from .common import build_dataset
+
+
+START, END = "a picture of", "."
+MIN_COUNT = 2
+
+CARD = """---
+license: cc-by-sa-4.0
+language: en
+task_categories:
+- image-to-text
+---
+
+# OpenMoji, captions word by word
+
+Made by `mm_hf prepare caption_steps` of mm_hf from its OpenMoji data set, whose licences hold: pictures
+CC-BY-SA-4.0 (OpenMoji), names BSD-3-Clause (`emoji`). {rows} rows, each a picture and the words of its name so far.
+The vocabulary has {words} words; {unknown} rows of the test part ask for a word that is not among them, and have no
+label.
+"""
+
+
+def words_of(part: Dataset) -> list[list[str]]:
+    """The words of each name, and the mark of its end."""
+    return [[*name.lower().split(), END] for name in part["name"][:]]
+
+
+def steps(part: Dataset, vocabulary: list[str]) -> Dataset:
+    """One row a word of each name."""
+    known = {word: number for number, word in enumerate(vocabulary)}
+    places: list[int] = []
+    columns: dict[str, list[Any]] = {"so_far": [], "next": []}
+    for place, words in enumerate(words_of(part)):
+        for count, word in enumerate(words):
+            places.append(place)
+            columns["so_far"].append(" ".join([START, *words[:count]]))
+            columns["next"].append(known.get(word))
+    rows = part.select_columns(["image", "name", "category"]).select(places)
+    for name, values in columns.items():
+        rows = rows.add_column(name, values)
+    return rows.add_column("row_id", list(range(len(rows)))).cast_column("next", ClassLabel(names=vocabulary))
+
+
+def build(parts: DatasetDict, seed: int) -> DatasetDict:
+    """All parts, with the vocabulary of the training part. Nothing is drawn at random."""
+    counts = Counter(word for words in words_of(parts["train"]) for word in words)
+    vocabulary = sorted(word for word, count in counts.items() if count >= MIN_COUNT)
+    return DatasetDict({name: steps(part, vocabulary) for name, part in parts.items()})
+
+
+def card(found: DatasetDict, seed: int) -> str:
+    """The data set's card."""
+    labels = found["test"]["next"][:]
+    words = len(found["train"].features["next"].names)
+    return CARD.format(rows=sum(map(len, found.values())), words=words, unknown=sum(v in (None, -1) for v in labels))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+    build_dataset("caption_steps", __doc__.split("\n")[0], "openmoji", build, card, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""What every builder shares: files of installed packages, their checksums, folders that appear whole or not at all,
+and the command line of those that have no settings."""
+
+import argparse
+import contextlib
+import hashlib
+import importlib.metadata
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, load_from_disk
+
+
+class PreparationError(RuntimeError):
+    """Something that the person at the keyboard can mend: a missing package, a file that changed, a folder in the
+    way."""
+
+
+def installed(requirement: str) -> importlib.metadata.Distribution:
+    """Find an installed package without importing it: its code is not needed, and may want packages of its own.
+
+    Args:
+        requirement: `NAME==VERSION`, the release that was checked; it is what the error tells to install.
+
+    Raises:
+        PreparationError: The package is not installed.
+    """
+    try:
+        return importlib.metadata.distribution(requirement.split("==")[0])
+    except importlib.metadata.PackageNotFoundError as error:
+        raise PreparationError(
+            f"package {requirement!r} is not installed: run `pip install --no-deps {requirement}`"
+        ) from error
+
+
+def package_path(requirement: str, relative: str) -> Path:
+    """The path of a file or folder that a package ships.
+
+    Args:
+        requirement: `NAME==VERSION`.
+        relative: Path below site-packages, with forward slashes.
+
+    Raises:
+        PreparationError: The package, or the file in it, is missing.
+    """
+    distribution = installed(requirement)
+    path = Path(str(distribution.locate_file(relative)))
+    if not path.exists():
+        raise PreparationError(
+            f"{relative!r} is not in the installed {distribution.name} {distribution.version}: "
+            f"run `pip install --no-deps --force-reinstall {requirement}`"
+        )
+    return path
+
+
+def package_licence(requirement: str) -> str:
+    """The text of the licence file that a package ships beside its metadata.
+
+    Raises:
+        PreparationError: The package is missing, or ships no such file.
+    """
+    distribution = installed(requirement)
+    for file in distribution.files or []:
+        if file.name.upper().startswith("LICENSE") and any(part.endswith(".dist-info") for part in file.parts):
+            return file.read_text(encoding="utf-8")
+    raise PreparationError(f"the installed {distribution.name} {distribution.version} ships no licence file")
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Compare a file's SHA-256 with the one it had when it was checked.
+
+    Args:
+        path: The file, read in full.
+        expected: 64 hexadecimal digits.
+
+    Raises:
+        PreparationError: The sums differ; the message names both.
+    """
+    with path.open("rb") as file:
+        actual = hashlib.sha256(file.read()).hexdigest()
+    if actual != expected:
+        raise PreparationError(f"{path} has sha256 {actual}, expected {expected}: reinstall the package it came with")
+
+
+def is_complete(folder: Path, names: Collection[str]) -> bool:
+    """Whether every one of `names` is in `folder`. Enough, since `folder_in_place` never leaves a part of them."""
+    return all((folder / name).exists() for name in names)
+
+
+@contextlib.contextmanager
+def folder_in_place(target: Path, names: Collection[str]) -> Iterator[Path]:
+    """Give an empty folder to fill, and rename it to `target` once it is whole.
+
+    A builder that is killed leaves `target` as it was. What stood at `target` is replaced only if it holds nothing
+    but `names`, so that a mistyped path never costs anyone their files.
+
+    Args:
+        target: Where the folder is to be; its parents are made.
+        names: The files and folders to be written, at the top level, each and no other.
+
+    Yields:
+        A folder beside `target`, on the same file system.
+
+    Raises:
+        PreparationError: `target` is a file, or holds something that this builder did not write.
+        ValueError: What was written is not `names`.
+    """
+    if target.exists() and not target.is_dir():
+        raise PreparationError(f"{target} is a file, expected a folder or nothing")
+    strangers = sorted({entry.name for entry in target.iterdir()} - set(names)) if target.exists() else []
+    if strangers:
+        raise PreparationError(
+            f"{target} holds {strangers[:5]}, which this script did not write: name another folder "
+            f"(it replaces one that holds nothing but {sorted(names)})"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as holder:
+        # A folder within the temporary one, since that one is closed to other users.
+        fresh = Path(holder, "fresh")
+        fresh.mkdir()
+        yield fresh
+        written = {entry.name for entry in fresh.iterdir()}
+        if written != set(names):
+            raise ValueError(f"the builder wrote {sorted(written)}, expected {sorted(names)}")
+        if target.exists():
+            target.rename(Path(holder, "old"))
+        fresh.rename(target)
+
+
+def build_dataset(
+    module: str,
+    description: str,
+    source: str | None,
+    build: Callable[[Any, int], DatasetDict],
+    card: Callable[[DatasetDict, int], str],
+    arguments: Sequence[str] | None,
+) -> None:
+    """Runs the script of a builder that has no settings but a seed.
+
+    Args:
+        module: of the builder, in this package.
+        description: of what it does, one line.
+        source: module of the builder whose data set it starts from; None: it starts from an installed package.
+        build: makes the parts from those of the other data set (None without one), with a seed.
+        card: the text of the data set's card, of the parts and the seed.
+        arguments: in place of those of the command line.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"mm_hf prepare {module}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    if source is not None:
+        name = source.upper()
+        parser.add_argument("source", metavar=name, type=Path, help=f"what mm_hf prepare {source} wrote")
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
+    parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
+    options = parser.parse_args(arguments)
+    written = ("train", "validation", "test", "dataset_dict.json", "README.md")
+    if is_complete(options.output, written) and not options.force:
+        print(f"{options.output}: complete, left as it is (--force builds it again)")
+        return
+    try:
+        parts = None if source is None else load_from_disk(str(options.source))
+        with folder_in_place(options.output, written) as folder:
+            found = build(parts, options.seed)
+            found.save_to_disk(folder)
+            (folder / "README.md").write_text(card(found, options.seed), encoding="utf-8")
+    except PreparationError as error:
+        sys.exit(f"error: {error}")
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        sys.exit(f"error: {options.source if source else options.output}: {error}")
+    for part, rows in found.items():
+        print(f"{part:<12}{len(rows):>6} rows")
+    print(f"written to {options.output}")
+
+
+def cut_at_random(rows: Dataset, seed: int) -> DatasetDict:
+    """Training, validation and test part, 70, 10 and 20 % of the rows, drawn at random."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    places = [round(share * len(rows)) for share in (0.7, 0.8)]
+    parts = dict(zip(("train", "validation", "test"), np.split(order, places)))
+    return DatasetDict({name: rows.select(sorted(chosen.tolist())) for name, chosen in parts.items()})

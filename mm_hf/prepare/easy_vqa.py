@@ -1,0 +1,244 @@
+"""Turn the `easy-vqa` package into a `datasets.DatasetDict` on disk.
+
+    pip install --no-deps easy-vqa==1.0
+    mm_hf prepare easy_vqa data/easy_vqa
+
+easy-VQA (Victor Zhou, 2019, https://github.com/vzhou842/easy-VQA) asks about one coloured shape in a 64x64 picture;
+every answer is one of 13. The official test split is kept. The validation split is cut from the official train split
+image by image, not question by question: with some ten questions on every picture, a split by question would show
+most validation pictures in training.
+"""
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from tqdm.auto import tqdm
+
+from .common import (
+    PreparationError,
+    check_sha256,
+    folder_in_place,
+    is_complete,
+    package_licence,
+    package_path,
+)
+
+
+PACKAGE = "easy-vqa==1.0"
+DATA = "easy_vqa/data"
+SHA256 = {
+    "answers.txt": "f004fd115e14db5f70a3a4e1b06d89fd76d45d7446a62d12b50ed1ac2a1a824c",
+    "train/questions.json": "bb67697636aed0e65631d4266824aebeae5c833b0f37ed781e20752e85617ec5",
+    "test/questions.json": "0d4630a51bafec65343e2f6af9cdd20cf8eae214344ef57636202eec409553f7",
+}
+KINDS = {
+    **dict.fromkeys(("yes", "no"), "yes/no"),
+    **dict.fromkeys(("circle", "rectangle", "triangle"), "shape"),
+    **dict.fromkeys(("black", "blue", "brown", "gray", "green", "red", "teal", "yellow"), "color"),
+}
+SETTINGS = "preparation.json"
+WRITTEN = ("dataset_dict.json", "train", "validation", "test", "README.md", "LICENSE", SETTINGS)
+
+CARD = """---
+license: mit
+language: en
+pretty_name: easy-VQA
+task_categories:
+- visual-question-answering
+size_categories:
+- 10K<n<100K
+---
+
+# easy-VQA
+
+Questions about one coloured shape in a 64x64 picture, by Victor Zhou (2019), MIT licence, from
+https://github.com/vzhou842/easy-VQA, as shipped in the Python package `{package}`.
+
+Written by `mm_hf prepare easy_vqa` with `--seed {seed} --validation_fraction {validation_fraction}`.
+Load it with `datasets.load_from_disk`.
+
+| split | questions | images | from |
+|---|---|---|---|
+{rows}
+
+The validation split was cut from the official train split by image: no picture is in both.
+
+| column | content |
+|---|---|
+| `image` | the picture, PNG, RGB |
+| `image_id` | official split and number, such as `train/123`; the questions of one image are adjacent |
+| `question` | text |
+| `answer` | class label, 13 answers in the package's order |
+| `kind` | `yes/no`, `color` or `shape`, by the answer |
+| `row_id` | position in the package's question lists, train then test |
+"""
+
+
+def read_answers(path: Path) -> list[str]:
+    """The answers in the package's own order.
+
+    Raises:
+        PreparationError: They are not the answers whose kind is known.
+    """
+    answers = path.read_text(encoding="utf-8").split()
+    if sorted(answers) != sorted(KINDS):
+        raise PreparationError(f"{path} lists the answers {sorted(answers)}, expected {sorted(KINDS)}")
+    return answers
+
+
+def read_split(folder: Path, answers: Sequence[str], first_row_id: int) -> Dataset:
+    """Read one official split, one row a question, in the order of its images.
+
+    Args:
+        folder: Holds `questions.json`, a list of [question, answer, image number], and `images/NUMBER.png`.
+        answers: The names of the classes, in order.
+        first_row_id: The `row_id` of the first question in the file; the others follow.
+
+    Raises:
+        PreparationError: An image is missing.
+    """
+    questions = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+    # A stable sort: the questions of one image keep the package's order.
+    order = sorted(range(len(questions)), key=lambda position: questions[position][2])
+    features = Features(
+        {
+            "image": Image(mode="RGB"),
+            "image_id": Value("string"),
+            "question": Value("string"),
+            "answer": ClassLabel(names=list(answers)),
+            "kind": Value("string"),
+            "row_id": Value("int64"),
+        }
+    )
+    pictures: dict[int, bytes] = {}
+    columns: dict[str, list] = {name: [] for name in features}
+    for position in tqdm(order, desc=f"reading {folder.name}", unit=" questions"):
+        question, answer, number = questions[position]
+        if number not in pictures:
+            path = folder / "images" / f"{number}.png"
+            if not path.is_file():
+                raise PreparationError(
+                    f"question {position} of the {folder.name} split needs {path}, which is missing"
+                )
+            pictures[number] = path.read_bytes()
+        columns["image"].append({"bytes": pictures[number], "path": None})
+        columns["image_id"].append(f"{folder.name}/{number}")
+        columns["question"].append(question)
+        columns["answer"].append(answer)
+        columns["kind"].append(KINDS[answer])
+        columns["row_id"].append(first_row_id + position)
+    return Dataset.from_dict(columns, features=features)
+
+
+def split_by_image(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Cut a share of the images off, each with all its questions.
+
+    Args:
+        dataset: Has a column `image_id`.
+        fraction: Share of the images in the second part, between 0 and 1, rounded to whole images.
+        seed: Of the draw. The same seed and fraction give the same parts on every machine.
+
+    Returns:
+        The rows that stay and the rows cut off, both in their old order.
+
+    Raises:
+        PreparationError: One of the parts would be empty.
+    """
+    image_ids = dataset["image_id"][:]
+    images = list(dict.fromkeys(image_ids))
+    count = round(len(images) * fraction)
+    if not 0 < count < len(images):
+        raise PreparationError(
+            f"validation_fraction {fraction} leaves {count} of {len(images)} images for validation, "
+            f"allowed: 1 to {len(images) - 1}"
+        )
+    drawn = set(random.Random(seed).sample(images, count))
+    stays = [row for row, image_id in enumerate(image_ids) if image_id not in drawn]
+    cut = [row for row, image_id in enumerate(image_ids) if image_id in drawn]
+    return dataset.select(stays), dataset.select(cut)
+
+
+def build(validation_fraction: float, seed: int) -> DatasetDict:
+    """Read the installed package and cut it into train, validation and test.
+
+    Raises:
+        PreparationError: The package is missing or differs from the release that was checked, or the fraction is
+            out of range.
+    """
+    data = package_path(PACKAGE, DATA)
+    for name, expected in SHA256.items():
+        check_sha256(package_path(PACKAGE, f"{DATA}/{name}"), expected)
+    answers = read_answers(data / "answers.txt")
+    official_train = read_split(data / "train", answers, first_row_id=0)
+    test = read_split(data / "test", answers, first_row_id=len(official_train))
+    train, validation = split_by_image(official_train, validation_fraction, seed)
+    return DatasetDict(train=train, validation=validation, test=test)
+
+
+def describe(splits: DatasetDict) -> list[tuple[str, int, int, str]]:
+    """Name, questions, images and origin of each split."""
+    return [
+        (name, len(rows), len(set(rows["image_id"][:])), "official test" if name == "test" else "official train")
+        for name, rows in splits.items()
+    ]
+
+
+def write(output: Path, settings: Mapping[str, Any]) -> DatasetDict:
+    """Build the data set and keep it at `output`, with its card, licence and settings."""
+    with folder_in_place(output, WRITTEN) as folder:
+        splits = build(settings["validation_fraction"], settings["seed"])
+        splits.save_to_disk(folder)
+        rows = "\n".join(
+            f"| {name} | {questions} | {images} | {origin} |" for name, questions, images, origin in describe(splits)
+        )
+        (folder / "README.md").write_text(CARD.format(rows=rows, **settings), encoding="utf-8")
+        (folder / "LICENSE").write_text(package_licence(PACKAGE), encoding="utf-8")
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return splits
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="mm_hf prepare easy_vqa",
+        description="Turn the easy-vqa package into a datasets.DatasetDict with train, validation and test.",
+        epilog=f"Needs `pip install --no-deps {PACKAGE}`; downloads nothing.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of the validation images")
+    parser.add_argument(
+        "--validation_fraction", type=float, default=0.1, help="share of the official train images for validation"
+    )
+    parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+    options = parse_arguments(arguments)
+    settings = {"package": PACKAGE, "seed": options.seed, "validation_fraction": options.validation_fraction}
+    try:
+        if is_complete(options.output, WRITTEN) and not options.force:
+            found = json.loads((options.output / SETTINGS).read_text(encoding="utf-8"))
+            if found != settings:
+                raise PreparationError(f"{options.output} was built with {found}, asked for {settings}: add --force")
+            print(f"{options.output}: complete, left as it is (--force builds it again)")
+            return
+        splits = write(options.output, settings)
+    except PreparationError as error:
+        sys.exit(f"error: {error}")
+    print(f"{'split':<12}{'questions':>10}{'images':>8}  from")
+    for name, questions, images, origin in describe(splits):
+        print(f"{name:<12}{questions:>10}{images:>8}  {origin}")
+    print(f"written to {options.output}")
+
+
+if __name__ == "__main__":
+    main()

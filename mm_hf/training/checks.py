@@ -1,0 +1,173 @@
+"""Whether the keys of a recipe fit together: said before anything is loaded."""
+
+from transformers.integrations import get_available_reporting_integrations
+
+from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES
+from ..models.ctc_mm_fusion import CTC
+from ..models.generation_mm_fusion import GENERATION
+from ..models.names import did_you_mean
+from .arguments import (
+    DEFAULT_AUDIO_ENCODER,
+    DEFAULT_TEXT_ENCODER,
+    DEFAULT_VISION_ENCODER,
+    DataArguments,
+    ModelArguments,
+    TrainArguments,
+)
+from .run import COLUMN_OF, RETRIEVAL
+
+
+CLASSES = (None, "question_answering", "classification")  # tasks whose answers are classes
+
+
+def check_arguments(script: str, model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
+    """Says what is missing or does not fit together, before anything is loaded, and fills in the default encoders."""
+    if data_args.image_column and data_args.video_column:
+        raise ValueError(
+            f"image_column is {data_args.image_column} and video_column {data_args.video_column!r}: a row has "
+            "pictures or a video, not both."
+        )
+    if (data_args.image_column or data_args.video_column) and model_args.vision_encoder is None:
+        model_args.vision_encoder = DEFAULT_VISION_ENCODER
+    if data_args.text_column and model_args.text_encoder is None:
+        model_args.text_encoder = DEFAULT_TEXT_ENCODER
+    if data_args.audio_column and model_args.audio_encoder is None:
+        model_args.audio_encoder = DEFAULT_AUDIO_ENCODER
+    needed = {"dataset": data_args.dataset}
+    if model_args.task == RETRIEVAL:
+        both = data_args.image_column and data_args.audio_column
+        if both or data_args.video_column or data_args.table_columns or data_args.series_column:
+            raise ValueError("retrieval searches one image_column or audio_column by a text_column, and no more.")
+        needed |= {"text_column": data_args.text_column}
+        needed |= {"image_column or audio_column": data_args.image_column or data_args.audio_column}
+    else:
+        needed["label_column"] = data_args.label_column
+    encoders = {f"{name}_encoder": COLUMN_OF[name] for name in PRETRAINED_MODALITIES}
+    for encoder, column in encoders.items():
+        if getattr(model_args, encoder) is not None:
+            needed[column] = getattr(data_args, column) or (encoder == "vision_encoder" and data_args.video_column)
+    own = data_args.table_columns or data_args.series_column
+    if all(getattr(model_args, encoder) is None for encoder in encoders) and not own:
+        needed[" or ".join(COLUMN_OF.values())] = None
+    for key, value in needed.items():
+        if not value:
+            raise ValueError(f"{key} is missing: give it in the recipe or as --{key.split()[0]}.")
+    for key, value, encoder in (
+        ("image_size", model_args.image_size, "vision_encoder"),
+        ("augment", data_args.augment, "vision_encoder"),
+        ("max_audio_seconds", model_args.max_audio_seconds, "audio_encoder"),
+        ("max_text_length", data_args.max_text_length, "text_encoder"),
+        ("token_dropout", data_args.token_dropout or None, "text_encoder"),
+        ("speed_perturbation", data_args.speed_perturbation or None, "audio_encoder"),
+    ):
+        if value is not None and getattr(model_args, encoder) is None:
+            raise ValueError(f"{key} is {value}, but there is no {encoder}.")
+    if data_args.image_id_column is not None and data_args.image_id_column in (data_args.image_column or []):
+        raise ValueError(
+            f"image_id_column is {data_args.image_id_column!r}, the column of the pictures themselves: name a column "
+            "of ids, or leave it out."
+        )
+    check_table(data_args)
+    lengths = model_args.text_encoder is not None or model_args.task in (GENERATION, CTC)
+    if train_args.train_sampling_strategy == "group_by_length" and not lengths:
+        raise ValueError("train_sampling_strategy is group_by_length, but there is no text_encoder.")
+    check_tasks(model_args, data_args, train_args)
+    trackers = ["none", *get_available_reporting_integrations()]
+    if train_args.report_to not in trackers:
+        raise ValueError(f"report_to must be one of those installed, {trackers}, got {train_args.report_to!r}.")
+    if script == "finetune.py" and train_args.save_steps not in (None, train_args.eval_steps):
+        raise ValueError(
+            f"save_steps is {train_args.save_steps}: the Trainer keeps the best model among its checkpoints, so "
+            "finetune.py saves after every evaluation (eval_steps); train.py can save in between."
+        )
+    if train_args.gradient_modulation and (train_args.torch_compile or model_args.task not in CLASSES):
+        raise ValueError(
+            f"gradient_modulation is for models of classes, {CLASSES[1:]}, that are not compiled: task is "
+            f"{model_args.task}, torch_compile {train_args.torch_compile}."
+        )
+    if data_args.streaming:
+        if train_args.max_steps < 1 or train_args.eval_steps is None:
+            raise ValueError("streaming has no known end: give max_steps and eval_steps.")
+        if train_args.imbalance not in (None, "focal_loss") or train_args.train_sampling_strategy != "random":
+            raise ValueError(
+                "streaming knows no row before it comes: imbalance can be focal_loss alone, and "
+                f"train_sampling_strategy random alone; got {train_args.imbalance}, "
+                f"{train_args.train_sampling_strategy}."
+            )
+
+
+def check_table(data_args: DataArguments):
+    """Says what does not go with the columns of a table, or of time series."""
+    columns, labels = data_args.table_columns or [], data_args.label_column or []
+    if unknown := sorted(set(data_args.category_columns or []) - set(columns)):
+        raise ValueError(
+            f"category_columns names {unknown}, but table_columns is {columns}.{did_you_mean(unknown[0], columns)}"
+        )
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"table_columns names a column twice: {columns}.")
+    for key, named in (("table_columns", columns), ("series_column", [data_args.series_column])):
+        if told := sorted(set(named) & set([labels] if isinstance(labels, str) else labels)):
+            raise ValueError(f"{key} names {told}, the labels themselves.")
+    for key in ("table_columns", "series_column"):
+        if getattr(data_args, key) and data_args.streaming:
+            raise ValueError(f"{key} does not go with streaming: all training rows say what its numbers mean.")
+
+
+def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
+    """Says what does not go with a search or with several columns of labels, or needs these."""
+    labels = data_args.label_column
+    of_decoder = {"decoder": model_args.decoder, "decoder_layers": model_args.decoder_layers}
+    of_decoder["decoder_learning_rate"] = train_args.decoder_learning_rate
+    if model_args.task in (GENERATION, CTC):
+        unused = {
+            "weight_column": isinstance(data_args.weight_column, dict) or None,
+            "imbalance": train_args.imbalance,
+        }
+        unused |= {"mixup_alpha": train_args.mixup_alpha or None, "problem_type": data_args.problem_type}
+        for key, value in unused.items():
+            if value is not None:
+                raise ValueError(f"{key} is {value!r}, but {model_args.task} writes texts, without classes.")
+    if model_args.task == GENERATION:
+        if model_args.text_encoder is None and model_args.decoder is None:
+            raise ValueError("decoder is missing: where no text_encoder is there to start it from, give --decoder.")
+    else:
+        for key, value in of_decoder.items():
+            if value is not None:
+                raise ValueError(f"{key} is {value!r}, but only the task generation has a decoder.")
+    if model_args.ctc_stride > 1 and model_args.task != CTC:
+        raise ValueError(f"ctc_stride is {model_args.ctc_stride}, but the task is {model_args.task}, not ctc.")
+    if model_args.tokenizer is not None and (model_args.task != CTC or model_args.text_encoder is not None):
+        raise ValueError(
+            f"tokenizer is {model_args.tokenizer!r}: it is for ctc without a text_encoder, which brings its own."
+        )
+    if model_args.task == CTC:
+        if model_args.audio_encoder is None:
+            raise ValueError("audio_column is missing: ctc writes what is heard.")
+        without = {"num_beams": model_args.num_beams > 1, "streaming": data_args.streaming}
+        without |= {"label_smoothing_factor": train_args.label_smoothing_factor > 0}
+        without |= {"predict_with_generate false": not train_args.predict_with_generate}
+        for key, given in without.items():
+            if given:
+                raise ValueError(f"{key} does not go with ctc.")
+    if model_args.task == RETRIEVAL:
+        unused = {"label_column": labels, "weight_column": data_args.weight_column, "imbalance": train_args.imbalance}
+        unused |= {"mixup_alpha": train_args.mixup_alpha or None, "kind_column": data_args.kind_column}
+        for key, value in unused.items():
+            if value is not None:
+                raise ValueError(f"{key} is {value!r}, but retrieval learns from pairs, without labels.")
+        if len(data_args.image_column or []) > 1:
+            raise ValueError(f"retrieval needs one image_column, got {data_args.image_column}.")
+    if isinstance(labels, list):
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"label_column names a column twice: {labels}.")
+        if model_args.task not in (None, "multi_task"):
+            raise ValueError(f"task is {model_args.task}, which has one label_column, not {labels}.")
+        if train_args.imbalance == "balanced_sampler":
+            raise ValueError(f"imbalance balanced_sampler draws rows by one label, and label_column is {labels}.")
+        return
+    several = {"task_weights": model_args.task_weights, "task_weighting": model_args.task_weighting != "fixed"}
+    several |= {"task multi_task": model_args.task == "multi_task"}
+    several |= {key: isinstance(getattr(data_args, key), dict) for key in ("weight_column", "problem_type")}
+    for key, given in several.items():
+        if given:
+            raise ValueError(f"{key} by task needs several columns of labels, got label_column {labels!r}.")

@@ -1,0 +1,56 @@
+"""What a run's figures come from: the code, the packages and the machine."""
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from .. import __version__
+
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+@cache
+def checkout() -> Path | None:
+    """The root of the repository that this very package is developed in; None where the package is installed, though
+    it may lie below somebody else's repository (an environment in a project's folder)."""
+    root, file = PACKAGE.parent, f"{PACKAGE.name}/__init__.py"
+    if not (root / ".git").exists() or not (root / "pyproject.toml").is_file():
+        return None
+    command = ["git", "-C", str(root), "ls-files", "--error-unmatch", file]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except OSError:  # there is no git
+        return None
+    return root if done.returncode == 0 else None
+
+
+def commit_or_version() -> str:
+    """The commit that the code is at, with `-dirty` where files were changed; outside of a checkout its version, such
+    as `mm_hf 0.5.0`."""
+    root = checkout()
+    if root is not None:
+        command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if commit := done.stdout.strip():
+            return commit
+    return f"mm_hf {__version__}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    packages = ("torch", "transformers", "datasets", "accelerate", "safetensors", "pillow")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def hardware() -> dict:
+    """What the run ran on."""
+    found = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found

@@ -1,0 +1,154 @@
+"""Recipes as files: YAML whose surprises are told with the line that they stand in."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..models.config_checks import shown
+from ..models.files import regular_file
+from ..models.names import did_you_mean
+
+
+MAX_BYTES = 2**20
+MAX_DEPTH = 16
+MAX_PAIRS = 1000  # keys of one dict, those that are merged into it among them
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+class YamlError(ValueError):
+    """What a recipe cannot hold, in one line."""
+
+
+def place_of(mark: Any) -> str:
+    """Where something stands, as people count."""
+    return f"line {mark.line + 1}"
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """Plain values, lists and dicts, as `yaml.safe_load` gives them. What differs: a key that stands twice is refused,
+    where the last one wins without a word; so are numbers that YAML 1.1 reads otherwise than they look (`12:30` is
+    750, `010` is 8), and files that are nested or grow without end."""
+
+    depth = 0
+
+    def compose_node(self, parent, index):
+        """See the library's method."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise YamlError(f"{place_of(self.peek_event().start_mark)}: nested more than {MAX_DEPTH} deep.")
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def compose_mapping_node(self, anchor):
+        """See the library's method."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], Any] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            name = (key.tag, key.value)
+            if name in lines:
+                raise YamlError(
+                    f"{key.value!r} stands twice, in {place_of(lines[name])} and {place_of(key.start_mark)}: keep one."
+                )
+            lines[name] = key.start_mark
+        return node
+
+    def flatten_mapping(self, node):
+        """See the library's method; what is merged may be merged again, and doubles each time."""
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_PAIRS:
+            raise YamlError(f"{place_of(node.start_mark)}: more than {MAX_PAIRS} keys are merged.")
+
+    def construct_number(self, node):
+        """A number, where it is what it looks like."""
+        text = str(node.value)
+        try:
+            value = (self.construct_yaml_int if node.tag.endswith("int") else self.construct_yaml_float)(node)
+        except ValueError:  # thousands of digits, or "!!int four"
+            raise YamlError(f"{place_of(node.start_mark)}: {text:.40} cannot be read as a number.") from None
+        digits = text.lstrip("+-")
+        if ":" in text or (len(digits) > 1 and digits[0] == "0" and digits.isdigit()):
+            raise YamlError(
+                f"{place_of(node.start_mark)}: YAML reads {text} as {value}: write {value} if that is meant, "
+                f'"{text}" in quotes if it is a text.'
+            )
+        return value
+
+
+for _kind in ("int", "float"):
+    RecipeLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", RecipeLoader.construct_number)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value that a text of YAML stands for.
+
+    Raises:
+        YamlError: in one line: what is wrong, and in which line it stands.
+    """
+    try:
+        return yaml.load(text, Loader=RecipeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark, tab = error.problem_mark or error.context_mark, "'\\t'" in str(error.problem)
+        where = f"{place_of(mark)}, column {mark.column + 1}: " if mark is not None else ""
+        hint = " (a tab: YAML is indented by spaces)" if tab else ""
+        raise YamlError(f"{where}{error.problem or error.context}{hint}.") from None
+    except yaml.YAMLError as error:
+        raise YamlError(" ".join(str(error).split())) from None
+    except RecursionError:
+        raise YamlError("the values stand in one another too deeply.") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds: UTF-8, with or without a mark at its beginning, or UTF-16 with one.
+
+    Raises:
+        ValueError: there is no such file, or it is a folder, no text, or no YAML; in one line that names the file, and
+            where there is one, a name of its folder that may have been meant.
+    """
+    if not path.exists():
+        beside = path.parent
+        names = sorted(file.name for file in beside.iterdir()) if beside.is_dir() else []
+        recipes = [name for name in names if name.endswith((".yaml", ".yml"))]
+        meant = did_you_mean(path.name, recipes) or did_you_mean(f"{path.name}.yaml", recipes)
+        where = "" if beside.is_dir() else f" There is no folder {str(beside)!r} either."
+        raise YamlError(f"there is no file {str(path)!r}.{meant}{where}")
+    if path.is_dir():
+        raise YamlError(f"{str(path)!r} is a folder: name one of the recipes in it.")
+    with open(regular_file(path, "recipe"), "rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise YamlError(f"{path.name} has more than {MAX_BYTES:,} bytes: a recipe has some lines of `key: value`.")
+    try:
+        text = data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise YamlError(f"{path.name} is no text in UTF-8: {error.reason} at byte {error.start}.") from None
+    return parse_yaml(text)
+
+
+def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of a recipe and of those it is based on.
+
+    Args:
+        path: of the file.
+        below: the recipes that this one is a base of.
+
+    Raises:
+        ValueError: no lines of keys and values; a base that is no name of a file beside the recipe, or that leads back
+            to the recipe.
+    """
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        kind = "nothing" if values is None else type(values).__name__
+        raise YamlError(f"needed are lines of `key: value`, got {kind} in {path.name}.")
+    if "base" not in values:
+        return values
+    base = values.pop("base")
+    if not isinstance(base, str) or Path(base).name != base:
+        raise YamlError(f"base must be the name of a recipe in the same folder, got {shown(base)}.")
+    if path.with_name(base) in (*below, path):
+        raise YamlError(f"base {base!r} of {path.name} leads back to itself.")
+    return {**read_recipe(path.with_name(base), (*below, path)), **values}

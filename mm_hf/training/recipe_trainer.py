@@ -1,0 +1,326 @@
+"""`MMTrainer` with what a recipe asks for beside the TrainingArguments."""
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import recursively_apply
+from safetensors.torch import load_file, save_file
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+
+from .. import MMFusionPreTrainedModel
+from ..checkpoints import list_checkpoints
+from ..data import MultimodalCollator
+from ..optim import EMA, NonFiniteGuard
+from ..states import (
+    BAD_ROWS,
+    GUARD,
+    Rules,
+    check_finite,
+    fault_of_tensors,
+    fault_of_values,
+    is_duration,
+    read_json,
+    taking_up,
+)
+from ..trainer import MMTrainer
+from .arguments import TrainArguments
+from .run import Run, build_optimizer, build_scheduler
+
+
+# Of a process's own file in a checkpoint, see `RecipeTrainer.save_extra_state`.
+OF_A_PROCESS: Rules = {
+    "bad_rows": lambda value: fault_of_values("", value, BAD_ROWS) is None,
+    "guard": lambda value: fault_of_values("", value, GUARD) is None,
+    "seconds": is_duration,
+    "stopped": lambda value: value is None or (isinstance(value, list) and len(value) == 4),
+}
+
+
+class RecipeTrainer(MMTrainer):
+    """MMTrainer with the parts of a recipe that TrainingArguments have no key for.
+
+    Args:
+        run: the run.
+        collator: makes the batches that are measured; the recipe's augmentations come on top in training.
+        recipe: how it trains.
+        folder: of the run, for what a stop leaves behind.
+        kwargs: for MMTrainer.
+    """
+
+    def __init__(self, run: Run, collator: MultimodalCollator, recipe: TrainArguments, folder: Path, **kwargs):
+        self.run, self.recipe = run, recipe
+        super().__init__(data_collator=run.training_collator(collator), **kwargs)
+        self.ema = None if recipe.ema_decay is None else EMA(self.model, recipe.ema_decay)
+        self.guard = NonFiniteGuard(recipe.max_nonfinite, folder, self.args.process_index)
+        self.seconds = 0.0  # of earlier processes
+        self.row_ids: list[int] = []  # of the present step
+        self.norm: torch.Tensor | None = None  # of its gradients
+        self.add_callback(StepCallback(self))
+
+    def create_optimizer(self, model=None):
+        """The recipe's."""
+        self.optimizer = build_optimizer(self.model, self.recipe)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """The recipe's."""
+        if self.lr_scheduler is None:
+            steps_per_epoch = num_training_steps
+            if not self.run.data_args.streaming:
+                steps_per_epoch = -(-len(self.get_train_dataloader()) // self.recipe.gradient_accumulation_steps)
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = build_scheduler(optimizer, self.recipe, num_training_steps, steps_per_epoch)
+        return self.lr_scheduler
+
+    def _init_training_state(self, max_steps, *args, **kwargs):
+        # A checkpoint brings back how often to evaluate, save and log; what the recipe says now counts.
+        trained = super()._init_training_state(max_steps, *args, **kwargs)
+        self.state.compute_steps(self.args, max_steps)
+        return trained
+
+    def _clip_grad_norm(self, model):
+        self.norm = super()._clip_grad_norm(model)  # before clipping, which makes zeros of what is not finite
+        return self.norm
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        """Notes which rows a step had, in case its loss is not finite, and which were bad."""
+        if self.model.training:
+            self.row_ids += inputs["row_ids"].tolist()
+            self.run.note_bad_rows(inputs.get("bad_rows", []))
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def predict_rows(self, batches):
+        """Measures the averaged weights where the recipe asks for them."""
+        if self.ema is None:
+            predictions = super().predict_rows(batches)
+        else:
+            with self.ema.applied():
+                check_finite(self.model, self.args.output_dir)
+                predictions = super().predict_rows(batches)
+        self.run.note_bad_rows(predictions.bad_rows)
+        self.run.share_bad_rows()
+        return predictions
+
+    def tensors_to_keep(self):
+        """See MMTrainer; the averaged weights come on top."""
+        yield from super().tensors_to_keep()
+        if self.ema is not None:
+            yield from self.ema.state_dict().items()
+
+    def save_extra_state(self, folder: Path):
+        """What has to go on exactly, beside what the library keeps."""
+        own = {
+            "bad_rows": self.run.bad_rows.state_dict(),
+            "guard": self.guard.state_dict(),
+            "seconds": self.train_seconds(),
+            "stopped": self.limits() if self.control.should_training_stop else None,
+        }
+        (folder / f"rank_{self.args.process_index}.json").write_text(json.dumps(own), encoding="utf-8")
+        if self.ema is not None and self.args.should_save:
+            save_file(self.ema.state_dict(), folder / "ema.safetensors")
+
+    def limits(self) -> list:
+        """What the recipe says of the end."""
+        recipe = self.recipe
+        return [recipe.num_train_epochs, recipe.max_steps, recipe.max_train_seconds, recipe.early_stopping_patience]
+
+    def faults_of_state(self, folder: Path):
+        """See MMTrainer; what `save_extra_state` writes comes on top."""
+        yield from super().faults_of_state(folder)
+        for rank in range(self.args.world_size):
+            yield fault_of_values(f"rank_{rank}.json", read_json(folder / f"rank_{rank}.json"), OF_A_PROCESS)
+        if self.ema is not None:
+            yield fault_of_tensors(folder / "ema.safetensors", self.ema.state_dict())
+
+    def load_extra_state(self, folder: Path) -> bool:
+        """Takes up what `save_extra_state` wrote.
+
+        Returns:
+            whether the training had ended.
+        """
+        own = read_json(folder / f"rank_{self.args.process_index}.json")
+        self.run.bad_rows.load_state_dict(own["bad_rows"])
+        self.guard.load_state_dict(own["guard"])
+        self.seconds = own["seconds"]
+        if self.ema is not None:
+            self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
+        return own["stopped"] == self.limits()
+
+    def train_seconds(self) -> float:
+        """Wall time of training, earlier processes included."""
+        return self.seconds + time.perf_counter() - self.began
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        """See MMTrainer; the averaged weights, where there are any, are the ones that stay."""
+        self.began = time.perf_counter()
+        folder, ended = self.choose_checkpoint(resume_from_checkpoint), False
+        if folder is not None:
+            with taking_up(folder):
+                ended = self.load_extra_state(Path(folder))
+        if ended:  # the library forgets that the training had stopped, and would train one evaluation more
+            self.state = TrainerState.load_from_json(Path(folder) / TRAINER_STATE_NAME)
+            if self.state.best_model_checkpoint is not None:
+                best = self.best_checkpoint(self.state.best_model_checkpoint, Path(folder).parent)
+                self.state.best_model_checkpoint = str(best)
+                self._load_best_model()
+            else:
+                self._load_from_checkpoint(folder)
+        else:
+            super().train(resume_from_checkpoint=folder, **kwargs)
+        if self.ema is not None:
+            if self.state.best_model_checkpoint is not None:
+                best = Path(self.state.best_model_checkpoint)
+                with taking_up(best):
+                    self.ema.load_state_dict(load_file(best / "ema.safetensors"))
+            self.ema.write()
+
+
+class StepCallback(TrainerCallback):
+    """What the recipe wants done around each optimizer step."""
+
+    def __init__(self, trainer: RecipeTrainer):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        """Skips a step whose gradients are not finite."""
+        trainer = self.trainer
+        if trainer.accelerator.scaler is None:  # with float16 the scaler does it
+            trainer.guard.check(trainer.model, state.global_step + 1, trainer.row_ids, trainer.norm)
+        trainer.row_ids = []
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        """Takes the new weights into the average."""
+        if self.trainer.ema is not None:
+            self.trainer.ema.update()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Ends the training when its time is up, on all processes after the same step."""
+        trainer, limit = self.trainer, self.trainer.recipe.max_train_seconds
+        if limit is not None:
+            over = torch.tensor(float(trainer.train_seconds() > limit), device=args.device)
+            if trainer.accelerator.reduce(over).item() > 0:
+                control.should_training_stop = True
+                if args.eval_strategy == "steps":  # else it comes at the end of the epoch, which is now
+                    control.should_evaluate = control.should_save = True
+        return control
+
+
+def training_arguments(run: Run, args: TrainArguments, folder: Path | None) -> TrainingArguments:
+    """The recipe as the Trainer takes it."""
+    when = "no" if folder is None else "epoch" if args.eval_steps is None else "steps"
+    saved = "no" if folder is None else when if args.save_steps is None else "steps"
+    metric = run.first_metric()
+    kind, more = TrainingArguments, {}
+    if run.writes:  # how long and with how many beams, the model's own config says
+        kind, more = Seq2SeqTrainingArguments, {"predict_with_generate": args.predict_with_generate}
+    return kind(
+        **more,
+        output_dir=str(run.output_dir if folder is None else folder),
+        seed=args.seed,
+        learning_rate=args.learning_rate,
+        num_train_epochs=args.num_train_epochs,
+        max_steps=args.max_steps,
+        per_device_train_batch_size=args.per_device_train_batch_size,
+        per_device_eval_batch_size=args.per_device_eval_batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        max_grad_norm=args.max_grad_norm,
+        bf16=args.bf16,
+        fp16=args.fp16,
+        torch_compile=args.torch_compile,
+        dataloader_num_workers=args.dataloader_num_workers,
+        logging_steps=args.logging_steps,
+        eval_strategy=when,
+        eval_steps=args.eval_steps,
+        save_strategy=saved,
+        save_steps=args.save_steps or args.eval_steps or 500,
+        # With 1 the library deletes, when it ends, all but the best, and with them that it had ended.
+        save_total_limit=max(2, args.save_total_limit),
+        restore_callback_states_from_checkpoint=True,  # how long there was no better score
+        load_best_model_at_end=folder is not None,
+        metric_for_best_model=metric,
+        greater_is_better=metric != "rmse",
+        report_to="none" if folder is None else args.report_to,
+        use_cpu=run.accelerator.device.type == "cpu",
+        disable_tqdm=None if folder is not None else True,
+    )
+
+
+def compute_metrics(run: Run, predictions: EvalPrediction) -> dict[str, float]:
+    """The metrics of the problem, as the Trainer asks for them."""
+    arrays = (predictions.predictions, predictions.label_ids)
+    logits, labels = recursively_apply(torch.from_numpy, arrays, test_type=lambda value: isinstance(value, np.ndarray))
+    generated = run.generate_arguments("validation") is not None
+    return run.metrics(logits, labels, generated=generated)["metrics"]
+
+
+def build_trainer(
+    run: Run,
+    model: MMFusionPreTrainedModel,
+    collator: MultimodalCollator,
+    args: TrainArguments,
+    folder: Path | None = None,
+) -> RecipeTrainer:
+    """The Trainer of a recipe; without a folder it keeps nothing."""
+    callbacks = []
+    if folder is not None and args.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+    trainer = RecipeTrainer(
+        run,
+        collator,
+        args,
+        folder or run.output_dir / "floors",
+        model=model,
+        args=training_arguments(run, args, folder),
+        train_dataset=run.rows("train", train=True),
+        eval_dataset=run.rows("validation", train=False),
+        callbacks=callbacks,
+        compute_metrics=partial(compute_metrics, run),
+    )
+    set_seed(args.seed + trainer.args.process_index)  # dropout differs between processes
+    return trainer
+
+
+def fit(
+    run: Run,
+    model: MMFusionPreTrainedModel,
+    collator: MultimodalCollator,
+    args: TrainArguments,
+    folder: Path | None = None,
+) -> dict[str, list]:
+    """Trains, from the newest checkpoint in the folder if there is one, and leaves in `model` the weights that were
+    best on validation.
+
+    Returns:
+        points of (step, value) by name.
+    """
+    trainer = build_trainer(run, model, collator, args, folder)
+    checkpoint = trainer.choose_checkpoint(folder is not None and bool(list_checkpoints(folder)))
+    if checkpoint is not None:
+        run.say(f"taken up from {checkpoint}")
+    run.say("training:")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.guard.total:
+        run.say(f"{trainer.guard.total} steps were skipped, whose loss was not finite")
+    if folder is not None:
+        run.seconds["train"] = trainer.train_seconds()
+    metric = f"eval_{trainer.args.metric_for_best_model}"
+    names = {"loss": "loss", "validation": metric, "learning rate": "learning_rate"}
+    for task, name in run.task_metrics().items():
+        names |= {f"validation loss {task}": f"eval_{task}_loss", f"validation {name}": f"eval_{name}"}
+    return {
+        name: [(entry["step"], entry[key]) for entry in trainer.state.log_history if key in entry]
+        for name, key in names.items()
+    }

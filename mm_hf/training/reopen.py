@@ -1,0 +1,411 @@
+"""What evaluate.py does before it measures: its arguments, the checkpoint, and the data as they were in training."""
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from datasets import Dataset, DatasetDict, List
+from transformers import AutoConfig, GenerationConfig
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
+
+from .. import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
+from ..data import (
+    BadRows,
+    Columns,
+    MultimodalCollator,
+    Rows,
+    classes_to_write,
+    data_root_of,
+    label_tensor,
+    load_splits,
+    names_of_classes,
+    normalise_labels,
+)
+from ..data.loading import SOURCE_ROW
+from ..data.sources import PART_OF
+from ..models.configuration_mm_fusion import check_source
+from ..models.ctc_mm_fusion import CTC
+from ..models.files import read_json
+from ..models.generation_mm_fusion import GENERATION
+from ..models.names import did_you_mean
+from .arguments import (
+    ALL_ARGUMENTS,
+    FORMS,
+    DataArguments,
+    DatasetArguments,
+    ModelArguments,
+    TrainArguments,
+)
+from .lock import lock_folder
+from .new_run import AS_WRITTEN, HEADS, build_cache, check_rows
+from .places import find_data
+from .run import COLUMN_OF, RETRIEVAL, Run
+from .same_data import check_same_part
+from .values import ArgumentParser, checked_values
+
+
+# What a run's recipe says of the parts of its data.
+RECIPE_KEYS = ["dataset", "image_column", "image_id_column", "group_column", "seed"]
+RECIPE_KEYS += ["validation_fraction", "test_fraction"]
+
+
+@dataclass
+class EvaluateArguments:
+    """What is measured, and how."""
+
+    model: str = field(metadata={"help": "Folder of a checkpoint, or Hub id."})
+    split: str | None = field(
+        default=None, metadata={"help": "Part to measure; left out, test, or the only part where there is but one."}
+    )
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of the report; left out, <model>/evaluation, for a Hub id runs/<name>/evaluation."},
+    )
+    missing: bool = field(
+        default=False,
+        metadata={"help": "Measure what it costs when 30, 50, 70 percent and all of the rows lose each modality."},
+    )
+    group_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Rows with equal values are drawn together for the intervals; left out, those of one picture."
+        },
+    )
+    bootstrap_samples: int = field(default=1000, metadata={"help": "Resamples that an interval is read from."})
+    max_rows: int | None = field(
+        default=None, metadata={"help": "Measure so many rows, drawn at random: a first look."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of resamples, of rows that are drawn, and of wrong pairs."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Rows a process and step."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare batches."})
+
+    def __post_init__(self):
+        for name in ("bootstrap_samples", "max_rows", "per_device_eval_batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+def parse_arguments(
+    description: str, group: type = EvaluateArguments, commands: tuple[str, ...] = ()
+) -> tuple[Any, DatasetArguments, dict[str, Any]]:
+    """Reads the command line, and what it leaves out from the checkpoint's recipe.json.
+
+    Args:
+        description: of the script, for its help.
+        group: the script's own arguments, `model` among them.
+        commands: what its first word may be, where it has one; it becomes `command`, which the group then has.
+
+    Returns:
+        both groups of arguments, and the recipe, empty where there is none.
+    """
+    parser = ArgumentParser(
+        (group, DatasetArguments),
+        description=f"{description} With a recipe.json beside the checkpoint, its data set and columns "
+        'are the defaults; "" is no column.',
+        allow_abbrev=False,
+    )
+    if commands:
+        parser.add_argument("word", choices=commands, metavar="|".join(commands))
+    file = Path(parser.parse_known_args()[0].model) / "recipe.json"
+    recipe: dict[str, Any] = {}
+    notes: list[str] = []
+    if file.exists():
+        try:
+            recipe = read_json(file)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        missing = [key for key in RECIPE_KEYS if key not in recipe]
+        if missing:
+            parser.error(f"{file} is not the recipe of a run: it lacks {', '.join(missing)}.")
+        recipe, notes = find_data(recipe, file.parent)
+    keys = {key.name for key in fields(DatasetArguments)} | {"group_column", "per_device_eval_batch_size"}
+    try:
+        checked_values({key: recipe[key] for key in RECIPE_KEYS if recipe}, ALL_ARGUMENTS, FORMS, lenient=True)
+        own = {key: recipe[key] for key in keys & set(recipe)}
+        parser.set_defaults(**checked_values(own, (group, DatasetArguments), {}, lenient=True))
+    except ValueError as error:
+        parser.error(f"{file}: {error}")
+    try:
+        args, data_args, *others = parser.parse_args_into_dataclasses()
+    except ValueError as error:
+        parser.error(str(error))
+    if commands:
+        args.command = others[0].word
+    if data_args.dataset == recipe.get("dataset") and int(os.environ.get("RANK", 0)) == 0:
+        print(*notes, sep="\n", end="\n" if notes else "", flush=True)
+    return args, data_args, recipe
+
+
+def config_of(model: str) -> PreTrainedConfig:
+    """The config of a checkpoint, of whatever model. The library's errors about a file that is nested too deeply, or
+    holds no dict, are about itself.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = Path(model) / "config.json"
+    if file.is_file():
+        read_json(file)
+    return AutoConfig.from_pretrained(model)
+
+
+def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedModel]]:
+    """The checkpoint's config, and its head.
+
+    Raises:
+        ValueError: it is none that gives classes or numbers.
+    """
+    check_source("--model", model)
+    config = config_of(model)
+    heads = {head.__name__: head for task, head in HEADS.items() if task != RETRIEVAL}
+    found = config.architectures or [config.model_type]
+    if found[0] == HEADS[RETRIEVAL].__name__:
+        raise ValueError(f"{model} searches: `retrieve.py evaluate --model {model}` measures it.")
+    if not isinstance(config, MMFusionConfig) or found[0] not in heads:
+        raise ValueError(f"{model} is a checkpoint of {', '.join(found)}; evaluate.py measures {' and '.join(heads)}.")
+    return config, heads[found[0]]
+
+
+def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMFusionConfig) -> Columns:
+    """The columns that play a part.
+
+    Raises:
+        ValueError: naming those that are not known, or that the checkpoint has no use for.
+    """
+    needed = ["dataset", *(COLUMN_OF[modality] for modality in config.modalities), "label_column"]
+    missing = [f"--{key}" for key in needed if getattr(data_args, key) is None]
+    if data_args.video_column is not None and "--image_column" in missing:
+        missing.remove("--image_column")
+    if missing:
+        raise ValueError(
+            f"Needed: {', '.join(missing)}. {args.model} has no recipe.json that names them (a modality that the data "
+            'does not have: "").'
+        )
+    image, table = (
+        [column for column in columns or [] if column] for columns in (data_args.image_column, data_args.table_columns)
+    )
+    for modality, column in {
+        "vision": image or data_args.video_column,
+        "text": data_args.text_column,
+        "audio": data_args.audio_column,
+        "tabular": table,
+        "series": data_args.series_column,
+    }.items():
+        if column and modality not in config.modalities:
+            raise ValueError(f"{COLUMN_OF[modality]} is {column}, but {args.model} has {config.modalities} alone.")
+    for key, column in (("image_id_column", data_args.image_id_column), ("group_column", args.group_column)):
+        if column in image:
+            raise ValueError(f"{key} is {column!r}, which holds the pictures; equal pictures are found without it.")
+    label: str | list[str] | None = data_args.label_column
+    if config.tasks is not None:
+        label = [label] if isinstance(label, str) else list(label)
+        if unknown := [column for column in label if column not in config.tasks]:
+            meant = did_you_mean(unknown[0], config.tasks)
+            raise ValueError(
+                f"label_column names {unknown}, but {args.model} has the tasks {list(config.tasks)}.{meant}"
+            )
+    elif not isinstance(label, str):
+        raise ValueError(f"label_column names {label}, but {args.model} has a single task.")
+    return GroupedColumns(
+        image=image or None,
+        image_id=data_args.image_id_column or None,
+        text=data_args.text_column or None,
+        audio=data_args.audio_column or None,
+        video=data_args.video_column or None,
+        table=table,
+        series=data_args.series_column or None,
+        label=label,
+        kind=data_args.kind_column or None,
+        group=args.group_column or None,
+    )
+
+
+@dataclass
+class GroupedColumns(Columns):
+    """Columns with one more, whose equal values mean rows that belong together."""
+
+    group: str | None = None
+
+    def named(self) -> list[tuple[str, str]]:
+        """See `Columns`."""
+        return super().named() + ([("group", self.group)] if self.group else [])
+
+
+def load_part(
+    args: EvaluateArguments,
+    data_args: DatasetArguments,
+    recipe: dict[str, Any],
+    columns: Columns,
+    as_text: Collection[str] = (),
+) -> tuple[str, Dataset, Dataset | None]:
+    """Name and rows of the part that is measured, and the training part where that is another one.
+
+    Validation and test are cut from train only as the run did that left the recipe: a part cut in any other way would
+    hold rows that the model has learned. That is why the data of a run is read as the run did, see `reads_as_written`;
+    `as_text` as in `load_splits`.
+
+    Raises:
+        ValueError: there is no such part, or it cannot be cut as it was.
+    """
+    path = data_args.dataset
+    options: dict[str, Any] = {"validation_fraction": 0.0, "test_fraction": 0.0}
+    if recipe and os.path.realpath(recipe["dataset"]) == os.path.realpath(path):
+        options = {key: recipe[key] for key in (*options, "group_column", "seed")}
+        file = Path(args.model) / "rows.json"
+        rows = read_json(file) if file.exists() else {}
+        options |= {"measured": True, "as_written": rows.get("cells") == AS_WRITTEN}
+    splits = load_splits(path, columns, data_root=data_args.data_root, as_text=as_text, **options)
+    asked = "test" if args.split is None else args.split
+    name = PART_OF.get(asked.lower(), asked)
+    if name not in splits:
+        if args.split is not None or len(splits) > 1:
+            raise ValueError(f"{path} has no part {name!r}: --split takes one of {list(splits)}.")
+        name = next(iter(splits))
+        if recipe and name == "train":
+            raise ValueError(
+                f"{path} has no part but {name!r}, and is not what {args.model} was trained on by its recipe.json, "
+                f"{recipe['dataset']}, so nobody knows which of its rows are new to it. If all are: --split train."
+            )
+    part, train = splits[name], splits.get("train")
+    if SOURCE_ROW in part.column_names:
+        check_cut(Path(args.model), data_args, recipe, {key: len(value) for key, value in splits.items()})
+        check_same_part(Path(args.model), path, data_root_of(path, data_args.data_root), columns, name, part)
+    if args.max_rows is not None and args.max_rows < len(part):
+        if SOURCE_ROW not in part.column_names:
+            part = part.add_column(SOURCE_ROW, np.arange(len(part)))
+        chosen = np.random.default_rng(args.seed).choice(len(part), args.max_rows, replace=False)
+        part = part.select(np.sort(chosen))
+    return name, part, None if name == "train" else train
+
+
+def check_cut(model: Path, data_args: DatasetArguments, recipe: dict[str, Any], rows: dict[str, int]):
+    """Refuses a part that was cut otherwise than in training.
+
+    Raises:
+        ValueError: other rows, or other columns that rows were kept together by.
+    """
+    for key in ("image_column", "image_id_column", "audio_column", "video_column"):
+        if (getattr(data_args, key) or None) != (recipe.get(key) or None):
+            raise ValueError(
+                f"{key} is {getattr(data_args, key)!r}, and {recipe[key]!r} in the recipe of {model}, which cut its "
+                "test part from the training rows by it: with another one they would mix."
+            )
+    file = model / "rows.json"
+    found = read_json(file).get("rows") if file.exists() else rows
+    if found != rows:
+        raise ValueError(
+            f"{data_args.dataset} now has {rows} rows, and {found} when {model} was trained: its test part cannot be "
+            "cut again as it was. Put rows that it has not learned into a file of their own."
+        )
+
+
+def labels_of_checkpoint(
+    config: MMFusionConfig, part: Dataset, columns: Columns
+) -> tuple[dict[str, list[str] | None], dict[str, str]]:
+    """What the checkpoint answers, by column of labels: the names of its classes, and the problem type."""
+    if config.architectures in ([HEADS[GENERATION].__name__], [HEADS[CTC].__name__]):
+        return dict.fromkeys(columns.labels), dict.fromkeys(columns.labels, GENERATION)
+    if config.tasks is not None:
+        tasks = config.task_heads
+        names = {column: tasks[column].labels and list(tasks[column].labels) for column in columns.labels}
+        return names, {column: tasks[column].problem_type for column in columns.labels}
+    column, problem_type = columns.labels[0], config.problem_type
+    if problem_type is None:  # a checkpoint that has not seen a label
+        several = isinstance(part.features[column], List)
+        problem_type = "multi_label_classification" if several else "single_label_classification"
+        problem_type = "regression" if config.num_labels == 1 else problem_type
+    classes = [config.id2label[number] for number in range(config.num_labels)]
+    return {column: None if problem_type == "regression" else classes}, {column: problem_type}
+
+
+def open_checkpoint(
+    args: EvaluateArguments, data_args: DatasetArguments, recipe: dict[str, Any]
+) -> tuple[Run, str, Any]:
+    """Opens checkpoint and data, and looks at every row before any is measured.
+
+    Returns:
+        the run, with the part that is measured as its only one, but for a model that writes: that finds what it was
+        trained on there too; the name of that part; the labels of the training part (of several tasks by name), None
+        where there is no other part than the measured one.
+    """
+    config, head = load_config(args.model)
+    columns = columns_of(args, data_args, config)
+    folder = Path(args.model) if os.path.isdir(args.model) else Path("runs", Path(args.model).name)
+    logging.disable_progress_bar()  # of loading weights: seconds
+    accelerator = Accelerator()
+    with accelerator.local_main_process_first():  # the others find what it prepared
+        to_write = columns.labels if head in (HEADS[GENERATION], HEADS[CTC]) else []
+        name, part, train = load_part(args, data_args, recipe, columns, to_write)
+    names, problem_types = labels_of_checkpoint(config, part, columns)
+    label2id: Any = {
+        column: {label: number for number, label in enumerate(classes)} if classes else None
+        for column, classes in names.items()
+    }
+    problem_type: Any = problem_types
+    if not isinstance(columns.label, list):
+        label2id, problem_type = label2id[columns.label], problem_type[columns.label]
+    if problem_type == GENERATION:
+        label2id = classes_to_write(part.features, columns.labels[0])
+    processor = MMFusionProcessor.from_pretrained(args.model)
+    train_args = TrainArguments(
+        seed=args.seed,
+        per_device_eval_batch_size=args.per_device_eval_batch_size,
+        dataloader_num_workers=args.dataloader_num_workers,
+    )
+    run = Run(
+        folder.name,
+        Path(args.output_dir or folder / "evaluation"),
+        accelerator,
+        ModelArguments(task=CTC if head is HEADS[CTC] else None),
+        DataArguments(**vars(data_args)),
+        train_args,
+        columns,
+        dict(normalise_labels(DatasetDict({name: part}), names)),
+        label2id,
+        problem_type,
+        processor=processor,
+        bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),
+    )
+    lock_folder(run.output_dir, accelerator.is_main_process)
+    root = data_root_of(data_args.dataset, data_args.data_root)
+    run.collator = MultimodalCollator(
+        processor,
+        columns,
+        run.label2id,
+        problem_type,
+        on_error=data_args.on_error,
+        root=root,
+        num_frames=config.num_images,
+        table_names=names_of_classes(part.features, columns.table),
+    )
+    if run.transcribes:
+        run.collator = replace(run.collator, max_target_length=None, target_end=False)
+    elif run.writes and (longest := GenerationConfig.from_pretrained(args.model).max_new_tokens):
+        run.collator = replace(run.collator, max_target_length=longest)
+    check_rows(run)
+    learned: Any = None
+    if train is not None and run.writes:
+        known = {columns.labels[0]: None if label2id is None else list(label2id)}
+        run.splits["train"] = normalise_labels(DatasetDict({"train": train}), known)["train"]
+        learned = run.labels("train")
+    elif train is not None:
+        of_train = DatasetDict({"train": train.select_columns(columns.labels)})
+        rows = Rows(normalise_labels(of_train, names)["train"], "train")
+        values = rows.__getitems__(range(len(rows)))
+        # Classes that the checkpoint does not have are no answers, so they do not count.
+        learned = {
+            task.columns.label: label_tensor(values, task.columns.label, task.label2id, task.problem_type, bad=[])
+            for task in run.alone()
+        }
+        learned = learned if run.tasks else learned[columns.label]
+    if "vision" not in config.modalities and name != "train":
+        run.splits.pop("train", None)  # it was here for its labels, and to look for the nearest pictures in it
+    # Nothing trains here, so the features of every encoder can be kept.
+    run.model = head.from_pretrained(args.model, freeze_encoders=True).to(accelerator.device)
+    run.collator = replace(run.collator, cache=build_cache(run))
+    return run, name, learned

@@ -1,0 +1,298 @@
+"""A run that starts from a checkpoint (`init_from`): what it names, and the keys of the recipe that it decides.
+
+What a run started from is kept in its folder, under `start`: it goes on from there, and its floors start there,
+whatever has become of the checkpoint by then.
+"""
+
+import json
+import os
+from argparse import SUPPRESS
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from PIL import Image
+from transformers import AutoConfig, HfArgumentParser
+
+from .. import (
+    MMFusionConfig,
+    MMFusionForClassification,
+    MMFusionForConditionalGeneration,
+    MMFusionForCTC,
+    MMFusionForRetrieval,
+    MMFusionPreTrainedModel,
+    MMFusionProcessor,
+)
+from ..checkpoints import fault_of, list_checkpoints
+from ..models.configuration_mm_fusion import (
+    MODALITY_CONFIGS,
+    PRETRAINED_MODALITIES,
+    check_source,
+    part_of_composite,
+)
+from ..models.ctc_mm_fusion import CTC
+from ..models.generation_mm_fusion import GENERATION
+from ..parts import class_of
+from .arguments import ALL_ARGUMENTS, DataArguments, ModelArguments, read_recipe
+from .run import COLUMN_OF, RETRIEVAL
+from .run_folder import is_begun, read_recipe_of
+
+
+START = "start"  # within the run's folder
+ABOUT = "start.json"
+TASK_OF = {
+    MMFusionForRetrieval.__name__: RETRIEVAL,
+    MMFusionForConditionalGeneration.__name__: GENERATION,
+    MMFusionForCTC.__name__: CTC,
+    MMFusionForClassification.__name__: "classification",
+}
+
+
+@dataclass
+class Start:
+    """What a run starts from.
+
+    Args:
+        source: folder or Hub id of the checkpoint, as the recipe names it.
+        name: what lines and cards call it: of a folder the last name.
+        folder: where the run keeps what it started from.
+        config, processor: of the checkpoint; of a run that goes on, those that it started with.
+        recipe: of the run that left the checkpoint, empty where it is not there.
+        kept: it goes on: all is in `folder`.
+        lines: where each part came from.
+        settled: keys of the recipe that the checkpoint has settled.
+        fresh: modalities that the checkpoint has too, but for other columns.
+    """
+
+    source: str
+    name: str
+    folder: Path
+    config: MMFusionConfig
+    processor: MMFusionProcessor
+    recipe: dict[str, Any] = field(default_factory=dict)
+    kept: bool = False
+    lines: list[str] = field(default_factory=list)
+    settled: dict[str, Any] = field(default_factory=dict)
+    fresh: list[str] = field(default_factory=list)
+
+    @property
+    def head(self) -> str:
+        """The class of the checkpoint."""
+        return class_of(self.config, self.source).__name__
+
+    def load(self, **kwargs: Any) -> MMFusionPreTrainedModel:
+        """The model as it starts."""
+        config = MMFusionConfig.from_pretrained(self.folder)
+        return class_of(config, self.folder).from_pretrained(self.folder, **kwargs)
+
+
+def given_keys(words: list[str] | None = None) -> set[str]:
+    """The keys that the recipe or the command line gives; those of a recipe without a value are left out."""
+    parser = HfArgumentParser(ALL_ARGUMENTS, allow_abbrev=False)
+    parser.add_argument("recipe", nargs="?")
+    for action in parser._actions:
+        action.default = SUPPRESS
+    found = vars(parser.parse_known_args(words)[0])
+    recipe = found.pop("recipe", None)
+    values = {} if recipe is None else read_recipe(Path(recipe))
+    return set(found) | {key for key, value in values.items() if value is not None}
+
+
+def open_start(
+    model_args: ModelArguments, data_args: DataArguments, output_dir: Path, overwrite: bool, given: set[str]
+) -> Start:
+    """Opens what `init_from` names, and settles the keys of the recipe that it decides.
+
+    Args:
+        model_args, data_args: keys that were left out are filled in, in place.
+        output_dir: the run's folder. Where the run has begun, what it keeps there counts, not the checkpoint.
+        overwrite: it starts anew all the same.
+        given: see `given_keys`.
+
+    Raises:
+        ValueError: the run's own folder, a key that contradicts the checkpoint, no modality in common, or a folder
+            that has begun and lacks what it started from.
+        OSError: there is no such checkpoint.
+    """
+    source, folder = str(model_args.init_from), output_dir / START
+    own = output_dir.resolve()
+    if os.path.isdir(source) and own in (Path(source).resolve(), *Path(source).resolve().parents):
+        raise ValueError(f"init_from is {source}, which is in output_dir {output_dir}: name another --output_dir.")
+    if is_begun(output_dir) and not overwrite and read_recipe_of(output_dir).get("init_from") == source:
+        start = reopen(source, folder)
+    else:
+        start = open_checkpoint(source, folder)
+        start.settled = settle(start, model_args, data_args, given)
+    for key, value in start.settled.items():
+        if key not in given:
+            setattr(data_args if hasattr(data_args, key) else model_args, key, value)
+    return start
+
+
+def reopen(source: str, folder: Path) -> Start:
+    """What a run that has begun keeps of its start."""
+    fault = fault_of(folder, checksums=True)
+    if fault is not None:
+        raise ValueError(
+            f"{folder}, where this run keeps what it started from, is damaged: {fault}. --overwrite_output_dir starts "
+            "anew."
+        )
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    config, processor = MMFusionConfig.from_pretrained(folder), MMFusionProcessor.from_pretrained(folder)
+    more = {key: about[key] for key in ("name", "lines", "settled")}
+    return Start(source, folder=folder, config=config, processor=processor, kept=True, **more)
+
+
+def open_checkpoint(source: str, folder: Path) -> Start:
+    """A checkpoint that a run is to start from."""
+    local = os.path.isdir(source)
+    if local and not (Path(source) / "config.json").exists():
+        states = [path.name for path in list_checkpoints(source)]
+        hint = f"; it has training states alone, {states}: that run has not ended" if states else ""
+        raise ValueError(f"init_from is {source}, which holds no checkpoint: there is no config.json{hint}.")
+    check_source("init_from", source)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except HFValidationError as error:
+        raise OSError(str(error)) from None
+    if not isinstance(config, MMFusionConfig):
+        raise ValueError(
+            f"init_from is {source}, a checkpoint of type {config.model_type!r}: it takes what mm_hf saved. An "
+            "encoder goes to vision_encoder, text_encoder or audio_encoder."
+        )
+    class_of(config, source)
+    if local and not (Path(source) / "processor_config.json").exists():
+        raise ValueError(
+            f"init_from is {source}, which has no processor_config.json: name the folder of a whole run, or put it "
+            "there by processor.save_pretrained."
+        )
+    recipe = Path(source) / "recipe.json"
+    found = json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
+    name = Path(source).resolve().name if local else source
+    return Start(source, name, folder, config, MMFusionProcessor.from_pretrained(source), found)
+
+
+# Keys of the recipe
+
+
+def columns_there(data_args: DataArguments) -> list[str]:
+    """The modalities that the new rows have."""
+    there = {name: getattr(data_args, column) for name, column in COLUMN_OF.items()}
+    there["vision"] = there["vision"] or data_args.video_column
+    return [name for name, column in there.items() if column]
+
+
+def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, given: set[str]) -> dict[str, Any]:
+    """The keys that the checkpoint decides, with its values.
+
+    Raises:
+        ValueError: keys that were given with other values, or no modality in common.
+    """
+    config, processor = start.config, start.processor
+    there = [name for name in columns_there(data_args) if name in config.modalities]
+    if not there:
+        raise ValueError(
+            f"init_from {start.name} reads {config.modalities}, and the rows have {columns_there(data_args)} alone: "
+            "there is nothing to start from."
+        )
+    module: Any = config.fusion_module_config
+    fixed: dict[str, Any] = {
+        "fusion": module.fusion_type,
+        "fusion_hidden_size": module.hidden_size,
+        "fusion_layers": module.num_hidden_layers,
+        "fusion_heads": module.num_attention_heads,
+        "memory_layers": module.memory_layers,
+        "distance_bias": module.distance_bias,
+        "num_latents": module.num_latents,
+    }
+    free: dict[str, Any] = {
+        "fusion_dropout": module.hidden_dropout_prob,
+        "classifier_dropout": config.classifier_dropout,
+        "modality_dropout": module.modality_dropout,
+    }
+    if isinstance(module.modality_dropout, dict):
+        free["modality_dropout"] = {name: rate for name, rate in module.modality_dropout.items() if name in there}
+    if "vision" in there:
+        fixed["vision_feature_layer"] = config.feature_layers["vision"]
+        fixed["vision_feature_join"] = config.vision_feature_join
+        fixed["image_size"] = side_of(processor)
+        if isinstance(processor.image_background, str):
+            free["image_background"] = processor.image_background
+        if data_args.video_column and config.num_images > 1:
+            free["num_frames"] = config.num_images
+    if "text" in there:
+        fixed["text_pooling"] = config.poolings["text"]
+    if "audio" in there:
+        seconds = getattr(processor.feature_extractor, "max_audio_seconds", None)
+        of_one_length = getattr(config.audio_config, "max_source_positions", None) is not None
+        (fixed if of_one_length else free)["max_audio_seconds"] = seconds
+    if "series" in there:
+        fixed["series_rnn_type"] = config.series_config.rnn_type
+    free |= of_task(start, model_args, data_args)
+    names = [name for name in PRETRAINED_MODALITIES if name in there]
+    if start.head == MMFusionForConditionalGeneration.__name__ and (model_args.task or free.get("task")) == GENERATION:
+        names.append("decoder")
+        fixed["decoder_layers"] = getattr(config.decoder_config, "num_hidden_layers", None)
+    wrong = {
+        key: value for key, value in fixed.items() if key in given and getattr(model_args, key) not in (None, value)
+    }
+    for name in names:
+        key = name if name == "decoder" else f"{name}_encoder"
+        known, asked = start.recipe.get(key), getattr(model_args, key)
+        own = config.decoder_config if name == "decoder" else getattr(config, MODALITY_CONFIGS[name])
+        if key in given and asked is not None and not is_same_encoder(asked, known, own, name):
+            wrong[key] = known or own.model_type
+        fixed[key] = known or (None if name == "decoder" and "text" in there else own.model_type)
+    if wrong:
+        differences = ", ".join(
+            f"{key} ({value!r}, here {getattr(model_args, key)!r})" for key, value in wrong.items()
+        )
+        raise ValueError(
+            f"init_from {start.name} has another {', '.join(wrong)}: {differences}. Leave {', '.join(wrong)} out, or "
+            "start without init_from."
+        )
+    return {**fixed, **free}
+
+
+def side_of(processor: MMFusionProcessor) -> int | None:
+    """The side in pixels of what an image processor makes; None where the pictures are not square."""
+    made = processor(images=[Image.new("RGB", (53, 37))])["pixel_values"]
+    height, width = made.shape[-2:]
+    return height if height == width else None
+
+
+def of_task(start: Start, model_args: ModelArguments, data_args: DataArguments) -> dict[str, Any]:
+    """Keys of the head, as the checkpoint has them, where it answers alike."""
+    config, found, labels = start.config, {}, data_args.label_column
+    task = TASK_OF.get(start.head)
+    if model_args.task is None and not isinstance(labels, list) and (task == RETRIEVAL) == (labels is None):
+        fits = {CTC: data_args.audio_column, RETRIEVAL: data_args.text_column}.get(task, True)
+        found["task"] = task if fits else None
+    task = model_args.task or found.get("task")
+    if start.head == MMFusionForRetrieval.__name__ and task == RETRIEVAL:
+        found |= {"projection_dim": config.projection_dim, "matching_weight": config.matching_weight}
+    if start.head == MMFusionForCTC.__name__ and task == CTC:
+        found["ctc_stride"] = config.ctc_stride
+        if not data_args.text_column:
+            found["tokenizer"] = start.recipe.get("tokenizer")
+    return found
+
+
+def is_same_encoder(asked: str, known: str | None, config: Any, name: str) -> bool:
+    """Whether a folder or Hub id that the recipe names is what a checkpoint was made from.
+
+    Args:
+        asked: the recipe's.
+        known: what the checkpoint's own recipe says, if there is one.
+        config: the encoder's in the checkpoint.
+        name: of its modality, or "decoder".
+    """
+    if known is not None:
+        return os.path.realpath(asked) == os.path.realpath(known) or Path(asked).name == Path(known).name
+    check_source(f"{name}_encoder", asked)
+    found = AutoConfig.from_pretrained(asked)
+    other = (found if name == "decoder" else part_of_composite(found, name)).to_dict()
+    own, sizes = config.to_dict(), ("size", "width", "dim", "layers", "heads", "d_model")
+    keys = [key for key in own if key.endswith(sizes) and isinstance(own[key], int)]
+    return own["model_type"] == other["model_type"] and all(other.get(key) in (own[key], None) for key in keys)

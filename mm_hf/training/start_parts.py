@@ -1,0 +1,381 @@
+"""What a run that starts from a checkpoint is made of: its processor, its config and its model."""
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer
+
+from .. import (
+    MMFusionConfig,
+    MMFusionForConditionalGeneration,
+    MMFusionForCTC,
+    MMFusionForRetrieval,
+    MMFusionModel,
+    MMFusionPreTrainedModel,
+    MMFusionProcessor,
+    RecurrentConfig,
+    SeriesScaler,
+    TableSchema,
+    TabularConfig,
+)
+from ..checkpoints import begin, publish, writing
+from ..data.loading import SOURCE_ROW
+from ..models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES, part_of_composite
+from ..models.generation_mm_fusion import GENERATION
+from ..models.probing import longest_text
+from ..models.processing_mm_fusion import PARTS
+from ..models.sound import limit_seconds
+from ..models.tabular import KNOWN, UNKNOWN
+from ..parts import class_of, load_parts, of_heads, title_of
+from .arguments import DataArguments, ModelArguments
+from .fresh_heads import fit_fresh_heads
+from .start import ABOUT, Start, columns_there
+
+
+# Of the config what belongs to encoders, projections and fusion; all else is the head's, or the recipe's to say.
+OF_BASE = ("fusion_module_config", "vision_feature_layer", "vision_feature_join", "freeze_batch_norm", "pooling")
+OF_BASE += ("interpolate_pos_encoding", "encode_by_length", "seeded_encoders", "classifier_dropout")
+OF_BASE += ("logit_scale_init_value", "base_models")
+# What cuts rows into parts.
+OF_THE_CUT = ("seed", "validation_fraction", "test_fraction", "group_column", "image_column", "image_id_column")
+OF_THE_CUT += ("audio_column", "video_column")
+OTHER_UNIT = 10  # numbers of a table that are so many deviations off, or so many times as far apart, are in another
+
+
+# The processor
+
+
+def processor_from(
+    start: Start, model_args: ModelArguments, data_args: DataArguments, table: Any, series: Any, background: Any
+) -> MMFusionProcessor:
+    """The checkpoint's processor for the new rows.
+
+    Args:
+        start: what the run starts from.
+        model_args, data_args: its recipe.
+        table, series: schema and scaler that were fitted on the new rows; None where there are none.
+        background: that transparent pixels are shown on.
+    """
+    if start.kept:
+        return start.processor
+    old, there = start.processor, columns_there(data_args)
+    parts: dict[str, Any] = {
+        part: getattr(old, part)
+        for name, part in PARTS.values()
+        if name in there and name in start.config.modalities and name in PRETRAINED_MODALITIES
+    }
+    if "vision" in there and old.image_processor is not None:
+        asked = model_args.image_background
+        parts["image_background"] = old.image_background if asked is None else asked
+        parts["image_channels"] = old.image_channels
+    if "feature_extractor" in parts and model_args.max_audio_seconds is not None:
+        limit_seconds(parts["feature_extractor"], model_args.max_audio_seconds)
+    writes = model_args.task == GENERATION
+    if writes and start.head == MMFusionForConditionalGeneration.__name__:
+        parts["tokenizer"] = old.tokenizer
+    new = {name: getattr(model_args, f"{name}_encoder") for name in new_encoders(start, data_args)}
+    decoder = model_args.decoder if writes and "tokenizer" not in parts and "text" not in new else None
+    parts["table_schema"], parts["series_scaler"] = choose_table(start, table), choose_series(start, series)
+    if new or decoder:
+        fresh = MMFusionProcessor.from_encoders_pretrained(
+            **new,
+            decoder=decoder,
+            max_audio_seconds=model_args.max_audio_seconds if "audio" in new else None,
+            image_size=model_args.image_size if "vision" in new else None,
+            image_background=background,
+        )
+        if "text" in new and parts.get("tokenizer") is not None:
+            check_words(fresh.tokenizer, old.tokenizer, f"text_encoder {new['text']}", start.name)
+        for part in ("image_processor", "tokenizer", "feature_extractor", "image_background", "image_channels"):
+            if parts.get(part) is None:
+                parts[part] = getattr(fresh, part)
+    processor = MMFusionProcessor(**parts)
+    if data_args.max_text_length is not None and processor.tokenizer is not None:
+        config = None if "text" in new else start.config.text_config
+        if config is None and model_args.text_encoder is not None:
+            config = part_of_composite(AutoConfig.from_pretrained(model_args.text_encoder), "text")
+        longest = None if config is None else longest_text(config)  # nothing is longer than what it can place
+        processor.tokenizer.model_max_length = min(data_args.max_text_length, longest or data_args.max_text_length)
+    return processor
+
+
+def check_words(tokenizer: Any, of_processor: Any, what: str, name: str):
+    """Refuses an encoder or decoder that has other words than the processor has for it.
+
+    Raises:
+        ValueError: a token with another number, or none.
+    """
+    known, vocabulary = of_processor.get_vocab(), tokenizer.get_vocab()
+    other = [token for token, number in vocabulary.items() if known.get(token) != number]
+    if other or len(known) > len(vocabulary):
+        raise ValueError(
+            f"{what} has a vocabulary of {len(vocabulary)} tokens, which is not that of {name}, of {len(known)}, and "
+            "a processor has one tokenizer: take one with the same vocabulary."
+        )
+
+
+def new_encoders(start: Start, data_args: DataArguments) -> list[str]:
+    """The modalities that the checkpoint does not have, of those whose encoder comes from elsewhere."""
+    there = columns_there(data_args)
+    return [name for name in PRETRAINED_MODALITIES if name in there and name not in start.config.modalities]
+
+
+def choose_table(start: Start, schema: TableSchema | None) -> TableSchema | None:
+    """The checkpoint's schema, where the new rows have the same columns of the same kinds; else theirs."""
+    old = start.processor.table_schema
+    if schema is None or old is None:
+        return schema
+    for kind in ("numerical", "categorical"):
+        columns, others = sorted(getattr(schema, kind)), sorted(getattr(old, kind))
+        if columns != others:
+            start.fresh.append("tabular")
+            start.lines.append(f"table: fitted anew, {start.name} has the {kind} columns {others}, not {columns}")
+            return schema
+    start.lines.append(f"table: means, deviations and categories from {start.name}")
+    for name, now in schema.numerical.items():
+        start.lines += line_of_unit(start, name, now, old.numerical[name])
+    for name, values in schema.categorical.items():
+        known = dict.fromkeys(old.categorical[name], KNOWN)
+        if unknown := [value for value in values if old._category_id(value, known) == UNKNOWN]:
+            start.lines.append(
+                f"  {len(unknown)} of {len(values)} categories of {name} are not known to {start.name}, such as "
+                f"{unknown[0]!r}"
+            )
+    return old
+
+
+def line_of_unit(start: Start, what: str, now: tuple[float, float], before: tuple[float, float]) -> list[str]:
+    """A line where numbers of these means and deviations look as if they were in different units."""
+    (mean, std), (old_mean, old_std) = now, before
+    if abs(mean - old_mean) <= OTHER_UNIT * old_std and 1 / OTHER_UNIT < std / old_std < OTHER_UNIT:
+        return []
+    return [
+        f"  {what} has mean {mean:g} and deviation {std:g} here, and {old_mean:g} and {old_std:g} in {start.name}: is "
+        "it in another unit?"
+    ]
+
+
+def choose_series(start: Start, scaler: SeriesScaler | None) -> SeriesScaler | None:
+    """The checkpoint's scaler, where the new series have as many channels; else theirs."""
+    old = start.processor.series_scaler
+    if scaler is None or old is None:
+        return scaler
+    if scaler.channels != old.channels:
+        start.fresh.append("series")
+        start.lines.append(
+            f"series: fitted anew, {start.name} has series of {old.channels} channels, not {scaler.channels}"
+        )
+        return scaler
+    start.lines.append(f"series: means and deviations from {start.name}")
+    for channel, now in enumerate(zip(scaler.means, scaler.stds)):
+        start.lines += line_of_unit(start, f"channel {channel}", now, (old.means[channel], old.stds[channel]))
+    return old
+
+
+# The model
+
+
+def keep_start(start: Start, run: Any, head: type[MMFusionPreTrainedModel], head_arguments: dict[str, Any]):
+    """Makes the model that a run starts with, and keeps it in the run's folder. One process calls it.
+
+    Args:
+        start: what the run starts from.
+        run: the run.
+        head: the model's class.
+        head_arguments: what its head answers, for its config.
+    """
+    if start.kept:
+        return
+    model = make_model(start, run, head, head_arguments)
+    with writing(start.folder):
+        staged = begin(start.folder)
+        model.save_pretrained(staged)
+        run.processor.save_pretrained(staged)
+        about = {"source": start.source, "name": start.name, "settled": start.settled, "lines": start.lines}
+        (staged / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        publish(start.folder)
+
+
+def make_model(
+    start: Start, run: Any, head: type[MMFusionPreTrainedModel], head_arguments: dict[str, Any]
+) -> MMFusionPreTrainedModel:
+    """The model that a run starts with: the checkpoint's parts, pretrained encoders that it lacks, and a head. Writes
+    into `start.lines` where each part came from. Arguments as for `keep_start`."""
+    args, source_head = run.model_args, start.head
+    donors = {name: donor_of(name, run) for name in new_encoders(start, run.data_args)}
+    decoder = None
+    head_arguments = dict(head_arguments)
+    if head is MMFusionForConditionalGeneration:
+        asked = {key: head_arguments.pop(key) for key in ("decoder", "decoder_layers")}
+        of_decoder = start.config
+        if source_head != head.__name__:
+            decoder = donor_of_decoder(start, run, asked["decoder"], asked["decoder_layers"])
+            of_decoder = decoder.config
+        keys = ("decoder_config", "decoder_start_token_id", "eos_token_id", "pad_token_id")
+        head_arguments |= {key: getattr(of_decoder, key) for key in keys}
+    config = config_of(start, run, head, {name: donor.config for name, donor in donors.items()}, head_arguments)
+    model = head(config).float()
+    old = class_of(start.config, start.source).from_pretrained(start.source, dtype=torch.float32)
+    labels = (run.data_args.label_column, start.recipe.get("label_column"))
+    columns = [label if isinstance(label, str) else None for label in labels]
+    tokens = [
+        processor.tokenizer and processor.tokenizer.convert_ids_to_tokens(range(len(processor.tokenizer)))
+        for processor in (run.processor, start.processor)
+    ]
+    lines = load_parts(
+        model,
+        old,
+        name=start.name,
+        fresh=start.fresh,
+        column=columns[0],
+        checkpoint_column=columns[1],
+        tokens=tokens[0] if isinstance(model, MMFusionForCTC) else None,
+        checkpoint_tokens=tokens[1] if isinstance(old, MMFusionForCTC) else None,
+    )
+    for name, donor in donors.items():
+        model.base_model.encoders[name].load_state_dict(donor.encoders[name].state_dict())
+        source = Path(getattr(args, f"{name}_encoder")).name
+        lines = with_line(
+            lines, name, f"{name} encoder: from {source}; {start.name} has none; its projection is fresh"
+        )
+    for name in set(config.modalities) - set(start.config.modalities) - set(donors):
+        lines = with_line(lines, name, f"{name} encoder and projection: fresh, {start.name} has none")
+    if decoder is not None:
+        model.decoder.load_state_dict(decoder.decoder.state_dict())
+        lines.append("decoder: pretrained, its cross-attention is fresh")
+    heads = {title_of(task, found): (task, found) for task, found in of_heads(model, columns[0], None).items()}
+    fresh = [heads[title] for title in heads if f"{title}: fresh" in lines and heads[title][1].kind != "tokens"]
+    fitted = fit_fresh_heads(model, dict(fresh), run)
+    start.lines += [*(fitted.get(line, line) for line in lines), *lines_of_cut(start, run)]
+    return model
+
+
+def with_line(lines: list[str], modality: str, line: str) -> list[str]:
+    """The lines with another one about an encoder."""
+    return [line if own.startswith(f"{modality} encoder:") else own for own in lines]
+
+
+def donor_of(name: str, run: Any) -> MMFusionModel:
+    """A pretrained encoder that the checkpoint does not have, in a model of nothing else."""
+    args = run.model_args
+    settings: dict[str, Any] = {}
+    if name == "vision":
+        settings = {"image_size": args.image_size, "vision_feature_layer": args.vision_feature_layer}
+        settings["vision_feature_join"] = args.vision_feature_join
+    elif name == "audio":
+        settings = {"max_audio_seconds": args.max_audio_seconds}
+    elif args.text_pooling:
+        settings = {"pooling": {"text": args.text_pooling}}
+    small = {"fusion_type": "concat", "hidden_size": 8, "num_hidden_layers": 0}
+    return MMFusionModel.from_encoders_pretrained(
+        **{name: getattr(args, f"{name}_encoder")},
+        **settings,
+        fusion_module_config=small,
+        try_encoders=run.train_args.defaults_version > 1,
+        dtype=torch.float32,
+    )
+
+
+def donor_of_decoder(start: Start, run: Any, decoder: str | None, layers: int | None) -> Any:
+    """A pretrained decoder, in a model of nothing else to speak of.
+
+    Raises:
+        ValueError: nobody says which, or its vocabulary is not that of the processor.
+    """
+    source = decoder or run.model_args.text_encoder
+    if source is None or not (os.path.isdir(source) or decoder or "/" in source):
+        raise ValueError(
+            f"decoder is missing: {start.name} writes nothing, and does not say where its words are from."
+        )
+    model: Any = MMFusionForConditionalGeneration.from_encoders_pretrained(
+        decoder=source,
+        decoder_layers=layers,
+        tabular_config=TabularConfig(num_numerical=1, hidden_size=8),
+        fusion_module_config={"hidden_size": 8, "num_hidden_layers": 0, "num_attention_heads": 1},
+        dtype=torch.float32,
+    )
+    check_words(AutoTokenizer.from_pretrained(source), run.processor.tokenizer, f"decoder {source}", start.name)
+    return model
+
+
+def config_of(
+    start: Start,
+    run: Any,
+    head: type[MMFusionPreTrainedModel],
+    donors: dict[str, MMFusionConfig],
+    head_arguments: dict[str, Any],
+) -> MMFusionConfig:
+    """The config of the model that a run starts with.
+
+    Args:
+        start, run, head, head_arguments: see `make_model`.
+        donors: by modality the configs of encoders that the checkpoint does not have.
+    """
+    args, old, processor = run.model_args, start.config, run.processor
+    there = columns_there(run.data_args)
+    values = {key: copy.deepcopy(getattr(old, key)) for key in OF_BASE}
+    fusion = values["fusion_module_config"]
+    for name, key in MODALITY_CONFIGS.items():
+        found = getattr(donors.get(name, old), key)
+        values[key] = copy.deepcopy(found) if name in there else None
+        if values[key] is not None:
+            values[key].dtype = None  # of the checkpoint; what trains is float32
+    if "tabular" in there and (old.tabular_config is None or "tabular" in start.fresh):
+        values["tabular_config"] = TabularConfig.from_schema(processor.table_schema, hidden_size=fusion.hidden_size)
+    if "series" in there and (old.series_config is None or "series" in start.fresh):
+        values["series_config"] = RecurrentConfig(
+            rnn_type=args.series_rnn_type, input_size=processor.series_scaler.channels, hidden_size=fusion.hidden_size
+        )
+    if "vision" not in there:
+        values |= {"vision_feature_layer": None, "vision_feature_join": "tokens", "interpolate_pos_encoding": False}
+    for donor in donors.values():
+        if donor.vision_config is not None:
+            keys = ("vision_feature_layer", "vision_feature_join", "interpolate_pos_encoding")
+            values |= {key: getattr(donor, key) for key in keys}
+        values["pooling"] = {**(values["pooling"] or {}), **(donor.pooling or {})}
+        for key in ("encode_by_length", "seeded_encoders", "base_models"):
+            values[key] = list(dict.fromkeys([*(values[key] or []), *(getattr(donor, key) or [])]))
+    values["pooling"] = {name: how for name, how in (values["pooling"] or {}).items() if name in there} or None
+    for key in ("encode_by_length", "seeded_encoders"):
+        values[key] = [name for name in values[key] or [] if name in there] or None
+    if not os.path.isdir(start.source):
+        values["base_models"] = [start.source, *(name for name in values["base_models"] or [] if name != start.source)]
+
+    fusion.hidden_dropout_prob, fusion.modality_dropout = args.fusion_dropout, args.modality_dropout
+    asks = {MMFusionForCTC: "audio", MMFusionForRetrieval: "text"}.get(head, fusion.query_modality)
+    if asks not in there:  # as a model that is built from encoders has it
+        first = next(name for name in MODALITY_CONFIGS if name in there)
+        asks = "text" if "text" in there else "tabular" if first == "vision" and "tabular" in there else first
+    fusion.query_modality = asks
+    if len(there) == 1 and fusion.memory_layers:
+        start.lines.append(f"fusion: without its {fusion.memory_layers} memory_layers, since {asks} is alone")
+        fusion.memory_layers, fusion.distance_bias = 0, False
+    return MMFusionConfig(
+        **{**values, "classifier_dropout": args.classifier_dropout},
+        freeze_encoders=args.freeze_encoders,
+        trained_layers=args.trained_layers,
+        num_images=max(1, len(run.collator.parts["vision"])),
+        mixup_alpha=run.train_args.mixup_alpha,
+        **head_arguments,
+    )
+
+
+def lines_of_cut(start: Start, run: Any) -> list[str]:
+    """A warning where the checkpoint has learned rows of the same data, which was cut into parts otherwise."""
+    recipe, part = start.recipe, run.splits["test"]
+    now = {**vars(run.data_args), **vars(run.train_args)}
+    here, there = now["dataset"], recipe.get("dataset")
+    if there is None or SOURCE_ROW not in part.column_names or os.path.realpath(here) != os.path.realpath(there):
+        return []
+    other = [key for key in OF_THE_CUT if (now[key] or None) != (recipe.get(key) or None)]
+    if not other:
+        return []
+    differences = ", ".join(f"{key} ({recipe.get(key)!r}, now {now[key]!r})" for key in other)
+    return [
+        f"warning: {start.name} learned rows of the same data, which was cut into parts by another {differences}: it "
+        "may have learned rows of the test part, and the score be too good"
+    ]

@@ -1,0 +1,38 @@
+"""Trains a fusion of two encoders with Accelerate, measures it, and leaves one Hub checkpoint.
+
+    mm_hf train easy_vqa.yaml
+    accelerate launch -m mm_hf.training.train easy_vqa.yaml --learning_rate 1e-3
+    mm_hf train my.csv --image_column photo --text_column question --label_column answer
+
+A run leaves in its folder the checkpoint (weights, config, processor, code), results.json, curves.png,
+predictions.png and the model card, README.md. The same command takes up a run that was killed where its last
+checkpoint left it, and ends with the very weights that it would have had.
+"""
+
+import time
+
+from .exits import run_script
+from .finish import finish
+from .loop import fit
+from .new_run import set_up
+
+
+def main():
+    """The whole run, from top to bottom."""
+    started = time.perf_counter()
+    run = set_up(__doc__.split("\n")[0], "train.py")
+    if run is None:
+        return
+    run.seconds["prepare"] = time.perf_counter() - started
+    run.accelerator.init_trackers("tensorboard" if run.train_args.report_to == "tensorboard" else run.name)
+    history = fit(run, run.model, run.collator, run.train_args, run.output_dir)
+    finish(run, fit, history)
+
+
+def script():
+    """The command line."""
+    run_script(main)
+
+
+if __name__ == "__main__":
+    script()

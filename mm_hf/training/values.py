@@ -1,0 +1,198 @@
+"""The values of keys and flags: of which type they are and how large they may be, told in one line."""
+
+import datetime
+import math
+from argparse import ArgumentTypeError
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from functools import partial
+from typing import Any, get_args, get_origin, get_type_hints
+
+from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
+
+from ..models.config_checks import MAX_IMAGES, MAX_LAYERS, MAX_WIDTH, SHARE, check_number, shown
+from ..models.names import did_you_mean
+
+
+# Of keys that are not among those below: steps so far away that they never come are used.
+WHOLE_NUMBERS = (-(10**15), 10**15)
+NUMBERS = (-1e30, 1e30)
+# What single keys may be. What else a key has to be is said where it is defined.
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),  # of numpy
+    **dict.fromkeys(("fusion_layers", "memory_layers"), (0, MAX_LAYERS)),
+    **dict.fromkeys(("fusion_hidden_size", "fusion_heads", "num_latents", "projection_dim"), (1, MAX_WIDTH)),
+    **dict.fromkeys(("image_size", "ctc_stride", "lora_rank"), (-math.inf, MAX_WIDTH)),
+    "num_frames": (-math.inf, MAX_IMAGES),
+    "max_audio_seconds": (-math.inf, 86_400),
+    "max_text_length": (1, 10**9),
+    "shuffle_buffer": (0, 10**9),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (-math.inf, 10**9)),
+    "gradient_accumulation_steps": (-math.inf, 10**9),
+    "dataloader_num_workers": (0, 1024),
+    **dict.fromkeys(("fusion_dropout", "classifier_dropout", "label_smoothing_factor"), SHARE),
+}
+KINDS = {
+    int: "a whole number, such as 10",
+    float: "a finite number, such as 0.001",
+    bool: "true or false",
+    str: "a text",
+}
+
+
+def whole_number(text: str, name: str = "") -> int:
+    """The whole number that a text spells, for the key of this name.
+
+    Raises:
+        ArgumentTypeError: it spells none, or one that is out of range.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        number = number_of(text)
+        hint = f": write {number:.0f}" if number is not None and number.is_integer() else ""
+        raise ArgumentTypeError(f"invalid int value: {text!r:.80}; needed is {KINDS[int]}{hint}.") from None
+    return in_range(value, name, WHOLE_NUMBERS)
+
+
+def finite_number(text: str, name: str = "") -> float:
+    """The number that a text spells, for the key of this name.
+
+    Raises:
+        ArgumentTypeError: it spells none, NaN, or one that is out of range.
+    """
+    value = number_of(text)
+    if value is None:
+        raise ArgumentTypeError(f"invalid float value: {text!r:.80}; needed is {KINDS[float]}.")
+    return in_range(value, name, NUMBERS)
+
+
+def number_of(text: str) -> float | None:
+    """The finite number that a text spells; None for any other text."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def in_range(value: Any, name: str, otherwise: tuple[float, float]) -> Any:
+    """A number, where the key of this name may have it.
+
+    Raises:
+        ArgumentTypeError: it may not.
+    """
+    try:
+        check_number(name or "it", value, *RANGES.get(name, otherwise))
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return value
+
+
+class ArgumentParser(HfArgumentParser):
+    """Flags of dataclasses. What differs from the library's: numbers are finite and in range, and a mistake is told in
+    one line, without the list of all flags before it."""
+
+    def __init__(self, groups: Any, **kwargs: Any):
+        super().__init__(groups, **kwargs)
+        for action in self._actions:
+            if action.type in (int, float):
+                read = whole_number if action.type is int else finite_number
+                action.type = partial(read, name=action.dest)
+
+    def error(self, message: str):
+        """Ends the script."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help lists all flags.)\n")
+
+
+def checked_values(
+    values: Mapping[str, Any], groups: Sequence[type], forms: Mapping[str, Any], lenient: bool = False
+) -> dict[str, Any]:
+    """The values of a recipe, each of the type that its key has.
+
+    Args:
+        values: by key, as YAML or JSON has them.
+        groups: dataclasses whose fields the keys are; other keys are left out.
+        forms: by key the type that a value may have in a recipe beside that of the field.
+        lenient: a key without a value has its default.
+
+    Raises:
+        ValueError: naming the key, what came and the type.
+    """
+    found = {}
+    for group in groups:
+        hints = get_type_hints(group)
+        for key in fields(group):
+            if key.name not in values:
+                continue
+            value, choices = values[key.name], key.metadata.get("choices")
+            if value is None:
+                if key.default is not None and not lenient:
+                    kind = "a value" if key.default is MISSING else f"a value, such as {key.default!r}"
+                    raise ValueError(f"{key.name} has no value: give {kind}, or leave the key out.")
+                if key.default is None:
+                    found[key.name] = None
+                continue
+            hint = hints[key.name]
+            also = forms.get(key.name)
+            if also is not None and isinstance(value, get_origin(also)):
+                hint = also
+            try:
+                found[key.name] = value = checked_value(key.name, hint, value)
+            except ValueError as error:
+                more = {None: "", list: " In a recipe also a list: [vision].", dict: " In a recipe also by name."}
+                raise ValueError(f"{error}{more[get_origin(also)]}") from None
+            for one in value.values() if isinstance(value, dict) else [value]:
+                # argparse looks at the choices of flags alone, not at those of defaults.
+                if choices and one not in choices:
+                    raise ValueError(
+                        f"{key.name} must be one of {choices}, got {shown(one)}.{did_you_mean(one, choices)}"
+                    )
+    return found
+
+
+def checked_value(name: str, hint: Any, value: Any) -> Any:
+    """A value as its key's type has it: a whole number where a number is meant is one, a text that spells a number
+    (`1e-3` to YAML) is that number, a number where a text is meant its spelling, and a single value a list of one.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)] if get_origin(hint) not in (list, dict) else []
+    kind = kinds[0] if kinds else hint
+    if get_origin(kind) is list:
+        of = get_args(kind)[0]
+        return [checked_one(name, of, one, "each of ") for one in (value if isinstance(value, list) else [value])]
+    if get_origin(kind) is dict:
+        of = get_args(kind)[1]
+        return {
+            checked_one(name, str, key, "each key of "): checked_one(name, of, one, "each value of ")
+            for key, one in value.items()
+        }
+    return checked_one(name, kind, value)
+
+
+def checked_one(name: str, kind: type, value: Any, which: str = "") -> Any:
+    """A single value; see `checked_value`."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is object:  # what it is meant for says what it may be
+        number = number_of(value) if isinstance(value, str) else None
+        return value if number is None else number
+    try:
+        if kind is str and (isinstance(value, str) or is_number):
+            return str(value)
+        if kind is bool and (isinstance(value, (bool, str)) or value in (0, 1)):
+            return value if isinstance(value, bool) else string_to_bool(str(value))
+        if kind is int and (isinstance(value, str) or is_number):
+            return whole_number(str(value), name)
+        if kind is float and (isinstance(value, str) or is_number):
+            return finite_number(str(value), name)
+    except ArgumentTypeError as error:
+        raise ValueError(str(error) if str(error).startswith(name) else f"{which}{name}: {error}") from None
+    except ValueError:  # a whole number of thousands of digits
+        pass
+    hint = ""
+    if kind is str and isinstance(value, (bool, datetime.date)):
+        hint = " (YAML reads yes, no, on, off and dates so: write a text in quotes)"
+    raise ValueError(f"{which}{name} must be {KINDS[kind]}, got {type(value).__name__} {shown(value)}{hint}.")

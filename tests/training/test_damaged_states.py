@@ -507,7 +507,7 @@ def test_a_score_that_is_not_finite_is_never_the_best(loaded, monkeypatch):
     """Not even the first: nothing would be greater than NaN."""
     training, trainer = loaded["train"], loaded["finetune"]
     scores = iter([math.nan, 0.25, math.inf, 0.5, math.nan])
-    monkeypatch.setattr(train, "evaluate", lambda *_: (None, {"metrics": {"accuracy": next(scores)}}))
+    monkeypatch.setattr(loop, "evaluate", lambda *_: (None, {"metrics": {"accuracy": next(scores)}}))
     progress = training.progress
     progress.best, found = None, []
     for _ in range(5):

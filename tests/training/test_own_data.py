@@ -155,7 +155,7 @@ def start(encoders, tmp_path, monkeypatch, capsys):
         if script is None:
             set_up("", "train.py")
         else:
-            module = importlib.import_module(f"training.{script}")
+            module = importlib.import_module(f"mm_hf.training.{script}")
             monkeypatch.setattr(module, "set_up", set_up)
             exits.run_script(module.main)
         said = capsys.readouterr()

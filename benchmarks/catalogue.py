@@ -1,6 +1,6 @@
 """Category and price as two tasks, the price as it stands, beside each learned alone: do they get in each other's way?
 
-    python -m mm_hf.prepare.openmoji data/openmoji
+    mm_hf prepare openmoji data/openmoji
     python benchmarks/catalogue.py                       # three seeds, some ten minutes; what is there is kept
 
 A made catalogue: OpenMoji's pictures and names, its ten categories, and a price from 2 to some 500 that depends on the

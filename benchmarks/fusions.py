@@ -68,7 +68,7 @@ class Task:
     """What is learned.
 
     Args:
-        recipe: file in `training/recipes`.
+        recipe: file in `mm_hf/recipes`.
         seconds: CPU seconds of training steps.
         scores: names of what is reported, each the metric of that name or the first metric of that kind.
         keys: of the recipe, changed.

@@ -3,7 +3,7 @@
     python benchmarks/multi_task.py              # some 40 minutes of CPU time
     python benchmarks/multi_task.py --seeds 0 1
 
-Four models of one recipe (`training/recipes/openmoji_multi_task.yaml`) on the same rows: category alone, sentiment
+Four models of one recipe (`openmoji_multi_task`) on the same rows: category alone, sentiment
 alone, both with the losses summed ('shared network'), both with learned weights (uncertainty, Kendall et al. 2018).
 The emoji are cut into parts anew for each seed. Sentiment is measured on emoji that were seen often enough for it to
 be known; what is known of the others is learned from, by its weight. Writes `results/multi_task.json`, all runs in it.

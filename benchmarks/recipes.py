@@ -4,7 +4,7 @@
     python benchmarks/recipes.py --recipes cnn_gru_sum    # these alone
     python benchmarks/recipes.py --write_readme           # the table of what is there
 
-Each is trained, measured by `training/evaluate.py`, and asked about one row in a process that cannot import mm_hf. All
+Each is trained, measured by `mm_hf evaluate`, and asked about one row in a process that cannot import mm_hf. All
 of it stays in `runs/recipes/<recipe>`, what the scripts say in `runs/recipes/<recipe>.log`; the figures go into
 `results/recipes.json`, the card into `model_cards/`. An interrupted call goes on with those that its folder lacks.
 These models are small: two of them side by side, each on its share of the cores, take little more time than one.
@@ -179,7 +179,7 @@ def pipeline_of(recipe: dict[str, Any]) -> list[str]:
 
 
 def measure(run: Callable[..., str], folder: Path, results: dict[str, Any], also: str | None) -> dict[str, Any]:
-    """By task the score with its interval and the floors, by `training/evaluate.py`.
+    """By task the score with its interval and the floors, by `mm_hf evaluate`.
 
     Args:
         run: runs a script, see `call`.
@@ -206,7 +206,7 @@ def measure(run: Callable[..., str], folder: Path, results: dict[str, Any], also
 
 
 def measure_search(run: Callable[..., str], folder: Path, results: dict[str, Any], also: str | None) -> dict[str, Any]:
-    """By direction the recall at 1 of the plain search with its interval, and chance, by `training/retrieve.py`;
+    """By direction the recall at 1 of the plain search with its interval, and chance, by `mm_hf search`;
     arguments as for `measure`."""
     run("training/retrieve.py", "evaluate", "--model", folder)
     measured = json.loads((folder / "evaluation/retrieval.json").read_text(encoding="utf-8"))

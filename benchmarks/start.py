@@ -1,6 +1,6 @@
 """Does a run that starts from another one (`init_from`) learn a new label set sooner than a fresh one?
 
-    python -m mm_hf.prepare.openmoji data/openmoji
+    mm_hf prepare openmoji data/openmoji
     python benchmarks/start.py                       # three seeds, some minutes; what is there is kept
 
 Two catalogues of OpenMoji's pictures and names, without a row in common; 600 rows of the second one are learned from.

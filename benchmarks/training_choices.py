@@ -5,7 +5,7 @@ behind docs/guide.md, whose tables this script writes.
     python benchmarks/training_choices.py --only "imbalance, 13 rows"
     python benchmarks/training_choices.py --write_guide
 
-Each run is `training/train.py` in a process of its own, on one thread. The JSON is written after every run and keeps
+Each run is `mm_hf train` in a process of its own, on one thread. The JSON is written after every run and keeps
 all of them, so the script may be stopped: what is in it is not run again. All of it takes about an hour and a half of
 CPU time.
 """

@@ -25,11 +25,9 @@ from .configuration_mm_fusion import (
     FusionModuleConfig,
     MMFusionConfig,
 )
-from .encoders import (
-    MODALITY_INPUTS,
-    build_encoder,
-    encode_items,
-)
+from .dry_run import build_encoder
+from .encoders import MODALITY_INPUTS
+from .encoding import encode_items
 from .freezing import (
     bring_in_line,
     check_checkpointing,

@@ -18,7 +18,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from .encoders import construct_encoder, dummy_inputs, run_encoder
+from .encoders import construct_encoder, dummy_inputs
+from .encoding import run_encoder
 
 
 logger = logging.get_logger(__name__)

@@ -78,6 +78,7 @@ CODE = {
     "series.py",
     "sound.py",
     "strict_loading.py",
+    "table_schema.py",
     "tabular.py",
     "tasks.py",
     "token_fusions.py",

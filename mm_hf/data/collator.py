@@ -21,7 +21,7 @@ from ..models.processing_mm_fusion import MMFusionProcessor, decode_as_written, 
 from ..models.retrieval_mm_fusion import ITEMS
 from ..models.series import as_steps, has_no_steps
 from ..models.sound import load_sound
-from ..models.tabular import TableError, is_missing
+from ..models.table_schema import TableError, is_missing
 from ..models.video import load_frames
 from .augmentation import ImageAugmentation, change_speed
 from .bad_rows import check_on_error

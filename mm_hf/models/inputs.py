@@ -13,7 +13,7 @@ from PIL.Image import Image
 
 from .names import did_you_mean, nearest
 from .series import has_no_steps
-from .tabular import is_missing
+from .table_schema import is_missing
 
 
 # Names under which people hand raw rows to a model, and the processor's argument for them.

@@ -21,7 +21,7 @@ from .names import did_you_mean
 from .processing_mm_fusion import decode_as_written
 from .series import as_steps, has_no_steps
 from .sound import load_sound
-from .tabular import is_missing
+from .table_schema import is_missing
 from .video import load_frames
 
 

@@ -42,7 +42,7 @@ from .probing import check_image_size, longest_text, said_positions
 from .processor_record import RECORD, check_parts, record_of
 from .series import SeriesScaler
 from .sound import limit_seconds, load_sound
-from .tabular import TableError, TableSchema
+from .table_schema import TableError, TableSchema
 
 
 logger = logging.get_logger(__name__)

@@ -29,7 +29,7 @@ from ..models.generation_mm_fusion import GENERATION
 from ..models.probing import longest_text
 from ..models.processing_mm_fusion import PARTS
 from ..models.sound import limit_seconds
-from ..models.tabular import KNOWN, UNKNOWN
+from ..models.table_schema import KNOWN, UNKNOWN
 from ..parts import class_of, load_parts, of_heads, title_of
 from .arguments import DataArguments, ModelArguments
 from .fresh_heads import fit_fresh_heads

@@ -26,7 +26,7 @@ from .losses import classification_loss
 from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import MMFusionModelOutput, MMFusionSeq2SeqOutput
 from .pretrained_mm_fusion import HUB_KEYS, MMFusionPreTrainedModel
-from .processing_mm_fusion import ends_of_text
+from .text import ends_of_text
 
 
 GENERATION = "generation"  # the type of this problem, beside those of `classification_loss`

@@ -29,7 +29,7 @@ ON_ERROR = ("raise", "skip")
 
 
 class MMFusionPipeline(Pipeline):
-    """Takes rows through a model in batches, and answers each in its place. `MMFusionClassificationPipeline` tells what
+    """Takes rows through a model in batches, each answered in its place. `MMFusionClassificationPipeline` tells what
     a row may be; `spell` of each pipeline says what an answer looks like."""
 
     _load_processor: Any = True

@@ -81,13 +81,13 @@ def batches_of(
 
 def joined(parts: list[EncoderStates]) -> EncoderStates:
     """Several states as one; sequences padded to the longest."""
+    if not all(part.levels for part in parts) or len({part.mask is None for part in parts}) > 1:
+        raise ValueError("Only states with items are joined, and with a mask all of them or none.")
     levels = []
-    for level in zip(*(part.levels for part in parts)):
+    for level in zip(*(part.levels or () for part in parts)):
         longest = max(values.shape[1] for values in level)
         grid = level[0].ndim == 4
         levels.append(torch.cat([v if grid else nn.functional.pad(v, (0, 0, 0, longest - v.shape[1])) for v in level]))
-    mask = None
-    if any(part.mask is not None for part in parts):
-        longest = max(part.levels[0].shape[1] for part in parts)
-        mask = torch.cat([nn.functional.pad(part.mask, (0, longest - part.mask.shape[1])) for part in parts])
-    return EncoderStates(levels=tuple(levels), mask=mask)
+    masks = [part.mask for part in parts if part.mask is not None]
+    padded = [nn.functional.pad(mask, (0, levels[0].shape[1] - mask.shape[1])) for mask in masks]
+    return EncoderStates(levels=tuple(levels), mask=torch.cat(padded) if padded else None)

@@ -86,7 +86,8 @@ class Gallery:
                 for items, key in zip(found.values(), keys):
                     if key is not None:
                         items.setdefault(key, row["row_id"])
-                paired += [keys] if None not in keys else []
+                known = [key for key in keys if key is not None]
+                paired += [known] if len(known) == len(keys) else []
         embeddings: dict[str, torch.Tensor] = {}
         for modality, items in found.items():
             unreadable: dict[int, str] | None = {} if collator.on_error == "skip" else None

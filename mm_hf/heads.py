@@ -58,8 +58,9 @@ def of_heads(model: MMFusionPreTrainedModel, column: str | None, tokens: Sequenc
         return {}
     if config.problem_type == "regression" or model.regression_heads():
         return {column: Head(model.classifier, "numbers", None, config.label_mean, config.label_scale)}
-    names = [cast(Any, config.id2label)[number] for number in range(config.num_labels)]
-    unnamed = names == [f"LABEL_{number}" for number in range(config.num_labels)]
+    id2label: dict[int, str] = cast(Any, config.id2label)
+    names = [id2label[number] for number in range(len(id2label))]
+    unnamed = names == [f"LABEL_{number}" for number in range(len(names))]
     return {column: Head(model.classifier, "labels", None if unnamed else names)}
 
 

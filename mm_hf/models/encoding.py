@@ -46,29 +46,29 @@ def encode_items(
         states without levels if there is no item, unless the encoder trains: see `MMFusionModel.encode`. The tokens of
         texts and sounds come first, padding behind, whichever side was padded.
     """
-    inputs = {name: value for name, value in inputs.items() if value is not None}
-    main = next((inputs[name] for name in MODALITY_INPUTS[modality] if name in inputs), None)
+    given = {name: value for name, value in inputs.items() if value is not None}
+    main = next((given[name] for name in MODALITY_INPUTS[modality] if name in given), None)
     if main is None or main.shape[0] == 0:
         if frozen or not trains(encoder):
             return EncoderStates(index=index)
-        inputs = dummy_inputs(encoder.config, modality, device=encoder.device, dtype=encoder.dtype)
-    inputs = {NAME_IN_ENCODER.get(name, name): value for name, value in inputs.items()}
+        given = dummy_inputs(encoder.config, modality, device=encoder.device, dtype=encoder.dtype)
+    given = {NAME_IN_ENCODER.get(name, name): value for name, value in given.items()}
     for name in ("input_features", "input_values", "numerical_values"):
-        if name in inputs:
-            inputs[name] = inputs[name].to(encoder.dtype)
-    if "pixel_values" in inputs:
+        if name in given:
+            given[name] = given[name].to(encoder.dtype)
+    if "pixel_values" in given:
         # Convolutions are 1.7 to 2.3 times faster on the CPU with the channels last; patch embeddings do not mind.
-        pixel_values = inputs["pixel_values"].to(encoder.dtype)
+        pixel_values = given["pixel_values"].to(encoder.dtype)
         layout = torch.contiguous_format if trains_above_group_norm(encoder) else torch.channels_last
-        inputs["pixel_values"] = pixel_values.contiguous(memory_format=layout)
+        given["pixel_values"] = pixel_values.contiguous(memory_format=layout)
     if modality in ("text", "audio"):
-        inputs = to_the_right(inputs)
-    mask = inputs.get("attention_mask")
+        given = to_the_right(given)
+    mask = given.get("attention_mask")
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         if by_length and mask is not None:
-            levels, mask = run_by_length(encoder, inputs, feature_layers, seeded)
+            levels, mask = run_by_length(encoder, given, feature_layers, seeded)
             return EncoderStates(levels=levels, mask=mask, index=index)
-        levels = run_encoder(encoder, inputs, feature_layers, interpolate, seeded)
+        levels = run_encoder(encoder, given, feature_layers, interpolate, seeded)
     if modality == "audio" and mask is not None:
         mask = token_mask(encoder, mask, levels[0].shape[1])
     return EncoderStates(levels=levels, mask=mask, index=index)

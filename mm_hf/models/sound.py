@@ -45,6 +45,8 @@ def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
         source = source.get("path") if source.get("bytes") is None else source["bytes"]
         if source is None:
             raise ValueError("this is no sound, with neither bytes nor a path.")
+    samples: Any
+    rate: Any
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
         samples, rate = read_file(source)
     elif isinstance(source, Mapping):
@@ -181,9 +183,10 @@ def check_sounds(sounds: list, needed: int, sampling_rate: int | None) -> list[n
                 f"{values.shape}. None means that there is none."
             )
         with np.errstate(over="ignore"):  # what is too large is infinite then, and refused
-            found.append(values.astype(np.float32))
-        if not np.isfinite(found[-1]).all():
+            samples = values.astype(np.float32)
+        if not np.isfinite(samples).all():
             raise ValueError(f"Row {row}: the sound has samples that are no finite numbers.")
+        found.append(samples)
     return found
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -209,11 +209,7 @@ class TableSchema:
             self.check(row)
         if self.numerical:
             numbers = [
-                [
-                    float("nan") if self.is_missing(row.get(name)) else (as_number(row[name]) - mean) / std
-                    for name, (mean, std) in self.numerical.items()
-                ]
-                for row in rows
+                [self._standardised(row.get(name), *scale) for name, scale in self.numerical.items()] for row in rows
             ]
             values = torch.tensor(numbers, dtype=torch.float64)
             if self.farthest is not None:
@@ -238,6 +234,10 @@ class TableSchema:
         """Whether a cell has no value: None, NaN, or an empty text, as it is in the file of a CSV; for schemas of
         before an empty text is a category that is not known."""
         return is_missing(value) or (self.as_written and is_blank(value))
+
+    def _standardised(self, value: Any, mean: float, std: float) -> float:
+        """A number in deviations from the mean, NaN for one that is missing; `check` has refused all else."""
+        return math.nan if self.is_missing(value) else (cast(float, as_number(value)) - mean) / std
 
     def _category_id(self, value: str, known: dict[str, int]) -> int:
         """The id of a category."""

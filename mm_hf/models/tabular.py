@@ -77,10 +77,11 @@ class TabularModel(PreTrainedModel):
         if not config.num_numerical and not config.vocab_sizes:
             raise ValueError("A table needs at least one column, of numbers or of categories.")
         numbers, width = config.num_numerical, config.hidden_size
+        sizes = config.vocab_sizes or []
         self.weights = nn.Parameter(torch.zeros(numbers, width)) if numbers else None
         self.missing = nn.Parameter(torch.zeros(numbers, width)) if numbers else None
-        self.embeddings = nn.ModuleList(nn.Embedding(size, width) for size in config.vocab_sizes)
-        self.biases = nn.Parameter(torch.zeros(numbers + len(config.vocab_sizes), width))
+        self.embeddings = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
+        self.biases = nn.Parameter(torch.zeros(numbers + len(sizes), width))
         self.post_init()
 
     @torch.no_grad()
@@ -122,7 +123,7 @@ class TabularModel(PreTrainedModel):
             if (0 if value is None else value.shape[-1]) != columns:
                 shape = None if value is None else tuple(value.shape)
                 raise ValueError(f"{name} must have {columns} columns, got {shape}.")
-        if numerical_values is not None and self.weights is not None:
+        if numerical_values is not None and self.weights is not None and self.missing is not None:
             numbers = numerical_values.to(self.weights.dtype).unsqueeze(-1)  # (U, N, 1)
             tokens.append(torch.where(numbers.isnan(), self.missing, numbers.nan_to_num() * self.weights))
         if categorical_ids is not None:

@@ -2,13 +2,14 @@
 came from."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 import torch
 from torch import nn
 
+from .blocks import carry
+from .heads import listed, load_heads, of_heads
 from .models.configuration_mm_fusion import MMFusionConfig
 from .models.ctc_mm_fusion import MMFusionForCTC
 from .models.fusion import Fusion
@@ -22,7 +23,7 @@ from .models.modeling_mm_fusion import (
 from .models.pooled_fusions import DeepCrossFusion, GatedFusion, LateFusion, PooledFusion, SumFusion
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 from .models.retrieval_mm_fusion import MMFusionForRetrieval
-from .models.tasks import TaskWeighting, module_name
+from .models.tasks import TaskWeighting
 from .models.token_fusions import BottleneckFusion, CrossAttentionFusion, TokenFusion
 
 
@@ -40,9 +41,6 @@ CLASSES: dict[str, type[MMFusionPreTrainedModel]] = {
 }
 # Heads whose other parts mean the same in both models.
 ALIKE = (MMFusionForRetrieval, MMFusionForConditionalGeneration, MMFusionForCTC)
-LISTED = 20  # names in a line
-
-Axes = Mapping[int, Sequence[Any]]
 
 
 def class_of(config: MMFusionConfig, source: Any) -> type[MMFusionPreTrainedModel]:
@@ -254,163 +252,6 @@ def blocks_of(fusion: Fusion, key: str) -> dict[int, list[frozenset[str]]]:
     return {1: [*read, *of_blocks, *([frozenset(["latents"])] if isinstance(fusion, BottleneckFusion) else [])]}
 
 
-def carry(
-    tensor: torch.Tensor, old: torch.Tensor, axes: Axes, old_axes: Axes, allowed: Axes | None = None
-) -> set[Any] | None:
-    """Copies what two tensors have in common.
-
-    Args:
-        tensor: changed in place.
-        old: the one that is read.
-        axes, old_axes: by axis the names of its equally large blocks; other axes have to be equally long.
-        allowed: by axis those of the old names that are taken over; left out, all.
-
-    Returns:
-        names of the new tensor's blocks that were not copied; None where nothing was.
-    """
-    if tensor.ndim != old.ndim:
-        return None
-    places: list[torch.Tensor] = []
-    old_places: list[torch.Tensor] = []
-    lacking: set[Any] = set()
-    for axis, (size, old_size) in enumerate(zip(tensor.shape, old.shape)):
-        names, old_names = list(axes.get(axis, [None])), list(old_axes.get(axis, [None]))
-        width = size // len(names)
-        if width != old_size // len(old_names):
-            return None
-        known = old_names if allowed is None or axis not in allowed else allowed[axis]
-        both = [block for block in names if block in known]
-        lacking |= set(names) - set(both)
-        for found, where in ((names, places), (old_names, old_places)):
-            blocks = [torch.arange(width) + width * found.index(block) for block in both]
-            where.append(torch.cat(blocks) if blocks else torch.arange(0))
-    if not all(len(place) for place in places):
-        return None
-    tensor[grid(places, tensor.device)] = old[grid(old_places, old.device)].to(tensor)
-    return lacking
-
-
-def grid(places: list[torch.Tensor], device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Places along each axis as an index of all their combinations."""
-    return tuple(
-        place.to(device).reshape([-1 if own == axis else 1 for own in range(len(places))])
-        for axis, place in enumerate(places)
-    )
-
-
-# Heads
-
-
-@dataclass
-class Head:
-    """One last layer, and what its outputs mean.
-
-    Args:
-        layer: `D` to its outputs.
-        kind: "labels", "numbers" or "tokens".
-        names: of its labels or tokens; None where nobody named them.
-        mean, scale: of numbers, one an output.
-        sole: it is the only head of its model.
-    """
-
-    layer: nn.Linear
-    kind: str
-    names: list[str] | None = None
-    mean: Sequence[float] | None = None
-    scale: Sequence[float] | None = None
-    sole: bool = True
-
-
-def of_heads(model: MMFusionPreTrainedModel, column: str | None, tokens: Sequence[str] | None) -> dict[Any, Head]:
-    """The heads of a model by task; that of a single task by its label, which may be None."""
-    config = model.config
-    if isinstance(model, MMFusionForCTC):
-        return {column: Head(model.ctc_head, "tokens", None if tokens is None else list(tokens))}
-    if isinstance(model, MMFusionForMultiTask):
-        return {
-            task: Head(
-                cast(nn.Linear, model.heads[module_name(task)]),
-                "numbers" if settings.problem_type == "regression" else "labels",
-                list(settings.labels) if settings.labels else None,
-                settings.label_mean,
-                settings.label_scale,
-                sole=False,
-            )
-            for task, settings in model.tasks.items()
-        }
-    if not isinstance(model, MMFusionForClassification):
-        return {}
-    if config.problem_type == "regression" or model.regression_heads():
-        return {column: Head(model.classifier, "numbers", None, config.label_mean, config.label_scale)}
-    names = [cast(Any, config.id2label)[number] for number in range(config.num_labels)]
-    unnamed = names == [f"LABEL_{number}" for number in range(config.num_labels)]
-    return {column: Head(model.classifier, "labels", None if unnamed else names)}
-
-
-def load_heads(heads: dict[Any, Head], old: dict[Any, Head], name: str) -> list[str]:
-    """Takes over what heads have in common."""
-    lines, used = [], set()
-    for task, head in heads.items():
-        title, other = title_of(task, head), partner_of(task, head, old)
-        if other is None:
-            lines.append(f"{title}: fresh")
-            continue
-        found = load_numbers(head, other, name) if head.kind == "numbers" else load_names(head, other, name)
-        if found != "fresh":
-            used.add(id(other))
-            column = next(key for key, one in old.items() if one is other)
-            if head.kind == "labels" and None not in (task, column) and task != column:
-                found += f"; they are those of {column!r} there, of {task!r} here"
-        lines.append(f"{title}: {found}")
-    for task, other in old.items():
-        if id(other) not in used:
-            lines.append(f"head of {name}{'' if task is None else f' for {task!r}'}: not used")
-    return lines
-
-
-def title_of(task: Any, head: Head) -> str:
-    """What lines call a head."""
-    return "head" if head.sole else f"head of {task}"
-
-
-def partner_of(task: Any, head: Head, old: dict[Any, Head]) -> Head | None:
-    """The head of the checkpoint that a head takes over from: that of its task, or, where both models have but one,
-    and the names of labels tell what is the same, that one."""
-    found = None if task is None else old.get(task)
-    if found is None and head.sole and len(old) == 1 and head.kind != "numbers":
-        (only,) = old.values()
-        found = only if only.sole else None
-    return found if found is not None and found.kind == head.kind else None
-
-
-def load_names(head: Head, other: Head, name: str) -> str:
-    """Takes over the rows of the labels, or tokens, whose names agree; says which."""
-    if head.names is None or other.names is None:
-        return "fresh"
-    both = [label for label in head.names if label in other.names]
-    fresh = [label for label in head.names if label not in other.names]
-    unused = [label for label in other.names if label not in head.names]
-    for tensor, old in ((head.layer.weight, other.layer.weight), (head.layer.bias, other.layer.bias)):
-        if carry(tensor, old, {0: head.names}, {0: other.names}) is None:
-            return "fresh"
-    line = f"{len(both)} of {len(head.names)} {head.kind} from {name} ({listed(both)})"
-    line += f"; fresh: {listed(fresh)}" if fresh else ""
-    return line + (f"; of {name} not used: {listed(unused)}" if unused else "")
-
-
-def load_numbers(head: Head, other: Head, name: str) -> str:
-    """Takes over a regression, so that it gives the same numbers in their own unit."""
-    if head.layer.weight.shape != other.layer.weight.shape:
-        return "fresh"
-    (mean, scale), (old_mean, old_scale) = (
-        (torch.tensor(one.mean or [0.0]).double(), torch.tensor(one.scale or [1.0]).double()) for one in (head, other)
-    )
-    weight, bias = other.layer.weight.detach().double().cpu(), other.layer.bias.detach().double().cpu()
-    head.layer.weight.copy_(weight * (old_scale / scale)[:, None])
-    head.layer.bias.copy_((bias * old_scale + old_mean - mean) / scale)
-    return f"from {name}, in the unit of the label"
-
-
 def load_others(
     model: MMFusionPreTrainedModel,
     old: MMFusionPreTrainedModel,
@@ -456,9 +297,3 @@ def parts_beside(model: MMFusionPreTrainedModel, heads: Collection[nn.Module]) -
         elif next(module.parameters(), None) is not None:
             parts[key] = module
     return parts
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names in a line; of many, the first ones."""
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more

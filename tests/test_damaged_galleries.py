@@ -12,9 +12,9 @@ import tiny_models as tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-import mm_hf.retrieval
+import mm_hf.gallery
 from mm_hf import MMFusionForRetrieval
-from mm_hf.retrieval import EMBEDDINGS, FILE, Gallery, fingerprint
+from mm_hf.gallery import EMBEDDINGS, FILE, Gallery, fingerprint
 
 
 WIDTH = 16
@@ -206,9 +206,9 @@ def test_who_stops_while_writing_leaves_the_old_one(stopped, galleries, tmp_path
             raise KeyboardInterrupt
 
         if stopped == "save_file":
-            patch.setattr(mm_hf.retrieval, "save_file", stop)
+            patch.setattr(mm_hf.gallery, "save_file", stop)
         else:
-            patch.setattr(mm_hf.retrieval.os, "replace", stop)
+            patch.setattr(mm_hf.gallery.os, "replace", stop)
         with pytest.raises(KeyboardInterrupt):
             gallery_of(1).save(folder)
     assert equal(Gallery.load(folder, model_of(0)), gallery_of(0))

@@ -13,7 +13,7 @@ from transformers import BertConfig, PvtConfig, SwinConfig, get_scheduler
 from transformers.trainer_utils import SchedulerType
 
 from mm_hf import MMFusionForClassification, MMFusionForConditionalGeneration, MMFusionForMultiTask, MMFusionModel
-from mm_hf.models.encoders import build_encoder
+from mm_hf.models.dry_run import build_encoder
 from mm_hf.optim import (
     EMA,
     NonFiniteGuard,

@@ -17,11 +17,12 @@ from ..models.finite import LARGEST_IN_LOSS, read_number
 from ..models.generation_mm_fusion import GENERATION
 from ..models.inputs import fault_of_text, fault_of_unicode
 from ..models.names import did_you_mean
-from ..models.processing_mm_fusion import MMFusionProcessor, decode_as_written, ends_of_text
+from ..models.processing_mm_fusion import MMFusionProcessor
 from ..models.retrieval_mm_fusion import ITEMS
 from ..models.series import as_steps, has_no_steps
 from ..models.sound import load_sound
-from ..models.tabular import TableError, is_missing
+from ..models.table_schema import TableError, is_missing
+from ..models.text import decode_as_written, ends_of_text
 from ..models.video import load_frames
 from .augmentation import ImageAugmentation, change_speed
 from .bad_rows import check_on_error

@@ -5,6 +5,8 @@
 Notation used for tensor shapes: see `modeling_outputs`.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -35,12 +37,13 @@ class MMFusionAttention(nn.Module):
     def __init__(self, config: FusionModuleConfig):
         super().__init__()
         self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
+        sizes = config.sizes()
+        self.head_dim = sizes.width // sizes.heads
         self.scaling = self.head_dim**-0.5
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = nn.Linear(sizes.width, sizes.width)
+        self.k_proj = nn.Linear(sizes.width, sizes.width)
+        self.v_proj = nn.Linear(sizes.width, sizes.width)
+        self.o_proj = nn.Linear(sizes.width, sizes.width)
 
     def forward(self, queries, keys, values, attention_mask, **kwargs):
         """Attends with projected `queries` `(B, T, D)` to projected `keys` and `values` `(B, T_memory, D)`.
@@ -71,10 +74,11 @@ class MMFusionMLP(nn.Sequential):
     """The feed-forward part of a block."""
 
     def __init__(self, config: FusionModuleConfig):
+        sizes = config.sizes()
         super().__init__(
-            nn.Linear(config.hidden_size, config.intermediate_size),
+            nn.Linear(sizes.width, sizes.inner_width),
             ACT2FN[config.hidden_act],
-            nn.Linear(config.intermediate_size, config.hidden_size),
+            nn.Linear(sizes.inner_width, sizes.width),
         )
 
 
@@ -103,7 +107,7 @@ class DistanceBias(nn.Module):
 
     def __init__(self, config: FusionModuleConfig):
         super().__init__()
-        self.slopes = [(-1) ** (head + 1) * 32 * 4.0 ** -(head // 2) for head in range(config.num_attention_heads)]
+        self.slopes = [(-1) ** (head + 1) * 32 * 4.0 ** -(head // 2) for head in range(config.sizes().heads)]
 
     def forward(self, coordinates: torch.Tensor, mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
         """Makes the mask to add to the scores.
@@ -191,7 +195,7 @@ class MMFusionCrossAttentionBlock(GradientCheckpointingLayer):
 
 def attention_mask(
     config: FusionModuleConfig, queries: torch.Tensor, key_mask: torch.Tensor | None, keys: torch.Tensor
-):
+) -> Any:
     """The mask in the form that the chosen attention takes, for queries `(B, T, …)` and keys `(B, T_memory, …)`."""
     if key_mask is None:
         return None

@@ -8,7 +8,7 @@ import os
 try:
     import xxhash
 except ImportError:  # it comes with datasets, which a process that only answers may lack
-    xxhash = None
+    xxhash = None  # type: ignore[assignment]
 
 CHUNK = 2**18  # bytes: what is held in memory of a file at a time, and in the cache of a core
 

@@ -4,7 +4,7 @@
 
 import copy
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -136,6 +136,16 @@ CUSTOM_PIPELINES = {
 }
 
 
+class FusionSizes(NamedTuple):
+    """Of a fusion: its width D, the heads of attention, the inner width of feed-forward parts, and the standard
+    deviation of the first weights."""
+
+    width: int
+    heads: int
+    inner_width: int
+    std: float
+
+
 @told_in_one_line
 @strict
 class FusionModuleConfig(PreTrainedConfig):
@@ -206,6 +216,25 @@ class FusionModuleConfig(PreTrainedConfig):
         if self.initializer_range is None:
             self.initializer_range = self.hidden_size**-0.5
 
+    def sizes(self) -> FusionSizes:
+        """The sizes that a fusion is built with.
+
+        Raises:
+            ValueError: `hidden_size` is not known yet.
+        """
+        width, heads, inner, std = (
+            self.hidden_size,
+            self.num_attention_heads,
+            self.intermediate_size,
+            self.initializer_range,
+        )
+        if width is None or heads is None or inner is None or std is None:
+            raise ValueError(
+                "fusion_module_config: hidden_size is not known, so no fusion can be built: give it, or make this "
+                "config part of a MMFusionConfig, which takes it from an encoder's."
+            )
+        return FusionSizes(width, heads, inner, std)
+
     def check_numbers(self):
         """Checks that each number is one that a fusion can have, and that all weights together can be held."""
         check_ranges(self, FUSION_RANGES, "fusion_module_config: ")
@@ -225,10 +254,10 @@ class FusionModuleConfig(PreTrainedConfig):
             )
         if self.distance_bias and not self.memory_layers:
             raise ValueError("fusion_module_config: distance_bias is for the memory_layers, of which there are none.")
-        if self.hidden_size is not None and self.hidden_size % self.num_attention_heads:
+        width, heads = self.hidden_size, self.num_attention_heads
+        if width is not None and heads is not None and width % heads:
             raise ValueError(
-                f"fusion_module_config: hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
-                f"({self.num_attention_heads})."
+                f"fusion_module_config: hidden_size ({width}) must be a multiple of num_attention_heads ({heads})."
             )
         rates = self.modality_dropout
         for name, rate in (rates if isinstance(rates, dict) else {"every modality": rates}).items():

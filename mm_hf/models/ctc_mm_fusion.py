@@ -8,7 +8,7 @@ tokens of the text.
 
 import inspect
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -49,7 +49,7 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
                 f"of them, for moments that say nothing; got {size} and {blank}."
             )
         self.model = MMFusionModel(config)
-        width, eps = config.fusion_module_config.hidden_size, config.fusion_module_config.layer_norm_eps
+        width, eps = config.fusion_module_config.sizes().width, config.fusion_module_config.layer_norm_eps
         self.token_norm, self.pooled_norm = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.ctc_head = nn.Linear(width, size)
@@ -62,6 +62,11 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         fusion = kwargs.get("fusion_module_config") or {}
         if isinstance(fusion, dict):
             kwargs["fusion_module_config"] = {"query_modality": "audio", **fusion}
+
+    @property
+    def blank(self) -> int:
+        """The token that says nothing; a model without one is not built."""
+        return cast(int, self.config.pad_token_id)
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """What the head reads: encode and fuse."""
@@ -96,8 +101,15 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
             encoder_outputs = self.model(input_ids=input_ids, **inputs)
         elif isinstance(encoder_outputs, tuple):
             encoder_outputs = MMFusionModelOutput(*encoder_outputs)
-        heard = encoder_outputs.modality_ids[0] == self.config.modalities.index("audio")
-        tokens, mask = encoder_outputs.last_hidden_state[:, heard], encoder_outputs.attention_mask[:, heard]
+        states, mask, ids = (
+            encoder_outputs.last_hidden_state,
+            encoder_outputs.attention_mask,
+            encoder_outputs.modality_ids,
+        )
+        if states is None or mask is None or ids is None:
+            raise ValueError("MMFusionForCTC reads tokens, and none were given: leave return_tokens out, or True.")
+        heard = ids[0] == self.config.modalities.index("audio")
+        tokens, mask = states[:, heard], mask[:, heard]
         tokens, mask = average(tokens, mask, self.config.ctc_stride)
         fused = self.token_norm(tokens) + self.pooled_norm(encoder_outputs.pooler_output)[:, None]
         logits = self.ctc_head(self.dropout(fused))  # (B, A, C)
@@ -105,7 +117,7 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         if labels is not None:
             check_token_labels(labels, len(logits))
             weight = sample_weight if self.training else None
-            loss = ctc_loss(logits, mask, labels, self.config.pad_token_id, num_items_in_batch, weight)
+            loss = ctc_loss(logits, mask, labels, self.blank, num_items_in_batch, weight)
         return MMFusionCTCOutput(
             loss=loss,
             logits=logits,
@@ -147,7 +159,7 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
                 f"generate of MMFusionForCTC has no {unknown[0]!r}; it has num_beams and max_new_tokens.{meant}"
             )
         outputs = self(input_ids=inputs, **kwargs) if inputs is not None else self(**kwargs)
-        blank, texts = self.config.pad_token_id, []
+        blank, texts = self.blank, []
         if num_beams == 1:
             for best, there in zip(outputs.logits.argmax(-1), outputs.attention_mask):
                 best = best[there].unique_consecutive()

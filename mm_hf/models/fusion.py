@@ -131,8 +131,9 @@ class Readout(nn.Sequential):
     """Concatenates vectors `(B, D)` and maps them to one."""
 
     def __init__(self, config: FusionModuleConfig, parts: int):
+        width = config.sizes().width
         super().__init__(
-            nn.Linear(parts * config.hidden_size, config.hidden_size),
+            nn.Linear(parts * width, width),
             ACT2FN[config.hidden_act],
         )
 

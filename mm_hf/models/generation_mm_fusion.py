@@ -26,7 +26,7 @@ from .losses import classification_loss
 from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import MMFusionModelOutput, MMFusionSeq2SeqOutput
 from .pretrained_mm_fusion import HUB_KEYS, MMFusionPreTrainedModel
-from .processing_mm_fusion import ends_of_text
+from .text import ends_of_text
 
 
 GENERATION = "generation"  # the type of this problem, beside those of `classification_loss`
@@ -63,7 +63,7 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
                 "GPT-2 and BART, for example, have."
             )
         self.cache_name = "cache" if "cache" in accepted else "past_key_values"  # its name before transformers 5.24
-        width = config.fusion_module_config.hidden_size
+        width = config.fusion_module_config.sizes().width
         eps = config.fusion_module_config.layer_norm_eps
         self.memory_norm, self.pooled_norm = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(config.classifier_dropout)
@@ -264,9 +264,10 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The labels `(B, S)` one place further on, behind the start; padding in the place of -100."""
+        config: Any = self.config  # a model without these tokens is not built
         shifted = labels.roll(1, dims=1)
-        shifted[:, 0] = self.config.decoder_start_token_id
-        return shifted.masked_fill(shifted == -100, self.config.pad_token_id)
+        shifted[:, 0] = config.decoder_start_token_id
+        return shifted.masked_fill(shifted == -100, config.pad_token_id)
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, generation_config=None, **kwargs) -> Any:

@@ -204,7 +204,7 @@ def meaning_of(image: Image.Image, ground: tuple[int, int, int] | None, channels
 def upright(image: Image.Image) -> Image.Image:
     """The image turned and mirrored as its EXIF data say; as it is where these are broken."""
     try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION))
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # they are no reason to lose the picture
         turn = None
     return image if turn is None else image.transpose(turn)

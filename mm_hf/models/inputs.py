@@ -13,7 +13,7 @@ from PIL.Image import Image
 
 from .names import did_you_mean, nearest
 from .series import has_no_steps
-from .tabular import is_missing
+from .table_schema import is_missing
 
 
 # Names under which people hand raw rows to a model, and the processor's argument for them.
@@ -152,12 +152,18 @@ def list_of_table_rows(value: Any) -> list:
     return [as_table_row(row) for row in value]
 
 
-def is_series_of_a_row(value: Any) -> bool:
-    """Whether a value is a row that was taken out of a table of pandas: its index are the columns."""
+def index_of_a_series(value: Any) -> list | None:
+    """What stands beside the values of a series of pandas, which may be a row of a table: then it is the columns."""
     index = getattr(value, "index", None)
     if not hasattr(value, "to_dict") or index is None or callable(index) or columns_of(value) is not None:
-        return False
-    return len(index) > 0 and all(isinstance(name, str) for name in index)
+        return None
+    return list(index)
+
+
+def is_series_of_a_row(value: Any) -> bool:
+    """Whether a value is a row that was taken out of a table of pandas."""
+    index = index_of_a_series(value)
+    return bool(index) and all(isinstance(name, str) for name in index)
 
 
 def as_table_row(row: Any) -> Any:
@@ -188,6 +194,26 @@ def list_of_series(value: Any) -> list:
         # Numbers alone, or lists of numbers, are the steps of one series.
         rows = [list(found)] if isinstance(inner, Real) else list(found)
     return [None if is_missing(row) or has_no_steps(row) else row for row in rows]
+
+
+def distinct_items(values: list, deduplicate: bool) -> tuple[list, list]:
+    """Gives the items that are there, and for each row the position of its item, -1 where it has none.
+
+    Strings, paths and bytes are the same if they are equal, all else if it is the very same object.
+    """
+    items: list = []
+    index: list[int] = []
+    places: dict[Any, int] = {}
+    for value in values:
+        if value is None:
+            index.append(-1)
+            continue
+        key = value if isinstance(value, (str, bytes, os.PathLike)) else id(value)
+        if not deduplicate or key not in places:
+            places[key] = len(items)
+            items.append(value)
+        index.append(places[key])
+    return items, index
 
 
 # Texts

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
 
-from .encoders import on_some_device, probe_on, run_encoder
+from .dry_run import on_some_device, probe_on
+from .encoding import run_encoder
 
 
 def stack_of(encoder: nn.Module) -> tuple[tuple[str, ...], int]:

@@ -133,19 +133,19 @@ def classification_loss(
         raise ValueError(f"sample_weight needs shape {tuple(logits.shape[:1])}, got {tuple(sample_weight.shape)}.")
     rows, logits = labelled_rows(labels), logits.float()
     weights = None if class_weights is None else logits.new_tensor(class_weights)
+    if class_priors is not None:  # of single labels alone
+        logits = logits + logits.new_tensor(class_priors).log()
     if hard:
-        labels, present = labels.long(), None
+        losses = single_label_losses(logits, labels.long(), label_smoothing, weights, focal_gamma)
     else:
         labels = labels.reshape(logits.shape).float()
         labels, present = labels.nan_to_num(), ~labels.isnan()
-    if problem_type == "single_label_classification":
-        if class_priors is not None:
-            logits = logits + logits.new_tensor(class_priors).log()
-        losses = single_label_losses(logits, labels, label_smoothing, weights, focal_gamma)
-    elif problem_type == "multi_label_classification":
-        losses = (multi_label_losses(logits, labels, label_smoothing, weights, focal_gamma) * present).sum(-1)
-    else:
-        losses = (((logits - labels) ** 2) * present).sum(-1) / present.sum(-1).clamp(min=1)
+        if problem_type == "single_label_classification":
+            losses = single_label_losses(logits, labels, label_smoothing, weights, focal_gamma)
+        elif problem_type == "multi_label_classification":
+            losses = (multi_label_losses(logits, labels, label_smoothing, weights, focal_gamma) * present).sum(-1)
+        else:
+            losses = (((logits - labels) ** 2) * present).sum(-1) / present.sum(-1).clamp(min=1)
     if sample_weight is not None:
         losses = losses * sample_weight
     count: torch.Tensor | float

@@ -25,11 +25,9 @@ from .configuration_mm_fusion import (
     FusionModuleConfig,
     MMFusionConfig,
 )
-from .encoders import (
-    MODALITY_INPUTS,
-    build_encoder,
-    encode_items,
-)
+from .dry_run import build_encoder
+from .encoders import MODALITY_INPUTS
+from .encoding import encode_items
 from .freezing import (
     bring_in_line,
     check_checkpointing,
@@ -103,7 +101,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
             )
             self.projections[name] = ModalityProjection(
                 level_shapes,
-                fusion_module_config.hidden_size,
+                fusion_module_config.sizes().width,
                 fusion_module_config.layer_norm_eps,
                 config.poolings[name],
                 places=config.num_images if name == "vision" else 1,
@@ -167,9 +165,10 @@ class MMFusionModel(MMFusionPreTrainedModel):
             items = next((inputs[key] for key in MODALITY_INPUTS[name] if inputs.get(key) is not None), None)
             if name in given:
                 indices[name] = given[name].index if indices.get(name) is None else indices[name]
-                items = given[name].levels[0] if given[name].levels else None
-            if indices.get(name) is not None:
-                counts[name] = len(indices[name])
+                levels = given[name].levels
+                items = levels[0] if levels else None
+            if (index := indices.get(name)) is not None:
+                counts[name] = len(index)
             elif items is not None and len(items):
                 counts[name] = len(items)
         if len(set(counts.values())) != 1:
@@ -205,7 +204,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
     def project(self, encoder_states: dict[str, EncoderStates]) -> dict[str, TokenStates]:
         """Brings encoder states to the fusion width. In training, present items give way to the absent token at the
         rates of `fusion_module_config.modality_dropout`."""
-        indices = {name: states.index for name, states in encoder_states.items()}
+        indices: Mapping[str, torch.Tensor | None] = {name: states.index for name, states in encoder_states.items()}
         if self.training and self.config.fusion_module_config.modality_dropout:
             indices = self._drop_modalities(encoder_states)
         return {name: self.projections[name](states, indices[name]) for name, states in encoder_states.items()}
@@ -215,7 +214,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
         has keeps all."""
         rates = self.config.fusion_module_config.modality_dropout
         indices = {
-            name: torch.arange(len(states.levels[0]), device=self.device) if states.index is None else states.index
+            name: torch.arange(states.count(), device=self.device) if states.index is None else states.index
             for name, states in encoder_states.items()
         }
         kept = {}
@@ -408,7 +407,7 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         self.num_labels = config.num_labels
         self.model = MMFusionModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.fusion_module_config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.fusion_module_config.sizes().width, config.num_labels)
         self._looked_at_labels = False  # at the unit of a regression's, once
         self.post_init()
 
@@ -451,10 +450,10 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         if labels is not None:
             labels = standardise(labels, self.config.label_mean, self.config.label_scale)
             loss = self._loss(scores, labels, num_items_in_batch, sample_weight)
-        if partners is not None:
-            sample_weight = None if sample_weight is None else sample_weight[partners]
-            other = self._loss(scores, labels[partners], num_items_in_batch, sample_weight)
-            loss = share * loss + (1 - share) * other
+            if partners is not None:
+                sample_weight = None if sample_weight is None else sample_weight[partners]
+                other = self._loss(scores, labels[partners], num_items_in_batch, sample_weight)
+                loss = share * loss + (1 - share) * other
         return MMFusionClassifierOutput(
             loss=loss,
             logits=in_label_unit(scores, self.config.label_mean, self.config.label_scale),
@@ -496,7 +495,7 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
         self.tasks = config.task_heads
         self.model = MMFusionModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        width = config.fusion_module_config.hidden_size
+        width = config.fusion_module_config.sizes().width
         self.heads = nn.ModuleDict(
             {module_name(name): nn.Linear(width, task.num_labels) for name, task in self.tasks.items()}
         )

@@ -7,10 +7,15 @@ Notation used for tensor shapes: `B` rows of the batch; `U` distinct items of on
 """
 
 from dataclasses import dataclass
+from typing import Any, overload
 
 import torch
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.utils import ModelOutput
+
+
+# Stands for what is always given: of an output the library lets no field but the first be without a default.
+GIVEN: Any = None
 
 
 @dataclass
@@ -18,8 +23,9 @@ class EncoderStates(ModelOutput):
     """What an encoder gives, at its own width: the exact thing to cache when the encoder is frozen.
 
     Args:
-        levels (`tuple[torch.Tensor]`): one per feature layer; `(U, T, H)` from encoders of sequences, `(U, H, h, w)`
-            from encoders with a feature map, whose grid the projection needs for the positions.
+        levels (`tuple[torch.Tensor]`, *optional*): one per feature layer; `(U, T, H)` from encoders of sequences,
+            `(U, H, h, w)` from encoders with a feature map, whose grid the projection needs for the positions. None
+            where there is no item.
         mask (`torch.Tensor`, *optional*): `(U, T)`, 1 for a token and 0 for padding; None where there is no padding.
         index (`torch.Tensor`, *optional*): `(B,)` int64, the item of each row, -1 where the row has none, or `(B, K)`
             where rows have several; None where row i uses item i.
@@ -28,6 +34,16 @@ class EncoderStates(ModelOutput):
     levels: tuple[torch.Tensor, ...] | None = None
     mask: torch.Tensor | None = None
     index: torch.Tensor | None = None
+
+    def count(self) -> int:
+        """The number of items, U.
+
+        Raises:
+            ValueError: there is none, and so no levels.
+        """
+        if not self.levels:
+            raise ValueError("These states hold no item: give the index of each row, -1, beside them.")
+        return len(self.levels[0])
 
 
 @dataclass
@@ -48,12 +64,18 @@ class TokenStates(ModelOutput):
             and all where none is).
     """
 
-    tokens: torch.Tensor | None = None
+    tokens: torch.Tensor = GIVEN
     mask: torch.Tensor | None = None
     index: torch.Tensor | None = None
-    pooled: torch.Tensor | None = None
+    pooled: torch.Tensor = GIVEN
     coordinates: torch.Tensor | None = None
     places: torch.Tensor | None = None
+
+    @overload
+    def rows(self, items: torch.Tensor) -> torch.Tensor: ...
+
+    @overload
+    def rows(self, items: torch.Tensor | None) -> torch.Tensor | None: ...
 
     def rows(self, items: torch.Tensor | None) -> torch.Tensor | None:
         """Gathers something that each item has, `(U, …)`, for each row: `(B, …)`."""
@@ -77,9 +99,9 @@ class FusionMemory(ModelOutput):
         key_states, value_states (`dict[str, tuple[torch.Tensor]]`): by modality and layer, `(U, T, D)`.
     """
 
-    states: dict[str, TokenStates] | None = None
-    key_states: dict[str, tuple[torch.Tensor, ...]] | None = None
-    value_states: dict[str, tuple[torch.Tensor, ...]] | None = None
+    states: dict[str, TokenStates] = GIVEN
+    key_states: dict[str, tuple[torch.Tensor, ...]] = GIVEN
+    value_states: dict[str, tuple[torch.Tensor, ...]] = GIVEN
 
 
 @dataclass
@@ -97,7 +119,7 @@ class FusedStates(ModelOutput):
         cross_attentions (`tuple[torch.Tensor]`, *optional*): L times `(B, A, T, T_memory)`.
     """
 
-    pooled: torch.Tensor | None = None
+    pooled: torch.Tensor = GIVEN
     tokens: torch.Tensor | None = None
     mask: torch.Tensor | None = None
     modality_ids: torch.Tensor | None = None
@@ -111,15 +133,15 @@ class MMFusionModelOutput(ModelOutput):
     """Output of `MMFusionModel`: `FusedStates` under the library's names.
 
     Args:
-        last_hidden_state (`torch.Tensor`): `(B, T', D)`, fused tokens and memory tokens.
+        last_hidden_state (`torch.Tensor`, *optional*): `(B, T', D)`, fused tokens and memory tokens.
         pooler_output (`torch.Tensor`): `(B, D)`.
-        attention_mask (`torch.Tensor`): `(B, T')` bool.
-        modality_ids (`torch.Tensor`): `(B, T')` int64, position in `config.modalities`.
+        attention_mask (`torch.Tensor`, *optional*): `(B, T')` bool.
+        modality_ids (`torch.Tensor`, *optional*): `(B, T')` int64, position in `config.modalities`.
         hidden_states, attentions, cross_attentions: see `FusedStates`.
     """
 
     last_hidden_state: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
+    pooler_output: torch.Tensor = GIVEN
     attention_mask: torch.Tensor | None = None
     modality_ids: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor | None, ...] | None = None

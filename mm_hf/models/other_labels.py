@@ -106,11 +106,11 @@ def stays_as_it_is(config_dict: dict[str, Any], found: dict[str, Any], old: int,
         config_dict, found: the config as it is in the checkpoint, and as it is loaded.
         old, new: their numbers of labels.
     """
-    tasks, old_tasks = found.get("tasks"), config_dict.get("tasks")
+    tasks, old_tasks = found.get("tasks") or {}, config_dict.get("tasks") or {}
     if not tasks and not old_tasks:
         pairs = {"the labels": (answer_of(config_dict, old), answer_of(found, new))}
     else:
-        both = [name for name in tasks or () if name in (old_tasks or ())]
+        both = [name for name in tasks if name in old_tasks]
         pairs = {
             f"those of task {name!r}": tuple(answer_of(one[name], 1) for one in (old_tasks, tasks)) for name in both
         }

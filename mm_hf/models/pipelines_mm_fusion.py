@@ -4,43 +4,21 @@
 
 import contextlib
 import os
-import re
-from collections.abc import Iterable, Mapping, Sized
-from types import GeneratorType
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
-from transformers.pipelines.base import Pipeline
-from transformers.pipelines.pt_utils import PipelineIterator
-from transformers.utils import logging
+from torch.utils.data import Dataset
 
 from .image import open_image
-from .inputs import columns_of, entries_of, fault_of_text, is_numeric, is_one, is_one_image, list_of_table_rows
-from .names import did_you_mean
-from .processing_mm_fusion import decode_as_written
-from .series import as_steps, has_no_steps
-from .sound import load_sound
-from .tabular import is_missing
-from .video import load_frames
+from .inputs import entries_of, is_numeric, is_one, is_one_image
+from .pipeline_base import MMFusionPipeline
+from .pipeline_rows import ROW_KEYS
+from .table_schema import is_missing
+from .text import decode_as_written
 
 
-logger = logging.get_logger(__name__)
-
-# What a row may have, and the modality that the model needs for it.
-ROW_KEYS = {
-    "image": "vision",
-    "text": "text",
-    "question": "text",
-    "audio": "audio",
-    "table": "tabular",
-    "video": "vision",
-    "series": "series",
-}
-ON_ERROR = ("raise", "skip")
-
-
-class MMFusionClassificationPipeline(Pipeline):
+class MMFusionClassificationPipeline(MMFusionPipeline):
     """Classifies rows `{"image": …, "text": …, "audio": …, "table": …, "series": …}`, any of which may be missing,
     None or NaN; in place of the image `"video"`, where the model was trained on videos.
 
@@ -77,256 +55,13 @@ class MMFusionClassificationPipeline(Pipeline):
     ```
     """
 
-    _load_processor: Any = True
-    _load_tokenizer: Any = False
-    _load_image_processor: Any = False
-    _load_feature_extractor: Any = False
-    _load_video_processor: Any = False
-
     label_key = "label"
-
-    def __call__(self, inputs: Any, **kwargs):
-        """See the class."""
-        inputs = rows_to_answer(inputs)
-        if isinstance(inputs, list) and not inputs:  # the library looks at the first one
-            return []
-        return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, top_k: int | str | None = "unset", **kwargs):
         if top_k not in ("unset", None) and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
             raise ValueError(f"top_k must be a whole number from 1 up, or None for all, got {top_k!r}.")
         preprocess_params, forward_params = self._shared_parameters(kwargs, ["top_k"])
         return preprocess_params, forward_params, {} if top_k == "unset" else {"top_k": top_k}
-
-    def _shared_parameters(self, kwargs: dict[str, Any], own: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What all pipelines take: `on_error`, and arguments of the processor. Refuses all others."""
-        settings = {}
-        if "on_error" in kwargs:
-            settings["on_error"] = kwargs.pop("on_error")
-            if settings["on_error"] not in ON_ERROR:
-                raise ValueError(f"on_error must be one of {list(ON_ERROR)}, got {settings['on_error']!r}.")
-        parts = getattr(self.processor, "arguments", None)  # not of one that came with code of before
-        of_processor = {*kwargs} if parts is None else {"common_kwargs", *parts, *set().union(*parts.values())}
-        own = [*own, "on_error", "batch_size", "num_workers"]
-        for name in kwargs:
-            if name not in of_processor:
-                known = [*own, *sorted(parts or ())]
-                meant = did_you_mean(name, {*known, *of_processor})
-                if "generate_kwargs" in own and hasattr(getattr(self.model, "generation_config", None), name):
-                    meant = f" What `generate` takes goes in as generate_kwargs={{{name!r}: …}}."
-                raise ValueError(
-                    f"{type(self).__name__} has no argument {name!r}; a call has {known}, and what a row holds goes "
-                    f"into the row, under {list(ROW_KEYS)}.{meant}"
-                )
-        return dict(settings), {**settings, **kwargs}
-
-    def preprocess(self, inputs: Any, number: int = 0, on_error: str = "raise") -> dict[str, Any]:
-        """Loads what a row holds; the rest waits until the batch is complete.
-
-        Args:
-            inputs: the row.
-            number: its number in the call, for messages.
-            on_error: see the class.
-
-        Raises:
-            ValueError: see the class.
-        """
-        try:
-            row = self.as_row(inputs)
-        except Exception as error:
-            return self._bad_row(number, error, on_error)
-        try:
-            self.check_keys(row)
-        except ValueError as error:  # of the caller, and not of one row
-            raise ValueError(f"Row {number}: {error}") from None
-        try:
-            return {**self.load_row(row), "number": number}
-        except ImportError:  # a package is missing, which no other row mends
-            raise
-        except Exception as error:  # Pillow alone raises a dozen types
-            return self._bad_row(number, error, on_error)
-
-    def _bad_row(self, number: int, error: Exception, on_error: str) -> dict[str, Any]:
-        """A row that cannot be answered: raises, or says so and keeps its place."""
-        reason = reason_of(error)
-        if on_error == "raise":
-            raise ValueError(f"Row {number}: {reason}") from error
-        logger.warning(f"Row {number} is skipped, its answer is None: {reason}")
-        return {"number": number, "reason": reason}
-
-    def as_row(self, inputs: Any) -> dict[str, Any]:
-        """A row as a dict, where it comes in another form: as a row of pandas, or as a named tuple."""
-        if isinstance(inputs, Mapping):
-            return dict(inputs)
-        if is_row_of_pandas(inputs):
-            return inputs.to_dict()
-        if hasattr(inputs, "_asdict"):
-            return inputs._asdict()
-        raise ValueError(f"A row must be a dict with keys out of {list(ROW_KEYS)}, got {inputs!r:.200}.")
-
-    def check_keys(self, row: dict[str, Any]):
-        """Refuses keys that no row has, and what this model does not read.
-
-        Raises:
-            ValueError: naming them.
-        """
-        if unknown := [key for key in row if key not in ROW_KEYS]:
-            meant = did_you_mean(unknown[0], ROW_KEYS)
-            raise ValueError(
-                f"A row must be a dict with keys out of {list(ROW_KEYS)}, got {unknown[0]!r} in {row!r:.200}.{meant}"
-            )
-        there = {key: value for key, value in row.items() if not is_missing(value)}
-        for one, other in (("text", "question"), ("image", "video")):
-            if one in there and other in there:
-                raise ValueError(
-                    f"A row has one of {one!r} and {other!r}, not both; got {there[one]!r:.80} and "
-                    f"{there[other]!r:.80}."
-                )
-        modalities = self.model.config.modalities
-        for key, value in there.items():
-            if ROW_KEYS[key] not in modalities:
-                raise ValueError(f"The row has {key} {value!r:.80}, but this model reads {modalities} alone.")
-
-    def load_row(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What a row holds, decoded and checked; None for what it lacks. The sources of its images go along, since
-        loading makes new objects: equal sources are one image."""
-        row = {key: value for key, value in row.items() if not is_missing(value)}
-        processor: Any = self.processor
-        found: dict[str, Any] = dict.fromkeys(("image", "source", "text", "audio", "table", "series"))
-        if (text := row.get("text", row.get("question"))) is not None:
-            if fault := fault_of_text(text):
-                raise ValueError(fault)
-            found["text"] = text
-        if "audio" in row:
-            found["audio"] = load_sound(row["audio"], processor.feature_extractor.sampling_rate)
-        if "table" in row:
-            table = list_of_table_rows(row["table"])
-            if len(table) != 1 or not isinstance(table[0], Mapping):
-                raise ValueError(f"the table of a row is one row of it, a dict of columns, got {row['table']!r:.80}.")
-            found["table"] = None if all(map(is_missing, table[0].values())) else table[0]
-        if "series" in row:
-            found["series"] = None if has_no_steps(row["series"]) else as_steps(row["series"])
-        if "image" in row:
-            found["image"], found["source"] = self.load_images(row["image"])
-        if "video" in row:
-            found["image"] = load_frames(row["video"], self.model.config.num_images, processor.image_background)
-            found["source"] = [(row["video"], place) for place in range(len(found["image"]))]
-        if all(value is None for value in found.values()):
-            raise ValueError("A row needs an image, a text, a sound, a table's row, a video or a series.")
-        return found
-
-    def load_images(self, source: Any) -> tuple[Any, Any]:
-        """The image of a row, or its images in their places, and where they are from; None for those it lacks.
-
-        Raises:
-            ValueError: more images than the model has places for.
-        """
-        processor: Any = self.processor
-        ground = processor.image_background
-        if is_one_image(source):
-            return open_image(source, ground), source
-        sources, places = entries_of(source), self.model.config.num_images
-        if len(sources) > places:
-            raise ValueError(
-                f"the row has {len(sources)} images, but this model looks at {places} a row (num_images in its "
-                "config); many rows are a list of dicts, each with its own."
-            )
-        images = []
-        for place, one in enumerate(sources):
-            try:
-                images.append(None if one is None else open_image(one, ground))
-            except Exception as error:
-                raise ValueError(f"image {place + 1} of {len(sources)}: {reason_of(error)}") from error
-        return (None, None) if all(image is None for image in images) else (images, sources)
-
-    def _forward(
-        self,
-        model_inputs: dict | list[dict],
-        on_error: str = "raise",
-        generate_kwargs: dict | None = None,
-        **processor_kwargs,
-    ) -> dict[str, Any]:
-        """The tensors of each row's answer, and under `reasons` why it has none (None where it has one)."""
-        rows = model_inputs if isinstance(model_inputs, list) else [model_inputs]
-        reasons: list[str | None] = [row.get("reason") for row in rows]
-        batch = self._prepare(rows, reasons, on_error, processor_kwargs)
-        there = [place for place, reason in enumerate(reasons) if reason is None]
-        found = {} if batch is None else self.answer(batch.to(self.device), len(there), generate_kwargs or {})
-        for name, values in found.items():
-            if values.is_floating_point():
-                for place, finite in zip(there, values.flatten(1).isfinite().all(1).tolist()):
-                    if not finite and reasons[place] is None:
-                        error = ValueError(f"the model's {name} of this row are no finite numbers.")
-                        reasons[place] = self._bad_row(rows[place]["number"], error, on_error)["reason"]
-            if len(there) < len(rows):  # rows without an answer keep their place
-                found[name] = values.new_zeros((len(rows), *values.shape[1:]))
-                found[name][there] = values
-        return {"reasons": reasons, **found}
-
-    def _prepare(self, rows: list[dict], reasons: list[str | None], on_error: str, kwargs: dict) -> Any:
-        """The model's inputs for the rows that have no reason against them; where the processor refuses them, finds
-        out which row it is."""
-        there = [place for place, reason in enumerate(reasons) if reason is None]
-        if not there:
-            return None
-        try:
-            return self._batch([rows[place] for place in there], **kwargs)
-        except (ImportError, MemoryError):
-            raise
-        except Exception:
-            for place in there:
-                try:
-                    self._batch([rows[place]], **kwargs)
-                except Exception as error:
-                    reasons[place] = self._bad_row(rows[place]["number"], error, on_error)["reason"]
-            if all(reasons[place] is None for place in there):  # each by itself is good
-                raise
-        return self._prepare(rows, reasons, on_error, kwargs)
-
-    def _batch(self, rows: list[dict], **processor_kwargs) -> Any:
-        """The model's inputs, equal items once."""
-        loaded: dict[Any, Any] = {}
-
-        def once(source: Any, image: Any) -> Any:
-            if image is None:
-                return None
-            place = None
-            if isinstance(source, tuple):  # a frame of a video
-                source, place = source
-            key = source if isinstance(source, (str, bytes, os.PathLike)) else id(source)
-            return loaded.setdefault((key, place), image)
-
-        columns: dict[str, Any] = {
-            name: [row[key] for row in rows]
-            for name, key in {"images": "image", **{key: key for key in ("text", "audio", "table", "series")}}.items()
-            if any(row[key] is not None for row in rows)
-        }
-        if "images" in columns:
-            columns["images"] = [
-                list(map(once, row["source"], row["image"]))
-                if isinstance(row["image"], list)
-                else once(row["source"], row["image"])
-                for row in rows
-            ]
-        processor: Any = self.processor
-        if "audio" in columns:
-            columns["sampling_rate"] = processor.feature_extractor.sampling_rate
-        return processor(**columns, deduplicate=True, **processor_kwargs)
-
-    def answer(
-        self, batch: Mapping[str, torch.Tensor], rows: int, generate_kwargs: dict[str, Any]
-    ) -> dict[str, torch.Tensor]:
-        """What the model says of a batch of so many rows: tensors by name, one row each. `generate_kwargs` is for
-        those that write."""
-        logits = self.model(**batch).logits
-        return dict(logits) if isinstance(logits, Mapping) else {"logits": logits}
-
-    def postprocess(self, model_outputs: dict[str, Any], **kwargs) -> Any:
-        """Spells out the answer of one row; None where it has none."""
-        reason = model_outputs["reasons"]
-        if (reason[0] if isinstance(reason, list) else reason) is not None:
-            return None
-        return self.spell(model_outputs, **kwargs)
 
     def spell(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5) -> Any:
         """Turns the logits of one row into its best labels."""
@@ -346,93 +81,6 @@ class MMFusionClassificationPipeline(Pipeline):
             {"score": score, self.label_key: labels[label]}
             for score, label in zip(best.values.tolist(), best.indices.tolist())
         ]
-
-    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
-        """As in the library, but batches stay lists of rows: its own collation has no room for absent or shared
-        items. Rows know their number."""
-        rows: Any
-        if isinstance(inputs, Sized):
-            rows = NumberedRows(self, inputs, preprocess_params)
-        else:
-            num_workers = min(num_workers, 1)  # each would go through all rows
-            rows = PipelineIterator(enumerate(inputs), self._preprocess_numbered, preprocess_params)
-        batches = DataLoader(rows, num_workers=num_workers, batch_size=batch_size, collate_fn=list)
-        outputs = PipelineIterator(batches, self.forward, forward_params, loader_batch_size=batch_size)
-        return PipelineIterator(outputs, self.postprocess, postprocess_params)
-
-    def _preprocess_numbered(self, numbered: tuple[int, Any], **kwargs) -> dict[str, Any]:
-        return self.preprocess(numbered[1], number=numbered[0], **kwargs)
-
-
-class NumberedRows(Dataset):
-    """Rows of a data set, loaded with their number; one that the data set itself cannot read is a bad row.
-
-    Args:
-        pipeline: whose `preprocess` loads them.
-        rows: anything with a length and rows by number.
-        params: of `preprocess`.
-    """
-
-    def __init__(self, pipeline: MMFusionClassificationPipeline, rows: Any, params: dict[str, Any]):
-        self.pipeline, self.rows, self.params = pipeline, rows, params
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        try:
-            row = self.rows[number]
-        except Exception as error:
-            return self.pipeline._bad_row(number, error, self.params.get("on_error", "raise"))
-        return self.pipeline.preprocess(row, number=number, **self.params)
-
-
-class IndexedRows(Dataset):
-    """What has a length and rows by number, as a data set of torch, which the library reads row by row."""
-
-    def __init__(self, rows: Any):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> Any:
-        return self.rows[number]
-
-
-def rows_to_answer(inputs: Any) -> Any:
-    """Rows in the form that the library tells from a single one: a list, a data set of torch or a generator.
-
-    Args:
-        inputs: a row or many, see `MMFusionClassificationPipeline`.
-    """
-    single = is_one(inputs) or hasattr(inputs, "_asdict") or is_row_of_pandas(inputs)
-    if single or isinstance(inputs, (list, Dataset, GeneratorType)):
-        return inputs
-    if isinstance(inputs, (set, frozenset, tuple)):
-        return entries_of(inputs)
-    if columns_of(inputs) is not None and not (hasattr(inputs, "features") and hasattr(inputs, "column_names")):
-        return list_of_table_rows(inputs)
-    if hasattr(inputs, "dtype") and hasattr(inputs, "shape"):  # numbers are one item, objects and strings are rows
-        return inputs if is_numeric(inputs.dtype) and len(inputs.shape) < 4 else entries_of(inputs)
-    if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__"):
-        return IndexedRows(inputs)
-    return (row for row in inputs) if isinstance(inputs, Iterable) else inputs
-
-
-def is_row_of_pandas(value: Any) -> bool:
-    """Whether a value is a row that was taken out of a table of pandas: its index names what a row has."""
-    index = getattr(value, "index", None)
-    if not hasattr(value, "to_dict") or index is None or callable(index) or columns_of(value) is not None:
-        return False
-    return any(isinstance(name, str) and name in ROW_KEYS for name in index)
-
-
-def reason_of(error: Exception) -> str:
-    """Why a row cannot be read, in one line, without the number that it has in its batch."""
-    said = " ".join(str(error).split())
-    said = said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
-    return re.sub(r"^Row \d+: ", "", said)
 
 
 class MMFusionMultiTaskPipeline(MMFusionClassificationPipeline):
@@ -459,7 +107,7 @@ class MMFusionMultiTaskPipeline(MMFusionClassificationPipeline):
         return found
 
 
-class MMFusionFeatureExtractionPipeline(MMFusionClassificationPipeline):
+class MMFusionFeatureExtractionPipeline(MMFusionPipeline):
     """Embeds rows `{"image": …, "text": …}`, or `{"audio": …, "text": …}`, of a model for search.
 
     Returns for each row the embeddings of what it has, by the same keys, as lists of numbers of length 1, and where it
@@ -473,9 +121,6 @@ class MMFusionFeatureExtractionPipeline(MMFusionClassificationPipeline):
     >>> embed({"image": "cat.png", "text": "a caption"})["similarity"]
     ```
     """
-
-    def _sanitize_parameters(self, **kwargs):
-        return *self._shared_parameters(kwargs, []), {}
 
     def answer(
         self, batch: Mapping[str, torch.Tensor], rows: int, generate_kwargs: dict[str, Any]
@@ -544,7 +189,7 @@ class MMFusionQuestionAnsweringPipeline(ImageAndQuestion, MMFusionClassification
     label_key = "answer"
 
 
-class MMFusionGenerationPipeline(MMFusionClassificationPipeline):
+class MMFusionGenerationPipeline(MMFusionPipeline):
     """Writes about images and texts, with the inputs and outputs of transformers 4's `image-to-text`.
 
     Takes an image (PIL, a path, a URL, bytes, an array) or a row `{"image": …, "text": …}`, either of which may be
@@ -648,7 +293,7 @@ class MMFusionSpeechRecognitionPipeline(MMFusionGenerationPipeline):
             or (isinstance(inputs, Mapping) and bool({"array", "raw", "bytes", "path"} & set(inputs)))
             or (hasattr(inputs, "dtype") and is_numeric(inputs.dtype))
         )
-        return {"audio": inputs} if alone else MMFusionClassificationPipeline.as_row(self, inputs)
+        return {"audio": inputs} if alone else MMFusionPipeline.as_row(self, inputs)
 
     def answer(
         self, batch: Mapping[str, torch.Tensor], rows: int, generate_kwargs: dict[str, Any]

@@ -111,7 +111,7 @@ class DeepCrossLayer(nn.Module):
     def __init__(self, config: FusionModuleConfig, crossed_width: int, deep_width: int):
         super().__init__()
         self.cross = nn.Linear(crossed_width, crossed_width)
-        self.deep = nn.Linear(deep_width, config.hidden_size)
+        self.deep = nn.Linear(deep_width, config.sizes().width)
         self.activation = ACT2FN[config.hidden_act]
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -131,8 +131,9 @@ class DeepCrossFusion(PooledFusion):
         self.readout = Readout(config, count + (1 if config.num_hidden_layers else count))
 
     def make_layer(self, number):
-        width = len(self.modalities) * self.config.hidden_size
-        return DeepCrossLayer(self.config, width, self.config.hidden_size if number else width)
+        width = self.config.sizes().width
+        crossed_width = len(self.modalities) * width
+        return DeepCrossLayer(self.config, crossed_width, width if number else crossed_width)
 
     def combine(self, vectors):
         first = crossed = deep = torch.cat(vectors, dim=-1)  # (B, M * D)

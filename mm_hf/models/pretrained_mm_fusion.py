@@ -63,7 +63,7 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        std = self.config.fusion_module_config.initializer_range
+        std = self.config.fusion_module_config.sizes().std
         if hasattr(module, "init_own_parameters"):
             module.init_own_parameters(std)
         elif isinstance(module, nn.Linear):

@@ -18,7 +18,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from .encoders import construct_encoder, dummy_inputs, run_encoder
+from .encoders import construct_encoder, dummy_inputs
+from .encoding import run_encoder
 
 
 logger = logging.get_logger(__name__)
@@ -229,8 +230,12 @@ class PositionWatch(TorchFunctionMode):
         elif name == "__getitem__":
             table = args[0]
             index = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
-        numbers = isinstance(index, torch.Tensor) and index.dtype == torch.int64
-        if numbers and isinstance(table, torch.Tensor) and table.is_floating_point():
+        if (
+            isinstance(index, torch.Tensor)
+            and index.dtype == torch.int64
+            and isinstance(table, torch.Tensor)
+            and table.is_floating_point()
+        ):
             self.note(index, table.shape[rows])
         return func(*args, **kwargs)
 

@@ -5,19 +5,15 @@
 import inspect
 import json
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
-import PIL.Image
 import torch
-from PIL.Image import Image
-from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file
 
 from .checkpoint_files import (
     checksums_of_what_is_written,
@@ -25,61 +21,18 @@ from .checkpoint_files import (
     names_of_unreadable_files,
     refuse_nan,
 )
-from .configuration_mm_fusion import PRETRAINED_MODALITIES, MMFusionConfig, check_source, part_of_composite
+from .configuration_mm_fusion import MMFusionConfig
 from .files import is_too_deep
-from .image import color_of, open_image, picture_of_array
-from .inputs import (
-    fault_of_text,
-    fault_of_unicode,
-    list_of_images,
-    list_of_series,
-    list_of_sounds,
-    list_of_table_rows,
-    list_of_texts,
-)
-from .names import did_you_mean, nearest
-from .probing import check_image_size, longest_text, said_positions
+from .image import color_of
+from .image_processors import prepare_images
+from .inputs import distinct_items, fault_of_text, list_of_texts
+from .names import did_you_mean
+from .processor_parts import HUB_KEYS, LISTS, PARTS, parts_of_encoders
 from .processor_record import RECORD, check_parts, record_of
 from .series import SeriesScaler
-from .sound import limit_seconds, load_sound
-from .tabular import TableError, TableSchema
-
-
-logger = logging.get_logger(__name__)
-
-# Lengths that tokenizers give when they know none (the library's own stand-in is 1e30).
-UNKNOWN_LENGTH = 10**6
-# What a call gives, the modality that it is of, and the part that prepares it.
-PARTS = {
-    "images": ("vision", "image_processor"),
-    "text": ("text", "tokenizer"),
-    "audio": ("audio", "feature_extractor"),
-    "table": ("tabular", "table_schema"),
-    "series": ("series", "series_scaler"),
-}
-# How the rows of each argument are listed.
-LISTS = {
-    "images": list_of_images,
-    "text": list_of_texts,
-    "audio": list_of_sounds,
-    "table": list_of_table_rows,
-    "series": list_of_series,
-}
-# What people call a modality, where an encoder is named.
-MEANT = {"image": "vision", "images": "vision", "picture": "vision", "sound": "audio", "speech": "audio"}
-
-
-# The library's tokenizers keep the length and the padding of a call in themselves: two threads at once would cut each
-# other's texts. One lock for all of them, since processors share tokenizers; a forked process has its own.
-TOKENIZING = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=TOKENIZING._at_fork_reinit)  # type: ignore[attr-defined]
-
-
-# Where files come from.
-HUB_KEYS = ("cache_dir", "force_download", "token", "revision", "local_files_only", "subfolder")
-# What a feature extractor makes, where the model has another name for it.
-AUDIO_NAMES = {"attention_mask": "audio_attention_mask"}
+from .sound import AUDIO_NAMES, check_sounds, prepare_sounds
+from .table_schema import TableSchema, rows_with_values
+from .text import ensure_padding, target_ids, tokenize
 
 
 # Arguments that mean tokens of texts where there are texts, and samples of sounds where there are sounds alone.
@@ -210,55 +163,9 @@ class MMFusionProcessor(ProcessorMixin):
             ValueError: no encoder was named, or an `image_size` that the image processor cannot make.
             OSError: no such folder or Hub id.
         """
-        # Without a text encoder, what is written needs the decoder's tokenizer.
-        decoder = encoders.pop("decoder", None)
-        sources = {name: encoders.pop(name, None) for name in PRETRAINED_MODALITIES}
-        for name, source in {**sources, "decoder": decoder}.items():
-            if source is not None:
-                check_source(name, source)
-        sources["text"] = sources["text"] or decoder
-        sources = {name: source for name, source in sources.items() if source is not None}
-        parts: dict[str, Any] = {"table_schema": table_schema, "series_scaler": series_scaler}
-        if not sources and table_schema is None and series_scaler is None:
-            raise ValueError(
-                f"from_encoders_pretrained needs an encoder for at least one of {list(PRETRAINED_MODALITIES)}, or one "
-                f"of {list(parts)}."
-            )
-        for key, value in encoders.items():
-            known = [*PRETRAINED_MODALITIES, "decoder", *parts, "max_audio_seconds"]
-            meant = MEANT.get(key) or nearest(key, known, cutoff=0.8)
-            if meant is not None and isinstance(value, (str, os.PathLike, TableSchema, SeriesScaler)):
-                raise ValueError(f"from_encoders_pretrained has no {key!r}; it has {known}. Did you mean {meant!r}?")
-        for name, source in sources.items():
-            kwargs = {}
-            for key, value in encoders.items():
-                if not (isinstance(value, dict) and set(value) <= set(PRETRAINED_MODALITIES)):
-                    kwargs[key] = value
-                elif name in value:
-                    kwargs[key] = value[name]
-            if name == "vision":
-                parts["image_processor"] = AutoImageProcessor.from_pretrained(source, **kwargs)
-                if image_size is not None:
-                    resize_to(parts["image_processor"], image_size)
-                parts["image_background"] = image_background
-                parts["image_channels"] = channels_of(source, **kwargs)
-            elif name == "audio":
-                parts["feature_extractor"] = AutoFeatureExtractor.from_pretrained(source, **kwargs)
-                if max_audio_seconds is not None:
-                    limit_seconds(parts["feature_extractor"], max_audio_seconds)
-            else:
-                tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
-                try:
-                    config = part_of_composite(AutoConfig.from_pretrained(source, **kwargs), name)
-                except (OSError, ValueError):  # a tokenizer without an encoder beside it
-                    if tokenizer.model_max_length > UNKNOWN_LENGTH:
-                        raise
-                else:
-                    limit_text(tokenizer, config)
-                parts["tokenizer"] = tokenizer
-        if image_size is not None and "image_processor" not in parts:
-            raise ValueError(f"image_size is {image_size}, but there is no vision encoder.")
-        return cls(**parts)
+        return cls(
+            **parts_of_encoders(encoders, max_audio_seconds, image_size, table_schema, series_scaler, image_background)
+        )
 
     def __call__(
         self,
@@ -329,14 +236,17 @@ class MMFusionProcessor(ProcessorMixin):
         own = {name: value for name, value in kwargs.items() if name not in LENGTHS or text is None}
         own = self._merge_kwargs(cast(Any, MMFusionProcessorKwargs), tokenizer_init_kwargs={}, **own)
         audio_kwargs = own["audio_kwargs"]
-        sounds = self._check_sounds(rows.get("audio", []), audio_kwargs.get("sampling_rate"))
+        sounds = []
+        if "audio" in rows:
+            needed = self.feature_extractor.sampling_rate
+            sounds = check_sounds(rows["audio"], needed, audio_kwargs.get("sampling_rate"))
         indices, data = {}, {}
         for name, (modality, _) in PARTS.items():
             if name not in rows:
                 continue
             values, places = rows[name], 0
             if name == "table":
-                values = self._with_values(values)
+                values = rows_with_values(self.table_schema, values)
             if name == "images" and any(isinstance(value, list) for value in values):
                 values = [value if isinstance(value, list) else [value] for value in values]
                 places = max(1, *map(len, values))
@@ -354,9 +264,19 @@ class MMFusionProcessor(ProcessorMixin):
                     for place in own if places else [own]:
                         first.setdefault(place, row)
                 rows_of = [first[place] for place in range(len(items))]
-                data.update(self._see(items, rows_of, output_kwargs["images_kwargs"]))
+                data.update(
+                    prepare_images(
+                        self.image_processor,
+                        items,
+                        rows_of,
+                        output_kwargs["images_kwargs"],
+                        self.image_background,
+                        self.image_channels,
+                    )
+                )
             elif items and name == "audio":
-                data.update(self._hear([sounds[index.index(place)] for place in range(len(items))], audio_kwargs))
+                distinct = [sounds[index.index(place)] for place in range(len(items))]
+                data.update(prepare_sounds(self.feature_extractor, distinct, audio_kwargs))
             elif items and name == "table":
                 data.update(self.table_schema(items))
             elif items and name == "series":
@@ -365,8 +285,7 @@ class MMFusionProcessor(ProcessorMixin):
                 for row, value in enumerate(rows[name]):
                     if value is not None and (fault := fault_of_text(value)):
                         raise ValueError(f"Row {row}: {fault}")
-                with TOKENIZING:
-                    data.update(self._tokenize(items, output_kwargs["text_kwargs"]))
+                data.update(tokenize(self.tokenizer, items, output_kwargs["text_kwargs"]))
         # Indices first: the Trainer reads the size of a batch off its first tensor.
         return BatchFeature({**indices, **data})
 
@@ -418,81 +337,7 @@ class MMFusionProcessor(ProcessorMixin):
         """
         if self.tokenizer is None:
             raise ValueError(f"Texts to write need a tokenizer, and this processor has only {self.present_parts}.")
-        last = [ends_of_text(self.tokenizer)[1]] if end else []
-        texts = list_of_texts(texts)
-        for row, text in enumerate(texts):
-            if text is not None and (fault := fault_of_unicode(text)):
-                raise ValueError(f"Row {row}: {fault}")
-        there = [text for text in texts if text is not None]
-        with TOKENIZING:
-            found = iter(self.tokenizer(there, add_special_tokens=False, verbose=False)["input_ids"] if there else [])
-        longest = None if max_length is None else max_length - len(last)
-        rows = [[] if text is None else [*next(found)[:longest], *last] for text in texts]
-        labels = torch.full((len(rows), max([1, *map(len, rows)])), -100)
-        for row, tokens in enumerate(rows):
-            labels[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-        return labels
-
-    def _with_values(self, rows: list) -> list:
-        """Rows of the table, None for those without any value: a row of nothing but gaps is absent, as in training."""
-        for row, values in enumerate(rows):
-            if values is None:
-                continue
-            if not isinstance(values, Mapping):
-                raise ValueError(f"Row {row}: a table's row is a dict of columns, got {values!r:.80}.")
-            for column, value in values.items():
-                if isinstance(value, (list, tuple, dict, np.ndarray)):
-                    raise ValueError(
-                        f"Row {row}: column {column!r} has one value a row, got {value!r:.80}; several rows are a "
-                        "list of dicts, or a table of pandas."
-                    )
-            try:
-                self.table_schema.check(values)
-            except TableError as error:
-                raise ValueError(f"Row {row}: {error}") from None
-        return [None if row is None or all(map(self.table_schema.is_missing, row.values())) else row for row in rows]
-
-    def _see(self, images: list, rows: list[int], images_kwargs: dict) -> dict[str, Any]:
-        """What the image processor makes of distinct images, each opened as `open_image` says. Those that it is told
-        not to rescale, and those of encoders with other channels than one or three, stay as they are where they are
-        arrays.
-
-        Args:
-            images: raw ones.
-            rows: the first row that has each.
-            images_kwargs: for the image processor.
-
-        Raises:
-            ValueError: an image that cannot be read.
-        """
-        settings, channels = dict(images_kwargs), self.image_channels
-        mean = settings.get("image_mean") or getattr(self.image_processor, "image_mean", None)
-        if channels is None:
-            channels = 1 if isinstance(mean, (list, tuple)) and len(mean) == 1 else 3
-        rescaled = settings.get("do_rescale", getattr(self.image_processor, "do_rescale", True)) is not False
-        layout, opened = settings.get("input_data_format"), []
-        for row, image in zip(rows, images):
-            array = isinstance(image, (np.ndarray, torch.Tensor))
-            try:
-                if array and (channels not in (1, 3) or (is_floating(image) and not rescaled)):
-                    if not torch.as_tensor(image).isfinite().all():
-                        raise ValueError("the picture has pixels that are no finite numbers.")
-                    opened.append(image)
-                    continue
-                image = picture_of_array(image, layout) if array else image
-                opened.append(open_image(image, self.image_background, 1 if channels == 1 else 3))
-            except ValueError as error:
-                raise ValueError(f"Row {row}: {error}") from None
-        if all(isinstance(image, Image) for image in opened):
-            settings.pop("input_data_format", None)
-        if channels == 1:  # what the image processor has for three may not fit
-            if getattr(self.image_processor, "do_convert_rgb", None):
-                settings["do_convert_rgb"] = False
-            for name in ("image_mean", "image_std"):
-                values = settings.get(name) or getattr(self.image_processor, name, None)
-                if isinstance(values, (list, tuple)) and len(values) > 1:
-                    settings[name] = [sum(values) / len(values)]
-        return dict(self.image_processor(opened, **settings))
+        return target_ids(self.tokenizer, list_of_texts(texts), max_length, end)
 
     def _scale(self, rows: list, items: list) -> dict[str, torch.Tensor]:
         """Tensors of distinct series; what cannot be one is told by its row."""
@@ -503,79 +348,6 @@ class MMFusionProcessor(ProcessorMixin):
                 except ValueError as error:
                     raise ValueError(f"Row {row}: {error}") from None
         return self.series_scaler(items)
-
-    def _check_sounds(self, sounds: list, sampling_rate: int | None) -> list[np.ndarray | None]:
-        """Sounds as `(S,)` float32. Refuses what no feature extractor could make sense of."""
-        if not sounds:
-            return []
-        needed = self.feature_extractor.sampling_rate
-        if sampling_rate not in (None, needed):
-            raise ValueError(f"Sounds must have a sampling_rate of {needed}, got {sampling_rate}: resample them.")
-        found: list[np.ndarray | None] = []
-        for row, sound in enumerate(sounds):
-            if sound is None:
-                found.append(None)
-                continue
-            if isinstance(sound, (str, bytes, os.PathLike, Mapping)):
-                try:
-                    sound = load_sound(sound, needed)
-                except ValueError as error:
-                    raise ValueError(f"Row {row}: {error}") from None
-            values = np.asarray(sound.detach().float().cpu() if isinstance(sound, torch.Tensor) else sound)
-            if values.ndim != 1 or not len(values) or values.dtype.kind != "f":
-                raise ValueError(
-                    f"Row {row}: a sound is a list of floats, one channel and not empty; got {values.dtype} of shape "
-                    f"{values.shape}. None means that there is none."
-                )
-            with np.errstate(over="ignore"):  # what is too large is infinite then, and refused
-                found.append(values.astype(np.float32))
-            if not np.isfinite(found[-1]).all():
-                raise ValueError(f"Row {row}: the sound has samples that are no finite numbers.")
-        return found
-
-    def _hear(self, sounds: list, audio_kwargs: dict) -> dict:
-        """Makes frames or waves of sounds, padded alike, with a mask of what is heard, under the model's names."""
-        extractor = self.feature_extractor
-        settings = dict(audio_kwargs)
-        if hasattr(extractor, "chunk_length"):  # Whisper's: all are as long as its encoder
-            settings.setdefault("padding", "max_length")
-        else:
-            settings.setdefault("padding", True)
-        if (longest := getattr(extractor, "max_audio_seconds", None)) is not None:
-            sounds = [sound[: longest * extractor.sampling_rate] for sound in sounds]
-        # Shorter than a window or two no extractor and no convolution can look at: what is missing is silence.
-        least = extractor.sampling_rate // 25
-        sounds = [np.pad(sound, (0, max(0, least - len(sound)))) for sound in sounds]
-        found = dict(extractor(sounds, **settings))
-        for name in ("input_features", "input_values"):  # normalised silence is 0 / 0
-            if isinstance(found.get(name), torch.Tensor):
-                found[name] = found[name].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        return {AUDIO_NAMES.get(name, name): values for name, values in found.items()}
-
-    def _tokenize(self, texts: list[str], text_kwargs: dict) -> dict:
-        """Tokenizes, and says once if texts had to be cut."""
-        encoded = self.tokenizer(texts, **text_kwargs)
-        mask = encoded.get("attention_mask")
-        if isinstance(mask, torch.Tensor) and not (filled := mask.bool().any(-1)).all():
-            # Of a tokenizer that adds nothing: what has no word in it is one that is not known.
-            if self.tokenizer.unk_token_id is None:
-                raise ValueError(f"The text {texts[int(filled.int().argmin())]!r} has no token.")
-            ids = encoded["input_ids"].long() if mask.shape[1] else torch.zeros(len(texts), 1, dtype=torch.int64)
-            mask = mask if mask.shape[1] else torch.zeros_like(ids)
-            ids[~filled, 0], mask[~filled, 0] = self.tokenizer.unk_token_id, 1
-            encoded.update({"input_ids": ids, "attention_mask": mask})
-        limit = text_kwargs.get("max_length") or self.tokenizer.model_max_length
-        full = [
-            text for text, ids in zip(texts, encoded["input_ids"]) if text_kwargs["truncation"] and len(ids) >= limit
-        ]
-        if full:
-            lengths = [len(ids) for ids in self.tokenizer(full, verbose=False)["input_ids"]]
-            if max(lengths) > limit:
-                logger.warning_once(
-                    f"Texts of up to {max(lengths)} tokens are cut to {limit}, all that the text encoder can read. "
-                    "This is said once."
-                )
-        return encoded
 
     def to_dict(self) -> dict[str, Any]:
         """As in the library, without the parts that are absent."""
@@ -662,127 +434,6 @@ class MMFusionProcessor(ProcessorMixin):
     def from_args_and_dict(cls, args, processor_dict, **kwargs):
         """As in the library, which takes every key of the file that `__init__` does not name for a mistake."""
         return cls(*args)
-
-
-def channels_of(source: Any, **kwargs: Any) -> int | None:
-    """Channels that a vision encoder takes, where its config says so. Of the arguments those that say where it is."""
-    place = {key: value for key, value in kwargs.items() if key in (*HUB_KEYS, "trust_remote_code", "code_revision")}
-    try:
-        config = part_of_composite(AutoConfig.from_pretrained(source, **place), "vision")
-    except (OSError, ValueError):  # an image processor alone
-        return None
-    channels = getattr(config, "num_channels", None)
-    return channels if isinstance(channels, int) else None
-
-
-def is_floating(values: np.ndarray | torch.Tensor) -> bool:
-    """Whether an array or tensor holds floats."""
-    return values.is_floating_point() if isinstance(values, torch.Tensor) else values.dtype.kind == "f"
-
-
-def distinct_items(values: list, deduplicate: bool) -> tuple[list, list]:
-    """Gives the items that are there, and for each row the position of its item, -1 where it has none.
-
-    Strings, paths and bytes are the same if they are equal, all else if it is the very same object.
-    """
-    items: list = []
-    index: list[int] = []
-    places: dict[Any, int] = {}
-    for value in values:
-        if value is None:
-            index.append(-1)
-            continue
-        key = value if isinstance(value, (str, bytes, os.PathLike)) else id(value)
-        if not deduplicate or key not in places:
-            places[key] = len(items)
-            items.append(value)
-        index.append(places[key])
-    return items, index
-
-
-def ends_of_text(tokenizer) -> tuple[int, int, int]:
-    """The tokens that a written text starts and ends with, and what follows its end: CLS, SEP and PAD of BERT and its
-    kin, else the tokens of beginning and end of GPT-2 and its kin.
-
-    Raises:
-        ValueError: the tokenizer has neither.
-    """
-    start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
-    end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
-    if start is None or end is None:
-        raise ValueError(
-            f"{type(tokenizer).__name__} has no token that a text could start and end with: neither CLS and SEP nor "
-            "BOS and EOS."
-        )
-    return start, end, end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-
-
-def decode_as_written(tokenizer, tokens: Any, **kwargs: Any) -> str:
-    """The text of tokens that stand for it one by one. A tokenizer of CTC (Wav2Vec2's) would take them for those of
-    single moments, and equal letters for one."""
-    parameters = inspect.signature(getattr(tokenizer, "_decode", tokenizer.decode)).parameters
-    grouped = {"group_tokens": False} if "group_tokens" in parameters else {}
-    return tokenizer.decode(tokens, **grouped, **kwargs)
-
-
-def limit_text(tokenizer, config):
-    """Makes a tokenizer cut texts to what the text encoder of a config can place: a tokenizer that claims more is not
-    believed. One that claims nothing takes the encoder's word, and cuts nothing where the positions have no end."""
-    longest = longest_text(config)
-    if tokenizer.model_max_length > UNKNOWN_LENGTH:
-        longest = longest or said_positions(config)
-    if longest is not None:
-        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
-
-
-def ensure_padding(tokenizer):
-    """Gives a tokenizer that has no token for padding (GPT-2's, Llama's) one of its own, if it has any special one:
-    the mask says where padding is, so that which one does not matter."""
-    if tokenizer.pad_token is not None:
-        return
-    names = ("sep_token", "eos_token", "unk_token", "bos_token", "cls_token")
-    name = next((name for name in names if getattr(tokenizer, name, None) is not None), None)
-    if name is None:
-        return
-    tokenizer.pad_token = getattr(tokenizer, name)
-    logger.warning_once(
-        f"{type(tokenizer).__name__} has no token for padding: its {name} {tokenizer.pad_token!r} pads, and the mask "
-        "says where. This is said once."
-    )
-
-
-def resize_to(image_processor, image_size: int):
-    """Makes an image processor resize the whole of each picture to one height and width, where it can: without a
-    border, and without cutting anything off but where it knows no other way than to crop.
-
-    Raises:
-        ValueError: no height and width, or what the image processor cannot make.
-    """
-    check_image_size(image_size)
-    square = {"height": image_size, "width": image_size}
-    edge = {"shortest_edge": image_size}
-    whole = {"size": square, "do_resize": True, "do_center_crop": False, "do_pad": False}
-    cropped = {"size": edge, "do_resize": True, "crop_size": square, "do_center_crop": True, "crop_pct": 1.0}
-    picture = PIL.Image.new("RGB", (2 * image_size + 3, image_size + 7), (255, 255, 255))
-    before = dict(vars(image_processor))
-    failure: Exception | None = None
-    for settings in (whole, cropped):
-        vars(image_processor).clear()
-        vars(image_processor).update(before)
-        for name, value in settings.items():
-            if hasattr(image_processor, name) or name == "size":
-                setattr(image_processor, name, value)
-        try:
-            found = image_processor([picture], return_tensors="pt")["pixel_values"]
-        except Exception as error:
-            failure = error
-            continue
-        if tuple(found.shape[-2:]) == (image_size, image_size) and torch.equal(found.amin((2, 3)), found.amax((2, 3))):
-            return
-    raise ValueError(
-        f"{type(image_processor).__name__} cannot make pictures of {image_size} x {image_size} without a border: "
-        f"leave image_size out, or resize the pictures yourself. {failure or ''}"
-    )
 
 
 AutoProcessor.register(MMFusionConfig, MMFusionProcessor, exist_ok=True)

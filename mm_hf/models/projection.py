@@ -138,7 +138,7 @@ class ModalityProjection(nn.Module):
     def project(self, states: EncoderStates) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Tokens `(U, T, D)` of all levels, and the coordinates `(T, 2)` of each, None where some have no grid."""
         projected, coordinates = [], []
-        for level, linear, fold in zip(states.levels, self.levels, self.folds):
+        for level, linear, fold in zip(states.levels or (), self.levels, self.folds):
             level = level.to(self.absent_token.dtype)
             grid = level.shape[2:] if level.ndim == 4 else None
             if grid is not None:
@@ -157,8 +157,8 @@ class ModalityProjection(nn.Module):
             level if places is None else level + sincos_positions(places, level.shape[-1]).to(level.dtype)
             for level, places in zip(tokens, coordinates)
         ]
-        joined = None if any(places is None for places in coordinates) else torch.cat(coordinates)
-        return torch.cat(tokens, dim=1), joined
+        known = [places for places in coordinates if places is not None]
+        return torch.cat(tokens, dim=1), torch.cat(known) if len(known) == len(coordinates) else None
 
     def forward(self, states: EncoderStates, index: torch.Tensor | None) -> TokenStates:
         """Projects, and adds the absent token as one more item wherever rows may be without one.
@@ -169,11 +169,13 @@ class ModalityProjection(nn.Module):
                 `states.index`. Places that it has no column for are absent.
 
         Raises:
-            ValueError: an index with more columns than there are places.
+            ValueError: an index with more columns than there are places; no index for states without an item.
         """
         index = self.place_index(states, index)
         absent: torch.Tensor = self.absent_token
         if states.levels is None:
+            if index is None:
+                raise ValueError("States without an item need the index of each row, -1.")
             if self.training:  # all of the projection takes part in every batch, on every process
                 absent = absent + 0 * sum(parameter.sum() for parameter in self.parameters())
             tokens, mask, index = absent[None, None], None, torch.zeros_like(index)
@@ -206,7 +208,7 @@ class ModalityProjection(nn.Module):
         if self.places == 1:
             return None if index is None else index.flatten()
         if index is None:
-            index = torch.arange(len(states.levels[0]), device=self.absent_token.device)
+            index = torch.arange(states.count(), device=self.absent_token.device)
         index = index.reshape(len(index), -1)
         return nn.functional.pad(index, (0, self.places - index.shape[1]), value=-1)
 

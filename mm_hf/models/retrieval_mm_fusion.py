@@ -21,6 +21,7 @@ from .modeling_outputs import EncoderStates, FusionMemory, MMFusionRetrievalOutp
 from .pairs import Pairs, contrastive_loss, hard_negatives, rank, world_size
 from .pretrained_mm_fusion import MMFusionPreTrainedModel
 from .projection import pool_tokens
+from .token_fusions import select_rows
 
 
 MAX_LOGIT_SCALE = math.log(100)  # as in CLIP
@@ -109,7 +110,7 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
             }
         )
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
-        self.matching = nn.Linear(fusion.hidden_size, 1)
+        self.matching = nn.Linear(fusion.sizes().width, 1)
         self.post_init()
         self.apply_freezing()
 
@@ -244,7 +245,7 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
     def _match(self, states: dict[str, TokenStates], text_rows, item_rows) -> torch.Tensor:
         """Whether texts and images of these rows belong together, `(N,)` logits."""
         chosen = {self.query_modality: text_rows, self.item_modality: item_rows}
-        states = {name: replace(state, index=state.index[chosen[name]]) for name, state in states.items()}
+        states = {name: select_rows(state, chosen[name]) for name, state in states.items()}
         return self.matching(self.model.fusion(states, return_tokens=False).pooled)[:, 0]
 
     @torch.no_grad()

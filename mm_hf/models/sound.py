@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Sounds: read from files or memory, and cut to what an encoder takes."""
+"""Sounds: read from files or memory, cut to what an encoder takes, and made into its frames or waves."""
 
 import io
 import math
@@ -20,6 +20,8 @@ HIGHEST_RATE = 192_000  # of so many; at higher ones it is the samples that coun
 MAX_CHANNELS = 64
 BLOCK = 2**20  # samples that are read at once
 MAX_TAPS = 1_000_000  # of the filter that resamples; rates without a common divisor need 20 for each hertz
+# What a feature extractor makes, where the model has another name for it.
+AUDIO_NAMES = {"attention_mask": "audio_attention_mask"}
 
 
 def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
@@ -43,6 +45,8 @@ def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
         source = source.get("path") if source.get("bytes") is None else source["bytes"]
         if source is None:
             raise ValueError("this is no sound, with neither bytes nor a path.")
+    samples: Any
+    rate: Any
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
         samples, rate = read_file(source)
     elif isinstance(source, Mapping):
@@ -147,6 +151,68 @@ def limit_seconds(extractor, seconds: int):
         extractor.chunk_length = seconds
         extractor.n_samples = seconds * extractor.sampling_rate
         extractor.nb_max_frames = extractor.n_samples // extractor.hop_length
+
+
+def check_sounds(sounds: list, needed: int, sampling_rate: int | None) -> list[np.ndarray | None]:
+    """Sounds as `(S,)` float32. Refuses what no feature extractor could make sense of.
+
+    Args:
+        sounds: one a row, see `MMFusionProcessor`; None for a row without.
+        needed: the sampling rate of the feature extractor.
+        sampling_rate: of arrays of samples, as the caller says; None: the needed one.
+
+    Raises:
+        ValueError: names the row.
+    """
+    if sampling_rate not in (None, needed):
+        raise ValueError(f"Sounds must have a sampling_rate of {needed}, got {sampling_rate}: resample them.")
+    found: list[np.ndarray | None] = []
+    for row, sound in enumerate(sounds):
+        if sound is None:
+            found.append(None)
+            continue
+        if isinstance(sound, (str, bytes, os.PathLike, Mapping)):
+            try:
+                sound = load_sound(sound, needed)
+            except ValueError as error:
+                raise ValueError(f"Row {row}: {error}") from None
+        values = np.asarray(sound.detach().float().cpu() if isinstance(sound, torch.Tensor) else sound)
+        if values.ndim != 1 or not len(values) or values.dtype.kind != "f":
+            raise ValueError(
+                f"Row {row}: a sound is a list of floats, one channel and not empty; got {values.dtype} of shape "
+                f"{values.shape}. None means that there is none."
+            )
+        with np.errstate(over="ignore"):  # what is too large is infinite then, and refused
+            samples = values.astype(np.float32)
+        if not np.isfinite(samples).all():
+            raise ValueError(f"Row {row}: the sound has samples that are no finite numbers.")
+        found.append(samples)
+    return found
+
+
+def prepare_sounds(extractor, sounds: list, audio_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Makes frames or waves of sounds, padded alike, with a mask of what is heard, under the model's names.
+
+    Args:
+        extractor: a feature extractor of the library.
+        sounds: `(S,)` float32 each.
+        audio_kwargs: for the extractor.
+    """
+    settings = dict(audio_kwargs)
+    if hasattr(extractor, "chunk_length"):  # Whisper's: all are as long as its encoder
+        settings.setdefault("padding", "max_length")
+    else:
+        settings.setdefault("padding", True)
+    if (longest := getattr(extractor, "max_audio_seconds", None)) is not None:
+        sounds = [sound[: longest * extractor.sampling_rate] for sound in sounds]
+    # Shorter than a window or two no extractor and no convolution can look at: what is missing is silence.
+    least = extractor.sampling_rate // 25
+    sounds = [np.pad(sound, (0, max(0, least - len(sound)))) for sound in sounds]
+    found = dict(extractor(sounds, **settings))
+    for name in ("input_features", "input_values"):  # normalised silence is 0 / 0
+        if isinstance(found.get(name), torch.Tensor):
+            found[name] = found[name].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return {AUDIO_NAMES.get(name, name): values for name, values in found.items()}
 
 
 __all__ = ["limit_seconds", "load_sound"]

@@ -1,21 +1,14 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""A table's columns as tokens: what each column means, learned from the training rows, and an encoder of them.
+"""The encoder of a table: its columns as tokens.
 
 Notation used for tensor shapes: `U` rows of a table; `N` columns of numbers; `K` columns of categories; `H` width of
 the encoder.
 """
 
 import math
-import statistics
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from decimal import Decimal
-from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -26,315 +19,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
-from .config_checks import MAX_LABELS, MAX_WIDTH, MAX_WORDS, check_number, has_finite, shown, told_in_one_line
-from .finite import FARTHEST, LARGEST, are_numbers, by_number, is_code, kind_of_texts, read_number
-from .names import did_you_mean
-
-
-MISSING, UNKNOWN = 0, 1  # ids that every column of categories has
-KNOWN = 2  # the first id of a value
-CATEGORIES = (str, bool, np.bool_, Real, Decimal)
-
-
-@dataclass
-class TableSchema:
-    """What the columns of a table mean. The processor saves it. Columns are kept in the order of their names.
-
-    Args:
-        numerical: by column of numbers the mean and the standard deviation of its training values.
-        categorical: by column of categories its values as strings; all others are unknown.
-        farthest: what is farther from the mean than so many deviations is taken for that far; None, as schemas of
-            before have it: not at all.
-        as_written: categories of digits are told apart as they are written ("007" is not "7"); False, as schemas of
-            before have it: a value that is not known is looked up by its number.
-    """
-
-    numerical: dict[str, tuple[float, float]] = field(default_factory=dict)
-    categorical: dict[str, list[str]] = field(default_factory=dict)
-    farthest: float | None = None
-    as_written: bool = False
-
-    model_input_names = ["numerical_values", "categorical_ids"]  # no field: the same for all
-
-    def __post_init__(self):
-        self.check_itself()
-        # JSON sorts its keys: in any other order a schema would come back with its columns in another one.
-        self.numerical = {name: (float(mean), float(std)) for name, (mean, std) in sorted(self.numerical.items())}
-        self.categorical = {name: list(values) for name, values in sorted(self.categorical.items())}
-        twice = sorted(set(self.numerical) & set(self.categorical))
-        if twice or not self.columns:
-            raise ValueError(f"A table needs columns, each of one kind; got {self.columns}, {twice} of both kinds.")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TableSchema":
-        """What `to_dict` gave, as it comes back from JSON.
-
-        Raises:
-            ValueError: a key that a schema does not have, or what `check_itself` refuses.
-        """
-        known = [key.name for key in fields(cls)]
-        if unknown := [name for name in values if name not in known]:
-            meant = did_you_mean(unknown[0], known)
-            raise ValueError(f"table_schema has no key {unknown[0]!r:.80}; it has {known}.{meant}")
-        return cls(**values)
-
-    def check_itself(self):
-        """Checks each value: what it standardises by must be finite, and each category must have one id.
-
-        Raises:
-            ValueError: naming the column, what came and what is allowed.
-        """
-        for key in ("numerical", "categorical"):
-            columns = getattr(self, key)
-            if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns):
-                raise ValueError(f"table_schema: {key} must be a dict by the names of columns, got {shown(columns)}.")
-        for name, scale in self.numerical.items():
-            if not has_finite(scale, 2) or not scale[1] > 0:
-                raise ValueError(
-                    f"table_schema: column {name!r:.80} needs a finite mean and a deviation above 0, got "
-                    f"{shown(scale)}. TableSchema.fit finds both."
-                )
-        for name, values in self.categorical.items():
-            if isinstance(values, (str, Mapping)) or not all(isinstance(value, str) for value in values):
-                raise ValueError(
-                    f"table_schema: column {name!r:.80} needs a list of categories, each a text, got {shown(values)}."
-                )
-            if len(set(values)) < len(list(values)):
-                twice = next(value for value, count in Counter(values).items() if count > 1)
-                raise ValueError(f"table_schema: column {name!r:.80} has the category {twice!r:.80} more than once.")
-        if self.farthest is not None and not (has_finite([self.farthest]) and self.farthest > 0):
-            raise ValueError(f"table_schema: farthest must be a number above 0 or None, got {shown(self.farthest)}.")
-        if not isinstance(self.as_written, bool):
-            raise ValueError(f"table_schema: as_written must be true or false, got {shown(self.as_written)}.")
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns: those of numbers, then those of categories."""
-        return [*self.numerical, *self.categorical]
-
-    @property
-    def vocab_sizes(self) -> list[int]:
-        """Ids of each column of categories, missing and unknown among them."""
-        return [KNOWN + len(values) for values in self.categorical.values()]
-
-    @classmethod
-    def fit(
-        cls,
-        table: Mapping[str, Sequence[Any]],
-        categories: Iterable[str] = (),
-        min_count: int = 2,
-        *,
-        numbers: Iterable[str] = (),
-        on_error: str = "raise",
-        as_before: bool = False,
-    ) -> "TableSchema":
-        """Learns a schema.
-
-        A column is one of numbers where its values are numbers, or texts that spell them, but for one in twenty or a
-        single one: those are bad. Strings of digits alone are categories, and so are digits with leading zeros.
-
-        Args:
-            table: by column the values of the training rows; None, NaN and empty texts are missing.
-            categories: columns of numbers whose values are categories all the same, such as ids.
-            min_count: how often a value must be there; rarer ones are unknown, and teach what to make of new ones.
-            numbers: columns whose strings of digits are numbers, since there are bad values in other rows than these.
-            on_error: `"skip"` learns from the good values of a column of numbers; `"raise"` stops at a bad one.
-            as_before: one word makes a column of numbers one of categories, and nothing is clipped: for a run that
-                began when it was so.
-
-        Raises:
-            ValueError: a column without a value, numbers that are not finite or are formatted for people, or
-                `categories` that are no columns.
-        """
-        if unknown := sorted(set(categories) - set(table)):
-            meant = did_you_mean(unknown[0], table)
-            raise ValueError(f"Categories {unknown} are no columns of the table, which has {list(table)}.{meant}")
-        schema: dict[str, dict[str, Any]] = {"numerical": {}, "categorical": {}}
-        for name, column in table.items():
-            if not as_before:
-                column = [None if is_blank(value) else value for value in column]
-            values = [value for value in column if not is_missing(value)]
-            if not values:
-                raise ValueError(f"Column {name!r} of the table has no value in any training row.")
-            plain = all(is_number(value) for value in values)
-            if name not in categories and (plain if as_before else holds_numbers(name, values, name in numbers)):
-                good = []
-                for row, value in enumerate(column):
-                    if is_missing(value):
-                        continue
-                    number = as_number(value)
-                    if number is not None and abs(number) < (math.inf if as_before else LARGEST):
-                        good.append(number)
-                    elif on_error == "raise":
-                        what = "are no numbers" if number is None else "are not finite"
-                        raise ValueError(
-                            f"Column {name!r} of the table has numbers that {what}: {value!r:.80} in row {row}."
-                        )
-                if not good:
-                    raise ValueError(f"Column {name!r} of the table has no finite number in any training row.")
-                schema["numerical"][name] = (statistics.fmean(good), statistics.pstdev(good) or 1.0)
-            else:
-                if strange := [value for value in values if not isinstance(value, CATEGORIES)]:
-                    raise ValueError(
-                        f"Column {name!r} of the table holds {type(strange[0]).__name__}, such as {strange[0]!r:.80}; "
-                        "a table takes numbers, strings and truth values."
-                    )
-                counts = Counter(map(category, values))
-                schema["categorical"][name] = sorted(value for value, n in counts.items() if n >= min_count)
-        farthest = None if as_before else FARTHEST
-        return cls(schema["numerical"], schema["categorical"], farthest, as_written=not as_before)
-
-    def check(self, row: Mapping[str, Any]):
-        """Looks at one row; columns that it does not have are missing.
-
-        Raises:
-            TableError: a column that is none of the table's, or what is no finite number in a column of numbers.
-        """
-        for name, value in row.items():
-            if name not in self.numerical and name not in self.categorical:
-                meant = did_you_mean(name, self.columns)
-                raise TableError(name, f"this is no column of the table, which has {self.columns}.{meant}")
-            if name in self.categorical or self.is_missing(value):
-                continue
-            number, (mean, std) = as_number(value), self.numerical[name]
-            # Of what is clipped the deviations may be as large as they like.
-            size = None if number is None else abs(number if self.farthest is not None else (number - mean) / std)
-            if size is None or not size < LARGEST:
-                raise TableError(name, f"this must be a finite number, got {value!r:.80}.")
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Makes tensors of rows.
-
-        Returns:
-            `numerical_values` `(U, N)` float32, standardised, NaN for what is missing; `categorical_ids` `(U, K)`
-            int64; those of the two that the table has columns for.
-
-        Raises:
-            TableError: see `check`.
-        """
-        found: dict[str, torch.Tensor] = {}
-        for row in rows:
-            self.check(row)
-        if self.numerical:
-            numbers = [
-                [
-                    float("nan") if self.is_missing(row.get(name)) else (as_number(row[name]) - mean) / std
-                    for name, (mean, std) in self.numerical.items()
-                ]
-                for row in rows
-            ]
-            values = torch.tensor(numbers, dtype=torch.float64)
-            if self.farthest is not None:
-                values = values.clamp(-self.farthest, self.farthest)  # NaN stays
-            found["numerical_values"] = values.float()
-        if self.categorical:
-            places = {
-                name: {value: KNOWN + place for place, value in enumerate(values)}
-                for name, values in self.categorical.items()
-            }
-            ids = [
-                [
-                    MISSING if self.is_missing(row.get(name)) else self._category_id(category(row[name]), known)
-                    for name, known in places.items()
-                ]
-                for row in rows
-            ]
-            found["categorical_ids"] = torch.tensor(ids, dtype=torch.int64)
-        return found
-
-    def is_missing(self, value: Any) -> bool:
-        """Whether a cell has no value: None, NaN, or an empty text, as it is in the file of a CSV; for schemas of
-        before an empty text is a category that is not known."""
-        return is_missing(value) or (self.as_written and is_blank(value))
-
-    def _category_id(self, value: str, known: dict[str, int]) -> int:
-        """The id of a category."""
-        if value not in known and not self.as_written:
-            value = by_number(value, known) or value
-        return known.get(value, UNKNOWN)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it; without the keys that schemas of before do not have, where they say nothing new."""
-        found = asdict(self)
-        return {name: value for name, value in found.items() if value not in (None, False)}
-
-
-class TableError(ValueError):
-    """A value that a table cannot have.
-
-    Attributes:
-        column, reason: of the value.
-    """
-
-    def __init__(self, column: str, reason: str):
-        super().__init__(f"Column {column!r}: {reason}")
-        self.column, self.reason = column, reason
-
-
-def is_missing(value: Any) -> bool:
-    """Whether there is no value: None, NaN, or what pandas has for it."""
-    return value is None or type(value).__name__ in ("NAType", "NaTType") or (is_number(value) and value != value)
-
-
-def is_blank(value: Any) -> bool:
-    """Whether a value is a text without a letter."""
-    return isinstance(value, str) and not value.strip()
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a number, of numpy too, and no truth value."""
-    return isinstance(value, (Real, Decimal)) and not isinstance(value, bool)
-
-
-def holds_numbers(name: str, values: list[Any], digits: bool = False) -> bool:
-    """Whether a column is one of numbers; see `TableSchema.fit`.
-
-    Args:
-        name: of the column, in the message.
-        values: those that are there.
-        digits: strings of digits are numbers too.
-
-    Raises:
-        ValueError: they are numbers that are formatted for people.
-    """
-    texts = Counter(value for value in values if isinstance(value, str))
-    real = sum(is_number(value) for value in values)
-    if real:
-        spelled = sum(n for text, n in texts.items() if read_number(text) is not None and not is_code(text))
-        return are_numbers(real + spelled, len(values) - real - spelled)
-    if texts.total() < len(values):
-        return False
-    kind = kind_of_texts(texts)
-    if kind == "written":
-        example = next(text for text in texts if read_number(text) is None)
-        raise ValueError(
-            f"Column {name!r} of the table has numbers that are formatted for people, such as {example!r}: write them "
-            "as 1234.5 without other marks, or name the column in category_columns if they are categories."
-        )
-    return kind == "numbers" or (digits and kind == "digits")
-
-
-def as_number(value: Any) -> float | None:
-    """A number, or a text that spells one (see `read_number`), as Python has it; None for anything else."""
-    if isinstance(value, str):
-        return read_number(value)
-    return as_float(value) if is_number(value) else None
-
-
-def as_float(value: Any) -> float:
-    """A number as Python has it; infinite where it is too large for that."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def category(value: Any) -> str:
-    """A value of a column of categories as a string. Whole numbers are spelled alike, whether or not a reader made
-    floats of them, as it does where some are missing."""
-    if is_number(value) and math.isfinite(as_float(value)) and value == int(value):
-        return str(int(value))
-    return str(bool(value)) if isinstance(value, np.bool_) else str(value)
+from .config_checks import MAX_LABELS, MAX_WIDTH, MAX_WORDS, check_number, told_in_one_line
+from .table_schema import TableSchema
 
 
 @told_in_one_line
@@ -391,10 +77,11 @@ class TabularModel(PreTrainedModel):
         if not config.num_numerical and not config.vocab_sizes:
             raise ValueError("A table needs at least one column, of numbers or of categories.")
         numbers, width = config.num_numerical, config.hidden_size
+        sizes = config.vocab_sizes or []
         self.weights = nn.Parameter(torch.zeros(numbers, width)) if numbers else None
         self.missing = nn.Parameter(torch.zeros(numbers, width)) if numbers else None
-        self.embeddings = nn.ModuleList(nn.Embedding(size, width) for size in config.vocab_sizes)
-        self.biases = nn.Parameter(torch.zeros(numbers + len(config.vocab_sizes), width))
+        self.embeddings = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
+        self.biases = nn.Parameter(torch.zeros(numbers + len(sizes), width))
         self.post_init()
 
     @torch.no_grad()
@@ -436,7 +123,7 @@ class TabularModel(PreTrainedModel):
             if (0 if value is None else value.shape[-1]) != columns:
                 shape = None if value is None else tuple(value.shape)
                 raise ValueError(f"{name} must have {columns} columns, got {shape}.")
-        if numerical_values is not None and self.weights is not None:
+        if numerical_values is not None and self.weights is not None and self.missing is not None:
             numbers = numerical_values.to(self.weights.dtype).unsqueeze(-1)  # (U, N, 1)
             tokens.append(torch.where(numbers.isnan(), self.missing, numbers.nan_to_num() * self.weights))
         if categorical_ids is not None:
@@ -449,4 +136,4 @@ AutoModel.register(TabularConfig, TabularModel, exist_ok=True)
 TabularConfig.register_for_auto_class()
 TabularModel.register_for_auto_class("AutoModel")
 
-__all__ = ["TableError", "TableSchema", "TabularConfig", "TabularModel"]
+__all__ = ["TableSchema", "TabularConfig", "TabularModel"]

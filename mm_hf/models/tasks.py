@@ -100,7 +100,8 @@ def read_task(name: str, task: dict[str, Any]) -> Task:
     if unknown := sorted(map(str, set(task) - set(TASK_KEYS))):
         meant = did_you_mean(unknown[0], TASK_KEYS)
         raise ValueError(f"Task {name!r} has no key {unknown[0]!r}; known are {', '.join(TASK_KEYS)}.{meant}")
-    problem_type, labels, weight = task.get("problem_type"), task.get("labels"), task.get("weight", 1.0)
+    problem_type: Any = task.get("problem_type")
+    labels, weight = task.get("labels"), task.get("weight", 1.0)
     if problem_type not in PROBLEM_TYPES:
         meant = did_you_mean(problem_type, PROBLEM_TYPES)
         raise ValueError(f"Task {name!r}: problem_type must be one of {PROBLEM_TYPES}, got {problem_type!r}.{meant}")

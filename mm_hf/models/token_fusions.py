@@ -44,6 +44,37 @@ class TokenFusion(Fusion):
         answers = [pooled[name] for name in self.memory_modalities]
         return self.output_norm(self.readout([asked, *answers, *(asked * answer for answer in answers), *fused]))
 
+    def exchange(
+        self, states: dict[str, TokenStates], recorder: "Recorder", **kwargs
+    ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+        """Runs the blocks of a fusion that gives new tokens to every modality.
+
+        Args:
+            states: by modality.
+            recorder: keeps what is to be given out of every block.
+            kwargs: for the attention.
+
+        Returns:
+            by modality `(B, T, D)`; and `(B, D)` each, further vectors for the readout.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        states,
+        memory=None,
+        memory_index=None,
+        return_tokens=True,
+        output_attentions=False,
+        output_hidden_states=False,
+        **kwargs,
+    ):
+        if memory is not None:
+            self.prepare(states)  # says that this fusion has no memory
+        recorder = Recorder(output_attentions, output_hidden_states)
+        streams, latents = self.exchange(states, recorder, **kwargs)
+        return self.finish(states, streams, latents, recorder, return_tokens)
+
     def finish(
         self,
         states: dict[str, TokenStates],
@@ -261,21 +292,9 @@ class CoAttentionFusion(TokenFusion):
         super().__init__(config, modalities, poolings, fused_parts=len(modalities))
         self.layers = nn.ModuleList(CoAttentionLayer(config, modalities) for _ in range(config.num_hidden_layers))
 
-    def forward(
-        self,
-        states,
-        memory=None,
-        memory_index=None,
-        return_tokens=True,
-        output_attentions=False,
-        output_hidden_states=False,
-        **kwargs,
-    ):
-        if memory is not None:
-            self.prepare(states)  # says that this fusion has no memory
+    def exchange(self, states, recorder, **kwargs):
         streams = {name: states[name].rows(states[name].tokens) for name in self.modalities}
         masks = {name: states[name].row_mask() for name in self.modalities}
-        recorder = Recorder(output_attentions, output_hidden_states)
         recorder.add(streams[self.query_modality])
         layers: Any = self.layers
         for layer in layers:
@@ -293,7 +312,7 @@ class CoAttentionFusion(TokenFusion):
                 given[name] = block(tokens, keys, values, self_mask=self_mask, cross_mask=cross_mask, **kwargs)
             streams = {name: outputs[0] for name, outputs in given.items()}
             recorder.add(*given[self.query_modality])
-        return self.finish(states, streams, [], recorder, return_tokens)
+        return streams, []
 
 
 @register_fusion("merged_attention")
@@ -310,29 +329,17 @@ class MergedAttentionFusion(TokenFusion):
             MMFusionCrossAttentionBlock(config, has_memory=False) for _ in range(config.num_hidden_layers)
         )
 
-    def forward(
-        self,
-        states,
-        memory=None,
-        memory_index=None,
-        return_tokens=True,
-        output_attentions=False,
-        output_hidden_states=False,
-        **kwargs,
-    ):
-        if memory is not None:
-            self.prepare(states)  # says that this fusion has no memory
+    def exchange(self, states, recorder, **kwargs):
         joined = self.join_tokens({name: states[name] for name in self.modalities})
         tokens = joined["tokens"]
         mask = attention_mask(self.config, tokens, joined["mask"], tokens)
-        recorder = Recorder(output_attentions, output_hidden_states)
         recorder.add(tokens)
         for layer in self.layers:
             tokens, weights, _ = layer(tokens, None, None, self_mask=mask, **kwargs)
             recorder.add(tokens, weights)
         lengths = [states[name].tokens.shape[1] for name in self.modalities]
         streams = dict(zip(self.modalities, tokens.split(lengths, dim=1)))
-        return self.finish(states, streams, [], recorder, return_tokens)
+        return streams, []
 
 
 @register_fusion("bottleneck")
@@ -357,24 +364,12 @@ class BottleneckFusion(TokenFusion):
         """The latents start apart from one another."""
         init.normal_(self.latents, mean=0.0, std=std)
 
-    def forward(
-        self,
-        states,
-        memory=None,
-        memory_index=None,
-        return_tokens=True,
-        output_attentions=False,
-        output_hidden_states=False,
-        **kwargs,
-    ):
-        if memory is not None:
-            self.prepare(states)  # says that this fusion has no memory
+    def exchange(self, states, recorder, **kwargs):
         count = self.config.num_latents
         streams = {name: states[name].rows(states[name].tokens) for name in self.modalities}
         query = streams[self.query_modality]
         latents = self.latents.to(query.dtype).expand(len(query), -1, -1)  # (B, num_latents, D)
         masks = {name: nn.functional.pad(states[name].row_mask(), (0, count), value=True) for name in self.modalities}
-        recorder = Recorder(output_attentions, output_hidden_states)
         recorder.add(torch.cat([query, latents], dim=1))
         layers: Any = self.layers
         for layer in layers:
@@ -388,7 +383,7 @@ class BottleneckFusion(TokenFusion):
                 streams[name] = tokens[:, :-count]
                 made.append(tokens[:, -count:])
             latents = torch.stack(made).mean(0)
-        return self.finish(states, streams, [self.norm(latents).mean(1)], recorder, return_tokens)
+        return streams, [self.norm(latents).mean(1)]
 
 
 def join_rows(parts: list[torch.Tensor]) -> torch.Tensor:

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from .. import MMFusionPreTrainedModel
 from ..data import BatchLoader, Rows
-from ..parts import Head, title_of
+from ..heads import Head, title_of
 
 
 MOST_ROWS = 10_000  # more say little more about one layer

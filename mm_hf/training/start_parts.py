@@ -24,13 +24,14 @@ from .. import (
 )
 from ..checkpoints import begin, publish, writing
 from ..data.loading import SOURCE_ROW
+from ..heads import of_heads, title_of
 from ..models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES, part_of_composite
 from ..models.generation_mm_fusion import GENERATION
 from ..models.probing import longest_text
-from ..models.processing_mm_fusion import PARTS
+from ..models.processor_parts import PARTS
 from ..models.sound import limit_seconds
-from ..models.tabular import KNOWN, UNKNOWN
-from ..parts import class_of, load_parts, of_heads, title_of
+from ..models.table_schema import KNOWN, UNKNOWN
+from ..parts import class_of, load_parts
 from .arguments import DataArguments, ModelArguments
 from .fresh_heads import fit_fresh_heads
 from .start import ABOUT, Start, columns_there

@@ -19,7 +19,9 @@ from transformers.models.auto import modeling_auto
 
 from mm_hf import MMFusionForClassification
 from mm_hf.models.configuration_mm_fusion import part_of_composite
-from mm_hf.models.encoders import dry_run, dummy_inputs, model_from_config, run_encoder
+from mm_hf.models.dry_run import dry_run
+from mm_hf.models.encoders import dummy_inputs, model_from_config
+from mm_hf.models.encoding import run_encoder
 from mm_hf.models.probing import longest_text, try_encoder
 
 

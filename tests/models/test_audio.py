@@ -6,7 +6,8 @@ import torch
 from transformers import AutoModel, WhisperModel
 
 from mm_hf import MMFusionConfig, MMFusionForClassification, MMFusionModel
-from mm_hf.models.encoders import POSITIONS_A_SECOND, cut_to_seconds, token_mask
+from mm_hf.models.encoders import POSITIONS_A_SECOND, cut_to_seconds
+from mm_hf.models.encoding import token_mask
 
 
 @pytest.fixture(params=sorted(tiny.AUDIO_CONFIGS))

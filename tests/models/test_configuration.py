@@ -94,6 +94,12 @@ def test_widths_follow_the_encoder_that_asks():
     assert t5.hidden_size == 32
 
 
+def test_a_fusion_has_its_sizes_once_its_width_is_known():
+    assert FusionModuleConfig(hidden_size=128).sizes() == (128, 2, 512, 128**-0.5)
+    with pytest.raises(ValueError, match="hidden_size"):
+        FusionModuleConfig().sizes()
+
+
 def test_what_is_filled_in_is_filled_in_on_a_copy():
     fusion, text = FusionModuleConfig(), BertConfig(**tiny.WORDS)
     config = MMFusionConfig(text_config=text, fusion_module_config=fusion)

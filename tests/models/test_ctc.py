@@ -54,6 +54,12 @@ def test_the_loss_sums_over_all_ways(text):
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_without_tokens_nothing_is_heard():
+    model = build().eval()
+    with pytest.raises(ValueError, match="return_tokens"):
+        model(input_features=torch.randn(1, 4, model.config.audio_config.input_size), return_tokens=False)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_search_finds_the_likeliest_text(seed):
     scores = random_scores(5, 4, seed)

@@ -4,7 +4,7 @@ import pytest
 import tiny_models as tiny
 import torch
 
-from mm_hf import FUSIONS, MMFusionConfig, MMFusionForClassification, MMFusionModel
+from mm_hf import FUSIONS, EncoderStates, MMFusionConfig, MMFusionForClassification, MMFusionModel
 from mm_hf.models.pooled_fusions import PooledFusion
 
 
@@ -296,3 +296,12 @@ def test_misspelt_inputs_are_refused(cls):
     assert "'kwargs'" not in str(error.value)
     assert "'vision_index'" in str(error.value)
     model(**tiny.batch(), some_setting=3)  # what is no tensor goes on to the attention functions
+
+
+def test_states_without_an_item_need_an_index():
+    projection = tiny.model(MMFusionModel).projections["vision"]
+    assert projection(EncoderStates(), torch.tensor([-1, -1])).tokens.shape == (1, 1, 32)
+    with pytest.raises(ValueError, match="index"):
+        projection(EncoderStates(), None)
+    with pytest.raises(ValueError, match="no item"):
+        EncoderStates().count()

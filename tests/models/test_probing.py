@@ -15,9 +15,10 @@ from mm_hf import (
     MMFusionModel,
     MMFusionProcessor,
 )
-from mm_hf.models.encoders import construct_encoder, encode_items, run_encoder, to_the_right
+from mm_hf.models.encoders import construct_encoder
+from mm_hf.models.encoding import encode_items, run_encoder, to_the_right
+from mm_hf.models.image_processors import resize_to
 from mm_hf.models.probing import longest_text, probe_encoder
-from mm_hf.models.processing_mm_fusion import resize_to
 from mm_hf.models.projection import pool_tokens
 
 

@@ -170,7 +170,7 @@ def warnings_seen():
     messages = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
-    logger = library_logging.get_logger("mm_hf.models.processing_mm_fusion")
+    logger = library_logging.get_logger("mm_hf.models.text")
     type(logger).warning_once.cache_clear() if hasattr(type(logger).warning_once, "cache_clear") else None
     logger.addHandler(handler)
     root = library_logging.get_logger()

@@ -13,7 +13,8 @@ import torch
 from transformers import AutoModel
 
 from mm_hf import FUSIONS, MMFusionForClassification, MMFusionProcessor
-from mm_hf.models.tabular import MISSING, UNKNOWN, TableSchema, TabularConfig, TabularModel
+from mm_hf.models.table_schema import MISSING, UNKNOWN, TableSchema
+from mm_hf.models.tabular import TabularConfig, TabularModel
 
 
 NAN = float("nan")

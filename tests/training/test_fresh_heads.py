@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mm_hf.parts import Head
+from mm_hf.heads import Head
 from mm_hf.training.fresh_heads import fit
 
 

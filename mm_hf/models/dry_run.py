@@ -1,0 +1,246 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""Encoders without the parts that no token depends on: a dry run on the meta device tells which these are, and how
+large each token is."""
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import nn
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
+
+from .config_checks import ConfigError
+from .encoders import construct_encoder, dummy_inputs, in_reach
+from .encoding import run_encoder
+
+
+logger = logging.get_logger(__name__)
+
+
+class FeatureLayerError(ValueError):
+    """A feature layer that the encoder does not have."""
+
+
+class Bypass(nn.Module):
+    """Stands where a part of an encoder was that no token depends on (a pooler, a norm of the pooled vector)."""
+
+    def forward(self, hidden_states, *args, **kwargs):
+        return hidden_states
+
+
+def build_encoder(
+    config: PreTrainedConfig, modality: str, feature_layers: list[int] | None
+) -> tuple[PreTrainedModel, list[tuple[int, ...]], list[int] | None]:
+    """Builds an encoder without the parts that no used token depends on (poolers, layers above the last one used,
+    norms of the pooled vector): unused parameters stop distributed training.
+
+    Args:
+        config: the encoder's own config.
+        modality: its name.
+        feature_layers: indices into `hidden_states`, negative ones from the end; None for `last_hidden_state`.
+
+    Returns:
+        the encoder, the shape of each level for one item of the size that the config names (`(H, h, w)` of a feature
+        map, `(T, H)` of a sequence), and the feature layers as indices from 0.
+
+    Raises:
+        ValueError: a feature layer that the encoder does not have.
+    """
+    layers = None if feature_layers is None else tuple(feature_layers)
+    found = dry_run(cast(Any, type(config)), config.to_json_string(use_diff=False), modality, layers)
+    encoder = construct_encoder(config, modality)
+    drop_unused(encoder, found.trained, found.needed)
+    return encoder, list(found.shapes), None if found.feature_layers is None else list(found.feature_layers)
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What running an encoder once told.
+
+    Args:
+        trained: names of the parameters that the tokens depend on.
+        needed: those, and all of modules without which the encoder does not run.
+        shapes: of each level, for one item.
+        feature_layers: as indices from 0.
+    """
+
+    trained: frozenset[str]
+    needed: frozenset[str]
+    shapes: tuple[tuple[int, ...], ...]
+    feature_layers: tuple[int, ...] | None
+
+
+@functools.lru_cache(maxsize=64)
+def dry_run(config_class: Any, config_json: str, modality: str, feature_layers: tuple[int, ...] | None) -> DryRun:
+    """Runs an encoder forward and backward on the meta device, where nothing is computed: that tells the shapes, and
+    which parameters take part. Some look at values that the meta device does not have (DeBERTa at its mask,
+    Longformer at its window): these are run on the CPU. Remembered by config, since it costs more than building a
+    small encoder.
+
+    Raises:
+        ValueError: a feature layer that the encoder does not have.
+    """
+    return on_some_device(
+        config_class,
+        config_json,
+        lambda device, masked, config: dry_run_on(device, masked, config, modality, feature_layers),
+    )
+
+
+Found = TypeVar("Found")
+
+
+def on_some_device(config_class: Any, config_json: str, run: Callable[[str, bool, PreTrainedConfig], Found]) -> Found:
+    """Does something with an encoder on the meta device, or on the CPU where it does not run there: see `dry_run`.
+
+    Args:
+        config_class, config_json: of the encoder.
+        run: takes the device, whether to give a mask, and the config.
+    """
+    config = config_class.from_dict(json.loads(config_json))
+    config._attn_implementation = "eager"  # no kernel is asked for on the meta device
+    for device, masked in (("meta", False), ("meta", True), ("cpu", True)):
+        config._experts_implementation = "batched_mm" if device == "meta" else "eager"
+        try:
+            return run(device, masked, config)
+        except (FeatureLayerError, ImportError, ConfigError):
+            raise
+        except Exception as error:  # whatever a model makes of values that are not there
+            if device == "cpu":
+                raise
+            logger.debug("%s cannot run on the %s device: %s", config.model_type, device, error)
+    raise AssertionError("one of them gives or raises")
+
+
+@contextlib.contextmanager
+def probe_on(
+    device: str, masked: bool, config: PreTrainedConfig, modality: str
+) -> Iterator[tuple[PreTrainedModel, dict[str, torch.Tensor]]]:
+    """An encoder of a config on a device, all of it training, and the smallest input for it; within, new tensors are
+    on this device and gradients are computed."""
+    with torch.random.fork_rng(devices=[]), torch.device(device), torch.enable_grad():
+        probe = in_reach(lambda: construct_encoder(config, modality), f"The {modality} encoder ({config.model_type})")
+        probe.eval()
+        share_weights(probe)
+        probe.requires_grad_(True)  # Whisper keeps its positions from training, and uses them all the same
+        if device != "meta":
+            fill_weights(probe)
+        inputs = dummy_inputs(config, modality, device=device)
+        if not masked:
+            inputs.pop("attention_mask", None)
+        yield probe, inputs
+
+
+def dry_run_on(
+    device: str,
+    masked: bool,
+    config: PreTrainedConfig,
+    modality: str,
+    feature_layers: tuple[int, ...] | None,
+) -> DryRun:
+    """See `dry_run`; with a mask or without one."""
+    with probe_on(device, masked, config, modality) as (probe, inputs):
+        if feature_layers is not None:
+            count = len(probe(**inputs, output_hidden_states=True).hidden_states)
+            outside = [layer for layer in feature_layers if not -count <= layer < count]
+            if outside:
+                raise FeatureLayerError(
+                    f"Feature layer {outside} of the {modality} encoder ({config.model_type}): it has {count} hidden "
+                    f"states, so an index from {-count} to {count - 1} is needed."
+                )
+            feature_layers = tuple(layer % count for layer in feature_layers)
+        indexing: set[nn.Module] = set()
+        hooks = [part.register_forward_hook(partial(note_indexing, indexing)) for part in probe.modules()]
+        levels = run_encoder(probe, inputs, feature_layers, seeded=True)
+        for hook in hooks:
+            hook.remove()
+        try:
+            sum(level.sum() for level in levels).backward()
+        except Exception:
+            if device == "meta":
+                raise
+            logger.warning(
+                f"The {modality} encoder ({config.model_type}) passes no gradients back outside of training mode: all "
+                "of it is kept. It can be frozen."
+            )
+            for parameter in probe.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+        # A module that stands in several places has a name in each.
+        parameters = dict(probe.named_parameters(remove_duplicate=False))
+        trained = frozenset(name for name, parameter in parameters.items() if parameter.grad is not None)
+        of_indexing = {id(parameter) for part in indexing for parameter in part.parameters()}
+        needed = trained | {name for name, parameter in parameters.items() if id(parameter) in of_indexing}
+        try:
+            drop_unused(probe, trained, needed)
+            same = run_encoder(probe, inputs, feature_layers, seeded=True)
+        except Exception as error:  # a weight is asked for that no gradient reaches (LayoutLMv3's positions)
+            logger.debug("%s does not run without its unused parts: %s", config.model_type, error)
+            needed = frozenset(parameters)
+        else:
+            if device != "meta" and not all(map(torch.equal, levels, same)):
+                needed = frozenset(parameters)
+    return DryRun(trained, frozenset(needed), tuple(tuple(level.shape[1:]) for level in levels), feature_layers)
+
+
+def share_weights(module: PreTrainedModel):
+    """Lets places that share a weight do so: while a checkpoint is loaded the library puts that off."""
+    for name, source in getattr(module, "all_tied_weights_keys", {}).items():
+        place, _, own = name.rpartition(".")
+        setattr(module.get_submodule(place), own, module.get_parameter(source))
+
+
+@torch.no_grad()
+def fill_weights(module: nn.Module):
+    """Gives all weights some numbers: while a checkpoint is loaded new modules have whatever is in the memory."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.uniform_(-0.1, 0.1, generator=generator)
+
+
+def note_indexing(found: set[nn.Module], module: nn.Module, inputs, outputs):
+    """A forward hook: takes down modules that no gradient reaches though tokens may depend on them: those that give
+    whole numbers (which tokens to look at), and those that run without gradients."""
+    whole = isinstance(outputs, torch.Tensor) and not outputs.is_floating_point()
+    if whole or not torch.is_grad_enabled():
+        found.add(module)
+
+
+def drop_unused(module: nn.Module, trained: frozenset[str], needed: frozenset[str], prefix: str = ""):
+    """Removes the sub-modules none of whose parameters is needed; single parameters that do not train stop to.
+
+    Args:
+        module: the encoder, or a part of it.
+        trained, needed: see `DryRun`.
+        prefix: of the part's parameters in the encoder.
+    """
+    for name, parameter in module.named_parameters(recurse=False):
+        if prefix + name not in trained:
+            parameter.requires_grad_(False)
+    for name, child in list(module.named_children()):
+        path = f"{prefix}{name}."
+        names = [path + key for key, _ in child.named_parameters()]
+        if not names or not needed.isdisjoint(names):
+            drop_unused(child, trained, needed, path)
+        elif isinstance(module, nn.ModuleList):
+            behind = [f"{prefix}{key}" for key, _ in module.named_parameters() if int(key.split(".")[0]) > int(name)]
+            if not needed.isdisjoint(behind):
+                child.requires_grad_(False)
+                continue
+            # Used layers come first: all that follow are unused too. The first one stays in any case, untrained,
+            # since the library records what goes into a stack where its first layer is called.
+            del module[max(int(name), 1) :]
+            if name == "0":
+                child.requires_grad_(False)
+            return
+        elif any(isinstance(part, nn.ModuleList) for part in child.modules()):
+            drop_unused(child, trained, needed, path)  # a stack without its layers can still be called
+        else:
+            setattr(module, name, Bypass())

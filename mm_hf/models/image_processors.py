@@ -1,0 +1,103 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""Image processors of the library: what they make of pictures, and the size that they make them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .image import open_image, picture_of_array
+from .probing import check_image_size
+
+
+def prepare_images(
+    image_processor,
+    images: list,
+    rows: list[int],
+    images_kwargs: dict[str, Any],
+    background: str | Sequence[int] | None,
+    channels: int | None,
+) -> dict[str, Any]:
+    """What an image processor makes of distinct images, each opened as `open_image` says. Those that it is told not to
+    rescale, and those of encoders with other channels than one or three, stay as they are where they are arrays.
+
+    Args:
+        image_processor: any of the library.
+        images: raw ones.
+        rows: the first row that has each.
+        images_kwargs: for the image processor.
+        background, channels: see `image_background` and `image_channels` of `MMFusionProcessor`.
+
+    Raises:
+        ValueError: an image that cannot be read.
+    """
+    settings = dict(images_kwargs)
+    mean = settings.get("image_mean") or getattr(image_processor, "image_mean", None)
+    if channels is None:
+        channels = 1 if isinstance(mean, (list, tuple)) and len(mean) == 1 else 3
+    rescaled = settings.get("do_rescale", getattr(image_processor, "do_rescale", True)) is not False
+    layout, opened = settings.get("input_data_format"), []
+    for row, image in zip(rows, images):
+        array = isinstance(image, (np.ndarray, torch.Tensor))
+        try:
+            if array and (channels not in (1, 3) or (is_floating(image) and not rescaled)):
+                if not torch.as_tensor(image).isfinite().all():
+                    raise ValueError("the picture has pixels that are no finite numbers.")
+                opened.append(image)
+                continue
+            image = picture_of_array(image, layout) if array else image
+            opened.append(open_image(image, background, 1 if channels == 1 else 3))
+        except ValueError as error:
+            raise ValueError(f"Row {row}: {error}") from None
+    if all(isinstance(image, Image.Image) for image in opened):
+        settings.pop("input_data_format", None)
+    if channels == 1:  # what the image processor has for three may not fit
+        if getattr(image_processor, "do_convert_rgb", None):
+            settings["do_convert_rgb"] = False
+        for name in ("image_mean", "image_std"):
+            values = settings.get(name) or getattr(image_processor, name, None)
+            if isinstance(values, (list, tuple)) and len(values) > 1:
+                settings[name] = [sum(values) / len(values)]
+    return dict(image_processor(opened, **settings))
+
+
+def is_floating(values: np.ndarray | torch.Tensor) -> bool:
+    """Whether an array or tensor holds floats."""
+    return values.is_floating_point() if isinstance(values, torch.Tensor) else values.dtype.kind == "f"
+
+
+def resize_to(image_processor, image_size: int):
+    """Makes an image processor resize the whole of each picture to one height and width, where it can: without a
+    border, and without cutting anything off but where it knows no other way than to crop.
+
+    Raises:
+        ValueError: no height and width, or what the image processor cannot make.
+    """
+    check_image_size(image_size)
+    square = {"height": image_size, "width": image_size}
+    edge = {"shortest_edge": image_size}
+    whole = {"size": square, "do_resize": True, "do_center_crop": False, "do_pad": False}
+    cropped = {"size": edge, "do_resize": True, "crop_size": square, "do_center_crop": True, "crop_pct": 1.0}
+    picture = Image.new("RGB", (2 * image_size + 3, image_size + 7), (255, 255, 255))
+    before = dict(vars(image_processor))
+    failure: Exception | None = None
+    for settings in (whole, cropped):
+        vars(image_processor).clear()
+        vars(image_processor).update(before)
+        for name, value in settings.items():
+            if hasattr(image_processor, name) or name == "size":
+                setattr(image_processor, name, value)
+        try:
+            found = image_processor([picture], return_tensors="pt")["pixel_values"]
+        except Exception as error:
+            failure = error
+            continue
+        if tuple(found.shape[-2:]) == (image_size, image_size) and torch.equal(found.amin((2, 3)), found.amax((2, 3))):
+            return
+    raise ValueError(
+        f"{type(image_processor).__name__} cannot make pictures of {image_size} x {image_size} without a border: "
+        f"leave image_size out, or resize the pictures yourself. {failure or ''}"
+    )

@@ -1,0 +1,92 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""The rows of a pipeline: what they may have, and the objects that hold several."""
+
+import re
+from collections.abc import Iterable, Sized
+from types import GeneratorType
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from .inputs import columns_of, entries_of, index_of_a_series, is_numeric, is_one, list_of_table_rows
+
+
+# What a row may have, and the modality that the model needs for it.
+ROW_KEYS = {
+    "image": "vision",
+    "text": "text",
+    "question": "text",
+    "audio": "audio",
+    "table": "tabular",
+    "video": "vision",
+    "series": "series",
+}
+
+
+def rows_to_answer(inputs: Any) -> Any:
+    """Rows in the form that the library tells from a single one: a list, a data set of torch or a generator.
+
+    Args:
+        inputs: a row or many, see `MMFusionClassificationPipeline`.
+    """
+    single = is_one(inputs) or hasattr(inputs, "_asdict") or is_row_of_pandas(inputs)
+    if single or isinstance(inputs, (list, Dataset, GeneratorType)):
+        return inputs
+    if isinstance(inputs, (set, frozenset, tuple)):
+        return entries_of(inputs)
+    if columns_of(inputs) is not None and not (hasattr(inputs, "features") and hasattr(inputs, "column_names")):
+        return list_of_table_rows(inputs)
+    if hasattr(inputs, "dtype") and hasattr(inputs, "shape"):  # numbers are one item, objects and strings are rows
+        return inputs if is_numeric(inputs.dtype) and len(inputs.shape) < 4 else entries_of(inputs)
+    if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__"):
+        return IndexedRows(inputs)
+    return (row for row in inputs) if isinstance(inputs, Iterable) else inputs
+
+
+def is_row_of_pandas(value: Any) -> bool:
+    """Whether a value is a row that was taken out of a table of pandas: its index names what a row has."""
+    return any(isinstance(name, str) and name in ROW_KEYS for name in index_of_a_series(value) or ())
+
+
+class IndexedRows(Dataset):
+    """What has a length and rows by number, as a data set of torch, which the library reads row by row."""
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.rows[number]
+
+
+class NumberedRows(Dataset):
+    """Rows of a data set, loaded with their number; one that the data set itself cannot read is a bad row.
+
+    Args:
+        pipeline: whose `preprocess` loads them.
+        rows: anything with a length and rows by number.
+        params: of `preprocess`.
+    """
+
+    def __init__(self, pipeline: Any, rows: Any, params: dict[str, Any]):
+        self.pipeline, self.rows, self.params = pipeline, rows, params
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        try:
+            row = self.rows[number]
+        except Exception as error:
+            return self.pipeline._bad_row(number, error, self.params.get("on_error", "raise"))
+        return self.pipeline.preprocess(row, number=number, **self.params)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a row cannot be read, in one line, without the number that it has in its batch."""
+    said = " ".join(str(error).split())
+    said = said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
+    return re.sub(r"^Row \d+: ", "", said)

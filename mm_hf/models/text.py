@@ -1,0 +1,138 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""Texts as tokens, cut to what an encoder can place, and tokens as texts."""
+
+import inspect
+import os
+import threading
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from .inputs import fault_of_unicode
+from .probing import longest_text, said_positions
+
+
+logger = logging.get_logger(__name__)
+
+
+# Lengths that tokenizers give when they know none (the library's own stand-in is 1e30).
+UNKNOWN_LENGTH = 10**6
+# The library's tokenizers keep the length and the padding of a call in themselves: two threads at once would cut each
+# other's texts. One lock for all of them, since processors share tokenizers; a forked process has its own.
+TOKENIZING = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=TOKENIZING._at_fork_reinit)  # type: ignore[attr-defined]
+
+
+def tokenize(tokenizer, texts: list[str], text_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Tokenizes texts, one thread at a time, and says once if texts had to be cut.
+
+    Raises:
+        ValueError: a text without any token, where the tokenizer has none for what it does not know.
+    """
+    with TOKENIZING:
+        encoded = tokenizer(texts, **text_kwargs)
+        mask = encoded.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and not (filled := mask.bool().any(-1)).all():
+            # Of a tokenizer that adds nothing: what has no word in it is one that is not known.
+            if tokenizer.unk_token_id is None:
+                raise ValueError(f"The text {texts[int(filled.int().argmin())]!r} has no token.")
+            ids = encoded["input_ids"].long() if mask.shape[1] else torch.zeros(len(texts), 1, dtype=torch.int64)
+            mask = mask if mask.shape[1] else torch.zeros_like(ids)
+            ids[~filled, 0], mask[~filled, 0] = tokenizer.unk_token_id, 1
+            encoded.update({"input_ids": ids, "attention_mask": mask})
+        limit = text_kwargs.get("max_length") or tokenizer.model_max_length
+        full = [
+            text for text, ids in zip(texts, encoded["input_ids"]) if text_kwargs["truncation"] and len(ids) >= limit
+        ]
+        if full:
+            lengths = [len(ids) for ids in tokenizer(full, verbose=False)["input_ids"]]
+            if max(lengths) > limit:
+                logger.warning_once(
+                    f"Texts of up to {max(lengths)} tokens are cut to {limit}, all that the text encoder can read. "
+                    "This is said once."
+                )
+    return encoded
+
+
+def target_ids(tokenizer, texts: list[str | None], max_length: int | None = None, end: bool = True) -> torch.Tensor:
+    """The tokens of texts that are to be written, as labels.
+
+    Args:
+        tokenizer: any of the library.
+        texts: one a row, None for a row without.
+        max_length: tokens that a text is cut to, its end included.
+        end: a token ends each text.
+
+    Returns:
+        `(B, S)` int64, each text without its start, -100 behind it.
+
+    Raises:
+        ValueError: a text with a lone surrogate, or a tokenizer without a token for the end.
+    """
+    last = [ends_of_text(tokenizer)[1]] if end else []
+    for row, text in enumerate(texts):
+        if text is not None and (fault := fault_of_unicode(text)):
+            raise ValueError(f"Row {row}: {fault}")
+    there = [text for text in texts if text is not None]
+    with TOKENIZING:
+        found = iter(tokenizer(there, add_special_tokens=False, verbose=False)["input_ids"] if there else [])
+    longest = None if max_length is None else max_length - len(last)
+    rows = [[] if text is None else [*next(found)[:longest], *last] for text in texts]
+    labels = torch.full((len(rows), max([1, *map(len, rows)])), -100)
+    for row, tokens in enumerate(rows):
+        labels[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+    return labels
+
+
+def ends_of_text(tokenizer) -> tuple[int, int, int]:
+    """The tokens that a written text starts and ends with, and what follows its end: CLS, SEP and PAD of BERT and its
+    kin, else the tokens of beginning and end of GPT-2 and its kin.
+
+    Raises:
+        ValueError: the tokenizer has neither.
+    """
+    start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    if start is None or end is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no token that a text could start and end with: neither CLS and SEP nor "
+            "BOS and EOS."
+        )
+    return start, end, end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def decode_as_written(tokenizer, tokens: Any, **kwargs: Any) -> str:
+    """The text of tokens that stand for it one by one. A tokenizer of CTC (Wav2Vec2's) would take them for those of
+    single moments, and equal letters for one."""
+    parameters = inspect.signature(getattr(tokenizer, "_decode", tokenizer.decode)).parameters
+    grouped = {"group_tokens": False} if "group_tokens" in parameters else {}
+    return tokenizer.decode(tokens, **grouped, **kwargs)
+
+
+def limit_text(tokenizer, config):
+    """Makes a tokenizer cut texts to what the text encoder of a config can place: a tokenizer that claims more is not
+    believed. One that claims nothing takes the encoder's word, and cuts nothing where the positions have no end."""
+    longest = longest_text(config)
+    if tokenizer.model_max_length > UNKNOWN_LENGTH:
+        longest = longest or said_positions(config)
+    if longest is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+
+
+def ensure_padding(tokenizer):
+    """Gives a tokenizer that has no token for padding (GPT-2's, Llama's) one of its own, if it has any special one:
+    the mask says where padding is, so that which one does not matter."""
+    if tokenizer.pad_token is not None:
+        return
+    names = ("sep_token", "eos_token", "unk_token", "bos_token", "cls_token")
+    name = next((name for name in names if getattr(tokenizer, name, None) is not None), None)
+    if name is None:
+        return
+    tokenizer.pad_token = getattr(tokenizer, name)
+    logger.warning_once(
+        f"{type(tokenizer).__name__} has no token for padding: its {name} {tokenizer.pad_token!r} pads, and the mask "
+        "says where. This is said once."
+    )

@@ -18,6 +18,8 @@ import transformers as T
 from PIL import Image
 from safetensors.torch import load_file
 
+import mm_hf.checkpoints as checkpoints
+import mm_hf.states as states
 from mm_hf import MMFusionConfig, MMFusionForCTC, MMFusionForMultiTask, MMFusionForQuestionAnswering, MMFusionProcessor
 from mm_hf.adapters import merge_lora
 from mm_hf.parts import class_of
@@ -103,7 +105,7 @@ def words_of(dataset: Path, output_dir: Path, **keys) -> list[str]:
 
 def run(script: str, dataset: Path, output_dir: Path, **keys):
     """Runs a script in this process; gives the job."""
-    module, jobs = importlib.import_module(f"training.{script}"), []
+    module, jobs = importlib.import_module(f"mm_hf.training.{script}"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script}.py", *words_of(dataset, output_dir, **keys)])
         set_up = module.set_up
@@ -546,15 +548,13 @@ def test_goes_on_without_the_checkpoint(things, other_shop, tmp_path, monkeypatc
     keys = {**PICTURES, "label_column": "thing", "init_from": source, "freeze_encoders": "true", "floors": "true"}
     keys |= {"floor_budget": 0.5, "lora": "fusion"}
     run(script, other_shop, tmp_path / "alone", **keys)
-    module = importlib.import_module("mm_hf.training.train" if script == "train" else "mm_hf.trainer")
-    publish = module.publish
 
     def publish_and_die(folder):
-        publish(folder)
+        checkpoints.publish(folder)
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "publish", publish_and_die)
+        patch.setattr(states, "publish", publish_and_die)
         with pytest.raises(KilledError):
             run(script, other_shop, tmp_path / "killed", **keys)
     assert (tmp_path / "killed/checkpoint-2").exists()

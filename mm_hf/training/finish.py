@@ -28,8 +28,8 @@ from ..evaluation import (
     predict,
     verdict,
 )
+from ..nonfinite import check_finite, fault_of_answers
 from ..optim import NonFiniteLossError
-from ..states import check_finite, fault_of_answers
 from .arguments import TrainArguments
 from .new_run import merge_adapters
 from .provenance import commit_or_version, hardware, versions

@@ -31,7 +31,7 @@ from ..models.image import open_image
 from ..models.retrieval_mm_fusion import ITEMS
 from ..models.sound import load_sound
 from ..retrieval import Gallery, choose_weight, combine, empty_index, encode, rerank, score_gallery
-from ..training.arguments import DatasetArguments
+from ..training.data_arguments import DatasetArguments
 from ..training.exits import MEASURING, run_script
 from ..training.lock import lock_folder
 from ..training.provenance import commit_or_version, hardware, versions

@@ -31,10 +31,10 @@ from ..states import (
     restore_random_states,
     taking_up,
 )
-from .arguments import TrainArguments
-from .finish import evaluate
+from .evaluator import evaluate
 from .run import Run, build_optimizer, build_scheduler
 from .state import Progress, fault_of_state
+from .train_arguments import TrainArguments
 
 
 class Training:
@@ -58,7 +58,7 @@ class Training:
     ):
         self.run, self.model, self.collator, self.args, self.folder = run, model, collator, args, folder
         self.accelerator = run.accelerator
-        self.loader = run.loader("train", run.training_collator(collator), train=True)
+        self.loader = run.training_loader(collator)
         self.streams = run.data_args.streaming
         self.epoch_batches = None if self.streams else len(self.loader)
         if self.epoch_batches == 0:

@@ -36,8 +36,8 @@ from ..states import (
     taking_up,
 )
 from ..trainer import MMTrainer
-from .arguments import TrainArguments
 from .run import Run, build_optimizer, build_scheduler
+from .train_arguments import TrainArguments
 
 
 # Of a process's own file in a checkpoint, see `RecipeTrainer.save_extra_state`.
@@ -284,8 +284,8 @@ def build_trainer(
         folder or run.output_dir / "floors",
         model=model,
         args=training_arguments(run, args, folder),
-        train_dataset=run.rows("train", train=True),
-        eval_dataset=run.rows("validation", train=False),
+        train_dataset=run.training_rows(),
+        eval_dataset=run.rows("validation"),
         callbacks=callbacks,
         compute_metrics=partial(compute_metrics, run),
     )

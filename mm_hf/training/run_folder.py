@@ -31,12 +31,11 @@ from ..evaluation import (
 from ..models import files
 from ..models.configuration_mm_fusion import CUSTOM_PIPELINES, PRETRAINED_MODALITIES
 from ..models.generation_mm_fusion import GENERATION
-from .exits import goes_on_in
 from .lock import lock_folder
 from .places import WORKING_DIR, working_dir
 
 
-CARD = resources.files("mm_hf.evaluation") / "card.md"  # a template
+CARD = resources.files("mm_hf.evaluation") / "card.md"  # its template
 # Of the pipelines' names those that are tasks of the Hub, and the modalities that they take.
 HUB_TASKS = {
     "visual-question-answering": {"vision", "text"},
@@ -124,7 +123,6 @@ def claim_run_folder(
         ValueError: the folder holds a run of another recipe, or another process writes there.
     """
     lock_folder(output_dir, accelerator.is_main_process)
-    goes_on_in(output_dir)
     results = output_dir / "results.json"
     recipe = plain_recipe(recipe)
     found = {} if overwrite else read_recipe_of(output_dir)  # else it may be damaged
@@ -190,25 +188,26 @@ def write_run(output_dir: Path, model, collator: MultimodalCollator, splits, log
     note = note_on_numbers() if "regression" in kinds else None
     plot_predictions(samples, output_dir / "predictions.png", note=note, no_picture=no_picture(collator))
     recipe, tag = results["recipe"], pipeline_tag(model)
-    card = model_card(
-        CARD,
-        results,
-        name=recipe["name"],
-        dataset=short_name(recipe["dataset"]),
-        pipeline_tag=tag,
-        task_type=tag or next(iter(CUSTOM_PIPELINES[type(model).__name__])),
-        base_models=model.config.base_models,
-        model_class=type(model).__name__,
-        encoders=encoders_of(recipe),
-        parameters=round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
-        labels=list(model.config.id2label.values()),
-        writes=collator.problem_type == GENERATION,
-        searches=collator.pair_ids,
-        tasks={name: task.labels for name, task in model.config.task_heads.items()} if model.config.tasks else {},
-        problem_types=problem_types(model, collator),
-        figure=figure,
-        rows={split: len(part) if isinstance(part, Dataset) else "streamed" for split, part in splits.items()},
-    )
+    with resources.as_file(CARD) as template:
+        card = model_card(
+            template,
+            results,
+            name=recipe["name"],
+            dataset=short_name(recipe["dataset"]),
+            pipeline_tag=tag,
+            task_type=tag or next(iter(CUSTOM_PIPELINES[type(model).__name__])),
+            base_models=model.config.base_models,
+            model_class=type(model).__name__,
+            encoders=encoders_of(recipe),
+            parameters=round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
+            labels=list(model.config.id2label.values()),
+            writes=collator.problem_type == GENERATION,
+            searches=collator.pair_ids,
+            tasks={name: task.labels for name, task in model.config.task_heads.items()} if model.config.tasks else {},
+            problem_types=problem_types(model, collator),
+            figure=figure,
+            rows={split: len(part) if isinstance(part, Dataset) else "streamed" for split, part in splits.items()},
+        )
     card.save(output_dir / "README.md")
     clear_staging(output_dir)
     write_json(output_dir / "results.json", results)  # last: it says that the run is complete
@@ -236,7 +235,7 @@ def pipeline_tag(model) -> str | None:
 def sample_predictions(model, collator: MultimodalCollator, split, logits, count: int = 12) -> list[tuple]:
     """Test rows drawn at random, of one label a row up to a third of them wrong ones if there are, as
     `plot_predictions` takes them: answer and truth in words, and whether the answer is right, see `judged`."""
-    columns, kinds = collator.columns, problem_types(model, collator)
+    kinds = problem_types(model, collator)
     if collator.pair_ids:
         return sample_finds(collator, split, logits, count)
     order = list(range(len(split)))
@@ -252,26 +251,23 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
         names = model.config.task_heads[name].labels if several else model.config.id2label
         found[name] = judged(logits[name] if several else logits, labels, kind, names)
     if list(kinds.values()) == ["single_label_classification"]:
-        rights = {row: found[columns.label][row][2] for row in order}
-        wrong = [row for row in order if rights[row] is False][: count // 3]
-        chosen = wrong + [row for row in order if rights[row]][: count - len(wrong)]
-    samples = []
+        (judgements,) = found.values()
+        wrong = [row for row in order if judgements[row][2] is False][: count // 3]
+        chosen = wrong + [row for row in order if judgements[row][2]][: count - len(wrong)]
+    samples: list[tuple] = []
     for row in Rows(split, "test").__getitems__(chosen):
         place = row["row_id"]
         looks = picture_and_text(row, collator)
         if collator.problem_type == GENERATION:
             target = collator.targets([row], bad=[])
-            answer, truth = (
-                text or "–" for text in collator.texts_of(torch.stack([logits[place]])) + collator.texts_of(target)
-            )
-            samples.append((*looks, answer, truth))
+            texts = [*collator.texts_of(torch.stack([logits[place]])), *collator.texts_of(target)]
+            samples.append((*looks, *(text or "–" for text in texts)))
             continue
         answers, truths, rights = zip(*(found[name][place] for name in kinds))
-        known = [truth for truth in truths if truth is not None]
+        known = any(truth is not None for truth in truths)
         truth = "; ".join("–" if truth is None else truth for truth in truths) if known else None
-        if len(kinds) > 1:
-            answers = [f"{name}: {answer}" for name, answer in zip(kinds, answers)]
-        samples.append((*looks, "; ".join(answers), truth, all(right is not False for right in rights)))
+        said = [f"{name}: {answer}" for name, answer in zip(kinds, answers)] if len(kinds) > 1 else answers
+        samples.append((*looks, "; ".join(said), truth, all(right is not False for right in rights)))
     return samples
 
 
@@ -281,7 +277,8 @@ def problem_types(model, collator: MultimodalCollator) -> dict[str, str]:
         return {}
     if collator.problem_type != GENERATION and model.config.tasks is not None:
         return {name: task.problem_type for name, task in model.config.task_heads.items()}
-    return {collator.columns.label: collator.problem_type}
+    (column,) = collator.columns.labels
+    return {column: str(collator.problem_type)}
 
 
 def no_picture(collator: MultimodalCollator) -> str:
@@ -312,6 +309,7 @@ def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple
     is absent, and for what cannot be read. Where there is no column of texts, the text is the columns of the table,
     the name of the sound's file, or empty."""
     columns = collator.columns
+    picture: Image.Image | None
     try:
         there = [column for column in columns.files if row[column]]
         if columns.video is not None and row[columns.video]:

@@ -6,14 +6,13 @@ whatever has become of the checkpoint by then.
 
 import json
 import os
-from argparse import SUPPRESS
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from PIL import Image
-from transformers import AutoConfig, HfArgumentParser
+from transformers import AutoConfig
 
 from .. import (
     MMFusionConfig,
@@ -34,8 +33,8 @@ from ..models.configuration_mm_fusion import (
 from ..models.ctc_mm_fusion import CTC
 from ..models.generation_mm_fusion import GENERATION
 from ..parts import class_of
-from .arguments import ALL_ARGUMENTS, DataArguments, ModelArguments, read_recipe
-from .run import COLUMN_OF, RETRIEVAL
+from .data_arguments import COLUMN_OF, DataArguments
+from .model_arguments import RETRIEVAL, ModelArguments
 from .run_folder import is_begun, read_recipe_of
 
 
@@ -85,18 +84,6 @@ class Start:
         """The model as it starts."""
         config = MMFusionConfig.from_pretrained(self.folder)
         return class_of(config, self.folder).from_pretrained(self.folder, **kwargs)
-
-
-def given_keys(words: list[str] | None = None) -> set[str]:
-    """The keys that the recipe or the command line gives; those of a recipe without a value are left out."""
-    parser = HfArgumentParser(ALL_ARGUMENTS, allow_abbrev=False)
-    parser.add_argument("recipe", nargs="?")
-    for action in parser._actions:
-        action.default = SUPPRESS
-    found = vars(parser.parse_known_args(words)[0])
-    recipe = found.pop("recipe", None)
-    values = {} if recipe is None else read_recipe(Path(recipe))
-    return set(found) | {key for key, value in values.items() if value is not None}
 
 
 def open_start(
@@ -264,11 +251,12 @@ def side_of(processor: MMFusionProcessor) -> int | None:
 
 def of_task(start: Start, model_args: ModelArguments, data_args: DataArguments) -> dict[str, Any]:
     """Keys of the head, as the checkpoint has them, where it answers alike."""
-    config, found, labels = start.config, {}, data_args.label_column
+    config, labels = start.config, data_args.label_column
+    found: dict[str, Any] = {}
     task = TASK_OF.get(start.head)
     if model_args.task is None and not isinstance(labels, list) and (task == RETRIEVAL) == (labels is None):
-        fits = {CTC: data_args.audio_column, RETRIEVAL: data_args.text_column}.get(task, True)
-        found["task"] = task if fits else None
+        needed = {CTC: data_args.audio_column, RETRIEVAL: data_args.text_column}
+        found["task"] = None if task in needed and not needed[task] else task
     task = model_args.task or found.get("task")
     if start.head == MMFusionForRetrieval.__name__ and task == RETRIEVAL:
         found |= {"projection_dim": config.projection_dim, "matching_weight": config.matching_weight}

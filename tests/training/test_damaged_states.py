@@ -23,9 +23,8 @@ from mm_hf import checkpoints, states
 from mm_hf.checkpoints import CHECKSUMS, MANIFEST, fault_of, publish, staging_folder
 from mm_hf.models.checksums import checksum_of
 from mm_hf.optim import EMA
-from mm_hf.training import finetune, loop, recipe_trainer, train
-from mm_hf.training import finish as measure
-from mm_hf.training.new_run import set_up
+from mm_hf.training import evaluator, finetune, finish, loop, recipe_trainer, train
+from mm_hf.training.open_run import open_run
 from mm_hf.training.state import fault_of_state
 
 
@@ -71,7 +70,7 @@ def load(script: str, recipe: Path):
     """What trains, before its first step."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script}.py", str(recipe)])
-        job = set_up("", f"{script}.py")
+        job = open_run("", f"{script}.py")
     make = loop.Training if script == "train" else recipe_trainer.build_trainer
     return make(job, job.model, job.collator, job.train_args, job.output_dir)
 
@@ -463,7 +462,7 @@ def test_weights_that_are_not_finite_are_not_measured(script, loaded, copied, mo
             score()
         monkeypatch.setattr(training, "ema", None)
     with unfit(training, "weights") as name, pytest.raises(states.NonFiniteWeightsError, match=f"{name} is not"):
-        measure.finish(job, None, {})
+        finish.finish(job, None, {})
     assert not (job.output_dir / "results.json").exists()
 
 
@@ -507,7 +506,7 @@ def test_a_score_that_is_not_finite_is_never_the_best(loaded, monkeypatch):
     """Not even the first: nothing would be greater than NaN."""
     training, trainer = loaded["train"], loaded["finetune"]
     scores = iter([math.nan, 0.25, math.inf, 0.5, math.nan])
-    monkeypatch.setattr(train, "evaluate", lambda *_: (None, {"metrics": {"accuracy": next(scores)}}))
+    monkeypatch.setattr(loop, "evaluate", lambda *_: (None, {"metrics": {"accuracy": next(scores)}}))
     progress = training.progress
     progress.best, found = None, []
     for _ in range(5):
@@ -528,12 +527,12 @@ def test_answers_that_are_not_finite(loaded, monkeypatch, capsys):
     """Weights that are finite may overflow: the test part is refused, on validation the score does not count."""
     training = loaded["train"]
     job, model = training.run, training.model
-    monkeypatch.setattr(measure, "predict", overflowing(measure.predict))
-    _, report = measure.evaluate(job, model, job.collator, "validation")
+    monkeypatch.setattr(evaluator, "predict", overflowing(evaluator.predict))
+    _, report = evaluator.evaluate(job, model, job.collator, "validation")
     assert all(math.isnan(value) for value in report["metrics"].values())
     assert "answers are not finite" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"test part .*answers are not finite, the first to row 2"):
-        measure.evaluate(job, model, job.collator, "test")
+        evaluator.evaluate(job, model, job.collator, "test")
 
 
 def overflowing(predict):

@@ -103,19 +103,19 @@ def words_of(dataset: Path, output_dir: Path, **keys) -> list[str]:
 
 def run(script: str, dataset: Path, output_dir: Path, **keys):
     """Runs a script in this process; gives the job."""
-    module, jobs = importlib.import_module(f"training.{script}"), []
+    module, jobs = importlib.import_module(f"mm_hf.training.{script}"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script}.py", *words_of(dataset, output_dir, **keys)])
-        set_up = module.set_up
-        patch.setattr(module, "set_up", lambda *words: jobs.append(set_up(*words)) or jobs[-1])
+        open_run = module.open_run
+        patch.setattr(module, "open_run", lambda *words: jobs.append(open_run(*words)) or jobs[-1])
         exits.run_script(module.main)
     return jobs[-1]
 
 
 def prepared(dataset: Path, output_dir: Path, **keys):
     """The job as it is before it trains."""
-    module = importlib.import_module("mm_hf.training.new_run")
-    return module.set_up("", "train.py", words_of(dataset, output_dir, **keys))
+    module = importlib.import_module("mm_hf.training.open_run")
+    return module.open_run("", "train.py", words_of(dataset, output_dir, **keys))
 
 
 def saved(job, folder: Path) -> Path:
@@ -546,7 +546,7 @@ def test_goes_on_without_the_checkpoint(things, other_shop, tmp_path, monkeypatc
     keys = {**PICTURES, "label_column": "thing", "init_from": source, "freeze_encoders": "true", "floors": "true"}
     keys |= {"floor_budget": 0.5, "lora": "fusion"}
     run(script, other_shop, tmp_path / "alone", **keys)
-    module = importlib.import_module("mm_hf.training.train" if script == "train" else "mm_hf.trainer")
+    module = importlib.import_module("mm_hf.training.loop" if script == "train" else "mm_hf.trainer")
     publish = module.publish
 
     def publish_and_die(folder):

@@ -52,7 +52,8 @@ from ..training.exits import MEASURING, run_script
 from ..training.finish import OtherPictures
 from ..training.provenance import commit_or_version, hardware, versions
 from ..training.reopen import EvaluateArguments, GroupedColumns, open_checkpoint, parse_arguments
-from ..training.run_folder import no_picture, picture_and_text, short_name, write_json
+from ..training.run_folder import write_json
+from ..training.run_report import no_picture, picture_and_text, short_name
 
 
 Absent = Mapping[str, Collection[int] | None]  # see `MultimodalCollator`

@@ -6,44 +6,26 @@ from typing import Any
 from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer
 
-from .. import (
-    MMFusionForClassification,
-    MMFusionForConditionalGeneration,
-    MMFusionForCTC,
-    MMFusionForMultiTask,
-    MMFusionForQuestionAnswering,
-    MMFusionForRetrieval,
-    MMFusionPreTrainedModel,
-    MMFusionProcessor,
-)
+from .. import MMFusionPreTrainedModel, MMFusionProcessor
 from ..adapters import add_lora, merge_lora
 from ..data import BadRowError, Columns, Rows, label_statistics, letter_tokenizer, names_of_classes, word_tokenizer
 from ..data.loading import SOURCE_ROW
 from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES, part_of_composite
-from ..models.ctc_mm_fusion import CTC
 from ..models.finite import kind_of_texts
-from ..models.generation_mm_fusion import GENERATION
 from ..models.names import did_you_mean
 from ..models.probing import longest_text
 from ..models.recurrent import RecurrentConfig
 from ..models.series import SeriesScaler, as_steps, has_no_steps
 from ..models.tabular import TableSchema, TabularConfig
 from .data_arguments import DataArguments
-from .model_arguments import RETRIEVAL, ModelArguments
+from .heads import HEADS
+from .model_arguments import ModelArguments
 from .run import Run
 from .splits import texts_of_table
 from .start import Start
 from .start_parts import processor_from
 
 
-HEADS: dict[str, type[MMFusionPreTrainedModel]] = {
-    "question_answering": MMFusionForQuestionAnswering,
-    "classification": MMFusionForClassification,
-    "multi_task": MMFusionForMultiTask,
-    RETRIEVAL: MMFusionForRetrieval,
-    GENERATION: MMFusionForConditionalGeneration,
-    CTC: MMFusionForCTC,
-}
 # Of a stream, whose rows are not known before they come, the first ones tell what its numbers are like.
 FITTED_ROWS = 1000
 OWN_TOKENIZERS = {"letters": letter_tokenizer, "words": word_tokenizer}

@@ -8,21 +8,6 @@ from accelerate.utils import gather_object
 
 from ..data import CacheTooLargeError, FeatureCache, Rows
 from .evaluator import Evaluator
-from .run import Run
-
-
-def kept_features(run: Run) -> list[str]:
-    """The modalities whose features a run can keep, where it is asked to: their encoder is frozen, and no augmentation
-    changes their items."""
-    data_args = run.data_args
-    changing = {
-        "vision": bool(data_args.augment),
-        "text": data_args.token_dropout > 0,
-        "audio": data_args.speed_perturbation > 0,
-    }
-    if not data_args.cache_features or data_args.streaming:
-        return []
-    return [name for name in run.model.config.frozen_encoders if not changing.get(name)]
 
 
 def build_cache(run: Evaluator, modalities: list[str]) -> FeatureCache | None:

@@ -31,7 +31,7 @@ from .build import merge_adapters
 from .evaluator import Evaluator, evaluate, report_of
 from .provenance import commit_or_version, hardware, versions
 from .run import Run
-from .run_folder import write_run
+from .run_report import write_run
 from .train_arguments import TrainArguments
 
 

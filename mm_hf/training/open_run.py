@@ -23,7 +23,7 @@ from ..models.generation_mm_fusion import GENERATION
 from .build import build_model, build_processor, build_tokenizer, head_arguments, head_of, loss_arguments
 from .checks import check_arguments
 from .exits import goes_on_in
-from .features import build_cache, kept_features
+from .features import build_cache
 from .fingerprint import Fingerprint, frozen_sources
 from .model_arguments import RETRIEVAL
 from .recipe import given_keys, parse_arguments
@@ -155,7 +155,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
         for count_all in (False, True)
     )
     run.say(f"{type(run.model).__name__}: {total:.1f} M parameters, {trainable:.2f} M of them train")
-    run.collator = replace(run.collator, cache=build_cache(run, kept_features(run)))
+    run.collator = replace(run.collator, cache=build_cache(run, run.kept_features))
     return run
 
 

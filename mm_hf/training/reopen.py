@@ -31,10 +31,10 @@ from ..models.ctc_mm_fusion import CTC
 from ..models.files import read_json
 from ..models.generation_mm_fusion import GENERATION
 from ..models.names import did_you_mean
-from .build import HEADS
 from .data_arguments import COLUMN_OF, DatasetArguments
 from .evaluator import Evaluator
 from .features import build_cache
+from .heads import HEADS
 from .lock import lock_folder
 from .model_arguments import RETRIEVAL
 from .places import find_data

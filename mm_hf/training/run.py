@@ -41,6 +41,20 @@ class Run(Evaluator):
     seconds: dict[str, float] = field(default_factory=dict)
     build: Callable[[], MMFusionPreTrainedModel] = field(init=False, repr=False)
 
+    @property
+    def kept_features(self) -> list[str]:
+        """The modalities whose features are kept, where the recipe asks for that: their encoder is frozen, and no
+        augmentation changes their items."""
+        data_args = self.data_args
+        changing = {
+            "vision": bool(data_args.augment),
+            "text": data_args.token_dropout > 0,
+            "audio": data_args.speed_perturbation > 0,
+        }
+        if not data_args.cache_features or data_args.streaming:
+            return []
+        return [name for name in self.model.config.frozen_encoders if not changing.get(name)]
+
     def training_collator(self, collator: MultimodalCollator) -> MultimodalCollator:
         """The same with the augmentations that the recipe asks for."""
         data_args = self.data_args

@@ -4,7 +4,6 @@ What a run started from is kept in its folder, under `start`: it goes on from th
 whatever has become of the checkpoint by then.
 """
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,6 @@ from transformers import AutoConfig
 
 from .. import (
     MMFusionConfig,
-    MMFusionForClassification,
     MMFusionForConditionalGeneration,
     MMFusionForCTC,
     MMFusionForRetrieval,
@@ -31,21 +29,17 @@ from ..models.configuration_mm_fusion import (
     part_of_composite,
 )
 from ..models.ctc_mm_fusion import CTC
+from ..models.files import read_json
 from ..models.generation_mm_fusion import GENERATION
 from ..parts import class_of
 from .data_arguments import COLUMN_OF, DataArguments
+from .heads import TASK_OF
 from .model_arguments import RETRIEVAL, ModelArguments
 from .run_folder import is_begun, read_recipe_of
 
 
 START = "start"  # within the run's folder
 ABOUT = "start.json"
-TASK_OF = {
-    MMFusionForRetrieval.__name__: RETRIEVAL,
-    MMFusionForConditionalGeneration.__name__: GENERATION,
-    MMFusionForCTC.__name__: CTC,
-    MMFusionForClassification.__name__: "classification",
-}
 
 
 @dataclass
@@ -125,7 +119,7 @@ def reopen(source: str, folder: Path) -> Start:
             f"{folder}, where this run keeps what it started from, is damaged: {fault}. --overwrite_output_dir starts "
             "anew."
         )
-    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    about = read_json(folder / ABOUT)
     config, processor = MMFusionConfig.from_pretrained(folder), MMFusionProcessor.from_pretrained(folder)
     more = {key: about[key] for key in ("name", "lines", "settled")}
     return Start(source, folder=folder, config=config, processor=processor, kept=True, **more)
@@ -155,7 +149,7 @@ def open_checkpoint(source: str, folder: Path) -> Start:
             "there by processor.save_pretrained."
         )
     recipe = Path(source) / "recipe.json"
-    found = json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
+    found = read_json(recipe) if recipe.exists() else {}
     name = Path(source).resolve().name if local else source
     return Start(source, name, folder, config, MMFusionProcessor.from_pretrained(source), found)
 

@@ -1,7 +1,7 @@
 """Answers a question about a picture in a fresh process, from the checkpoint alone.
 
-python training/answer.py runs/easy_vqa
-python training/answer.py runs/easy_vqa --image picture.png --question "what shape is in the image?"
+mm_hf answer runs/easy_vqa
+mm_hf answer runs/easy_vqa --image picture.png --question "what shape is in the image?"
 """
 
 import argparse

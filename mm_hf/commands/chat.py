@@ -1,7 +1,7 @@
 """A dialogue about a picture, with a model that writes.
 
-    python training/chat.py --model runs/easy_vqa_generation --image picture.png
-    python training/chat.py --model runs/easy_vqa_generation --image picture.png --question "what shape is it?"
+    mm_hf chat --model runs/easy_vqa_generation --image picture.png
+    mm_hf chat --model runs/easy_vqa_generation --image picture.png --question "what shape is it?"
 
 Questions come from the terminal, a line each, or from --question. The turns before are put in front of a question, as
 text. The picture is encoded once, however many questions are asked.

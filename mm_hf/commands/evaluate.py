@@ -1,8 +1,8 @@
 """Measures a checkpoint: metrics with intervals, floors, calibration, confusion, the worst mistakes, missing parts.
 
-    python training/evaluate.py --model runs/easy_vqa --missing
-    accelerate launch training/evaluate.py --model runs/easy_vqa
-    python training/evaluate.py --model me/answers --dataset my.csv --image_column photo --text_column question \
+    mm_hf evaluate --model runs/easy_vqa --missing
+    accelerate launch -m mm_hf.commands.evaluate --model runs/easy_vqa
+    mm_hf evaluate --model me/answers --dataset my.csv --image_column photo --text_column question \
         --label_column answer
 
 A run of train.py leaves recipe.json beside its checkpoint: there, data set and columns need not be named again. What
@@ -47,9 +47,8 @@ from ..evaluation import (
 )
 from ..evaluation.page import PICTURES
 from ..training.data_arguments import DatasetArguments
-from ..training.evaluator import Evaluator
+from ..training.evaluator import Evaluator, OtherPictures
 from ..training.exits import MEASURING, run_script
-from ..training.finish import OtherPictures
 from ..training.provenance import commit_or_version, hardware, versions
 from ..training.reopen import EvaluateArguments, GroupedColumns, open_checkpoint, parse_arguments
 from ..training.run_folder import write_json
@@ -66,7 +65,7 @@ def predict_rows(run: Evaluator, rows: Rows, title: str, absent: Absent | None =
     the result, are the same on any number of processes.
 
     Args:
-        run: the checkpoint and its data.
+        run: has the checkpoint and its data.
         rows: all of them.
         title: of the progress bar.
         absent: by the name of a modality the rows that lack it; None: all.
@@ -159,7 +158,7 @@ def write_task(
     evaluation; of several tasks each into a folder of its own.
 
     Args:
-        task: the run as if it had this task alone.
+        task: the same as `run`, as if it had this task alone.
         predictions: of all rows.
         learned: labels of the training part, None where there is none.
         floors, curves: as `write_evaluation` takes them, but with the logits of all rows in place of answers.

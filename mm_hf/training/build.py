@@ -151,7 +151,7 @@ def head_arguments(run: Run, losses: list[dict[str, Any]]) -> dict[str, Any]:
     """What the head answers, as the model's config takes it.
 
     Args:
-        run: the run.
+        run: with its data.
         losses: `loss_arguments` of each of its tasks.
     """
     args = run.model_args

@@ -272,3 +272,26 @@ def report_of(run: Evaluator, predictions: Predictions, split: str) -> dict:
     kinds = run.splits[split][run.columns.kind] if run.columns.kind else None
     generated = run.generate_arguments(split) is not None
     return run.metrics(predictions.logits, predictions.labels, kinds, generated)
+
+
+class OtherPictures(Rows):
+    """Rows of one split, each with the pictures of another row: texts beside pictures that they do not belong to.
+
+    Args:
+        dataset, split: see `Rows`.
+        columns: which of them are pictures.
+        order: for each row the row whose pictures it gets.
+    """
+
+    def __init__(self, dataset: Dataset, split: str, columns: Columns, order: list[int]):
+        super().__init__(dataset, split)
+        moved = [*columns.images, *(column for column in (columns.image_id, columns.video) if column)]
+        self.pictures, self.order = dataset.select_columns(moved), order
+        self.groups = self.pictures[columns.image_id][order] if columns.image_id else None
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        pictures = self.pictures[[self.order[index] for index in indices]]
+        return [
+            {**row, **{name: values[place] for name, values in pictures.items()}}
+            for place, row in enumerate(super().__getitems__(indices))
+        ]

@@ -1,4 +1,4 @@
-"""What train.py and finetune.py share after they trained: the test, the floors beside it, and the run's folder."""
+"""Ends a run that has trained: the test, the floors beside it, and what the folder keeps."""
 
 import copy
 import dataclasses
@@ -6,14 +6,13 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from datasets import Dataset, IterableDataset
+from datasets import IterableDataset
 
 from .. import MMFusionPreTrainedModel
-from ..data import Columns, MultimodalCollator, Rows
+from ..data import MultimodalCollator
 from ..evaluation import (
     Predictions,
     chance_mean_recall,
@@ -28,7 +27,7 @@ from ..evaluation import (
 )
 from ..states import check_finite
 from .build import merge_adapters
-from .evaluator import Evaluator, evaluate, report_of
+from .evaluator import Evaluator, OtherPictures, evaluate, report_of
 from .provenance import commit_or_version, hardware, versions
 from .run import Run
 from .run_report import write_run
@@ -99,8 +98,8 @@ def constant_floors(run: Evaluator, predictions: Predictions) -> list[Floor]:
     part, measured on the test part, for each task; of a search what an order drawn at random finds.
 
     Args:
-        run: the run.
-        predictions: of the model, for the test part.
+        run: whose labels these are.
+        predictions: of its model, for the test part.
     """
     if run.searches:
         return [("chance_mean_recall", "mean_recall", chance_mean_recall(predictions.labels))]
@@ -150,8 +149,8 @@ def measure_floors(run: Run, fit: Fit) -> list[Floor]:
     The models that see one modality alone are trained as the model was, on a smaller budget, with the other absent.
 
     Args:
-        run: the run.
-        fit: trains.
+        run: whose model was trained.
+        fit: trains another one.
     """
     floors: list[Floor] = []
     modalities = run.model.config.modalities
@@ -187,26 +186,3 @@ def floor_of(run: Evaluator, name: str, report: dict) -> list[Floor]:
     metrics, (first, *_) = report["metrics"], report["metrics"]
     of_tasks = [(f"{task}_{name}", metric, metrics[metric]) for task, metric in run.task_metrics().items()]
     return [(name, first, metrics[first]), *of_tasks]
-
-
-class OtherPictures(Rows):
-    """Rows of one split, each with the pictures of another row: texts beside pictures that they do not belong to.
-
-    Args:
-        dataset, split: see `Rows`.
-        columns: which of them are pictures.
-        order: for each row the row whose pictures it gets.
-    """
-
-    def __init__(self, dataset: Dataset, split: str, columns: Columns, order: list[int]):
-        super().__init__(dataset, split)
-        moved = [*columns.images, *(column for column in (columns.image_id, columns.video) if column)]
-        self.pictures, self.order = dataset.select_columns(moved), order
-        self.groups = self.pictures[columns.image_id][order] if columns.image_id else None
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        pictures = self.pictures[[self.order[index] for index in indices]]
-        return [
-            {**row, **{name: values[place] for name, values in pictures.items()}}
-            for place, row in enumerate(super().__getitems__(indices))
-        ]

@@ -1,4 +1,4 @@
-"""What evaluate.py does before it measures: its arguments, the checkpoint, and the data as they were in training."""
+"""Opens a checkpoint to be measured: the arguments, the model, and the data cut into parts as in training."""
 
 import os
 from collections.abc import Collection
@@ -319,7 +319,8 @@ def labels_of_checkpoint(
 def open_checkpoint(
     args: EvaluateArguments, data_args: DatasetArguments, recipe: dict[str, Any]
 ) -> tuple[Evaluator, str, Any]:
-    """Opens checkpoint and data, and looks at every row before any is measured.
+    """Opens checkpoint and data, and looks at every row before any is measured. It asks for no recipe: what a
+    checkpoint answers, its own config says.
 
     Returns:
         what measures the checkpoint, with the part that is measured as its only one, but for a model of pictures that

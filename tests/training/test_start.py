@@ -22,7 +22,7 @@ from mm_hf import MMFusionConfig, MMFusionForCTC, MMFusionForMultiTask, MMFusion
 from mm_hf.adapters import merge_lora
 from mm_hf.parts import class_of
 from mm_hf.training import exits, start_parts
-from mm_hf.training.start import given_keys
+from mm_hf.training.recipe import given_keys
 from mm_hf.training.start_parts import OF_BASE
 
 

@@ -162,9 +162,12 @@ class TrainArguments:
         for name in ("num_train_epochs", "max_train_seconds", "unfreeze_epochs", "layer_decay", "floor_budget"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
-        rates = [f"{part}_learning_rate" for part in ("encoder", *MODALITY_CONFIGS, "decoder")]
-        not_negative = ("learning_rate", *rates, "gradient_modulation", "weight_decay", "max_grad_norm")
-        for name in (*not_negative, "focal_gamma", "mixup_alpha", "ema_decay"):
+        not_negative = (
+            *("learning_rate", "encoder_learning_rate", "vision_learning_rate", "text_learning_rate"),
+            *("audio_learning_rate", "tabular_learning_rate", "series_learning_rate", "decoder_learning_rate"),
+            *("gradient_modulation", "weight_decay", "max_grad_norm", "focal_gamma", "mixup_alpha", "ema_decay"),
+        )
+        for name in not_negative:
             if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
         for name in ("label_smoothing_factor", "ema_decay"):

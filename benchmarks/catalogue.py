@@ -19,9 +19,9 @@ import torch
 from datasets import Dataset, concatenate_datasets, load_from_disk
 
 from mm_hf.data import FeatureCache
-from mm_hf.training.finish import evaluate
+from mm_hf.training.evaluator import evaluate
 from mm_hf.training.loop import fit
-from mm_hf.training.new_run import set_up
+from mm_hf.training.open_run import open_run
 from mm_hf.training.provenance import commit_or_version, hardware
 from mm_hf.training.run import Run
 from mm_hf.training.run_folder import write_json
@@ -57,7 +57,7 @@ def prepare(labels: list[str], seed: int, cache: FeatureCache | None, budget: li
         "true",
     ]
     words += ["--cache_features", str(cache is None).lower(), *(["--task", "multi_task"] if len(labels) > 1 else [])]
-    job = set_up(__doc__.split("\n")[0], "train.py", [*words, *budget])
+    job = open_run(__doc__.split("\n")[0], "train.py", [*words, *budget])
     if cache is not None:
         job.collator = replace(job.collator, cache=cache)
     return job

@@ -34,11 +34,11 @@ from datasets import DatasetDict, concatenate_datasets, disable_progress_bars, l
 from mm_hf import FUSIONS
 from mm_hf.data import FeatureCache, MultimodalCollator
 from mm_hf.prepare.openmoji import cut
-from mm_hf.training.arguments import read_recipe
-from mm_hf.training.finish import evaluate
+from mm_hf.training.evaluator import evaluate
 from mm_hf.training.loop import Training
-from mm_hf.training.new_run import set_up
+from mm_hf.training.open_run import open_run
 from mm_hf.training.provenance import commit_or_version, hardware
+from mm_hf.training.recipe_files import read_recipe
 from mm_hf.training.run import Run
 
 
@@ -166,7 +166,7 @@ def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Run:
     recipe |= {"floors": False, "report_to": "none", "cache_features": cache is None}
     (work / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     words = [str(work / "recipe.yaml"), "--output_dir", str(work / "run"), "--overwrite_output_dir", "true"]
-    job = set_up(__doc__.split("\n")[0], "train.py", words)
+    job = open_run(__doc__.split("\n")[0], "train.py", words)
     if cache is not None:
         job.collator = replace(job.collator, cache=cache)
     return job

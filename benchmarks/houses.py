@@ -25,9 +25,9 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from mm_hf.data import FeatureCache
-from mm_hf.training.finish import evaluate
+from mm_hf.training.evaluator import evaluate
 from mm_hf.training.loop import fit
-from mm_hf.training.new_run import set_up
+from mm_hf.training.open_run import open_run
 from mm_hf.training.provenance import commit_or_version, hardware
 from mm_hf.training.run import Run
 from mm_hf.training.run_folder import write_json
@@ -75,7 +75,7 @@ def prepare(fusion: str, unit: str, cut: int, budget: list[str], cache: FeatureC
     words += ["--freeze_encoders", "true", "--test_fraction", "0.2", "--seed", str(cut), "--floors", "false"]
     words += ["--output_dir", str(ROOT / f"runs/houses/{fusion}-{unit}-{cut}"), "--overwrite_output_dir", "true"]
     words += ["--report_to", "none", "--cache_features", str(cache is None).lower(), *FUSIONS[fusion], *budget]
-    job = set_up(__doc__.split("\n")[0], "train.py", words)
+    job = open_run(__doc__.split("\n")[0], "train.py", words)
     if cache is not None:
         job.collator = replace(job.collator, cache=cache)
     return job

@@ -22,9 +22,9 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, disable_progres
 
 from mm_hf.data import FeatureCache
 from mm_hf.prepare.openmoji import cut
-from mm_hf.training.finish import evaluate
+from mm_hf.training.evaluator import evaluate
 from mm_hf.training.loop import fit
-from mm_hf.training.new_run import set_up
+from mm_hf.training.open_run import open_run
 from mm_hf.training.provenance import commit_or_version, hardware
 
 
@@ -73,7 +73,7 @@ def run_once(
     words = [str(recipe), "--dataset", str(dataset), "--output_dir", str(work / "run"), "--seed", str(seed)]
     words += ["--overwrite_output_dir", "true", "--report_to", "none", *METHODS[method], *more]
     words += ["--cache_features", str(cache is None)]
-    job = set_up(__doc__.split("\n")[0], "train.py", words)
+    job = open_run(__doc__.split("\n")[0], "train.py", words)
     if cache is not None:
         job.collator = replace(job.collator, cache=cache)
     fit(job, job.model, job.collator, job.train_args)

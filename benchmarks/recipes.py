@@ -28,8 +28,8 @@ from datasets import load_from_disk
 from tqdm import tqdm
 
 from mm_hf.data import names_of_classes
-from mm_hf.training.arguments import read_recipe
 from mm_hf.training.provenance import commit_or_version
+from mm_hf.training.recipe_files import read_recipe
 from mm_hf.training.run_folder import write_json
 
 

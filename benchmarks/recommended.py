@@ -19,11 +19,11 @@ from accelerate.utils import set_seed
 from torchmetrics.functional.classification import binary_average_precision, binary_f1_score
 
 from mm_hf.evaluation import bootstrap
-from mm_hf.training.arguments import read_recipe
-from mm_hf.training.finish import evaluate
+from mm_hf.training.evaluator import evaluate
 from mm_hf.training.loop import fit
-from mm_hf.training.new_run import set_up
+from mm_hf.training.open_run import open_run
 from mm_hf.training.provenance import commit_or_version, hardware
+from mm_hf.training.recipe_files import read_recipe
 from mm_hf.training.run_folder import write_json
 
 
@@ -62,7 +62,7 @@ def main():
     words += ["--table_columns", *(name for name in recipe["table_columns"] if name != "recommended")]
     if arguments.text_encoder is not None:
         words += ["--text_encoder", arguments.text_encoder, "--freeze_encoders", "true"]
-    job = set_up(__doc__.split("\n")[0], "train.py", words)
+    job = open_run(__doc__.split("\n")[0], "train.py", words)
     yes = job.label2id["yes"]
     encoder = Path(job.model_args.text_encoder).name
     report: dict[str, Any] = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}

@@ -18,7 +18,7 @@ import torch
 
 from mm_hf import checkpoints, states
 from mm_hf.training import loop
-from mm_hf.training.new_run import set_up
+from mm_hf.training.open_run import open_run
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,7 +74,7 @@ def one_step(cache: Path, folder: Path, frozen: bool) -> "loop.Training":
     }
     words = [str(word) for key, value in keys.items() for word in (f"--{key}", value)]
     with mock.patch.object(sys, "argv", ["train.py", str(ROOT / "training/recipes/easy_vqa.yaml"), *words]):
-        job = set_up("", "train.py")
+        job = open_run("", "train.py")
     training = loop.Training(job, job.model, job.collator, job.train_args, job.output_dir)
     training.loader.set_epoch(0)
     training.make_step([next(iter(training.loader))])

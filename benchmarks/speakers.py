@@ -17,8 +17,8 @@ from typing import Any
 from datasets import DatasetDict, concatenate_datasets, load_from_disk
 
 from benchmarks.recipes import call
-from mm_hf.training.arguments import read_recipe
 from mm_hf.training.provenance import commit_or_version, hardware
+from mm_hf.training.recipe_files import read_recipe
 from mm_hf.training.run_folder import write_json
 
 

@@ -25,9 +25,9 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 
 from mm_hf.data import FeatureCache
 from mm_hf.prepare.openmoji import CATEGORIES, CATEGORIES_FILE, join_key, read_checked
-from mm_hf.training.finish import evaluate
+from mm_hf.training.evaluator import evaluate
 from mm_hf.training.loop import fit
-from mm_hf.training.new_run import set_up
+from mm_hf.training.open_run import open_run
 from mm_hf.training.provenance import commit_or_version, hardware
 from mm_hf.training.run import Run
 from mm_hf.training.run_folder import write_json
@@ -94,7 +94,7 @@ def prepare(args: argparse.Namespace, data: Path, output_dir: Path, cache: Featu
     flags |= {"report_to": "none", "image_size": 96, "cache_features": str(cache is None).lower()}
     flags |= {f"{name}_encoder": args.encoders / found for name, found in ENCODERS.items()} | keys
     words = [str(RECIPE), *(str(word) for key, value in flags.items() for word in (f"--{key}", value))]
-    job = set_up(__doc__.split("\n")[0], "train.py", words)
+    job = open_run(__doc__.split("\n")[0], "train.py", words)
     if cache is not None:
         job.collator = replace(job.collator, cache=cache)
     return job

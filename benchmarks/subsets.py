@@ -22,9 +22,9 @@ from accelerate.utils import set_seed
 
 from benchmarks.fusions import interval
 from mm_hf.models.configuration_mm_fusion import MODALITY_CONFIGS
-from mm_hf.training.finish import evaluate
+from mm_hf.training.evaluator import evaluate
 from mm_hf.training.loop import fit
-from mm_hf.training.new_run import set_up
+from mm_hf.training.open_run import open_run
 from mm_hf.training.provenance import commit_or_version, hardware
 from mm_hf.training.run import Run
 from mm_hf.training.run_folder import write_json
@@ -39,7 +39,7 @@ def prepare(recipe: str, budget: list[str]) -> Run:
     """The recipe's job; the features of its frozen encoders are computed once for all that is trained."""
     words = [str(ROOT / f"training/recipes/{recipe}.yaml"), "--output_dir", str(RUNS / recipe), *budget]
     words += ["--overwrite_output_dir", "true", "--report_to", "none"]
-    return set_up(__doc__.split("\n")[0], "train.py", words)
+    return open_run(__doc__.split("\n")[0], "train.py", words)
 
 
 def variants(

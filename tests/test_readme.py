@@ -62,7 +62,7 @@ def test_flags_exist():
 
     from mm_hf.commands.chat import ChatArguments
     from mm_hf.commands.search import RetrieveArguments
-    from mm_hf.training.arguments import ALL_ARGUMENTS
+    from mm_hf.training.recipe import ALL_ARGUMENTS
     from mm_hf.training.reopen import EvaluateArguments
 
     known = {

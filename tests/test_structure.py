@@ -108,6 +108,32 @@ def test_dependencies_point_one_way(file):
     assert used.isdisjoint(above), f"{name_of(file)} uses {sorted(used & {*above})}"
 
 
+def used_in_training(name: str) -> set[str]:
+    """The modules of mm_hf/training that one of them imports when it is imported itself."""
+    top = ast.parse((PACKAGE / f"training/{name}.py").read_text()).body
+    names = {node.module for node in top if isinstance(node, ast.ImportFrom) and node.level == 1}
+    return {name for name in names if (PACKAGE / f"training/{name}.py").exists()}
+
+
+def test_modules_of_training_import_in_no_circle():
+    waiting = {file.stem: used_in_training(file.stem) for file in (PACKAGE / "training").glob("*.py")}
+    while waiting:
+        free = {name for name, used in waiting.items() if used.isdisjoint(waiting)}
+        assert free, f"in a circle: {sorted(waiting)}"
+        waiting = {name: used for name, used in waiting.items() if name not in free}
+
+
+def test_what_opens_a_checkpoint_needs_nothing_that_trains():
+    reached, waiting = set(), ["reopen"]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += used_in_training(name)
+    assert "evaluator" in reached
+    assert reached.isdisjoint({"run", "open_run", "build", "loop", "recipe_trainer", "finish"})
+
+
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=name_of)
 def test_heavy_packages_are_imported_where_they_are_used(file):
     if file.relative_to(PACKAGE).parts[0] in RUNNING:

@@ -1,13 +1,13 @@
 """Answers a question about a picture in a fresh process, from the checkpoint alone.
 
-python training/answer.py runs/easy_vqa
-python training/answer.py runs/easy_vqa --image picture.png --question "what shape is in the image?"
+mm_hf answer runs/easy_vqa
+mm_hf answer runs/easy_vqa --image picture.png --question "what shape is in the image?"
 """
 
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image, ImageDraw
 from transformers import pipeline
@@ -30,7 +30,8 @@ def script():
         else:
             picture = str(arguments.image)
         # The checkpoint brings its own code, and nothing here imports mm_hf.
-        answer = pipeline("visual-question-answering", model=arguments.model, trust_remote_code=True)
+        # The library does not list this task any more: the checkpoint brings its pipeline too.
+        answer = cast(Any, pipeline)("visual-question-answering", model=arguments.model, trust_remote_code=True)
         answers = answer({"image": picture, "question": arguments.question}, top_k=arguments.top_k)
     except (OSError, ValueError) as error:
         sys.exit("error: " + " ".join(str(error).split()))

@@ -1,7 +1,7 @@
 """A dialogue about a picture, with a model that writes.
 
-    python training/chat.py --model runs/easy_vqa_generation --image picture.png
-    python training/chat.py --model runs/easy_vqa_generation --image picture.png --question "what shape is it?"
+    mm_hf chat --model runs/easy_vqa_generation --image picture.png
+    mm_hf chat --model runs/easy_vqa_generation --image picture.png --question "what shape is it?"
 
 Questions come from the terminal, a line each, or from --question. The turns before are put in front of a question, as
 text. The picture is encoded once, however many questions are asked.
@@ -11,11 +11,12 @@ In the terminal `/image PATH` shows another picture and forgets the dialogue, `/
 
 import sys
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from transformers.utils import logging
 
-from .. import EncoderStates, MMFusionConfig, MMFusionForConditionalGeneration, MMFusionProcessor
+from .. import EncoderStates, MMFusionConfig, MMFusionForConditionalGeneration, MMFusionModel, MMFusionProcessor
 from ..training.exits import ANSWERING, run_script
 from ..training.values import ArgumentParser
 
@@ -65,7 +66,7 @@ class Dialogue:
     """
 
     def __init__(
-        self, model: MMFusionForConditionalGeneration, processor: MMFusionProcessor, turns: int, **settings: int
+        self, model: MMFusionForConditionalGeneration, processor: MMFusionProcessor, turns: int, **settings: Any
     ):
         self.model, self.processor, self.turns, self.settings = model, processor, turns, settings
         self.said: list[str] = []  # each turn, question and answer
@@ -79,7 +80,7 @@ class Dialogue:
             ValueError: there is none, or it cannot be read.
         """
         inputs = self.processor(images=[path]).to(self.model.device)
-        self.picture = self.model.get_encoder().encode(**inputs)["vision"]
+        self.picture = cast(MMFusionModel, self.model.get_encoder()).encode(**inputs)["vision"]
         self.said = []
 
     def text(self, question: str) -> str:
@@ -94,7 +95,13 @@ class Dialogue:
         return text
 
     def ask(self, question: str) -> str:
-        """Answers, and keeps the turn."""
+        """Answers, and keeps the turn.
+
+        Raises:
+            ValueError: there is no picture yet.
+        """
+        if self.picture is None:
+            raise ValueError("There is no picture to ask about: show one first.")
         inputs = self.processor(text=[self.text(question)]).to(self.model.device)
         picture = replace(self.picture, index=torch.zeros(1, dtype=torch.int64, device=self.model.device))
         tokens = self.model.generate(**inputs, encoder_states={"vision": picture}, **self.settings)

@@ -1,8 +1,8 @@
 """Measures a checkpoint: metrics with intervals, floors, calibration, confusion, the worst mistakes, missing parts.
 
-    python training/evaluate.py --model runs/easy_vqa --missing
-    accelerate launch training/evaluate.py --model runs/easy_vqa
-    python training/evaluate.py --model me/answers --dataset my.csv --image_column photo --text_column question \
+    mm_hf evaluate --model runs/easy_vqa --missing
+    accelerate launch -m mm_hf.commands.evaluate --model runs/easy_vqa
+    mm_hf evaluate --model me/answers --dataset my.csv --image_column photo --text_column question \
         --label_column answer
 
 A run of train.py leaves recipe.json beside its checkpoint: there, data set and columns need not be named again. What
@@ -12,6 +12,7 @@ evaluation.json with all the figures, and the pictures. Of a model with several 
 
 import re
 import shutil
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -45,36 +46,37 @@ from ..evaluation import (
     write_page,
 )
 from ..evaluation.page import PICTURES
-from ..training.arguments import DatasetArguments
+from ..training.data_arguments import DatasetArguments
+from ..training.evaluator import Evaluator, OtherPictures
 from ..training.exits import MEASURING, run_script
-from ..training.finish import OtherPictures
 from ..training.provenance import commit_or_version, hardware, versions
-from ..training.reopen import EvaluateArguments, open_checkpoint, parse_arguments
-from ..training.run import Run
-from ..training.run_folder import no_picture, picture_and_text, short_name, write_json
+from ..training.reopen import EvaluateArguments, GroupedColumns, open_checkpoint, parse_arguments
+from ..training.run_folder import write_json
+from ..training.run_report import no_picture, picture_and_text, short_name
 
 
+Absent = Mapping[str, Collection[int] | None]  # see `MultimodalCollator`
 SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
 NEAREST_PICTURE = "the text of the training picture that this model's vision encoder takes for the most alike"
 
 
-def predict_rows(run: Run, rows: Rows, title: str, **absent: frozenset[int] | None) -> Predictions:
+def predict_rows(run: Evaluator, rows: Rows, title: str, absent: Absent | None = None) -> Predictions:
     """What the model says of all rows, by all processes. Each takes whole batches, so that these, and every digit of
     the result, are the same on any number of processes.
 
     Args:
-        run: the checkpoint and its data.
+        run: has the checkpoint and its data.
         rows: all of them.
         title: of the progress bar.
-        absent: the rows that lack a modality, by its name; None: all.
+        absent: by the name of a modality the rows that lack it; None: all.
     """
     groups = len(rows) if rows.groups is None else rows.groups
-    batches = list(GroupedBatchSampler(groups, run.train_args.per_device_eval_batch_size, shuffle=False))
+    batches = list(GroupedBatchSampler(groups, run.batch_size, shuffle=False))
     loader = DataLoader(
         rows,
         batch_sampler=batches[run.rank :: run.world_size],
-        collate_fn=replace(run.collator, absent=absent),
-        num_workers=run.train_args.dataloader_num_workers,
+        collate_fn=replace(run.collator, absent=absent or {}),
+        num_workers=run.num_workers,
     )
     return predict(run.model, loader, run.accelerator, title=title, generate=run.generate_arguments(""))
 
@@ -83,7 +85,7 @@ def main():
     """The whole evaluation, from top to bottom."""
     args, data_args, recipe = parse_arguments(__doc__.split("\n")[0])
     run, name, learned = open_checkpoint(args, data_args, recipe)
-    rows = run.rows(name, train=False)
+    rows = run.rows(name)
     run.say(f"{args.model} on {len(rows):,} rows of {data_args.dataset}, part {name}")
     predictions = predict_rows(run, rows, "evaluating")
     run.note_bad_rows(predictions.bad_rows)
@@ -94,9 +96,9 @@ def main():
         """Texts by number, `(N,)`."""
         return texts.codes(run.collator.texts_of(tokens))
 
-    def logits(title: str, rows: Rows = rows, **absent) -> Any:
+    def logits(title: str, rows: Rows = rows, absent: Absent | None = None) -> Any:
         """Of all rows. Bad ones are not noted again."""
-        found = predict_rows(run, rows, title, **absent).logits
+        found = predict_rows(run, rows, title, absent).logits
         return numbered(found) if run.writes else found
 
     if run.writes:
@@ -110,9 +112,9 @@ def main():
     for modality in modalities if len(modalities) > 1 else []:
         others = dict.fromkeys(set(modalities) - {modality})
         meaning = f"this very model, not trained for it, with the {' and '.join(others)} of every row taken away"
-        floors[f"this_model_{modality}_alone"] = logits(f"{modality} alone", **others), {"meaning": meaning}
+        floors[f"this_model_{modality}_alone"] = logits(f"{modality} alone", absent=others), {"meaning": meaning}
     items = picture_keys(run, rows) if "vision" in modalities else None
-    if {"vision", "text"} <= set(modalities):
+    if items is not None and "text" in modalities:
         order = derangement(items, args.seed)
         kept = sum(items[row] is not None and items[row] == items[other] for row, other in enumerate(order))
         shuffled = logits("shuffled pairs", OtherPictures(rows.dataset, name, run.columns, order))
@@ -123,14 +125,14 @@ def main():
     curves: dict[str, list] = {}
     for place, modality in enumerate(modalities if args.missing else []):
         for share in SHARES:
-            lost = {modality: rows_without(len(rows), share, [args.seed, place])}
-            curves.setdefault(modality, []).append((share, logits(f"{share:.0%} without {modality}", **lost)))
+            lost: Absent = {modality: rows_without(len(rows), share, [args.seed, place])}
+            curves.setdefault(modality, []).append((share, logits(f"{share:.0%} without {modality}", absent=lost)))
 
     if run.writes:  # all that were ever said
         run.label2id = texts.numbers
     if run.accelerator.is_main_process:
-        units = ("rows", list(range(len(rows))))
-        if run.columns.group:
+        units: tuple[str, Sequence] = ("rows", range(len(rows)))
+        if isinstance(run.columns, GroupedColumns) and run.columns.group:
             units = (f"rows of equal {run.columns.group}", rows.dataset[run.columns.group][:])
         elif items is not None:
             units = ("rows of the same picture", items)
@@ -143,12 +145,12 @@ def main():
 def write_task(
     args: EvaluateArguments,
     data_args: DatasetArguments,
-    run: Run,
-    task: Run,
+    run: Evaluator,
+    task: Evaluator,
     name: str,
     predictions: Predictions,
     learned: Any,
-    units: tuple[str, list],
+    units: tuple[str, Sequence],
     floors: dict[str, tuple[Any, dict[str, Any]]],
     curves: dict[str, list[tuple[float, Any]]],
 ):
@@ -156,13 +158,13 @@ def write_task(
     evaluation; of several tasks each into a folder of its own.
 
     Args:
-        task: the run as if it had this task alone.
+        task: the same as `run`, as if it had this task alone.
         predictions: of all rows.
         learned: labels of the training part, None where there is none.
         floors, curves: as `write_evaluation` takes them, but with the logits of all rows in place of answers.
         args, data_args, run, name, units: see there.
     """
-    column, problem_type = task.columns.label, task.problem_type
+    column, problem_type = task.label, task.problem_type
 
     def own(values: Any) -> torch.Tensor:
         return values[column] if run.tasks else values
@@ -174,7 +176,7 @@ def write_task(
         return answers_of(own(values)[labelled], problem_type)
 
     known = None if learned is None else own(learned)
-    outputs = len(run.label2id) if run.writes else logits.shape[1]
+    outputs = len(task.label2id or {}) if run.writes else logits.shape[1]
     own_floors = constant_floors(task, labels, known, outputs)
     own_floors |= {floor: (answers(values), notes) for floor, (values, notes) in floors.items()}
     own_curves = {
@@ -188,7 +190,7 @@ def write_task(
 
 
 def constant_floors(
-    run: Run, labels: torch.Tensor, learned: torch.Tensor | None, outputs: int
+    run: Evaluator, labels: torch.Tensor, learned: torch.Tensor | None, outputs: int
 ) -> dict[str, tuple[torch.Tensor, dict[str, str]]]:
     """By name the best answer that looks at no row, for each row, and where it is from. Of numbers there are two, one
     for the RMSE and one for the MAE."""
@@ -210,12 +212,12 @@ def constant_floors(
     }
 
 
-def nearest_pictures(run: Run, rows: Rows) -> torch.Tensor:
+def nearest_pictures(run: Evaluator, rows: Rows) -> torch.Tensor:
     """For each row the training row whose picture is the nearest, `(N,)`: by the cosine of what the model's own vision
     encoder gives, each level of it averaged over its places."""
 
     def features(rows: Rows, title: str) -> torch.Tensor:
-        batch_size = run.train_args.per_device_eval_batch_size
+        batch_size = run.batch_size
         loader = DataLoader(rows, batch_size=batch_size, collate_fn=run.collator)
         found = []
         for batch in tqdm(loader, desc=title, leave=False, disable=not run.accelerator.is_main_process):
@@ -232,32 +234,31 @@ def nearest_pictures(run: Run, rows: Rows) -> torch.Tensor:
     return (features(rows, "nearest pictures") @ known.T).argmax(-1)
 
 
-def picture_keys(run: Run, rows: Rows) -> list[tuple | None]:
+def picture_keys(run: Evaluator, rows: Rows) -> list[tuple | None]:
     """What tells the pictures of the rows apart; None where a row has none."""
     keys: list[tuple | None] = []
-    for start in range(0, len(rows), 1000):
-        for row in rows.__getitems__(range(start, min(start + 1000, len(rows)))):
-            found = tuple(run.collator.item_keys(row, "vision"))
-            keys.append(found if any(found) else None)
+    for row in rows:
+        found = tuple(run.collator.item_keys(row, "vision"))
+        keys.append(found if any(found) else None)
     return keys
 
 
 def write_evaluation(
     args: EvaluateArguments,
     data_args: DatasetArguments,
-    run: Run,
+    run: Evaluator,
     name: str,
     labelled: torch.Tensor,
     logits: torch.Tensor,
     labels: torch.Tensor,
-    units: tuple[str, list],
+    units: tuple[str, Sequence],
     floors: dict[str, tuple[torch.Tensor, dict[str, Any]]],
     curves: dict[str, list[tuple[float, torch.Tensor]]],
 ):
     """Works out what the answers are worth, writes it, and prints the table.
 
     Args:
-        args, data_args, run, name: what was measured.
+        args, data_args, run, name: what was measured, and the name of the part.
         labelled: which rows have a label; everything else is of these.
         logits, labels: the predictions.
         units: what is drawn for the intervals, and for each of all rows what is equal within one unit.
@@ -270,7 +271,7 @@ def write_evaluation(
     rows = labelled.nonzero().flatten().tolist()
     groups = group_codes([units[1][row] for row in rows])
     kinds = part[columns.kind][rows] if columns.kind else None
-    options = {"samples": args.bootstrap_samples, "seed": args.seed}
+    options: dict[str, Any] = {"samples": args.bootstrap_samples, "seed": args.seed}
     found = find_out(logits, labels, problem_type, names, groups, kinds, floors, curves, **options)
     found["intervals"]["unit"] = units[0]
     wrong = Rows(part, name).__getitems__([rows[mistake.pop("place")] for mistake in found["mistakes"]])
@@ -307,8 +308,8 @@ def write_evaluation(
     pictures = draw(staged, report, names, answers, targets, shown, no_picture(run.collator))
     write_page(staged / "report.html", f"Evaluation of {run.name}", facts(report), report, pictures)
     if (run.output_dir / "evaluation.json").exists():  # what an earlier evaluation left, and this one has not
-        for file in PICTURES if run.bad_rows.entries else (*PICTURES, "bad_rows.jsonl"):
-            (run.output_dir / file).unlink(missing_ok=True)
+        for left in PICTURES if run.bad_rows.entries else (*PICTURES, "bad_rows.jsonl"):
+            (run.output_dir / left).unlink(missing_ok=True)
     for file in staged.iterdir():
         file.replace(run.output_dir / file.name)
     staged.rmdir()

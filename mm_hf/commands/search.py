@@ -25,18 +25,28 @@ from transformers.utils import logging
 
 from .. import MMFusionConfig, MMFusionForRetrieval, MMFusionProcessor
 from ..data import Columns, MultimodalCollator, Rows, data_root_of
-from ..evaluation import bootstrap, chance_recall, compare, plot_finds, ranking_metrics, ranks, verdict
+from ..evaluation import (
+    bootstrap,
+    chance_recall,
+    compare,
+    picture_of_sound,
+    plot_finds,
+    ranking_metrics,
+    ranks,
+    verdict,
+)
 from ..models.files import read_json
 from ..models.image import open_image
 from ..models.retrieval_mm_fusion import ITEMS
 from ..models.sound import load_sound
 from ..retrieval import Gallery, choose_weight, combine, empty_index, encode, rerank, score_gallery
-from ..training.arguments import DatasetArguments
+from ..training.data_arguments import DatasetArguments
 from ..training.exits import MEASURING, run_script
 from ..training.lock import lock_folder
 from ..training.provenance import commit_or_version, hardware, versions
 from ..training.reopen import config_of, load_part, parse_arguments
-from ..training.run_folder import picture_and_text, picture_of_sound, write_json
+from ..training.run_folder import write_json
+from ..training.run_report import picture_and_text
 
 
 COMMANDS = ("evaluate", "build", "query")

@@ -17,6 +17,7 @@ from ..models.names import did_you_mean
 
 # Column of the row number before a part was cut off, the only one that people can find in their own file.
 SOURCE_ROW = "_source_row"
+ROWS_AT_ONCE = 1000  # that are fetched together where all of them are looked at
 
 
 class BadRowError(ValueError):
@@ -192,7 +193,11 @@ class Rows(TorchDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            yield from self.__getitems__(range(start, min(start + ROWS_AT_ONCE, len(self))))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         columns = self.dataset[indices]
         return [
             {**{name: values[place] for name, values in columns.items()}, "row_id": index, "split": self.split}

@@ -6,15 +6,15 @@ from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES
 from ..models.ctc_mm_fusion import CTC
 from ..models.generation_mm_fusion import GENERATION
 from ..models.names import did_you_mean
-from .arguments import (
+from .data_arguments import COLUMN_OF, DataArguments
+from .model_arguments import (
     DEFAULT_AUDIO_ENCODER,
     DEFAULT_TEXT_ENCODER,
     DEFAULT_VISION_ENCODER,
-    DataArguments,
+    RETRIEVAL,
     ModelArguments,
-    TrainArguments,
 )
-from .run import COLUMN_OF, RETRIEVAL
+from .train_arguments import TrainArguments
 
 
 CLASSES = (None, "question_answering", "classification")  # tasks whose answers are classes

@@ -11,14 +11,14 @@ import time
 
 from .exits import run_script
 from .finish import finish
-from .new_run import set_up
+from .open_run import open_run
 from .recipe_trainer import fit
 
 
 def main():
     """The whole run, from top to bottom."""
     started = time.perf_counter()
-    run = set_up(__doc__.split("\n")[0], "finetune.py")
+    run = open_run(__doc__.split("\n")[0], "finetune.py")
     if run is None:
         return
     run.seconds["prepare"] = time.perf_counter() - started

@@ -1,21 +1,18 @@
-"""What train.py and finetune.py share after they trained: the test, the floors beside it, and the run's folder."""
+"""Ends a run that has trained: the test, the floors beside it, and what the folder keeps."""
 
 import copy
 import dataclasses
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from itertools import islice
-from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from datasets import Dataset, IterableDataset
+from datasets import IterableDataset
 
 from .. import MMFusionPreTrainedModel
-from ..data import BadRowError, BatchLoader, Columns, MultimodalCollator, Rows, label_tensor
+from ..data import MultimodalCollator
 from ..evaluation import (
     Predictions,
     chance_mean_recall,
@@ -28,13 +25,13 @@ from ..evaluation import (
     predict,
     verdict,
 )
-from ..nonfinite import check_finite, fault_of_answers
-from ..optim import NonFiniteLossError
-from .arguments import TrainArguments
-from .new_run import merge_adapters
+from ..nonfinite import check_finite
+from .build import merge_adapters
+from .evaluator import Evaluator, OtherPictures, evaluate, report_of
 from .provenance import commit_or_version, hardware, versions
 from .run import Run
-from .run_folder import write_run
+from .run_report import write_run
+from .train_arguments import TrainArguments
 
 
 # Trains a model in place: (run, model, collator, arguments) -> points of (step, value) by name.
@@ -43,40 +40,6 @@ Fit = Callable[[Run, MMFusionPreTrainedModel, MultimodalCollator, TrainArguments
 Floor = tuple[str, str, float]
 WER_OF_MAJORITY = "wer_of_majority"  # compared, but not in `floors`, whose texts are by chrF
 STREAMED_LABELS = 10_000  # rows of a stream that the constant guess is learned from: a stream has no known end
-
-
-def evaluate(
-    run: Run, model: MMFusionPreTrainedModel, collator: MultimodalCollator, split: str
-) -> tuple[Predictions, dict]:
-    """Runs the model over one part, every row once, on all processes.
-
-    Returns:
-        its predictions, and what `Run.metrics` gives; where answers to the validation part are not finite, all metrics
-        are NaN.
-
-    Raises:
-        ValueError: weights, or answers to another part, are not finite.
-    """
-    check_finite(model, run.output_dir)
-    batches = run.loader(split, collator, train=False)
-    predictions = predict(model, batches, run.accelerator, generate=run.generate_arguments(split))
-    run.note_bad_rows(predictions.bad_rows)
-    run.share_bad_rows()
-    fault = fault_of_answers(predictions.logits)
-    if fault is not None and split != "validation":
-        raise NonFiniteLossError(f"The {split} part cannot be measured: {fault}.")
-    report = report_of(run, predictions, split)
-    if fault is not None:  # such a score is never the best
-        run.say(f"a score that does not count: {fault}")
-        report = {**report, "metrics": dict.fromkeys(report["metrics"], math.nan)}
-    return predictions, report
-
-
-def report_of(run: Run, predictions: Predictions, split: str) -> dict:
-    """The metrics of predictions of one part."""
-    kinds = run.splits[split][run.columns.kind] if run.columns.kind else None
-    generated = run.generate_arguments(split) is not None
-    return run.metrics(predictions.logits, predictions.labels, kinds, generated)
 
 
 def finish(run: Run, fit: Fit, history: dict[str, list]):
@@ -130,29 +93,29 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
     run.accelerator.end_training()
 
 
-def constant_floors(run: Run, predictions: Predictions) -> list[Floor]:
+def constant_floors(run: Evaluator, predictions: Predictions) -> list[Floor]:
     """What the best answer scores that looks at no row, see `majority_answer`: learned from the labels of the training
     part, measured on the test part, for each task; of a search what an order drawn at random finds.
 
     Args:
-        run: the run.
-        predictions: of the model, for the test part.
+        run: whose labels these are.
+        predictions: of its model, for the test part.
     """
     if run.searches:
         return [("chance_mean_recall", "mean_recall", chance_mean_recall(predictions.labels))]
     guesses: dict[str, torch.Tensor] = {}
     medians: dict[str, torch.Tensor] = {}
     for task in run.alone():
-        column = task.columns.label
+        column = task.label
         try:
-            labels = training_labels(task)
+            labels = task.read_labels("train", bad=[], of_stream=STREAMED_LABELS)  # the training has judged bad ones
         except Exception as error:  # each reader raises its own types, and the model is trained by now
             run.say(f"no constant guess: the labels of train cannot be read again ({type(error).__name__}: {error})")
             return []
         if task.writes:
             texts = [tuple(tokens) for tokens in labels.tolist()]
-            (answer, _), *_ = Counter(text for text in texts if set(text) != {-100}).most_common(1)
-            answers = torch.tensor(answer).expand(len(predictions.labels), -1)
+            (text, _), *_ = Counter(text for text in texts if set(text) != {-100}).most_common(1)
+            answers = torch.tensor(text).expand(len(predictions.labels), -1)
             metrics = run.metrics(answers, predictions.labels)["metrics"]
             return [("majority", "chrf", metrics["chrf"]), (WER_OF_MAJORITY, "wer", metrics["wer"])]
         logits = predictions.logits[column] if run.tasks else predictions.logits
@@ -172,27 +135,12 @@ def constant_floors(run: Run, predictions: Predictions) -> list[Floor]:
         return floors
     report = run.metrics(guesses, predictions.labels)["metrics"]
     floors = [("constant_guess", "score", report["score"])]
-    for task, metric in run.task_metrics().items():
-        floors.append((f"{task}_{'mean' if task in medians else 'majority'}", metric, report[metric]))
+    for column, metric in run.task_metrics().items():
+        floors.append((f"{column}_{'mean' if column in medians else 'majority'}", metric, report[metric]))
     if medians:
         report = run.metrics({**guesses, **medians}, predictions.labels)["metrics"]
-        floors += [(f"{task}_mae_of_median", f"{task}_mae", report[f"{task}_mae"]) for task in medians]
+        floors += [(f"{column}_mae_of_median", f"{column}_mae", report[f"{column}_mae"]) for column in medians]
     return floors
-
-
-def training_labels(run: Run) -> torch.Tensor:
-    """The labels of the training part, of a stream those of its first rows. Bad ones are missing: the training has
-    judged them."""
-    part, column = run.splits["train"], run.columns.label
-    bad: list[BadRowError] = []
-    if isinstance(part, IterableDataset):
-        found = islice(part.select_columns([column]), STREAMED_LABELS)
-        rows = [{**row, "row_id": place, "split": "train"} for place, row in enumerate(found)]
-    else:
-        rows = run.all_rows("train", [column])
-    if run.writes:
-        return run.collator.targets(rows, bad)
-    return label_tensor(rows, column, run.label2id, run.problem_type, bad)
 
 
 def measure_floors(run: Run, fit: Fit) -> list[Floor]:
@@ -201,8 +149,8 @@ def measure_floors(run: Run, fit: Fit) -> list[Floor]:
     The models that see one modality alone are trained as the model was, on a smaller budget, with the other absent.
 
     Args:
-        run: the run.
-        fit: trains.
+        run: whose model was trained.
+        fit: trains another one.
     """
     floors: list[Floor] = []
     modalities = run.model.config.modalities
@@ -226,46 +174,15 @@ def measure_floors(run: Run, fit: Fit) -> list[Floor]:
         generator = torch.Generator().manual_seed(run.train_args.seed)
         order = torch.randperm(len(run.splits["test"]), generator=generator).tolist()
         shuffled = OtherPictures(run.splits["test"], "test", run.columns, order)
-        batches = BatchLoader(
-            shuffled,
-            run.collator,
-            run.train_args.per_device_eval_batch_size,
-            train=False,
-            rank=run.rank,
-            world_size=run.world_size,
-            num_workers=run.train_args.dataloader_num_workers,
-        )
+        batches = run.loader_of(shuffled, run.collator)
         # Bad rows are not noted: a bad picture is here in another row than its own.
         predictions = predict(run.model, batches, run.accelerator, generate=run.generate_arguments("test"))
         floors += floor_of(run, "shuffled_pairs", report_of(run, predictions, "test"))
     return floors
 
 
-def floor_of(run: Run, name: str, report: dict) -> list[Floor]:
+def floor_of(run: Evaluator, name: str, report: dict) -> list[Floor]:
     """The first metric of a report as a floor; of several tasks that of each as well."""
     metrics, (first, *_) = report["metrics"], report["metrics"]
     of_tasks = [(f"{task}_{name}", metric, metrics[metric]) for task, metric in run.task_metrics().items()]
     return [(name, first, metrics[first]), *of_tasks]
-
-
-class OtherPictures(Rows):
-    """Rows of one split, each with the pictures of another row: texts beside pictures that they do not belong to.
-
-    Args:
-        dataset, split: see `Rows`.
-        columns: which of them are pictures.
-        order: for each row the row whose pictures it gets.
-    """
-
-    def __init__(self, dataset: Dataset, split: str, columns: Columns, order: list[int]):
-        super().__init__(dataset, split)
-        moved = [*columns.images, *(column for column in (columns.image_id, columns.video) if column)]
-        self.pictures, self.order = dataset.select_columns(moved), order
-        self.groups = self.pictures[columns.image_id][order] if columns.image_id else None
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        pictures = self.pictures[[self.order[index] for index in indices]]
-        return [
-            {**row, **{name: values[place] for name, values in pictures.items()}}
-            for place, row in enumerate(super().__getitems__(indices))
-        ]

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from .. import MMFusionPreTrainedModel
 from ..data import BatchLoader, Rows
 from ..heads import Head, title_of
+from .run import Run
 
 
 MOST_ROWS = 10_000  # more say little more about one layer
@@ -27,7 +28,7 @@ STRENGTH = 0.1  # of a row against the penalty on the weights, `C` of scikit-lea
 NOT_LABELS = ("row_ids", "bad_rows", "stream_position", "labels", "sample_weight")
 
 
-def fit_fresh_heads(model: MMFusionPreTrainedModel, heads: dict[Any, Head], run: Any) -> dict[str, str]:
+def fit_fresh_heads(model: MMFusionPreTrainedModel, heads: dict[Any, Head], run: Run) -> dict[str, str]:
     """Fits last layers, in place, to the labels of the training rows; all else stays as it is. One process calls it.
 
     Args:
@@ -52,7 +53,7 @@ def fit_fresh_heads(model: MMFusionPreTrainedModel, heads: dict[Any, Head], run:
 
 
 @torch.no_grad()
-def vectors_of(model: MMFusionPreTrainedModel, heads: dict[Any, Head], run: Any) -> tuple[dict[Any, Any], Any]:
+def vectors_of(model: torch.nn.Module, heads: dict[Any, Head], run: Run) -> tuple[dict[Any, Any], Any]:
     """What each of some heads reads of the training rows, `(N, D)`, and the labels, as `label_tensor` gives them."""
     dataset, device = run.splits["train"], run.accelerator.device
     if len(dataset) > MOST_ROWS:

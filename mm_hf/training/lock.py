@@ -53,7 +53,8 @@ def take(folder: Path) -> str | None:
         None, or who has it.
     """
     if fcntl is None:
-        return no_locks(folder, "Windows")
+        say_no_locks(folder, "Windows")
+        return None
     folder.mkdir(parents=True, exist_ok=True)
     key, path = folder.resolve(), folder / LOCK
     if key in _held and not is_at(_held[key][0], path):  # the folder was removed and made anew
@@ -75,7 +76,8 @@ def take(folder: Path) -> str | None:
             os.close(descriptor)
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 return in_use(folder, holder)
-            return no_locks(folder, error.strerror)
+            say_no_locks(folder, error.strerror)
+            return None
         if not is_at(descriptor, path):  # whoever held it has ended just now, and removed the file
             os.close(descriptor)
             continue
@@ -129,6 +131,6 @@ def in_use(folder: Path, holder: bytes) -> str:
     return f"{folder} is in use by {who}. Wait for its end, stop it, or name another folder (--output_dir)."
 
 
-def no_locks(folder: Path, reason: str | None) -> None:
+def say_no_locks(folder: Path, reason: str | None):
     """Says that nobody keeps a second process off."""
     print(f"note: {folder} cannot be locked ({reason}): see to it that no other process writes there.", flush=True)

@@ -14,11 +14,11 @@ from ..checkpoints import checkpoint_to_resume
 from ..data import MultimodalCollator
 from ..models.losses import count_items
 from ..states import agreed, new_checkpoint
-from .arguments import TrainArguments
-from .finish import evaluate
+from .evaluator import evaluate
 from .progress import Progress
 from .run import Run, build_optimizer, build_scheduler
 from .state import LoopState
+from .train_arguments import TrainArguments
 
 
 class Training:
@@ -43,7 +43,7 @@ class Training:
     ):
         self.run, self.model, self.collator, self.args, self.folder = run, model, collator, args, folder
         self.accelerator = run.accelerator
-        self.loader = run.loader("train", run.training_collator(collator), train=True)
+        self.loader = run.training_loader(collator)
         self.epoch_batches = None if run.data_args.streaming else len(self.loader)
         if self.epoch_batches is None:
             steps_per_epoch = args.max_steps

@@ -26,9 +26,9 @@ from ..json_files import Rules, is_duration
 from ..nonfinite import check_finite
 from ..states import taking_up
 from ..trainer import MMTrainer
-from .arguments import TrainArguments
 from .run import Run, build_optimizer, build_scheduler
 from .state import TrainState
+from .train_arguments import TrainArguments
 
 
 class StateBesideTrainer(TrainState):
@@ -268,8 +268,8 @@ def build_trainer(
         folder,
         model=model,
         args=training_arguments(run, args, folder),
-        train_dataset=run.rows("train", train=True),
-        eval_dataset=run.rows("validation", train=False),
+        train_dataset=run.training_rows(),
+        eval_dataset=run.rows("validation"),
         callbacks=callbacks,
         compute_metrics=partial(compute_metrics, run),
     )

@@ -1,10 +1,10 @@
-"""What evaluate.py does before it measures: its arguments, the checkpoint, and the data as they were in training."""
+"""Opens a checkpoint to be measured: the arguments, the model, and the data cut into parts as in training."""
 
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 from accelerate import Accelerator
@@ -18,10 +18,8 @@ from ..data import (
     BadRows,
     Columns,
     MultimodalCollator,
-    Rows,
     classes_to_write,
     data_root_of,
-    label_tensor,
     load_splits,
     names_of_classes,
     normalise_labels,
@@ -33,25 +31,32 @@ from ..models.ctc_mm_fusion import CTC
 from ..models.files import read_json
 from ..models.generation_mm_fusion import GENERATION
 from ..models.names import did_you_mean
-from .arguments import (
-    ALL_ARGUMENTS,
-    FORMS,
-    DataArguments,
-    DatasetArguments,
-    ModelArguments,
-    TrainArguments,
-)
+from .data_arguments import COLUMN_OF, DatasetArguments
+from .evaluator import Evaluator
+from .features import build_cache
+from .heads import HEADS
 from .lock import lock_folder
-from .new_run import AS_WRITTEN, HEADS, build_cache, check_rows
+from .model_arguments import RETRIEVAL
 from .places import find_data
-from .run import COLUMN_OF, RETRIEVAL, Run
+from .recipe import ALL_ARGUMENTS, FORMS
 from .same_data import check_same_part
+from .splits import AS_WRITTEN, check_rows, columns_in_use, numbers_of
 from .values import ArgumentParser, checked_values
 
 
 # What a run's recipe says of the parts of its data.
 RECIPE_KEYS = ["dataset", "image_column", "image_id_column", "group_column", "seed"]
 RECIPE_KEYS += ["validation_fraction", "test_fraction"]
+DEFAULT_TARGET_LENGTH = 64  # tokens of a text to be written, where the checkpoint does not say
+
+
+class PartArguments(Protocol):
+    """Which part of the data is looked at: what the arguments of all scripts that open a checkpoint have."""
+
+    model: str
+    split: str | None
+    max_rows: int | None
+    seed: int
 
 
 @dataclass
@@ -171,7 +176,7 @@ def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedMode
     return config, heads[found[0]]
 
 
-def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMFusionConfig) -> Columns:
+def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMFusionConfig) -> "GroupedColumns":
     """The columns that play a part.
 
     Raises:
@@ -186,24 +191,22 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
             f"Needed: {', '.join(missing)}. {args.model} has no recipe.json that names them (a modality that the data "
             'does not have: "").'
         )
-    image, table = (
-        [column for column in columns or [] if column] for columns in (data_args.image_column, data_args.table_columns)
-    )
+    columns = columns_in_use(data_args)
     for modality, column in {
-        "vision": image or data_args.video_column,
-        "text": data_args.text_column,
-        "audio": data_args.audio_column,
-        "tabular": table,
-        "series": data_args.series_column,
+        "vision": columns.image or columns.video,
+        "text": columns.text,
+        "audio": columns.audio,
+        "tabular": columns.table,
+        "series": columns.series,
     }.items():
         if column and modality not in config.modalities:
             raise ValueError(f"{COLUMN_OF[modality]} is {column}, but {args.model} has {config.modalities} alone.")
     for key, column in (("image_id_column", data_args.image_id_column), ("group_column", args.group_column)):
-        if column in image:
+        if column in columns.images:
             raise ValueError(f"{key} is {column!r}, which holds the pictures; equal pictures are found without it.")
-    label: str | list[str] | None = data_args.label_column
+    label = columns.label
     if config.tasks is not None:
-        label = [label] if isinstance(label, str) else list(label)
+        label = columns.labels
         if unknown := [column for column in label if column not in config.tasks]:
             meant = did_you_mean(unknown[0], config.tasks)
             raise ValueError(
@@ -211,18 +214,7 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
             )
     elif not isinstance(label, str):
         raise ValueError(f"label_column names {label}, but {args.model} has a single task.")
-    return GroupedColumns(
-        image=image or None,
-        image_id=data_args.image_id_column or None,
-        text=data_args.text_column or None,
-        audio=data_args.audio_column or None,
-        video=data_args.video_column or None,
-        table=table,
-        series=data_args.series_column or None,
-        label=label,
-        kind=data_args.kind_column or None,
-        group=args.group_column or None,
-    )
+    return GroupedColumns(**{**vars(columns), "label": label}, group=args.group_column or None)
 
 
 @dataclass
@@ -237,7 +229,7 @@ class GroupedColumns(Columns):
 
 
 def load_part(
-    args: EvaluateArguments,
+    args: PartArguments,
     data_args: DatasetArguments,
     recipe: dict[str, Any],
     columns: Columns,
@@ -252,7 +244,7 @@ def load_part(
     Raises:
         ValueError: there is no such part, or it cannot be cut as it was.
     """
-    path = data_args.dataset
+    path = data_args.source
     options: dict[str, Any] = {"validation_fraction": 0.0, "test_fraction": 0.0}
     if recipe and os.path.realpath(recipe["dataset"]) == os.path.realpath(path):
         options = {key: recipe[key] for key in (*options, "group_column", "seed")}
@@ -311,101 +303,107 @@ def labels_of_checkpoint(
     if config.architectures in ([HEADS[GENERATION].__name__], [HEADS[CTC].__name__]):
         return dict.fromkeys(columns.labels), dict.fromkeys(columns.labels, GENERATION)
     if config.tasks is not None:
-        tasks = config.task_heads
-        names = {column: tasks[column].labels and list(tasks[column].labels) for column in columns.labels}
-        return names, {column: tasks[column].problem_type for column in columns.labels}
+        tasks = {column: config.task_heads[column] for column in columns.labels}
+        names = {column: None if task.labels is None else list(task.labels) for column, task in tasks.items()}
+        return names, {column: task.problem_type for column, task in tasks.items()}
     column, problem_type = columns.labels[0], config.problem_type
     if problem_type is None:  # a checkpoint that has not seen a label
         several = isinstance(part.features[column], List)
         problem_type = "multi_label_classification" if several else "single_label_classification"
         problem_type = "regression" if config.num_labels == 1 else problem_type
-    classes = [config.id2label[number] for number in range(config.num_labels)]
+    id2label = cast(dict[int, str], config.id2label)
+    classes = [id2label[number] for number in range(len(id2label))]
     return {column: None if problem_type == "regression" else classes}, {column: problem_type}
 
 
 def open_checkpoint(
     args: EvaluateArguments, data_args: DatasetArguments, recipe: dict[str, Any]
-) -> tuple[Run, str, Any]:
-    """Opens checkpoint and data, and looks at every row before any is measured.
+) -> tuple[Evaluator, str, Any]:
+    """Opens checkpoint and data, and looks at every row before any is measured. It asks for no recipe: what a
+    checkpoint answers, its own config says.
 
     Returns:
-        the run, with the part that is measured as its only one, but for a model that writes: that finds what it was
-        trained on there too; the name of that part; the labels of the training part (of several tasks by name), None
-        where there is no other part than the measured one.
+        what measures the checkpoint, with the part that is measured as its only one, but for a model of pictures that
+        writes: that finds what it was trained on there too; the name of that part; the labels of the training part (of
+        several tasks by name), None where there is no other part than the measured one.
     """
     config, head = load_config(args.model)
     columns = columns_of(args, data_args, config)
     folder = Path(args.model) if os.path.isdir(args.model) else Path("runs", Path(args.model).name)
+    output_dir = Path(args.output_dir or folder / "evaluation")
+    transcribes, writes = head is HEADS[CTC], head in (HEADS[GENERATION], HEADS[CTC])
     logging.disable_progress_bar()  # of loading weights: seconds
     accelerator = Accelerator()
     with accelerator.local_main_process_first():  # the others find what it prepared
-        to_write = columns.labels if head in (HEADS[GENERATION], HEADS[CTC]) else []
-        name, part, train = load_part(args, data_args, recipe, columns, to_write)
+        name, part, train = load_part(args, data_args, recipe, columns, columns.labels if writes else [])
     names, problem_types = labels_of_checkpoint(config, part, columns)
-    label2id: Any = {
-        column: {label: number for number, label in enumerate(classes)} if classes else None
-        for column, classes in names.items()
-    }
+    if writes:
+        numbers = {column: classes_to_write(part.features, column) for column in columns.labels}
+        names = {column: None if found is None else list(found) for column, found in numbers.items()}
+    else:
+        numbers = {column: numbers_of(classes) for column, classes in names.items()}
+    label2id: Any = numbers
     problem_type: Any = problem_types
     if not isinstance(columns.label, list):
-        label2id, problem_type = label2id[columns.label], problem_type[columns.label]
-    if problem_type == GENERATION:
-        label2id = classes_to_write(part.features, columns.labels[0])
+        (column,) = columns.labels
+        label2id, problem_type = numbers[column], problem_types[column]
     processor = MMFusionProcessor.from_pretrained(args.model)
-    train_args = TrainArguments(
-        seed=args.seed,
-        per_device_eval_batch_size=args.per_device_eval_batch_size,
-        dataloader_num_workers=args.dataloader_num_workers,
-    )
-    run = Run(
-        folder.name,
-        Path(args.output_dir or folder / "evaluation"),
-        accelerator,
-        ModelArguments(task=CTC if head is HEADS[CTC] else None),
-        DataArguments(**vars(data_args)),
-        train_args,
-        columns,
-        dict(normalise_labels(DatasetDict({name: part}), names)),
-        label2id,
-        problem_type,
+    longest = None if transcribes else DEFAULT_TARGET_LENGTH
+    if writes and not transcribes:
+        longest = GenerationConfig.from_pretrained(args.model).max_new_tokens or longest
+    lock_folder(output_dir, accelerator.is_main_process)
+    run = Evaluator(
+        name=folder.name,
+        output_dir=output_dir,
+        accelerator=accelerator,
+        columns=columns,
+        splits=dict(normalise_labels(DatasetDict({name: part}), names)),
+        problem_type=problem_type,
+        label2id=label2id,
+        transcribes=transcribes,
         processor=processor,
+        collator=MultimodalCollator(
+            processor,
+            columns,
+            label2id,
+            problem_type,
+            on_error=data_args.on_error,
+            root=data_root_of(data_args.source, data_args.data_root),
+            max_target_length=longest,
+            target_end=not transcribes,
+            num_frames=config.num_images,
+            table_names=names_of_classes(part.features, columns.table),
+        ),
         bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),
+        batch_size=args.per_device_eval_batch_size,
+        num_workers=args.dataloader_num_workers,
     )
-    lock_folder(run.output_dir, accelerator.is_main_process)
-    root = data_root_of(data_args.dataset, data_args.data_root)
-    run.collator = MultimodalCollator(
-        processor,
-        columns,
-        run.label2id,
-        problem_type,
-        on_error=data_args.on_error,
-        root=root,
-        num_frames=config.num_images,
-        table_names=names_of_classes(part.features, columns.table),
-    )
-    if run.transcribes:
-        run.collator = replace(run.collator, max_target_length=None, target_end=False)
-    elif run.writes and (longest := GenerationConfig.from_pretrained(args.model).max_new_tokens):
-        run.collator = replace(run.collator, max_target_length=longest)
     check_rows(run)
-    learned: Any = None
-    if train is not None and run.writes:
-        known = {columns.labels[0]: None if label2id is None else list(label2id)}
-        run.splits["train"] = normalise_labels(DatasetDict({"train": train}), known)["train"]
-        learned = run.labels("train")
-    elif train is not None:
-        of_train = DatasetDict({"train": train.select_columns(columns.labels)})
-        rows = Rows(normalise_labels(of_train, names)["train"], "train")
-        values = rows.__getitems__(range(len(rows)))
-        # Classes that the checkpoint does not have are no answers, so they do not count.
-        learned = {
-            task.columns.label: label_tensor(values, task.columns.label, task.label2id, task.problem_type, bad=[])
-            for task in run.alone()
-        }
-        learned = learned if run.tasks else learned[columns.label]
+    learned = None if train is None else learned_labels(run, train, names)
     if "vision" not in config.modalities and name != "train":
-        run.splits.pop("train", None)  # it was here for its labels, and to look for the nearest pictures in it
+        run.splits.pop("train", None)
     # Nothing trains here, so the features of every encoder can be kept.
     run.model = head.from_pretrained(args.model, freeze_encoders=True).to(accelerator.device)
-    run.collator = replace(run.collator, cache=build_cache(run))
+    kept = run.model.config.frozen_encoders if data_args.cache_features else []
+    run.collator = replace(run.collator, cache=build_cache(run, kept))
     return run, name, learned
+
+
+def learned_labels(run: Evaluator, train: Dataset, names: dict[str, list[str] | None]) -> Any:
+    """The labels of the training part, of several tasks by column. Of a model that writes that part stays among the
+    run's, where the nearest pictures are looked for.
+
+    Args:
+        run: what measures the checkpoint.
+        train: the training part.
+        names: of the classes, by column of labels.
+    """
+    if run.writes:
+        run.splits["train"] = normalise_labels(DatasetDict({"train": train}), names)["train"]
+        return run.labels("train")
+    of_train = normalise_labels(DatasetDict({"train": train.select_columns(run.columns.labels)}), names)
+    run.splits |= of_train
+    # Classes that the checkpoint does not have are no answers, so they do not count.
+    found = {task.label: task.read_labels("train", bad=[]) for task in run.alone()}
+    del run.splits["train"]
+    return found if run.tasks else found[run.label]

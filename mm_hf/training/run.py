@@ -1,186 +1,78 @@
-"""What train.py and finetune.py work on: one run, with its data, its model and what it was asked."""
+"""A run: what train.py and finetune.py work on."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
-from datasets import Dataset, IterableDataset
+from datasets import IterableDataset
 from transformers import get_scheduler
 
-from .. import MMFusionPreTrainedModel, MMFusionProcessor
+from .. import MMFusionForClassification, MMFusionPreTrainedModel
 from ..balance import GradientModulation
-from ..data import (
-    BadRowError,
-    BadRows,
-    BatchLoader,
-    Columns,
-    MultimodalCollator,
-    Rows,
-    StreamBatches,
-    balanced_weights,
-    label_tensor,
-    parse_augmentations,
-)
-from ..data.loading import SOURCE_ROW
-from ..evaluation import (
-    classification_metrics,
-    first_metric,
-    generation_metrics,
-    multi_task_metrics,
-    retrieval_metrics,
-    token_metrics,
-)
-from ..evaluation.texts import TOKEN_ACCURACY
-from ..models.ctc_mm_fusion import CTC
-from ..models.generation_mm_fusion import GENERATION
+from ..data import BatchLoader, MultimodalCollator, Rows, StreamBatches, balanced_weights, parse_augmentations
 from ..optim import parameter_groups, unfreeze_gradually
-from .arguments import (
-    DataArguments,
-    ModelArguments,
-    TrainArguments,
-)
+from .data_arguments import DataArguments
+from .evaluator import Evaluator
+from .model_arguments import ModelArguments
+from .start import Start
+from .train_arguments import TrainArguments
 
 
-RETRIEVAL = "retrieval"
-COLUMN_OF = {
-    "vision": "image_column",
-    "text": "text_column",
-    "audio": "audio_column",
-    "tabular": "table_columns",
-    "series": "series_column",
-}
-
-
-@dataclass
-class Run:
-    """One run: what it was asked, and what was built for it.
+@dataclass(kw_only=True)
+class Run(Evaluator):
+    """One training of one recipe, in a folder of its own: what the recipe asks for, the data that it names, the model
+    that is built for them, and how that is measured (see `Evaluator`). `open_run` makes it, `fit` trains it, and
+    `finish` tests it and writes the folder.
 
     Args:
-        name: of the recipe.
-        output_dir: the run's folder.
-        accelerator: devices and processes.
         model_args, data_args, train_args: the recipe.
-        columns, splits, label2id, problem_type: the data; `splits` by name, the training part perhaps a stream. Where
-            `columns.label` is a list, the latter two are dicts by column; of a search the problem type is "retrieval",
-            of a model that writes "generation".
-        build: makes the model anew, with fresh fusion and head.
-        model, processor, collator: as they are measured; `training_collator` is for training.
-        bad_rows: those found up to now.
+        start: the checkpoint that it starts from; None where it starts from pretrained encoders.
         seconds: wall time by phase.
-        start: what it starts from, see `Start`; None where it starts from pretrained encoders.
+
+    Attributes:
+        build: makes the model anew, with fresh fusion and head.
     """
 
-    name: str
-    output_dir: Path
-    accelerator: Accelerator
     model_args: ModelArguments
     data_args: DataArguments
     train_args: TrainArguments
-    columns: Columns
-    splits: dict[str, Dataset | IterableDataset]
-    label2id: dict[str, Any] | None
-    problem_type: Any
-    processor: MMFusionProcessor
-    bad_rows: BadRows
-    build: Callable[[], MMFusionPreTrainedModel] = None
-    model: MMFusionPreTrainedModel = None
-    collator: MultimodalCollator = None
+    start: Start | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    start: Any = None
-
-    def __post_init__(self):
-        # Read once: the Trainer takes accelerate's state away while it sets up its own.
-        self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
-
-    def say(self, *words):
-        """Prints, on one process."""
-        if self.accelerator.is_main_process:
-            print(*words, flush=True)
+    build: Callable[[], MMFusionPreTrainedModel] = field(init=False, repr=False)
 
     @property
-    def tasks(self) -> list[str]:
-        """The columns of labels of a model with several tasks; none where there is but one."""
-        return self.columns.label if isinstance(self.columns.label, list) else []
-
-    def of_task(self, name: str) -> "Run":
-        """The same run as if this task were its only one."""
-        run = copy.copy(self)
-        run.columns = replace(self.columns, label=name, weight=self.columns.weights.get(name))
-        run.label2id, run.problem_type = self.label2id[name], self.problem_type[name]
-        return run
-
-    def alone(self) -> list["Run"]:
-        """One run a task."""
-        return [self.of_task(name) for name in self.tasks] or [self]
-
-    def task_metrics(self) -> dict[str, str]:
-        """By task the name of its first metric in `multi_task_metrics`."""
-        return {task: f"{task}_{first_metric(self.problem_type[task])}" for task in self.tasks}
-
-    @property
-    def searches(self) -> bool:
-        """Whether it learns from pairs, without labels."""
-        return self.problem_type == RETRIEVAL
-
-    @property
-    def writes(self) -> bool:
-        """Whether it learns to write a text."""
-        return self.problem_type == GENERATION
-
-    @property
-    def transcribes(self) -> bool:
-        """Whether what it writes is what is heard, by CTC."""
-        return self.model_args.task == CTC
-
-    def generate_arguments(self, split: str) -> dict[str, Any] | None:
-        """For `predict`, of one part."""
-        return {} if split != "validation" or self.train_args.predict_with_generate else None
-
-    def metrics(self, logits: Any, labels: Any, kinds: list | None = None, generated: bool = True) -> dict[str, Any]:
-        """What is measured, the metric that counts first: see `classification_metrics`, `multi_task_metrics`,
-        `retrieval_metrics`, `generation_metrics` and, of a model that writes but did not, `token_metrics`."""
-        if self.searches:
-            return retrieval_metrics(logits, labels)
-        if self.writes and not generated:
-            return token_metrics(logits, labels)
-        if self.writes:
-            said = [text or "" for text in self.collator.texts_of(logits)]
-            return generation_metrics(said, self.collator.texts_of(labels), kinds)
-        measure = multi_task_metrics if self.tasks else classification_metrics
-        return measure(logits, labels, self.problem_type, kinds)
-
-    def first_metric(self) -> str:
-        """The name of the metric that the model is chosen by."""
-        if self.searches:
-            return "mean_recall"
-        if self.writes:
-            return "chrf" if self.train_args.predict_with_generate else TOKEN_ACCURACY
-        return "score" if self.tasks else first_metric(self.problem_type)
+    def kept_features(self) -> list[str]:
+        """The modalities whose features are kept, where the recipe asks for that: their encoder is frozen, and no
+        augmentation changes their items."""
+        data_args = self.data_args
+        changing = {
+            "vision": bool(data_args.augment),
+            "text": data_args.token_dropout > 0,
+            "audio": data_args.speed_perturbation > 0,
+        }
+        if not data_args.cache_features or data_args.streaming:
+            return []
+        return [name for name in self.model.config.frozen_encoders if not changing.get(name)]
 
     def training_collator(self, collator: MultimodalCollator) -> MultimodalCollator:
         """The same with the augmentations that the recipe asks for."""
-        augment = parse_augmentations(self.data_args.augment) if self.data_args.augment else None
         data_args = self.data_args
         return replace(
             collator,
-            augment=augment,
+            augment=parse_augmentations(data_args.augment) if data_args.augment else None,
             token_dropout=data_args.token_dropout,
             speed_perturbation=data_args.speed_perturbation,
             seed=self.train_args.seed,
         )
 
-    def rows(self, split: str, train: bool) -> Rows | StreamBatches:
-        """One part, with what the sampler has to know of its rows."""
-        dataset, args = self.splits[split], self.train_args
+    def training_rows(self) -> Rows | StreamBatches:
+        """The training part, with what the sampler has to know of its rows."""
+        dataset, args = self.splits["train"], self.train_args
         if isinstance(dataset, IterableDataset):
             return StreamBatches(
                 dataset,
-                split,
+                "train",
                 args.per_device_train_batch_size,
                 rank=self.rank,
                 world_size=self.world_size,
@@ -188,93 +80,48 @@ class Run:
                 seed=args.seed,
                 repeat=True,
             )
-        rows = Rows(dataset, split)
-        rows.groups = dataset[self.columns.image_id] if self.columns.image_id else None
-        if train and args.train_sampling_strategy == "group_by_length":
-            rows.lengths = self.lengths(split)
-        if train and args.imbalance == "balanced_sampler":
-            rows.weights = balanced_weights(self.classes(split))
+        rows = self.rows("train")
+        if args.train_sampling_strategy == "group_by_length":
+            rows.lengths = self.lengths()
+        if args.imbalance == "balanced_sampler":
+            rows.weights = balanced_weights(self.classes())
         return rows
 
-    def lengths(self, split: str) -> list[int]:
-        """Tokens of each row's text, and of the one that it is to write."""
-        found = [0] * len(self.splits[split])
-        if self.columns.text is not None:
-            texts = self.splits[split][self.columns.text]
-            distinct = sorted({text for text in texts if isinstance(text, str)})
-            lengths = dict(zip(distinct, map(len, self.processor.tokenizer(distinct)["input_ids"])))
-            found = [lengths.get(text, 0) for text in texts]
-        if self.writes:
-            found = [a + b for a, b in zip(found, (self.labels(split) != -100).sum(1).tolist())]
-        return found
-
-    def loader(self, split: str, collator: MultimodalCollator, train: bool) -> BatchLoader:
-        """This process's batches of one part."""
+    def training_loader(self, collator: MultimodalCollator) -> BatchLoader:
+        """This process's batches of the training part, with the augmentations that the recipe asks for."""
         args = self.train_args
         return BatchLoader(
-            self.rows(split, train),
-            collator,
-            args.per_device_train_batch_size if train else args.per_device_eval_batch_size,
-            train=train,
+            self.training_rows(),
+            self.training_collator(collator),
+            args.per_device_train_batch_size,
+            train=True,
             seed=args.seed,
             rank=self.rank,
             world_size=self.world_size,
             num_workers=args.dataloader_num_workers,
         )
 
-    def labels(self, split: str, of_stream: int | None = None) -> torch.Tensor:
-        """All labels of one part. Bad ones are missing where the recipe skips them; else they stop the run.
-
-        Args:
-            split: name of the part.
-            of_stream: how many of its first rows stand for a part that is a stream.
-        """
-        bad: list[BadRowError] | None = [] if self.data_args.on_error == "skip" else None
-        if isinstance(self.splits[split], IterableDataset):
-            first = self.splits[split].select_columns([self.columns.label]).take(of_stream)
-            rows = [{**row, "row_id": number, "split": split} for number, row in enumerate(first)]
-        else:
-            rows = self.all_rows(split, [self.columns.label])
+    def lengths(self) -> list[int]:
+        """Tokens of each training row's text, and of the one that it is to write."""
+        part = self.splits["train"]
+        found = [0] * len(part)
+        if self.columns.text is not None:
+            texts = part[self.columns.text]
+            distinct = sorted({text for text in texts if isinstance(text, str)})
+            lengths = dict(zip(distinct, map(len, self.processor.tokenizer(distinct)["input_ids"])))
+            found = [lengths.get(text, 0) for text in texts]
         if self.writes:
-            labels = self.collator.targets(rows, bad)
-        else:
-            labels = label_tensor(rows, self.columns.label, self.label2id, self.problem_type, bad)
-        self.note_bad_rows([error.entry for error in bad or []])
-        return labels
+            found = [a + b for a, b in zip(found, (self.labels("train") != -100).sum(1).tolist())]
+        return found
 
-    def all_rows(self, split: str, columns: list[str]) -> list[dict[str, Any]]:
-        """Some columns of all rows of one part, each with what names it in a message."""
-        dataset = self.splits[split]
-        dataset = dataset.select_columns([*columns, *({SOURCE_ROW} & set(dataset.column_names))])
-        return Rows(dataset, split).__getitems__(range(len(dataset)))
-
-    def classes(self, split: str) -> list:
-        """The class of each row of one part, or the list of its classes where there are several."""
-        labels = self.labels(split)
+    def classes(self) -> list:
+        """The class of each training row, or the list of its classes where there are several."""
+        labels = self.labels("train")
         if self.problem_type == "single_label_classification":
             return labels.tolist()
         if self.problem_type == "multi_label_classification":
             return [[number for number, value in enumerate(row) if value > 0.5] for row in labels.tolist()]
         raise ValueError(f"imbalance is for classes; the problem is {self.problem_type}.")
-
-    def note_bad_rows(self, entries: list[dict[str, Any]]):
-        """Keeps what the collator left out. Where that is too much, stops the run, and leaves the list of them."""
-        if entries:
-            self.bad_rows.add(entries)
-            try:
-                rows = {name: len(part) for name, part in self.splits.items() if isinstance(part, Dataset)}
-                self.bad_rows.check(rows)
-            except ValueError as error:
-                file = self.output_dir / "bad_rows.jsonl"
-                self.bad_rows.write(file)
-                raise ValueError(f"{error} Those found up to now are listed in {file}.") from None
-
-    def share_bad_rows(self):
-        """Puts together what all processes left out, judges it, and writes `bad_rows.jsonl`. All call it."""
-        found = [entry for entries in gather_object([self.bad_rows.entries]) for entry in entries]
-        self.note_bad_rows(found)
-        if found and self.accelerator.is_main_process:
-            self.bad_rows.write(self.output_dir / "bad_rows.jsonl")
 
 
 def build_optimizer(model: MMFusionPreTrainedModel, args: TrainArguments) -> torch.optim.Optimizer:
@@ -291,7 +138,8 @@ def build_optimizer(model: MMFusionPreTrainedModel, args: TrainArguments) -> tor
     else:
         optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
     if args.gradient_modulation:
-        GradientModulation(model, optimizer, args.gradient_modulation)
+        modulated = cast(MMFusionForClassification, model)  # `check_arguments` asks for classes
+        GradientModulation(modulated, optimizer, args.gradient_modulation)
     return optimizer
 
 

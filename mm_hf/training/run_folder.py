@@ -1,51 +1,16 @@
-"""The folder of a run: claimed when it begins, filled when it ends."""
+"""The folder of a run: who may write there, and what it is about."""
 
-import glob
 import json
-import math
-import random
 import shutil
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from datasets import Dataset
-from PIL import Image
 
-from ..checkpoints import clear_staging, list_checkpoints
-from ..data import BadRowError, MultimodalCollator, Rows, label_tensor
-from ..data.decoding import decode_image, decode_sound, picture_file
-from ..evaluation import (
-    figure,
-    item_of,
-    judged,
-    model_card,
-    note_on_numbers,
-    picture_of_series,
-    picture_of_sound,
-    plot_curves,
-    plot_predictions,
-)
-from ..models import files
-from ..models.configuration_mm_fusion import CUSTOM_PIPELINES, PRETRAINED_MODALITIES
-from ..models.generation_mm_fusion import GENERATION
-from .exits import goes_on_in
+from ..checkpoints import list_checkpoints
+from ..models.files import read_json
 from .lock import lock_folder
 from .places import WORKING_DIR, working_dir
-
-
-CARD = resources.files("mm_hf.evaluation") / "card.md"  # a template
-# Of the pipelines' names those that are tasks of the Hub, and the modalities that they take.
-HUB_TASKS = {
-    "visual-question-answering": {"vision", "text"},
-    "image-to-text": {"vision"},
-    "automatic-speech-recognition": {"audio"},
-}
-
-
-ENCODER_KEYS = [f"{modality}_encoder" for modality in PRETRAINED_MODALITIES]
 
 
 # Keys that a run may be resumed with though they changed, with `--allow_changes`: they leave its weights as they are,
@@ -59,8 +24,6 @@ MAY_CHANGE = {
 BEFORE_THE_KEY = {"defaults_version": 1}
 ABOUT_THE_FOLDER = {"output_dir", "overwrite_output_dir", "allow_changes"}
 DATA_KEYS = {"dataset", "data_root"}
-
-
 # What a run that starts anew must not find. The folders of checkpoints come on top.
 LEFT_BEHIND = [
     *("results.json", "rows.json", "bad_rows.jsonl", "nonfinite_rows*.json"),
@@ -75,14 +38,14 @@ def write_json(path: Path, value: Any):
     beside.replace(path)
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_run_json(file: Path) -> dict[str, Any]:
     """What `write_json` wrote.
 
     Raises:
         ValueError: it is damaged.
     """
     try:
-        return files.read_json(file)
+        return read_json(file)
     except ValueError as error:
         raise ValueError(f"{error} --overwrite_output_dir starts anew.") from None
 
@@ -90,13 +53,13 @@ def read_json(file: Path) -> dict[str, Any]:
 def read_recipe_of(output_dir: Path) -> dict[str, Any]:
     """The recipe.json of a folder, with what runs did before a key was there; empty where it holds none."""
     file = output_dir / "recipe.json"
-    return {**BEFORE_THE_KEY, **read_json(file)} if file.exists() else {}
+    return {**BEFORE_THE_KEY, **read_run_json(file)} if file.exists() else {}
 
 
 def read_rows_of(output_dir: Path) -> dict[str, Any]:
     """The rows.json of a folder; empty where it holds none."""
     file = output_dir / "rows.json"
-    return read_json(file) if file.exists() else {}
+    return read_run_json(file) if file.exists() else {}
 
 
 def is_begun(output_dir: Path) -> bool:
@@ -124,7 +87,6 @@ def claim_run_folder(
         ValueError: the folder holds a run of another recipe, or another process writes there.
     """
     lock_folder(output_dir, accelerator.is_main_process)
-    goes_on_in(output_dir)
     results = output_dir / "results.json"
     recipe = plain_recipe(recipe)
     found = {} if overwrite else read_recipe_of(output_dir)  # else it may be damaged
@@ -167,197 +129,3 @@ def begin_run(output_dir: Path, recipe: dict[str, Any]):
     """Writes what the run in this folder is about from now on."""
     (output_dir / "results.json").unlink(missing_ok=True)  # it says that the run is complete
     write_json(output_dir / "recipe.json", {**plain_recipe(recipe), WORKING_DIR: working_dir(output_dir)})
-
-
-def short_name(place: str) -> str:
-    """Of what lies on this machine (a folder, a file, a pattern of files) the last name, of a Hub id all of it."""
-    return Path(place).name if glob.glob(place) else place
-
-
-def write_run(output_dir: Path, model, collator: MultimodalCollator, splits, logits, results, history):
-    """Writes results, pictures and card beside the checkpoint.
-
-    Args:
-        output_dir: holds the checkpoint already.
-        model, collator, splits: the run's.
-        logits: of the test part, see `Predictions`.
-        results: what goes into `results.json`.
-        history: see `plot_curves`.
-    """
-    plot_curves(history, output_dir / "curves.png")
-    samples = sample_predictions(model, collator, splits["test"], logits)
-    kinds = problem_types(model, collator).values()
-    note = note_on_numbers() if "regression" in kinds else None
-    plot_predictions(samples, output_dir / "predictions.png", note=note, no_picture=no_picture(collator))
-    recipe, tag = results["recipe"], pipeline_tag(model)
-    card = model_card(
-        CARD,
-        results,
-        name=recipe["name"],
-        dataset=short_name(recipe["dataset"]),
-        pipeline_tag=tag,
-        task_type=tag or next(iter(CUSTOM_PIPELINES[type(model).__name__])),
-        base_models=model.config.base_models,
-        model_class=type(model).__name__,
-        encoders=encoders_of(recipe),
-        parameters=round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
-        labels=list(model.config.id2label.values()),
-        writes=collator.problem_type == GENERATION,
-        searches=collator.pair_ids,
-        tasks={name: task.labels for name, task in model.config.task_heads.items()} if model.config.tasks else {},
-        problem_types=problem_types(model, collator),
-        figure=figure,
-        rows={split: len(part) if isinstance(part, Dataset) else "streamed" for split, part in splits.items()},
-    )
-    card.save(output_dir / "README.md")
-    clear_staging(output_dir)
-    write_json(output_dir / "results.json", results)  # last: it says that the run is complete
-    print(summary(results))
-    print(f"written: {output_dir}")
-    print(results["verdict"])  # last: what is to be remembered
-
-
-def encoders_of(recipe: dict[str, Any]) -> dict[str, str]:
-    """What the model was composed of, by part."""
-    found = {key: Path(recipe[key]).name for key in (*ENCODER_KEYS, "decoder") if recipe[key]}
-    if recipe["table_columns"]:
-        found["table encoder"] = "a token a column"
-    if recipe["series_column"]:
-        found["series encoder"] = recipe["series_rnn_type"]
-    return found
-
-
-def pipeline_tag(model) -> str | None:
-    """The Hub's name of what a model does, where one of its pipelines has one and takes what the model takes."""
-    taken = set(model.config.modalities)
-    return next((tag for tag in CUSTOM_PIPELINES.get(type(model).__name__, {}) if HUB_TASKS.get(tag) == taken), None)
-
-
-def sample_predictions(model, collator: MultimodalCollator, split, logits, count: int = 12) -> list[tuple]:
-    """Test rows drawn at random, of one label a row up to a third of them wrong ones if there are, as
-    `plot_predictions` takes them: answer and truth in words, and whether the answer is right, see `judged`."""
-    columns, kinds = collator.columns, problem_types(model, collator)
-    if collator.pair_ids:
-        return sample_finds(collator, split, logits, count)
-    order = list(range(len(split)))
-    random.Random(0).shuffle(order)
-    chosen = order[:count]
-    found: dict[str, list[tuple[str, str | None, bool | None]]] = {}
-    for name, kind in kinds.items() if collator.problem_type != GENERATION else []:
-        several = model.config.tasks is not None
-        label2id = (collator.label2id or {}).get(name) if several else collator.label2id
-        bad: list[BadRowError] = []  # they are missing labels here
-        rows = Rows(split.select_columns([name]), "test").__getitems__(range(len(split)))
-        labels = label_tensor(rows, name, label2id, kind, bad)
-        names = model.config.task_heads[name].labels if several else model.config.id2label
-        found[name] = judged(logits[name] if several else logits, labels, kind, names)
-    if list(kinds.values()) == ["single_label_classification"]:
-        rights = {row: found[columns.label][row][2] for row in order}
-        wrong = [row for row in order if rights[row] is False][: count // 3]
-        chosen = wrong + [row for row in order if rights[row]][: count - len(wrong)]
-    samples = []
-    for row in Rows(split, "test").__getitems__(chosen):
-        place = row["row_id"]
-        looks = picture_and_text(row, collator)
-        if collator.problem_type == GENERATION:
-            target = collator.targets([row], bad=[])
-            answer, truth = (
-                text or "–" for text in collator.texts_of(torch.stack([logits[place]])) + collator.texts_of(target)
-            )
-            samples.append((*looks, answer, truth))
-            continue
-        answers, truths, rights = zip(*(found[name][place] for name in kinds))
-        known = [truth for truth in truths if truth is not None]
-        truth = "; ".join("–" if truth is None else truth for truth in truths) if known else None
-        if len(kinds) > 1:
-            answers = [f"{name}: {answer}" for name, answer in zip(kinds, answers)]
-        samples.append((*looks, "; ".join(answers), truth, all(right is not False for right in rights)))
-    return samples
-
-
-def problem_types(model, collator: MultimodalCollator) -> dict[str, str]:
-    """By label column the type of its problem; nothing for a search."""
-    if collator.pair_ids:
-        return {}
-    if collator.problem_type != GENERATION and model.config.tasks is not None:
-        return {name: task.problem_type for name, task in model.config.task_heads.items()}
-    return {collator.columns.label: collator.problem_type}
-
-
-def no_picture(collator: MultimodalCollator) -> str:
-    """What stands in the place of a row's picture that is not there; nothing where rows have no pictures at all."""
-    columns = collator.columns
-    words = {"image": columns.images, "video": columns.video, "sound": columns.audio, "series": columns.series}
-    return next((f"(no {word})" for word, there in words.items() if there), "")
-
-
-def sample_finds(collator: MultimodalCollator, split, embeddings: dict[str, torch.Tensor], count: int) -> list[tuple]:
-    """Test rows drawn at random, each with the text that its picture or sound finds, as `plot_predictions` takes
-    them."""
-    texts, items = embeddings["text"], embeddings[item_of(embeddings)]
-    paired = (texts.any(-1) & items.any(-1)).nonzero().flatten().tolist()
-    rows = random.Random(0).sample(paired, min(count, len(paired)))
-    scores = items[rows] @ texts.T
-    best = scores.masked_fill(~texts.any(-1), -torch.inf).argmax(-1).tolist()  # not a row without a text
-    column = collator.columns.text
-    samples = []
-    for row, found in zip(Rows(split, "test").__getitems__(rows), split.select_columns([column])[best][column]):
-        picture, text = picture_and_text(row, collator)
-        samples.append((picture, "what this finds:", found, text))
-    return samples
-
-
-def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple[Image.Image | None, str | None]:
-    """The first picture of a row, of rows without pictures that of their sound or series, and its text; None for what
-    is absent, and for what cannot be read. Where there is no column of texts, the text is the columns of the table,
-    the name of the sound's file, or empty."""
-    columns = collator.columns
-    try:
-        there = [column for column in columns.files if row[column]]
-        if columns.video is not None and row[columns.video]:
-            picture = side_by_side(collator.frames_of(row))
-        elif there and there[0] == columns.audio:
-            rate = collator.processor.feature_extractor.sampling_rate
-            picture = picture_of_sound(decode_sound(row, columns.audio, collator.root, rate), rate)
-        else:
-            ground = collator.processor.image_background
-            picture = decode_image(row, there[0], collator.root, ground) if there else None
-        if picture is None and columns.series is not None and row[columns.series]:
-            picture = picture_of_series(collator.processor.series_scaler.check(row[columns.series]))
-    except ValueError:  # a bad row, skipped in the run, or it would not have come this far
-        picture = None
-    if columns.text:
-        text = row[columns.text]
-        return picture, text if isinstance(text, str) else None
-    if columns.table:
-        return picture, ", ".join(f"{name} {value}" for name, value in collator.table_row(row).items())
-    sound = None if columns.audio is None else picture_file(row[columns.audio])
-    return picture, "" if sound is None else Path(sound).name
-
-
-def side_by_side(frames: list[Image.Image]) -> Image.Image:
-    """The frames of a video in one picture, row by row."""
-    width, height = frames[0].size
-    across = math.ceil(math.sqrt(len(frames)))
-    sheet = Image.new("RGB", (across * width, -(-len(frames) // across) * height), "white")
-    for place, frame in enumerate(frames):
-        sheet.paste(frame, (place % across * width, place // across * height))
-    return sheet
-
-
-def summary(results: dict) -> str:
-    """The score beside its floors, as a table for the terminal."""
-    metric = next(iter(results["metrics"]))
-    rows = [(f"test {metric}", results["metrics"][metric])]
-    rows += [(f"  {kind}", value) for kind, value in results["by_kind"].items()]
-    if metric == "rmse":
-        rows += [(f"test {name}", results["metrics"][name]) for name in ("mae", "r2")]
-    rows += [(f"floor: {name.replace('_', ' ')}", value) for name, value in results["floors"].items()]
-    lines = [f"{name:<28}{figure(value):>8}" for name, value in rows]
-    measured, test = results.get("measured_rows"), results.get("test_rows")
-    if measured != test:
-        lines.append(f"{measured:,} of {test:,} test rows were measured: the others have no label that could be.")
-    if results["bad_rows"]:
-        lines.append(f"{results['bad_rows']:,} bad rows were left out, see bad_rows.jsonl.")
-    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in results["seconds"].items())
-    return "\n".join(["", *lines, seconds])

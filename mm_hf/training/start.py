@@ -4,20 +4,17 @@ What a run started from is kept in its folder, under `start`: it goes on from th
 whatever has become of the checkpoint by then.
 """
 
-import json
 import os
-from argparse import SUPPRESS
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from PIL import Image
-from transformers import AutoConfig, HfArgumentParser
+from transformers import AutoConfig
 
 from .. import (
     MMFusionConfig,
-    MMFusionForClassification,
     MMFusionForConditionalGeneration,
     MMFusionForCTC,
     MMFusionForRetrieval,
@@ -32,21 +29,17 @@ from ..models.configuration_mm_fusion import (
     part_of_composite,
 )
 from ..models.ctc_mm_fusion import CTC
+from ..models.files import read_json
 from ..models.generation_mm_fusion import GENERATION
 from ..parts import class_of
-from .arguments import ALL_ARGUMENTS, DataArguments, ModelArguments, read_recipe
-from .run import COLUMN_OF, RETRIEVAL
+from .data_arguments import COLUMN_OF, DataArguments
+from .heads import TASK_OF
+from .model_arguments import RETRIEVAL, ModelArguments
 from .run_folder import is_begun, read_recipe_of
 
 
 START = "start"  # within the run's folder
 ABOUT = "start.json"
-TASK_OF = {
-    MMFusionForRetrieval.__name__: RETRIEVAL,
-    MMFusionForConditionalGeneration.__name__: GENERATION,
-    MMFusionForCTC.__name__: CTC,
-    MMFusionForClassification.__name__: "classification",
-}
 
 
 @dataclass
@@ -85,18 +78,6 @@ class Start:
         """The model as it starts."""
         config = MMFusionConfig.from_pretrained(self.folder)
         return class_of(config, self.folder).from_pretrained(self.folder, **kwargs)
-
-
-def given_keys(words: list[str] | None = None) -> set[str]:
-    """The keys that the recipe or the command line gives; those of a recipe without a value are left out."""
-    parser = HfArgumentParser(ALL_ARGUMENTS, allow_abbrev=False)
-    parser.add_argument("recipe", nargs="?")
-    for action in parser._actions:
-        action.default = SUPPRESS
-    found = vars(parser.parse_known_args(words)[0])
-    recipe = found.pop("recipe", None)
-    values = {} if recipe is None else read_recipe(Path(recipe))
-    return set(found) | {key for key, value in values.items() if value is not None}
 
 
 def open_start(
@@ -138,7 +119,7 @@ def reopen(source: str, folder: Path) -> Start:
             f"{folder}, where this run keeps what it started from, is damaged: {fault}. --overwrite_output_dir starts "
             "anew."
         )
-    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    about = read_json(folder / ABOUT)
     config, processor = MMFusionConfig.from_pretrained(folder), MMFusionProcessor.from_pretrained(folder)
     more = {key: about[key] for key in ("name", "lines", "settled")}
     return Start(source, folder=folder, config=config, processor=processor, kept=True, **more)
@@ -168,7 +149,7 @@ def open_checkpoint(source: str, folder: Path) -> Start:
             "there by processor.save_pretrained."
         )
     recipe = Path(source) / "recipe.json"
-    found = json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
+    found = read_json(recipe) if recipe.exists() else {}
     name = Path(source).resolve().name if local else source
     return Start(source, name, folder, config, MMFusionProcessor.from_pretrained(source), found)
 
@@ -264,11 +245,12 @@ def side_of(processor: MMFusionProcessor) -> int | None:
 
 def of_task(start: Start, model_args: ModelArguments, data_args: DataArguments) -> dict[str, Any]:
     """Keys of the head, as the checkpoint has them, where it answers alike."""
-    config, found, labels = start.config, {}, data_args.label_column
+    config, labels = start.config, data_args.label_column
+    found: dict[str, Any] = {}
     task = TASK_OF.get(start.head)
     if model_args.task is None and not isinstance(labels, list) and (task == RETRIEVAL) == (labels is None):
-        fits = {CTC: data_args.audio_column, RETRIEVAL: data_args.text_column}.get(task, True)
-        found["task"] = task if fits else None
+        needed = {CTC: data_args.audio_column, RETRIEVAL: data_args.text_column}
+        found["task"] = None if task in needed and not needed[task] else task
     task = model_args.task or found.get("task")
     if start.head == MMFusionForRetrieval.__name__ and task == RETRIEVAL:
         found |= {"projection_dim": config.projection_dim, "matching_weight": config.matching_weight}

@@ -4,7 +4,7 @@ import copy
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, AutoTokenizer
@@ -32,18 +32,24 @@ from ..models.processor_parts import PARTS
 from ..models.sound import limit_seconds
 from ..models.table_schema import KNOWN, UNKNOWN
 from ..parts import class_of, load_parts
-from .arguments import DataArguments, ModelArguments
+from .data_arguments import DataArguments
 from .fresh_heads import fit_fresh_heads
+from .model_arguments import ModelArguments
+from .run import Run
 from .start import ABOUT, Start, columns_there
 
 
 # Of the config what belongs to encoders, projections and fusion; all else is the head's, or the recipe's to say.
-OF_BASE = ("fusion_module_config", "vision_feature_layer", "vision_feature_join", "freeze_batch_norm", "pooling")
-OF_BASE += ("interpolate_pos_encoding", "encode_by_length", "seeded_encoders", "classifier_dropout")
-OF_BASE += ("logit_scale_init_value", "base_models")
+OF_BASE = (
+    *("fusion_module_config", "vision_feature_layer", "vision_feature_join", "freeze_batch_norm", "pooling"),
+    *("interpolate_pos_encoding", "encode_by_length", "seeded_encoders", "classifier_dropout"),
+    *("logit_scale_init_value", "base_models"),
+)
 # What cuts rows into parts.
-OF_THE_CUT = ("seed", "validation_fraction", "test_fraction", "group_column", "image_column", "image_id_column")
-OF_THE_CUT += ("audio_column", "video_column")
+OF_THE_CUT = (
+    *("seed", "validation_fraction", "test_fraction", "group_column"),
+    *("image_column", "image_id_column", "audio_column", "video_column"),
+)
 OTHER_UNIT = 10  # numbers of a table that are so many deviations off, or so many times as far apart, are in another
 
 
@@ -96,7 +102,7 @@ def processor_from(
                 parts[part] = getattr(fresh, part)
     processor = MMFusionProcessor(**parts)
     if data_args.max_text_length is not None and processor.tokenizer is not None:
-        config = None if "text" in new else start.config.text_config
+        config: Any = None if "text" in new else start.config.text_config
         if config is None and model_args.text_encoder is not None:
             config = part_of_composite(AutoConfig.from_pretrained(model_args.text_encoder), "text")
         longest = None if config is None else longest_text(config)  # nothing is longer than what it can place
@@ -180,7 +186,7 @@ def choose_series(start: Start, scaler: SeriesScaler | None) -> SeriesScaler | N
 # The model
 
 
-def keep_start(start: Start, run: Any, head: type[MMFusionPreTrainedModel], head_arguments: dict[str, Any]):
+def keep_start(start: Start, run: Run, head: type[MMFusionPreTrainedModel], head_arguments: dict[str, Any]):
     """Makes the model that a run starts with, and keeps it in the run's folder. One process calls it.
 
     Args:
@@ -202,7 +208,7 @@ def keep_start(start: Start, run: Any, head: type[MMFusionPreTrainedModel], head
 
 
 def make_model(
-    start: Start, run: Any, head: type[MMFusionPreTrainedModel], head_arguments: dict[str, Any]
+    start: Start, run: Run, head: type[MMFusionPreTrainedModel], head_arguments: dict[str, Any]
 ) -> MMFusionPreTrainedModel:
     """The model that a run starts with: the checkpoint's parts, pretrained encoders that it lacks, and a head. Writes
     into `start.lines` where each part came from. Arguments as for `keep_start`."""
@@ -260,7 +266,7 @@ def with_line(lines: list[str], modality: str, line: str) -> list[str]:
     return [line if own.startswith(f"{modality} encoder:") else own for own in lines]
 
 
-def donor_of(name: str, run: Any) -> MMFusionModel:
+def donor_of(name: str, run: Run) -> MMFusionModel:
     """A pretrained encoder that the checkpoint does not have, in a model of nothing else."""
     args = run.model_args
     settings: dict[str, Any] = {}
@@ -272,16 +278,17 @@ def donor_of(name: str, run: Any) -> MMFusionModel:
     elif args.text_pooling:
         settings = {"pooling": {"text": args.text_pooling}}
     small = {"fusion_type": "concat", "hidden_size": 8, "num_hidden_layers": 0}
-    return MMFusionModel.from_encoders_pretrained(
+    donor = MMFusionModel.from_encoders_pretrained(
         **{name: getattr(args, f"{name}_encoder")},
         **settings,
         fusion_module_config=small,
         try_encoders=run.train_args.defaults_version > 1,
         dtype=torch.float32,
     )
+    return cast(MMFusionModel, donor)
 
 
-def donor_of_decoder(start: Start, run: Any, decoder: str | None, layers: int | None) -> Any:
+def donor_of_decoder(start: Start, run: Run, decoder: str | None, layers: int | None) -> Any:
     """A pretrained decoder, in a model of nothing else to speak of.
 
     Raises:
@@ -305,7 +312,7 @@ def donor_of_decoder(start: Start, run: Any, decoder: str | None, layers: int | 
 
 def config_of(
     start: Start,
-    run: Any,
+    run: Run,
     head: type[MMFusionPreTrainedModel],
     donors: dict[str, MMFusionConfig],
     head_arguments: dict[str, Any],
@@ -358,14 +365,14 @@ def config_of(
     return MMFusionConfig(
         **{**values, "classifier_dropout": args.classifier_dropout},
         freeze_encoders=args.freeze_encoders,
-        trained_layers=args.trained_layers,
+        trained_layers=cast(Any, args.trained_layers),  # a dict, once it is read
         num_images=max(1, len(run.collator.parts["vision"])),
         mixup_alpha=run.train_args.mixup_alpha,
         **head_arguments,
     )
 
 
-def lines_of_cut(start: Start, run: Any) -> list[str]:
+def lines_of_cut(start: Start, run: Run) -> list[str]:
     """A warning where the checkpoint has learned rows of the same data, which was cut into parts otherwise."""
     recipe, part = start.recipe, run.splits["test"]
     now = {**vars(run.data_args), **vars(run.train_args)}

@@ -41,9 +41,9 @@ from ..states import (
     restore_random_states,
     taking_up,
 )
-from .arguments import TrainArguments
 from .progress import OF_PROGRESS, Progress, fault_of_place, fault_of_progress
 from .run import Run
+from .train_arguments import TrainArguments
 
 
 OF_BAD_ROWS: Rules = {

@@ -90,6 +90,12 @@ def in_range(value: Any, name: str, otherwise: tuple[float, float]) -> Any:
     return value
 
 
+def check_range(name: str, value: float, low: float, high: float):
+    """Raises ValueError where a value is not between two others."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be between {low} and {high}, got {value}.")
+
+
 class ArgumentParser(HfArgumentParser):
     """Flags of dataclasses. What differs from the library's: numbers are finite and in range, and a mistake is told in
     one line, without the list of all flags before it."""
@@ -120,7 +126,7 @@ def checked_values(
     Raises:
         ValueError: naming the key, what came and the type.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for group in groups:
         hints = get_type_hints(group)
         for key in fields(group):

@@ -12,8 +12,8 @@ from PIL import Image
 
 from mm_hf.data import Columns, load_splits
 from mm_hf.data.files_read import cache_folder, files_of
-from mm_hf.training.arguments import DataArguments
-from mm_hf.training.new_run import load_parts
+from mm_hf.training.data_arguments import DataArguments
+from mm_hf.training.splits import load_parts
 
 
 ROWS = 12

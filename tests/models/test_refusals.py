@@ -23,7 +23,7 @@ from mm_hf.data.labels import label_tensor
 from mm_hf.data.loading import BadRowError
 from mm_hf.models import other_labels
 from mm_hf.models.names import did_you_mean
-from mm_hf.training.arguments import parse_arguments
+from mm_hf.training.recipe import parse_arguments
 
 
 PICTURE = Image.new("RGB", (32, 32))

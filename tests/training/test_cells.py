@@ -11,9 +11,9 @@ from kill_and_resume import call
 
 from mm_hf import MMFusionProcessor
 from mm_hf.commands import evaluate
-from mm_hf.training import new_run as set_up
-from mm_hf.training import train
-from mm_hf.training.arguments import DataArguments
+from mm_hf.training import open_run, train
+from mm_hf.training.data_arguments import DataArguments
+from mm_hf.training.splits import lines_of_table
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +108,7 @@ def test_what_the_texts_of_a_table_are_taken_for(tmp_path):
     }
     parts = {"train": Dataset.from_dict(table)}
     args = DataArguments(table_columns=list(table), category_columns=["id"])
-    age, digits, size = set_up.lines_of_table(parts, args)
+    age, digits, size = lines_of_table(parts, args)
     assert "age is read as numbers" in age
     assert "digits is read as categories, though 100 of 100 values" in digits
     assert "size is read as categories, though 90 of 100 values" in size
@@ -138,7 +138,7 @@ def test_a_test_part_without_labels(tmp_path, capsys):
 def test_a_run_of_before_goes_on_as_it_began(tmp_path, monkeypatch, capsys):
     """Its classes and the columns of its table are those that it found when cells lost their zeros."""
     data = write_csv(tmp_path / "set/all.csv", rows(lambda n: ["01", "02", "3"][n % 3]))
-    monkeypatch.setattr(set_up, "reads_as_written", lambda folder: False)
+    monkeypatch.setattr(open_run, "reads_as_written", lambda folder: False)
     start(data, tmp_path / "run")
     monkeypatch.undo()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

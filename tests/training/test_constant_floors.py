@@ -12,8 +12,9 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from mm_hf.commands import results as show_results
 from mm_hf.data import BadRows, Columns, label_tensor
 from mm_hf.evaluation import compare, verdict
+from mm_hf.training.evaluator import Evaluator
 from mm_hf.training.finish import STREAMED_LABELS, constant_floors
-from mm_hf.training.run import RETRIEVAL, Run
+from mm_hf.training.model_arguments import RETRIEVAL
 
 
 NAMES = ["a", "b", "c"]
@@ -35,15 +36,23 @@ class Writer:
         return [None if row[0] == -100 else self.known[row[0]] for row in tokens.tolist()]
 
 
-def job_of(train, test, label, label2id, problem_type, stream=False, collator=None) -> Run:
-    """A run on these labels, of which nothing but the labels is looked at."""
+def job_of(train, test, label, label2id, problem_type, stream=False, collator=None) -> Evaluator:
+    """What measures these labels, of which nothing but the labels is looked at."""
     parts = {"train": train.to_iterable_dataset() if stream else train, "test": test}
     here = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True)
-    data_args = SimpleNamespace(on_error="raise")
-    args = (Columns(label=label), parts, label2id, problem_type)
-    model_args, train_args = SimpleNamespace(task=None), SimpleNamespace(predict_with_generate=True)
-    return Run(
-        "x", None, here, model_args, data_args, train_args, *args, None, BadRows(1.0, "raise"), collator=collator
+    return Evaluator(
+        name="x",
+        output_dir=None,
+        accelerator=here,
+        columns=Columns(label=label),
+        splits=parts,
+        problem_type=problem_type,
+        label2id=label2id,
+        processor=None,
+        collator=collator,
+        bad_rows=BadRows(1.0, "raise"),
+        batch_size=1,
+        num_workers=0,
     )
 
 

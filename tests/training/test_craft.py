@@ -15,9 +15,9 @@ from datasets import DatasetDict, load_from_disk
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mm_hf.training import finetune, loop, recipe_trainer, train
-from mm_hf.training.arguments import ModelArguments
 from mm_hf.training.exits import run_script
-from mm_hf.training.new_run import set_up
+from mm_hf.training.model_arguments import ModelArguments
+from mm_hf.training.open_run import open_run
 from mm_hf.training.run import Run
 
 
@@ -92,7 +92,7 @@ def prepared(recipe):
 
     def prepare(script: ModuleType, **keys) -> Run:
         recipe(**keys)
-        job = set_up("", script.__name__)
+        job = open_run("", script.__name__)
         job.model.dropout.p = 0.0
         return job
 
@@ -149,6 +149,7 @@ def batches(monkeypatch) -> list[tuple]:
 def evaluations(monkeypatch) -> list[dict]:
     """The weights of every model that is measured."""
     import mm_hf.trainer
+    import mm_hf.training.evaluator
     import mm_hf.training.finish
     from mm_hf.evaluation import predict
 
@@ -159,7 +160,8 @@ def evaluations(monkeypatch) -> list[dict]:
         return predict(model, *args, **kwargs)
 
     monkeypatch.setattr(mm_hf.trainer, "predict", note)
-    monkeypatch.setattr(mm_hf.training.finish, "predict", note)
+    for module in (mm_hf.training.evaluator, mm_hf.training.finish):
+        monkeypatch.setattr(module, "predict", note)
     return measured
 
 

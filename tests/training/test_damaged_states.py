@@ -23,9 +23,8 @@ from mm_hf import checkpoints, nonfinite, states
 from mm_hf.checkpoints import CHECKSUMS, MANIFEST, fault_of, publish, staging_folder
 from mm_hf.models.checksums import checksum_of
 from mm_hf.optim import EMA
-from mm_hf.training import finetune, loop, recipe_trainer, train
-from mm_hf.training import finish as measure
-from mm_hf.training.new_run import set_up
+from mm_hf.training import evaluator, finetune, finish, loop, recipe_trainer, train
+from mm_hf.training.open_run import open_run
 
 
 STORED = Path(__file__).parents[1] / "data/checkpoints"
@@ -70,7 +69,7 @@ def load(script: str, recipe: Path):
     """What trains, before its first step."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script}.py", str(recipe)])
-        job = set_up("", f"{script}.py")
+        job = open_run("", f"{script}.py")
     make = loop.Training if script == "train" else recipe_trainer.build_trainer
     return make(job, job.model, job.collator, job.train_args, job.output_dir)
 
@@ -470,7 +469,7 @@ def test_weights_that_are_not_finite_are_not_measured(script, loaded, copied, mo
             score()
         monkeypatch.setattr(training.train_state, "ema", None)
     with unfit(training, "weights") as name, pytest.raises(nonfinite.NonFiniteWeightsError, match=f"{name} is not"):
-        measure.finish(job, None, {})
+        finish.finish(job, None, {})
     assert not (job.output_dir / "results.json").exists()
 
 
@@ -535,12 +534,12 @@ def test_answers_that_are_not_finite(loaded, monkeypatch, capsys):
     """Weights that are finite may overflow: the test part is refused, on validation the score does not count."""
     training = loaded["train"]
     job, model = training.run, training.model
-    monkeypatch.setattr(measure, "predict", overflowing(measure.predict))
-    _, report = measure.evaluate(job, model, job.collator, "validation")
+    monkeypatch.setattr(evaluator, "predict", overflowing(evaluator.predict))
+    _, report = evaluator.evaluate(job, model, job.collator, "validation")
     assert all(math.isnan(value) for value in report["metrics"].values())
     assert "answers are not finite" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"test part .*answers are not finite, the first to row 2"):
-        measure.evaluate(job, model, job.collator, "test")
+        evaluator.evaluate(job, model, job.collator, "test")
 
 
 def overflowing(predict):

@@ -611,7 +611,7 @@ def test_a_damaged_record_is_named(name, content, stopped):
     ],
 )
 def test_what_may_change(words, found, tmp_path):
-    from mm_hf.training.arguments import parse_arguments
+    from mm_hf.training.recipe import parse_arguments
 
     if isinstance(words, dict):
         (tmp_path / "recipe.yaml").write_text(json.dumps(words))

@@ -70,7 +70,7 @@ def job(encoders, tiny_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
     # A recipe's limit of wall time is not the comparison's: a run would end where the machine is busy.
     words = arguments(encoders, tiny_folder, folder / "run", max_train_seconds=1e-3)
-    return fusions.set_up("a test", "train.py", words)
+    return fusions.open_run("a test", "train.py", words)
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ def test_runs_differ_in_the_fusion_alone(job, monkeypatch):
     tested, original = [], fusions.evaluate
 
     def note(job, model, collator, split):
-        rows = job.rows(split, train=False).__getitems__([0, 1])
+        rows = job.rows(split).__getitems__([0, 1])
         batch = collator(rows)  # without an index every row has its own item
         seen = {name for name in ("vision", "text") if (batch.get(f"{name}_index", torch.zeros(1)) >= 0).any()}
         found = original(job, model, collator, split)

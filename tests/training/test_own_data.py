@@ -20,7 +20,7 @@ from PIL import Image as PILImage
 
 import mm_hf
 from mm_hf.training import exits
-from mm_hf.training.new_run import set_up as set_up_job
+from mm_hf.training.open_run import open_run as open_the_run
 from mm_hf.training.run import Run
 
 
@@ -150,13 +150,13 @@ def start(encoders, tmp_path, monkeypatch, capsys):
 
     def run(dataset, script: str | None = "train", output_dir=tmp_path / "run", **keys) -> Ran:
         jobs = []
-        set_up = lambda *words: jobs.append(set_up_job(*words)) or jobs[-1]  # noqa: E731
+        open_run = lambda *words: jobs.append(open_the_run(*words)) or jobs[-1]  # noqa: E731
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *flags_of(encoders, dataset, output_dir, **keys)])
         if script is None:
-            set_up("", "train.py")
+            open_run("", "train.py")
         else:
             module = importlib.import_module(f"mm_hf.training.{script}")
-            monkeypatch.setattr(module, "set_up", set_up)
+            monkeypatch.setattr(module, "open_run", open_run)
             exits.run_script(module.main)
         said = capsys.readouterr()
         return Ran(jobs[-1], said.out, said.err, output_dir)
@@ -428,7 +428,7 @@ def test_two_pictures_a_row(start, questions, tmp_path):
     assert "  image     back (image), absent: train" in ran.out
     model = mm_hf.MMFusionForQuestionAnswering.from_pretrained(ran.folder).eval()
     assert model.config.num_images == 2
-    batch = next(iter(ran.job.loader("test", replace(ran.job.collator, cache=None), train=False)))
+    batch = next(iter(ran.job.loader("test", replace(ran.job.collator, cache=None))))
     assert batch["vision_index"].shape[1] == 2
     inputs = {key: value for key, value in batch.items() if key != "row_ids"}
     with torch.no_grad():

@@ -10,7 +10,8 @@ import pytest
 from mm_hf.commands import results as show_results
 from mm_hf.commands import search as retrieve
 from mm_hf.training import reopen as open_checkpoint
-from mm_hf.training.arguments import ALL_ARGUMENTS, FORMS, ModelArguments, parse_arguments
+from mm_hf.training.model_arguments import ModelArguments
+from mm_hf.training.recipe import ALL_ARGUMENTS, FORMS, parse_arguments
 from mm_hf.training.recipe_files import RecipeLoader, parse_yaml, read_recipe
 from mm_hf.training.values import RANGES, checked_value
 

@@ -16,9 +16,9 @@ from mm_hf import MMFusionForQuestionAnswering, MMFusionProcessor
 from mm_hf.commands import answer, chat
 from mm_hf.commands import search as retrieve
 from mm_hf.data import Columns, MultimodalCollator, word_tokenizer
-from mm_hf.training.arguments import parse_arguments
-from mm_hf.training.new_run import build_processor
-from mm_hf.training.run_folder import picture_and_text
+from mm_hf.training.build import build_processor
+from mm_hf.training.recipe import parse_arguments
+from mm_hf.training.run_report import picture_and_text
 
 
 UPRIGHT = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)

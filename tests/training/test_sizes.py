@@ -7,8 +7,9 @@ from PIL import Image
 from transformers import AutoModel, BertTokenizerFast, ViTImageProcessor
 
 from mm_hf import MMFusionModel
-from mm_hf.training.arguments import DataArguments, ModelArguments
-from mm_hf.training.new_run import build_processor
+from mm_hf.training.build import build_processor
+from mm_hf.training.data_arguments import DataArguments
+from mm_hf.training.model_arguments import ModelArguments
 
 
 @pytest.fixture(scope="module")

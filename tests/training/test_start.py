@@ -24,7 +24,7 @@ from mm_hf import MMFusionConfig, MMFusionForCTC, MMFusionForMultiTask, MMFusion
 from mm_hf.adapters import merge_lora
 from mm_hf.parts import class_of
 from mm_hf.training import exits, start_parts
-from mm_hf.training.start import given_keys
+from mm_hf.training.recipe import given_keys
 from mm_hf.training.start_parts import OF_BASE
 
 
@@ -108,16 +108,16 @@ def run(script: str, dataset: Path, output_dir: Path, **keys):
     module, jobs = importlib.import_module(f"mm_hf.training.{script}"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script}.py", *words_of(dataset, output_dir, **keys)])
-        set_up = module.set_up
-        patch.setattr(module, "set_up", lambda *words: jobs.append(set_up(*words)) or jobs[-1])
+        open_run = module.open_run
+        patch.setattr(module, "open_run", lambda *words: jobs.append(open_run(*words)) or jobs[-1])
         exits.run_script(module.main)
     return jobs[-1]
 
 
 def prepared(dataset: Path, output_dir: Path, **keys):
     """The job as it is before it trains."""
-    module = importlib.import_module("mm_hf.training.new_run")
-    return module.set_up("", "train.py", words_of(dataset, output_dir, **keys))
+    module = importlib.import_module("mm_hf.training.open_run")
+    return module.open_run("", "train.py", words_of(dataset, output_dir, **keys))
 
 
 def saved(job, folder: Path) -> Path:

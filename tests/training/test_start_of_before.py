@@ -11,7 +11,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from mm_hf.training.new_run import set_up
+from mm_hf.training.open_run import open_run
 
 
 STORED = Path(__file__).parents[1] / "data/checkpoints"
@@ -70,7 +70,7 @@ def prepared(source: str, task: str, dataset: Path, output_dir: Path):
     for key, value in keys.items():
         if value is not None:
             words += [f"--{key}", *(value if isinstance(value, list) else [value])]
-    return set_up("", "train.py", list(map(str, words)))
+    return open_run("", "train.py", list(map(str, words)))
 
 
 def possible(source: str, task: str) -> bool:

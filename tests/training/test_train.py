@@ -168,7 +168,7 @@ def test_no_checkpoint_to_answer_from(encoders, monkeypatch):
     ],
 )
 def test_wrong_flags(flags, message, monkeypatch, capsys):
-    from mm_hf.training.arguments import parse_arguments
+    from mm_hf.training.recipe import parse_arguments
 
     monkeypatch.setattr(sys, "argv", ["train.py", str(RECIPE), *flags])
     with pytest.raises(SystemExit):
@@ -177,7 +177,7 @@ def test_wrong_flags(flags, message, monkeypatch, capsys):
 
 
 def test_unknown_key_of_a_recipe(tmp_path, capsys):
-    from mm_hf.training.arguments import parse_arguments
+    from mm_hf.training.recipe import parse_arguments
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("learning_rat: 1.0e-3\n")
@@ -187,7 +187,7 @@ def test_unknown_key_of_a_recipe(tmp_path, capsys):
 
 
 def test_a_recipe_takes_over_the_keys_of_its_base(tmp_path):
-    from mm_hf.training.arguments import parse_arguments
+    from mm_hf.training.recipe import parse_arguments
 
     (tmp_path / "one.yaml").write_text("fusion: sum\nseed: 3\nlearning_rate: 0.5\n")
     (tmp_path / "two.yaml").write_text("base: one.yaml\nseed: 4\nfusion_layers: 2\n")
@@ -211,7 +211,7 @@ def test_a_recipe_takes_over_the_keys_of_its_base(tmp_path):
     ],
 )
 def test_a_bad_base(tmp_path, capsys, text, message):
-    from mm_hf.training.arguments import parse_arguments
+    from mm_hf.training.recipe import parse_arguments
 
     for name, content in {
         "here": text,
@@ -226,7 +226,7 @@ def test_a_bad_base(tmp_path, capsys, text, message):
 
 
 def test_every_recipe_can_be_read():
-    from mm_hf.training.arguments import parse_arguments
+    from mm_hf.training.recipe import parse_arguments
 
     recipes = sorted((REPOSITORY / "training/recipes").glob("*.yaml"))
     assert [parse_arguments("", [str(recipe)])[0] for recipe in recipes] == [recipe.stem for recipe in recipes]
@@ -234,7 +234,7 @@ def test_every_recipe_can_be_read():
 
 
 def test_flags_win_over_the_recipe(monkeypatch):
-    from mm_hf.training.arguments import parse_arguments
+    from mm_hf.training.recipe import parse_arguments
 
     monkeypatch.setattr(sys, "argv", ["train.py", str(RECIPE), "--learning_rate", "0.5", "--seed", "7"])
     name, model_args, _, train_args = parse_arguments("")

@@ -69,7 +69,7 @@ def test_table_counts_only_runs_with_the_very_keys():
 
 
 def test_flags_are_keys_of_the_scripts():
-    from mm_hf.training.arguments import ALL_ARGUMENTS
+    from mm_hf.training.recipe import ALL_ARGUMENTS
 
     known = {f"--{field.name}" for group in ALL_ARGUMENTS for field in fields(group)}
     for choice in choices.CHOICES:

@@ -1,0 +1,146 @@
+"""The keys of a recipe that say what it learns from: the data set, its columns, and what is done with its rows."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .values import check_range
+
+
+# By modality the key that names its column.
+COLUMN_OF = {
+    "vision": "image_column",
+    "text": "text_column",
+    "audio": "audio_column",
+    "tabular": "table_columns",
+    "series": "series_column",
+}
+
+
+@dataclass
+class DatasetArguments:
+    """A data set and its columns: what training and evaluation both have to be told."""
+
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "A .csv, .jsonl or .parquet file; a folder of save_to_disk, of pictures with metadata, or of such "
+            "files; WebDataset shards (shards/*.tar); or a Hub id."
+        },
+    )
+    data_root: str | None = field(
+        default=None,
+        metadata={"help": "Folder that image paths are relative to and cannot leave; left out, the data's."},
+    )
+    image_column: list[str] | None = field(default=None, metadata={"help": "Column of the pictures, or several."})
+    image_id_column: str | None = field(
+        default=None, metadata={"help": "Column whose equal values mean the same picture; its rows share a batch."}
+    )
+    text_column: str | None = field(default=None, metadata={"help": "Column of the texts."})
+    audio_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the sounds: datasets.Audio, bytes, or paths to wav, flac, ogg, mp3."},
+    )
+    video_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the videos: paths or bytes of files that PyAV reads, or lists of pictures."},
+    )
+    table_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns of a table: numbers (standardised), strings, classes; what is empty is missing."},
+    )
+    series_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of time series: lists of steps, each a list of numbers, which are standardised."},
+    )
+    label_column: list[str] | None = field(
+        default=None, metadata={"help": "Column of the labels, or several: one task each, learned together."}
+    )
+    kind_column: str | None = field(default=None, metadata={"help": "Column that metrics are split by."})
+    on_error: str = field(
+        default="raise",
+        metadata={
+            "help": "raise: a bad row stops the run; skip: it is left out and listed in bad_rows.jsonl.",
+            "choices": ["raise", "skip"],
+        },
+    )
+    max_bad_fraction: float = field(
+        default=0.05, metadata={"help": "Share of bad rows in a part above which the run stops all the same."}
+    )
+    cache_features: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep the features of frozen encoders in memory: each item is encoded once. A picture takes 14 KB "
+            "in the easy_vqa recipe and 600 KB with ViT-B, on every process; what would not fit is not kept."
+        },
+    )
+
+    def __post_init__(self):
+        check_range("max_bad_fraction", self.max_bad_fraction, 0, 1)
+        labels: Any = self.label_column  # as a flag a list in any case
+        if isinstance(labels, list) and len(labels) == 1:
+            self.label_column = labels[0]
+
+    @property
+    def source(self) -> str:
+        """The data set, which has to be named.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if not self.dataset:
+            raise ValueError("dataset is missing: give it in the recipe or as --dataset.")
+        return self.dataset
+
+
+@dataclass
+class DataArguments(DatasetArguments):
+    """What it learns from."""
+
+    group_column: str | None = field(
+        default=None, metadata={"help": "Rows with equal values go to the same part; left out, those of one picture."}
+    )
+    validation_fraction: float = field(
+        default=0.1, metadata={"help": "Share of the rows that becomes the validation part where the data has none."}
+    )
+    test_fraction: float = field(default=0.1, metadata={"help": "Likewise the test part."})
+    weight_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of how much each row counts in the training loss, from 0 up. In a recipe also by column "
+            "of labels: {tone: trust}."
+        },
+    )
+    problem_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "single_label_classification, multi_label_classification or regression; left out, by the labels. "
+            "In a recipe also by column of labels: {tone: regression}.",
+            "choices": ["single_label_classification", "multi_label_classification", "regression"],
+        },
+    )
+    category_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Those of the table_columns whose numbers are categories, such as ids."},
+    )
+    max_text_length: int | None = field(default=None, metadata={"help": "Tokens a text is cut to."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the training part while it trains, not before. Needs max_steps."}
+    )
+    shuffle_buffer: int = field(default=1000, metadata={"help": "Rows that are mixed with streaming."})
+    augment: list[str] | None = field(
+        default=None,
+        metadata={"help": "Change training pictures by: crop, flip, color. Flip only where no left is asked."},
+    )
+    token_dropout: float = field(default=0.0, metadata={"help": "Chance that a training text loses a token."})
+    speed_perturbation: float = field(
+        default=0.0,
+        metadata={"help": "Play training sounds up to this share faster or slower, such as 0.2: for unknown voices."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("validation_fraction", "test_fraction"):
+            check_range(name, getattr(self, name), 0, 1)
+        for name in ("token_dropout", "speed_perturbation"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be below 1, got {getattr(self, name)}.")

@@ -1,0 +1,184 @@
+"""Opens a run: the recipe read and checked, the folder claimed, the data looked at, the model built."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
+from datasets import Dataset
+from transformers.utils import logging
+
+from ..data import (
+    BadRows,
+    MultimodalCollator,
+    data_root_of,
+    describe,
+    names_of_classes,
+    summary_lines,
+)
+from ..models.ctc_mm_fusion import CTC
+from ..models.generation_mm_fusion import GENERATION
+from .build import build_model, build_processor, build_tokenizer, head_arguments, head_of, loss_arguments
+from .checks import check_arguments
+from .exits import goes_on_in
+from .features import build_cache
+from .fingerprint import Fingerprint, frozen_sources
+from .model_arguments import RETRIEVAL
+from .recipe import given_keys, parse_arguments
+from .run import Run
+from .run_folder import claim_run_folder, is_begun, read_recipe_of
+from .same_data import check_same_data
+from .splits import (
+    AS_WRITTEN,
+    check_rows,
+    columns_in_use,
+    lines_of_table,
+    load_parts,
+    read_labels,
+    reads_as_written,
+)
+from .start import open_start
+from .start_parts import keep_start
+from .train_arguments import TrainArguments
+
+
+def open_run(description: str, script: str, words: list[str] | None = None) -> Run | None:
+    """Reads the command line, looks at the data, says what it understood, and builds the model. Where the folder holds
+    this run already, it goes on as it was begun.
+
+    Args:
+        description: of the script.
+        script: its name.
+        words: in place of those of the command line.
+
+    Returns:
+        the run; None where this very run is complete already.
+    """
+    name, model_args, data_args, train_args = parse_arguments(description, words)
+    output_dir = Path(train_args.output_dir or Path("runs", name))
+    start = None
+    if model_args.init_from is not None:
+        start = open_start(model_args, data_args, output_dir, train_args.overwrite_output_dir, given_keys(words))
+    check_arguments(script, model_args, data_args, train_args)
+    accelerator = open_accelerator(script, train_args, output_dir)
+    logging.disable_progress_bar()  # of loading weights: seconds
+    if is_begun(output_dir) and not train_args.overwrite_output_dir:  # an older run goes on as it began
+        begun = read_recipe_of(output_dir).get("defaults_version", train_args.defaults_version)
+        train_args.defaults_version = min(begun, train_args.defaults_version)
+    recipe = {"script": script, "num_processes": accelerator.num_processes}
+    recipe |= {**vars(model_args), **vars(data_args), **vars(train_args)}
+    overwrite, allow_changes = train_args.overwrite_output_dir, train_args.allow_changes
+    goes_on_in(output_dir)
+    if not claim_run_folder(accelerator, output_dir, recipe, overwrite, allow_changes):
+        return None
+
+    task = model_args.task
+    transcribes, writes = task == CTC, task in (GENERATION, CTC)
+    columns = replace(columns_in_use(data_args), weight=data_args.weight_column)
+    as_written = train_args.defaults_version > 1 and reads_as_written(output_dir)
+    with accelerator.local_main_process_first():  # the others find what it prepared
+        to_write = columns.labels if writes else []
+        loaded = load_parts(data_args, columns, train_args.seed, as_text=to_write, as_written=as_written)
+    splits, names, problem_type, label2id = read_labels(loaded, columns, data_args, task)
+    processor = build_processor(model_args, data_args, splits, as_written, train_args.defaults_version, start)
+    if transcribes and processor.tokenizer is None:
+        processor.tokenizer = build_tokenizer(model_args.tokenizer, splits["train"], columns, names)
+    rows = {part: len(dataset) for part, dataset in splits.items() if isinstance(dataset, Dataset)}
+    data = {"rows": rows, "classes": names} | ({"cells": AS_WRITTEN} if as_written else {})
+    root = data_root_of(data_args.source, data_args.data_root)
+    fingerprint = partial(Fingerprint, loaded, columns, data_args.source, root, processor, frozen_sources(model_args))
+    check_same_data(accelerator, output_dir, recipe, data, fingerprint, allow_changes)
+    table_names = names_of_classes(splits["train"].features, columns.table)
+    run = Run(
+        name=name,
+        output_dir=output_dir,
+        accelerator=accelerator,
+        columns=columns,
+        splits=splits,
+        problem_type=problem_type,
+        label2id=label2id,
+        transcribes=transcribes,
+        generates_validation=train_args.predict_with_generate,
+        processor=processor,
+        collator=MultimodalCollator(
+            processor,
+            columns,
+            label2id,
+            problem_type,
+            on_error=data_args.on_error,
+            root=root,
+            max_target_length=None if transcribes else model_args.max_target_length,
+            target_end=not transcribes,
+            pair_ids=task == RETRIEVAL,
+            num_frames=model_args.num_frames,
+            table_names=table_names,
+        ),
+        bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),
+        batch_size=train_args.per_device_eval_batch_size,
+        num_workers=train_args.dataloader_num_workers,
+        model_args=model_args,
+        data_args=data_args,
+        train_args=train_args,
+        start=start,
+    )
+    run.say(
+        f"{accelerator.num_processes} process(es) on {accelerator.device}, {torch.get_num_threads()} threads each\n"
+        f"{data_args.source}:"
+    )
+    if accelerator.is_main_process:
+        tokenizer = processor.tokenizer if columns.text or writes else None
+        run.say("\n".join(summary_lines(describe(splits, columns, names, problem_type, tokenizer, root))))
+        for line in lines_of_table(splits, data_args) if as_written else []:
+            run.say(line)
+    for part, dataset in splits.items():
+        if names_of_classes(dataset.features, columns.table) != table_names:
+            raise ValueError(
+                f"The classes of the table_columns of part {part!r} are not those of train: {table_names}."
+            )
+    check_rows(run)
+
+    losses = [loss_arguments(alone, bool(run.tasks)) for alone in run.alone()]
+    if start is not None:
+        set_seed(train_args.seed)
+        if accelerator.is_main_process:
+            keep_start(start, run, head_of(run), head_arguments(run, losses))
+        accelerator.wait_for_everyone()
+        run.say("\n".join([f"started from {start.source}:", *(f"  {line}" for line in start.lines)]))
+    # The same seed on every process: all start from the same weights.
+    set_seed(train_args.seed)
+    run.build = partial(build_model, run, losses=losses)
+    run.model = run.build().to(accelerator.device)
+    trainable, total = (
+        sum(p.numel() for p in run.model.parameters() if p.requires_grad or count_all) / 1e6
+        for count_all in (False, True)
+    )
+    run.say(f"{type(run.model).__name__}: {total:.1f} M parameters, {trainable:.2f} M of them train")
+    run.collator = replace(run.collator, cache=build_cache(run, run.kept_features))
+    return run
+
+
+def open_accelerator(script: str, train_args: TrainArguments, output_dir: Path) -> Accelerator:
+    """Devices, processes and trackers, as the recipe and `accelerate launch` ask for them.
+
+    Raises:
+        ValueError: what the recipe asks for does not go with them.
+    """
+    accelerator = Accelerator(
+        mixed_precision=train_args.mixed_precision,
+        log_with=None if train_args.report_to == "none" else train_args.report_to,
+        project_config=ProjectConfiguration(str(output_dir), logging_dir=str(output_dir)),
+    )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        kind = accelerator.distributed_type.value
+        if script == "train.py":
+            raise ValueError(
+                f"train.py keeps whole weights on every process, and {kind} cuts them up: start finetune.py with this "
+                "configuration."
+            )
+        if train_args.gradient_modulation:
+            raise ValueError(f"gradient_modulation needs whole gradients, which {kind} cuts.")
+    if train_args.fp16 and accelerator.device.type == "cpu":
+        raise ValueError("fp16 is true, but there is no GPU: on the CPU use bf16.")
+    return accelerator

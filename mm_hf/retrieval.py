@@ -14,7 +14,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from .data.collator import MultimodalCollator
@@ -24,6 +23,7 @@ from .evaluation.ranking import RECALLS, ranking_metrics, ranks
 from .models.checksums import can_check, checksum_of, checksum_of_bytes
 from .models.modeling_outputs import EncoderStates
 from .models.retrieval_mm_fusion import MMFusionForRetrieval
+from .progress import progress_bar
 
 
 logger = logging.get_logger(__name__)
@@ -319,7 +319,7 @@ def batches_of(
     model.eval()
     prepare = partial(collator.prepare_items, modality)
     starts = range(0, len(places), batch_size)
-    for start in tqdm(starts, desc=f"encoding {modality}", disable=not progress, leave=False):
+    for start in progress_bar(starts, desc=f"encoding {modality}", disable=not progress, leave=False):
         chosen = rows.__getitems__(list(places[start : start + batch_size]))
         _, inputs = prepare_readable({row["row_id"]: row for row in chosen}, prepare, unreadable)
         if inputs:

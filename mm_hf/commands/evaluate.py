@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 import mm_hf
 
@@ -45,6 +44,7 @@ from ..evaluation import (
     write_page,
 )
 from ..evaluation.page import PICTURES
+from ..progress import progress_bar
 from ..training.arguments import DatasetArguments
 from ..training.exits import MEASURING, run_script
 from ..training.finish import OtherPictures
@@ -218,7 +218,7 @@ def nearest_pictures(run: Run, rows: Rows) -> torch.Tensor:
         batch_size = run.train_args.per_device_eval_batch_size
         loader = DataLoader(rows, batch_size=batch_size, collate_fn=run.collator)
         found = []
-        for batch in tqdm(loader, desc=title, leave=False, disable=not run.accelerator.is_main_process):
+        for batch in progress_bar(loader, desc=title, leave=False, disable=not run.accelerator.is_main_process):
             batch = send_to_device(batch, run.accelerator.device)
             inputs = {key: batch[key] for key in ("pixel_values", "encoder_states") if key in batch}
             with torch.no_grad():

@@ -15,11 +15,11 @@ from datasets import IterableDataset
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
-from tqdm.auto import tqdm
 
 from .. import MMFusionPreTrainedModel
 from ..data import BatchLoader, Rows
 from ..parts import Head, title_of
+from ..progress import progress_bar
 
 
 MOST_ROWS = 10_000  # more say little more about one layer
@@ -67,7 +67,7 @@ def vectors_of(model: MMFusionPreTrainedModel, heads: dict[Any, Head], run: Any)
     model.to(device).eval()
     labels: list[Any] = []
     try:
-        for batch in tqdm(batches, desc="fitting the head", leave=False):
+        for batch in progress_bar(batches, desc="fitting the head", leave=False):
             if "labels" not in batch:  # all of its rows are bad
                 continue
             labels.append(batch["labels"])

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from accelerate.utils import recursively_apply, send_to_device, set_seed
 from safetensors.torch import load_file, save_file
-from tqdm.auto import tqdm
 
 from .. import MMFusionPreTrainedModel
 from ..checkpoints import begin, checkpoint_to_resume, publish, rotate, staging_folder, writing
 from ..data import MultimodalCollator
 from ..models.losses import count_items
 from ..optim import EMA, NonFiniteGuard
+from ..progress import progress_bar
 from ..states import (
     ACCELERATE_KEYS,
     agreed,
@@ -88,7 +88,7 @@ class Training:
         """Trains to the end, and leaves in the model the weights that were best on validation."""
         progress = self.progress
         began, before = time.perf_counter(), progress.seconds
-        bar = tqdm(
+        bar = progress_bar(
             total=self.total,
             initial=progress.step,
             desc="training",

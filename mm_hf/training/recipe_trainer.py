@@ -24,6 +24,7 @@ from .. import MMFusionPreTrainedModel
 from ..checkpoints import list_checkpoints
 from ..data import MultimodalCollator
 from ..optim import EMA, NonFiniteGuard
+from ..progress import is_live
 from ..states import (
     BAD_ROWS,
     GUARD,
@@ -254,7 +255,7 @@ def training_arguments(run: Run, args: TrainArguments, folder: Path | None) -> T
         greater_is_better=metric != "rmse",
         report_to="none" if folder is None else args.report_to,
         use_cpu=run.accelerator.device.type == "cpu",
-        disable_tqdm=None if folder is not None else True,
+        disable_tqdm=folder is None or not is_live(),  # in a log: a line each logging_steps, and no bar
     )
 
 

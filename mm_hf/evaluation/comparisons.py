@@ -7,6 +7,8 @@ from typing import Any
 
 # Of these metrics the lower value is the better one; of several tasks the name of the task stands before it.
 LOWER_IS_BETTER = ("rmse", "mae", "wer", "median_rank")
+# Differences of these metrics are said in their own unit, of all others in points of a hundred.
+IN_UNITS = ("rmse", "mae", "median_rank")
 # The floors that look at no row, and how they are said; of several tasks with the name of the task before them.
 CONSTANTS = {
     "majority": "the most frequent answer for every row",
@@ -44,6 +46,15 @@ def figure(value: float | None) -> str:
     if not math.isfinite(size) or size == 0 or 1e-3 <= size < 1000:
         return f"{value:.4f}"
     return f"{value:,.1f}" if 1000 <= size < 1e9 else f"{value:.4g}"
+
+
+def gap(value: float | None, metric: str) -> str:
+    """A difference as it is said: of shares in points of a hundred, of numbers in their unit; with its sign."""
+    if value is None:
+        return "–"
+    if metric in IN_UNITS:
+        return f"{'+' if value > 0 else ''}{figure(value)}"
+    return f"{100 * value:+.1f}"
 
 
 def compare(

@@ -26,19 +26,19 @@ from datasets import Dataset
 
 from ..data import Rows
 from ..data.loading import SOURCE_ROW
-from ..evaluation import Predictions, answers_of, has_label, ranking_metrics, ranks, rounded, targets_of
+from ..evaluation import Predictions, answers_of, has_label, ranks, rounded, targets_of
 from ..evaluation.outcomes import (
     MeasuredRows,
     Outcome,
     compare_outcomes,
+    compare_ranks,
     count_name,
     lines_of,
     paired_table,
-    result_of,
     sign_words,
 )
 from ..evaluation.page import write_html
-from ..evaluation.paired import NOTE, differing_rows, paired_differences
+from ..evaluation.paired import NOTE
 from ..models.generation_mm_fusion import GENERATION
 from ..training.arguments import DatasetArguments
 from ..training.exits import MEASURING, run_script
@@ -56,7 +56,6 @@ USAGE = "mm_hf compare RUN_A RUN_B [flags]"
 SHOWN = 24  # rows on the page
 COLUMNS = ("task", "row", "kind", "text", "truth", "a", "b", "better", "score_a", "score_b")
 SEARCH = "MMFusionForRetrieval"
-SEARCH_SCORE = "1 divided by the rank of what was looked for"
 
 
 @dataclass
@@ -331,36 +330,17 @@ def compare_searches(sides: tuple[Side, Side]) -> dict[str, Any]:
         asked = right.any(-1)
         if not asked.any():
             raise ValueError(f"No row has both a text and what is searched: {direction} cannot be measured.")
-        scores = similarities if right is relevant else [own.T for own in similarities]
-        places = tuple(ranks(own, right)[asked] for own in scores)
-
-        def measure(rows: torch.Tensor, which: int, places: Any = places) -> dict[Any, float]:
-            return dict(ranking_metrics(places[which][rows]))
-
-        groups = torch.arange(len(places[0]))
-        found = paired_differences(measure, groups, args.bootstrap_samples, args.seed, f"intervals of {direction}")
-        values = tuple(1 / own.double() for own in places)
-        rows = [gallery.places[asked_by][number] for number in asked.nonzero().flatten().tolist()]
-        queries = [texts[number] if asked_by == "text" else None for number in asked.nonzero().flatten().tolist()]
-        differing = [
-            {
-                "row": row_numbers[rows[place]],
-                "kind": None,
-                "text": queries[place],
-                "truth": None,
-                **{letter: f"rank {places[which][place]}" for which, letter in enumerate("ab")},
-                **{f"score_{letter}": values[which][place].item() for which, letter in enumerate("ab")},
-            }
-            for place in differing_rows(places, values)
-        ]
-        first = [own == 1 for own in places]
-        counts = {"both_first": first[0] & first[1], "only_a_first": first[0] & ~first[1]}
-        counts |= {"only_b_first": first[1] & ~first[0], "neither_first": ~first[0] & ~first[1]}
-        counted = {name: int(rows.sum()) for name, rows in counts.items()} | {"differ": len(differing)}
-        figures = {"metrics": found, "by_kind": {}}
-        names = (sides[0].name, sides[1].name)
-        result = result_of(figures, names, groups, "queries", values, counted, differing)
-        tasks[direction] = {"problem_type": "retrieval", "left_out": 0, **result, "score": SEARCH_SCORE}
+        places = [ranks(own if right is relevant else own.T, right)[asked] for own in similarities]
+        numbers = asked.nonzero().flatten().tolist()
+        tasks[direction] = compare_ranks(
+            (places[0], places[1]),
+            (sides[0].name, sides[1].name),
+            [row_numbers[gallery.places[asked_by][number]] for number in numbers],
+            [texts[number] if asked_by == "text" else None for number in numbers],
+            args.bootstrap_samples,
+            args.seed,
+            f"intervals of {direction}",
+        )
     only = {side.letter: [] for side in sides}
     classes = [type(search.model).__name__ for search in opened]
     return {"classes": classes, "only": only, "unit": "queries", "items": len(items), "tasks": tasks}

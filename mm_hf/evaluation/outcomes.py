@@ -14,12 +14,14 @@ from .paired import (
     Pair,
     counted,
     differing_rows,
+    paired_differences,
     paired_metrics,
     paired_verdict,
     row_scores,
     sign_test,
     what_is_counted,
 )
+from .ranking import ranking_metrics
 from .texts import TextTable
 
 
@@ -151,6 +153,53 @@ def compare_outcomes(
         **result_of(found, names, groups, about.unit, pair, counted(said, true, pair, problem_type), differing),
         "score": SCORES[problem_type],
     }
+
+
+def compare_ranks(
+    places: Pair,
+    names: tuple[str, str],
+    numbers_of_rows: list[int],
+    queries: list[str | None],
+    samples: int = 1000,
+    seed: int = 0,
+    title: str | None = None,
+) -> dict[str, Any]:
+    """Compares two searches for the same items, query by query.
+
+    Args:
+        places: of A and of B the rank of what each query looks for, `(Q,)` int64, see `ranks`.
+        names: of A and of B.
+        numbers_of_rows: of the row that each query is from.
+        queries: their texts; None for those that are none.
+        samples, seed, title: see `bootstrap`.
+
+    Returns:
+        as `compare_outcomes`; the score of a query is 1 divided by the rank.
+    """
+
+    def measure(rows: torch.Tensor, which: int) -> dict[Any, float]:
+        return dict(ranking_metrics(places[which][rows]))
+
+    groups = torch.arange(len(places[0]))
+    found = {"metrics": paired_differences(measure, groups, samples, seed, title), "by_kind": {}}
+    scores = 1 / places[0].double(), 1 / places[1].double()
+    differing = [
+        {
+            "row": numbers_of_rows[place],
+            "kind": None,
+            "text": queries[place],
+            "truth": None,
+            **{letter: f"rank {places[which][place]}" for which, letter in enumerate("ab")},
+            **{f"score_{letter}": scores[which][place].item() for which, letter in enumerate("ab")},
+        }
+        for place in differing_rows(places, scores)
+    ]
+    one, other = places[0] == 1, places[1] == 1
+    first = {"both_first": one & other, "only_a_first": one & ~other}
+    first |= {"only_b_first": other & ~one, "neither_first": ~one & ~other}
+    counts = {name: int(rows.sum()) for name, rows in first.items()} | {"differ": len(differing)}
+    result = result_of(found, names, groups, "queries", scores, counts, differing)
+    return {"problem_type": "retrieval", "left_out": 0, **result, "score": "1 divided by the rank"}
 
 
 def rows_with_any(values: torch.Tensor) -> torch.Tensor:

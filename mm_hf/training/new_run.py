@@ -61,6 +61,7 @@ from ..models.probing import longest_text
 from ..models.recurrent import RecurrentConfig
 from ..models.series import SeriesScaler, as_steps, has_no_steps
 from ..models.tabular import TableSchema, TabularConfig
+from .advice import advise_on_freezing
 from .arguments import (
     DataArguments,
     ModelArguments,
@@ -237,6 +238,7 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Run
         for count_all in (False, True)
     )
     run.say(f"{type(run.model).__name__}: {total:.1f} M parameters, {trainable:.2f} M of them train")
+    advise_on_freezing(run)
     run.collator = replace(run.collator, cache=build_cache(run))
     return run
 

@@ -80,17 +80,17 @@ def compare(
         score = metrics[metric]
         if value is None or math.isnan(value):
             continue
-        defined = score is not None and not math.isnan(score)
+        score = None if score is None or math.isnan(score) else score
         lower = lower_is_better(metric)
         low, high = (intervals or {}).get(metric, (None, None))
         found.append(
             {
                 "floor": floor,
                 "metric": metric,
-                "score": score if defined else None,
+                "score": score,
                 "value": value,
                 "better": "lower" if lower else "higher",
-                "beaten": defined and (score < value if lower else score > value),
+                "beaten": score is not None and (score < value if lower else score > value),
                 "constant": constant_of(floor) is not None,
                 "in_interval": None if low is None or high is None else low <= value <= high,
             }

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from ..progress import progress_bar
-from .metrics import metrics_of, rows_by_kind
+from .kinds import rows_by_kind
+from .metrics import metrics_of
 
 
 CONFIDENCE = 0.95

@@ -13,7 +13,8 @@ import torch
 from ..models.generation_mm_fusion import GENERATION
 from .comparisons import IN_UNITS, figure, gap, lower_is_better
 from .intervals import bootstrap
-from .metrics import metrics_of, rows_by_kind
+from .kinds import rows_by_kind
+from .metrics import metrics_of
 from .texts import TextScore, chrf
 
 

@@ -133,11 +133,11 @@ def write(
     return outputs, outputs.logits.argmax(-1)
 
 
-def of_one_length(parts: list[tuple], pad_token_id: int) -> list[tuple]:
+def of_one_length(parts: list[tuple], pad_token_id: int | None) -> list[tuple]:
     """Batches of tokens and labels, brought to the length of the longest."""
     longest = [max((part[place].shape[1] for part in parts if part[place] is not None), default=0) for place in (1, 2)]
 
-    def padded(values: torch.Tensor | None, place: int, value: int) -> torch.Tensor | None:
+    def padded(values: torch.Tensor | None, place: int, value: int | None) -> torch.Tensor | None:
         return None if values is None else pad(values, (0, longest[place] - values.shape[1]), value=value)
 
     return [(rows, padded(tokens, 0, pad_token_id), padded(labels, 1, -100)) for rows, tokens, labels in parts]

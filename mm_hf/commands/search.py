@@ -360,9 +360,9 @@ def build(search: Search):
     parts = rows.counts() if isinstance(rows, AllRows) else {rows.split: len(rows)}
     gallery.source = {"split": name, "parts": parts, "model": search.args.model}
     gallery.save(search.args.gallery)
-    counts = " and ".join(f"{len(keys):,} of {modality}" for modality, keys in gallery.keys.items())
     of_parts = ", ".join(f"{count:,} of {part}" for part, count in parts.items())
-    print(f"the distinct items of these rows ({of_parts}), {counts}, are in {search.args.gallery}")
+    counts = " and ".join(f"{len(keys):,} of {modality}" for modality, keys in gallery.keys.items())
+    print(f"{of_parts} (rows): their distinct items, {counts}, are in {search.args.gallery}")
 
 
 def rows_of(search: Search, split: str | None) -> tuple[str | None, Rows]:

@@ -49,13 +49,12 @@ from ..training.reopen import EvaluateArguments, config_of, open_checkpoint, par
 from ..training.run import Run
 from ..training.run_folder import short_name, write_json
 from .evaluate import picture_keys, predict_rows
-from .search import RetrieveArguments, open_search
+from .search import SEARCHES, RetrieveArguments, open_search
 
 
 USAGE = "mm_hf compare RUN_A RUN_B [flags]"
 SHOWN = 24  # rows on the page
 COLUMNS = ("task", "row", "kind", "text", "truth", "a", "b", "better", "score_a", "score_b")
-SEARCH = "MMFusionForRetrieval"
 
 
 @dataclass
@@ -114,7 +113,7 @@ class Side:
 def main():
     """The whole comparison, from top to bottom."""
     sides = read_words()
-    searches = [(config_of(side.args.model).architectures or [None])[0] == SEARCH for side in sides]
+    searches = [(config_of(side.args.model).architectures or [None])[0] == SEARCHES for side in sides]
     if searches[0] != searches[1]:
         names = [str(side) for side in sides]
         finder, other = names if searches[0] else names[::-1]

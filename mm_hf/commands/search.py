@@ -44,6 +44,7 @@ from ..training.run_folder import picture_and_text, picture_of_sound, write_json
 
 
 COMMANDS = ("evaluate", "build", "query")
+SEARCHES = MMFusionForRetrieval.__name__
 SHOWN = 6  # searches of the test part that are drawn
 
 
@@ -166,7 +167,7 @@ def open_search(args: RetrieveArguments, data_args: DatasetArguments, recipe: di
     """
     config = config_of(args.model)
     found = config.architectures or [config.model_type]
-    if not isinstance(config, MMFusionConfig) or found[0] != MMFusionForRetrieval.__name__:
+    if not isinstance(config, MMFusionConfig) or found[0] != SEARCHES:
         raise ValueError(
             f"{args.model} is a checkpoint of {', '.join(found)}; retrieve.py needs MMFusionForRetrieval."
         )

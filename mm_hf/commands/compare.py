@@ -143,7 +143,7 @@ def read_words() -> tuple[Side, Side]:
     sides = []
     for letter, run in zip("AB", runs if len(runs) == 2 else "AB"):
         with command_line(["--model", run, *words[len(runs) :]]):
-            args, data_args, recipe = parse_arguments(__doc__.split("\n")[0], CompareArguments)
+            args, data_args, recipe = parse_arguments(f"{__doc__.splitlines()[0]} Usage: {USAGE}.", CompareArguments)
         if data_args.dataset is None:
             raise ValueError(f"{run} has no recipe.json that names its data: give --dataset, for both.")
         sides.append(Side(letter, args, data_args, recipe))

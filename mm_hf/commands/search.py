@@ -5,13 +5,11 @@
     python training/retrieve.py query --model runs/openmoji_retrieval --gallery runs/gallery --text "a tired cat"
     python training/retrieve.py query --model runs/openmoji_retrieval --gallery runs/gallery --image drawing.png
 
-A model of texts and sounds is asked by --text or by --audio.
-
-A run of train.py leaves recipe.json beside its checkpoint: there, data set and columns need not be named again.
-`build` embeds all parts of the data, each row with the name of its part, or the one that --split names. `evaluate`
-measures the plain search and the one whose best are looked at again by the fusion (how much its word counts
-is chosen on the validation part), and writes retrieval.json and retrieval.png into the folder evaluation/ of the
-checkpoint. `query` prints what it finds and draws it.
+A model of texts and sounds is asked by --text or by --audio. A run of train.py leaves recipe.json beside its
+checkpoint: there, data set and columns need not be named again. `build` embeds all parts of the data, each row with
+the name of its part, or the one that --split names. `evaluate` measures the plain search and the one whose best are
+looked at again by the fusion (how much its word counts is chosen on the validation part), and writes retrieval.json
+and retrieval.png into the folder evaluation/ of the checkpoint. `query` prints what it finds and draws it.
 """
 
 import os

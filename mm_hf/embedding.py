@@ -5,13 +5,13 @@ from functools import partial
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from .data.collator import MultimodalCollator
 from .data.feature_cache import prepare_readable
 from .data.loading import Rows
 from .models.modeling_outputs import EncoderStates
 from .models.retrieval_mm_fusion import MMFusionForRetrieval
+from .progress import progress_bar
 
 
 @torch.no_grad()
@@ -72,7 +72,7 @@ def batches_of(
     model.eval()
     prepare = partial(collator.prepare_items, modality)
     starts = range(0, len(places), batch_size)
-    for start in tqdm(starts, desc=f"encoding {modality}", disable=not progress, leave=False):
+    for start in progress_bar(starts, desc=f"encoding {modality}", disable=not progress, leave=False):
         chosen = rows.__getitems__(list(places[start : start + batch_size]))
         _, inputs = prepare_readable({row["row_id"]: row for row in chosen}, prepare, unreadable)
         if inputs:

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 import mm_hf
 
@@ -46,6 +45,7 @@ from ..evaluation import (
     write_page,
 )
 from ..evaluation.page import PICTURES
+from ..progress import progress_bar
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator, OtherPictures
 from ..training.exits import MEASURING, run_script
@@ -220,7 +220,7 @@ def nearest_pictures(run: Evaluator, rows: Rows) -> torch.Tensor:
         batch_size = run.batch_size
         loader = DataLoader(rows, batch_size=batch_size, collate_fn=run.collator)
         found = []
-        for batch in tqdm(loader, desc=title, leave=False, disable=not run.accelerator.is_main_process):
+        for batch in progress_bar(loader, desc=title, leave=False, disable=not run.accelerator.is_main_process):
             batch = send_to_device(batch, run.accelerator.device)
             inputs = {key: batch[key] for key in ("pixel_values", "encoder_states") if key in batch}
             with torch.no_grad():

@@ -5,12 +5,11 @@
     python training/retrieve.py query --model runs/openmoji_retrieval --gallery runs/gallery --text "a tired cat"
     python training/retrieve.py query --model runs/openmoji_retrieval --gallery runs/gallery --image drawing.png
 
-A model of texts and sounds is asked by --text or by --audio.
-
-A run of train.py leaves recipe.json beside its checkpoint: there, data set and columns need not be named again.
-`evaluate` measures the plain search and the one whose best are looked at again by the fusion (how much its word counts
-is chosen on the validation part), and writes retrieval.json and retrieval.png into the folder evaluation/ of the
-checkpoint. `query` prints what it finds and draws it.
+A model of texts and sounds is asked by --text or by --audio. A run of train.py leaves recipe.json beside its
+checkpoint: there, data set and columns need not be named again. `build` embeds all parts of the data, each row with
+the name of its part, or the one that --split names. `evaluate` measures the plain search and the one whose best are
+looked at again by the fusion (how much its word counts is chosen on the validation part), and writes retrieval.json
+and retrieval.png into the folder evaluation/ of the checkpoint. `query` prints what it finds and draws it.
 """
 
 import os
@@ -24,7 +23,9 @@ from PIL import Image
 from transformers.utils import logging
 
 from .. import MMFusionConfig, MMFusionForRetrieval, MMFusionProcessor
-from ..data import Columns, MultimodalCollator, Rows, data_root_of
+from ..data import Columns, MultimodalCollator, Rows, data_root_of, load_splits
+from ..data.all_rows import PART, AllRows, rows_of_all
+from ..data.loading import SOURCE_ROW
 from ..evaluation import (
     bootstrap,
     chance_recall,
@@ -47,9 +48,11 @@ from ..training.provenance import commit_or_version, hardware, versions
 from ..training.reopen import config_of, load_part, parse_arguments
 from ..training.run_folder import write_json
 from ..training.run_report import picture_and_text
+from ..training.splits import AS_WRITTEN
 
 
 COMMANDS = ("evaluate", "build", "query")
+SEARCHES = MMFusionForRetrieval.__name__
 SHOWN = 6  # searches of the test part that are drawn
 
 
@@ -72,7 +75,10 @@ class RetrieveArguments:
     output: str | None = field(
         default=None, metadata={"help": "query: the picture to draw; left out, query.png in the gallery."}
     )
-    split: str | None = field(default=None, metadata={"help": "Part to search; left out, test, or the only part."})
+    split: str | None = field(
+        default=None,
+        metadata={"help": "Part to search; left out, evaluate takes test, or the only part, and build all parts."},
+    )
     bootstrap_samples: int = field(default=1000, metadata={"help": "evaluate: resamples of the intervals."})
     max_rows: int | None = field(default=None, metadata={"help": "Search so many rows, drawn at random."})
     seed: int = field(default=0, metadata={"help": "Of resamples and rows that are drawn."})
@@ -110,6 +116,20 @@ class Search:
         """Name and rows of a part of the data."""
         name, part, _ = load_part(replace(self.args, split=split), self.data_args, self.recipe, self.columns)
         return name, part
+
+    def all_rows(self) -> Rows:
+        """The rows of all parts that the data themselves have; `max_rows` draws among them."""
+        file = Path(self.args.model) / "rows.json"
+        cells = read_json(file).get("cells") if file.exists() else None
+        splits = load_splits(
+            self.data_args.dataset,
+            self.columns,
+            data_root=self.data_args.data_root,
+            validation_fraction=0.0,
+            test_fraction=0.0,
+            as_written=not self.recipe or cells == AS_WRITTEN,
+        )
+        return rows_of_all(dict(splits), self.args.max_rows, self.args.seed)
 
     def gallery(self, rows: Rows) -> Gallery:
         """All items of these rows."""
@@ -155,7 +175,7 @@ def open_search(args: RetrieveArguments, data_args: DatasetArguments, recipe: di
     """
     config = config_of(args.model)
     found = config.architectures or [config.model_type]
-    if not isinstance(config, MMFusionConfig) or found[0] != MMFusionForRetrieval.__name__:
+    if not isinstance(config, MMFusionConfig) or found[0] != SEARCHES:
         raise ValueError(
             f"{args.model} is a checkpoint of {', '.join(found)}; retrieve.py needs MMFusionForRetrieval."
         )
@@ -339,17 +359,27 @@ def shown(
 
 
 def build(search: Search):
-    """Embeds a part of the data and keeps it."""
+    """Embeds the data, or a part of them, and keeps it."""
     lock_folder(Path(search.args.gallery))
     empty_index(search.model.config.projection_dim, search.args.index_factory)  # a wrong name is told before the work
-    name, part = search.part(search.args.split)
-    gallery = search.gallery(Rows(part, name))
+    name, rows = rows_of(search, search.args.split)
+    gallery = search.gallery(rows)
     if not gallery.embeddings:
-        raise ValueError(f"Part {name!r} has no text and nothing else that can be read, so nothing can be searched.")
-    gallery.source = {"split": name, "model": search.args.model}
+        raise ValueError(f"{rows.split} has no text and nothing else that can be read, so nothing can be searched.")
+    parts = rows.counts() if isinstance(rows, AllRows) else {rows.split: len(rows)}
+    gallery.source = {"split": name, "parts": parts, "model": search.args.model}
     gallery.save(search.args.gallery)
+    of_parts = ", ".join(f"{count:,} of {part}" for part, count in parts.items())
     counts = " and ".join(f"{len(keys):,} of {modality}" for modality, keys in gallery.keys.items())
-    print(f"the distinct items of part {name}, {counts}, are in {search.args.gallery}")
+    print(f"{of_parts} (rows): their distinct items, {counts}, are in {search.args.gallery}")
+
+
+def rows_of(search: Search, split: str | None) -> tuple[str | None, Rows]:
+    """The rows of a gallery and the name of their part; None for all parts, one after the other."""
+    if split is None:
+        return None, search.all_rows()
+    name, part = search.part(split)
+    return name, Rows(part, name)
 
 
 def query(search: Search):
@@ -358,8 +388,7 @@ def query(search: Search):
     gallery = Gallery.load(args.gallery, model)
     if "split" not in (gallery.source or {}):
         raise ValueError(f"{args.gallery} does not say which part of the data it is of: build it anew.")
-    name, part = search.part(gallery.source["split"])
-    rows = Rows(part, name)
+    _, rows = rows_of(search, gallery.source["split"])
     asked, shown_query, inputs = prepare_query(search)
     sought = model.item_modality if asked == "text" else "text"
     inputs = {key: value.to(model.device) for key, value in inputs.items()}
@@ -381,8 +410,9 @@ def query(search: Search):
     finds = []
     for place in scores.argsort(descending=True)[: args.top_k].tolist():
         picture_of, text = shown(search, rows, gallery, sought, places[place])
-        row = gallery.places[sought][places[place]]
-        print(f"{scores[place]:9.3f}  row {row}  {text or ''}")
+        row = rows[gallery.places[sought][places[place]]]
+        where = f"{row[SOURCE_ROW]} of {row[PART]}" if PART in row else row["row_id"]
+        print(f"{scores[place]:9.3f}  row {where}  {text or ''}")
         finds.append((picture_of, text or "", None))
     output = args.output or os.path.join(args.gallery, "query.png")
     plot_finds([(shown_query, finds)], output)

@@ -15,6 +15,10 @@ from ..models.video import load_frames
 from .loading import BadRowError, is_absent, resolve_path
 
 
+# What to do where files lie beside the data. Without a root the message of `resolve_path` says it.
+WAY_OUT = "Only files below that folder are read: --data_root names the folder that all of them are below."
+
+
 def decode_image(
     row: dict[str, Any], column: str, root: str | None = None, background: str | Sequence[int] | None = "white"
 ) -> Image.Image:
@@ -76,7 +80,8 @@ def find_picture(row: dict[str, Any], column: str, root: str | None = None) -> s
     try:
         file = resolve_path(path, root)
     except ValueError as error:
-        raise BadRowError(row, column, str(error), path) from None
+        way_out = "" if root is None else f" {WAY_OUT}"
+        raise BadRowError(row, column, f"{error}{way_out}", path) from None
     if not os.path.exists(file):
         raise BadRowError(row, column, "there is no such file.", path)
     if not os.path.isfile(file):

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
-from tqdm.auto import tqdm
 
 from ..models.freezing import holds_adapters
 from ..models.modeling_mm_fusion import MMFusionModel
 from ..models.modeling_outputs import EncoderStates
+from ..progress import progress_bar
 from .bad_rows import check_on_error
 from .loading import BadRowError
 
@@ -132,7 +132,7 @@ class FeatureCache:
         pending = {key: item for key, item in items if key not in kept and key not in bad}
         keys = list(pending)
         held, encoded, done = self.size(), 0, 0  # bytes, bytes, items
-        for start in tqdm(range(0, len(keys), batch_size), desc=f"encoding {modality}", disable=not progress):
+        for start in progress_bar(range(0, len(keys), batch_size), desc=f"encoding {modality}", disable=not progress):
             chosen = {key: pending[key] for key in keys[start : start + batch_size]}
             batch, inputs = prepare_readable(chosen, prepare, bad if self.on_error == "skip" else None)
             if not batch:

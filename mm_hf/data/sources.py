@@ -605,7 +605,8 @@ def with_files(
         if paths and not any(is_file(path, root) for path in paths):
             raise ValueError(
                 f"Column {column!r} must hold {what} or paths to them, but none of its first {len(paths)} values is a "
-                f"file below {root or 'data_root'!r} (the first: {paths[0]!r})."
+                f"file below {root or 'data_root'!r} (the first: {paths[0]!r}). Only files below that folder are "
+                "read: --data_root names the folder that all of them are below."
             )
         if isinstance(split, Dataset) and "" in split.unique(column):
             split = split.map(partial(drop_empty, column=column), features=split.features)

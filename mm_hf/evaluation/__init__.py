@@ -1,6 +1,6 @@
 """Metrics with their intervals and floors, diagnostics, and what a run leaves behind to be looked at."""
 
-from .comparisons import compare, figure, lower_is_better, verdict
+from .comparisons import compare, figure, gap, lower_is_better, verdict
 from .diagnostics import calibration, confusion, judged, label_scores, note_on_numbers, worst_mistakes
 from .findings import draw, find_out, rounded, table
 from .floors import constant_logits, derangement, majority_answer, median_answer, rows_without
@@ -39,6 +39,7 @@ __all__ = [
     "figure",
     "find_out",
     "first_metric",
+    "gap",
     "generation_metrics",
     "group_codes",
     "has_label",

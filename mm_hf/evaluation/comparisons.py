@@ -7,6 +7,8 @@ from typing import Any
 
 # Of these metrics the lower value is the better one; of several tasks the name of the task stands before it.
 LOWER_IS_BETTER = ("rmse", "mae", "wer", "median_rank")
+# Differences of these metrics are said in their own unit, of all others in points of a hundred.
+IN_UNITS = ("rmse", "mae", "median_rank")
 # The floors that look at no row, and how they are said; of several tasks with the name of the task before them.
 CONSTANTS = {
     "majority": "the most frequent answer for every row",
@@ -46,6 +48,15 @@ def figure(value: float | None) -> str:
     return f"{value:,.1f}" if 1000 <= size < 1e9 else f"{value:.4g}"
 
 
+def gap(value: float | None, metric: str) -> str:
+    """A difference as it is said: of shares in points of a hundred, of numbers in their unit; with its sign."""
+    if value is None:
+        return "–"
+    if metric in IN_UNITS:
+        return f"{'+' if value > 0 else ''}{figure(value)}"
+    return f"{100 * value:+.1f}"
+
+
 def compare(
     metrics: Mapping[str, float | None],
     floors: Iterable[tuple[str, str, float | None]],
@@ -69,17 +80,17 @@ def compare(
         score = metrics[metric]
         if value is None or math.isnan(value):
             continue
-        defined = score is not None and not math.isnan(score)
+        score = None if score is None or math.isnan(score) else score
         lower = lower_is_better(metric)
         low, high = (intervals or {}).get(metric, (None, None))
         found.append(
             {
                 "floor": floor,
                 "metric": metric,
-                "score": score if defined else None,
+                "score": score,
                 "value": value,
                 "better": "lower" if lower else "higher",
-                "beaten": defined and (score < value if lower else score > value),
+                "beaten": score is not None and (score < value if lower else score > value),
                 "constant": constant_of(floor) is not None,
                 "in_interval": None if low is None or high is None else low <= value <= high,
             }

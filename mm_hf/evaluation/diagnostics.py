@@ -140,7 +140,8 @@ def worst_mistakes(
     answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
     wrong = (answers != targets).reshape(len(answers), -1).any(-1)
     losses = row_losses(logits, labels, problem_type, names).where(wrong, torch.tensor(-1.0))
-    deviation = deviation_of(targets) if problem_type == "regression" else None
+    deviation = deviation_of(targets) if problem_type == "regression" else torch.ones(1)
+    known = names or []  # of numbers none
     places = losses.sort(descending=True, stable=True).indices[: min(count, int(wrong.sum()))].tolist()
     found = []
     for place in places:
@@ -148,15 +149,15 @@ def worst_mistakes(
         mistake: dict[str, Any] = {"place": place, "loss": losses[place].item()}
         if problem_type == "single_label_classification":
             probabilities = logits[place].float().softmax(-1)
-            mistake |= {"answer": names[int(answer)], "truth": names[int(truth)]}
+            mistake |= {"answer": known[int(answer)], "truth": known[int(truth)]}
             mistake |= {
                 "probability": probabilities[answer].item(),
                 "truth_probability": probabilities[truth].item(),
             }
         elif problem_type == "multi_label_classification":
-            mistake |= {"answer": named(answer, names), "truth": named(truth, names)}
+            mistake |= {"answer": named(answer, known), "truth": named(truth, known)}
         elif problem_type == GENERATION:
-            mistake |= {"answer": names[int(answer)], "truth": names[int(truth)]}
+            mistake |= {"answer": known[int(answer)], "truth": known[int(truth)]}
         else:
             mistake |= {"answer": numbers(answer, deviation), "truth": numbers(truth, deviation)}
             mistake["deviations"] = numbers_off(answer, truth, deviation)
@@ -179,7 +180,7 @@ def judged(
     """
     answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
     present = has_label(labels, problem_type)
-    deviation = deviation_of(targets[present]) if problem_type == "regression" else None
+    deviation = deviation_of(targets[present]) if problem_type == "regression" else torch.ones(1)
     found: list[tuple[str, str | None, bool | None]] = []
     for answer, truth, there in zip(answers, targets, present.tolist()):
         right: bool | None

@@ -68,8 +68,8 @@ def find_out(
         common["texts"] = names
 
     def measured(said: torch.Tensor, title: str, **more) -> dict[str, Any]:
-        title = f"intervals: {title}" if progress else None
-        return metrics_with_intervals(said, targets, problem_type, outputs, title=title, **common, **more)
+        shown = f"intervals: {title}" if progress else None
+        return metrics_with_intervals(said, targets, problem_type, outputs, title=shown, **common, **more)
 
     def score(said: torch.Tensor, title: str, metric: str | None = None) -> dict[str, float | None]:
         return next(iter(measured(said, title, only=metric or first)["metrics"].values()))
@@ -94,9 +94,9 @@ def find_out(
     found |= {"calibration": None, "confusion": None, "label_scores": None, "missing": None}
     if problem_type != "regression" and not writes:
         found["calibration"] = calibration(logits, labels, problem_type)
-    if problem_type == "single_label_classification":
+    if problem_type == "single_label_classification" and names is not None:
         found["confusion"] = confusion(answers, targets, names)
-    if problem_type == "multi_label_classification":
+    if problem_type == "multi_label_classification" and names is not None:
         found["label_scores"] = label_scores(answers, targets, names)
     if curves:
         found["missing"] = {
@@ -155,7 +155,7 @@ def draw(
 
     if found["calibration"]:
         plot_reliability(found["calibration"], file("reliability.png"))
-    if found["confusion"] and found["confusion"]["matrix"]:
+    if names is not None and found["confusion"] and found["confusion"]["matrix"]:
         plot_confusion(found["confusion"]["matrix"], names, file("confusion.png"))
     if found["label_scores"]:
         plot_label_scores(found["label_scores"], file("labels.png"))

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
-from .metrics import metrics_of, rows_by_kind
+from ..progress import progress_bar
+from .kinds import rows_by_kind
+from .metrics import metrics_of
 
 
 CONFIDENCE = 0.95
@@ -64,7 +65,7 @@ def bootstrap(
     """
     found = measure(torch.arange(len(groups)))
     drawn: dict[Any, list[float]] = {name: [] for name in found}
-    for rows in tqdm(
+    for rows in progress_bar(
         resamples(groups, samples, seed), total=samples, desc=title, leave=False, delay=1, disable=title is None
     ):
         for name, value in measure(rows).items():

@@ -1,17 +1,17 @@
 """Metrics, by torchmetrics."""
 
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 
 from ..models.generation_mm_fusion import GENERATION
+from .kinds import Metric, rows_by_kind
+from .texts import text_metrics
 
 
 CLASSES = ("single_label_classification", GENERATION)  # texts are numbered, see `TextTable`
-Metric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def has_label(labels: torch.Tensor, problem_type: str) -> torch.Tensor:
@@ -51,8 +51,6 @@ def metrics_of(
         texts: of written ones, by number.
     """
     from torchmetrics import functional
-
-    from .texts import text_metrics
 
     if problem_type == GENERATION:
         return text_metrics(texts or [])
@@ -191,12 +189,6 @@ def explained_variance(logits: torch.Tensor, labels: torch.Tensor) -> float:
     answers, targets = answers.double(), targets.double()
     variance = targets.var(0, correction=0).mean().clamp(min=torch.finfo(torch.float32).eps)
     return (1 - (answers - targets).square().mean() / variance).item()
-
-
-def rows_by_kind(kinds: list) -> dict[str, torch.Tensor]:
-    """The rows of each kind, `(N,)` bool, by its name; None is no kind."""
-    names = sorted({kind for kind in kinds if kind is not None}, key=str)
-    return {name: torch.tensor([kind == name for kind in kinds]) for name in names}
 
 
 def majority_accuracy(train_labels: list, test_labels: list) -> float:

@@ -1,4 +1,4 @@
-"""One page of HTML that holds all that an evaluation found, its pictures included."""
+"""Pages of HTML that hold all that an evaluation or a comparison found, pictures included."""
 
 import base64
 import os
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .comparisons import figure
+from .comparisons import figure, gap
 
 
-TEMPLATE = Path(__file__).with_name("page.html")
+TEMPLATES = Path(__file__).parent
 
 # By the name of its file, the title of each picture and how to read it.
 PICTURES = {
@@ -72,11 +72,24 @@ def write_page(
             and `mistakes`, see `diagnostics`, each with its `row` and `text`.
         pictures: files named as in `PICTURES`, in their order.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = figure
     shown = [(*PICTURES[Path(file).name], embedded(file)) for file in pictures]
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    page = template.render(title=title, facts=facts, report=report, pictures=shown)
+    write_html(path, "page.html", title=title, facts=facts, report=report, pictures=shown)
+
+
+def write_html(path: str | os.PathLike, template: str, **values: Any):
+    """Fills a template beside this file; what it is filled with is escaped.
+
+    Args:
+        path: the HTML to write. It needs no other file.
+        template: the name of its file.
+        values: that it asks for.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(TEMPLATES)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader
+    )
+    environment.filters |= {"figure": figure, "gap": gap}
+    page = environment.get_template(template).render(**values)
     Path(path).write_text(page, encoding="utf-8", errors="replace")

@@ -9,12 +9,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import concatenate, gather_object, recursively_apply, send_to_device
 from torch.nn.functional import pad
-from tqdm.auto import tqdm
 
 from ..models.ctc_mm_fusion import MMFusionForCTC
 from ..models.generation_mm_fusion import MMFusionForConditionalGeneration
 from ..models.losses import count_labels
 from ..models.retrieval_mm_fusion import ITEMS
+from ..progress import progress_bar
 
 
 # The modalities of a model for search, and what its outputs call them.
@@ -74,7 +74,9 @@ def predict(
     parts: list[tuple] = []
     losses: list[dict[str, tuple[float, float]]] = []  # of each batch, by task the loss and the number of its labels
     bad_rows = []
-    for batch in tqdm(batches, desc=title, leave=False, disable=not (progress and accelerator.is_local_main_process)):
+    for batch in progress_bar(
+        batches, desc=title, leave=False, disable=not (progress and accelerator.is_local_main_process)
+    ):
         batch = dict(batch)
         row_ids, labels = batch.pop("row_ids"), batch.get("labels")
         ids = {name: batch[f"{modality}_ids"] for modality, name in SEARCHED.items() if f"{modality}_ids" in batch}
@@ -131,11 +133,11 @@ def write(
     return outputs, outputs.logits.argmax(-1)
 
 
-def of_one_length(parts: list[tuple], pad_token_id: int) -> list[tuple]:
+def of_one_length(parts: list[tuple], pad_token_id: int | None) -> list[tuple]:
     """Batches of tokens and labels, brought to the length of the longest."""
     longest = [max((part[place].shape[1] for part in parts if part[place] is not None), default=0) for place in (1, 2)]
 
-    def padded(values: torch.Tensor | None, place: int, value: int) -> torch.Tensor | None:
+    def padded(values: torch.Tensor | None, place: int, value: int | None) -> torch.Tensor | None:
         return None if values is None else pad(values, (0, longest[place] - values.shape[1]), value=value)
 
     return [(rows, padded(tokens, 0, pad_token_id), padded(labels, 1, -100)) for rows, tokens, labels in parts]

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from .metrics import Metric, rows_by_kind
+from .kinds import Metric, rows_by_kind
 
 
 TOKEN_ACCURACY = "token_accuracy"

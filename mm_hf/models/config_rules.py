@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """Whether the keys of a model's config fit together: names of modalities, settings of the loss, tasks, labels."""
 
+import copy
 import math
 from typing import Any
 
@@ -15,6 +16,7 @@ from .tasks import TASK_WEIGHTINGS, read_tasks
 
 POOLINGS = ("cls", "last", "mean")
 FEATURE_JOINS = ("tokens", "channels")
+NO_LABELS = {0: "LABEL_0", 1: "LABEL_1"}  # what the library takes where a config names none, and does not write
 
 
 def check_common(config: Any):
@@ -35,6 +37,26 @@ def check_common(config: Any):
         raise ConfigError(f"architectures must be a list of names, got {shown(names)}.")
     if isinstance(config.dtype, str) and not isinstance(getattr(torch, config.dtype, None), torch.dtype):
         raise ConfigError(f"dtype must be the name of a type of torch, such as float32, got {config.dtype!r:.80}.")
+
+
+def without_labels(config: Any) -> Any:
+    """The config of an encoder without the labels of a head that it once had, which no token depends on: ImageNet's
+    1,000 names are 40 of the 53 KB of a config.json. The object that comes stays as it is.
+
+    Args:
+        config: of an encoder or decoder.
+
+    Returns:
+        the same object where it has no labels of its own, else a copy.
+    """
+    extra = [name for name in ("problem_type", "task_specific_params") if getattr(config, name, None) is not None]
+    if not extra and config.id2label in (None, NO_LABELS):
+        return config
+    config = copy.deepcopy(config)
+    for name in extra:
+        setattr(config, name, None)
+    config.id2label, config.label2id = dict(NO_LABELS), {name: number for number, name in NO_LABELS.items()}
+    return config
 
 
 def check_losses(config: Any):

@@ -26,7 +26,7 @@ from .config_checks import (
     read_labels,
     told_in_one_line,
 )
-from .config_rules import check_architecture, check_common, check_losses
+from .config_rules import check_architecture, check_common, check_losses, without_labels
 from .files import read_json
 from .losses import LOSS_SETTINGS
 from .other_labels import for_other_labels
@@ -271,7 +271,8 @@ class MMFusionConfig(PreTrainedConfig):
     r"""A model that fuses the tokens of one encoder per modality.
 
     Each sub-config is optional and may be of any type that `AutoConfig` knows; composite ones (CLIP, SigLIP) give
-    their part. Building a model from a config downloads nothing.
+    their part, and the names of labels that an encoder's own head had are left out. Building a model from a config
+    downloads nothing.
 
     Args:
         vision_config, text_config, audio_config, tabular_config, series_config (`PreTrainedConfig` or `dict`,
@@ -428,10 +429,11 @@ class MMFusionConfig(PreTrainedConfig):
                 setattr(self, key, build_part(key, spec, getattr(self, key)))
         super().__post_init__(**kwargs)
         if self.decoder_config is not None:
+            self.decoder_config = without_labels(self.decoder_config)
             self.set_up_decoder()
         for name, key in MODALITY_CONFIGS.items():
             if getattr(self, key) is not None:
-                setattr(self, key, part_of_composite(getattr(self, key), name))
+                setattr(self, key, without_labels(part_of_composite(getattr(self, key), name)))
         self.check_parts()
         self.check_losses()
         if not self.modalities:

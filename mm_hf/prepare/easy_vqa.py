@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
-from tqdm.auto import tqdm
 
+from ..progress import progress_bar
 from .common import (
     PreparationError,
     check_sha256,
@@ -118,7 +118,7 @@ def read_split(folder: Path, answers: Sequence[str], first_row_id: int) -> Datas
     )
     pictures: dict[int, bytes] = {}
     columns: dict[str, list] = {name: [] for name in features}
-    for position in tqdm(order, desc=f"reading {folder.name}", unit=" questions"):
+    for position in progress_bar(order, desc=f"reading {folder.name}", unit=" questions"):
         question, answer, number = questions[position]
         if number not in pictures:
             path = folder / "images" / f"{number}.png"

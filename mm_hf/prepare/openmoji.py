@@ -23,8 +23,8 @@ from typing import Any
 
 import PIL.Image
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
-from tqdm.auto import tqdm
 
+from ..progress import progress_bar
 from .common import (
     PreparationError,
     check_sha256,
@@ -301,7 +301,7 @@ def read_emoji() -> Dataset:
         }
     )
     columns: dict[str, list] = {name: [] for name in features}
-    for position, entry in enumerate(tqdm(entries, desc="drawing", unit=" emoji")):
+    for position, entry in enumerate(progress_bar(entries, desc="drawing", unit=" emoji")):
         code = join_key(entry["unified"])
         if code not in drawings:
             raise PreparationError(

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import PIL.Image
 import PIL.ImageDraw
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
-from tqdm.auto import tqdm
 
+from ..progress import progress_bar
 from .common import PreparationError, folder_in_place, is_complete
 
 
@@ -304,7 +304,7 @@ def generate_split(split: str, images: int, seed: int, first_row_id: int) -> Dat
     """
     if images < 1:
         raise PreparationError(f"{split}_images is {images}, allowed: 1 or more")
-    numbers = iter(tqdm(range(images), desc=f"drawing {split}", unit=" images"))
+    numbers = iter(progress_bar(range(images), desc=f"drawing {split}", unit=" images"))
     blocks = []
     while rows := [
         row

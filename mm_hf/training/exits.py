@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from ..checkpoints import MANIFEST, list_checkpoints
 from ..data import BadRowError
+from ..progress import quiet_in_logs
 from .lock import release_folders
 
 
@@ -61,6 +62,7 @@ def run_script(main: Callable[[], None], lower: str = TRAINING):
         SystemExit: with that line, or with status 130 or 143 after SIGINT or SIGTERM.
     """
     _run_folder.clear()
+    quiet_in_logs()
     before = stop_on_sigterm()
     try:
         main()

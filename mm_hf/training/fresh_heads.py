@@ -15,11 +15,11 @@ from datasets import IterableDataset
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
-from tqdm.auto import tqdm
 
 from .. import MMFusionPreTrainedModel
 from ..data import BatchLoader, Rows
 from ..heads import Head, title_of
+from ..progress import progress_bar
 from .run import Run
 
 
@@ -68,7 +68,7 @@ def vectors_of(model: torch.nn.Module, heads: dict[Any, Head], run: Run) -> tupl
     model.to(device).eval()
     labels: list[Any] = []
     try:
-        for batch in tqdm(batches, desc="fitting the head", leave=False):
+        for batch in progress_bar(batches, desc="fitting the head", leave=False):
             if "labels" not in batch:  # all of its rows are bad
                 continue
             labels.append(batch["labels"])

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import recursively_apply, send_to_device, set_seed
-from tqdm.auto import tqdm
 
 from .. import MMFusionPreTrainedModel
 from ..checkpoints import checkpoint_to_resume
 from ..data import MultimodalCollator
 from ..models.losses import count_items
+from ..progress import progress_bar
 from ..states import agreed, new_checkpoint
 from .evaluator import evaluate
 from .progress import Progress
@@ -73,7 +73,7 @@ class Training:
         """Trains to the end, and leaves in the model the weights that were best on validation."""
         state, progress = self.train_state, self.progress
         state.start_clock()
-        bar = tqdm(
+        bar = progress_bar(
             total=self.total,
             initial=progress.step,
             desc="training",

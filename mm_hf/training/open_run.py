@@ -20,6 +20,7 @@ from ..data import (
 )
 from ..models.ctc_mm_fusion import CTC
 from ..models.generation_mm_fusion import GENERATION
+from .advice import advise_on_freezing
 from .build import build_model, build_processor, build_tokenizer, head_arguments, head_of, loss_arguments
 from .checks import check_arguments
 from .exits import goes_on_in
@@ -155,6 +156,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
         for count_all in (False, True)
     )
     run.say(f"{type(run.model).__name__}: {total:.1f} M parameters, {trainable:.2f} M of them train")
+    advise_on_freezing(run)
     run.collator = replace(run.collator, cache=build_cache(run, run.kept_features))
     return run
 

@@ -24,6 +24,7 @@ from ..checkpoints import list_checkpoints
 from ..data import MultimodalCollator
 from ..json_files import Rules, is_duration
 from ..nonfinite import check_finite
+from ..progress import is_live
 from ..states import taking_up
 from ..trainer import MMTrainer
 from .run import Run, build_optimizer, build_scheduler
@@ -238,7 +239,7 @@ def training_arguments(run: Run, args: TrainArguments, folder: Path | None) -> T
         greater_is_better=metric != "rmse",
         report_to="none" if folder is None else args.report_to,
         use_cpu=run.accelerator.device.type == "cpu",
-        disable_tqdm=None if folder is not None else True,
+        disable_tqdm=folder is None or not is_live(),  # in a log: a line each logging_steps, and no bar
     )
 
 

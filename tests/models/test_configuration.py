@@ -1,5 +1,6 @@
 """The config: it survives JSON, needs no network, and refuses what it cannot be."""
 
+import json
 import socket
 
 import pytest
@@ -204,3 +205,37 @@ def test_misspelt_keys_are_refused(kwargs, message, encoders):
 def test_the_fusion_may_be_named_in_its_config(settings, encoders):
     model = MMFusionModel.from_encoders_pretrained(text=encoders / "minilm-l6", fusion_module_config=settings)
     assert model.config.fusion_module_config.fusion_type == "concat"
+
+
+NAMES = {number: f"a long name of class {number}" for number in range(1000)}
+
+
+def with_names(config):
+    """As the config of an encoder that came with its own head."""
+    config.id2label, config.label2id = dict(NAMES), {name: number for number, name in NAMES.items()}
+    config.problem_type = "single_label_classification"
+    return config
+
+
+def test_the_labels_of_an_encoders_own_head_are_left_out(tmp_path):
+    """The object that is given keeps them; a checkpoint of before loads with them, and is saved without."""
+    vision, text = with_names(ViTConfig(**tiny.PATCHES)), BertConfig(**tiny.WORDS, num_labels=3)
+    config = MMFusionConfig(vision_config=vision, text_config=text, num_labels=5, base_models=["me/one"])
+    assert (len(vision.id2label), vision.problem_type) == (1000, "single_label_classification")
+    assert "a long name" not in config.to_json_string()
+    assert (config.num_labels, config.base_models) == (5, ["me/one"])
+    plain = MMFusionConfig(
+        vision_config=ViTConfig(**tiny.PATCHES),
+        text_config=BertConfig(**tiny.WORDS),
+        num_labels=5,
+        base_models=["me/one"],
+    )
+    assert config.to_dict() == plain.to_dict()
+    before = {**plain.to_dict(), "vision_config": vision.to_dict(), "architectures": ["MMFusionForClassification"]}
+    (tmp_path / "config.json").write_text(json.dumps(before, default=str))
+    large = (tmp_path / "config.json").stat().st_size
+    loaded = MMFusionConfig.from_pretrained(tmp_path)
+    loaded.save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").stat().st_size < large / 5
+    assert MMFusionConfig.from_pretrained(tmp_path).vision_config.num_labels == 2
+    assert MMFusionModel(loaded).encoders["vision"].config is loaded.vision_config

@@ -154,7 +154,7 @@ def test_the_other_evaluation_knows_better(trained):
 
 @pytest.fixture(scope="module")
 def gallery(trained) -> Path:
-    call(retrieve.main, "build", "--model", trained, "--gallery", trained.parent / "gallery")
+    call(retrieve.main, "build", "--model", trained, "--gallery", trained.parent / "gallery", "--split", "test")
     return trained.parent / "gallery"
 
 

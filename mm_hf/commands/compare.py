@@ -1,0 +1,439 @@
+"""Compares two runs on the same test rows: the paired difference of every metric, and the rows that make it.
+
+    mm_hf compare runs/easy_vqa runs/easy_vqa_concat
+    mm_hf compare runs/one runs/other --dataset new.csv --split train
+
+RUN_A and RUN_B are folders of checkpoints, or Hub ids; they come first, and all flags are for both. Without --dataset
+each is measured on the test part of its own recipe: these must be the same rows, which is checked. Runs of other rows
+(another data set, or a cut with another seed) are measured on rows that neither has learned, which --dataset and
+--split name. The folder runs/compare-<A>-<B> takes compare.html, a page that needs no other file, compare.json with
+all figures, and differing_rows.csv. Models that search are compared by the plain search, without the rerank.
+"""
+
+import contextlib
+import csv
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+
+from ..data import Rows
+from ..data.loading import SOURCE_ROW
+from ..evaluation import Predictions, answers_of, has_label, ranks, rounded, targets_of
+from ..evaluation.outcomes import (
+    MeasuredRows,
+    Outcome,
+    compare_outcomes,
+    compare_ranks,
+    count_name,
+    lines_of,
+    paired_table,
+    sign_words,
+)
+from ..evaluation.page import write_html
+from ..evaluation.paired import NOTE
+from ..models.generation_mm_fusion import GENERATION
+from ..training.data_arguments import DatasetArguments
+from ..training.evaluator import Evaluator
+from ..training.exits import MEASURING, run_script
+from ..training.fingerprint import Fingerprint
+from ..training.lock import lock_folder
+from ..training.provenance import commit_or_version, hardware, versions
+from ..training.reopen import EvaluateArguments, config_of, open_checkpoint, parse_arguments
+from ..training.run_folder import write_json
+from ..training.run_report import short_name
+from .evaluate import picture_keys, predict_rows
+from .search import SEARCHES, RetrieveArguments, open_search
+
+
+USAGE = "mm_hf compare RUN_A RUN_B [flags]"
+SHOWN = 24  # rows on the page
+COLUMNS = ("task", "row", "kind", "text", "truth", "a", "b", "better", "score_a", "score_b")
+
+
+@dataclass
+class CompareArguments(EvaluateArguments):
+    """What is compared, and how."""
+
+    model: str = field(default="", metadata={"help": "RUN_A and RUN_B, the first two words, stand in its place."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.missing:
+            raise ValueError("--missing belongs to `mm_hf evaluate`: compare measures whole rows.")
+
+
+@dataclass
+class Side:
+    """One of the two, A or B.
+
+    Args:
+        letter: "A" or "B".
+        args, data_args, recipe: see `parse_arguments`.
+        part: name of the measured part.
+        rows: of it.
+        columns: names of those that the model reads, and of its labels.
+        root: of the files that rows name.
+    """
+
+    letter: str
+    args: CompareArguments
+    data_args: DatasetArguments
+    recipe: dict[str, Any]
+    part: str = ""
+    rows: Dataset = None
+    columns: Any = None
+    root: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where its rows are from."""
+        return os.path.realpath(self.data_args.dataset)
+
+    def __str__(self) -> str:
+        return f"{self.letter} ({self.args.model})"
+
+    @property
+    def name(self) -> str:
+        """In the words that are to be remembered."""
+        return f"{self.letter} ({short_name(self.args.model)})"
+
+    def row_numbers(self) -> list[int]:
+        """What the rows are called in the data."""
+        there = SOURCE_ROW in self.rows.column_names
+        return self.rows[SOURCE_ROW][:] if there else list(range(len(self.rows)))
+
+
+def main():
+    """The whole comparison, from top to bottom."""
+    sides = read_words()
+    searches = [(config_of(side.args.model).architectures or [None])[0] == SEARCHES for side in sides]
+    if searches[0] != searches[1]:
+        names = [str(side) for side in sides]
+        finder, other = names if searches[0] else names[::-1]
+        raise ValueError(f"{finder} searches and {other} does not: they have no metric in common.")
+    measure = compare_searches if all(searches) else compare_answers
+    report = measure(sides)
+    if report is not None and PartialState().is_main_process:
+        write(sides, report)
+    PartialState().wait_for_everyone()
+
+
+def read_words() -> tuple[Side, Side]:
+    """The two runs, and the flags, which are for both.
+
+    Raises:
+        ValueError: the first two words are no two runs.
+    """
+    words = sys.argv[1:]
+    asks = {"-h", "--help"} & set(words)
+    runs = [word for word in words[:2] if not word.startswith("-")]
+    if len(runs) < 2 and not asks:
+        raise ValueError(f"{USAGE}: the two runs come first; got {' '.join(words) or 'nothing'}.")
+    if "--model" in words:
+        raise ValueError(f"{USAGE}: the runs are the first two words, without --model.")
+    if len(runs) == 2 and os.path.realpath(runs[0]) == os.path.realpath(runs[1]):
+        raise ValueError(f"{USAGE}: both are {runs[0]}, which does not differ from itself.")
+    sides = []
+    for letter, run in zip("AB", runs if len(runs) == 2 else "AB"):
+        with command_line(["--model", run, *words[len(runs) :]]):
+            args, data_args, recipe = parse_arguments(f"{__doc__.splitlines()[0]} Usage: {USAGE}.", CompareArguments)
+        if data_args.dataset is None:
+            raise ValueError(f"{run} has no recipe.json that names its data: give --dataset, for both.")
+        sides.append(Side(letter, args, data_args, recipe))
+    folder = "-".join(["compare", *(Path(os.path.realpath(run)).name for run in runs)])
+    for side in sides:
+        side.args.output_dir = side.args.output_dir or str(Path("runs", folder))
+    return sides[0], sides[1]
+
+
+@contextlib.contextmanager
+def command_line(words: list[str]) -> Iterator[None]:
+    """Within, these are the words of the command line."""
+    before = sys.argv
+    sys.argv = [before[0], *words]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
+    """Measures both on all rows, by all processes.
+
+    Returns:
+        what is to be written, see `write`; None on other processes than the main one.
+
+    Raises:
+        ValueError: their rows, their labels or their problems are not the same.
+    """
+    runs, predictions = [], []
+    for side in sides:
+        run, side.part, _ = open_checkpoint(side.args, side.data_args, side.recipe)
+        side.rows, side.columns, side.root = run.splits[side.part], run.columns, run.collator.root
+        runs.append(run)
+    check_same_rows(*sides)
+    for side, run in zip(sides, runs):
+        run.say(f"{side} on {len(side.rows):,} rows of {side.data_args.dataset}, part {side.part}")
+        found = predict_rows(run, run.rows(side.part, train=False), f"measuring {side.letter}")
+        run.note_bad_rows(found.bad_rows)
+        run.share_bad_rows()
+        bad = run.output_dir / "bad_rows.jsonl"
+        if found.bad_rows and run.accelerator.is_main_process:
+            bad.replace(bad.with_name(f"bad_rows_{side.letter.lower()}.jsonl"))
+        predictions.append(found)
+    if not runs[0].accelerator.is_main_process:
+        return None
+    own = [outcomes_of(run, found) for run, found in zip(runs, predictions)]
+    shared = [task for task in own[0] if task in own[1]]
+    if not shared:
+        raise ValueError(
+            f"{sides[0]} answers {list(own[0])} and {sides[1]} answers {list(own[1])}: they have no column of labels "
+            "in common. Where these mean the same, --label_column names one for both."
+        )
+    unit, units = units_of(sides, runs)
+    kinds = next((side.rows[side.columns.kind][:] for side in sides if side.columns.kind), None)
+    texts = next((side.rows[side.columns.text][:] for side in sides if side.columns.text), None)
+    about = MeasuredRows(sides[0].row_numbers(), units, unit, kinds, texts)
+    names, args = (sides[0].name, sides[1].name), sides[0].args
+    options: dict[str, Any] = {"samples": args.bootstrap_samples, "seed": args.seed}
+    tasks = {
+        task: compare_outcomes(task, own[0][task], own[1][task], names, about, title=f"intervals of {task}", **options)
+        for task in shared
+    }
+    alone = {side.letter: [task for task in found if task not in shared] for side, found in zip(sides, own)}
+    return {"classes": [type(run.model).__name__ for run in runs], "only": alone, "unit": unit, "tasks": tasks}
+
+
+def outcomes_of(run: Evaluator, predictions: Predictions) -> dict[str, Outcome]:
+    """By column of labels what a run answers."""
+    if run.writes:
+        said, true = (run.collator.texts_of(tokens) for tokens in (predictions.logits, predictions.labels))
+        labelled = torch.tensor([text is not None for text in true])
+        return {run.columns.label: Outcome(GENERATION, None, [text or "" for text in said], true, labelled)}
+    found = {}
+    for task in run.alone():
+        column, problem_type = task.columns.label, task.problem_type
+        logits, labels = (
+            values[column] if run.tasks else values for values in (predictions.logits, predictions.labels)
+        )
+        found[column] = Outcome(
+            problem_type,
+            None if task.label2id is None else list(task.label2id),
+            answers_of(logits, problem_type),
+            targets_of(labels, problem_type),
+            has_label(labels, problem_type),
+        )
+    return found
+
+
+def check_same_rows(a: Side, b: Side):
+    """Refuses two parts that cannot be shown to be the same rows: of the same place and with the same numbers, or, of
+    two places, with the same content of what both read.
+
+    Raises:
+        ValueError: why, and what can be done.
+    """
+    measured = [f"{side} is measured on part {side.part!r} of {side.data_args.dataset}" for side in (a, b)]
+    reason = None
+    if len(a.rows) != len(b.rows):
+        reason = f"these are {len(a.rows):,} and {len(b.rows):,} rows"
+    elif a.row_numbers() != b.row_numbers():
+        reason = "these are other rows of it"
+    elif (a.place, a.part) != (b.place, b.part):
+        reason = differing_content(a, b)
+    if reason is None:
+        return
+    seeds = [side.recipe.get("seed") for side in (a, b)]
+    if a.place == b.place and None not in seeds and seeds[0] != seeds[1]:
+        reason += f" (their seeds, {seeds[0]} and {seeds[1]}, cut other test rows, which the other one has learned)"
+    raise ValueError(
+        f"{measured[0]}, and {measured[1]}: {reason}. Only the same rows can be compared: --dataset FILE --split PART "
+        "measures both on rows that neither has learned; their columns must have the names that both recipes give."
+    )
+
+
+def differing_content(a: Side, b: Side) -> str | None:
+    """What two places have that differs, of what both models read; None where all of it is the same."""
+    inputs = [{column for part, column in side.columns.named() if part != "label"} for side in (a, b)]
+    shared = sorted(inputs[0] & inputs[1])
+    if not shared:
+        return f"no column is read by both, of {sorted(inputs[0])} and {sorted(inputs[1])}, that could show it"
+    kept = []
+    for side in (a, b):
+        found = Fingerprint({side.part: side.rows}, side.columns, side.data_args.dataset, side.root)
+        found.settle(None)
+        columns, files = found.kept["columns"][side.part], found.kept["files"].get(side.part, {})
+        kept.append({name: (columns[name], files.get(name, {}).get("content")) for name in shared})
+    differing = [name for name in shared if kept[0][name] != kept[1][name]]
+    return f"column(s) {', '.join(differing)} differ" if differing else None
+
+
+def units_of(sides: tuple[Side, Side], runs: list[Evaluator]) -> tuple[str, list]:
+    """What the resamples are drawn of, and for each row what is equal within one unit: see evaluate.py."""
+    for side in sides:
+        if side.columns.group:
+            return f"rows of equal {side.columns.group}", side.rows[side.columns.group][:]
+    for side, run in zip(sides, runs):
+        if "vision" in run.model.config.modalities and run.collator.parts["vision"]:
+            return "rows of the same picture", picture_keys(run, Rows(side.rows, side.part))
+    return "rows", list(range(len(sides[0].rows)))
+
+
+def compare_searches(sides: tuple[Side, Side]) -> dict[str, Any]:
+    """Measures both plain searches, in both directions: the rank of what was looked for, query by query.
+
+    Raises:
+        ValueError: several processes, other rows, or other items in them.
+    """
+    if PartialState().num_processes > 1:
+        raise ValueError("Models that search are compared by one process: without accelerate launch.")
+    args = sides[0].args
+    lock_folder(Path(args.output_dir))
+    opened = []
+    for side in sides:
+        own = side.args
+        asked = RetrieveArguments(
+            own.model,
+            split=own.split,
+            max_rows=own.max_rows,
+            seed=own.seed,
+            per_device_eval_batch_size=own.per_device_eval_batch_size,
+        )
+        search = open_search(asked, side.data_args, side.recipe)
+        side.part, side.rows = search.part(asked.split)
+        side.columns, side.root = search.columns, search.collator.root
+        opened.append(search)
+    check_same_rows(*sides)
+    galleries = []
+    for side, search in zip(sides, opened):
+        print(f"{side} on {len(side.rows):,} rows of {side.data_args.dataset}, part {side.part}", flush=True)
+        galleries.append(search.gallery(Rows(side.rows, side.part)))
+    if galleries[0].keys != galleries[1].keys:
+        raise ValueError(
+            f"{sides[0]} and {sides[1]} do not search the same items in these rows: they search "
+            f"{[list(gallery.keys) for gallery in galleries]}, by the columns "
+            f"{[sorted(column for _, column in side.columns.named()) for side in sides]}."
+        )
+    gallery, relevant, tasks = galleries[0], galleries[0].relevant(), {}
+    texts, items = gallery.keys.values()
+    row_numbers = sides[0].row_numbers()
+    similarities = [vectors[0] @ vectors[1].T for vectors in (list(own.embeddings.values()) for own in galleries)]
+    for direction, right, asked_by in zip(opened[0].directions, (relevant, relevant.T), gallery.keys):
+        asked = right.any(-1)
+        if not asked.any():
+            raise ValueError(f"No row has both a text and what is searched: {direction} cannot be measured.")
+        places = [ranks(own if right is relevant else own.T, right)[asked] for own in similarities]
+        numbers = asked.nonzero().flatten().tolist()
+        tasks[direction] = compare_ranks(
+            (places[0], places[1]),
+            (sides[0].name, sides[1].name),
+            [row_numbers[gallery.places[asked_by][number]] for number in numbers],
+            [texts[number] if asked_by == "text" else None for number in numbers],
+            args.bootstrap_samples,
+            args.seed,
+            f"intervals of {direction}",
+        )
+    only = {side.letter: [] for side in sides}
+    classes = [type(search.model).__name__ for search in opened]
+    return {"classes": classes, "only": only, "unit": "queries", "items": len(items), "tasks": tasks}
+
+
+def write(sides: tuple[Side, Side], report: dict[str, Any]):
+    """Writes page, figures and rows, and prints the tables, the words last."""
+    folder, args = Path(sides[0].args.output_dir), sides[0].args
+    unit = report["unit"]
+    rows = [{"task": task, **row} for task, found in report["tasks"].items() for row in found["differing"]]
+    shown = {task: found.pop("differing")[:SHOWN] for task, found in report["tasks"].items()}
+    report = rounded(
+        {
+            **{
+                side.letter.lower(): {
+                    "model": side.args.model,
+                    "model_class": name,
+                    "dataset": side.data_args.dataset,
+                    "split": side.part,
+                }
+                for side, name in zip(sides, report.pop("classes"))
+            },
+            **report,
+            "intervals": {"confidence": 0.95, "samples": args.bootstrap_samples, "note": NOTE},
+            "seed": args.seed,
+            "max_rows": args.max_rows,
+            "run": {
+                "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "commit": commit_or_version(),
+                "versions": versions(),
+                "hardware": hardware(),
+            },
+        }
+    )
+    names = [short_name(side.args.model) for side in sides]
+    page = {
+        task: {
+            **found,
+            "lines": lines_of(found),
+            "counted": [(count_name(name), count) for name, count in found["counts"].items()],
+            "sign_words": sign_words(found, unit),
+            "shown": shown[task],
+        }
+        for task, found in report["tasks"].items()
+    }
+    facts = {side.letter: f"{name} ({report[side.letter.lower()]['model_class']})" for side, name in zip(sides, names)}
+    facts |= {
+        "data set": f"{short_name(sides[0].data_args.dataset)}, part {sides[0].part}, {len(sides[0].rows):,} rows",
+        "intervals": f"{args.bootstrap_samples} resamples of {unit}, the same for both, seed {args.seed}",
+        "date": report["run"]["date"],
+        "code": report["run"]["commit"],
+    }
+    in_place(
+        folder / "compare.html",
+        lambda file: write_html(
+            file, "compare.html", title=f"{names[0]} and {names[1]}", facts=facts, report={"tasks": page}, note=NOTE
+        ),
+    )
+    in_place(folder / "differing_rows.csv", lambda file: write_rows(file, rows))
+    write_json(folder / "compare.json", report)
+    print(f"\nA  {sides[0].args.model}\nB  {sides[1].args.model}")
+    for task, found in report["tasks"].items():
+        print(f"\n{task}", paired_table(found, unit), sep="\n")
+        if found["left_out"]:
+            print(f"{found['left_out']:,} rows have no label that both can read, and are left out")
+    for letter, only in report["only"].items():
+        if only:
+            print(f"{letter} alone answers {', '.join(only)}")
+    print(f"\nwritten: {folder / 'compare.html'}, {folder / 'differing_rows.csv'}")
+    print(NOTE)
+    for found in report["tasks"].values():  # last: what is to be remembered
+        print(found["verdict"])
+
+
+def in_place(file: Path, fill: Callable[[Path], None]):
+    """Writes beside the file and renames, so that it is never half written."""
+    beside = file.with_name(f".{file.name}.new")
+    fill(beside)
+    beside.replace(file)
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]):
+    """The table of rows that are answered differently."""
+    with open(file, "w", newline="", encoding="utf-8", errors="replace") as output:
+        writer = csv.DictWriter(output, COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def script():
+    """The command line."""
+    run_script(main, MEASURING)
+
+
+if __name__ == "__main__":
+    script()

@@ -1,0 +1,328 @@
+"""What two models, A and B, answer of one task, brought together and compared; see `paired` for the figures."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..models.generation_mm_fusion import GENERATION
+from .comparisons import figure, gap
+from .diagnostics import deviation_of, named, numbers
+from .intervals import group_codes
+from .paired import (
+    SCORES,
+    Pair,
+    counted,
+    differing_rows,
+    paired_differences,
+    paired_metrics,
+    paired_verdict,
+    row_scores,
+    sign_test,
+    what_is_counted,
+)
+from .ranking import ranking_metrics
+from .texts import TextTable
+
+
+@dataclass
+class Outcome:
+    """What a model answers of one task, for all rows.
+
+    Args:
+        problem_type: see `metrics_of`.
+        names: of its classes; None for numbers and for written texts.
+        answers, targets: as `answers_of` and `targets_of` give them; of written texts lists of these, a truth None
+            where a row has none.
+        labelled: which rows have a label, `(N,)` bool.
+    """
+
+    problem_type: str
+    names: list[str] | None
+    answers: Any
+    targets: Any
+    labelled: torch.Tensor
+
+
+@dataclass
+class MeasuredRows:
+    """What is known of the rows beside their answers.
+
+    Args:
+        numbers: what each is called in the data.
+        units: of each, what is equal within one unit that resamples draw.
+        unit: what a unit is.
+        kinds, texts: of each, for the figures by kind and for people to read; None where there are none.
+    """
+
+    numbers: list[int]
+    units: list
+    unit: str
+    kinds: list | None = None
+    texts: list | None = None
+
+
+def compare_outcomes(
+    task: str,
+    one: Outcome,
+    other: Outcome,
+    names: tuple[str, str],
+    about: MeasuredRows,
+    samples: int = 1000,
+    seed: int = 0,
+    title: str | None = None,
+) -> dict[str, Any]:
+    """Compares two models over the rows that have a label of a task.
+
+    A row whose truth is a class that one model does not have is one that it gets wrong. Rows without a label, or with
+    one that a model could not read, count for neither.
+
+    Args:
+        task: its name, for messages.
+        one, other: what A and B answer.
+        names: of A and of B, for messages.
+        about: the rows.
+        samples, seed, title: see `bootstrap`.
+
+    Returns:
+        see `result_of`; and `problem_type`, `labels_of_a_alone`, `labels_of_b_alone`, `left_out` (rows) and `score`,
+        what the score of a row is.
+
+    Raises:
+        ValueError: other problems, other outputs or other labels.
+    """
+    problem_type = one.problem_type
+    if problem_type != other.problem_type:
+        raise ValueError(
+            f"Column {task!r} is {problem_type} for {names[0]} and {other.problem_type} for {names[1]}: they have no "
+            "metric in common."
+        )
+    classes, (answers_a, truth_a), (answers_b, truth_b) = in_one_numbering(one, other)
+    if answers_a.shape != answers_b.shape:
+        raise ValueError(
+            f"Column {task!r}: {names[0]} gives answers of {tuple(answers_a.shape)} and {names[1]} of "
+            f"{tuple(answers_b.shape)}."
+        )
+    both = one.labelled & other.labelled
+    differ = (both & rows_with_any(truth_a != truth_b)).nonzero().flatten().tolist()
+    if differ:
+        raise ValueError(
+            f"Column {task!r}: {len(differ)} rows have other labels for {names[0]} than for {names[1]}, the first of "
+            f"them row {about.numbers[differ[0]]}."
+        )
+    measured, truth = both, truth_a
+    if problem_type == "single_label_classification":
+        measured = both | unknown_to(other, one, truth_a, classes) | unknown_to(one, other, truth_b, classes)
+        truth = torch.where(one.labelled, truth_a, truth_b)
+    if not measured.any():
+        raise ValueError(f"No row has a label in column {task!r} that both can read, so nothing can be compared.")
+    rows = measured.nonzero().flatten().tolist()
+    said, true = (answers_a[rows], answers_b[rows]), truth[rows]
+    groups = group_codes([about.units[row] for row in rows])
+    scores = tuple(row_scores(answers, true, problem_type, classes) for answers in said)
+    outputs = true.shape[-1] if classes is None else len(classes)
+    kinds = None if about.kinds is None else [about.kinds[row] for row in rows]
+    found = paired_metrics(said, true, problem_type, outputs, groups, kinds, samples, seed, title, classes)
+    deviation = deviation_of(true) if problem_type == "regression" else None
+
+    def words(value: torch.Tensor) -> str:
+        """An answer or a truth."""
+        if classes is None:
+            return numbers(value, deviation)
+        return named(value, classes) if problem_type == "multi_label_classification" else classes[int(value)]
+
+    differing = [
+        {
+            "row": about.numbers[rows[place]],
+            "kind": None if kinds is None else kinds[place],
+            "text": None if about.texts is None else about.texts[rows[place]],
+            "truth": words(true[place]),
+            "a": words(said[0][place]),
+            "b": words(said[1][place]),
+            "score_a": scores[0][place].item(),
+            "score_b": scores[1][place].item(),
+        }
+        for place in differing_rows(said, (scores[0], scores[1]))
+    ]
+    pair = (scores[0], scores[1])
+    return {
+        "problem_type": problem_type,
+        "labels_of_a_alone": names_of_one_alone(one, other),
+        "labels_of_b_alone": names_of_one_alone(other, one),
+        "left_out": len(about.units) - len(rows),
+        **result_of(found, names, groups, about.unit, pair, counted(said, true, pair, problem_type), differing),
+        "score": SCORES[problem_type],
+    }
+
+
+def compare_ranks(
+    places: Pair,
+    names: tuple[str, str],
+    numbers_of_rows: list[int],
+    queries: list[str | None],
+    samples: int = 1000,
+    seed: int = 0,
+    title: str | None = None,
+) -> dict[str, Any]:
+    """Compares two searches for the same items, query by query.
+
+    Args:
+        places: of A and of B the rank of what each query looks for, `(Q,)` int64, see `ranks`.
+        names: of A and of B.
+        numbers_of_rows: of the row that each query is from.
+        queries: their texts; None for those that are none.
+        samples, seed, title: see `bootstrap`.
+
+    Returns:
+        as `compare_outcomes`; the score of a query is 1 divided by the rank.
+    """
+
+    def measure(rows: torch.Tensor, which: int) -> dict[Any, float]:
+        return dict(ranking_metrics(places[which][rows]))
+
+    groups = torch.arange(len(places[0]))
+    found = {"metrics": paired_differences(measure, groups, samples, seed, title), "by_kind": {}}
+    scores = 1 / places[0].double(), 1 / places[1].double()
+    differing = [
+        {
+            "row": numbers_of_rows[place],
+            "kind": None,
+            "text": queries[place],
+            "truth": None,
+            **{letter: f"rank {places[which][place]}" for which, letter in enumerate("ab")},
+            **{f"score_{letter}": scores[which][place].item() for which, letter in enumerate("ab")},
+        }
+        for place in differing_rows(places, scores)
+    ]
+    one, other = places[0] == 1, places[1] == 1
+    first = {"both_first": one & other, "only_a_first": one & ~other}
+    first |= {"only_b_first": other & ~one, "neither_first": ~one & ~other}
+    counts = {name: int(rows.sum()) for name, rows in first.items()} | {"differ": len(differing)}
+    result = result_of(found, names, groups, "queries", scores, counts, differing)
+    return {"problem_type": "retrieval", "left_out": 0, **result, "score": "1 divided by the rank"}
+
+
+def rows_with_any(values: torch.Tensor) -> torch.Tensor:
+    """Which rows have a true value, `(N,)` bool."""
+    return values.reshape(len(values), -1).any(-1)
+
+
+def names_of_one_alone(one: Outcome, other: Outcome) -> list[str]:
+    """The classes that the first has and the second has not."""
+    return [name for name in one.names or [] if name not in (other.names or [])]
+
+
+def unknown_to(without: Outcome, knows: Outcome, truth: torch.Tensor, classes: list[str] | None) -> torch.Tensor:
+    """Which rows have a truth that one model has a class for, and the other has not, `(N,)` bool.
+
+    Args:
+        without, knows: the other one, and the one.
+        truth: as the latter has it, by number.
+        classes: the names of all numbers.
+    """
+    alone = set(names_of_one_alone(knows, without))
+    places = [number for number, name in enumerate(classes or []) if name in alone]
+    return knows.labelled & ~without.labelled & torch.isin(truth, torch.tensor(places, dtype=torch.int64))
+
+
+def in_one_numbering(one: Outcome, other: Outcome) -> tuple[list[str] | None, Pair, Pair]:
+    """Answers and truths of both with the classes (or texts) numbered alike, by their names.
+
+    Returns:
+        the names, None for numbers; answers and truths of A, and of B.
+    """
+    if one.problem_type == GENERATION:
+        table = TextTable()
+        coded = [(table.codes(own.targets), table.codes(own.answers)) for own in (one, other)]
+        (truth_a, answers_a), (truth_b, answers_b) = coded
+        return table.texts, (answers_a, truth_a), (answers_b, truth_b)
+    if one.names is None or other.names is None:
+        return None, (one.answers, one.targets), (other.answers, other.targets)
+    classes = list(dict.fromkeys([*one.names, *other.names]))
+    place = {name: number for number, name in enumerate(classes)}
+
+    def moved(values: torch.Tensor, own: list[str]) -> torch.Tensor:
+        order = torch.tensor([place[name] for name in own])
+        if values.ndim == 1:
+            return torch.where(values < 0, values, order[values.clamp(min=0)])
+        return torch.zeros(len(values), len(classes), dtype=values.dtype).index_copy(1, order, values)
+
+    (answers_a, truth_a), (answers_b, truth_b) = (
+        (moved(outcome.answers, outcome.names or []), moved(outcome.targets, outcome.names or []))
+        for outcome in (one, other)
+    )
+    return classes, (answers_a, truth_a), (answers_b, truth_b)
+
+
+def result_of(
+    found: dict[str, Any],
+    names: tuple[str, str],
+    groups: torch.Tensor,
+    unit: str,
+    scores: Pair,
+    counts: dict[str, int],
+    differing: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """All that is said of one comparison.
+
+    Args:
+        found: `metrics` and `by_kind`, see `paired_metrics`.
+        names: of A and of B.
+        groups, unit: what resamples were drawn of.
+        scores: of each row.
+        counts: see `counted`.
+        differing: of each row that is answered differently what is shown, `score_a` and `score_b` among it.
+
+    Returns:
+        `rows`, `groups`, `metrics`, `by_kind`, `counts`, `sign_test`, `verdict` (words on the first metric), and
+        `differing`, each with `better`: "A", "B" or empty.
+    """
+    first = next(iter(found["metrics"]))
+    number = int(groups.max()) + 1
+    for row in differing:
+        gained = row["score_a"] - row["score_b"]
+        row["better"] = "A" if gained > 0 else "B" if gained < 0 else ""
+    return {
+        "rows": len(groups),
+        "groups": number,
+        **found,
+        "counts": counts,
+        "sign_test": sign_test(scores[0] - scores[1], groups),
+        "verdict": paired_verdict(found["metrics"][first], first, names, len(groups), number, unit),
+        "differing": differing,
+    }
+
+
+def lines_of(found: dict[str, Any]) -> list[tuple[str, str, dict[str, Any], int | None]]:
+    """The lines of a table: the name, the metric, its figures, and, of a kind, the rows."""
+    first = next(iter(found["metrics"]))
+    lines = [(name, name, values, None) for name, values in found["metrics"].items()]
+    return lines + [(f"… {kind}", first, values, values["rows"]) for kind, values in found["by_kind"].items()]
+
+
+def sign_words(found: dict[str, Any], unit: str) -> str:
+    """The sign test as a sentence."""
+    test = found["sign_test"]
+    voters = what_is_counted(unit) if found["groups"] == found["rows"] else f"groups ({unit})"
+    return (
+        f"Of {found['groups']:,} {voters} A is better on {test['a']:,}, B on {test['b']:,}, and {test['equal']:,} are "
+        f"equal; if there were no difference, chance would be as one-sided with probability {test['p']:.3g} (exact "
+        "sign test)."
+    )
+
+
+def count_name(name: str) -> str:
+    """A key of the counts as it is said: "only A right" for `only_a_right`."""
+    return " ".join(word.upper() if word in ("a", "b") else word for word in name.split("_"))
+
+
+def paired_table(found: dict[str, Any], unit: str) -> str:
+    """One task, for the terminal."""
+    lines = [f"{'':<30}{'A':>10}{'B':>10}{'A − B':>10}  95 % interval"]
+    for name, metric, values, _ in lines_of(found):
+        scores = "".join(f"{figure(values[side]):>10}" for side in "ab")
+        interval = f"[{gap(values['low'], metric)}, {gap(values['high'], metric)}]"
+        better = f"  {values['winner'].upper()} is better" if values["winner"] else ""
+        lines.append(f"{name:<30}{scores}{gap(values['difference'], metric):>10}  {interval}{better}")
+    counts = ", ".join(f"{count_name(name)} {count:,}" for name, count in found["counts"].items())
+    return "\n".join([*lines, f"{what_is_counted(unit)}: {counts}", sign_words(found, unit)])

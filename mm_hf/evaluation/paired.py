@@ -1,0 +1,214 @@
+"""Two models, A and B, on the same rows: the difference of their scores, how sure it is, and the rows that make it.
+
+What both find hard counts for neither: the difference of two scores on the same rows is known far better than either
+score. So each resample is drawn once, and both are measured on it.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..models.generation_mm_fusion import GENERATION
+from .comparisons import IN_UNITS, figure, gap, lower_is_better
+from .intervals import bootstrap
+from .kinds import rows_by_kind
+from .metrics import metrics_of
+from .texts import TextScore, chrf
+
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+FEW_GROUPS = 20  # below it the percentiles of a bootstrap are rough
+SCORES = {
+    "single_label_classification": "1 where the answer is right, else 0",
+    "multi_label_classification": "the share of labels that are right",
+    "regression": "the absolute error (mean over the numbers of a row), with a minus: higher is better",
+    GENERATION: "chrF of the text",
+}
+NOTE = (
+    "The interval says how far the choice of just these rows may have moved the difference. It does not say what "
+    "another seed of training would give."
+)
+
+
+def paired_differences(
+    measure: Callable[[torch.Tensor, int], dict[Any, float]],
+    groups: torch.Tensor,
+    samples: int = 1000,
+    seed: int = 0,
+    title: str | None = None,
+) -> dict[Any, dict[str, Any]]:
+    """The figures of A and of B, and their difference with its 95 % interval (bootstrap, the same rows for both).
+
+    Args:
+        measure: takes rows, int64, and 0 for A or 1 for B, and gives figures by name; NaN for what is not defined.
+        groups, samples, seed, title: see `bootstrap`.
+
+    Returns:
+        by name `a`, `b`, `difference` (A minus B), `low` and `high` of it, None for what is not defined, and `winner`:
+        "a" or "b" where the interval does not contain 0, else None.
+    """
+    alone = [measure(torch.arange(len(groups)), place) for place in (0, 1)]
+
+    def differences(rows: torch.Tensor) -> dict[Any, float]:
+        first, second = (measure(rows, place) for place in (0, 1))
+        return {name: first[name] - second[name] for name in first}
+
+    found: dict[Any, dict[str, Any]] = {}
+    for name, interval in bootstrap(differences, groups, samples, seed, title).items():
+        one, other = (None if math.isnan(figures[name]) else figures[name] for figures in alone)
+        low, high = interval["low"], interval["high"]
+        found[name] = {"a": one, "b": other, "difference": interval["value"], "low": low, "high": high}
+        found[name]["winner"] = winner(name[0] if isinstance(name, tuple) else name, low, high)
+    return found
+
+
+def winner(metric: str, low: float | None, high: float | None) -> str | None:
+    """Who is better by a metric: "a" or "b"; None where the interval of A minus B contains 0, or there is none."""
+    if low is None or high is None or low <= 0 <= high:
+        return None
+    return "a" if (low > 0) != lower_is_better(metric) else "b"
+
+
+def paired_metrics(
+    answers: Pair,
+    targets: torch.Tensor,
+    problem_type: str,
+    outputs: int,
+    groups: torch.Tensor,
+    kinds: list | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+    title: str | None = None,
+    texts: list[str] | None = None,
+) -> dict[str, Any]:
+    """The metrics of a problem, of A, of B, and their difference; see `paired_differences`.
+
+    Args:
+        answers: of A and of B, of rows that have a label, as `answers_of` gives them.
+        targets: of these rows, as `targets_of` gives them.
+        problem_type, outputs, texts: see `metrics_of`.
+        groups: `(N,)` int64, see `group_codes`.
+        kinds: for each row what it is a question of; None: not by kind.
+        samples, seed, title: see `bootstrap`.
+
+    Returns:
+        `metrics`: by name; `by_kind`: the first metric for each kind, with `rows`.
+    """
+    functions = metrics_of(problem_type, outputs, validate=False, texts=texts)
+    first = next(iter(functions))
+    chosen = rows_by_kind(kinds or [])
+
+    def measure(rows: torch.Tensor, place: int) -> dict[Any, float]:
+        said, true = answers[place][rows], targets[rows]
+        found: dict[Any, float] = {name: function(said, true).item() for name, function in functions.items()}
+        for kind, members in chosen.items():
+            among = members[rows]
+            there = bool(among.any())
+            found[first, kind] = functions[first](said[among], true[among]).item() if there else math.nan
+        return found
+
+    found = paired_differences(measure, groups, samples, seed, title)
+    by_kind = {kind: {**found[first, kind], "rows": int(rows.sum())} for kind, rows in chosen.items()}
+    return {"metrics": {name: found[name] for name in functions}, "by_kind": by_kind}
+
+
+def row_scores(
+    answers: torch.Tensor, targets: torch.Tensor, problem_type: str, texts: list[str] | None = None
+) -> torch.Tensor:
+    """How good each answer is, `(N,)` float64, higher is better: see `SCORES`. Arguments as for `paired_metrics`."""
+    if problem_type == GENERATION:
+        return TextScore(texts or [], chrf).rows(answers, targets).double()
+    if problem_type == "regression":
+        return -(answers.double() - targets.double()).abs().mean(-1)
+    return (answers == targets).double().reshape(len(targets), -1).mean(-1)
+
+
+def sign_test(differences: torch.Tensor, groups: torch.Tensor) -> dict[str, Any]:
+    """How many groups of rows speak for A and how many for B, and how often chance alone would be as one-sided (exact,
+    two-sided). Where each row is a group of its own and scores are 0 or 1, this is McNemar's exact test.
+
+    Args:
+        differences: `(N,)` float64, of the scores of each row, A minus B.
+        groups: `(N,)` int64, see `group_codes`: their rows are no independent votes, so they have one together.
+
+    Returns:
+        `a`, `b` and `equal`, numbers of groups, and `p`.
+    """
+    votes = torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add_(0, groups, differences.double())
+    for_a, for_b = int((votes > 0).sum()), int((votes < 0).sum())
+    count = torch.tensor(for_a + for_b, dtype=torch.float64)
+    fewer = torch.arange(min(for_a, for_b) + 1, dtype=torch.float64)
+    ways = torch.lgamma(count + 1) - torch.lgamma(fewer + 1) - torch.lgamma(count - fewer + 1)
+    p = 2 * torch.logsumexp(ways - count * math.log(2), 0).exp().item()
+    return {"a": for_a, "b": for_b, "equal": len(votes) - for_a - for_b, "p": min(1.0, p)}
+
+
+def differing_rows(answers: Pair, scores: Pair) -> list[int]:
+    """The rows that A and B answer differently, those with the largest difference of scores first.
+
+    Args:
+        answers, scores: of A and of B.
+    """
+    other = (answers[0] != answers[1]).reshape(len(answers[0]), -1).any(-1)
+    gaps = (scores[0] - scores[1]).abs().nan_to_num(nan=math.inf)
+    order = gaps.where(other, torch.tensor(-1.0, dtype=gaps.dtype)).sort(descending=True, stable=True).indices
+    return order[: int(other.sum())].tolist()
+
+
+def counted(answers: Pair, targets: torch.Tensor, scores: Pair, problem_type: str) -> dict[str, int]:
+    """How many rows speak for which: of classes and texts `both_right`, `only_a_right`, `only_b_right` and
+    `both_wrong` (several labels are right where all are), of numbers `a_closer`, `b_closer` and `equal`; of all
+    `differ`, the rows that are answered differently."""
+    differ = int((answers[0] != answers[1]).reshape(len(targets), -1).any(-1).sum())
+    if problem_type == "regression":
+        closer = scores[0] - scores[1]
+        counts = {"a_closer": closer > 0, "b_closer": closer < 0, "equal": closer == 0}
+    else:
+        one, other = ((said == targets).reshape(len(targets), -1).all(-1) for said in answers)
+        counts = {"both_right": one & other, "only_a_right": one & ~other}
+        counts |= {"only_b_right": other & ~one, "both_wrong": ~one & ~other}
+    return {name: int(rows.sum()) for name, rows in counts.items()} | {"differ": differ}
+
+
+def what_is_counted(unit: str) -> str:
+    """Queries of a search, rows of everything else."""
+    return unit if unit == "queries" else "rows"
+
+
+def paired_verdict(
+    found: dict[str, Any], metric: str, names: tuple[str, str], rows: int, groups: int, unit: str
+) -> str:
+    """Says in words whether one is better, by how much, and how sure that is.
+
+    Args:
+        found: of the metric, see `paired_differences`.
+        metric: its name.
+        names: of A and of B.
+        rows, groups: how many were measured, and of what the resamples are drawn.
+        unit: what a group is.
+    """
+    on = f"on {rows:,} {what_is_counted(unit)}" + ("" if groups == rows else f" ({groups:,} groups: {unit})")
+    said = metric.replace("_", " ")
+    if found["difference"] is None:
+        return f"{said} is not defined {on}: nothing can be said."
+    points = "" if metric in IN_UNITS else " points"
+    scores = f"{said} {figure(found['a'])} and {figure(found['b'])}"
+    if found["low"] is None:
+        interval = "no interval is defined"
+    else:
+        interval = f"95 % interval [{gap(found['low'], metric)}, {gap(found['high'], metric)}]"
+    size = f"{gap(abs(found['difference']), metric).lstrip('+')}{points} of {said}"
+    if found["winner"] is None:
+        words = (
+            f"No difference can be told between {names[0]} and {names[1]}: {scores}, a difference of "
+            f"{gap(found['difference'], metric)}{points}, {interval}, which contains 0, {on}."
+        )
+        words = words.replace(", which contains 0", "") if found["low"] is None else words
+    else:
+        better, other = names if found["winner"] == "a" else names[::-1]
+        words = f"{better} is better than {other} by {size}: {scores}, {interval} of A minus B, {on}."
+    if groups < FEW_GROUPS:
+        words += f" With {groups} groups the interval is rough: measure more rows."
+    return words

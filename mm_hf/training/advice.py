@@ -1,0 +1,92 @@
+"""What a run may want to know before it begins: what it costs to train pretrained encoders without a GPU."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from datasets import IterableDataset
+
+from ..data import Rows
+from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES
+from ..models.encoders import MODALITY_INPUTS
+from .run import Run
+
+
+ROWS = 4  # that the encoders are timed on: enough for a ratio, and some seconds at most at base size
+
+
+def advise_on_freezing(run: Run):
+    """Says what `--freeze_encoders true` would save; nothing where there is a GPU, or no pretrained encoder trains as
+    a whole. The encoders are timed on the first rows of the training part: forward and backward, as they are trained,
+    and forward alone, as frozen ones run. Weights, gradients and random numbers stay as they are.
+
+    Args:
+        run: with its model, on its device, and its collator.
+    """
+    names = training_encoders(run)
+    if run.accelerator.device.type != "cpu" or not run.accelerator.is_main_process or not names:
+        return
+    of_encoders = sum(p.numel() for name in names for p in run.model.base_model.encoders[name].parameters())
+    total = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    run.say(
+        f"There is no GPU, and {of_encoders / 1e6:.2f} of the {total / 1e6:.2f} M parameters that train are in the "
+        f"pretrained encoders ({', '.join(names)})."
+    )
+    found = seconds_of_encoders(run, names)
+    if found is not None:
+        both, forward = found
+        run.say(
+            f"Timed once on {ROWS} rows, these take {both:.2g} s forward and backward, and {forward:.2g} s forward "
+            f"alone: {both / forward:.1f} times as long."
+        )
+    words = "--freeze_encoders true saves their backward in every step"
+    if run.data_args.cache_features and not run.data_args.streaming:
+        words += ", and their forward too: --cache_features keeps what they give, and each item is encoded once"
+    run.say(f"{words}. What it does to the score, only a run tells.")
+
+
+def training_encoders(run: Run) -> list[str]:
+    """The modalities whose pretrained encoder trains as a whole: no adapters, no top layers alone."""
+    found = []
+    for name in (name for name in run.model.config.modalities if name in PRETRAINED_MODALITIES):
+        parameters = list(run.model.base_model.encoders[name].parameters())
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        if 2 * trained > sum(p.numel() for p in parameters):
+            found.append(name)
+    return found
+
+
+def seconds_of_encoders(run: Run, names: list[str]) -> tuple[float, float] | None:
+    """Seconds of forward and backward, and of forward alone, through some encoders; None where the first rows have
+    nothing for them."""
+    dataset = run.splits["train"]
+    if isinstance(dataset, IterableDataset):
+        rows = [{**row, "row_id": number, "split": "train"} for number, row in enumerate(dataset.take(ROWS))]
+    else:
+        rows = Rows(dataset, "train").__getitems__(list(range(min(ROWS, len(dataset)))))
+    batch = replace(run.collator, on_error="skip")(rows)
+    keys = [key for name in names for key in MODALITY_INPUTS[name] if key in batch]
+    if not keys:
+        return None
+    inputs = {key: batch[key].to(run.accelerator.device) for key in keys}
+    indices: dict[str, Any] = {name: batch.get(f"{name}_index") for name in names}
+    training = run.model.training
+    run.model.eval()  # no dropout: the same work, without random numbers
+    seconds: list[float] = []
+    levels: list[torch.Tensor] = []
+    try:
+        with torch.random.fork_rng(devices=[]):
+            for backward in (False, False, True):  # the first one only warms up
+                began = time.perf_counter()
+                with nullcontext() if backward else torch.no_grad():
+                    states = run.model.base_model.encode(indices, **inputs)
+                    levels = [level for name in names for level in states[name].levels]
+                    if backward and levels:
+                        torch.autograd.backward(sum(level.sum() for level in levels))
+                seconds.append(time.perf_counter() - began)
+    finally:
+        run.model.zero_grad(set_to_none=True)
+        run.model.train(training)
+    return (seconds[2], seconds[1]) if levels else None

@@ -93,7 +93,7 @@ ALLOWED = {
     "evaluation": {"models"},
     "prepare": {"models", "data"},
 }
-ORDER = ("training", "commands", "cli")  # of what runs: each may use what stands before it, and all below
+ORDER = ("training", "commands", "cli", "__main__")  # of what runs: each may use what stands before it, and all below
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=name_of)

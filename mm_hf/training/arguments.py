@@ -1,22 +1,18 @@
 """The keys of a recipe, which are the flags of the scripts too. Where TrainingArguments has a key, its name is used.
 
-`train.py recipe.yaml --learning_rate 1e-3`: the file first, then the flags; a flag wins, and an unknown key is
+`mm_hf train recipe.yaml --learning_rate 1e-3`: the file first, then the flags; a flag wins, and an unknown key is
 refused. A recipe that names another one as its `base`, from its own folder, takes over all keys that it does not have.
 """
 
 from argparse import ArgumentTypeError
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
-from transformers.hf_argparser import string_to_bool
-
-from ..models.config_checks import shown
-from ..models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES
-from ..models.names import did_you_mean
-from ..models.recurrent import RNNS
-from .recipe_files import parse_yaml, read_recipe
-from .values import ArgumentParser, checked_value, checked_values
+from ..models.names import did_you_mean, shown
+from .flags import ArgumentParser
+from .recipe_files import RECIPE_ENDINGS, parse_yaml, read_recipe
+from .recipe_or_data import name_of_data, recipe_or_data
+from .values import checked_value, checked_values, truth
 
 
 DEFAULT_VISION_ENCODER = "google/vit-base-patch16-224"
@@ -74,7 +70,7 @@ class ModelArguments:
     )
     series_rnn_type: str = field(
         default="lstm",
-        metadata={"help": "The encoder of a series_column, as wide as the fusion.", "choices": list(RNNS)},
+        metadata={"help": "The encoder of a series_column, as wide as the fusion.", "choices": ["lstm", "gru"]},
     )
     fusion: str = field(default="cross_attention", metadata={"help": "A fusion of the registry."})
     fusion_hidden_size: int | None = field(
@@ -252,7 +248,11 @@ class DatasetArguments:
         metadata={"help": "Column of time series: lists of steps, each a list of numbers, which are standardised."},
     )
     label_column: list[str] | None = field(
-        default=None, metadata={"help": "Column of the labels, or several: one task each, learned together."}
+        default=None,
+        metadata={
+            "help": "Column of the labels, or several: one task each, learned together.",
+            "aliases": ["--label"],
+        },
     )
     kind_column: str | None = field(default=None, metadata={"help": "Column that metrics are split by."})
     on_error: str = field(
@@ -337,7 +337,9 @@ class DataArguments(DatasetArguments):
 class TrainArguments:
     """How it learns."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Folder of the run; left out, runs/<recipe name>."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the run; left out, runs/ and the name of the recipe or data."}
+    )
     overwrite_output_dir: bool = field(
         default=False,
         metadata={"help": "Start anew in a folder that holds a run; not to take up a killed one."},
@@ -470,7 +472,7 @@ class TrainArguments:
     def __post_init__(self):
         if self.allow_changes != "data":
             try:
-                self.allow_changes = string_to_bool(self.allow_changes)
+                self.allow_changes = truth(self.allow_changes)
             except ArgumentTypeError:
                 raise ValueError(f"allow_changes must be true, false or data, got {self.allow_changes!r}.") from None
         if self.bf16 and self.fp16:
@@ -509,6 +511,8 @@ class TrainArguments:
     @property
     def encoder_learning_rates(self) -> dict[str, float]:
         """By modality, and of the decoder."""
+        from ..models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES  # loads transformers
+
         common = self.learning_rate / 5 if self.encoder_learning_rate is None else self.encoder_learning_rate
         own = {name: getattr(self, f"{name}_learning_rate") for name in (*MODALITY_CONFIGS, "decoder")}
         for name in set(MODALITY_CONFIGS) - set(PRETRAINED_MODALITIES):  # which start from nothing
@@ -528,42 +532,69 @@ FORMS = {
 ALL_ARGUMENTS = (ModelArguments, DataArguments, TrainArguments)
 
 
+def training_parser(description: str, prog: str) -> ArgumentParser:
+    """The flags of `mm_hf train` and `mm_hf finetune`."""
+    usage = f"{prog} [RECIPE.yaml | DATA] [flags]"
+    parser = ArgumentParser(ALL_ARGUMENTS, prog=prog, usage=usage, description=description)
+    parser.add_argument(
+        "source",
+        nargs="?",
+        metavar="RECIPE.yaml | DATA",
+        help="a YAML file with any of the keys below, or the name of a packaged one (mm_hf recipes list); what does "
+        "not end in .yaml or .yml is the data, as --dataset",
+    )
+    return parser
+
+
 def parse_arguments(
-    description: str, words: list[str] | None = None
+    description: str, words: list[str] | None = None, prog: str = "mm_hf train"
 ) -> tuple[str, ModelArguments, DataArguments, TrainArguments]:
-    """Reads the recipe named first on the command line, if one is, and the flags.
+    """Reads the recipe or the name of the data that stands first on the command line, if one does, and the flags.
 
     Args:
-        description: of the script.
+        description: of the script, for its help.
         words: in place of those of the command line.
+        prog: what the script is called.
 
     Returns:
-        the recipe's name (`run` without one), and the three groups of arguments.
+        the run's name (that of the recipe, else that of the data; `run` where only flags are given), and the three
+        groups of arguments.
 
     Raises:
         SystemExit: with one line, for an unknown key or a value that does not fit.
     """
-    parser = ArgumentParser(ALL_ARGUMENTS, description=description, allow_abbrev=False)
-    parser.add_argument("recipe", nargs="?", help="A YAML file with any of these keys.")
+    parser = training_parser(description, prog)
     parsed, others = parser.parse_known_args(words)
-    recipe, known = parsed.recipe, {key.name for group in ALL_ARGUMENTS for key in fields(group)}
+    source, known = parsed.source, {key.name for group in ALL_ARGUMENTS for key in fields(group)}
     if flags := [word.split("=")[0] for word in others if word.startswith("--")]:
         # Said before the recipe is read, since the flag's value may have been taken for one.
-        parser.error(f"unknown flag {flags[0]}.{did_you_mean(flags[0][2:], known)}")
-    if recipe is not None:
-        try:
-            values = read_recipe(Path(recipe))
+        parser.error(f"unknown flag {flags[0]}.{did_you_mean(flags[0][2:], parser.names())}")
+    if others:
+        parser.error(
+            f"{source!r:.80} and {others[0]!r:.80} both stand for the recipe or the data: name the data of a "
+            "recipe as --dataset."
+        )
+    name = "run"
+    try:
+        recipe, data = recipe_or_data(source)
+        if recipe is not None:
+            values = read_recipe(recipe)
             if unknown := sorted(map(str, set(values) - known)):
                 meant = did_you_mean(unknown[0], known)
                 raise ValueError(f"unknown key {unknown[0]!r:.80}.{meant}")
             if isinstance(values.get("allow_changes"), bool):  # these are two of its words
                 values["allow_changes"] = str(values["allow_changes"]).lower()
             parser.set_defaults(**checked_values(values, ALL_ARGUMENTS, FORMS))
-        except (OSError, ValueError) as error:
-            parser.error(f"recipe {recipe}: {error}")
+            name = recipe.name.rsplit(".", 1)[0]
+    except (OSError, ValueError) as error:
+        parser.error(f"recipe {source}: {error}" if source.endswith(RECIPE_ENDINGS) else str(error))
+    if data is not None:
+        if parsed.dataset not in (None, data):
+            parser.error(f"the data are named twice, as {data!r} and as --dataset {parsed.dataset!r}: keep one.")
+        parser.set_defaults(dataset=data)
+        name = name_of_data(data)
     try:
         model_args, data_args, train_args, _ = parser.parse_args_into_dataclasses(words)
     except ValueError as error:
         parser.error(str(error))
-    name = "run" if recipe is None else recipe.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
     return name, model_args, data_args, train_args

@@ -1,4 +1,4 @@
-"""What train.py and finetune.py share after they trained: the test, the floors beside it, and the run's folder."""
+"""What train and finetune share after they trained: the test, the floors beside it, and the run's folder."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""What train.py and finetune.py share before they train: the arguments checked, the run's folder claimed, the data
+"""What train and finetune share before they train: the arguments checked, the run's folder claimed, the data
 looked at, the model built."""
 
 import os
@@ -100,7 +100,7 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Run
     Returns:
         the run; None where this very run is complete already.
     """
-    name, model_args, data_args, train_args = parse_arguments(description, words)
+    name, model_args, data_args, train_args = parse_arguments(description, words, f"mm_hf {Path(script).stem}")
     output_dir = Path(train_args.output_dir or Path("runs", name))
     start = None
     if model_args.init_from is not None:
@@ -113,8 +113,8 @@ def set_up(description: str, script: str, words: list[str] | None = None) -> Run
     )
     if script == "train.py" and accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError(
-            f"train.py keeps whole weights on every process, and {accelerator.distributed_type.value} cuts them up: "
-            "start finetune.py with this configuration."
+            f"mm_hf train keeps whole weights on every process, and {accelerator.distributed_type.value} cuts them "
+            "up: start mm_hf finetune with this configuration (accelerate launch -m mm_hf.training.finetune)."
         )
     if train_args.gradient_modulation and accelerator.distributed_type in (
         DistributedType.FSDP,

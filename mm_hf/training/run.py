@@ -1,4 +1,4 @@
-"""What train.py and finetune.py work on: one run, with its data, its model and what it was asked."""
+"""What `mm_hf train` and `mm_hf finetune` work on: one run, with its data, its model and what it was asked."""
 
 import copy
 from collections.abc import Callable

@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from PIL import Image
-from transformers import AutoConfig, HfArgumentParser
+from transformers import AutoConfig
 
 from .. import (
     MMFusionConfig,
@@ -34,7 +34,9 @@ from ..models.configuration_mm_fusion import (
 from ..models.ctc_mm_fusion import CTC
 from ..models.generation_mm_fusion import GENERATION
 from ..parts import class_of
-from .arguments import ALL_ARGUMENTS, DataArguments, ModelArguments, read_recipe
+from .arguments import DataArguments, ModelArguments, training_parser
+from .recipe_files import read_recipe
+from .recipe_or_data import recipe_or_data
 from .run import COLUMN_OF, RETRIEVAL
 from .run_folder import is_begun, read_recipe_of
 
@@ -89,13 +91,12 @@ class Start:
 
 def given_keys(words: list[str] | None = None) -> set[str]:
     """The keys that the recipe or the command line gives; those of a recipe without a value are left out."""
-    parser = HfArgumentParser(ALL_ARGUMENTS, allow_abbrev=False)
-    parser.add_argument("recipe", nargs="?")
+    parser = training_parser("", "mm_hf train")
     for action in parser._actions:
         action.default = SUPPRESS
     found = vars(parser.parse_known_args(words)[0])
-    recipe = found.pop("recipe", None)
-    values = {} if recipe is None else read_recipe(Path(recipe))
+    recipe, data = recipe_or_data(found.pop("source", None), quiet=True)
+    values = {"dataset": data} if recipe is None else read_recipe(recipe)
     return set(found) | {key for key, value in values.items() if value is not None}
 
 

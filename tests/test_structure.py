@@ -144,6 +144,9 @@ def test_importing_the_package_is_light():
         "def refuse(*a, **k): raise SystemExit('importing mm_hf asks the network')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
         "import mm_hf\n"
+        "from transformers import AutoConfig\n"  # where all is registered by now
+        "assert AutoConfig.for_model('mm_fusion').__class__.__module__.startswith('mm_hf.')\n"
+        "assert 'mm_hf.models.modeling_mm_fusion' in sys.modules\n"
         f"print([name for name in {HEAVY} if name in sys.modules])\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

@@ -1,7 +1,9 @@
 """Answers a question about a picture in a fresh process, from the checkpoint alone.
 
-mm_hf answer runs/easy_vqa
-mm_hf answer runs/easy_vqa --image picture.png --question "what shape is in the image?"
+    mm_hf answer runs/easy_vqa
+    mm_hf answer runs/easy_vqa --image picture.png --question "what shape is in the image?"
+
+Without --image the picture is a blue circle, which is drawn.
 """
 
 import argparse

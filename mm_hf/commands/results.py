@@ -1,6 +1,8 @@
 """Prints the table of a run: its score beside the floors and what others have published.
 
-mm_hf results runs/easy_vqa
+    mm_hf results runs/easy_vqa
+
+All of it is in results.json of the run's folder, which is only read.
 """
 
 import argparse

@@ -112,7 +112,7 @@ def check_places(model_args: ModelArguments, data_args: DataArguments):
     commands = {key: how_to_make(place) for key, place in {**places, "dataset": data_args.dataset}.items()}
     if missing := {key: command for key, command in commands.items() if command is not None}:
         named = ", ".join(f"{key} {places.get(key, data_args.dataset)!r}" for key in missing)
-        make = "; ".join(f"`{command}`" for command in dict.fromkeys(missing.values()))
+        make = " and ".join(f"`{command}`" for command in dict.fromkeys(missing.values()))
         raise ValueError(f"there is no folder here for {named}. Make it by {make}, or name your own.")
 
 

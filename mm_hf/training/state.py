@@ -1,4 +1,4 @@
-"""What a checkpoint of train.py holds beside weights and optimizer, and whether a run can be taken up from it."""
+"""What a checkpoint of `mm_hf train` holds beside weights and optimizer, and whether a run can be taken up from it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

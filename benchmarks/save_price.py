@@ -16,8 +16,8 @@ from unittest import mock
 
 import torch
 
-from mm_hf import checkpoints
-from mm_hf.training import loop, train
+from mm_hf import checkpoints, states
+from mm_hf.training import loop
 from mm_hf.training.open_run import open_run
 
 
@@ -37,7 +37,7 @@ def main():
         training = one_step(cache, Path(folder), given.frozen)
         without = (
             mock.patch.object(checkpoints, "can_check", return_value=False),
-            mock.patch.object(train, "check_finite"),
+            mock.patch.object(states, "check_finite"),
         )
         ways = {"neither": without, "checksums alone": without[1:], "both": ()}
         seconds: dict[str, list[float]] = {way: [] for way in ways}
@@ -79,7 +79,7 @@ def one_step(cache: Path, folder: Path, frozen: bool) -> "loop.Training":
     training.loader.set_epoch(0)
     training.make_step([next(iter(training.loader))])
     training.progress.best = 0.5
-    training.best_weights = {
+    training.train_state.best_weights = {
         name: p.detach().cpu().clone() for name, p in job.model.named_parameters() if p.requires_grad
     }
     return training

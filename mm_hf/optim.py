@@ -71,17 +71,18 @@ def parameter_groups(
         if "norm" in type(module).__name__.lower() or isinstance(module, nn.Embedding)
         for name, _ in module.named_parameters(recurse=False)
     } | {name for name in names if name.endswith("place_embeddings")}
-    places = {}  # of the encoders' parameters: modality, layer, layers from the top
+    # Of the encoders' parameters: modality, layer, layers from the top.
+    places: dict[str, tuple[str, int | None, int]] = {}
     for modality, encoder in base.encoders.items():
         layers, depth = encoder_layers(encoder)
-        for name, layer in layers.items():
-            places[f"{prefix}encoders.{modality}.{name}"] = (modality, layer, depth - layer)
+        for name, number in layers.items():
+            places[f"{prefix}encoders.{modality}.{name}"] = (modality, number, depth - number)
     groups: dict[tuple, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        scope = max((scope for scope in scopes if name.startswith(scope)), key=len, default=None)
-        title, rate = ("all", learning_rate) if scope is None else scopes[scope]
+        longest = max((scope for scope in scopes if name.startswith(scope)), key=len, default=None)
+        title, rate = ("all", learning_rate) if longest is None else scopes[longest]
         module, layer, from_top = places.get(name, (title, None, 0))
         decays = parameter.ndim > 1 and name not in norms
         parts = [title] if title == module else [title, module]

@@ -1,16 +1,15 @@
-"""What a training state holds, looked at before a run resumes from it: tensors that are finite and fit, random states
-that can be set, numbers that make sense. The library and Accelerate pass over much of that without a word.
+"""The files of a training state, looked at before a run resumes from them: tensors that are finite and fit, random
+states that can be set. The library and Accelerate pass over much of that without a word.
 
 Functions called `fault_of_…` say what is wrong with a file, naming it; None where nothing is.
 """
 
 import contextlib
-import json
 import math
 import random
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,138 +21,18 @@ from accelerate.utils import load as load_tensors  # torch.load of tensors and n
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from .checkpoints import clear_staging, newest_checkpoint
-from .optim import NonFiniteLossError
+from .checkpoints import begin, clear_staging, publish, rotate, staging_folder, writing
+from .json_files import DamagedFileError, unreadable
+from .nonfinite import NonFiniteWeightsError, check_finite, is_finite, nested, nonfinite_tensor
 
 
 T = TypeVar("T")
-Rules = Mapping[str, Callable[[Any], bool]]
 # Under which keys Accelerate and the library keep the random states of Python, numpy, torch and CUDA.
 ACCELERATE_KEYS = ("random_state", "numpy_random_seed", "torch_manual_seed", "torch_cuda_manual_seed")
 TRAINER_KEYS = ("python", "numpy", "cpu", "cuda")
 
 
-class NonFiniteWeightsError(NonFiniteLossError):
-    """Weights, their average or an optimizer's moments are not finite, so they are neither kept nor measured."""
-
-
-class DamagedFileError(ValueError):
-    """A file of a training state cannot be read."""
-
-
 # Tensors
-
-
-def is_finite(tensor: torch.Tensor, mask: bool = False) -> bool:
-    """Whether there is neither NaN nor an infinite number in a tensor; `mask`: negative infinity may be."""
-    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_meta:
-        return True
-    if hasattr(tensor, "to_local"):  # of a sharded model this process's part
-        tensor = tensor.to_local()
-    if tensor.element_size() == 1:  # 8 bits know no sum
-        tensor = tensor.float()
-    # A sum reads once and stores nothing; where it overflows, each number is looked at.
-    if tensor.is_floating_point() and math.isfinite(tensor.sum().item()):
-        return True
-    if mask:
-        tensor = tensor.masked_fill(tensor.isneginf(), 0)
-    return bool(tensor.isfinite().all())
-
-
-def nonfinite_tensor(tensors: Iterable[tuple[str, torch.Tensor]], masks: Collection[str] = ()) -> str | None:
-    """The name of the first tensor that is not finite; None where all are. `masks`: of those with infinity below 0."""
-    return next((name for name, tensor in tensors if not is_finite(tensor, name in masks)), None)
-
-
-def masks_of(model: nn.Module) -> set[str]:
-    """Names of the tensors that are no parameters: masks among them may hold negative infinity."""
-    return {name for name, _ in model.named_buffers()}
-
-
-def kept_tensors(model: nn.Module, frozen: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters, those that do not train among them or not, and the buffers that are saved with them, by name."""
-    yield from ((name, parameter) for name, parameter in model.named_parameters() if frozen or parameter.requires_grad)
-    for path, module in model.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if name not in module._non_persistent_buffers_set:
-                yield f"{path}.{name}" if path else name, buffer
-
-
-def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
-    """What an optimizer keeps of each parameter, by names that say so."""
-    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            if isinstance(value, torch.Tensor):
-                yield f"the optimizer's {key} of {names.get(parameter, 'a parameter')}", value
-
-
-def check_finite(
-    model: nn.Module,
-    run_dir: str | Path | None = None,
-    more: Iterable[tuple[str, torch.Tensor]] = (),
-    frozen: bool = True,
-):
-    """Stops what would keep or measure a model whose weights are not finite.
-
-    Args:
-        model: its parameters, and all buffers that are saved with it.
-        run_dir: holds the run's checkpoints: the message names the newest that is complete.
-        more: further tensors by name.
-        frozen: look at the parameters that do not train too: False where that has been done.
-
-    Raises:
-        NonFiniteWeightsError: naming the tensor.
-    """
-    with torch.no_grad():
-        bad = nonfinite_tensor(kept_tensors(model, frozen), masks_of(model)) or nonfinite_tensor(more)
-    if bad is not None:
-        last = None if run_dir is None else newest_checkpoint(run_dir)
-        raise NonFiniteWeightsError(
-            f"{bad} is not finite (NaN or infinite), so the weights are neither kept nor measured. "
-            + ("" if last is None else f"The last complete checkpoint is {last}. ")
-            + "Try a lower learning rate, or gradients that are clipped (max_grad_norm above 0)."
-        )
-
-
-def keep_if_finite(looking: Future, run_dir: str | Path):
-    """Waits for a `check_finite` that went on beside the writing of a checkpoint, and throws away what was written
-    where that found something.
-
-    Raises:
-        NonFiniteWeightsError: see there.
-    """
-    try:
-        looking.result()
-    except NonFiniteWeightsError:
-        clear_staging(run_dir)
-        raise
-
-
-def fault_of_answers(logits: Any) -> str | None:
-    """Why what a model answered cannot be measured; None where it can.
-
-    Args:
-        logits: `(N, C)`, or a dict of them: see `Predictions`. Negative infinity may be, for what is ruled out.
-    """
-    for name, values in nested(logits):
-        if isinstance(values, torch.Tensor) and not is_finite(values, mask=True):
-            rows = (~values.isfinite() & ~values.isneginf()).flatten(1).any(1).nonzero().flatten().tolist()
-            of_task = f" of {name}" if name else ""
-            return f"{len(rows)} of {len(values)} answers{of_task} are not finite, the first to row {rows[0]}"
-    return None
-
-
-def nested(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """All that dicts, lists and tuples hold, each with the way to it."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from nested(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list | tuple):
-        for place, inner in enumerate(value):
-            yield from nested(inner, f"{name}[{place}]")
-    else:
-        yield name, value
 
 
 def fault_of_tensors(
@@ -194,12 +73,6 @@ def fault_of_tensors(
 def named(names: list[str]) -> str:
     """One of several names, and how many there are."""
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
-def unreadable(file: Path, error: Exception) -> str:
-    """What is said of a file that a library fails to read."""
-    first = (str(error).strip().splitlines() or [""])[0][:200]
-    return f"{file.name} cannot be read ({type(error).__name__}: {first})"
 
 
 def read_pickled(file: Path, checked: bool) -> Any:
@@ -343,103 +216,55 @@ def check_processes(folder: Path, pattern: str, expected: list[str]):
         )
 
 
-# Numbers
+# Writing, and several processes
 
 
-def is_count(value: Any) -> bool:
-    """Whether a value is a whole number, at least 0, that somebody may have counted to."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a number, NaN and infinity among them."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def is_finite_number(value: Any) -> bool:
-    """Whether a value is a number, and finite."""
-    return is_number(value) and abs(value) < math.inf
-
-
-def is_duration(value: Any) -> bool:
-    """Whether a value is a finite number of seconds, at least 0."""
-    return is_finite_number(value) and value >= 0
-
-
-def is_point(value: Any) -> bool:
-    """Whether a value is a point of a curve: step and number."""
-    return isinstance(value, list) and len(value) == 2 and is_count(value[0]) and is_number(value[1])
-
-
-def is_list_of(value: Any, fits: Callable[[Any], bool]) -> bool:
-    """Whether a value is a list, and all in it fit."""
-    return isinstance(value, list) and all(map(fits, value))
-
-
-def is_dict_of(value: Any, fits: Callable[[Any], bool]) -> bool:
-    """Whether a value is a dict, and all its values fit."""
-    return isinstance(value, dict) and all(map(fits, value.values()))
-
-
-# What both scripts keep of the rows that were left out, and of the steps that were skipped.
-BAD_ROWS: Rules = {
-    "entries": lambda entries: is_list_of(
-        entries, lambda entry: isinstance(entry, dict) and {"split", "row", "column"} <= set(entry)
-    )
-}
-GUARD: Rules = {
-    "total": is_count,
-    "skipped": lambda steps: is_list_of(
-        steps, lambda step: isinstance(step, dict) and is_count(step.get("step")) and "row_ids" in step
-    ),
-}
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """An object of JSON.
-
-    Raises:
-        DamagedFileError: naming the file.
-    """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DamagedFileError(f"{file.name} is missing") from None
-    except (ValueError, RecursionError) as error:
-        raise DamagedFileError(unreadable(file, error)) from error
-    if not isinstance(values, dict):
-        raise DamagedFileError(f"{file.name} holds {short(values)}, and no names with values")
-    return values
-
-
-def fault_of_values(where: str, values: Any, rules: Rules) -> str | None:
-    """What is wrong with the values of a state: of each key, and no other, the rule must hold.
+@contextlib.contextmanager
+def new_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    more: Iterable[tuple[str, torch.Tensor]],
+    *,
+    main: bool,
+    wait: Callable[[], None],
+    limit: int | None,
+    keep: tuple[str | Path | None, ...] = (),
+) -> Iterator[Path]:
+    """Within, a checkpoint is written to the folder that this gives. When all processes have written and all numbers
+    are finite, it takes its place, and the oldest checkpoints are removed. All processes call it.
 
     Args:
-        where: the file, and the key within it.
-        values: by key.
-        rules: by key whether a value makes sense.
+        folder: where the checkpoint will stand: `run/checkpoint-7`.
+        model: its parameters that train, and the buffers that are saved with it, must be finite.
+        more: further tensors by name that must be.
+        main: whether this process makes and renames the folders; one does.
+        wait: waits for all processes.
+        limit, keep: how many checkpoints stay, and which on top of that: see `rotate`.
+
+    Raises:
+        NonFiniteWeightsError: naming the tensor; nothing is left of what was written.
+        OSError: it could not be written; the last complete checkpoint is as it was.
     """
-    if not isinstance(values, dict):
-        return f"{where} is {short(values)}"
-    for name in rules:
-        if name not in values:
-            return f"{where} has no {name}"
-    for name, value in values.items():
-        if name not in rules:
-            return f"{where} has {name!r}, which is not known"
-        if not rules[name](value):
-            return f"{where}: {name} is {short(value)}"
-    return None
-
-
-def short(value: Any) -> str:
-    """A value as it is shown in a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
-
-
-# Processes
+    tensors = list(more)
+    with ThreadPoolExecutor(1) as pool:  # it looks at all numbers while the disk is busy
+        # What is frozen was looked at when all was measured.
+        finite = pool.submit(check_finite, model, folder.parent, tensors, frozen=False)
+        with writing(folder):
+            if main:
+                begin(folder)
+            wait()
+            yield staging_folder(folder)
+        try:
+            finite.result()
+        except NonFiniteWeightsError:
+            clear_staging(folder.parent)
+            raise
+    with writing(folder):
+        wait()
+        if main:
+            publish(folder)
+            rotate(folder.parent, limit, keep)
+    wait()
 
 
 def agreed(choose: Callable[[], T]) -> T:

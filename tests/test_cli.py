@@ -249,7 +249,7 @@ def test_label_is_short_for_label_column(flag, here):
 
 
 class EndOfLook(Exception):
-    """Ends `set_up` where the folder of the run is known."""
+    """Ends `open_run` where the folder of the run is known."""
 
 
 @pytest.mark.parametrize(("words", "folder"), [(["houses.csv"], "houses"), (["--dataset", "houses.csv"], "run")])

@@ -26,8 +26,8 @@ from ..evaluation import (
 )
 from ..evaluation.texts import TOKEN_ACCURACY
 from ..models.generation_mm_fusion import GENERATION
+from ..nonfinite import check_finite, fault_of_answers
 from ..optim import NonFiniteLossError
-from ..states import check_finite, fault_of_answers
 from .model_arguments import RETRIEVAL
 
 

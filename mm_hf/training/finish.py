@@ -25,7 +25,7 @@ from ..evaluation import (
     predict,
     verdict,
 )
-from ..states import check_finite
+from ..nonfinite import check_finite
 from .build import merge_adapters
 from .evaluator import Evaluator, OtherPictures, evaluate, report_of
 from .provenance import commit_or_version, hardware, versions

@@ -1,14 +1,13 @@
 """`MMTrainer` with what a recipe asks for beside the TrainingArguments."""
 
-import json
-import time
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate.utils import recursively_apply
-from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -23,30 +22,36 @@ from transformers.trainer import TRAINER_STATE_NAME
 from .. import MMFusionPreTrainedModel
 from ..checkpoints import list_checkpoints
 from ..data import MultimodalCollator
-from ..optim import EMA, NonFiniteGuard
-from ..states import (
-    BAD_ROWS,
-    GUARD,
-    Rules,
-    check_finite,
-    fault_of_tensors,
-    fault_of_values,
-    is_duration,
-    read_json,
-    taking_up,
-)
+from ..json_files import Rules, is_duration
+from ..nonfinite import check_finite
+from ..states import taking_up
 from ..trainer import MMTrainer
 from .run import Run, build_optimizer, build_scheduler
+from .state import TrainState
 from .train_arguments import TrainArguments
 
 
-# Of a process's own file in a checkpoint, see `RecipeTrainer.save_extra_state`.
-OF_A_PROCESS: Rules = {
-    "bad_rows": lambda value: fault_of_values("", value, BAD_ROWS) is None,
-    "guard": lambda value: fault_of_values("", value, GUARD) is None,
-    "seconds": is_duration,
-    "stopped": lambda value: value is None or (isinstance(value, list) and len(value) == 4),
-}
+class StateBesideTrainer(TrainState):
+    """What `TrainState` has, the seconds, and whether the training had ended: all that the library has no place for.
+
+    `stopped` is what the recipe said of the end, where the training stopped; None where it goes on.
+    """
+
+    rules: Rules = {
+        **TrainState.rules,
+        "seconds": is_duration,
+        "stopped": lambda value: value is None or (isinstance(value, list) and len(value) == 4),
+    }
+    stopped: list | None = None
+
+    def values(self) -> dict[str, Any]:
+        """See `TrainState`."""
+        return {**super().values(), "seconds": self.elapsed(), "stopped": self.stopped}
+
+    def take_up_values(self, values: dict[str, Any]):
+        """See `TrainState`."""
+        super().take_up_values(values)
+        self.seconds, self.stopped = values["seconds"], values["stopped"]
 
 
 class RecipeTrainer(MMTrainer):
@@ -56,23 +61,20 @@ class RecipeTrainer(MMTrainer):
         run: the run.
         collator: makes the batches that are measured; the recipe's augmentations come on top in training.
         recipe: how it trains.
-        folder: of the run, for what a stop leaves behind.
+        folder: of the run, for what a stop leaves behind; None for a floor.
         kwargs: for MMTrainer.
     """
 
-    def __init__(self, run: Run, collator: MultimodalCollator, recipe: TrainArguments, folder: Path, **kwargs):
+    def __init__(self, run: Run, collator: MultimodalCollator, recipe: TrainArguments, folder: Path | None, **kwargs):
         self.run, self.recipe = run, recipe
         super().__init__(data_collator=run.training_collator(collator), **kwargs)
-        self.ema = None if recipe.ema_decay is None else EMA(self.model, recipe.ema_decay)
-        self.guard = NonFiniteGuard(recipe.max_nonfinite, folder, self.args.process_index)
-        self.seconds = 0.0  # of earlier processes
-        self.row_ids: list[int] = []  # of the present step
-        self.norm: torch.Tensor | None = None  # of its gradients
+        self.train_state = StateBesideTrainer(run, cast(nn.Module, self.model), recipe, folder)
+        self.norm: torch.Tensor | None = None  # of the gradients of the present step
         self.add_callback(StepCallback(self))
 
     def create_optimizer(self, model=None):
         """The recipe's."""
-        self.optimizer = build_optimizer(self.model, self.recipe)
+        self.optimizer = build_optimizer(cast(MMFusionPreTrainedModel, self.model), self.recipe)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
@@ -95,21 +97,26 @@ class RecipeTrainer(MMTrainer):
         self.norm = super()._clip_grad_norm(model)  # before clipping, which makes zeros of what is not finite
         return self.norm
 
+    def _load_callback_state(self):
+        """The library brings back the patience of the checkpoint with its count; what the recipe says now counts."""
+        super()._load_callback_state()
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback) and self.recipe.early_stopping_patience is not None:
+                callback.early_stopping_patience = self.recipe.early_stopping_patience
+
     def compute_loss(self, model, inputs, *args, **kwargs):
         """Notes which rows a step had, in case its loss is not finite, and which were bad."""
-        if self.model.training:
-            self.row_ids += inputs["row_ids"].tolist()
-            self.run.note_bad_rows(inputs.get("bad_rows", []))
+        if cast(nn.Module, self.model).training:
+            self.train_state.note_rows(inputs)
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def predict_rows(self, batches):
         """Measures the averaged weights where the recipe asks for them."""
-        if self.ema is None:
+        state = self.train_state
+        with state.averaged():
+            if state.ema is not None:
+                check_finite(state.model, self.args.output_dir)
             predictions = super().predict_rows(batches)
-        else:
-            with self.ema.applied():
-                check_finite(self.model, self.args.output_dir)
-                predictions = super().predict_rows(batches)
         self.run.note_bad_rows(predictions.bad_rows)
         self.run.share_bad_rows()
         return predictions
@@ -117,75 +124,53 @@ class RecipeTrainer(MMTrainer):
     def tensors_to_keep(self):
         """See MMTrainer; the averaged weights come on top."""
         yield from super().tensors_to_keep()
-        if self.ema is not None:
-            yield from self.ema.state_dict().items()
+        yield from self.train_state.tensors()
 
     def save_extra_state(self, folder: Path):
         """What has to go on exactly, beside what the library keeps."""
-        own = {
-            "bad_rows": self.run.bad_rows.state_dict(),
-            "guard": self.guard.state_dict(),
-            "seconds": self.train_seconds(),
-            "stopped": self.limits() if self.control.should_training_stop else None,
-        }
-        (folder / f"rank_{self.args.process_index}.json").write_text(json.dumps(own), encoding="utf-8")
-        if self.ema is not None and self.args.should_save:
-            save_file(self.ema.state_dict(), folder / "ema.safetensors")
+        self.train_state.stopped = self.limits() if self.control.should_training_stop else None
+        self.train_state.write(folder)
+
+    def faults_of_state(self, folder: Path):
+        """See MMTrainer; what `save_extra_state` writes comes on top."""
+        yield from super().faults_of_state(folder)
+        yield from self.train_state.faults(folder)
 
     def limits(self) -> list:
         """What the recipe says of the end."""
         recipe = self.recipe
         return [recipe.num_train_epochs, recipe.max_steps, recipe.max_train_seconds, recipe.early_stopping_patience]
 
-    def faults_of_state(self, folder: Path):
-        """See MMTrainer; what `save_extra_state` writes comes on top."""
-        yield from super().faults_of_state(folder)
-        for rank in range(self.args.world_size):
-            yield fault_of_values(f"rank_{rank}.json", read_json(folder / f"rank_{rank}.json"), OF_A_PROCESS)
-        if self.ema is not None:
-            yield fault_of_tensors(folder / "ema.safetensors", self.ema.state_dict())
-
-    def load_extra_state(self, folder: Path) -> bool:
-        """Takes up what `save_extra_state` wrote.
-
-        Returns:
-            whether the training had ended.
-        """
-        own = read_json(folder / f"rank_{self.args.process_index}.json")
-        self.run.bad_rows.load_state_dict(own["bad_rows"])
-        self.guard.load_state_dict(own["guard"])
-        self.seconds = own["seconds"]
-        if self.ema is not None:
-            self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
-        return own["stopped"] == self.limits()
-
-    def train_seconds(self) -> float:
-        """Wall time of training, earlier processes included."""
-        return self.seconds + time.perf_counter() - self.began
-
     def train(self, resume_from_checkpoint=None, **kwargs):
         """See MMTrainer; the averaged weights, where there are any, are the ones that stay."""
-        self.began = time.perf_counter()
-        folder, ended = self.choose_checkpoint(resume_from_checkpoint), False
+        state = self.train_state
+        state.start_clock()
+        folder = self.choose_checkpoint(resume_from_checkpoint)
         if folder is not None:
             with taking_up(folder):
-                ended = self.load_extra_state(Path(folder))
-        if ended:  # the library forgets that the training had stopped, and would train one evaluation more
-            self.state = TrainerState.load_from_json(Path(folder) / TRAINER_STATE_NAME)
-            if self.state.best_model_checkpoint is not None:
-                best = self.best_checkpoint(self.state.best_model_checkpoint, Path(folder).parent)
-                self.state.best_model_checkpoint = str(best)
-                self._load_best_model()
-            else:
-                self._load_from_checkpoint(folder)
+                state.take_up(Path(folder))
+        if folder is not None and state.stopped == self.limits():
+            self._load_the_end(Path(folder))
         else:
             super().train(resume_from_checkpoint=folder, **kwargs)
-        if self.ema is not None:
+        if state.ema is not None:
             if self.state.best_model_checkpoint is not None:
                 best = Path(self.state.best_model_checkpoint)
                 with taking_up(best):
-                    self.ema.load_state_dict(load_file(best / "ema.safetensors"))
-            self.ema.write()
+                    state.take_up_average(best)
+            state.ema.write()
+
+    def _load_the_end(self, folder: Path):
+        """Loads what a training that had ended left. The library forgets that it had, and would train one evaluation
+        more."""
+        self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
+        if self.state.best_model_checkpoint is not None:
+            self.state.best_model_checkpoint = str(
+                self.best_checkpoint(self.state.best_model_checkpoint, folder.parent)
+            )
+            self._load_best_model()
+        else:
+            self._load_from_checkpoint(str(folder))
 
 
 class StepCallback(TrainerCallback):
@@ -197,20 +182,18 @@ class StepCallback(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         """Skips a step whose gradients are not finite."""
         trainer = self.trainer
-        if trainer.accelerator.scaler is None:  # with float16 the scaler does it
-            trainer.guard.check(trainer.model, state.global_step + 1, trainer.row_ids, trainer.norm)
-        trainer.row_ids = []
+        scaled = trainer.accelerator.scaler is not None
+        trainer.train_state.allows_step(state.global_step + 1, trainer.norm, scaled)
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         """Takes the new weights into the average."""
-        if self.trainer.ema is not None:
-            self.trainer.ema.update()
+        self.trainer.train_state.update_average()
 
     def on_step_end(self, args, state, control, **kwargs):
         """Ends the training when its time is up, on all processes after the same step."""
-        trainer, limit = self.trainer, self.trainer.recipe.max_train_seconds
-        if limit is not None:
-            over = torch.tensor(float(trainer.train_seconds() > limit), device=args.device)
+        trainer = self.trainer
+        if trainer.recipe.max_train_seconds is not None:
+            over = torch.tensor(float(trainer.train_state.is_overtime()), device=args.device)
             if trainer.accelerator.reduce(over).item() > 0:
                 control.should_training_stop = True
                 if args.eval_strategy == "steps":  # else it comes at the end of the epoch, which is now
@@ -223,7 +206,8 @@ def training_arguments(run: Run, args: TrainArguments, folder: Path | None) -> T
     when = "no" if folder is None else "epoch" if args.eval_steps is None else "steps"
     saved = "no" if folder is None else when if args.save_steps is None else "steps"
     metric = run.first_metric()
-    kind, more = TrainingArguments, {}
+    kind: type[TrainingArguments] = TrainingArguments
+    more: dict[str, Any] = {}
     if run.writes:  # how long and with how many beams, the model's own config says
         kind, more = Seq2SeqTrainingArguments, {"predict_with_generate": args.predict_with_generate}
     return kind(
@@ -281,7 +265,7 @@ def build_trainer(
         run,
         collator,
         args,
-        folder or run.output_dir / "floors",
+        folder,
         model=model,
         args=training_arguments(run, args, folder),
         train_dataset=run.training_rows(),
@@ -312,10 +296,9 @@ def fit(
         run.say(f"taken up from {checkpoint}")
     run.say("training:")
     trainer.train(resume_from_checkpoint=checkpoint)
-    if trainer.guard.total:
-        run.say(f"{trainer.guard.total} steps were skipped, whose loss was not finite")
+    trainer.train_state.say_what_was_skipped()
     if folder is not None:
-        run.seconds["train"] = trainer.train_seconds()
+        run.seconds["train"] = trainer.train_state.elapsed()
     metric = f"eval_{trainer.args.metric_for_best_model}"
     names = {"loss": "loss", "validation": metric, "learning rate": "learning_rate"}
     for task, name in run.task_metrics().items():

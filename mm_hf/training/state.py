@@ -1,156 +1,333 @@
-"""What a checkpoint of `mm_hf train` holds beside weights and optimizer, and whether a run can be taken up from it."""
+"""What a training has come to, and the files of a checkpoint that keep it.
 
+`TrainState` is what both scripts share. `LoopState` adds what Accelerate's loop has to keep by itself, and
+`recipe_trainer.StateBesideTrainer` what the library's Trainer has no place for.
+"""
+
+import contextlib
+import json
+import math
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from ..checkpoints import has_checksums, step_of
-from ..states import (
-    ACCELERATE_KEYS,
-    BAD_ROWS,
-    GUARD,
+from ..json_files import (
     DamagedFileError,
     Rules,
+    fault_of_values,
+    is_count,
+    is_dict_of,
+    is_list_of,
+    is_number,
+    read_json,
+)
+from ..nonfinite import masks_of, moments
+from ..optim import EMA, NonFiniteGuard
+from ..states import (
+    ACCELERATE_KEYS,
+    check_moments,
     check_processes,
     fault_of_pickled,
     fault_of_random_states,
     fault_of_tensors,
-    fault_of_values,
-    is_count,
-    is_dict_of,
-    is_duration,
-    is_finite_number,
-    is_list_of,
-    is_number,
-    is_point,
-    masks_of,
-    read_json,
     read_pickled,
+    restore_random_states,
+    taking_up,
 )
+from .progress import OF_PROGRESS, Progress, fault_of_place, fault_of_progress
+from .run import Run
+from .train_arguments import TrainArguments
 
 
-if TYPE_CHECKING:
-    from .loop import Training
+OF_BAD_ROWS: Rules = {
+    "entries": lambda entries: is_list_of(
+        entries, lambda entry: isinstance(entry, dict) and {"split", "row", "column"} <= set(entry)
+    )
+}
+OF_GUARD: Rules = {
+    "total": is_count,
+    "skipped": lambda steps: is_list_of(
+        steps, lambda step: isinstance(step, dict) and is_count(step.get("step")) and "row_ids" in step
+    ),
+}
 
 
-@dataclass
-class Progress:
-    """How far a training has come: what a checkpoint keeps beside weights and optimizer.
+class TrainState:
+    """What both scripts keep of a training: averaged weights, the guard against steps that are not finite, bad rows,
+    and the seconds used.
+
+    A checkpoint has of it `ema.safetensors` and, of each process, `rank_0.json`. The Trainer writes all else of a
+    state (weights, optimizer, schedule, random numbers, progress) by itself.
 
     Args:
-        step: optimizer steps made.
-        epoch, batch: epochs completed, and batches of the present one that were used.
-        seconds: wall time of training.
-        best, best_step: best score on validation, higher is better, and where it was.
-        evaluations_since: since the best one.
-        done: the training ended; nothing is left but to measure.
-        limits: what the recipe said of its end.
-        history: points of (step, value) by name.
+        run: the run; its list of bad rows is part of the state.
+        model: on its device.
+        args: how it trains.
+        folder: of the run, for the rows of steps that are skipped; None for a floor.
     """
 
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    seconds: float = 0.0
-    best: float | None = None
-    best_step: int = 0
-    evaluations_since: int = 0
-    done: bool = False
-    limits: list = field(default_factory=list)
-    history: dict[str, list] = field(default_factory=lambda: {"loss": [], "validation": [], "learning rate": []})
-
-
-def is_limits(value: Any) -> bool:
-    """Whether a value is a number of steps, one of seconds or None, and one of evaluations or None."""
-    if not isinstance(value, list) or len(value) != 3:
-        return False
-    steps, seconds, patience = value
-    return is_count(steps) and (seconds is None or is_number(seconds)) and (patience is None or is_count(patience))
-
-
-OF_PROGRESS: Rules = {
-    **dict.fromkeys(("step", "epoch", "batch", "best_step", "evaluations_since"), is_count),
-    "seconds": is_duration,
-    "best": lambda value: value is None or is_finite_number(value),
-    "done": lambda value: isinstance(value, bool),
-    "limits": is_limits,
-    "history": lambda value: is_dict_of(value, lambda points: is_list_of(points, is_point)),
-}
-OF_A_PROCESS: Rules = {
-    "stream_position": lambda value: is_list_of(value, is_count) and len(value) == 2,
-    "bad_rows": lambda value: fault_of_values("", value, BAD_ROWS) is None,
-    "guard": lambda value: fault_of_values("", value, GUARD) is None,
-    "losses": lambda value: is_list_of(value, lambda step: is_dict_of(step, is_number)),
-}
-
-
-def fault_of_state(training: "Training", folder: Path) -> str | None:
-    """Why a checkpoint whose files are whole cannot be taken up; None where it can. It changes nothing.
-
-    Raises:
-        ValueError: another number of processes wrote it, or one without a GPU.
-    """
-    names = [f"random_states_{rank}.pkl" for rank in range(training.accelerator.num_processes)]
-    check_processes(folder, "random_states_*.pkl", names)
-    try:
-        return next(filter(None, faults_of_state(training, folder)), None)
-    except DamagedFileError as error:
-        return str(error)
-
-
-def faults_of_state(training: "Training", folder: Path) -> Iterator[str | None]:
-    """One file after the other; each takes for granted that those before it are fine."""
-    model, processes, checked = training.model, range(training.accelerator.num_processes), has_checksums(folder)
-    progress = read_json(folder / "progress.json")
-    yield fault_of_values("progress.json", progress, OF_PROGRESS)
-    yield fault_of_progress(progress, step_of(folder))
-    if not training.streams:  # of a stream, nobody knows
-        yield fault_of_place(progress, training.epoch_batches, training.args.gradient_accumulation_steps)
-    for rank in processes:
-        yield fault_of_values(f"rank_{rank}.json", read_json(folder / f"rank_{rank}.json"), OF_A_PROCESS)
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    yield fault_of_tensors(folder / "model.safetensors", masks=masks_of(model))
-    yield fault_of_tensors(folder / "best.safetensors", {} if progress["best"] is None else trained)
-    if training.ema is not None:
-        yield fault_of_tensors(folder / "ema.safetensors", training.ema.state_dict())
-    scaled = training.accelerator.scaler is not None
-    for name in ["optimizer.bin", "scheduler.pt", *(["scaler.pt"] if scaled else [])]:
-        yield fault_of_pickled(folder / name, checked)
-    step = read_pickled(folder / "scheduler.pt", checked).get("last_epoch")
-    yield None if step == progress["step"] else f"scheduler.pt: last_epoch is {step!r} at step {progress['step']}"
-    for rank in processes:
-        yield fault_of_random_states(folder / f"random_states_{rank}.pkl", ACCELERATE_KEYS, checked)
-
-
-def fault_of_progress(progress: dict[str, Any], step: int) -> str | None:
-    """Whether the numbers of `progress.json` agree, at the step that the folder is named for."""
-    if progress["step"] != step:
-        return f"progress.json: step is {progress['step']}, and the folder's is {step}"
-    last = {"best_step": progress["best_step"]}
-    last |= {
-        f"history of {name}": max([at for at, _ in points], default=0) for name, points in progress["history"].items()
+    # What a process's own file holds, by key.
+    rules: Rules = {
+        "bad_rows": lambda value: fault_of_values("", value, OF_BAD_ROWS) is None,
+        "guard": lambda value: fault_of_values("", value, OF_GUARD) is None,
     }
-    for name, at in last.items():
-        if at > step:
-            return f"progress.json: {name} is at step {at}, behind step {step}"
-    if progress["evaluations_since"] > step:
-        return f"progress.json: evaluations_since is {progress['evaluations_since']} at step {step}"
-    if step > progress["limits"][0]:
-        return f"progress.json: step is {step} of {progress['limits'][0]} (limits)"
-    return None
+
+    def __init__(self, run: Run, model: nn.Module, args: TrainArguments, folder: Path | None):
+        self.run, self.model, self.args = run, model, args
+        self.ema = None if args.ema_decay is None else EMA(model, args.ema_decay)
+        self.guard = NonFiniteGuard(args.max_nonfinite, folder or run.output_dir / "floors", run.rank)
+        self.row_ids: list[int] = []  # of the present step
+        self.seconds = 0.0  # of earlier processes
+        self.began: float | None = None
+
+    # Around a step
+
+    def start_clock(self):
+        """Call it where the training begins or goes on."""
+        self.began = time.perf_counter()
+
+    def elapsed(self) -> float:
+        """Seconds of training, those of earlier processes included."""
+        return self.seconds if self.began is None else self.seconds + time.perf_counter() - self.began
+
+    def is_overtime(self) -> bool:
+        """Whether this process has used up the time that the recipe gives."""
+        limit = self.args.max_train_seconds
+        return limit is not None and self.elapsed() > limit
+
+    def note_rows(self, batch: dict[str, Any]):
+        """Takes out of a batch what it tells of its rows: which they are, in case the step is not finite, and which
+        were bad."""
+        self.row_ids += batch.pop("row_ids").tolist()
+        self.run.note_bad_rows(batch.pop("bad_rows", []))
+
+    def allows_step(self, step: int, norm: torch.Tensor | float | None, scaled: bool) -> bool:
+        """Whether the gradients are finite: see `NonFiniteGuard.check`. Call it once before each optimizer step.
+
+        Args:
+            step: its number.
+            norm: of the gradients before clipping, where it is known.
+            scaled: a gradient scaler skips such steps by itself (float16), and lowers its scale.
+        """
+        row_ids, self.row_ids = self.row_ids, []
+        return scaled or self.guard.check(self.model, step, row_ids, norm)
+
+    def update_average(self):
+        """Takes the weights into their average. Call it after each optimizer step."""
+        if self.ema is not None:
+            self.ema.update()
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the model has its averaged weights, where the recipe asks for them."""
+        with contextlib.nullcontext() if self.ema is None else self.ema.applied():
+            yield
+
+    def say_what_was_skipped(self):
+        """A line where steps were skipped."""
+        if self.guard.total:
+            self.run.say(f"{self.guard.total} steps were skipped, whose loss was not finite")
+
+    # Files
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What it keeps, by name: it must be finite."""
+        if self.ema is not None:
+            yield from self.ema.state_dict().items()
+
+    def values(self) -> dict[str, Any]:
+        """What this process's own file holds: see `rules`."""
+        return {"bad_rows": self.run.bad_rows.state_dict(), "guard": self.guard.state_dict()}
+
+    def take_up_values(self, values: dict[str, Any]):
+        """Takes up what `values` gave."""
+        self.run.bad_rows.load_state_dict(values["bad_rows"])
+        self.guard.load_state_dict(values["guard"])
+
+    def take_up_average(self, folder: Path):
+        """Takes up the averaged weights of a checkpoint."""
+        if self.ema is not None:
+            self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
+
+    def write(self, folder: Path):
+        """Writes all of it; every process calls it."""
+        (folder / f"rank_{self.run.rank}.json").write_text(json.dumps(self.values()), encoding="utf-8")
+        if self.ema is not None and self.run.rank == 0:
+            save_file(self.ema.state_dict(), folder / "ema.safetensors")
+
+    def faults(self, folder: Path) -> Iterator[str | None]:
+        """What is wrong with one file after the other, those of all processes; None for what is fine. It changes
+        nothing."""
+        for rank in range(self.run.world_size):
+            yield fault_of_values(f"rank_{rank}.json", read_json(folder / f"rank_{rank}.json"), self.rules)
+        if self.ema is not None:
+            yield fault_of_tensors(folder / "ema.safetensors", self.ema.state_dict())
+
+    def take_up(self, folder: Path):
+        """Takes up all that `write` wrote."""
+        self.take_up_values(read_json(folder / f"rank_{self.run.rank}.json"))
+        self.take_up_average(folder)
 
 
-def fault_of_place(progress: dict[str, Any], batches: int, accumulated: int) -> str | None:
-    """Whether epoch and batch belong to the step.
+class LoopState(TrainState):
+    """All that Accelerate's loop goes on from: what `TrainState` has, and weights, optimizer, schedule, random
+    numbers, progress and the best weights so far.
 
     Args:
-        progress: of `progress.json`.
-        batches: of an epoch.
-        accumulated: batches of a step; the last of an epoch may have fewer.
+        run, model, args, folder: see `TrainState`.
+        optimizer: as Accelerate prepared it, like the model.
+        scheduler: of the optimizer.
+        total: steps to make.
+        epoch_batches: of this process; None of a stream, which has no known end.
     """
-    epoch, batch = progress["epoch"], progress["batch"]
-    step = epoch * -(-batches // accumulated) + -(-batch // accumulated)
-    if batch < batches and step == progress["step"]:
-        return None
-    return f"progress.json: epoch {epoch} and batch {batch} of {batches} are not step {progress['step']}"
+
+    rules: Rules = {
+        **TrainState.rules,
+        "stream_position": lambda value: is_list_of(value, is_count) and len(value) == 2,
+        "losses": lambda value: is_list_of(value, lambda step: is_dict_of(step, is_number)),
+    }
+
+    def __init__(
+        self,
+        run: Run,
+        model: nn.Module,
+        args: TrainArguments,
+        folder: Path | None,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        total: int,
+        epoch_batches: int | None,
+    ):
+        super().__init__(run, model, args, folder)
+        self.optimizer, self.scheduler, self.total, self.epoch_batches = optimizer, scheduler, total, epoch_batches
+        self.progress = Progress(limits=[total, args.max_train_seconds, args.early_stopping_patience])
+        self.best_weights: dict[str, torch.Tensor] = {}
+        self.stream_position = (0, 0)  # epoch of this process's stream, and rows of it that were used
+        self.losses: list[dict[str, torch.Tensor]] = []  # of the steps since the last point of the curve, by name
+
+    def note_rows(self, batch: dict[str, Any]):
+        """See `TrainState`."""
+        super().note_rows(batch)
+        self.stream_position = batch.pop("stream_position", self.stream_position)
+
+    # Best so far
+
+    def take_score(self, score: float):
+        """Keeps the weights, as they are in the model, if they are the best so far.
+
+        Args:
+            score: on validation, higher is better; one that is not finite is never the best.
+        """
+        progress = self.progress
+        progress.evaluations_since += 1
+        if math.isfinite(score) and (progress.best is None or score > progress.best):
+            progress.best, progress.best_step, progress.evaluations_since = score, progress.step, 0
+            self.best_weights = {
+                name: p.detach().cpu().clone() for name, p in self.model.named_parameters() if p.requires_grad
+            }
+
+    def is_out_of_patience(self) -> bool:
+        """Whether so many evaluations brought no better score that the recipe stops."""
+        patience = self.args.early_stopping_patience
+        return patience is not None and self.progress.evaluations_since >= patience
+
+    @torch.no_grad()
+    def restore_best(self):
+        """Leaves in the model the weights that were best on validation, where it was measured."""
+        for name, parameter in self.model.named_parameters():
+            if name in self.best_weights:
+                parameter.copy_(self.best_weights[name])
+
+    # Files
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """See `TrainState`."""
+        yield from moments(self.model, self.optimizer)
+        yield from super().tensors()
+        if self.progress.best_step == self.progress.step:  # else looked at when they were measured or taken up
+            yield from self.best_weights.items()
+
+    def values(self) -> dict[str, Any]:
+        """See `TrainState`."""
+        losses = [{name: loss.item() for name, loss in step.items()} for step in self.losses]
+        return {**super().values(), "stream_position": self.stream_position, "losses": losses}
+
+    def take_up_values(self, values: dict[str, Any]):
+        """See `TrainState`."""
+        super().take_up_values(values)
+        epoch, position = values["stream_position"]
+        self.stream_position = (epoch, position)
+        device = self.run.accelerator.device
+        self.losses = [
+            {name: torch.tensor(loss, device=device) for name, loss in step.items()} for step in values["losses"]
+        ]
+
+    def write(self, folder: Path):
+        """See `TrainState`. Accelerate writes weights, optimizer and random numbers."""
+        self.run.accelerator.save_state(str(folder))
+        super().write(folder)
+        if self.run.rank == 0:
+            progress = {**asdict(self.progress), "seconds": self.elapsed()}
+            (folder / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
+            torch.save(self.scheduler.state_dict(), folder / "scheduler.pt")
+            save_file(self.best_weights, folder / "best.safetensors")
+
+    def fault(self, folder: Path) -> str | None:
+        """Why a checkpoint whose files are whole cannot be taken up; None where it can. It changes nothing.
+
+        Raises:
+            ValueError: another number of processes wrote it, or one without a GPU.
+        """
+        names = [f"random_states_{rank}.pkl" for rank in range(self.run.world_size)]
+        check_processes(folder, "random_states_*.pkl", names)
+        try:
+            return next(filter(None, self.faults(folder)), None)
+        except DamagedFileError as error:
+            return str(error)
+
+    def faults(self, folder: Path) -> Iterator[str | None]:
+        """See `TrainState`. Each takes for granted that those before it are fine."""
+        model, checked = self.model, has_checksums(folder)
+        progress = read_json(folder / "progress.json")
+        yield fault_of_values("progress.json", progress, OF_PROGRESS)
+        yield fault_of_progress(progress, step_of(folder))
+        if self.epoch_batches is not None:
+            yield fault_of_place(progress, self.epoch_batches, self.args.gradient_accumulation_steps)
+        yield from super().faults(folder)
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        yield fault_of_tensors(folder / "model.safetensors", masks=masks_of(model))
+        yield fault_of_tensors(folder / "best.safetensors", {} if progress["best"] is None else trained)
+        scaled = self.run.accelerator.scaler is not None
+        for name in ["optimizer.bin", "scheduler.pt", *(["scaler.pt"] if scaled else [])]:
+            yield fault_of_pickled(folder / name, checked)
+        step = read_pickled(folder / "scheduler.pt", checked).get("last_epoch")
+        yield None if step == progress["step"] else f"scheduler.pt: last_epoch is {step!r} at step {progress['step']}"
+        for rank in range(self.run.world_size):
+            yield fault_of_random_states(folder / f"random_states_{rank}.pkl", ACCELERATE_KEYS, checked)
+
+    def take_up(self, folder: Path):
+        """See `TrainState`. The random numbers go on where they were, so nothing may draw any between here and the
+        first step.
+
+        Raises:
+            ValueError: it cannot be read, or does not belong to this run.
+        """
+        with taking_up(folder):
+            super().take_up(folder)
+            limits, progress = self.progress.limits, read_json(folder / "progress.json")
+            self.seconds = progress.pop("seconds")
+            self.progress = Progress(**progress)
+            if limits != self.progress.limits:  # the recipe may now end later
+                self.progress.done, self.progress.limits = self.progress.step >= self.total, limits
+            self.scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
+            self.best_weights = load_file(folder / "best.safetensors")
+            self.run.accelerator.load_state(str(folder))
+            check_moments(self.optimizer, folder / "optimizer.bin")
+            restore_random_states(folder / f"random_states_{self.run.rank}.pkl", ACCELERATE_KEYS)

@@ -217,7 +217,7 @@ def test_ema_is_what_is_measured_and_kept(script, trained, evaluations):
         average = decay * average + (1 - decay) * step[name]
     assert len(steps) == 5
     assert (average - steps[-1][name]).abs().max() > 1e-4
-    torch.testing.assert_close(done.trainer.ema.tensors()[name], average)
+    torch.testing.assert_close(done.trainer.train_state.ema.tensors()[name], average)
     torch.testing.assert_close(done.model.classifier.weight.detach(), average)
     assert [measured.keys() for measured in evaluations] == [steps[0].keys()]
     torch.testing.assert_close(evaluations[0][name], average)
@@ -661,8 +661,8 @@ def break_rows(monkeypatch):
 def test_one_bad_loss_costs_one_step(script, trained, break_rows, capsys):
     drawn = break_rows({7})
     done = trained(script, cache_features=False, num_train_epochs=1, keep=True)
-    assert done.trainer.guard.total == 1
-    assert done.trainer.guard.in_a_row == 0
+    assert done.trainer.train_state.guard.total == 1
+    assert done.trainer.train_state.guard.in_a_row == 0
     assert all(weight.isfinite().all() for weight in done.model.parameters())
     (entry,) = json.loads((done.job.output_dir / "nonfinite_rows.json").read_text())
     place = next(place for place, rows in enumerate(drawn) if 7 in rows)

@@ -19,13 +19,12 @@ import torch
 from kill_and_resume import Run, call, command, weights
 from safetensors.torch import load_file, save_file
 
-from mm_hf import checkpoints, states
+from mm_hf import checkpoints, nonfinite, states
 from mm_hf.checkpoints import CHECKSUMS, MANIFEST, fault_of, publish, staging_folder
 from mm_hf.models.checksums import checksum_of
 from mm_hf.optim import EMA
 from mm_hf.training import evaluator, finetune, finish, loop, recipe_trainer, train
 from mm_hf.training.open_run import open_run
-from mm_hf.training.state import fault_of_state
 
 
 STORED = Path(__file__).parents[1] / "data/checkpoints"
@@ -98,7 +97,6 @@ def loaded(runs) -> dict:
     trainer.create_optimizer()
     trainer.create_scheduler(6)
     trainer._load_optimizer_and_scheduler(str(run_dir / "checkpoint-6"))
-    trainer.began = 0.0
     return trainings
 
 
@@ -347,7 +345,9 @@ def test_what_no_check_finds_ends_in_one_line(script, change, loaded, copied):
     {"text": text("no optimizer"), "empty": empty, "other shapes": pickled(transposed)}[change](file)
     training = loaded[script]
     with pytest.raises(ValueError, match=f"{state} .*") as error:  # which job.run makes one line of
-        training.resume(state) if script == "train" else training._load_optimizer_and_scheduler(str(state))
+        training.train_state.take_up(state) if script == "train" else training._load_optimizer_and_scheduler(
+            str(state)
+        )
     assert "before it" in str(error.value)
 
 
@@ -388,7 +388,11 @@ def test_random_states_that_cannot_be_set_stop_the_resume(script, loaded, copied
     state = copied(script) / "checkpoint-6"
     training, trainer = loaded["train"], loaded["finetune"]
     file = state / ("random_states_0.pkl" if script == "train" else "rng_state.pth")
-    load = partial(training.resume, state) if script == "train" else partial(trainer._load_rng_state, str(state))
+    load = (
+        partial(training.train_state.take_up, state)
+        if script == "train"
+        else partial(trainer._load_rng_state, str(state))
+    )
     load()
     drawn = random.random(), torch.rand(1)
     load()
@@ -412,10 +416,10 @@ def unfit(training, what: str):
     name, parameter = trained[-1]
     tensor = {
         "weights": lambda: parameter.data,
-        "average": lambda: training.ema.averages[name],
+        "average": lambda: training.train_state.ema.averages[name],
         "first moment": lambda: optimizer.state[parameter]["exp_avg"],
         "second moment": lambda: optimizer.state[parameter]["exp_avg_sq"],
-        "best": lambda: training.best_weights[name],
+        "best": lambda: training.train_state.best_weights[name],
     }[what]()
     kept = tensor.clone()
     tensor.view(-1)[0] = math.inf if what == "second moment" else math.nan
@@ -432,14 +436,14 @@ PARTS = [(script, what) for script in SCRIPTS for what in ("weights", "average",
 def test_nothing_is_published_that_is_not_finite(script, what, loaded, copied):
     training, folder = loaded[script], copied(script)
     if script == "train":
-        training.resume(folder / "checkpoint-6")
+        training.train_state.take_up(folder / "checkpoint-6")
         training.folder, training.progress.step, save = folder, 7, training.save
         training.progress.best_step = 7
     else:
         training.args.output_dir, training.state.global_step = str(folder), 7
         save = partial(training._save_checkpoint, training.model, None)
     before = content(folder)
-    with unfit(training, what) as name, pytest.raises(states.NonFiniteWeightsError) as error:
+    with unfit(training, what) as name, pytest.raises(nonfinite.NonFiniteWeightsError) as error:
         save()
     for word in (name, "not finite", f"{folder / 'checkpoint-6'}"):
         assert word in str(error.value)
@@ -454,14 +458,17 @@ def test_weights_that_are_not_finite_are_not_measured(script, loaded, copied, mo
     training, folder = loaded[script], copied(script)
     job, score = training.run, training.evaluate
     if script == "train":
-        training.resume(folder / "checkpoint-6")
+        training.train_state.take_up(folder / "checkpoint-6")
     else:
         training.args.output_dir = str(folder)
     for what in ("average", "weights"):  # where there is an average, it is measured in the place of the weights
-        with unfit(training, what) as name, pytest.raises(states.NonFiniteWeightsError, match=f"{name} is not finite"):
+        with (
+            unfit(training, what) as name,
+            pytest.raises(nonfinite.NonFiniteWeightsError, match=f"{name} is not finite"),
+        ):
             score()
-        monkeypatch.setattr(training, "ema", None)
-    with unfit(training, "weights") as name, pytest.raises(states.NonFiniteWeightsError, match=f"{name} is not"):
+        monkeypatch.setattr(training.train_state, "ema", None)
+    with unfit(training, "weights") as name, pytest.raises(nonfinite.NonFiniteWeightsError, match=f"{name} is not"):
         finish.finish(job, None, {})
     assert not (job.output_dir / "results.json").exists()
 
@@ -490,16 +497,16 @@ def test_buffers_count_but_for_masks():
     model = torch.nn.BatchNorm1d(3)
     model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
     model.register_buffer("scratch", torch.tensor([math.nan]), persistent=False)
-    states.check_finite(model)
+    nonfinite.check_finite(model)
     model.running_var[1] = math.inf
-    with pytest.raises(states.NonFiniteWeightsError, match="running_var is not finite"):
-        states.check_finite(model)
+    with pytest.raises(nonfinite.NonFiniteWeightsError, match="running_var is not finite"):
+        nonfinite.check_finite(model)
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.complex64):
         large = torch.full((70_000,), 400.0).to(dtype)  # the sum of half precision overflows
-        assert states.is_finite(large), dtype
-        assert not states.is_finite(torch.full((3,), math.nan).to(dtype)), dtype
-    assert states.is_finite(torch.tensor([1]))
-    assert not states.is_finite(torch.tensor([math.inf, -math.inf]), mask=True)
+        assert nonfinite.is_finite(large), dtype
+        assert not nonfinite.is_finite(torch.full((3,), math.nan).to(dtype)), dtype
+    assert nonfinite.is_finite(torch.tensor([1]))
+    assert not nonfinite.is_finite(torch.tensor([math.inf, -math.inf]), mask=True)
 
 
 def test_a_score_that_is_not_finite_is_never_the_best(loaded, monkeypatch):
@@ -801,7 +808,7 @@ for script in SCRIPTS:
 def test_values_out_of_sense(script, loaded, takers, copied):
     folder = copied(script)
     state = folder / "checkpoint-6"
-    fault = partial(fault_of_state, loaded["train"]) if script == "train" else loaded["finetune"].fault_of_state
+    fault = loaded["train"].train_state.fault if script == "train" else loaded["finetune"].fault_of_state
     assert fault(state) is None
     for name, change, word in SENSELESS[script]:
         whole = (state / name).read_bytes()

@@ -18,6 +18,8 @@ import transformers as T
 from PIL import Image
 from safetensors.torch import load_file
 
+import mm_hf.checkpoints as checkpoints
+import mm_hf.states as states
 from mm_hf import MMFusionConfig, MMFusionForCTC, MMFusionForMultiTask, MMFusionForQuestionAnswering, MMFusionProcessor
 from mm_hf.adapters import merge_lora
 from mm_hf.parts import class_of
@@ -546,15 +548,13 @@ def test_goes_on_without_the_checkpoint(things, other_shop, tmp_path, monkeypatc
     keys = {**PICTURES, "label_column": "thing", "init_from": source, "freeze_encoders": "true", "floors": "true"}
     keys |= {"floor_budget": 0.5, "lora": "fusion"}
     run(script, other_shop, tmp_path / "alone", **keys)
-    module = importlib.import_module("mm_hf.training.loop" if script == "train" else "mm_hf.trainer")
-    publish = module.publish
 
     def publish_and_die(folder):
-        publish(folder)
+        checkpoints.publish(folder)
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "publish", publish_and_die)
+        patch.setattr(states, "publish", publish_and_die)
         with pytest.raises(KilledError):
             run(script, other_shop, tmp_path / "killed", **keys)
     assert (tmp_path / "killed/checkpoint-2").exists()

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
+from typing import Any
 
 from .values import check_range, truth
 
@@ -145,7 +146,8 @@ class TrainArguments:
     def __post_init__(self):
         if self.allow_changes != "data":
             try:
-                self.allow_changes = truth(self.allow_changes)
+                allowed: Any = truth(self.allow_changes)
+                self.allow_changes = allowed
             except ArgumentTypeError:
                 raise ValueError(f"allow_changes must be true, false or data, got {self.allow_changes!r}.") from None
         if self.bf16 and self.fp16:

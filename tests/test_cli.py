@@ -1,5 +1,6 @@
 """The command `mm_hf`: verbs and their help, recipe or data, encoders of the user's own file, recipes, versions."""
 
+import importlib.util
 import json
 import os
 import re
@@ -60,9 +61,6 @@ def test_help_loads_neither_torch_nor_transformers():
         "        pass\n"
         "    heavy = {'torch', 'transformers', 'datasets', 'accelerate', 'numpy', 'PIL'} & set(sys.modules)\n"
         "    assert not heavy, (words, heavy)\n"
-        "import mm_hf\n"
-        "from mm_hf import MMFusionConfig\n"  # what a verb then needs is there
-        "assert MMFusionConfig.__name__ in mm_hf.__all__\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.run(
@@ -76,6 +74,19 @@ def test_help_loads_neither_torch_nor_transformers():
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("usage: mm_hf") >= len(LIGHT)
+
+
+def test_the_command_finds_the_public_names_when_a_verb_asks_for_them(monkeypatch):
+    """`mm_hf/__init__.py` as the command runs it, and as a program does."""
+    for started, late in (("/bin/mm_hf", True), ("C:\\bin\\mm_hf.exe", os.name == "nt"), ("/work/train.py", False)):
+        monkeypatch.setattr(sys, "argv", [started])
+        spec = importlib.util.spec_from_file_location("mm_hf", mm_hf.__file__, submodule_search_locations=[])
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert ("MMFusionConfig" not in vars(module)) == late
+        assert {name: getattr(module, name) for name in mm_hf.__all__} == {n: getattr(mm_hf, n) for n in mm_hf.__all__}
+        with pytest.raises(AttributeError):
+            _ = module.nowhere
 
 
 def test_the_list_of_verbs(run):

@@ -124,11 +124,9 @@ class TrainState:
         if self.ema is not None:
             self.ema.update()
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Within, the model has its averaged weights, where the recipe asks for them."""
-        with contextlib.nullcontext() if self.ema is None else self.ema.applied():
-            yield
+        return contextlib.nullcontext() if self.ema is None else self.ema.applied()
 
     def say_what_was_skipped(self):
         """A line where steps were skipped."""

@@ -34,8 +34,8 @@ from .checkpoints import (
     step_of,
     writing,
 )
+from .data.class_names import name_for_checkpoint, names_of_classes
 from .data.collator import MultimodalCollator
-from .data.labels import name_for_checkpoint, names_of_classes
 from .data.loader import BatchLoader
 from .data.loading import SOURCE_ROW, Rows
 from .data.sources import prepare

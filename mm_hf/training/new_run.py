@@ -47,9 +47,9 @@ from ..data import (
     summary_lines,
     word_tokenizer,
 )
+from ..data.column_types import STRINGS, count_values
 from ..data.decoding import find_picture
 from ..data.files_read import cache_folder, files_of
-from ..data.labels import STRINGS, count_values
 from ..data.loading import SOURCE_ROW, rows_by_path
 from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES, part_of_composite
 from ..models.ctc_mm_fusion import CTC

@@ -2,6 +2,7 @@
 
 import math
 from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,27 @@ def read_numbers(value: Any, texts: bool = False) -> Any:
 def is_finite(value: Any) -> bool:
     """Whether a number can be trained on, as a label or a weight; see `LARGEST_IN_LOSS`."""
     return -LARGEST_IN_LOSS <= value <= LARGEST_IN_LOSS
+
+
+def weight_of(row: dict[str, Any], label: str, column: str) -> float:
+    """How much a row counts in the loss; 0 where it has neither label nor weight.
+
+    Args:
+        row: as `Rows` gives it.
+        label, column: of the label and of the weight.
+
+    Raises:
+        BadRowError: what is no number from 0 up.
+    """
+    value = row[column]
+    if is_absent(value) and is_absent(row[label]):
+        return 0.0
+    number: Any = read_number(value) if isinstance(value, str) else value
+    real = isinstance(number, (Real, Decimal, np.bool_))
+    if not real or not 0 <= number <= LARGEST_IN_LOSS:
+        reason = f"a weight is a number from 0 up, got {value!r:.80} (at most {LARGEST_IN_LOSS:g}, in float32)."
+        raise BadRowError(row, column, reason)
+    return float(number)
 
 
 def label_statistics(labels: Any) -> dict[str, list[float]]:

@@ -25,7 +25,7 @@ from ..data import (
     normalise_labels,
 )
 from ..data.loading import SOURCE_ROW
-from ..data.sources import PART_OF
+from ..data.readers import PART_OF
 from ..models.configuration_mm_fusion import check_source
 from ..models.ctc_mm_fusion import CTC
 from ..models.files import read_json

@@ -11,7 +11,7 @@ goes on where it was when the same command is given again.
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ import mm_hf
 from .. import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
 from ..data import MultimodalCollator
 from ..evaluation.prediction import write
-from ..models.checksums import checksum_of
+from ..models.checksums import checksum_of, checksum_of_bytes
 from ..models.ctc_mm_fusion import CTC, MMFusionForCTC
 from ..models.generation_mm_fusion import GENERATION, MMFusionForConditionalGeneration
 from ..training.arguments import check_range
@@ -37,13 +37,15 @@ from ..training.exits import MEASURING, run_script
 from ..training.new_run import HEADS
 from .prediction.answers import ERROR, Answer, Summary, reasons_of, without_input
 from .prediction.arguments import PredictArguments, columns_of, load_config, parse_arguments
-from .prediction.batches import GivenRows, RowBatches
+from .prediction.batches import GivenRows, RowBatches, pass_over
 from .prediction.output import PredictionFile, form_of
 from .prediction.sources import STDIN, RowSource, open_rows
 
 
 NOTED = 2.0  # seconds between two notes of how far it is
 CHECKED = 1000  # rows before the share of bad ones means anything
+OF_MODEL = (".safetensors", ".json", ".txt", ".model")  # the files of a checkpoint that its answers depend on
+OF_RUN = ("recipe.json", "results.json", "rows.json")  # and those that they do not
 WRITERS = (MMFusionForConditionalGeneration, MMFusionForCTC)
 
 
@@ -116,7 +118,7 @@ def main():
     file.claim(accelerator.is_main_process)
     try:
         settings = settings_of(run, config, source, args, data_args, accelerator.mixed_precision)
-        told = [begin(file, source, answers, settings, data_args) if accelerator.is_main_process else None]
+        told = [begin(file, source, answers, settings, args, data_args) if accelerator.is_main_process else None]
         broadcast_object_list(told)  # all wait for it
         if isinstance(told[0], str):
             raise ValueError(told[0])
@@ -159,17 +161,13 @@ def settings_of(
     run: str, config: MMFusionConfig, source: RowSource, args: Any, data_args: Any, precision: str
 ) -> dict[str, Any]:
     """What decides on the predictions, but for the rows themselves."""
-    checkpoint: Any = getattr(config, "_commit_hash", None) or run
+    checkpoint = getattr(config, "_commit_hash", None) or run
     if os.path.isdir(run):
-        kept = ("recipe.json", "results.json", "rows.json", "config.json")
-        paths = [
-            path for path in sorted(Path(run).iterdir()) if path.suffix in (".safetensors", ".json", ".txt", ".model")
-        ]
-        checkpoint = {path.name: checksum_of(path) for path in paths if path.name not in kept}
-        checkpoint["config.json"] = checksum_of(Path(run) / "config.json")
+        files = [file for file in sorted(Path(run).iterdir()) if file.suffix in OF_MODEL and file.name not in OF_RUN]
+        checkpoint = checksum_of_bytes("".join(file.name + checksum_of(file) for file in files).encode())
     return {
         "checkpoint": checkpoint,
-        "columns": dict(source.columns.named()),
+        "columns": source.columns.named(),
         "columns of the rows": source.header,
         "separator": source.separator,
         "new columns": [args.prefix, args.top_k, args.probabilities],
@@ -182,34 +180,58 @@ def settings_of(
 
 
 def begin(
-    file: PredictionFile, source: RowSource, answers: list[Answer], settings: dict[str, Any], data_args: Any
-) -> tuple[int, str] | str | None:
+    file: PredictionFile, source: RowSource, answers: list[Answer], settings: dict[str, Any], args: Any, data_args: Any
+) -> tuple[int, int, str] | str | None:
     """Opens the output, on the main process.
 
     Returns:
-        the rows that are done and their digest; what is wrong; or None where nothing is left to do.
+        the rows that are done, how many of them are bad, and their digest; or what is wrong; or None where nothing is
+        left to do.
     """
     new = {name: kind for answer in answers for name, kind in answer.types.items()}
     if data_args.on_error == "skip":
         new[ERROR] = pa.string()
     try:
-        if taken := [name for name in new if name in source.header]:
-            raise ValueError(
-                f"{source.name} has a column {taken[0]!r} already, which is what a prediction is called: --prefix "
-                "lets the new columns begin with another word."
-            )
-        types = pa.schema([*source.types(), *new.items()]) if file.path.suffix == ".parquet" else None
+        check_names(source.name, source.header, new)
+        types = pa.schema([*source.types(), *new.items()]) if file.path.suffix.lower() == ".parquet" else None
         names = types or pa.schema([(name, pa.string()) for name in [*source.header, *new]])
-        if not file.begin(form_of(file.path, names, source.separator, source.marked), settings):
+        form = form_of(file.path, names, source.separator, source.marked)
+
+        def same_rows(first: int, digest: str) -> bool:
+            if not source.again:  # they are looked at when they are read
+                return True
+            return pass_over(iter(source), first, args.per_device_eval_batch_size) == digest
+
+        if not file.begin(form, settings, same_rows):
             print(f"{file.path} is complete already.")
             return None
     except (ValueError, OSError) as error:
         return str(error)
-    return file.rows, file.digest
+    return file.rows, file.bad, file.digest
+
+
+def check_names(name: str, columns: Iterable[str], new: Collection[str]):
+    """Refuses rows that have a column of a prediction's name.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if taken := [column for column in columns if column in new]:
+        raise ValueError(
+            f"{name} has a column {taken[0]!r} already, which is what a prediction is called: --prefix lets the new "
+            "columns begin with another word."
+        )
 
 
 def predict_rows(
-    predictor: Predictor, source: RowSource, file: PredictionFile, args: Any, data_args: Any, first: int, digest: str
+    predictor: Predictor,
+    source: RowSource,
+    file: PredictionFile,
+    args: Any,
+    data_args: Any,
+    first: int,
+    bad: int,
+    digest: str,
 ):
     """Predicts all rows, each process its own batches, and writes them in the order in which they came.
 
@@ -219,63 +241,88 @@ def predict_rows(
     Args:
         predictor, source, file: what answers, what is read, and what is written.
         args, data_args: of the command line.
-        first, digest: the rows that are done, see `RowBatches`.
+        first, bad, digest: the rows that are done, see `begin`.
 
     Raises:
         ValueError: a bad row, or too many of them.
     """
     accelerator, main = predictor.accelerator, predictor.accelerator.is_main_process
-    size = args.per_device_eval_batch_size
-    batches = RowBatches(source, size, accelerator.process_index, accelerator.num_processes, first, digest)
+    size, kept = args.per_device_eval_batch_size, file.form.kept if main else None
+    batches = RowBatches(source, size, accelerator.process_index, accelerator.num_processes, first, digest, kept)
     workers = args.dataloader_num_workers
     loader = DataLoader(GivenRows(), batch_sampler=batches, collate_fn=predictor.collator, num_workers=workers)
-    names = [list(answer.types) for answer in predictor.answers]
     summary = Summary(predictor.answers, file.summary)
     file.summary = summary.state
     if first and main:
         print(f"goes on after {first:,} rows that are done", flush=True)
-    began, noted = time.monotonic(), time.monotonic()
-    bar = tqdm(
-        total=source.count() if main else None,
-        initial=first,
-        unit="row",
-        disable=not main,
-        mininterval=0.1 if sys.stderr.isatty() else 60,
-    )
+    began = noted = time.monotonic()
+    every = 0.1 if sys.stderr.isatty() else 60  # seconds between two lines
+    bar = tqdm(total=source.count() if main else None, initial=first, unit="row", disable=not main, mininterval=every)
+    done = first
     try:
         for found in rounds(iter(loader), predictor, data_args.on_error):
-            for answered, reasons in found if main else []:
-                rows, digest = batches.waiting.popleft()
-                written: list[dict[str, Any]] = [dict(row) for row in rows]
-                for place, row in enumerate(written):
-                    why = reasons.get(file.rows + place)
-                    for columns, answer, values in zip(names, predictor.answers, answered):
-                        row.update(zip(columns, values[place]) if why is None else dict.fromkeys(columns))
-                        if why is None:
-                            summary.add(answer, values[place])
+            for answered, reasons in found:
+                if main:
+                    rows, digest = batches.waiting.popleft()
+                    add_answers(rows, answered, reasons, done, predictor.answers, summary)
                     if data_args.on_error == "skip":
-                        row[ERROR] = why
-                file.bad += len(reasons)
-                file.add(written, digest)
-                bar.update(len(rows))
+                        for place, row in enumerate(rows):
+                            row[ERROR] = reasons.get(done + place)
+                    file.bad = bad + len(reasons)
+                    file.add(rows, digest)
+                    bar.update(len(rows))
+                done, bad = done + len(answered[0]), bad + len(reasons)
             if main and time.monotonic() - noted > NOTED:
                 file.note()
                 noted = time.monotonic()
-            check_bad(predictor, file, data_args.max_bad_fraction, CHECKED)
+            if done >= CHECKED:
+                check_bad(done, bad, data_args.max_bad_fraction)
+        check_bad(done, bad, data_args.max_bad_fraction)
     except BaseException:
         bar.close()
         if main and file.noted:
             print(f"{file.noted:,} rows are in {file.folder}: the same command goes on from there.", file=sys.stderr)
         raise
     bar.close()
-    check_bad(predictor, file, data_args.max_bad_fraction, 1)
     if main:
         file.finish()
-        done, seconds = file.rows - first, time.monotonic() - began
+        seconds = time.monotonic() - began
         print(*summary.lines(), sep="\n")
-        speed = done / max(seconds, 1e-9)
-        print(f"{file.rows:,} rows, {file.bad:,} of them bad, in {seconds:.1f} s ({speed:,.0f} a second)")
+        print(f"{done:,} rows, {bad:,} of them bad, in {seconds:.1f} s ({(done - first) / seconds:,.0f} a second)")
         print(f"written: {file.path}", flush=True)
+
+
+def add_answers(
+    rows: list[dict[str, Any]],
+    answered: list[list[list[Any]]],
+    reasons: dict[int, str],
+    first: int,
+    answers: list[Answer],
+    summary: Summary,
+):
+    """Puts into rows what was predicted of them, and counts it.
+
+    Args:
+        rows: as they are kept.
+        answered: of each task the values of its columns for each row.
+        reasons: by number of the row why one is bad, which then has none.
+        first: the number of the first row.
+        answers: of the tasks.
+        summary: that counts.
+
+    Raises:
+        ValueError: a row has a column of a prediction's name.
+    """
+    for answer, values in zip(answers, answered):
+        columns = list(answer.types)
+        for place, row in enumerate(rows):
+            if not row.keys().isdisjoint(columns):  # rows of JSON, of which only the first ones were looked at
+                check_names(f"Row {first + place}", row, columns)
+            if first + place in reasons:
+                row.update(dict.fromkeys(columns))
+            else:
+                row.update(zip(columns, values[place]))
+                summary.add(answer, values[place])
 
 
 def rounds(loader: Iterator[dict[str, Any]], predictor: Predictor, on_error: str) -> Iterator[list[Any]]:
@@ -310,25 +357,20 @@ def rounds(loader: Iterator[dict[str, Any]], predictor: Predictor, on_error: str
         yield [answer for _, answer in found if answer is not None]
 
 
-def check_bad(predictor: Predictor, file: PredictionFile, most: float, least: int):
-    """Stops where too many rows are bad.
+def check_bad(rows: int, bad: int, most: float):
+    """Stops where too many rows are bad; all processes count them.
 
     Args:
-        predictor: of all processes, which hear of it together.
-        file: up to now.
+        rows, bad: up to now.
         most: the share that may be.
-        least: rows before it means anything.
 
     Raises:
         ValueError: naming both.
     """
-    told = [file.rows >= least and file.bad > most * file.rows]
-    if predictor.accelerator.num_processes > 1:
-        broadcast_object_list(told)
-    if told[0]:
+    if bad > most * rows:
         raise ValueError(
-            f"{file.bad:,} of the first {file.rows:,} rows are bad, and max_bad_fraction is {most}: "
-            "--max_bad_fraction 1 goes on however many they are."
+            f"{bad:,} of the first {rows:,} rows are bad, and max_bad_fraction is {most}: --max_bad_fraction 1 goes "
+            "on however many they are."
         )
 
 

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import time
+import wave
 from pathlib import Path
 from unittest import mock
 
@@ -20,9 +21,16 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from mm_hf import MMFusionForClassification, MMFusionForMultiTask, MMFusionProcessor
+from mm_hf import (
+    MMFusionForClassification,
+    MMFusionForConditionalGeneration,
+    MMFusionForCTC,
+    MMFusionForMultiTask,
+    MMFusionProcessor,
+)
 from mm_hf.commands import evaluate, predict
-from mm_hf.commands.prediction import output
+from mm_hf.commands.prediction import output, sources
+from mm_hf.commands.prediction.arguments import columns_of
 from mm_hf.commands.prediction.batches import RowBatches
 from mm_hf.commands.prediction.sources import cell_of_table, open_rows
 from mm_hf.data import Columns, MultimodalCollator, Rows, load_splits
@@ -370,14 +378,42 @@ def test_several_tasks_have_a_set_of_columns_each(pairs, tmp_path, capsys):
 def test_texts_are_written(pairs, tmp_path):
     run(HEADS / "generation", TABLE, tmp_path / "out.csv", *PAIR)
     found = [row["prediction"] for row in cells(tmp_path / "out.csv")]
-    from mm_hf import MMFusionForConditionalGeneration
-
     processor = MMFusionProcessor.from_pretrained(HEADS / "generation")
     model = MMFusionForConditionalGeneration.from_pretrained(HEADS / "generation").eval()
     tokens = model.generate(**processor(**pairs))
     assert found == MultimodalCollator(processor, Columns(text="text")).texts_of(tokens[:, 1:])
     assert len(set(found)) > 1
     assert "top_k" in refused(HEADS / "generation", TABLE, tmp_path / "b.csv", *PAIR, "--top_k", 3)
+
+
+def test_sounds_are_written_down(tmp_path):
+    sounds = [np.sin(np.arange(n) * 0.03) for n in (16000, 9000)]
+    for number, sound in enumerate(sounds):
+        with wave.open(str(tmp_path / f"{number}.wav"), "wb") as file:
+            file.setparams((1, 2, 16000, len(sound), "NONE", ""))
+            file.writeframes((sound * 32767).astype("<i2").tobytes())
+    (tmp_path / "rows.jsonl").write_text('{"sound": "0.wav"}\n{"sound": "1.wav"}\n')
+    run(HEADS / "ctc", tmp_path / "rows.jsonl", tmp_path / "out.csv", "--audio_column", "sound")
+    processor = MMFusionProcessor.from_pretrained(HEADS / "ctc")
+    model = MMFusionForCTC.from_pretrained(HEADS / "ctc").eval()
+    tokens = model.generate(**processor(audio=sounds, sampling_rate=16000))
+    assert [row["prediction"] for row in cells(tmp_path / "out.csv")] == [
+        processor.tokenizer.decode([token for token in row if token != processor.tokenizer.pad_token_id]).strip()
+        for row in tokens.tolist()
+    ]
+
+
+def test_places_of_pictures_keep_their_order():
+    config = mock.Mock(modalities=["vision", "text"], num_images=2)
+    given = dict.fromkeys(("video_column", "audio_column", "series_column", "table_columns"))
+    asked = mock.Mock(**given, image_column=["", "photo"], text_column="text")
+    columns = columns_of("run", asked, config, mock.Mock(table_schema=None))
+    source = open_rows(str(TABLE), None, columns, None)
+    row = source.inputs(next(iter(source)))
+    assert [row[name] for name in columns.images] == [None, {"bytes": None, "path": "photos/0.png"}]
+    asked.image_column = ["photo"]
+    with pytest.raises(ValueError, match="2 images"):
+        columns_of("run", asked, config, mock.Mock(table_schema=None))
 
 
 def test_cells_come_back_as_they_were(tmp_path):
@@ -414,6 +450,38 @@ def test_cells_come_back_as_they_were(tmp_path):
     run(HEADS / "classification", tmp_path / "out.csv", tmp_path / "again.csv", *flags, "--prefix", "new_")
     found = cells(tmp_path / "again.csv")
     assert [row["prediction"] for row in found] == [row["new_prediction"] for row in found]
+
+
+def test_rows_of_json_may_differ_where_the_file_can_hold_that(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "SEEN_FIRST", 2)
+    lines = [{"text": "red", "note": [1, {"a": None}]}, {"text": "blue"}, {"text": 7, "later": 1.5}]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n\n".join(map(json.dumps, lines)))
+    flags = ("--image_column", "", "--text_column", "text", "--per_device_eval_batch_size", 1)
+    run(HEADS / "classification", rows, tmp_path / "out.jsonl", *flags)
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [{**line, **row} for line, row in zip(lines, found)] == found
+    assert [list(row)[-2:] for row in found] == [["prediction", "probability"]] * 3
+    assert "'later'" in refused(HEADS / "classification", rows, tmp_path / "out.csv", *flags)
+    rows.write_text(rows.read_text().replace("later", "prediction"))
+    assert "--prefix" in refused(HEADS / "classification", rows, tmp_path / "out2.jsonl", *flags)
+    rows.write_text(rows.read_text() + "\n[1]")
+    said = refused(HEADS / "classification", rows, tmp_path / "out3.jsonl", *flags, "--prefix", "my_")
+    assert "line 6" in said
+
+
+def test_several_files_are_read_one_after_the_other(tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for name, texts in (("a", ["red", "blue"]), ("b", ["small"])):
+        lines = [f"{place},{text}," for place, text in enumerate(texts)]
+        (folder / f"{name}.csv").write_text("\n".join([",text,", *lines]) + "\n")
+    flags = ("--image_column", "", "--text_column", "text")
+    run(HEADS / "classification", folder, tmp_path / "out.csv", *flags)
+    assert [row["text"] for row in cells(tmp_path / "out.csv")] == ["red", "blue", "small"]
+    assert (tmp_path / "out.csv").read_text().startswith("Unnamed: 0,text,Unnamed: 2,prediction,")
+    (folder / "b.csv").write_text("text\nred\n")
+    assert "b.csv" in refused(HEADS / "classification", folder, tmp_path / "out2.csv", *flags)
 
 
 # Bad rows
@@ -519,15 +587,21 @@ def test_an_unfinished_one_is_not_mixed_with_another(tmp_path):
     said = refused(HEADS / "question_answering", rows, out, *flags)
     assert "checkpoint" in said
     assert "--overwrite" in said
+    assert "columns" in refused(HEADS / "classification", rows, out, *flags, "--image_column", "")
     assert "per_device_eval_batch_size 8" in refused(HEADS / "classification", rows, out, *flags[:4], *flags[6:])
     text = rows.read_text()
     rows.write_text(text.replace("small", "big", 1))
-    assert "16 rows" in refused(HEADS / "classification", rows, out, *flags)
+    said = refused(HEADS / "classification", rows, out, *flags)
+    assert "other rows" in said
+    assert "16 rows" in said
     # What comes after the rows that are done may be other than it was.
     rows.write_text(text + "photos/1.png,red,1,new,red,1\n")
     run(HEADS / "classification", rows, out, *flags)
     assert len(cells(out)) == 49
     assert "--overwrite" in refused(HEADS / "question_answering", rows, out, *flags)
+    with mock.patch.object(predict, "NOTED", 0), killed_after(2), pytest.raises(Killed):
+        run(HEADS / "question_answering", rows, out, *flags, "--overwrite")
+    rows.write_text(text)
     run(HEADS / "question_answering", rows, out, *flags, "--overwrite")
     run(HEADS / "question_answering", rows, tmp_path / "fresh.csv", *flags)
     assert out.read_bytes() == (tmp_path / "fresh.csv").read_bytes()

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import xxhash
@@ -25,27 +25,34 @@ class RowBatches:
         rank, world_size: this process, and how many there are.
         first: how many rows are done already, whole batches.
         digest: of these rows, as `waiting` had it; they are read again, and must be the same.
+        kept: what is kept of a row until it is written; None: nothing, this process does not write.
 
     Attributes:
         waiting: what was read and is not written: of each batch of all processes its rows as they stand in the file,
-            and a digest of all rows up to its end. The main process takes from it.
+            and a digest of all rows up to its end. Whoever writes takes from it.
     """
 
-    def __init__(self, source: RowSource, size: int, rank: int, world_size: int, first: int = 0, digest: str = ""):
+    def __init__(
+        self,
+        source: RowSource,
+        size: int,
+        rank: int,
+        world_size: int,
+        first: int = 0,
+        digest: str = "",
+        kept: Callable[[dict[str, Any]], dict[str, Any]] | None = dict,
+    ):
         self.source, self.size, self.rank, self.world_size = source, size, rank, world_size
-        self.first, self.before = first, digest
+        self.first, self.before, self.kept = first, digest, kept
         self.waiting: deque[tuple[list[dict[str, Any]], str]] = deque()
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        rows, number, digest = iter(self.source), 0, ""
-        while number < self.first:
-            batch = list(itertools.islice(rows, self.size))
-            number, digest = number + len(batch), digest_of(batch, digest)
-            if not batch or (number >= self.first and digest != self.before):
-                raise ValueError(
-                    f"The first {self.first:,} rows of {self.source.name} are other ones than those that were "
-                    "predicted before: give those again, or remove what is left of that and begin anew."
-                )
+        rows, number = iter(self.source), self.first
+        if (digest := pass_over(rows, self.first, self.size)) != self.before:
+            raise ValueError(
+                f"The first {self.first:,} rows of {self.source.name} are other ones than those that were predicted "
+                "before: give those again, or remove what is left of that and begin anew."
+            )
         while True:
             found = []
             for _ in range(self.world_size):
@@ -54,8 +61,8 @@ class RowBatches:
                 digest = digest_of(batch, digest)
                 found.append((batch, number))
                 number += len(batch)
-                if self.rank == 0:
-                    self.waiting.append((batch, digest))
+                if self.kept is not None:
+                    self.waiting.append((list(map(self.kept, batch)), digest))
             if self.rank < len(found):
                 yield self.prepared(*found[self.rank])
             if len(found) < self.world_size:
@@ -92,6 +99,14 @@ class GivenRows(Dataset):
 
     def __getitems__(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return rows
+
+
+def pass_over(rows: Iterator[dict[str, Any]], count: int, size: int) -> str:
+    """Reads so many rows, in batches of this size, and gives their digest."""
+    digest = ""
+    for _ in range(0, count, size):
+        digest = digest_of(list(itertools.islice(rows, size)), digest)
+    return digest
 
 
 def digest_of(rows: list[dict[str, Any]], before: str) -> str:

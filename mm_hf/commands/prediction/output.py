@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,33 @@ class CsvForm:
 
     def __init__(self, types: pa.Schema, separator: str = ",", marked: bool = False):
         self.names, self.separator, self.marked = types.names, separator, marked
+        self.known = frozenset(self.names)
 
     def head(self) -> bytes:
         """What stands before all rows."""
         return ("\ufeff" if self.marked else "").encode() + self.line(self.names)
 
-    def rows(self, rows: Iterable[Mapping[str, Any]]) -> bytes:
-        """Some rows."""
+    def kept(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What of a row can be written."""
+        return {name: without_files(value) for name, value in row.items()}
+
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
+        """Some rows, of what is kept of them.
+
+        Raises:
+            ValueError: one has a column that the first rows had not.
+        """
+        self.check(rows)
         return b"".join(self.line([cell_of(row.get(name)) for name in self.names]) for row in rows)
+
+    def check(self, rows: Iterable[Mapping[str, Any]]):
+        """See `rows`."""
+        for row in rows:
+            if unknown := [name for name in row if name not in self.known]:
+                raise ValueError(
+                    f"A row has {unknown[0]!r:.80}, which is no column of the first rows; they have "
+                    f"{self.names}: write a .jsonl, whose rows may differ."
+                )
 
     def line(self, cells: list[str]) -> bytes:
         """One line. Not by the module `csv`, which leaves a lone carriage return without quotes."""
@@ -75,10 +94,9 @@ class JsonForm(CsvForm):
         """See `CsvForm`."""
         return b""
 
-    def rows(self, rows: Iterable[Mapping[str, Any]]) -> bytes:
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
         """See `CsvForm`."""
-        plain = ({name: without_files(value) for name, value in row.items()} for row in rows)
-        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in plain).encode()
+        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows).encode()
 
 
 class ParquetForm(CsvForm):
@@ -94,12 +112,17 @@ class ParquetForm(CsvForm):
         """See `CsvForm`."""
         return self.types.serialize().to_pybytes()
 
-    def rows(self, rows: Iterable[Mapping[str, Any]]) -> bytes:
+    def kept(self, row: dict[str, Any]) -> dict[str, Any]:
+        """See `CsvForm`: all of it."""
+        return dict(row)
+
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
         """See `CsvForm`.
 
         Raises:
-            ValueError: a value that its column cannot hold.
+            ValueError: a value that its column cannot hold, too.
         """
+        self.check(rows)
         try:
             batch = pa.RecordBatch.from_pylist(list(rows), schema=self.types)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -146,12 +169,19 @@ class PredictionFile:
                 f"--output {self.path} ends in {kind!r}; it must end in one of {', '.join(KINDS)}."
                 f"{did_you_mean(kind, KINDS)}"
             )
+        if self.path.exists() and not overwrite and not self.path.with_name(f"{self.path.name}.partial").exists():
+            raise ValueError(self.there)
         self.folder = self.path.with_name(f"{self.path.name}.partial")
         self.rows, self.digest, self.bad, self.size, self.noted = 0, "", 0, 0, 0
         self.summary: dict[str, Any] = {}
         self.settings: dict[str, Any] = {}
         self.form: Any = None
         self.log: Any = None
+
+    @property
+    def there(self) -> str:
+        """What to say where it is finished."""
+        return f"{self.path} is there already: --overwrite replaces it, --output names another file."
 
     def claim(self, is_main_process: bool):
         """Takes it for this process; see the class. All processes call it."""
@@ -161,12 +191,13 @@ class PredictionFile:
             who = str(error).split(". Wait", 1)[0]
             raise ValueError(f"{who}. Wait for its end, stop it, or name another file (--output).") from None
 
-    def begin(self, form: CsvForm, settings: dict[str, Any]) -> bool:
+    def begin(self, form: CsvForm, settings: dict[str, Any], same_rows: Callable[[int, str], bool]) -> bool:
         """Opens it, at its beginning or where a process before ended. The main process calls it.
 
         Args:
             form: how rows are written.
             settings: what decides on the content, by what it is called in a message.
+            same_rows: whether so many first rows have this digest, as those that are done.
 
         Returns:
             whether there is something to do: a process may have been killed between the last row and its own end.
@@ -186,14 +217,19 @@ class PredictionFile:
         if self.path.exists() and not self.overwrite:
             if not before:
                 self.clean_up()
-            raise ValueError(f"{self.path} is there already: --overwrite replaces it, --output names another file.")
-        if before and differences and not self.overwrite:
-            name = differences[0]
+            raise ValueError(self.there)
+        others = bool(before) and not differences and not same_rows(before["rows"], before["digest"])
+        if before and (differences or others) and not self.overwrite:
+            what = "other rows"
+            if differences:
+                old, new = (told.get(differences[0]) for told in (before.get("settings", {}), self.settings))
+                what = f"{differences[0]} {old!r:.300}, and now it is {new!r:.300}"
             raise ValueError(
-                f"{self.path} was begun with {name} {before.get('settings', {}).get(name)!r:.300}, and now it is "
-                f"{self.settings[name]!r:.300}: go on with what it was begun with ({self.folder} holds "
-                f"{before['rows']:,} rows), or --overwrite begins anew."
+                f"{self.path} was begun with {what}. {self.folder} holds {before['rows']:,} rows of it: go on with "
+                "what it was begun with, or --overwrite begins anew."
             )
+        if others:
+            before = {}
         if before.get("complete") and not differences:
             self.give_name()
             return False
@@ -264,8 +300,7 @@ class PredictionFile:
 
 
 def cell_of(value: Any) -> str:
-    """A value as a cell of a CSV: texts as they are, lists and dicts as JSON, of files their paths."""
-    value = without_files(value)
+    """A value as a cell of a CSV: texts as they are, lists and dicts as JSON."""
     if isinstance(value, str):
         return value
     if value is None:

@@ -23,7 +23,7 @@ from ...data import Columns, data_root_of, names_of_classes
 from ...data.collator import as_file
 from ...data.csv_files import BLOCK, CELLS, ROW_NAMES, CsvFile, Unreadable, look_at, not_utf8
 from ...data.labels import name_of
-from ...data.sources import find_files, named_parts, open_source, prepare
+from ...data.sources import PART_OF, find_files, named_parts, open_source, prepare
 from ...models.finite import DIGITS, is_code, read_number
 from ...models.names import did_you_mean
 from ...models.tabular import TableSchema
@@ -45,6 +45,7 @@ class RowSource:
         root: of the paths of pictures, see `resolve_path`.
         separator, marked: how a CSV is written: with which separator, and whether it begins with a byte order mark.
         class_names: of columns of the table that are a `ClassLabel` the names of their classes.
+        again: whether they can be read a second time.
     """
 
     name: str
@@ -53,6 +54,7 @@ class RowSource:
     separator: str = ","
     marked: bool = False
     class_names: Mapping[str, list[str]] = {}
+    again: bool = True
 
     def __init__(self, columns: Columns):
         self.columns = columns
@@ -103,7 +105,9 @@ class CsvRows(RowSource):
         wanted = [column for _, column in self.in_use]
         self.files = [look_at(path, wanted) for path in paths]
         first = self.files[0]
-        self.header = list(first.options.get("names", first.header))
+        names = list(first.options.get("names", first.header))
+        # pandas gives such names to columns that have none. One alone is kept as it is: dict keys tell it apart.
+        self.header = [name if names.count(name) == 1 else f"Unnamed: {place}" for place, name in enumerate(names)]
         for file in self.files:
             check_columns(columns, file.header, file.path, list(file.called))
             if file.header != first.header or file.called != first.called:
@@ -155,7 +159,7 @@ class JsonRows(RowSource):
         super().__init__(columns)
         self.paths, self.root = paths, root
         self.name = Path(paths[0]).name if paths else "standard input"
-        self.rest = self.read()
+        self.again, self.rest = bool(paths), self.read()
         self.first = list(itertools.islice(self.rest, SEEN_FIRST))
         if not self.first:
             raise Unreadable(f"{self.name} has no rows.")
@@ -183,10 +187,9 @@ class JsonRows(RowSource):
         return found
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Once: standard input does not come again."""
-        while self.first:
-            yield self.first.pop(0)
-        yield from self.rest
+        if self.paths:
+            return self.read()
+        return itertools.chain(self.first, self.rest)  # standard input does not come again
 
     def read(self) -> Iterator[dict[str, Any]]:
         """The rows of all lines that are not empty."""
@@ -280,6 +283,7 @@ def open_rows(
     root = data_root_of(dataset, data_root)
     saved = any(os.path.exists(os.path.join(dataset, name)) for name in ("dataset_dict.json", "state.json"))
     files = {} if saved else find_files(dataset)
+    split = None if split is None else PART_OF.get(split.lower(), split)
     if len(files) > 1 and split is None:
         raise ValueError(f"{dataset} has the parts {list(files)}: --split names the one to predict.")
     paths = files.get(split or next(iter(files)), []) if files else []

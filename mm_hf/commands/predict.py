@@ -32,9 +32,9 @@ from ..evaluation.prediction import write
 from ..models.checksums import checksum_of, checksum_of_bytes
 from ..models.ctc_mm_fusion import CTC, MMFusionForCTC
 from ..models.generation_mm_fusion import GENERATION, MMFusionForConditionalGeneration
-from ..training.arguments import check_range
 from ..training.exits import MEASURING, run_script
-from ..training.new_run import HEADS
+from ..training.heads import HEADS
+from ..training.values import check_range
 from .prediction.answers import ERROR, Answer, Summary, reasons_of, without_input
 from .prediction.arguments import PredictArguments, columns_of, load_config, parse_arguments
 from .prediction.batches import GivenRows, RowBatches, pass_over

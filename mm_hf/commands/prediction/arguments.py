@@ -10,8 +10,8 @@ from ...data import Columns
 from ...models.configuration_mm_fusion import check_source
 from ...models.files import read_json
 from ...models.names import did_you_mean
-from ...training.arguments import DatasetArguments
-from ...training.new_run import HEADS
+from ...training.data_arguments import DatasetArguments
+from ...training.heads import HEADS
 from ...training.reopen import config_of
 from ...training.run import COLUMN_OF, RETRIEVAL
 from ...training.values import ArgumentParser, checked_values

@@ -10,11 +10,12 @@ from ...data import Columns
 from ...models.configuration_mm_fusion import check_source
 from ...models.files import read_json
 from ...models.names import did_you_mean
-from ...training.data_arguments import DatasetArguments
+from ...training.data_arguments import COLUMN_OF, DatasetArguments
+from ...training.flags import ArgumentParser
 from ...training.heads import HEADS
+from ...training.model_arguments import RETRIEVAL
 from ...training.reopen import config_of
-from ...training.run import COLUMN_OF, RETRIEVAL
-from ...training.values import ArgumentParser, checked_values
+from ...training.values import checked_values
 from .sources import NO_COLUMN
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import xxhash
 from torch.utils.data import Dataset
 
-from ...data.sources import is_file
+from ...data.file_columns import is_file
 from .sources import RowSource
 
 

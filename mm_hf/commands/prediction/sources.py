@@ -20,10 +20,11 @@ import pyarrow as pa
 from datasets import Features
 
 from ...data import Columns, data_root_of, names_of_classes
-from ...data.collator import as_file
+from ...data.class_names import name_of
 from ...data.csv_files import BLOCK, CELLS, ROW_NAMES, CsvFile, Unreadable, look_at, not_utf8
-from ...data.labels import name_of
-from ...data.sources import PART_OF, find_files, named_parts, open_source, prepare
+from ...data.plain_rows import as_file
+from ...data.readers import PART_OF
+from ...data.sources import find_files, named_parts, open_source, prepare
 from ...models.finite import DIGITS, is_code, read_number
 from ...models.names import did_you_mean
 from ...models.tabular import TableSchema

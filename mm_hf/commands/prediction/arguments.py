@@ -81,7 +81,6 @@ def parse_arguments() -> tuple[str, str, Any, Any]:
         (PredictArguments, ColumnArguments),
         description=f"{DESCRIPTION} With a recipe.json beside the checkpoint, its columns are the "
         'defaults; "" is no column.',
-        allow_abbrev=False,
     )
     parser.add_argument("run", metavar="RUN", help="Folder of a run or checkpoint, or Hub id.")
     parser.add_argument(

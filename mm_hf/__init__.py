@@ -3,66 +3,25 @@
 Importing this package registers the config, the models and the processor with the Auto classes of transformers.
 """
 
-from .hub import pipeline
-from .models.configuration_mm_fusion import FusionModuleConfig, MMFusionConfig
-from .models.ctc_mm_fusion import MMFusionForCTC
-from .models.fusion import FUSIONS, Fusion, register_fusion
-from .models.generation_mm_fusion import MMFusionForConditionalGeneration
-from .models.modeling_mm_fusion import (
-    MMFusionForClassification,
-    MMFusionForMultiTask,
-    MMFusionForQuestionAnswering,
-    MMFusionModel,
-)
-from .models.modeling_outputs import EncoderStates, FusedStates, FusionMemory, TokenStates
-from .models.pipelines_mm_fusion import (
-    MMFusionClassificationPipeline,
-    MMFusionFeatureExtractionPipeline,
-    MMFusionFreeAnswerPipeline,
-    MMFusionGenerationPipeline,
-    MMFusionMultiTaskPipeline,
-    MMFusionQuestionAnsweringPipeline,
-    MMFusionSpeechRecognitionPipeline,
-)
-from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
-from .models.processing_mm_fusion import MMFusionProcessor
-from .models.recurrent import RecurrentConfig
-from .models.retrieval_mm_fusion import MMFusionForRetrieval
-from .models.series import SeriesScaler
-from .models.tabular import TableSchema, TabularConfig
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "FUSIONS",
-    "EncoderStates",
-    "FusedStates",
-    "Fusion",
-    "FusionMemory",
-    "FusionModuleConfig",
-    "MMFusionClassificationPipeline",
-    "MMFusionConfig",
-    "MMFusionFeatureExtractionPipeline",
-    "MMFusionForCTC",
-    "MMFusionForClassification",
-    "MMFusionForConditionalGeneration",
-    "MMFusionForMultiTask",
-    "MMFusionForQuestionAnswering",
-    "MMFusionForRetrieval",
-    "MMFusionFreeAnswerPipeline",
-    "MMFusionGenerationPipeline",
-    "MMFusionModel",
-    "MMFusionMultiTaskPipeline",
-    "MMFusionPreTrainedModel",
-    "MMFusionProcessor",
-    "MMFusionQuestionAnsweringPipeline",
-    "MMFusionSpeechRecognitionPipeline",
-    "RecurrentConfig",
-    "SeriesScaler",
-    "TableSchema",
-    "TabularConfig",
-    "TokenStates",
-    "pipeline",
-    "register_fusion",
-]
+
+def _is_the_command() -> bool:
+    """Whether this process is the command `mm_hf`, or `python -m mm_hf`, and not somebody's program."""
+    started = (getattr(sys, "argv", None) or [""])[0]
+    return Path(started).stem == "mm_hf" or (started == "-m" and "mm_hf" in sys.orig_argv)
+
+
+if TYPE_CHECKING or not _is_the_command():
+    from .api import *  # noqa: F403
+    from .api import __all__ as __all__
+else:
+    # The command shows its help without waiting for torch and transformers: a verb imports what it needs when it runs.
+    def __getattr__(name: str) -> Any:
+        return getattr(import_module(".api", __name__), name)

@@ -63,7 +63,7 @@ def test_a_class_that_the_model_lacks_is_a_bad_row(tmp_path):
 def test_other_names_altogether_go_by_number(tmp_path, monkeypatch):
     """A model that learns a new task with as many classes; its config still has the old names."""
     said = []
-    monkeypatch.setattr("mm_hf.data.labels.logger.warning", said.append)
+    monkeypatch.setattr("mm_hf.data.class_names.logger.warning", said.append)
     found = trainer(tmp_path).predict(animals(["red", "green", "blue"], ["green", "red"]))
     assert found.label_ids.tolist() == [1, 0]
     assert [all(name in message for name in ("red", "cat")) for message in said] == [True]

@@ -95,7 +95,7 @@ ALLOWED = {
     "evaluation": {"models", "progress"},
     "prepare": {"models", "data", "progress"},
 }
-ORDER = ("training", "commands", "cli")  # of what runs: each may use what stands before it, and all below
+ORDER = ("training", "commands", "cli", "__main__")  # of what runs: each may use what stands before it, and all below
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=name_of)
@@ -172,6 +172,9 @@ def test_importing_the_package_is_light():
         "def refuse(*a, **k): raise SystemExit('importing mm_hf asks the network')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
         "import mm_hf\n"
+        "from transformers import AutoConfig\n"  # where all is registered by now
+        "assert AutoConfig.for_model('mm_fusion').__class__.__module__.startswith('mm_hf.')\n"
+        "assert 'mm_hf.models.modeling_mm_fusion' in sys.modules\n"
         f"print([name for name in {HEAVY} if name in sys.modules])\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

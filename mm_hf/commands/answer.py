@@ -1,7 +1,9 @@
 """Answers a question about a picture in a fresh process, from the checkpoint alone.
 
-mm_hf answer runs/easy_vqa
-mm_hf answer runs/easy_vqa --image picture.png --question "what shape is in the image?"
+    mm_hf answer runs/easy_vqa
+    mm_hf answer runs/easy_vqa --image picture.png --question "what shape is in the image?"
+
+Without --image the picture is a blue circle, which is drawn.
 """
 
 import argparse
@@ -9,18 +11,20 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from PIL import Image, ImageDraw
-from transformers import pipeline
-from transformers.utils import logging
-
 
 def script():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """The command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="mm_hf answer", description=__doc__, formatter_class=raw)
     parser.add_argument("model", help="folder of a checkpoint, or Hub id")
     parser.add_argument("--image", type=Path, help="picture; left out, a drawing of a blue circle")
     parser.add_argument("--question", default="what color is the shape?", help="default: %(default)s")
     parser.add_argument("--top_k", type=int, default=3, help="answers to give; default: %(default)s")
     arguments = parser.parse_args()
+    from PIL import Image, ImageDraw  # late, so that --help comes at once
+    from transformers import pipeline
+    from transformers.utils import logging
+
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:

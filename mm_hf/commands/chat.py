@@ -10,7 +10,7 @@ In the terminal `/image PATH` shows another picture and forgets the dialogue, `/
 """
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -18,41 +18,7 @@ from transformers.utils import logging
 
 from .. import EncoderStates, MMFusionConfig, MMFusionForConditionalGeneration, MMFusionModel, MMFusionProcessor
 from ..training.exits import ANSWERING, run_script
-from ..training.values import ArgumentParser
-
-
-@dataclass
-class ChatArguments:
-    """What is asked, and about what."""
-
-    model: str = field(metadata={"help": "Folder of a checkpoint, or Hub id."})
-    image: str = field(metadata={"help": "The picture."})
-    question: list[str] | None = field(
-        default=None,
-        metadata={
-            "action": "extend",  # argparse's own choice would keep the last --question alone
-            "help": "Ask these, one after the other, and end; may be given several times; left out, ask in the "
-            "terminal.",
-        },
-    )
-    turns: int = field(
-        default=3,
-        metadata={
-            "help": "Earlier turns that are put in front of a question. A model that was trained on single questions "
-            "answers best with 0."
-        },
-    )
-    max_new_tokens: int | None = field(
-        default=None, metadata={"help": "Longest answer, in tokens; left out, as the checkpoint says."}
-    )
-    num_beams: int | None = field(default=None, metadata={"help": "Beams; left out, as the checkpoint says."})
-
-    def __post_init__(self):
-        if self.turns < 0:
-            raise ValueError(f"turns must be at least 0, got {self.turns}.")
-        for name in ("max_new_tokens", "num_beams"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+from .arguments import chat_parser
 
 
 class Dialogue:
@@ -112,7 +78,7 @@ class Dialogue:
 
 def main():
     """The dialogue, from top to bottom."""
-    parser = ArgumentParser(ChatArguments, description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = chat_parser(__doc__, "mm_hf chat")
     try:
         (args,) = parser.parse_args_into_dataclasses()
     except ValueError as error:

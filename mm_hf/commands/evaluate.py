@@ -5,8 +5,8 @@
     mm_hf evaluate --model me/answers --dataset my.csv --image_column photo --text_column question \
         --label_column answer
 
-A run of train.py leaves recipe.json beside its checkpoint: there, data set and columns need not be named again. What
-is found goes into the folder evaluation/ of the checkpoint: report.html, a page that needs no other file,
+A run of mm_hf train leaves recipe.json beside its checkpoint: there, data set and columns need not be named again.
+What is found goes into the folder evaluation/ of the checkpoint: report.html, a page that needs no other file,
 evaluation.json with all the figures, and the pictures. Of a model with several tasks each has a folder in it.
 """
 
@@ -83,7 +83,7 @@ def predict_rows(run: Evaluator, rows: Rows, title: str, absent: Absent | None =
 
 def main():
     """The whole evaluation, from top to bottom."""
-    args, data_args, recipe = parse_arguments(__doc__.split("\n")[0])
+    args, data_args, recipe = parse_arguments(__doc__)
     run, name, learned = open_checkpoint(args, data_args, recipe)
     rows = run.rows(name)
     run.say(f"{args.model} on {len(rows):,} rows of {data_args.dataset}, part {name}")

@@ -1,13 +1,14 @@
 """Prints the table of a run: its score beside the floors and what others have published.
 
-python training/show_results.py runs/easy_vqa
+    mm_hf results runs/easy_vqa
+
+All of it is in results.json of the run's folder, which is only read.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from ..evaluation import figure
 from ..models.files import read_json
 
 
@@ -23,9 +24,13 @@ PUBLISHED = {
 
 
 def script():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path, help="folder that training/train.py wrote")
+    """The command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="mm_hf results", description=__doc__, formatter_class=raw)
+    parser.add_argument("run", type=Path, help="folder that mm_hf train or mm_hf finetune wrote")
     folder = parser.parse_args().run
+    from ..evaluation import figure  # late, since it loads torch: --help comes at once
+
     try:
         results = read_json(folder / "results.json")
     except FileNotFoundError as error:

@@ -1,11 +1,11 @@
 """Search with a checkpoint: measure it, embed a data set, and ask.
 
-    python training/retrieve.py evaluate --model runs/openmoji_retrieval
-    python training/retrieve.py build --model runs/openmoji_retrieval --gallery runs/gallery
-    python training/retrieve.py query --model runs/openmoji_retrieval --gallery runs/gallery --text "a tired cat"
-    python training/retrieve.py query --model runs/openmoji_retrieval --gallery runs/gallery --image drawing.png
+    mm_hf search evaluate --model runs/openmoji_retrieval
+    mm_hf search build --model runs/openmoji_retrieval --gallery runs/gallery
+    mm_hf search query --model runs/openmoji_retrieval --gallery runs/gallery --text "a tired cat"
+    mm_hf search query --model runs/openmoji_retrieval --gallery runs/gallery --image drawing.png
 
-A model of texts and sounds is asked by --text or by --audio. A run of train.py leaves recipe.json beside its
+A model of texts and sounds is asked by --text or by --audio. A run of mm_hf train leaves recipe.json beside its
 checkpoint: there, data set and columns need not be named again. `build` embeds all parts of the data, each row with
 the name of its part, or the one that --split names. `evaluate` measures the plain search and the one whose best are
 looked at again by the fusion (how much its word counts is chosen on the validation part), and writes retrieval.json
@@ -13,7 +13,7 @@ and retrieval.png into the folder evaluation/ of the checkpoint. `query` prints 
 """
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,50 +49,11 @@ from ..training.reopen import config_of, load_part, parse_arguments
 from ..training.run_folder import write_json
 from ..training.run_report import picture_and_text
 from ..training.splits import AS_WRITTEN
+from .arguments import COMMANDS, RetrieveArguments
 
 
-COMMANDS = ("evaluate", "build", "query")
 SEARCHES = MMFusionForRetrieval.__name__
 SHOWN = 6  # searches of the test part that are drawn
-
-
-@dataclass
-class RetrieveArguments:
-    """What is searched, and for what."""
-
-    model: str = field(metadata={"help": "Folder of a checkpoint, or Hub id."})
-    gallery: str | None = field(default=None, metadata={"help": "build, query: folder of the embedded data set."})
-    text: str | None = field(default=None, metadata={"help": "query: find pictures, or sounds, by this text."})
-    image: str | None = field(default=None, metadata={"help": "query: find texts by this picture."})
-    audio: str | None = field(default=None, metadata={"help": "query: find texts by this sound."})
-    top_k: int = field(default=5, metadata={"help": "query: how many to find."})
-    rerank_top: int = field(default=20, metadata={"help": "How many of the best the fusion looks at again; 0: none."})
-    rerank_weight: float | None = field(
-        default=None,
-        metadata={"help": "How much its word counts; left out, as evaluate chose it on validation, else 1."},
-    )
-    index_factory: str = field(default="Flat", metadata={"help": "faiss's name of the index; Flat is exact."})
-    output: str | None = field(
-        default=None, metadata={"help": "query: the picture to draw; left out, query.png in the gallery."}
-    )
-    split: str | None = field(
-        default=None,
-        metadata={"help": "Part to search; left out, evaluate takes test, or the only part, and build all parts."},
-    )
-    bootstrap_samples: int = field(default=1000, metadata={"help": "evaluate: resamples of the intervals."})
-    max_rows: int | None = field(default=None, metadata={"help": "Search so many rows, drawn at random."})
-    seed: int = field(default=0, metadata={"help": "Of resamples and rows that are drawn."})
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Items a step."})
-    command: str = field(default="", metadata={"help": "The same as the first word."})
-
-    def __post_init__(self):
-        for name in ("top_k", "bootstrap_samples", "max_rows", "per_device_eval_batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.rerank_top < 0 or (self.rerank_weight is not None and self.rerank_weight < 0):
-            raise ValueError(
-                f"rerank_top and rerank_weight must be at least 0, got {self.rerank_top}, {self.rerank_weight}."
-            )
 
 
 @dataclass
@@ -156,14 +117,14 @@ class Search:
 
 def main():
     """Opens the checkpoint and does what the command says."""
-    args, data_args, recipe = parse_arguments(__doc__.split("\n")[0], RetrieveArguments, COMMANDS)
+    args, data_args, recipe = parse_arguments(__doc__, RetrieveArguments, COMMANDS, "mm_hf search")
     needed: dict[str, list[str]] = {"evaluate": [], "build": ["gallery"], "query": ["gallery"]}
     missing = [f"--{name}" for name in needed[args.command] if getattr(args, name) is None]
     missing += [f"--{name}" for name in ("dataset", "text_column") if getattr(data_args, name) is None]
     if args.command == "query" and sum(given is not None for given in (args.text, args.image, args.audio)) != 1:
         missing.append("one of --text, --image and --audio")
     if missing:
-        raise ValueError(f"{args.command} needs {', '.join(missing)}.")
+        raise ValueError(f"mm_hf search {args.command} needs {', '.join(missing)}.")
     {"evaluate": evaluate, "build": build, "query": query}[args.command](open_search(args, data_args, recipe))
 
 
@@ -177,7 +138,7 @@ def open_search(args: RetrieveArguments, data_args: DatasetArguments, recipe: di
     found = config.architectures or [config.model_type]
     if not isinstance(config, MMFusionConfig) or found[0] != SEARCHES:
         raise ValueError(
-            f"{args.model} is a checkpoint of {', '.join(found)}; retrieve.py needs MMFusionForRetrieval."
+            f"{args.model} is a checkpoint of {', '.join(found)}; mm_hf search needs MMFusionForRetrieval."
         )
     for modality, name in ITEMS.items():
         column = f"{name}_column"

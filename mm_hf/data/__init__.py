@@ -2,11 +2,13 @@
 
 from .augmentation import ImageAugmentation, parse_augmentations
 from .bad_rows import BadRows
+from .class_names import names_of_classes, normalise_labels
 from .collator import MultimodalCollator
 from .feature_cache import CacheTooLargeError, FeatureCache
-from .labels import classes_to_write, label_statistics, label_tensor, labels_of, names_of_classes, normalise_labels
+from .labels import label_statistics, label_tensor
 from .loader import BatchLoader
 from .loading import BadRowError, Columns, Rows, resolve_path
+from .problem_types import classes_to_write, labels_of
 from .samplers import GroupedBatchSampler, balanced_weights
 from .sources import data_root_of, load_splits
 from .streaming import StreamBatches

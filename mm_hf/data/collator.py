@@ -1,47 +1,29 @@
 """From rows to a batch: every distinct picture decoded once, every distinct text tokenized once."""
 
-import hashlib
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers.utils import logging
 
-from ..models.finite import LARGEST_IN_LOSS, read_number
 from ..models.generation_mm_fusion import GENERATION
-from ..models.inputs import fault_of_text, fault_of_unicode
-from ..models.names import did_you_mean
 from ..models.processing_mm_fusion import MMFusionProcessor
 from ..models.retrieval_mm_fusion import ITEMS
-from ..models.series import as_steps, has_no_steps
-from ..models.sound import load_sound
-from ..models.table_schema import TableError, is_missing
-from ..models.text import decode_as_written, ends_of_text
-from ..models.video import load_frames
-from .augmentation import ImageAugmentation, change_speed
+from ..models.series import as_steps
+from .augmentation import ImageAugmentation, change_speed, drop_tokens, mask_token_of
 from .bad_rows import check_on_error
-from .decoding import decode_image, decode_sound, decode_video, picture_file, video_key
+from .decoding import decode_image, decode_sound, decode_video, picture_file
 from .feature_cache import FeatureCache
-from .labels import label_tensor
-from .loading import BadRowError, Columns, is_absent
+from .item_keys import file_key, id_of, series_key, table_key, table_values, text_key, video_key
+from .labels import label_tensor, weight_of
+from .loading import BadRowError, Columns
+from .plain_rows import knows_its_place, read_plain
+from .targets import texts_of_tokens, texts_to_write
 
-
-logger = logging.get_logger(__name__)
 
 TABLE = "table"  # stands for all columns of the table, which make one item
-BATCH = "this batch"  # the split of rows that do not know where they come from
-ORIENTATION = 0x0112  # the key in EXIF data
-
-
-def id_of(key: str) -> int:
-    """A number for what tells an item apart, the same in every process: the first 63 bits of its hash."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
 
 
 @dataclass
@@ -116,9 +98,8 @@ class MultimodalCollator:
         text = self.columns.text
         audio = self.columns.audio
         frames = [] if self.columns.video is None else [f"{self.columns.video}#{k}" for k in range(self.num_frames)]
-        self._video: tuple[str | None, list[Image.Image]] | None = (
-            None  # the last one, whose frames come one after another
-        )
+        # The last video by its key: its frames are asked for one after another.
+        self._video: tuple[str | None, list[Image.Image]] | None = None
         self.parts = {
             "vision": self.columns.images or frames,
             "text": [] if text is None else [text],
@@ -140,7 +121,7 @@ class MultimodalCollator:
                 continue
             if not self.parts[modality]:
                 raise ValueError(f"{name} is {value}, but no column holds {modality}.")
-            if self._is_cached(modality):
+            if self._cache_of(modality) is not None:
                 raise ValueError(
                     f"{name} is {value}, but the {modality} features are cached, encoded once and for all: give up "
                     f"one of {name} and the feature cache."
@@ -148,7 +129,7 @@ class MultimodalCollator:
         there = {modality: len(columns) for modality, columns in self.parts.items() if columns}
         if self.pair_ids and there not in ({"text": 1, item: 1} for item in ITEMS):
             raise ValueError(f"pair_ids needs a column of texts and one of {list(ITEMS)}, got {self.parts}.")
-        if self.token_dropout and self._mask_token_id is None:
+        if self.token_dropout and mask_token_of(self.processor.tokenizer) is None:
             raise ValueError("token_dropout needs a tokenizer with a mask token or an unknown token.")
 
     def set_epoch(self, epoch: int):
@@ -161,7 +142,8 @@ class MultimodalCollator:
             raise ValueError("A batch needs at least one row.")
         plain, labelled = not all(knows_its_place(row, self.columns.files) for row in rows), True
         if plain:
-            rows, labelled = self._read_plain(rows)
+            draws = self.augment is not None or self.token_dropout > 0 or self.speed_perturbation > 0
+            rows, labelled = read_plain(rows, self.columns, draws)
         bad: list[BadRowError] = []
         indices: dict[str, torch.Tensor] = {}
         data: dict[str, torch.Tensor] = {}
@@ -172,16 +154,17 @@ class MultimodalCollator:
             index, items, keys = self._distinct(rows, modality, bad)
             if self.pair_ids:
                 indices[f"{modality}_ids"] = torch.tensor([-1 if key is None else id_of(key) for key in keys])
-            if items and self._is_cached(modality):
-                states[modality] = self.cache.states(modality, list(items))
+            if items and (cache := self._cache_of(modality)) is not None:
+                states[modality] = cache.states(modality, list(items))
                 states[modality].index = index
                 continue
             indices[f"{modality}_index"] = index
             if items:
                 data.update(self._process(modality, [item for item, _, _ in items.values()]))
             if items and modality == "text" and self.token_dropout:
-                places = [(row, column) for _, row, column in items.values()]
-                data["input_ids"] = self._drop_tokens(data["input_ids"], places)
+                generators = [self._generator(row, "text", column) for _, row, column in items.values()]
+                tokenizer = self.processor.tokenizer
+                data["input_ids"] = drop_tokens(data["input_ids"], tokenizer, self.token_dropout, generators)
         labels = self._labels(rows, bad) if labelled and self.columns.label is not None else {}
         batch: dict[str, Any] = {**indices, **data, **labels}
         if not plain:
@@ -191,46 +174,6 @@ class MultimodalCollator:
         if bad:
             batch["bad_rows"] = [error.entry for error in bad]
         return {**batch, "encoder_states": states} if states else batch
-
-    def _read_plain(self, rows: list[Any]) -> tuple[list[dict[str, Any]], bool]:
-        """Rows of a plain data set as `Rows` gives them, and whether they have labels.
-
-        Raises:
-            ValueError: rows that are no dicts, or lack a column.
-        """
-        columns = self.columns
-        needed = {column for part, column in columns.named() if part not in ("label", "weight", "kind")}
-        of_labels = {*columns.labels, *columns.weights.values()}
-        for place, row in enumerate(rows):
-            if not isinstance(row, Mapping):
-                raise ValueError(f"Row {place} of {BATCH} must be a dict of columns, got {row!r:.80}.")
-            if missing := sorted(needed - set(row)):
-                raise ValueError(
-                    f"Row {place} of {BATCH} has no column {missing[0]!r}, which Columns names; it has {list(row)}."
-                    f"{did_you_mean(missing[0], row)} The library's Trainer drops columns unless "
-                    "remove_unused_columns=False."
-                )
-        there = {column for column in of_labels if all(column in row for row in rows)}
-        if there and there != of_labels:
-            raise ValueError(f"Rows have the columns {sorted(there)}, but not {sorted(of_labels - there)}, of labels.")
-        if of_labels and not there:
-            known = list(rows[0])
-            logger.warning_once(
-                f"The rows have no column of labels {sorted(of_labels)}, and are taken for rows without; they have "
-                f"{known}.{did_you_mean(sorted(of_labels)[0], known)} This is said once."
-            )
-        draws = self.augment is not None or self.token_dropout or self.speed_perturbation
-        drawn = {"epoch": int(torch.randint(2**31, ()))} if draws else {}
-        files = set(columns.files)
-        return [
-            {
-                **{name: as_file(row[name]) if name in files else as_plain(row[name]) for name in needed | there},
-                **drawn,
-                "row_id": place,
-                "split": BATCH,
-            }
-            for place, row in enumerate(rows)
-        ], bool(there)
 
     def item_key(self, row: dict[str, Any], modality: str, column: str | None = None) -> str | None:
         """What tells the items of a modality apart; None where the row has none.
@@ -244,90 +187,40 @@ class MultimodalCollator:
             BadRowError: an empty text, or what is no text, no picture, or no number in a table's column of them.
         """
         if modality == "tabular":
-            return self._table_key(row)
+            return table_key(row, self.table_row(row), self.processor.table_schema)
         column = self.parts[modality][0] if column is None else column
         if modality == "series":
-            return self._series_key(row, row[column])
-        if modality == "vision" and self.columns.video is not None:
-            video = self._video_key(row)
-            return None if video is None else f"{video}{column.removeprefix(self.columns.video)}"
-        value = row[column]
-        if is_absent(value):
-            return None
+            return series_key(row, column, self.processor.series_scaler)
         if modality == "text":
-            if not isinstance(value, str) or not value.strip():
-                raise BadRowError(row, column, f"the text is empty or no text ({value!r:.80}); None means absent.")
-            if fault := fault_of_text(value):
-                raise BadRowError(row, column, fault)
-            return value
-        file = picture_file(value)
-        if is_decoded(value):
-            try:
-                return fingerprint(value)
-            except Exception as error:  # Pillow raises a dozen types, and decodes here at the latest
-                raise BadRowError(row, column, f"this cannot be read ({type(error).__name__}: {error}).") from None
-        if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
-            what = {"vision": "picture", "audio": "sound"}[modality]
-            raise BadRowError(row, column, f"this is no {what}, with neither bytes nor a path: {value!r:.80}.")
-        if modality == "vision" and len(self.columns.images) == 1 and self.columns.image_id is not None:
-            image_id = row[self.columns.image_id]
-            if not is_absent(image_id):
-                return f"{row['split']}:{image_id}"
-        content = value["bytes"] if value.get("bytes") is not None else file.encode()
-        return hashlib.sha256(content).hexdigest()
+            return text_key(row, column)
+        if modality == "audio":
+            return file_key(row, column, "sound")
+        if self.columns.video is not None:
+            video = video_key(row, self.columns.video)
+            return None if video is None else f"{video}{column.removeprefix(self.columns.video)}"
+        return file_key(row, column, "picture", self.columns.image_id if len(self.columns.images) == 1 else None)
 
     def table_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """The columns of the table that have a value, classes by their names."""
-        schema = self.processor.table_schema
-        found = {name: row[name] for name in self.columns.table if not schema.is_missing(row[name])}
-        for name in set(found) & set(self.table_names):
-            number = found.pop(name)
-            if number != -1:  # what datasets writes for a missing class
-                found[name] = self.table_names[name][number]
-        return found
-
-    def _table_key(self, row: dict[str, Any]) -> str | None:
-        """See `item_key`."""
-        values = self.table_row(row)
-        try:
-            self.processor.table_schema.check(values)
-        except TableError as error:
-            raise BadRowError(row, error.column, error.reason) from None
-        return repr(sorted(values.items())) if values else None
-
-    def _series_key(self, row: dict[str, Any], value: Any) -> str | None:
-        """See `item_key`."""
-        if has_no_steps(value):
-            return None
-        try:
-            return hashlib.sha256(self.processor.series_scaler.check(value).tobytes()).hexdigest()
-        except ValueError as error:
-            raise BadRowError(row, self.columns.series, str(error)) from None
+        return table_values(row, self.columns.table, self.processor.table_schema, self.table_names)
 
     def frames_of(self, row: dict[str, Any]) -> list[Image.Image]:
-        """The frames that stand for the video of a row; see `decode_video`."""
-        key = self._video_key(row)
+        """The frames that stand for the video of a row; see `decode_video`.
+
+        Raises:
+            ValueError: no column holds videos.
+            BadRowError: a video that cannot be read.
+        """
+        column = self.columns.video
+        if column is None:
+            raise ValueError(
+                f"There are no frames without a column of videos; the columns are {self.columns.named()}."
+            )
+        key = video_key(row, column)
         if self._video is None or self._video[0] != key:
-            value = row[self.columns.video]
-            if isinstance(value, list) and any(map(is_decoded, value)):
-                frames = load_frames([self._picture({**row, "frame": one}, "frame") for one in value], self.num_frames)
-            else:
-                ground = self.processor.image_background
-                frames = decode_video(row, self.columns.video, self.root, self.num_frames, ground)
-            self._video = key, frames
+            ground = self.processor.image_background
+            self._video = key, decode_video(row, column, self.root, self.num_frames, ground)
         return self._video[1]
-
-    def _video_key(self, row: dict[str, Any]) -> str | None:
-        """What tells videos apart; see `video_key`."""
-        value = row[self.columns.video]
-        if isinstance(value, list) and any(map(is_decoded, value)):
-            keys = [fingerprint(one) if is_decoded(one) else repr(one) for one in value]
-            return hashlib.sha256("".join(keys).encode()).hexdigest()
-        return video_key(row, self.columns.video)
-
-    def _picture(self, row: dict[str, Any], column: str) -> Any:
-        """A picture of a row, decoded."""
-        return decode_image(row, column, self.root, self.processor.image_background)
 
     def item_keys(self, row: dict[str, Any], modality: str, bad: list[BadRowError] | None = None) -> list[str | None]:
         """The key of each column of a modality, see `item_key`; None also where the row is bad and bad rows are
@@ -373,23 +266,7 @@ class MultimodalCollator:
         """
         (column,) = self.columns.labels
         names = None if self.label2id is None else [*self.label2id, None]  # -1 is a missing class
-        texts: list[str | None] = []
-        for row in rows:
-            value = None if is_absent(row[column]) else row[column]
-            if names is not None and isinstance(value, int):
-                value = names[value]
-            fault = None
-            if value is not None and not (isinstance(value, str) and value.strip()):
-                fault = f"this is no text to write ({value!r:.80}); None means absent."
-            elif value is not None:
-                fault = fault_of_unicode(value)
-            if fault is not None:
-                error = BadRowError(row, column, fault)
-                if bad is None:
-                    raise error
-                bad.append(error)
-                value = None
-            texts.append(value)
+        texts = texts_to_write(rows, column, names, bad)
         return self.processor.target_ids(texts, self.max_target_length, self.target_end)
 
     def texts_of(self, tokens: torch.Tensor) -> list[str | None]:
@@ -398,17 +275,7 @@ class MultimodalCollator:
         Args:
             tokens: `(N, S)` int64, labels (-100 for none) or what a model wrote, without its start.
         """
-        tokenizer = self.processor.tokenizer
-        _, end, pad = ends_of_text(tokenizer) if self.target_end else (None, None, tokenizer.pad_token_id)
-        found: list[str | None] = []
-        for row in tokens.tolist():
-            if row and all(token == -100 for token in row):
-                found.append(None)
-                continue
-            row = row[: row.index(end)] if end in row else row
-            written = [token for token in row if token not in (-100, pad)]
-            found.append(decode_as_written(tokenizer, written).strip())
-        return found
+        return texts_of_tokens(tokens, self.processor.tokenizer, self.target_end)
 
     def _labels(self, rows: list[dict[str, Any]], bad: list[BadRowError]) -> dict[str, Any]:
         """`labels` and `sample_weight` of a batch; the labels of bad rows are masked."""
@@ -434,20 +301,16 @@ class MultimodalCollator:
         return {name: values if several else values[columns.label] for name, values in found.items() if values}
 
     def _weight(self, row: dict[str, Any], label: str, column: str, bad: list[BadRowError]) -> float:
-        """How much a row counts; 0 where it has neither label nor weight."""
-        value = row[column]
-        if is_absent(value) and is_absent(row[label]):
+        """How much a row counts, see `weight_of`; a bad one does not."""
+        try:
+            return weight_of(row, label, column)
+        except BadRowError as error:
+            self._note(error, bad)
             return 0.0
-        number = read_number(value) if isinstance(value, str) else value
-        real = isinstance(number, (Real, Decimal, np.bool_))
-        if not real or not 0 <= number <= LARGEST_IN_LOSS:
-            reason = f"a weight is a number from 0 up, got {value!r:.80} (at most {LARGEST_IN_LOSS:g}, in float32)."
-            self._note(BadRowError(row, column, reason), bad)
-            return 0.0
-        return float(number)
 
-    def _is_cached(self, modality: str) -> bool:
-        return self.cache is not None and modality in self.cache.modalities
+    def _cache_of(self, modality: str) -> FeatureCache | None:
+        """The cache, where it holds the features of a modality."""
+        return self.cache if self.cache is not None and modality in self.cache.modalities else None
 
     def _note(self, error: BadRowError, bad: list[BadRowError] | None):
         """Raises, or takes the bad row down."""
@@ -473,15 +336,15 @@ class MultimodalCollator:
         for row in rows:
             left_out = without is None or row["row_id"] in without
             keys += [None] * len(columns) if left_out else self.item_keys(row, modality, bad)
-        cached = self._is_cached(modality)
-        reasons = dict(self.cache.bad.get(modality, {})) if cached else {}
+        cache = self._cache_of(modality)
+        reasons = {} if cache is None else dict(cache.bad.get(modality, {}))
         items: dict[str, tuple] = {}
         for key, (row, column) in zip(keys, places):
             if key is None or key in items:
                 continue
             if key not in reasons:
                 try:
-                    item = None if cached else self._load(row, modality, column)
+                    item = None if cache is not None else self._load(row, modality, column)
                     if item is not None and modality == "vision" and self.augment is not None:
                         item = self.augment(item, self._generator(row, modality, column))
                     if item is not None and modality == "audio" and self.speed_perturbation:
@@ -490,13 +353,14 @@ class MultimodalCollator:
                     continue
                 except BadRowError as error:
                     reasons[key] = error.entry["reason"]
-            if modality == "vision" and self.columns.video is not None:
+            video = self.columns.video if modality == "vision" else None
+            if video is not None:
                 if not column.endswith("#0"):  # it is told once for all frames of a video
                     continue
-                column = self.columns.video
+                column = video
             self._note(BadRowError(row, column, reasons[key], picture_file(row.get(column))), bad)
         order = {key: number for number, key in enumerate(items)}
-        index = torch.tensor([order.get(key, -1) for key in keys])
+        index = torch.tensor([-1 if key is None else order.get(key, -1) for key in keys])
         usable = [key if key in order else None for key in keys]
         return (index.reshape(len(rows), -1) if len(columns) > 1 else index), items, usable
 
@@ -505,12 +369,7 @@ class MultimodalCollator:
         if modality == "vision" and self.columns.video is not None:
             return self.frames_of(row)[self.parts["vision"].index(column)]
         if modality == "vision":
-            return self._picture(row, column)
-        if modality == "audio" and is_decoded(row[column]):
-            try:
-                return load_sound(row[column], self.processor.feature_extractor.sampling_rate)
-            except ValueError as error:
-                raise BadRowError(row, column, " ".join(str(error).split())) from None
+            return decode_image(row, column, self.root, self.processor.image_background)
         if modality == "audio":
             return decode_sound(row, column, self.root, self.processor.feature_extractor.sampling_rate)
         if modality == "series":
@@ -530,77 +389,3 @@ class MultimodalCollator:
         """All that is random about an item comes from here, and none of it from the global generators."""
         place = (list(self.parts).index(modality), self.parts[modality].index(column))
         return np.random.default_rng([self.seed, row.get("epoch", self.epoch), row["row_id"], *place])
-
-    @property
-    def _mask_token_id(self) -> int | None:
-        """The token that stands for a dropped one."""
-        tokenizer = self.processor.tokenizer
-        return tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
-
-    def _drop_tokens(self, input_ids: torch.Tensor, places: list[tuple[dict[str, Any], str]]) -> torch.Tensor:
-        """Masks tokens at random; special tokens, padding among them, stay.
-
-        Args:
-            input_ids: `(U, T)` int64.
-            places: first row and column of each text.
-
-        Returns:
-            `(U, T)` int64.
-        """
-        special = torch.isin(input_ids, torch.tensor(self.processor.tokenizer.all_special_ids))
-        input_ids = input_ids.clone()
-        for text, fixed, (row, column) in zip(input_ids, special, places):
-            words = (~fixed).nonzero()[:, 0]
-            drawn = self._generator(row, "text", column).random(len(words))
-            text[words[torch.from_numpy(drawn < self.token_dropout)]] = self._mask_token_id
-        return input_ids
-
-
-def knows_its_place(row: Any, files: list[str]) -> bool:
-    """Whether a row is as `Rows` or a stream gives it: with its number, its part, and the files as they are."""
-    if not (isinstance(row, dict) and isinstance(row.get("row_id"), int) and isinstance(row.get("split"), str)):
-        return False
-    return all(is_absent(row.get(name)) or isinstance(row[name], (dict, list)) for name in files)
-
-
-def as_plain(value: Any) -> Any:
-    """A value of a plain data set without the types of numpy and torch; None for what is missing."""
-    if isinstance(value, (np.generic, np.ndarray)):
-        value = value.tolist()
-    elif isinstance(value, torch.Tensor):
-        value = value.detach().cpu().tolist()
-    return None if is_missing(value) else value
-
-
-def as_file(value: Any) -> Any:
-    """A picture, sound or video of a plain data set: paths and bytes as the struct of both, what is decoded as it is,
-    None for what is missing."""
-    if is_missing(value) or (isinstance(value, (str, bytes)) and not value):
-        return None
-    if isinstance(value, (str, os.PathLike)):
-        return {"bytes": None, "path": os.fspath(value)}
-    if isinstance(value, (bytes, bytearray)):
-        return {"bytes": bytes(value), "path": None}
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu().numpy()
-    return [as_file(frame) for frame in value] if isinstance(value, (list, tuple)) else value
-
-
-def is_decoded(value: Any) -> bool:
-    """Whether a row holds a picture or sound itself, and no file of it."""
-    samples = isinstance(value, Mapping) and bool({"array", "raw"} & set(value))
-    return samples or isinstance(value, (Image.Image, np.ndarray))
-
-
-def fingerprint(value: Any) -> str:
-    """What tells decoded pictures and sounds apart: a hash of all that they show or say."""
-    about: tuple[Any, ...]
-    if isinstance(value, Image.Image):
-        about = (value.mode, value.size, value.getpalette(), value.info.get("transparency"))
-        content, about = value.tobytes(), (*about, value.getexif().get(ORIENTATION))
-    elif isinstance(value, Mapping):
-        samples = np.asarray(value.get("array", value.get("raw")))
-        content, about = samples.tobytes(), (samples.dtype, samples.shape, value.get("sampling_rate"))
-    else:
-        content, about = value.tobytes(), (value.dtype, value.shape)
-    return hashlib.sha256(repr(about).encode() + content).hexdigest()

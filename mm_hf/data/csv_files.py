@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets, load_dataset
 
 from ..models.finite import DIGITS, is_code, read_number
+from .column_types import MAX_NUMBER_CLASSES, are_few
+from .files_read import Unreadable
 
 
 # An empty cell is absent; a cell that says "None" or "NA" is a text, and may well be the name of a class.
@@ -33,11 +35,6 @@ TEXTS = ("text", "image", "audio", "video")
 NAMES = ("label", "kind", "image_id", "group")
 MANY = 1000  # cells that differ, in one block
 EASY = (r"^-?[1-9]\d{0,14}$", r"^-?(0|[1-9]\d{0,14})\.\d{0,14}[1-9]$")  # whole numbers, and others
-MAX_SPELLINGS = 100  # whole numbers that may be classes, see `labels_of`
-
-
-class Unreadable(ValueError):
-    """A file that cannot be read, with a message that says it all."""
 
 
 @dataclass
@@ -67,7 +64,7 @@ class Cells:
         uneven: some number is not whole.
         codes: some are digits with leading zeros.
         large: some whole number is beyond what a float holds; `huge`: beyond 64 bits.
-        spellings: of whole numbers the ways in which they are written in one file, up to `MAX_SPELLINGS` numbers.
+        spellings: of whole numbers the ways in which they are written in one file, up to `MAX_NUMBER_CLASSES` numbers.
         two_ways: one number is written in two ways in one file.
         example: a cell that is no number.
     """
@@ -105,7 +102,7 @@ class Cells:
         """Takes in what can be nothing but a number, for speed, and gives the rest."""
         cells = pa.array(counts.index, pa.string())
         whole, uneven = (pc.match_substring_regex(cells, pattern).to_numpy(zero_copy_only=False) for pattern in EASY)
-        for text in counts.index[whole][: MAX_SPELLINGS + 1]:
+        for text in counts.index[whole][: MAX_NUMBER_CLASSES + 1]:
             self.add_number(text, float(text))
         self.numbers += int(counts[whole | uneven].sum())
         self.fractions |= bool(uneven.any())
@@ -123,7 +120,7 @@ class Cells:
         exact = int(text) if digits and len(text) < 400 else int(number)
         self.large |= digits and abs(exact) > EXACT
         self.huge |= digits and not -(2**63) <= exact < 2**63
-        if len(self.spellings) <= MAX_SPELLINGS:
+        if len(self.spellings) <= MAX_NUMBER_CLASSES:
             self.two_ways |= self.spellings.setdefault(exact, text) != text
 
     def join(self, other: "Cells"):
@@ -146,7 +143,7 @@ class Cells:
         if self.codes and not self.fractions:
             return "string"
         if part in NAMES and not self.uneven:
-            few = len(self.spellings) <= min(MAX_SPELLINGS, self.numbers / 2)
+            few = are_few(len(self.spellings), self.numbers)
             inexact = self.huge or (self.large and (self.gaps or self.fractions))
             if (self.two_ways and few) or (inexact and (few or part != "label")):  # many labels are no classes
                 return "string"

@@ -1,6 +1,5 @@
 """Pictures, sounds and videos of a row, decoded; what cannot be read is named."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from ..models.image import open_image
 from ..models.sound import load_sound
 from ..models.video import load_frames
 from .loading import BadRowError, is_absent, resolve_path
+from .plain_rows import is_decoded
 
 
 # What to do where files lie beside the data. Without a root the message of `resolve_path` says it.
@@ -33,24 +33,20 @@ def decode_image(
     Raises:
         BadRowError: it is missing or broken, or its path leaves the root.
     """
-    value, file = row[column], picture_file(row[column])
-    if isinstance(value, (Image.Image, np.ndarray, torch.Tensor)):
-        source: Any = value
-    elif not isinstance(value, dict) or (value.get("bytes") is None and file is None):
-        raise BadRowError(row, column, f"this is no picture, with neither bytes nor a path: {value!r:.80}.")
-    else:
-        source = value["bytes"] if value.get("bytes") is not None else find_picture(row, column, root)
+    value = row[column]
+    decoded = isinstance(value, (Image.Image, np.ndarray, torch.Tensor))
+    source = value if decoded else source_of(row, column, root, "picture")
     try:
         return open_image(source, background)
     except ValueError as error:
-        raise BadRowError(row, column, str(error), file) from None
+        raise BadRowError(row, column, str(error), picture_file(value)) from None
 
 
 def decode_sound(row: dict[str, Any], column: str, root: str | None, sampling_rate: int) -> np.ndarray:
     """Decodes the sound of a row, one channel, and resamples it where that is needed.
 
     Args:
-        row, column, root: as for `decode_image`.
+        row, column, root: as for `decode_image`; the sound a dict of `bytes` and `path`, or samples, see `load_sound`.
         sampling_rate: samples a second.
 
     Returns:
@@ -59,15 +55,39 @@ def decode_sound(row: dict[str, Any], column: str, root: str | None, sampling_ra
     Raises:
         BadRowError: it is missing, broken or empty, or its path leaves the root.
     """
-    value, file = row[column], picture_file(row[column])
-    if not isinstance(value, dict) or (value.get("bytes") is None and file is None):
-        raise BadRowError(row, column, f"this is no sound, with neither bytes nor a path: {value!r:.80}.")
-    there = value.get("bytes") is not None
-    source = value["bytes"] if there else find_picture(row, column, root)
+    value = row[column]
+    decoded = is_decoded(value)
+    source = value if decoded else source_of(row, column, root, "sound")
     try:
         return load_sound(source, sampling_rate)
     except (ValueError, OSError) as error:
+        file = None if decoded else picture_file(value)
         raise BadRowError(row, column, " ".join(str(error).split()), file) from None
+
+
+def content_of(row: dict[str, Any], column: str, what: str) -> bytes | str:
+    """The bytes of a picture, sound or video of a row, or its path where the row has that alone.
+
+    Args:
+        row, column: as for `decode_image`.
+        what: it is, in the message.
+
+    Raises:
+        BadRowError: it has neither.
+    """
+    value = row[column]
+    if isinstance(value, dict) and value.get("bytes") is not None:
+        return value["bytes"]
+    path = picture_file(value)
+    if path is None:
+        raise BadRowError(row, column, f"this is no {what}, with neither bytes nor a path: {value!r:.80}.")
+    return path
+
+
+def source_of(row: dict[str, Any], column: str, root: str | None, what: str) -> bytes | str:
+    """The bytes of a picture, sound or video of a row, or its file; see `content_of` and `find_picture`."""
+    content = content_of(row, column, what)
+    return find_picture(row, column, root) if isinstance(content, str) else content
 
 
 def find_picture(row: dict[str, Any], column: str, root: str | None = None) -> str:
@@ -77,6 +97,8 @@ def find_picture(row: dict[str, Any], column: str, root: str | None = None) -> s
         BadRowError: there is none, it is not regular, or its path leaves the root.
     """
     path = picture_file(row[column])
+    if path is None:
+        raise BadRowError(row, column, f"there is no path: {row[column]!r:.80}.")
     try:
         file = resolve_path(path, root)
     except ValueError as error:
@@ -95,25 +117,6 @@ def picture_file(value: Any) -> str | None:
     return None if path is None else str(path)
 
 
-def video_key(row: dict[str, Any], column: str) -> str | None:
-    """What tells videos apart, by their bytes or paths, or those of their pictures; None where the row has none.
-
-    Raises:
-        BadRowError: it is no video.
-    """
-    value = row[column]
-    if is_absent(value):
-        return None
-    digest = hashlib.sha256()
-    for frame in value if isinstance(value, list) else [value]:
-        file = picture_file(frame)
-        if not isinstance(frame, dict) or (frame.get("bytes") is None and file is None):
-            raise BadRowError(row, column, f"this is no video: {value!r:.80}.")
-        content = frame["bytes"] if frame.get("bytes") is not None else str(file).encode()
-        digest.update(hashlib.sha256(content).digest())
-    return digest.hexdigest()
-
-
 def decode_video(
     row: dict[str, Any],
     column: str,
@@ -127,12 +130,12 @@ def decode_video(
         BadRowError: it is missing or broken, or its path leads out of the root.
     """
     value = row[column]
-    if video_key(row, column) is None:
+    if is_absent(value):
         raise BadRowError(row, column, "there is no video.")
     if isinstance(value, list):
         source: Any = [decode_image({**row, column: frame}, column, root, background) for frame in value]
     else:
-        source = find_picture(row, column, root) if value.get("bytes") is None else value["bytes"]
+        source = source_of(row, column, root, "video")
     try:
         return load_frames(source, num_frames)
     except ValueError as error:

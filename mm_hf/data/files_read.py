@@ -13,6 +13,10 @@ import datasets
 import xxhash
 
 
+class Unreadable(ValueError):
+    """A file that cannot be read, with a message that says it all."""
+
+
 def files_of(dataset: str | os.PathLike) -> list[str]:
     """All files of a data set: itself, those that a glob finds, or all below a folder; none of a Hub id."""
     if os.path.isfile(dataset):

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import datasets
 
+from .class_names import name_for_checkpoint, names_of_classes
 from .collator import MultimodalCollator
-from .labels import name_for_checkpoint, names_of_classes
 from .loading import SOURCE_ROW, Rows
 from .sources import prepare
 

@@ -105,11 +105,11 @@ class GroupedBatchSampler(Sampler[list[int]]):
 
     def _global_batches(self, generator: torch.Generator) -> list[list[int]]:
         """The rows of an epoch in batches of all processes together; a shorter one is the last."""
-        groups = self.groups if self.bounds is None else self._draw(generator)
+        groups = self.groups if self.bounds is None else self._draw(self.bounds, generator)
         if self.shuffle:
             groups = [groups[place] for place in torch.randperm(len(groups), generator=generator).tolist()]
         if self.lengths is not None:
-            groups = self._sort_in_windows(groups)
+            groups = self._sort_in_windows(groups, self.lengths)
         rows = [row for group in groups for row in group]
         step = self.rows_per_batch * self.world_size
         batches = [rows[start : start + step] for start in range(0, len(rows), step)]
@@ -119,20 +119,24 @@ class GroupedBatchSampler(Sampler[list[int]]):
             batches = [batches[place] for place in order] + batches[full:]
         return batches
 
-    def _draw(self, generator: torch.Generator) -> list[list[int]]:
+    def _draw(self, bounds: torch.Tensor, generator: torch.Generator) -> list[list[int]]:
         """Groups of the rows that an epoch draws. A group comes as often as its most frequent row was drawn: all
         repeats of a rare row in one batch would make most of that batch."""
         points = torch.rand(self.rows, dtype=torch.float64, generator=generator)
-        drawn = Counter(torch.searchsorted(self.bounds, points, right=True).tolist())
+        drawn = Counter(torch.searchsorted(bounds, points, right=True).tolist())
         return [
             [row for row in group if drawn[row] > turn]
             for group in self.groups
             for turn in range(max(drawn[row] for row in group))
         ]
 
-    def _sort_in_windows(self, groups: list[list[int]]) -> list[list[int]]:
+    def _sort_in_windows(self, groups: list[list[int]], lengths: Sequence[int]) -> list[list[int]]:
         """Sorts by length among `WINDOW` global batches, upwards and downwards in turn, so that the batch in which two
         windows meet is no mixture."""
+
+        def longest(group: list[int]) -> int:
+            return max(lengths[row] for row in group)
+
         window = WINDOW * self.rows_per_batch * self.world_size
         windows: list[list[list[int]]] = [[]]
         count = 0
@@ -145,12 +149,8 @@ class GroupedBatchSampler(Sampler[list[int]]):
         return [
             group
             for number, part in enumerate(windows)
-            for group in sorted(part, key=self._length, reverse=number % 2 == 1)
+            for group in sorted(part, key=longest, reverse=number % 2 == 1)
         ]
-
-    def _length(self, group: list[int]) -> int:
-        lengths: Sequence[int] = self.lengths
-        return max(lengths[row] for row in group)
 
 
 def cumulated(weights: Sequence[float]) -> torch.Tensor:

@@ -3,9 +3,8 @@
 import glob
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,45 +19,26 @@ from datasets import (
     IterableDataset,
     IterableDatasetDict,
     Json,
-    List,
     Value,
     Video,
-    concatenate_datasets,
-    load_dataset,
-    load_from_disk,
 )
 from transformers.utils import logging
 
 from ..models.finite import kind_of_texts
 from ..models.names import did_you_mean
-from .csv_files import CELLS, Unreadable, read_csv, texts_in
+from .class_names import name_of
+from .column_types import STRINGS, count_values, kind_of, of_one_type
 from .cutting import cut, group_rows
-from .files_read import cache_folder, files_of
-from .labels import STRINGS, count_values, name_of
-from .loading import SOURCE_ROW, Columns, resolve_path
+from .file_columns import SOUND, with_files, with_videos
+from .files_read import Unreadable
+from .loading import SOURCE_ROW, Columns
+from .nested_fields import add_fields
+from .readers import find_files, named_parts, open_source, unreadable
 
 
 logger = logging.get_logger(__name__)
 
-READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".csv": ("csv", CELLS),
-    ".tsv": ("csv", {**CELLS, "sep": "\t"}),
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-    ".tar": ("webdataset", {}),
-}
 PARTS = ("train", "validation", "test")
-# How people name the parts, in the keys of a data set and in file names; datasets' own list.
-SYNONYMS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-PART_OF = {name: part for part, names in SYNONYMS.items() for name in names}
-PART_IN_NAME = re.compile(rf"(?:^|[^a-z0-9])({'|'.join(PART_OF)})(?=[^a-z]|$)")
-SOUND = {"bytes": Value("binary"), "path": Value("string")}  # what `datasets.Audio` holds, which needs torchcodec
-STREAM_SHARDS = 64  # of a folder on disk: divisible by most numbers of processes
 
 
 def load_splits(
@@ -172,99 +152,6 @@ def wanted_columns(columns: Columns, group_column: str | None) -> list[tuple[str
     return columns.named() + ([("group", group_column)] if group_column else [])
 
 
-def open_source(
-    dataset: str | os.PathLike,
-    streaming: bool,
-    wanted: list[tuple[str, str]],
-    as_text: Collection[str] = (),
-    as_written: bool = True,
-) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """The parts of a data set by their own names, and of CSVs, of which only the columns in use are read, the names of
-    all columns of each part; see `load_splits`."""
-    if os.path.isdir(dataset) and any(
-        os.path.exists(os.path.join(dataset, name)) for name in ("dataset_dict.json", "state.json")
-    ):
-        return open_saved(dataset, streaming), {}
-    files = find_files(dataset)
-    options: dict[str, Any] = {}
-    reader = None
-    cache = cache_folder([path for paths in files.values() for path in paths] if files else files_of(dataset))
-    if files:
-        suffix = Path(next(iter(files.values()))[0]).suffix.lower()
-        reader, options = READERS[suffix]
-        source, options = reader, {**options, "data_files": files}
-    elif os.path.isdir(dataset):
-        saved = sorted(str(file.parent) for file in Path(dataset).glob("*/dataset_dict.json"))
-        if saved:
-            raise FileNotFoundError(f"{dataset} is no folder that save_to_disk wrote, but {', '.join(saved)} is.")
-        source = os.path.realpath(dataset)
-    else:
-        source = str(dataset)
-    try:
-        if reader == "csv" and wanted and as_written:
-            return read_csv(files, wanted, streaming, as_text, cache)
-        if reader in ("json", "parquet") and not streaming and as_written:
-            return {part: load_files(reader, part, paths, wanted, cache) for part, paths in files.items()}, {}
-        if as_written and not files and os.path.isdir(dataset):
-            options = with_metadata(source, wanted, as_text)
-        return dict(load_dataset(source, streaming=streaming, cache_dir=cache, **options)), {}
-    except Unreadable:
-        raise
-    except Exception as error:  # each reader raises its own types
-        raise unreadable(dataset, error, files or os.path.isdir(dataset)) from error
-
-
-def with_metadata(folder: str, wanted: list[tuple[str, str]], as_text: Collection[str]) -> dict[str, Any]:
-    """What a folder of pictures has to be loaded with, so that the cells of its metadata.csv stay as they are
-    written; see `read_csv`."""
-    paths = sorted(str(path) for pattern in ("metadata.csv", "*/metadata.csv") for path in Path(folder).glob(pattern))
-    texts = texts_in(paths, wanted, as_text) if paths else []
-    if not texts:
-        return {}
-    split = next(iter(load_dataset(folder, streaming=True).values()))
-    features = dict(split.features or split._resolve_features().features)
-    own = [name for name in texts if name in features and features[name] != Value("string")]
-    own = [name for name in own if isinstance(features[name], Value)]
-    return {"features": Features({**features, **dict.fromkeys(own, Value("string"))})} if own else {}
-
-
-def load_files(
-    reader: str, part: str, paths: list[str], wanted: list[tuple[str, str]], cache: str | None = None
-) -> Dataset:
-    """One part from files of JSON or Parquet; where they differ, each by itself, of the columns in use alone. For
-    `cache` see `cache_folder`: it is that of all files, since what is made of several is kept beside the first."""
-    try:
-        return load_dataset(reader, data_files={part: paths}, cache_dir=cache)[part]
-    except Exception:  # each reader raises its own types
-        names = list(dict.fromkeys(column.split(".")[0] for _, column in wanted))
-    loaded: dict[str, Any] = {}
-    for path in paths:
-        split = load_file(reader, part, path, names, cache)
-        if lacking := [name for name in names if name not in split.column_names]:
-            raise Unreadable(f"{path} has no column {lacking[0]!r}: it has {split.column_names}.")
-        loaded[path] = split.select_columns(names)
-    return concatenate_datasets(list(of_one_type(loaded, wanted, Path(paths[0]).parent, {}).values()))
-
-
-def load_file(reader: str, part: str, path: str, names: list[str], cache: str | None = None) -> Dataset:
-    """One file. In JSON, whose types are guessed by its first megabytes, a column of numbers may have a text later on:
-    that one is then read as what each value is."""
-    options: dict[str, Any] = {"data_files": {part: [path]}, "cache_dir": cache}
-    try:
-        return load_dataset(reader, **options)[part]
-    except Exception as error:  # each reader raises its own types
-        if reader == "json":
-            features = load_dataset(reader, streaming=True, **options)[part]._resolve_features().features
-            for name in names:
-                if kind_of(getattr(features.get(name), "dtype", "")) not in ("int", "float", "bool"):
-                    continue
-                try:
-                    return load_dataset(reader, features=Features({**features, name: Json()}), **options)[part]
-                except Exception:
-                    continue
-        raise unreadable(path, error, local=True) from error
-
-
 def with_labels(splits: dict[str, Any], columns: Columns) -> dict[str, Any]:
     """The parts, those beside train with the columns of labels and weights that they lack: labels None, weights 1."""
     train = splits.get("train")
@@ -301,153 +188,6 @@ def has_labels(split: Dataset, column: str) -> bool:
         if len(values) and (not classes or pc.max(values).as_py() >= 0):
             return True
     return False
-
-
-def of_one_type(
-    splits: dict[str, Any], wanted: list[tuple[str, str]], dataset: Any, places: Mapping[str, list[str]]
-) -> dict[str, Any]:
-    """The parts, with one type for each column in use.
-
-    Args:
-        splits: the parts.
-        wanted: the columns in use.
-        dataset: its name in messages, and `places` the files of each part, where it has some.
-
-    Raises:
-        ValueError: two types that do not go together, naming both, their parts and the column.
-    """
-    splits = dict(splits)
-    for _, column in wanted:
-        features = {name: split.features[column] for name, split in splits.items() if column in split.column_names}
-        first = next((name for name, feature in features.items() if not is_null(feature)), None)
-        if first is None:
-            continue
-        common = features[first]
-        for name, feature in features.items():
-            found = common_type(common, feature)
-            if found is None:
-                one, other = (places.get(part, [repr(part)]) for part in (first, name))
-                raise Unreadable(
-                    f"Column {column!r} of {dataset} holds {common} in {', '.join(one)} and {feature} in "
-                    f"{', '.join(other)}: it needs one type in all."
-                )
-            common = found
-        if isinstance(common.feature if isinstance(common, List) else common, ClassLabel):
-            continue  # a cast would keep the numbers and change the names
-        for name, feature in features.items():
-            if feature != common:
-                splits[name] = splits[name].cast_column(column, common)
-    return splits
-
-
-def is_null(feature: Any) -> bool:
-    """Whether nothing is known of a column but that it is empty."""
-    return isinstance(feature, Value) and feature.dtype == "null"
-
-
-def common_type(one: Any, other: Any) -> Any:
-    """The type that holds what two hold; None where there is none. Numbers beside strings become strings. Classes stay
-    as they are, with whatever: they are read by their names."""
-    if one == other or is_null(other):
-        return one
-    if is_null(one):
-        return other
-    if isinstance(one, ClassLabel) or isinstance(other, ClassLabel):
-        return one if isinstance(one, ClassLabel) else other
-    if isinstance(one, List) and isinstance(other, List):
-        inner = common_type(one.feature, other.feature)
-        return None if inner is None else List(inner)
-    if not isinstance(one, Value) or not isinstance(other, Value):
-        return None
-    kinds = {kind_of(one.dtype), kind_of(other.dtype)}
-    if kinds <= {"string", "int", "float"}:
-        return Value("string" if "string" in kinds else "float64" if "float" in kinds else "int64")
-    return None
-
-
-def kind_of(dtype: str) -> str:
-    """What a type of values is for: "string", "int", "float", or itself."""
-    if dtype in STRINGS:
-        return "string"
-    return next((kind for kind in ("int", "float") if dtype.removeprefix("u").startswith(kind)), dtype)
-
-
-def open_saved(folder: str | os.PathLike, streaming: bool) -> dict[str, Any]:
-    """What `save_to_disk` wrote."""
-    try:
-        saved = load_from_disk(str(folder))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{folder} is no folder that save_to_disk wrote: {error}") from None
-    splits = {"train": saved} if isinstance(saved, Dataset) else dict(saved)
-    if not streaming:
-        return splits
-    return {
-        name: split.to_iterable_dataset(num_shards=max(1, min(len(split), STREAM_SHARDS)))
-        for name, split in splits.items()
-    }
-
-
-def unreadable(dataset: str | os.PathLike, error: Exception, local: Any) -> Exception:
-    """The error to raise for what a reader of datasets raised: one line, with the cause and not its wrapping."""
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__  # type: ignore[assignment]
-    if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
-        return Unreadable(f"{dataset} has no rows.")
-    said = f"({type(cause).__name__}: {' '.join(str(cause).split())})"
-    if local:
-        return Unreadable(f"{dataset} cannot be read {said}.")
-    return FileNotFoundError(
-        f"Data set {str(dataset)!r} is neither a local file or folder nor could it be loaded from the Hub {said}."
-    )
-
-
-def find_files(dataset: str | os.PathLike) -> dict[str, list[str]]:
-    """The data files of a file, a glob or a folder, by part; none for anything else, as a folder of pictures.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: files of several kinds, or an empty one.
-    """
-    if os.path.isdir(dataset):
-        found = [str(path) for path in sorted(Path(dataset).iterdir()) if path.is_file() and path.stem != "metadata"]
-        found = [path for path in found if Path(path).suffix.lower() in READERS]
-    elif glob.has_magic(str(dataset)):
-        found = sorted(glob.glob(str(dataset), recursive=True))
-        if not found:
-            raise FileNotFoundError(f"No file matches {str(dataset)!r}.")
-    elif os.path.isfile(dataset):
-        found = [str(dataset)]
-    elif Path(dataset).suffix.lower() in READERS or os.path.isabs(dataset):
-        raise FileNotFoundError(f"There is no file or folder {str(dataset)!r}.")
-    else:
-        return {}
-    parts: dict[str, list[str]] = {}
-    for path in found if len(found) > 1 else []:
-        match = PART_IN_NAME.search(Path(path).stem.lower())
-        if match:
-            parts.setdefault(PART_OF[match[1]], []).append(path)
-    if not parts and found:
-        parts = {"train": found}
-    used = [path for paths in parts.values() for path in paths]
-    kinds = sorted({Path(path).suffix.lower() for path in used})
-    if len(kinds) > 1 or any(kind not in READERS for kind in kinds):
-        raise ValueError(f"{dataset} holds {', '.join(kinds)} files; needed is one kind of {', '.join(READERS)}.")
-    for path in used:
-        if os.path.getsize(path) == 0:
-            raise ValueError(f"{path} is empty.")
-    return parts
-
-
-def named_parts(splits: dict[str, Any], dataset: str | os.PathLike) -> dict[str, Any]:
-    """The parts under the names train, validation and test; others keep theirs."""
-    named: dict[str, Any] = {}
-    for name, split in splits.items():
-        part = PART_OF.get(name.lower(), name)
-        if part in named:
-            raise ValueError(f"{dataset} has several parts that mean {part!r}: {list(splits)}.")
-        named[part] = split
-    return named
 
 
 def prepare(
@@ -514,6 +254,13 @@ def prepare(
     return split
 
 
+def holds_weights(split: Dataset | IterableDataset, column: str, kind: str) -> bool:
+    """Whether a column holds numbers, or texts that are numbers but for a few bad ones."""
+    if kind in STRINGS and isinstance(split, Dataset):
+        return kind_of_texts(count_values(split, column)) in ("digits", "numbers")
+    return kind_of(kind) in ("int", "float")
+
+
 def spelled(split: Dataset | IterableDataset, name: str, column: str) -> Dataset | IterableDataset:
     """A part with a column of numbers and texts, as JSON may have one, as texts."""
     features = Features({**split.features, column: Value("string")})
@@ -532,117 +279,3 @@ def spell(row: dict[str, Any], place: int, name: str, column: str) -> dict[str, 
             f"Row {place} of part {name!r}, column {column!r}, holds {value!r:.80} where others are texts."
         )
     return {column: value if value is None or isinstance(value, str) else name_of(value)}
-
-
-def holds_weights(split: Dataset | IterableDataset, column: str, kind: str) -> bool:
-    """Whether a column holds numbers, or texts that are numbers but for a few bad ones."""
-    if kind in STRINGS and isinstance(split, Dataset):
-        return kind_of_texts(count_values(split, column)) in ("digits", "numbers")
-    return kind_of(kind) in ("int", "float")
-
-
-def add_fields(split: Dataset | IterableDataset, names: list[str]) -> Dataset | IterableDataset:
-    """Makes fields of structs columns of their own, as `json.question` of the column `json`; skips what is none."""
-    types = {}
-    for name in names:
-        column, *path = name.split(".")
-        feature: Any = split.features.get(column)
-        for key in path:
-            feature = feature.get(key) if isinstance(feature, dict) else None
-        if path and feature is not None:
-            types[name] = feature
-    if not types:
-        return split
-    whole = isinstance(split, Dataset)
-    for column, feature in split.features.items():
-        if isinstance(feature, Image):
-            # `flatten` would take an undecoded picture apart. In a stream the cast is lost when it comes after `map`.
-            split = split.cast_column(column, Image(decode=whole))
-    if whole:
-        return split.flatten()
-    return split.map(partial(pick_fields, names=list(types)), features=Features({**split.features, **types}))
-
-
-def pick_fields(row: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """The fields of one row, by their dotted names."""
-    fields = {}
-    for name in names:
-        column, *path = name.split(".")
-        value = row[column]
-        for key in path:
-            value = None if value is None else value[key]
-        fields[name] = value
-    return fields
-
-
-def with_files(
-    split: Dataset | IterableDataset, column: str, root: str | None, what: str, target: Any
-) -> Dataset | IterableDataset:
-    """The split with this column as structs of bytes and path, made from paths or bytes where it holds these.
-
-    Args:
-        split: the rows.
-        column: of pictures or sounds.
-        root: see `resolve_path`.
-        what: they are, in messages.
-        target: the feature, `Image(decode=False)` or `SOUND`.
-
-    Raises:
-        ValueError: it holds something else, or paths of which none of the first 100 is a file.
-    """
-    feature: Any = split.features[column]
-    strings = isinstance(feature, Value) and feature.dtype in STRINGS
-    binary = isinstance(feature, Value) and "binary" in feature.dtype
-    struct = isinstance(feature, dict) and set(feature) <= {"bytes", "path"}
-    own = Image if isinstance(target, Image) else Audio
-    if not (isinstance(feature, own) or strings or binary or struct):
-        raise ValueError(
-            f"Column {column!r} must hold {what} (datasets.{own.__name__}, bytes or paths), it holds {feature}."
-        )
-    if strings:
-        first = [row[column] for row in split.select_columns([column]).take(100)]
-        paths = [path for path in first if path]
-        if paths and not any(is_file(path, root) for path in paths):
-            raise ValueError(
-                f"Column {column!r} must hold {what} or paths to them, but none of its first {len(paths)} values is a "
-                f"file below {root or 'data_root'!r} (the first: {paths[0]!r}). Only files below that folder are "
-                "read: --data_root names the folder that all of them are below."
-            )
-        if isinstance(split, Dataset) and "" in split.unique(column):
-            split = split.map(partial(drop_empty, column=column), features=split.features)
-    if isinstance(feature, own) or (isinstance(split, Dataset) and (struct or own is Image)):
-        return split.cast_column(column, target) if feature != target else split
-    features = Features({**split.features, column: target})
-    return split.map(partial(as_file, column=column), features=features)
-
-
-def with_videos(split: Dataset | IterableDataset, column: str, root: str | None) -> Dataset | IterableDataset:
-    """The split with videos as structs of bytes and path, or as lists of those where they are lists of pictures; see
-    `with_files`."""
-    feature: Any = split.features[column]
-    if isinstance(feature, Video):  # not to be decoded by datasets, see `prepare`
-        return split
-    if isinstance(feature, List) and isinstance(feature.feature, Image):
-        return split.cast_column(column, List(Image(decode=False)))
-    return with_files(split, column, root, "videos", SOUND)
-
-
-def drop_empty(row: dict[str, Any], column: str) -> dict[str, Any]:
-    """The row with None for an empty path: datasets would take "" for a file."""
-    return {column: row[column] or None}
-
-
-def as_file(row: dict[str, Any], column: str) -> dict[str, Any]:
-    """The row with a path, bytes or part of a struct as the struct of both; None for what is empty."""
-    value = row[column]
-    if isinstance(value, (str, bytes)):
-        value = {"path" if isinstance(value, str) else "bytes": value} if value else None
-    return {column: None if value is None else {"bytes": value.get("bytes"), "path": value.get("path")}}
-
-
-def is_file(path: str, root: str | None) -> bool:
-    """Whether the path is allowed and leads to a file."""
-    try:
-        return os.path.isfile(resolve_path(path, root))
-    except ValueError:
-        return False

@@ -16,7 +16,8 @@ from ..models.files import regular_file
 from ..models.finite import read_number
 from ..models.generation_mm_fusion import GENERATION
 from ..models.image import open_file
-from .labels import STRINGS, count_values, is_finite
+from .column_types import STRINGS, count_values
+from .labels import is_finite
 from .loading import Columns, resolve_path
 
 

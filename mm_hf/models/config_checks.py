@@ -5,7 +5,6 @@
 import functools
 import math
 import re
-import reprlib
 from collections.abc import Mapping
 from decimal import Decimal
 from numbers import Real
@@ -21,7 +20,7 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .files import MAX_DEPTH, is_too_deep
-from .names import did_you_mean
+from .names import did_you_mean, shown
 
 
 # Far above what is trained, and far below what no machine has.
@@ -82,16 +81,6 @@ class ConfigError(StrictDataclassFieldValidationError, ValueError):
 
     def __init__(self, message: str):
         Exception.__init__(self, " ".join(message.split()))  # not that of the parent, which makes two lines
-
-
-def shown(value: Any) -> str:
-    """A value in a message: short, however large or deep it is."""
-    short = reprlib.Repr()
-    short.maxlevel, short.maxstring, short.maxother = 2, 80, 80
-    try:
-        return short.repr(value)
-    except ValueError:  # a whole number with more digits than Python writes
-        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
 def told_in_one_line(config_class: type) -> type:

@@ -1,9 +1,11 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""Names that are misspelt: what was meant."""
+"""Names and values in messages: what a misspelt name was meant to be, and a value in few words."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 def did_you_mean(name: object, known: Iterable[object], cutoff: float = 0.6) -> str:
@@ -25,4 +27,14 @@ def nearest(name: object, known: Iterable[object], cutoff: float = 0.6) -> str |
     return spelled[found[0]] if found else None
 
 
-__all__ = ["did_you_mean", "nearest"]
+def shown(value: Any) -> str:
+    """A value in a message: short, however large or deep it is."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 2, 80, 80
+    try:
+        return short.repr(value)
+    except ValueError:  # a whole number with more digits than Python writes
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+
+
+__all__ = ["did_you_mean", "nearest", "shown"]

@@ -1,19 +1,17 @@
 """Whether the keys of a recipe fit together: said before anything is loaded."""
 
+import os
+
 from transformers.integrations import get_available_reporting_integrations
 
 from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES
 from ..models.ctc_mm_fusion import CTC
 from ..models.generation_mm_fusion import GENERATION
 from ..models.names import did_you_mean
+from ..prepare.places import how_to_make
 from .data_arguments import COLUMN_OF, DataArguments
-from .model_arguments import (
-    DEFAULT_AUDIO_ENCODER,
-    DEFAULT_TEXT_ENCODER,
-    DEFAULT_VISION_ENCODER,
-    RETRIEVAL,
-    ModelArguments,
-)
+from .default_encoders import default_encoder
+from .model_arguments import RETRIEVAL, ModelArguments
 from .train_arguments import TrainArguments
 
 
@@ -27,12 +25,8 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
             f"image_column is {data_args.image_column} and video_column {data_args.video_column!r}: a row has "
             "pictures or a video, not both."
         )
-    if (data_args.image_column or data_args.video_column) and model_args.vision_encoder is None:
-        model_args.vision_encoder = DEFAULT_VISION_ENCODER
-    if data_args.text_column and model_args.text_encoder is None:
-        model_args.text_encoder = DEFAULT_TEXT_ENCODER
-    if data_args.audio_column and model_args.audio_encoder is None:
-        model_args.audio_encoder = DEFAULT_AUDIO_ENCODER
+    choose_encoders(model_args, data_args)
+    check_places(model_args, data_args)
     needed = {"dataset": data_args.dataset}
     if model_args.task == RETRIEVAL:
         both = data_args.image_column and data_args.audio_column
@@ -78,7 +72,7 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
     if script == "finetune.py" and train_args.save_steps not in (None, train_args.eval_steps):
         raise ValueError(
             f"save_steps is {train_args.save_steps}: the Trainer keeps the best model among its checkpoints, so "
-            "finetune.py saves after every evaluation (eval_steps); train.py can save in between."
+            "mm_hf finetune saves after every evaluation (eval_steps); mm_hf train can save in between."
         )
     if train_args.gradient_modulation and (train_args.torch_compile or model_args.task not in CLASSES):
         raise ValueError(
@@ -94,6 +88,33 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
                 f"train_sampling_strategy random alone; got {train_args.imbalance}, "
                 f"{train_args.train_sampling_strategy}."
             )
+
+
+def choose_encoders(model_args: ModelArguments, data_args: DataArguments):
+    """Fills in the encoders that nobody named, and says which were taken."""
+    columns = {
+        "vision": data_args.image_column or data_args.video_column,
+        "text": data_args.text_column,
+        "audio": data_args.audio_column,
+    }
+    for modality, column in columns.items():
+        key = f"{modality}_encoder"
+        if column and getattr(model_args, key) is None:
+            encoder, source = default_encoder(modality)
+            setattr(model_args, key, encoder)
+            if int(os.environ.get("RANK", 0)) == 0:
+                print(f"{key} is {encoder}, {source}", flush=True)
+
+
+def check_places(model_args: ModelArguments, data_args: DataArguments):
+    """Says how to make encoders and data of the demonstrations that are not there."""
+    keys = [f"{modality}_encoder" for modality in PRETRAINED_MODALITIES]
+    places = {key: getattr(model_args, key) for key in (*keys, "decoder", "tokenizer")}
+    commands = {key: how_to_make(place) for key, place in {**places, "dataset": data_args.dataset}.items()}
+    if missing := {key: command for key, command in commands.items() if command is not None}:
+        named = ", ".join(f"{key} {places.get(key, data_args.dataset)!r}" for key in missing)
+        make = " and ".join(f"`{command}`" for command in dict.fromkeys(missing.values()))
+        raise ValueError(f"there is no folder here for {named}. Make it by {make}, or name your own.")
 
 
 def check_table(data_args: DataArguments):

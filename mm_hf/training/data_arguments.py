@@ -53,7 +53,11 @@ class DatasetArguments:
         metadata={"help": "Column of time series: lists of steps, each a list of numbers, which are standardised."},
     )
     label_column: list[str] | None = field(
-        default=None, metadata={"help": "Column of the labels, or several: one task each, learned together."}
+        default=None,
+        metadata={
+            "help": "Column of the labels, or several: one task each, learned together.",
+            "aliases": ["--label"],
+        },
     )
     kind_column: str | None = field(default=None, metadata={"help": "Column that metrics are split by."})
     on_error: str = field(

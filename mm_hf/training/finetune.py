@@ -1,4 +1,4 @@
-"""The same run as train.py through `transformers.Trainer`: the same recipes, the same run folder.
+"""The same run as `mm_hf train` through `transformers.Trainer`: the same recipes, the same run folder.
 
     mm_hf finetune easy_vqa.yaml
     accelerate launch -m mm_hf.training.finetune easy_vqa.yaml --learning_rate 1e-3
@@ -18,7 +18,7 @@ from .recipe_trainer import fit
 def main():
     """The whole run, from top to bottom."""
     started = time.perf_counter()
-    run = open_run(__doc__.split("\n")[0], "finetune.py")
+    run = open_run(__doc__, "finetune.py")
     if run is None:
         return
     run.seconds["prepare"] = time.perf_counter() - started

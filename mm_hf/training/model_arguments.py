@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..models.config_checks import shown
-from ..models.recurrent import RNNS
+from ..models.names import shown
 from .recipe_files import parse_yaml
 from .values import checked_value
 
@@ -59,7 +58,7 @@ class ModelArguments:
     )
     series_rnn_type: str = field(
         default="lstm",
-        metadata={"help": "The encoder of a series_column, as wide as the fusion.", "choices": list(RNNS)},
+        metadata={"help": "The encoder of a series_column, as wide as the fusion.", "choices": ["lstm", "gru"]},
     )
     fusion: str = field(default="cross_attention", metadata={"help": "A fusion of the registry."})
     fusion_hidden_size: int | None = field(

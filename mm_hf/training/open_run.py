@@ -57,7 +57,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     Returns:
         the run; None where this very run is complete already.
     """
-    name, model_args, data_args, train_args = parse_arguments(description, words)
+    name, model_args, data_args, train_args = parse_arguments(description, words, f"mm_hf {Path(script).stem}")
     output_dir = Path(train_args.output_dir or Path("runs", name))
     start = None
     if model_args.init_from is not None:
@@ -176,8 +176,8 @@ def open_accelerator(script: str, train_args: TrainArguments, output_dir: Path) 
         kind = accelerator.distributed_type.value
         if script == "train.py":
             raise ValueError(
-                f"train.py keeps whole weights on every process, and {kind} cuts them up: start finetune.py with this "
-                "configuration."
+                f"mm_hf train keeps whole weights on every process, and {kind} cuts them up: start mm_hf finetune "
+                "with this configuration (accelerate launch -m mm_hf.training.finetune)."
             )
         if train_args.gradient_modulation:
             raise ValueError(f"gradient_modulation needs whole gradients, which {kind} cuts.")

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from functools import cache
 from importlib.metadata import version
@@ -18,9 +19,12 @@ PACKAGE = Path(__file__).resolve().parent.parent
 @cache
 def checkout() -> Path | None:
     """The root of the repository that this very package is developed in; None where the package is installed, though
-    it may lie below somebody else's repository (an environment in a project's folder)."""
+    it may lie below somebody else's repository (an environment in a project's folder, a copy beside their code)."""
     root, file = PACKAGE.parent, f"{PACKAGE.name}/__init__.py"
-    if not (root / ".git").exists() or not (root / "pyproject.toml").is_file():
+    project = root / "pyproject.toml"
+    if not (root / ".git").exists() or not project.is_file():
+        return None
+    if not re.search(rf"^name\s*=\s*[\"']{PACKAGE.name}[\"']", project.read_text(encoding="utf-8"), re.MULTILINE):
         return None
     command = ["git", "-C", str(root), "ls-files", "--error-unmatch", file]
     try:

@@ -1,19 +1,26 @@
 """Recipes as files: YAML whose surprises are told with the line that they stand in."""
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..models.config_checks import shown
 from ..models.files import regular_file
-from ..models.names import did_you_mean
+from ..models.names import did_you_mean, shown
 
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 16
 MAX_PAIRS = 1000  # keys of one dict, those that are merged into it among them
+RECIPE_ENDINGS = (".yaml", ".yml")
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """The recipes that the package brings, by file name."""
+    folder = Path(str(files("mm_hf") / "recipes"))
+    return {file.name: file for file in sorted(folder.glob("*.yaml"))}
 
 
 class YamlError(ValueError):
@@ -112,7 +119,7 @@ def read_yaml(path: Path) -> Any:
     if not path.exists():
         beside = path.parent
         names = sorted(file.name for file in beside.iterdir()) if beside.is_dir() else []
-        recipes = [name for name in names if name.endswith((".yaml", ".yml"))]
+        recipes = [name for name in names if name.endswith(RECIPE_ENDINGS)]
         meant = did_you_mean(path.name, recipes) or did_you_mean(f"{path.name}.yaml", recipes)
         where = "" if beside.is_dir() else f" There is no folder {str(beside)!r} either."
         raise YamlError(f"there is no file {str(path)!r}.{meant}{where}")

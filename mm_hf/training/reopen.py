@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -25,7 +25,7 @@ from ..data import (
     normalise_labels,
 )
 from ..data.loading import SOURCE_ROW
-from ..data.sources import PART_OF
+from ..data.readers import PART_OF
 from ..models.configuration_mm_fusion import check_source
 from ..models.ctc_mm_fusion import CTC
 from ..models.files import read_json
@@ -36,12 +36,13 @@ from .evaluator import Evaluator
 from .features import build_cache
 from .heads import HEADS
 from .lock import lock_folder
+from .measuring_arguments import EvaluateArguments, measuring_parser
 from .model_arguments import RETRIEVAL
 from .places import find_data
 from .recipe import ALL_ARGUMENTS, FORMS
 from .same_data import check_same_part
 from .splits import AS_WRITTEN, check_rows, columns_in_use, numbers_of
-from .values import ArgumentParser, checked_values
+from .values import checked_values
 
 
 # What a run's recipe says of the parts of its data.
@@ -59,44 +60,11 @@ class PartArguments(Protocol):
     seed: int
 
 
-@dataclass
-class EvaluateArguments:
-    """What is measured, and how."""
-
-    model: str = field(metadata={"help": "Folder of a checkpoint, or Hub id."})
-    split: str | None = field(
-        default=None, metadata={"help": "Part to measure; left out, test, or the only part where there is but one."}
-    )
-    output_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder of the report; left out, <model>/evaluation, for a Hub id runs/<name>/evaluation."},
-    )
-    missing: bool = field(
-        default=False,
-        metadata={"help": "Measure what it costs when 30, 50, 70 percent and all of the rows lose each modality."},
-    )
-    group_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Rows with equal values are drawn together for the intervals; left out, those of one picture."
-        },
-    )
-    bootstrap_samples: int = field(default=1000, metadata={"help": "Resamples that an interval is read from."})
-    max_rows: int | None = field(
-        default=None, metadata={"help": "Measure so many rows, drawn at random: a first look."}
-    )
-    seed: int = field(default=0, metadata={"help": "Of resamples, of rows that are drawn, and of wrong pairs."})
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Rows a process and step."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare batches."})
-
-    def __post_init__(self):
-        for name in ("bootstrap_samples", "max_rows", "per_device_eval_batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-
-
 def parse_arguments(
-    description: str, group: type = EvaluateArguments, commands: tuple[str, ...] = ()
+    description: str,
+    group: type = EvaluateArguments,
+    commands: tuple[str, ...] = (),
+    prog: str = "mm_hf evaluate",
 ) -> tuple[Any, DatasetArguments, dict[str, Any]]:
     """Reads the command line, and what it leaves out from the checkpoint's recipe.json.
 
@@ -104,18 +72,12 @@ def parse_arguments(
         description: of the script, for its help.
         group: the script's own arguments, `model` among them.
         commands: what its first word may be, where it has one; it becomes `command`, which the group then has.
+        prog: what the script is called.
 
     Returns:
         both groups of arguments, and the recipe, empty where there is none.
     """
-    parser = ArgumentParser(
-        (group, DatasetArguments),
-        description=f"{description} With a recipe.json beside the checkpoint, its data set and columns "
-        'are the defaults; "" is no column.',
-        allow_abbrev=False,
-    )
-    if commands:
-        parser.add_argument("word", choices=commands, metavar="|".join(commands))
+    parser = measuring_parser(description, prog, group, commands)
     file = Path(parser.parse_known_args()[0].model) / "recipe.json"
     recipe: dict[str, Any] = {}
     notes: list[str] = []
@@ -170,9 +132,11 @@ def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedMode
     heads = {head.__name__: head for task, head in HEADS.items() if task != RETRIEVAL}
     found = config.architectures or [config.model_type]
     if found[0] == HEADS[RETRIEVAL].__name__:
-        raise ValueError(f"{model} searches: `retrieve.py evaluate --model {model}` measures it.")
+        raise ValueError(f"{model} searches: `mm_hf search evaluate --model {model}` measures it.")
     if not isinstance(config, MMFusionConfig) or found[0] not in heads:
-        raise ValueError(f"{model} is a checkpoint of {', '.join(found)}; evaluate.py measures {' and '.join(heads)}.")
+        raise ValueError(
+            f"{model} is a checkpoint of {', '.join(found)}; mm_hf evaluate measures {' and '.join(heads)}."
+        )
     return config, heads[found[0]]
 
 

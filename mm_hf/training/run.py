@@ -1,4 +1,4 @@
-"""A run: what train.py and finetune.py work on."""
+"""A run: what `mm_hf train` and `mm_hf finetune` work on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace

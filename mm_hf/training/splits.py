@@ -10,9 +10,9 @@ from datasets import Dataset, IterableDataset, List
 
 from ..checkpoints import list_checkpoints
 from ..data import BadRowError, Columns, classes_to_write, labels_of, load_splits, normalise_labels
+from ..data.column_types import STRINGS, count_values
 from ..data.decoding import find_picture
 from ..data.files_read import cache_folder, files_of
-from ..data.labels import STRINGS, count_values
 from ..data.loading import rows_by_path
 from ..models.ctc_mm_fusion import CTC
 from ..models.finite import is_code, kind_of_texts, read_number

@@ -1,8 +1,8 @@
-"""Trains a fusion of two encoders with Accelerate, measures it, and leaves one Hub checkpoint.
+"""Trains a fusion of encoders with Accelerate, measures it, and leaves one Hub checkpoint.
 
     mm_hf train easy_vqa.yaml
     accelerate launch -m mm_hf.training.train easy_vqa.yaml --learning_rate 1e-3
-    mm_hf train my.csv --image_column photo --text_column question --label_column answer
+    mm_hf train my.csv --image_column photo --text_column question --label answer
 
 A run leaves in its folder the checkpoint (weights, config, processor, code), results.json, curves.png,
 predictions.png and the model card, README.md. The same command takes up a run that was killed where its last
@@ -20,7 +20,7 @@ from .open_run import open_run
 def main():
     """The whole run, from top to bottom."""
     started = time.perf_counter()
-    run = open_run(__doc__.split("\n")[0], "train.py")
+    run = open_run(__doc__, "train.py")
     if run is None:
         return
     run.seconds["prepare"] = time.perf_counter() - started

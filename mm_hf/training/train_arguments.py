@@ -4,17 +4,16 @@ from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers.hf_argparser import string_to_bool
-
-from ..models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES
-from .values import check_range
+from .values import check_range, truth
 
 
 @dataclass
 class TrainArguments:
     """How it learns."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Folder of the run; left out, runs/<recipe name>."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the run; left out, runs/ and the name of the recipe or data."}
+    )
     overwrite_output_dir: bool = field(
         default=False,
         metadata={"help": "Start anew in a folder that holds a run; not to take up a killed one."},
@@ -147,7 +146,7 @@ class TrainArguments:
     def __post_init__(self):
         if self.allow_changes != "data":
             try:
-                allowed: Any = string_to_bool(self.allow_changes)
+                allowed: Any = truth(self.allow_changes)
                 self.allow_changes = allowed
             except ArgumentTypeError:
                 raise ValueError(f"allow_changes must be true, false or data, got {self.allow_changes!r}.") from None
@@ -186,6 +185,8 @@ class TrainArguments:
     @property
     def encoder_learning_rates(self) -> dict[str, float]:
         """By modality, and of the decoder."""
+        from ..models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES  # loads transformers
+
         common = self.learning_rate / 5 if self.encoder_learning_rate is None else self.encoder_learning_rate
         own = {name: getattr(self, f"{name}_learning_rate") for name in (*MODALITY_CONFIGS, "decoder")}
         for name in set(MODALITY_CONFIGS) - set(PRETRAINED_MODALITIES):  # which start from nothing

@@ -5,40 +5,55 @@ import math
 from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
-from functools import partial
+from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
-from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
-
-from ..models.config_checks import MAX_IMAGES, MAX_LAYERS, MAX_WIDTH, SHARE, check_number, shown
-from ..models.names import did_you_mean
+from ..models.names import did_you_mean, shown
 
 
 # Of keys that are not among those below: steps so far away that they never come are used.
 WHOLE_NUMBERS = (-(10**15), 10**15)
 NUMBERS = (-1e30, 1e30)
-# What single keys may be. What else a key has to be is said where it is defined.
-RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**32 - 1),  # of numpy
-    **dict.fromkeys(("fusion_layers", "memory_layers"), (0, MAX_LAYERS)),
-    **dict.fromkeys(("fusion_hidden_size", "fusion_heads", "num_latents", "projection_dim"), (1, MAX_WIDTH)),
-    **dict.fromkeys(("image_size", "ctc_stride", "lora_rank"), (-math.inf, MAX_WIDTH)),
-    "num_frames": (-math.inf, MAX_IMAGES),
-    "max_audio_seconds": (-math.inf, 86_400),
-    "max_text_length": (1, 10**9),
-    "shuffle_buffer": (0, 10**9),
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (-math.inf, 10**9)),
-    "gradient_accumulation_steps": (-math.inf, 10**9),
-    "dataloader_num_workers": (0, 1024),
-    **dict.fromkeys(("fusion_dropout", "classifier_dropout", "label_smoothing_factor"), SHARE),
-}
 KINDS = {
     int: "a whole number, such as 10",
     float: "a finite number, such as 0.001",
     bool: "true or false",
     str: "a text",
 }
+
+
+@cache
+def ranges() -> dict[str, tuple[float, float]]:
+    """What the numbers of single keys may be. What else a key has to be is said where it is defined. (The import is
+    late, since it loads transformers, and `--help` needs no range.)"""
+    from ..models.config_checks import MAX_IMAGES, MAX_LAYERS, MAX_WIDTH, SHARE
+
+    return {
+        "seed": (0, 2**32 - 1),  # of numpy
+        **dict.fromkeys(("fusion_layers", "memory_layers"), (0, MAX_LAYERS)),
+        **dict.fromkeys(("fusion_hidden_size", "fusion_heads", "num_latents", "projection_dim"), (1, MAX_WIDTH)),
+        **dict.fromkeys(("image_size", "ctc_stride", "lora_rank"), (-math.inf, MAX_WIDTH)),
+        "num_frames": (-math.inf, MAX_IMAGES),
+        "max_audio_seconds": (-math.inf, 86_400),
+        "max_text_length": (1, 10**9),
+        "shuffle_buffer": (0, 10**9),
+        **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (-math.inf, 10**9)),
+        "gradient_accumulation_steps": (-math.inf, 10**9),
+        "dataloader_num_workers": (0, 1024),
+        **dict.fromkeys(("fusion_dropout", "classifier_dropout", "label_smoothing_factor"), SHARE),
+    }
+
+
+def truth(text: str) -> bool:
+    """The value of a flag that is true or false.
+
+    Raises:
+        ArgumentTypeError: the text is no word for either.
+    """
+    for value, words in ((True, ("true", "yes", "t", "y", "1")), (False, ("false", "no", "f", "n", "0"))):
+        if text.lower() in words:
+            return value
+    raise ArgumentTypeError(f"invalid value: {text!r:.80}; needed is {KINDS[bool]}.")
 
 
 def whole_number(text: str, name: str = "") -> int:
@@ -83,8 +98,10 @@ def in_range(value: Any, name: str, otherwise: tuple[float, float]) -> Any:
     Raises:
         ArgumentTypeError: it may not.
     """
+    from ..models.config_checks import check_number
+
     try:
-        check_number(name or "it", value, *RANGES.get(name, otherwise))
+        check_number(name or "it", value, *ranges().get(name, otherwise))
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from None
     return value
@@ -94,22 +111,6 @@ def check_range(name: str, value: float, low: float, high: float):
     """Raises ValueError where a value is not between two others."""
     if not low <= value <= high:
         raise ValueError(f"{name} must be between {low} and {high}, got {value}.")
-
-
-class ArgumentParser(HfArgumentParser):
-    """Flags of dataclasses. What differs from the library's: numbers are finite and in range, and a mistake is told in
-    one line, without the list of all flags before it."""
-
-    def __init__(self, groups: Any, **kwargs: Any):
-        super().__init__(groups, **kwargs)
-        for action in self._actions:
-            if action.type in (int, float):
-                read = whole_number if action.type is int else finite_number
-                action.type = partial(read, name=action.dest)
-
-    def error(self, message: str):
-        """Ends the script."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help lists all flags.)\n")
 
 
 def checked_values(
@@ -189,7 +190,7 @@ def checked_one(name: str, kind: type, value: Any, which: str = "") -> Any:
         if kind is str and (isinstance(value, str) or is_number):
             return str(value)
         if kind is bool and (isinstance(value, (bool, str)) or value in (0, 1)):
-            return value if isinstance(value, bool) else string_to_bool(str(value))
+            return value if isinstance(value, bool) else truth(str(value))
         if kind is int and (isinstance(value, str) or is_number):
             return whole_number(str(value), name)
         if kind is float and (isinstance(value, str) or is_number):

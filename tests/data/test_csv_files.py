@@ -108,7 +108,7 @@ def test_numbers_formatted_for_people_are_refused(tmp_path, cells, example):
 
 def test_many_words_among_numbers_are_told(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("mm_hf.data.labels.logger.warning", said.append)
+    monkeypatch.setattr("mm_hf.data.problem_types.logger.warning", said.append)
     cells = [*map(str, range(300)), *["n/a"] * 40]
     splits = load_splits(written(tmp_path / "all.csv", cells), COLUMNS, **UNCUT)
     assert labels_of(splits, "label") == (sorted(set(cells)), SINGLE)

@@ -12,8 +12,7 @@ from transformers import BertTokenizer, Trainer, TrainingArguments, Wav2Vec2Feat
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from mm_hf import MMFusionForClassification, MMFusionForMultiTask, MMFusionProcessor, SeriesScaler, TableSchema
-from mm_hf.data import Columns, ImageAugmentation, MultimodalCollator
-from mm_hf.data import collator as collator_module
+from mm_hf.data import Columns, ImageAugmentation, MultimodalCollator, plain_rows
 from mm_hf.data.loading import BadRowError
 
 
@@ -193,7 +192,7 @@ def test_lone_surrogates_to_write_are_bad_rows(processor, plain):
 
 def test_columns_that_are_not_there(processor, monkeypatch):
     said: list[str] = []
-    monkeypatch.setattr(collator_module.logger, "warning_once", said.append, raising=False)
+    monkeypatch.setattr(plain_rows.logger, "warning_once", said.append, raising=False)
     collator = MultimodalCollator(processor, Columns(text="text", label="answer", weight="w"))
     for row, message in (
         ({"txt": "no", "answer": 1, "w": 1.0}, r"no column 'text'.*'txt'.* Did you mean 'txt'.*remove_unused_columns"),

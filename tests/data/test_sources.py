@@ -343,7 +343,7 @@ def test_errors(tmp_path, monkeypatch, streaming):
     def offline(*args, **kwargs):
         raise ConnectionError("Couldn't reach\nthe Hub")
 
-    monkeypatch.setattr("mm_hf.data.sources.load_dataset", offline)
+    monkeypatch.setattr("mm_hf.data.readers.load_dataset", offline)
     with pytest.raises(FileNotFoundError, match=r"'me/set' is neither a local .* Hub \(ConnectionError: .*reach the"):
         load_splits("me/set", ALL, streaming=streaming)
 

@@ -337,7 +337,7 @@ def test_wrong_input_is_one_clear_line(changes, message, stranger, table):
 
 
 def test_other_checkpoints_are_refused(encoders, table):
-    with pytest.raises(SystemExit, match=r"is a checkpoint of BertModel; evaluate.py measures MMFusionForQ"):
+    with pytest.raises(SystemExit, match=r"is a checkpoint of BertModel; mm_hf evaluate measures MMFusionForQ"):
         measure(encoders / "minilm-l6", *flags_of(table))
 
 

@@ -13,7 +13,7 @@ from mm_hf.training import reopen as open_checkpoint
 from mm_hf.training.model_arguments import ModelArguments
 from mm_hf.training.recipe import ALL_ARGUMENTS, FORMS, parse_arguments
 from mm_hf.training.recipe_files import RecipeLoader, parse_yaml, read_recipe
-from mm_hf.training.values import RANGES, checked_value
+from mm_hf.training.values import checked_value, ranges
 
 
 HINTS = {name: hint for group in ALL_ARGUMENTS for name, hint in get_type_hints(group).items()}
@@ -88,7 +88,7 @@ EVERY_KEY = [(name, value) for name in KEYS for value in WRONG[kind_of(name)]]
 
 def test_every_key_has_a_type_that_is_looked_at():
     assert {kind_of(name) for name in KEYS} <= set(WRONG)
-    assert set(RANGES) <= set(KEYS)
+    assert set(ranges()) <= set(KEYS)
     assert set(FORMS) <= set(KEYS)
 
 

@@ -148,7 +148,7 @@ def test_evaluate(trained, capsys):
 
 
 def test_the_other_evaluation_knows_better(trained):
-    with pytest.raises(SystemExit, match=r"searches: `retrieve.py evaluate --model .*` measures it"):
+    with pytest.raises(SystemExit, match=r"searches: `mm_hf search evaluate --model .*` measures it"):
         call(evaluate.main, "--model", trained)
 
 

@@ -1,0 +1,109 @@
+"""The command `mm_hf`: one word for each thing that can be done with it.
+
+A verb's module is imported when the verb runs, and not for its help, so that `--help` does not wait for torch.
+"""
+
+import sys
+from importlib import import_module
+from pkgutil import resolve_name
+from typing import NamedTuple
+
+from . import __version__
+from .models.names import did_you_mean
+from .training.flags import docstring_of
+
+
+class Verb(NamedTuple):
+    """What the command can do.
+
+    Args:
+        line: of the list of verbs.
+        module: whose `script()` does it, with what `sys.argv` holds.
+        parser: the function that makes the parser of its flags, in a module that loads neither torch nor transformers.
+            None: the verb's own module is such a one, and shows its help itself.
+    """
+
+    line: str
+    module: str
+    parser: str | None = None
+
+
+TRAINING = "mm_hf.training.recipe:training_parser"
+MEASURING = "mm_hf.training.measuring_arguments:measuring_parser"
+SEARCHING = "mm_hf.commands.arguments:search_parser"
+CHATTING = "mm_hf.commands.arguments:chat_parser"
+VERBS = {
+    "train": Verb("train on a recipe or on your data, with Accelerate", "mm_hf.training.train", TRAINING),
+    "finetune": Verb("the same, through the Trainer", "mm_hf.training.finetune", TRAINING),
+    "evaluate": Verb("measure a checkpoint: metrics, floors, a report", "mm_hf.commands.evaluate", MEASURING),
+    "compare": Verb("compare two runs on the same test rows", "mm_hf.commands.compare"),
+    "predict": Verb("predict the rows of a file", "mm_hf.commands.predict"),
+    "answer": Verb("answer one question about a picture", "mm_hf.commands.answer"),
+    "chat": Verb("ask about a picture, question after question", "mm_hf.commands.chat", CHATTING),
+    "search": Verb("find pictures or sounds by texts, and texts by them", "mm_hf.commands.search", SEARCHING),
+    "results": Verb("print the results of a run", "mm_hf.commands.results"),
+    "recipes": Verb("list, show and copy the packaged recipes", "mm_hf.commands.recipes"),
+    "prepare": Verb("make the encoders and data that the recipes name", "mm_hf.commands.prepare"),
+}
+HELP = ("-h", "--help")
+
+
+def overview() -> str:
+    """What `mm_hf --help` prints."""
+    verbs = "\n".join(f"  {name:<10}{verb.line}" for name, verb in VERBS.items())
+    return f"""usage: mm_hf VERB ...
+
+Fuse pretrained encoders of pictures, texts, sounds, tables and time series, and keep the result as one checkpoint.
+
+  mm_hf train houses.csv --label price     train on a file; the run is in runs/houses
+  mm_hf predict runs/houses new.csv -o prices.csv
+  mm_hf evaluate --model runs/houses
+
+verbs:
+{verbs}
+
+`mm_hf VERB --help` tells more of each, `mm_hf --version` the version."""
+
+
+def main(words: list[str] | None = None):
+    """Does what the command line says.
+
+    Args:
+        words: in place of those of the command line.
+
+    Raises:
+        SystemExit: with status 2 and one line for a verb that is not there; else as the verb ends.
+    """
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0] in HELP:
+        print(overview())
+        return
+    if words[0] == "--version":
+        print(f"mm_hf {__version__}")
+        return
+    name, *others = words
+    if name not in VERBS:
+        refuse(f"unknown verb {name!r:.80}.{did_you_mean(name, VERBS)} Verbs are {', '.join(VERBS)}.")
+    verb, prog = VERBS[name], f"mm_hf {name}"
+    if verb.parser is not None and any(word in HELP for word in others):
+        resolve_name(verb.parser)(docstring_of(verb.module), prog).print_help()
+        return
+    sys.argv = [prog, *others]
+    try:
+        module = import_module(verb.module)
+    except ModuleNotFoundError as error:
+        package = str(error.name).split(".")[0]
+        if package == "mm_hf":
+            refuse(f"`{prog}` needs {error.name}, which this installation lacks: install mm_hf anew.")
+        refuse(f"`{prog}` needs the package {package}, which is not installed: pip install 'mm_hf[train]'.")
+    module.script()
+
+
+def refuse(message: str):
+    """Ends the command with one line."""
+    print(f"mm_hf: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

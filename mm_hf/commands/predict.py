@@ -1,0 +1,383 @@
+"""Predicts the rows of a file, however many there are: the same columns again, with what the model says beside them.
+
+    mm_hf predict runs/houses new.csv -o prices.csv
+    accelerate launch -m mm_hf.commands.predict runs/houses new.csv -o prices.csv
+    mm_hf predict me/answers new.jsonl -o answers.parquet --image_column photo --text_column question
+
+A run leaves recipe.json beside its checkpoint: there, the columns need not be named again. A process that was killed
+goes on where it was when the same command is given again.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object, send_to_device
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+import mm_hf
+
+from .. import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
+from ..data import MultimodalCollator
+from ..evaluation.prediction import write
+from ..models.checksums import checksum_of, checksum_of_bytes
+from ..models.ctc_mm_fusion import CTC, MMFusionForCTC
+from ..models.generation_mm_fusion import GENERATION, MMFusionForConditionalGeneration
+from ..training.exits import MEASURING, run_script
+from ..training.heads import HEADS
+from ..training.values import check_range
+from .prediction.answers import ERROR, Answer, Summary, reasons_of, without_input
+from .prediction.arguments import PredictArguments, columns_of, load_config, parse_arguments
+from .prediction.batches import GivenRows, RowBatches, pass_over
+from .prediction.output import PredictionFile, form_of
+from .prediction.sources import STDIN, RowSource, open_rows
+
+
+NOTED = 2.0  # seconds between two notes of how far it is
+CHECKED = 1000  # rows before the share of bad ones means anything
+OF_MODEL = (".safetensors", ".json", ".txt", ".model")  # the files of a checkpoint that its answers depend on
+OF_RUN = ("recipe.json", "results.json", "rows.json")  # and those that they do not
+WRITERS = (MMFusionForConditionalGeneration, MMFusionForCTC)
+
+
+@dataclass
+class Predictor:
+    """A checkpoint that answers batches.
+
+    Args:
+        model, collator, answers: what looks, what prepares, and how each task says it.
+        accelerator: of all processes.
+    """
+
+    model: MMFusionPreTrainedModel
+    collator: MultimodalCollator
+    answers: list[Answer]
+    accelerator: Accelerator
+
+    @torch.no_grad()
+    def __call__(self, batch: dict[str, Any]) -> tuple[list[list[list[Any]]], dict[int, str]]:
+        """Of each task the values of its columns for each row, and by number of the row why one is bad."""
+        row_ids = batch.pop("row_ids").tolist()
+        reasons = reasons_of(batch.pop("bad_rows", []))
+        empty = without_input(batch)
+        batch = send_to_device(batch, self.accelerator.device)
+        with self.accelerator.autocast():
+            if isinstance(self.model, WRITERS):
+                said: Any = {"": self.collator.texts_of(write(self.model, batch, {})[1].cpu())}
+            else:
+                logits = self.model(**batch).logits
+                said = logits if isinstance(logits, dict) else {"": logits}
+                said = {name: values.float().cpu() for name, values in said.items()}
+        found = []
+        for answer in self.answers:
+            rows, good = answer.rows(said[answer.task])
+            found.append(rows)
+            for row_id, finite in zip(row_ids, good):
+                if not finite:
+                    reasons.setdefault(row_id, "the model's answer is no finite number.")
+        for row_id, nothing in zip(row_ids, empty):
+            if nothing:
+                reasons.setdefault(row_id, "the row is empty: it has nothing that the model reads.")
+        return found, reasons
+
+
+def main():
+    """All of it, from top to bottom."""
+    run, rows, args, data_args = parse_arguments()
+    check_range("max_bad_fraction", data_args.max_bad_fraction, 0, 1)
+    file = PredictionFile(args.output, args.overwrite)
+    config, head = load_config(run)
+    logging.disable_progress_bar()  # of loading weights: seconds
+    accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else None)
+    if rows == STDIN and accelerator.num_processes > 1:
+        raise ValueError("Standard input goes to one process, and there are several: give a file.")
+    processor = MMFusionProcessor.from_pretrained(run)
+    columns = columns_of(run, data_args, config, processor)
+    with accelerator.local_main_process_first():  # the others find what it prepared
+        source = open_rows(rows, args.split, columns, data_args.data_root, processor.table_schema)
+    answers = answers_of(config, head, args)
+    model = head.from_pretrained(run, freeze_encoders=True).to(accelerator.device).eval()
+    collator = MultimodalCollator(
+        processor,
+        columns,
+        on_error="skip",  # the first bad row is told by all processes together
+        root=source.root,
+        num_frames=config.num_images,
+        table_names=source.class_names,
+        target_end=head is not MMFusionForCTC,
+    )
+    file.claim(accelerator.is_main_process)
+    try:
+        settings = settings_of(run, config, source, args, data_args, accelerator.mixed_precision)
+        told = [begin(file, source, answers, settings, args, data_args) if accelerator.is_main_process else None]
+        broadcast_object_list(told)  # all wait for it
+        if isinstance(told[0], str):
+            raise ValueError(told[0])
+        if told[0] is not None:
+            predict_rows(Predictor(model, collator, answers, accelerator), source, file, args, data_args, *told[0])
+    finally:
+        if accelerator.is_main_process:
+            file.leave()
+    accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
+    accelerator.end_training()
+
+
+def answers_of(config: MMFusionConfig, head: type[MMFusionPreTrainedModel], args: PredictArguments) -> list[Answer]:
+    """How each task of a checkpoint says what it predicts.
+
+    Raises:
+        ValueError: classes are asked for, and it has none.
+    """
+    options: Any = {"prefix": args.prefix, "top_k": args.top_k, "every": args.probabilities == "all"}
+    if head in (HEADS[GENERATION], HEADS[CTC]):
+        answers = [Answer("", GENERATION, None, **options)]
+    elif config.tasks is not None:
+        answers = [
+            Answer(name, task.problem_type, task.labels, task.num_labels, **options)
+            for name, task in config.task_heads.items()
+        ]
+    else:
+        names: Any = config.id2label
+        outputs, problem_type = config.num_labels, config.problem_type
+        if problem_type is None:  # a checkpoint that has not seen a label
+            problem_type = "regression" if outputs == 1 else "single_label_classification"
+        classes = None if problem_type == "regression" else [names[number] for number in range(outputs)]
+        answers = [Answer("", problem_type, classes, outputs, **options)]
+    if (args.top_k > 1 or args.probabilities == "all") and all(answer.classes is None for answer in answers):
+        raise ValueError("top_k and probabilities are for classes, and this model has none.")
+    return answers
+
+
+def settings_of(
+    run: str, config: MMFusionConfig, source: RowSource, args: Any, data_args: Any, precision: str
+) -> dict[str, Any]:
+    """What decides on the predictions, but for the rows themselves."""
+    checkpoint = getattr(config, "_commit_hash", None) or run
+    if os.path.isdir(run):
+        files = [file for file in sorted(Path(run).iterdir()) if file.suffix in OF_MODEL and file.name not in OF_RUN]
+        checkpoint = checksum_of_bytes("".join(file.name + checksum_of(file) for file in files).encode())
+    return {
+        "checkpoint": checkpoint,
+        "columns": source.columns.named(),
+        "columns of the rows": source.header,
+        "separator": source.separator,
+        "new columns": [args.prefix, args.top_k, args.probabilities],
+        "per_device_eval_batch_size": args.per_device_eval_batch_size,
+        "on_error": data_args.on_error,
+        "precision": precision,
+        "data_root": source.root,
+        "versions": [mm_hf.__version__, torch.__version__],
+    }
+
+
+def begin(
+    file: PredictionFile, source: RowSource, answers: list[Answer], settings: dict[str, Any], args: Any, data_args: Any
+) -> tuple[int, int, str] | str | None:
+    """Opens the output, on the main process.
+
+    Returns:
+        the rows that are done, how many of them are bad, and their digest; or what is wrong; or None where nothing is
+        left to do.
+    """
+    new = {name: kind for answer in answers for name, kind in answer.types.items()}
+    if data_args.on_error == "skip":
+        new[ERROR] = pa.string()
+    try:
+        check_names(source.name, source.header, new)
+        types = pa.schema([*source.types(), *new.items()]) if file.path.suffix.lower() == ".parquet" else None
+        names = types or pa.schema([(name, pa.string()) for name in [*source.header, *new]])
+        form = form_of(file.path, names, source.separator, source.marked)
+
+        def same_rows(first: int, digest: str) -> bool:
+            if not source.again:  # they are looked at when they are read
+                return True
+            return pass_over(iter(source), first, args.per_device_eval_batch_size) == digest
+
+        if not file.begin(form, settings, same_rows):
+            print(f"{file.path} is complete already.")
+            return None
+    except (ValueError, OSError) as error:
+        return str(error)
+    return file.rows, file.bad, file.digest
+
+
+def check_names(name: str, columns: Iterable[str], new: Collection[str]):
+    """Refuses rows that have a column of a prediction's name.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if taken := [column for column in columns if column in new]:
+        raise ValueError(
+            f"{name} has a column {taken[0]!r} already, which is what a prediction is called: --prefix lets the new "
+            "columns begin with another word."
+        )
+
+
+def predict_rows(
+    predictor: Predictor,
+    source: RowSource,
+    file: PredictionFile,
+    args: Any,
+    data_args: Any,
+    first: int,
+    bad: int,
+    digest: str,
+):
+    """Predicts all rows, each process its own batches, and writes them in the order in which they came.
+
+    Batch `n` goes to process `n` modulo the number of processes: batches, and so every digit, are the same on any
+    number of them.
+
+    Args:
+        predictor, source, file: what answers, what is read, and what is written.
+        args, data_args: of the command line.
+        first, bad, digest: the rows that are done, see `begin`.
+
+    Raises:
+        ValueError: a bad row, or too many of them.
+    """
+    accelerator, main = predictor.accelerator, predictor.accelerator.is_main_process
+    size, kept = args.per_device_eval_batch_size, file.form.kept if main else None
+    batches = RowBatches(source, size, accelerator.process_index, accelerator.num_processes, first, digest, kept)
+    workers = args.dataloader_num_workers
+    loader = DataLoader(GivenRows(), batch_sampler=batches, collate_fn=predictor.collator, num_workers=workers)
+    summary = Summary(predictor.answers, file.summary)
+    file.summary = summary.state
+    if first and main:
+        print(f"goes on after {first:,} rows that are done", flush=True)
+    began = noted = time.monotonic()
+    every = 0.1 if sys.stderr.isatty() else 60  # seconds between two lines
+    bar = tqdm(total=source.count() if main else None, initial=first, unit="row", disable=not main, mininterval=every)
+    done = first
+    try:
+        for found in rounds(iter(loader), predictor, data_args.on_error):
+            for answered, reasons in found:
+                if main:
+                    rows, digest = batches.waiting.popleft()
+                    add_answers(rows, answered, reasons, done, predictor.answers, summary)
+                    if data_args.on_error == "skip":
+                        for place, row in enumerate(rows):
+                            row[ERROR] = reasons.get(done + place)
+                    file.bad = bad + len(reasons)
+                    file.add(rows, digest)
+                    bar.update(len(rows))
+                done, bad = done + len(answered[0]), bad + len(reasons)
+            if main and time.monotonic() - noted > NOTED:
+                file.note()
+                noted = time.monotonic()
+            if done >= CHECKED:
+                check_bad(done, bad, data_args.max_bad_fraction)
+        check_bad(done, bad, data_args.max_bad_fraction)
+    except BaseException:
+        bar.close()
+        if main and file.noted:
+            print(f"{file.noted:,} rows are in {file.folder}: the same command goes on from there.", file=sys.stderr)
+        raise
+    bar.close()
+    if main:
+        file.finish()
+        seconds = time.monotonic() - began
+        print(*summary.lines(), sep="\n")
+        print(f"{done:,} rows, {bad:,} of them bad, in {seconds:.1f} s ({(done - first) / seconds:,.0f} a second)")
+        print(f"written: {file.path}", flush=True)
+
+
+def add_answers(
+    rows: list[dict[str, Any]],
+    answered: list[list[list[Any]]],
+    reasons: dict[int, str],
+    first: int,
+    answers: list[Answer],
+    summary: Summary,
+):
+    """Puts into rows what was predicted of them, and counts it.
+
+    Args:
+        rows: as they are kept.
+        answered: of each task the values of its columns for each row.
+        reasons: by number of the row why one is bad, which then has none.
+        first: the number of the first row.
+        answers: of the tasks.
+        summary: that counts.
+
+    Raises:
+        ValueError: a row has a column of a prediction's name.
+    """
+    for answer, values in zip(answers, answered):
+        columns = list(answer.types)
+        for place, row in enumerate(rows):
+            if not row.keys().isdisjoint(columns):  # rows of JSON, of which only the first ones were looked at
+                check_names(f"Row {first + place}", row, columns)
+            if first + place in reasons:
+                row.update(dict.fromkeys(columns))
+            else:
+                row.update(zip(columns, values[place]))
+                summary.add(answer, values[place])
+
+
+def rounds(loader: Iterator[dict[str, Any]], predictor: Predictor, on_error: str) -> Iterator[list[Any]]:
+    """What the processes said of a batch each, in the order of the batches, until all have none left.
+
+    A process that finds a fault tells it to all, which raise it together: else the others would wait for it.
+
+    Raises:
+        ValueError: a fault of the rows, or with `on_error` `"raise"` the first bad row.
+    """
+    while True:
+        fault, answered = None, None
+        try:
+            batch = next(loader, None)
+            answered = None if batch is None else predictor(batch)
+        except (ValueError, OSError) as error:
+            if predictor.accelerator.num_processes == 1:
+                raise
+            fault = " ".join(str(error).split())
+        found = gather_object([(fault, answered)])
+        for told, answer in found:
+            if told is not None:
+                raise ValueError(told)
+            if answer is not None and answer[1] and on_error == "raise":
+                row, reason = min(answer[1].items())
+                raise ValueError(
+                    f"row {row} (from 0): {reason} (--on_error skip keeps such rows, with an empty prediction and the "
+                    "reason.)"
+                )
+        if not any(answer for _, answer in found):
+            return
+        yield [answer for _, answer in found if answer is not None]
+
+
+def check_bad(rows: int, bad: int, most: float):
+    """Stops where too many rows are bad; all processes count them.
+
+    Args:
+        rows, bad: up to now.
+        most: the share that may be.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if bad > most * rows:
+        raise ValueError(
+            f"{bad:,} of the first {rows:,} rows are bad, and max_bad_fraction is {most}: --max_bad_fraction 1 goes "
+            "on however many they are."
+        )
+
+
+def script():
+    """The command line."""
+    run_script(main, MEASURING)
+
+
+if __name__ == "__main__":
+    script()

@@ -1,0 +1,402 @@
+"""The rows that are to be predicted, read one after the other: however many there are, a few of them are in memory.
+
+Each row is there twice: as it stands in the file, which is kept beside its prediction, and as the collator takes it. A
+cell of a CSV becomes what the model learned to read in its place. It does not depend on the rows around it, as the
+types do that `read_csv` chooses for a whole file, so a row is answered alike in whatever file it stands.
+"""
+
+import csv
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from datasets import Features
+
+from ...data import Columns, data_root_of, names_of_classes
+from ...data.class_names import name_of
+from ...data.csv_files import BLOCK, CELLS, ROW_NAMES, CsvFile, Unreadable, look_at, not_utf8
+from ...data.plain_rows import as_file
+from ...data.readers import PART_OF
+from ...data.sources import find_files, named_parts, open_source, prepare
+from ...models.finite import DIGITS, is_code, read_number
+from ...models.names import did_you_mean
+from ...models.tabular import TableSchema
+
+
+STDIN = "-"
+SEEN_FIRST = 1000  # rows of JSON lines, whose keys are the columns
+NOTHING: Any = CELLS["na_values"]
+READ = 1000  # rows of a CSV or data set that are read together
+NO_COLUMN = "(image {})"  # the place of a picture that no column fills
+
+
+class RowSource:
+    """Rows as they stand in a file or data set.
+
+    Attributes:
+        name: in messages.
+        header: the columns, in their order.
+        root: of the paths of pictures, see `resolve_path`.
+        separator, marked: how a CSV is written: with which separator, and whether it begins with a byte order mark.
+        class_names: of columns of the table that are a `ClassLabel` the names of their classes.
+        again: whether they can be read a second time.
+    """
+
+    name: str
+    header: list[str]
+    root: str | None
+    separator: str = ","
+    marked: bool = False
+    class_names: Mapping[str, list[str]] = {}
+    again: bool = True
+
+    def __init__(self, columns: Columns):
+        self.columns = columns
+        self.in_use, self.without = needed(columns), dict.fromkeys(columns.images)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The rows as they stand there, as dicts of `header`."""
+        raise NotImplementedError
+
+    def types(self) -> pa.Schema:
+        """The types of the columns, for a file that has types too."""
+        raise NotImplementedError
+
+    def count(self) -> int | None:
+        """How many rows there are; None where nobody knows before they are read."""
+        return None
+
+    def inputs(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What the collator takes of a row: the columns in use alone."""
+        return {**self.without, **{column: self.value(row, part, column) for part, column in self.in_use}}
+
+    def value(self, row: Mapping[str, Any], part: str, column: str) -> Any:
+        """The value of one column, by the part that it plays."""
+        value = value_of(row, column)
+        if part in ("image", "audio", "video"):
+            return as_file(value)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return name_of(value) if part == "text" and number else value  # a text of digits, as `load_splits` has it
+
+
+class CsvRows(RowSource):
+    """The rows of CSV files, whose cells are texts. They are split as `read_csv` splits them.
+
+    Args:
+        paths: of the files; they have the same columns.
+        columns: in use.
+        schema: of the model's table, where it reads one.
+        root: see the class.
+
+    Raises:
+        ValueError: a file that cannot be read, files of other columns, or a column that is not there.
+    """
+
+    def __init__(self, paths: list[str], columns: Columns, schema: TableSchema | None, root: str | None):
+        super().__init__(columns)
+        self.name, self.root = Path(paths[0]).name, root
+        self.known = {name: set(values) for name, values in (schema.categorical if schema else {}).items()}
+        wanted = [column for _, column in self.in_use]
+        self.files = [look_at(path, wanted) for path in paths]
+        first = self.files[0]
+        names = list(first.options.get("names", first.header))
+        # pandas gives such names to columns that have none. One alone is kept as it is: dict keys tell it apart.
+        self.header = [name if names.count(name) == 1 else f"Unnamed: {place}" for place, name in enumerate(names)]
+        for file in self.files:
+            check_columns(columns, file.header, file.path, list(file.called))
+            if file.header != first.header or file.called != first.called:
+                raise Unreadable(
+                    f"{file.path} has the columns {file.header}, and {first.path} {first.header}: predict them one "
+                    "file after the other."
+                )
+        self.called = first.called
+        self.separator, self.marked = first.options["sep"], first.options["encoding"] != "utf-8" or has_mark(paths[0])
+
+    def types(self) -> pa.Schema:
+        """See `RowSource`."""
+        return pa.schema([(name, pa.string()) for name in self.header])
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        for file in self.files:
+            for block in blocks_of(file):
+                cells = [block[name].tolist() for name in block.columns]
+                for row in zip(*cells):
+                    yield dict(zip(self.header, row))
+
+    def count(self) -> int:
+        """See `RowSource`."""
+        return sum(map(count_lines, self.files))
+
+    def value(self, row: Mapping[str, Any], part: str, column: str) -> Any:
+        """See `RowSource`."""
+        cell = row[self.called[column]]
+        if cell in NOTHING:
+            return None
+        if part in ("image", "audio", "video"):
+            return as_file(cell)
+        return cell_of_table(cell, self.known.get(column)) if part == "table" else cell
+
+
+class JsonRows(RowSource):
+    """JSON objects, one a line, of files or of standard input.
+
+    Args:
+        paths: of the files; none: standard input.
+        columns: in use. `a.b` is the key `b` of what is under `a`.
+        root: see the class.
+
+    Raises:
+        ValueError: no row, a column that none of the first rows has, or a line that is no object.
+    """
+
+    def __init__(self, paths: list[str], columns: Columns, root: str | None):
+        super().__init__(columns)
+        self.paths, self.root = paths, root
+        self.name = Path(paths[0]).name if paths else "standard input"
+        self.again, self.rest = bool(paths), self.read()
+        self.first = list(itertools.islice(self.rest, SEEN_FIRST))
+        if not self.first:
+            raise Unreadable(f"{self.name} has no rows.")
+        self.header = list(dict.fromkeys(key for row in self.first for key in row))
+        there = [name for _, name in self.in_use if any(has_key(row, name) for row in self.first)]
+        check_columns(columns, self.header, self.name, there)
+
+    def types(self) -> pa.Schema:
+        """See `RowSource`: those of the first rows.
+
+        Raises:
+            Unreadable: a column holds several.
+        """
+        try:
+            return pa.Table.from_pylist(self.first, pa.schema(self.guessed())).schema
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise Unreadable(f"{self.name} has a column without a single type ({error}): write a .jsonl.") from None
+
+    def guessed(self) -> list[pa.Field]:
+        """Name and type of each column of the first rows; a column of nothing is one of texts."""
+        found = []
+        for name in self.header:
+            kind = pa.array([row.get(name) for row in self.first]).type
+            found.append(pa.field(name, pa.string() if pa.types.is_null(kind) else kind))
+        return found
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if self.paths:
+            return self.read()
+        return itertools.chain(self.first, self.rest)  # standard input does not come again
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """The rows of all lines that are not empty."""
+        for path in self.paths or [STDIN]:
+            with sys.stdin.buffer if path == STDIN else open(path, "rb") as file:
+                for number, line in enumerate(file, 1):
+                    try:
+                        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                        row = json.loads(text) if text.strip() else None
+                    except UnicodeError as error:
+                        raise not_utf8(path, error) from None
+                    except ValueError as error:
+                        raise Unreadable(f"{path}, line {number}, is no JSON object ({error}).") from None
+                    if row is None:
+                        continue
+                    if not isinstance(row, dict):
+                        raise Unreadable(f"{path}, line {number}, is no JSON object, but {row!r:.80}.")
+                    yield row
+
+    def count(self) -> int | None:
+        """See `RowSource`."""
+        if not self.paths:
+            return None
+        total = 0
+        for path in self.paths:
+            with open(path, "rb") as file:
+                total += sum(1 for line in file if line.strip())
+        return total
+
+
+class StreamRows(RowSource):
+    """Rows of whatever else `datasets` reads, as a stream.
+
+    Args:
+        dataset: see `load_splits`.
+        split: the part; None: the only one.
+        columns: in use.
+        root: see the class.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_splits`; several parts, and none is named.
+    """
+
+    def __init__(self, dataset: str, split: str | None, columns: Columns, root: str | None):
+        super().__init__(columns)
+        self.name, self.root = dataset, root
+        own = replace(columns, image=[column for part, column in self.in_use if part == "image"] or None)
+        found, known = open_source(dataset, True, own.named())
+        parts = named_parts(found, dataset)
+        if split is None and len(parts) > 1:
+            raise ValueError(f"{dataset} has the parts {list(parts)}: --split names the one to predict.")
+        part = next(iter(parts)) if split is None else split
+        if part not in parts:
+            raise ValueError(f"{dataset} has no part {part!r}: --split takes one of {list(parts)}.")
+        self.stream = prepare(parts[part], part, dataset, own, None, root, known.get(part))
+        features = Features(self.stream.features)
+        self.header = list(features)
+        self.class_names = names_of_classes(features, columns.table)
+        info = getattr(self.stream.info, "splits", None) or {}
+        self.rows = info[part].num_examples if part in info else None
+
+    def types(self) -> pa.Schema:
+        """See `RowSource`."""
+        return Features(self.stream.features).arrow_schema.remove_metadata()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for block in self.stream.iter(batch_size=READ):
+            for row in zip(*(block[name] for name in self.header)):
+                yield dict(zip(self.header, row))
+
+    def count(self) -> int | None:
+        """See `RowSource`."""
+        return self.rows or None
+
+
+def open_rows(
+    dataset: str, split: str | None, columns: Columns, data_root: str | None, schema: TableSchema | None = None
+) -> RowSource:
+    """The rows of a .csv, .tsv, .jsonl or .parquet file, of JSON lines on standard input (`-`), or of a data set.
+
+    Args:
+        dataset, split, columns: as in `StreamRows`.
+        data_root: see `data_root_of`.
+        schema: of the model's table, where it reads one.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be read, or lacks a column.
+    """
+    if dataset == STDIN:
+        return JsonRows([], columns, None if data_root is None else data_root_of(dataset, data_root))
+    root = data_root_of(dataset, data_root)
+    saved = any(os.path.exists(os.path.join(dataset, name)) for name in ("dataset_dict.json", "state.json"))
+    files = {} if saved else find_files(dataset)
+    split = None if split is None else PART_OF.get(split.lower(), split)
+    if len(files) > 1 and split is None:
+        raise ValueError(f"{dataset} has the parts {list(files)}: --split names the one to predict.")
+    paths = files.get(split or next(iter(files)), []) if files else []
+    kind = Path(paths[0]).suffix.lower() if paths else ""
+    if kind in (".csv", ".tsv"):
+        return CsvRows(paths, columns, schema, root)
+    return JsonRows(paths, columns, root) if kind == ".jsonl" else StreamRows(dataset, split, columns, root)
+
+
+def needed(columns: Columns) -> list[tuple[str, str]]:
+    """The columns that a file must have, as pairs of their part and their name: all in use but those that stand for a
+    place without a picture."""
+    absent = {NO_COLUMN.format(place) for place in range(len(columns.images))}
+    return [(part, column) for part, column in columns.named() if column not in absent]
+
+
+def check_columns(columns: Columns, header: list[str], name: str, there: list[str]):
+    """Refuses a file that lacks a column.
+
+    Raises:
+        ValueError: naming it, and what to do.
+    """
+    for part, column in needed(columns):
+        if column not in there:
+            key = "table_columns" if part == "table" else f"{part}_column"
+            without = "with the others" if part == "table" else '""'
+            raise Unreadable(
+                f"Unknown column {column!r} (given as {key}) of {name}: it has {header}."
+                f"{did_you_mean(column, header)} --{key} names another one; --{key} {without} does without."
+            )
+
+
+def blocks_of(file: CsvFile) -> Iterator[pd.DataFrame]:
+    """The cells of a file as texts, as they are written, some rows at a time.
+
+    Raises:
+        Unreadable: it is no UTF-8, has lines of other lengths, or no row.
+    """
+    options: dict[str, Any] = {**file.options, "dtype": str, "na_filter": False, "chunksize": READ}
+    rows = 0
+    try:
+        with pd.read_csv(file.path, **options) as blocks:
+            for block in blocks:
+                rows += len(block)
+                if ROW_NAMES in block and block.iloc[:, -1].isin(NOTHING).any():
+                    raise Unreadable(
+                        f"{file.path} has lines of other lengths: some have one value more than the header "
+                        f"{file.header}. A text with a separator in it stands in quotes."
+                    )
+                yield block
+    except UnicodeError as error:
+        raise not_utf8(file.path, error) from None
+    except pd.errors.EmptyDataError:
+        pass
+    except (pd.errors.ParserError, csv.Error) as error:
+        raise Unreadable(f"{file.path} cannot be read: {' '.join(str(error).split())}.") from None
+    if not rows:
+        raise Unreadable(f"{file.path} has no rows.")
+
+
+def count_lines(file: CsvFile) -> int:
+    """How many rows a CSV has."""
+    options = {name: file.options[name] for name in ("sep", "encoding", "skipinitialspace") if name in file.options}
+    try:
+        with pd.read_csv(file.path, header=None, usecols=[0], dtype=str, chunksize=BLOCK, **options) as blocks:
+            return sum(map(len, blocks)) - 1
+    except (ValueError, csv.Error):  # whoever reads it tells it
+        return 0
+
+
+def has_mark(path: str) -> bool:
+    """Whether a file begins with the byte order mark of UTF-8."""
+    with open(path, "rb") as file:
+        return file.read(3) == b"\xef\xbb\xbf"
+
+
+def cell_of_table(cell: str, known: set[str] | None) -> Any:
+    """A cell of the table as the model learned it.
+
+    Args:
+        cell: it.
+        known: the categories of its column; None: a column of numbers, which takes texts that spell one.
+    """
+    if known is None or cell in known or is_code(cell):
+        return cell
+    text = cell.strip()
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return int(text) if DIGITS.fullmatch(text) and len(text) < 400 else either(read_number(text), cell)
+
+
+def either(number: float | None, cell: str) -> float | str:
+    """A number, where there is one; else the cell."""
+    return cell if number is None else number
+
+
+def has_key(row: Mapping[str, Any], column: str) -> bool:
+    """Whether a row of JSON has a column, also one within another."""
+    if column in row:
+        return True
+    for key in column.split("."):
+        if not isinstance(row, Mapping) or key not in row:
+            return False
+        row = row[key]
+    return True
+
+
+def value_of(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column, also of one within another; None where there is none."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for key in column.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,86 @@
+"""Columns of pictures, sounds and videos, whatever form they have, as structs of bytes and path."""
+
+import os
+from functools import partial
+from typing import Any
+
+from datasets import Audio, Dataset, Features, Image, IterableDataset, List, Value, Video
+
+from .column_types import STRINGS
+from .loading import resolve_path
+
+
+SOUND = {"bytes": Value("binary"), "path": Value("string")}  # what `datasets.Audio` holds, which needs torchcodec
+
+
+def with_files(
+    split: Dataset | IterableDataset, column: str, root: str | None, what: str, target: Any
+) -> Dataset | IterableDataset:
+    """The split with this column as structs of bytes and path, made from paths or bytes where it holds these.
+
+    Args:
+        split: the rows.
+        column: of pictures or sounds.
+        root: see `resolve_path`.
+        what: they are, in messages.
+        target: the feature, `Image(decode=False)` or `SOUND`.
+
+    Raises:
+        ValueError: it holds something else, or paths of which none of the first 100 is a file.
+    """
+    feature: Any = split.features[column]
+    strings = isinstance(feature, Value) and feature.dtype in STRINGS
+    binary = isinstance(feature, Value) and "binary" in feature.dtype
+    struct = isinstance(feature, dict) and set(feature) <= {"bytes", "path"}
+    own = Image if isinstance(target, Image) else Audio
+    if not (isinstance(feature, own) or strings or binary or struct):
+        raise ValueError(
+            f"Column {column!r} must hold {what} (datasets.{own.__name__}, bytes or paths), it holds {feature}."
+        )
+    if strings:
+        first = [row[column] for row in split.select_columns([column]).take(100)]
+        paths = [path for path in first if path]
+        if paths and not any(is_file(path, root) for path in paths):
+            raise ValueError(
+                f"Column {column!r} must hold {what} or paths to them, but none of its first {len(paths)} values is a "
+                f"file below {root or 'data_root'!r} (the first: {paths[0]!r}). Only files below that folder are "
+                "read: --data_root names the folder that all of them are below."
+            )
+        if isinstance(split, Dataset) and "" in split.unique(column):
+            split = split.map(partial(drop_empty, column=column), features=split.features)
+    if isinstance(feature, own) or (isinstance(split, Dataset) and (struct or own is Image)):
+        return split.cast_column(column, target) if feature != target else split
+    features = Features({**split.features, column: target})
+    return split.map(partial(as_file, column=column), features=features)
+
+
+def with_videos(split: Dataset | IterableDataset, column: str, root: str | None) -> Dataset | IterableDataset:
+    """The split with videos as structs of bytes and path, or as lists of those where they are lists of pictures; see
+    `with_files`."""
+    feature: Any = split.features[column]
+    if isinstance(feature, Video):  # not to be decoded by datasets, see `prepare`
+        return split
+    if isinstance(feature, List) and isinstance(feature.feature, Image):
+        return split.cast_column(column, List(Image(decode=False)))
+    return with_files(split, column, root, "videos", SOUND)
+
+
+def drop_empty(row: dict[str, Any], column: str) -> dict[str, Any]:
+    """The row with None for an empty path: datasets would take "" for a file."""
+    return {column: row[column] or None}
+
+
+def as_file(row: dict[str, Any], column: str) -> dict[str, Any]:
+    """The row with a path, bytes or part of a struct as the struct of both; None for what is empty."""
+    value = row[column]
+    if isinstance(value, (str, bytes)):
+        value = {"path" if isinstance(value, str) else "bytes": value} if value else None
+    return {column: None if value is None else {"bytes": value.get("bytes"), "path": value.get("path")}}
+
+
+def is_file(path: str, root: str | None) -> bool:
+    """Whether the path is allowed and leads to a file."""
+    try:
+        return os.path.isfile(resolve_path(path, root))
+    except ValueError:
+        return False

@@ -1,0 +1,40 @@
+"""Fields of structs as columns of their own."""
+
+from functools import partial
+from typing import Any
+
+from datasets import Dataset, Features, Image, IterableDataset
+
+
+def add_fields(split: Dataset | IterableDataset, names: list[str]) -> Dataset | IterableDataset:
+    """Makes fields of structs columns of their own, as `json.question` of the column `json`; skips what is none."""
+    types = {}
+    for name in names:
+        column, *path = name.split(".")
+        feature: Any = split.features.get(column)
+        for key in path:
+            feature = feature.get(key) if isinstance(feature, dict) else None
+        if path and feature is not None:
+            types[name] = feature
+    if not types:
+        return split
+    whole = isinstance(split, Dataset)
+    for column, feature in split.features.items():
+        if isinstance(feature, Image):
+            # `flatten` would take an undecoded picture apart. In a stream the cast is lost when it comes after `map`.
+            split = split.cast_column(column, Image(decode=whole))
+    if whole:
+        return split.flatten()
+    return split.map(partial(pick_fields, names=list(types)), features=Features({**split.features, **types}))
+
+
+def pick_fields(row: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """The fields of one row, by their dotted names."""
+    fields = {}
+    for name in names:
+        column, *path = name.split(".")
+        value = row[column]
+        for key in path:
+            value = None if value is None else value[key]
+        fields[name] = value
+    return fields

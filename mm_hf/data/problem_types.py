@@ -1,0 +1,157 @@
+"""What a label column means: which classes it has, or that it holds numbers."""
+
+from collections import Counter
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
+from transformers.utils import logging
+
+from ..models.finite import are_numbers, is_code, kind_of_texts, read_number
+from ..models.losses import PROBLEM_TYPES
+from ..models.names import did_you_mean
+from .class_names import is_whole
+from .column_types import STRINGS, are_few, count_values
+from .labels import is_finite
+from .loading import SOURCE_ROW
+
+
+logger = logging.get_logger(__name__)
+
+NUMBERS = ("int", "float", "decimal")  # how types of numbers begin, an unsigned one aside
+
+
+def labels_of(
+    splits: DatasetDict | IterableDatasetDict, column: str, problem_type: str | None = None
+) -> tuple[list[str] | None, str]:
+    """What a label column means: the names of its classes, and the type of the problem.
+
+    | the column holds | names | problem type |
+    |---|---|---|
+    | `ClassLabel` | its own | one label |
+    | booleans | no, yes | one label |
+    | strings | those of train (before parts were cut from it), sorted | one label |
+    | few whole numbers | "3" for 3 and 3.0, by value | one label |
+    | other numbers | None | regression |
+    | strings that are numbers but for a few, and not few numbers | None | regression |
+    | lists of strings or of `ClassLabel` | as above | several labels |
+
+    Few is at most 100, and at most half of the rows. Whole numbers of a float column count too: an integer column with
+    gaps becomes one in a CSV. Digits with leading zeros ("00501") are names, and so are strings of digits where
+    nothing else stands among them. Strings are numbers but for a few where at most one in twenty is something else
+    (`are_numbers`): one word in a column of prices is a bad row. Numbers formatted for people ("1,234", "12 %", "$5")
+    are refused where they are not few. Looks at every label of train, and of the parts that `load_splits` cut from it:
+    a rare class may have gone there with all its rows. A stream is read once for it, unless its features tell.
+
+    Args:
+        splits: as `load_splits` gives them, before `normalise_labels`.
+        column: of the labels. None and NaN are missing labels.
+        problem_type: one of `PROBLEM_TYPES`, where the above is not what is meant.
+
+    Raises:
+        ValueError: the problem type does not fit, or the column holds something else, or no label.
+    """
+    if problem_type not in (None, *PROBLEM_TYPES):
+        meant = did_you_mean(problem_type, PROBLEM_TYPES)
+        raise ValueError(f"Unknown problem type {problem_type!r}; known are {', '.join(PROBLEM_TYPES)}.{meant}")
+    if "train" not in splits:
+        raise ValueError(f"Labels are read from the training part, and there is none: {list(splits)}.")
+    feature: Any = splits["train"].features[column]
+    several = isinstance(feature, List)
+    inner = feature.feature if several else feature
+    known = isinstance(inner, ClassLabel) or getattr(inner, "dtype", "") in ("bool", *STRINGS)
+    known |= getattr(inner, "dtype", "").removeprefix("u").startswith(NUMBERS)
+    if not known or (several and not is_named(inner)):
+        raise ValueError(
+            f"Labels must be classes, strings or numbers, or lists of classes or strings; column {column!r} holds "
+            f"{feature}."
+        )
+    parts = [part for name, part in splits.items() if name == "train" or SOURCE_ROW in part.column_names]
+    if not several and getattr(inner, "dtype", "") in STRINGS:
+        others = [part for part in splits.values() if isinstance(part, Dataset) and column in part.column_names]
+        names, found = names_of_texts(parts, others, column, problem_type)
+    else:
+        names, found = class_names(parts, column, inner, several, problem_type)
+    if problem_type is not None and problem_type != found:
+        raise ValueError(f"Column {column!r} cannot be {problem_type}: it holds {feature}, which is {found}.")
+    return names, found
+
+
+def is_named(feature: ClassLabel | Value) -> bool:
+    """Whether values of this type are classes by themselves, and no numbers."""
+    return isinstance(feature, ClassLabel) or feature.dtype in ("bool", *STRINGS)
+
+
+def class_names(
+    parts: list[Dataset | IterableDataset], column: str, feature: Any, several: bool, problem_type: str | None
+) -> tuple[list[str] | None, str]:
+    """Names and problem type for the type of a single label; see `labels_of`."""
+    one_or_several = "multi_label_classification" if several else "single_label_classification"
+    if isinstance(feature, ClassLabel):
+        return list(feature.names), one_or_several
+    if feature.dtype == "bool":
+        return ["no", "yes"], one_or_several
+    if problem_type == "regression" and not is_named(feature):
+        return None, "regression"
+    counts = sum((count_values(part, column) for part in parts), Counter())
+    if not counts:
+        raise ValueError(f"No row of the training part has a label in column {column!r}.")
+    if feature.dtype in STRINGS:
+        return sorted(filter(None, counts)), one_or_several  # an empty name is a bad row
+    finite = Counter({value: count for value, count in counts.items() if is_finite(value)})
+    if are_numbers(finite.total(), counts.total() - finite.total()):
+        counts = finite  # the others are bad rows
+    if not all(is_whole(value) for value in counts):
+        return None, "regression"
+    if are_few(len(counts), counts.total()) or problem_type == "single_label_classification":
+        return [str(int(value)) for value in sorted(counts)], "single_label_classification"
+    return None, "regression"
+
+
+def names_of_texts(
+    parts: list[Dataset | IterableDataset], others: list[Dataset], column: str, problem_type: str | None
+) -> tuple[list[str] | None, str]:
+    """Names and problem type of a column of strings, one label a row; see `labels_of`.
+
+    Args:
+        parts: those whose labels are learned.
+        others: all of which some may have a word where these have none.
+        column: of the labels.
+        problem_type: where it is given.
+    """
+    counts = sum((count_values(part, column) for part in parts), Counter())
+    if not counts:
+        raise ValueError(f"No row of the training part has a label in column {column!r}.")
+    names = sorted(filter(None, counts)), "single_label_classification"  # an empty name is a bad row
+    if problem_type not in (None, "regression") or (problem_type is None and are_few(len(counts), counts.total())):
+        return names
+    every = sum((count_values(part, column) for part in others), Counter()) or counts
+    kind = kind_of_texts(every)
+    if kind == "numbers" or (kind == "digits" and problem_type == "regression"):
+        return None, "regression"
+    if kind == "written":
+        example = next(value for value in every if value and read_number(value) is None)
+        raise ValueError(
+            f"Column {column!r} holds numbers that are formatted for people, such as {example!r}: write them as 1234.5"
+            ", or give problem_type single_label_classification if each is the name of a class."
+        )
+    numbers = sum(count for value, count in every.items() if read_number(value) is not None)
+    if problem_type == "regression" and 2 * numbers > every.total():
+        return None, "regression"  # who says so has their reasons; the others are bad rows
+    numbers -= sum(count for value, count in every.items() if is_code(value))
+    if problem_type is None and kind == "names" and 2 * numbers > every.total():
+        example = next(value for value in every if read_number(value) is None or is_code(value))
+        logger.warning(
+            f"Column {column!r} holds numbers ({numbers} of {every.total()} labels) and others, such as {example!r}: "
+            "each is taken for the name of a class. problem_type regression takes the numbers, and the others for bad "
+            "rows; leave their cells empty where they mean that nothing is known."
+        )
+    return names
+
+
+def classes_to_write(features: Features, column: str) -> dict[str, int] | None:
+    """For texts that are to be written: the classes by name where the column is a `ClassLabel`, of which the names are
+    written; None where it holds texts."""
+    feature: Any = features[column]
+    if not isinstance(feature, ClassLabel):
+        return None
+    return {name: number for number, name in enumerate(feature.names)}

@@ -1,0 +1,67 @@
+"""Texts that are to be written: from rows, and back from tokens."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..models.inputs import fault_of_unicode
+from ..models.text import decode_as_written, ends_of_text
+from .loading import BadRowError, is_absent
+
+
+def texts_to_write(
+    rows: list[dict[str, Any]],
+    column: str,
+    names: Sequence[str | None] | None = None,
+    bad: list[BadRowError] | None = None,
+) -> list[str | None]:
+    """The texts that are to be written; None where a row has none.
+
+    Args:
+        rows: as `Rows` gives them.
+        column: of the texts.
+        names: of a column of classes their names, which are written, and last the None of a missing class, -1.
+        bad: where bad rows are put, which then have no text; None: they raise.
+
+    Raises:
+        BadRowError: an empty text, or what is no text.
+    """
+    texts: list[str | None] = []
+    for row in rows:
+        value = None if is_absent(row[column]) else row[column]
+        if names is not None and isinstance(value, int):
+            value = names[value]
+        fault = None
+        if value is not None and not (isinstance(value, str) and value.strip()):
+            fault = f"this is no text to write ({value!r:.80}); None means absent."
+        elif value is not None:
+            fault = fault_of_unicode(value)
+        if fault is not None:
+            error = BadRowError(row, column, fault)
+            if bad is None:
+                raise error
+            bad.append(error)
+            value = None
+        texts.append(value)
+    return texts
+
+
+def texts_of_tokens(tokens: torch.Tensor, tokenizer: Any, ended: bool = True) -> list[str | None]:
+    """The texts that tokens stand for, as the tokenizer spells them; None where there are none at all.
+
+    Args:
+        tokens: `(N, S)` int64, labels (-100 for none) or what a model wrote, without its start.
+        tokenizer: of the processor.
+        ended: a token ends each text.
+    """
+    _, end, pad = ends_of_text(tokenizer) if ended else (None, None, tokenizer.pad_token_id)
+    found: list[str | None] = []
+    for row in tokens.tolist():
+        if row and all(token == -100 for token in row):
+            found.append(None)
+            continue
+        row = row[: row.index(end)] if end in row else row
+        written = [token for token in row if token not in (-100, pad)]
+        found.append(decode_as_written(tokenizer, written).strip())
+    return found

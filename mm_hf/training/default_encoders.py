@@ -1,0 +1,62 @@
+"""The encoders of a run whose recipe and flags name none: those of the user's own file, else the Hub's."""
+
+import os
+from pathlib import Path
+
+from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES
+from ..models.names import did_you_mean, shown
+from .model_arguments import DEFAULT_AUDIO_ENCODER, DEFAULT_TEXT_ENCODER, DEFAULT_VISION_ENCODER
+from .recipe_files import read_yaml
+
+
+VARIABLE = "MM_HF_ENCODERS"
+OF_THE_HUB = {"vision": DEFAULT_VISION_ENCODER, "text": DEFAULT_TEXT_ENCODER, "audio": DEFAULT_AUDIO_ENCODER}
+
+
+def default_encoder(modality: str) -> tuple[str, str]:
+    """The encoder of a modality that nobody named.
+
+    Returns:
+        Hub id or folder, and where it is from, in words.
+
+    Raises:
+        ValueError: see `own_encoders`.
+    """
+    own = own_encoders()
+    if modality in own:
+        return own[modality], f"from {os.environ[VARIABLE]} ({VARIABLE})"
+    return OF_THE_HUB[modality], "the default, from the Hub"
+
+
+def own_encoders() -> dict[str, str]:
+    """The encoders by modality that the file of the user names; none where the environment names no file.
+
+    The file is YAML, `vision: encoders/my-vit` and likewise `text` and `audio`: a Hub id, or a folder, which starts
+    from the folder of the file.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else; the message names it.
+    """
+    name = os.environ.get(VARIABLE)
+    if not name:
+        return {}
+    file = Path(name)
+    try:
+        values = read_yaml(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{VARIABLE} is {name!r}: {error}") from None
+    form = "lines such as `vision: google/vit-base-patch16-224`, of vision, text and audio"
+    if not isinstance(values, dict):
+        raise ValueError(f"{VARIABLE} is {name!r}: needed are {form}; got {shown(values)}.")
+    if unknown := [key for key in values if key not in PRETRAINED_MODALITIES]:
+        meant = did_you_mean(unknown[0], PRETRAINED_MODALITIES)
+        raise ValueError(f"{VARIABLE} is {name!r}: it names {shown(unknown[0])}; needed are {form}.{meant}")
+    found = {}
+    for modality, encoder in values.items():
+        if not isinstance(encoder, str) or not encoder:
+            raise ValueError(f"{VARIABLE} is {name!r}: {modality} must be a Hub id or a folder, got {shown(encoder)}.")
+        beside = file.absolute().parent / Path(encoder).expanduser()
+        if encoder.startswith((".", "~", "/")) and not beside.is_dir():
+            raise ValueError(f"{VARIABLE} is {name!r}: {modality} names {encoder!r}, and there is no folder {beside}.")
+        found[modality] = os.path.normpath(beside) if beside.is_dir() else encoder
+    return found

@@ -1,0 +1,126 @@
+"""Flags on the command line from the fields of dataclasses, with a help that is made for reading.
+
+It imports neither torch nor transformers (whose `HfArgumentParser` does), so that `--help` comes at once.
+"""
+
+import argparse
+import ast
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, fields
+from functools import partial
+from typing import Any, get_args, get_origin, get_type_hints
+
+from ..models.names import did_you_mean
+from .values import finite_number, truth, whole_number
+
+
+METAVARS = {int: "INT", float: "NUMBER", bool: "true|false", str: "TEXT"}
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of a description, names each flag once, and says a default where there is one."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """See the library's method. The spelling with hyphens (`--text-column`) is understood, but not listed."""
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        names = [name for name in action.option_strings if name.startswith("--") and "-" not in name[2:]] or [
+            *action.option_strings
+        ]
+        values = "" if action.nargs == 0 else f" {self._format_args(action, action.dest.upper())}"
+        return f"{', '.join(names)}{values}"
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """See the library's method."""
+        default = "true" if action.default is True else action.default
+        nothing = default is None or default is False or default in ("", "false", argparse.SUPPRESS)
+        if nothing or action.help is None or "default" in action.help:
+            return action.help
+        return f"{action.help} (default: {default})"
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Flags of dataclasses, a group of them for each class. Numbers are finite and in range, and a mistake is told in
+    one line, without the list of all flags before it.
+
+    Args:
+        groups: dataclasses. The metadata of a field may hold `help`, `choices`, `aliases` (other flags for it), and
+            whatever `add_argument` takes; the first line of a class's docstring is the title of its flags.
+        kwargs: of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, groups: type | Sequence[type], **kwargs: Any):
+        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **kwargs)
+        self.groups = [groups] if isinstance(groups, type) else list(groups)
+        for group in self.groups:
+            title = str(group.__doc__).split("\n")[0].rstrip(".")
+            section, hints = self.add_argument_group(title), get_type_hints(group)
+            for key in fields(group):
+                add_flag(section, key, hints[key.name])
+
+    def error(self, message: str):
+        """Ends the script."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (--help lists all flags.)\n")
+
+    def names(self) -> set[str]:
+        """All flags, without their dashes."""
+        return {name.lstrip("-") for action in self._actions for name in action.option_strings}
+
+    def parse_args_into_dataclasses(self, words: list[str] | None = None) -> list[Any]:
+        """One instance of each dataclass; behind them, where there are other arguments, a namespace of these.
+
+        Raises:
+            ValueError: a word that is no flag and not asked for, or what the dataclasses refuse.
+        """
+        namespace, others = self.parse_known_args(words)
+        if others:
+            flags = [word.split("=")[0] for word in others if word.startswith("-")]
+            if flags:
+                raise ValueError(f"unknown flag {flags[0]}.{did_you_mean(flags[0].lstrip('-'), self.names())}")
+            raise ValueError(f"unexpected {others[0]!r:.80}: give values behind the flag that they belong to.")
+        values, found = vars(namespace), []
+        for group in self.groups:
+            found.append(group(**{key.name: values.pop(key.name) for key in fields(group)}))
+        return [*found, namespace] if values else found
+
+
+def add_flag(section: Any, key: Field, hint: Any):
+    """Adds the flag of a field to a group of them: `--text_column`, `--text-column`, and `--no_floors` beside a
+    `--floors` that is true unless told otherwise."""
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)] if get_origin(hint) is not list else []
+    hint = kinds[0] if kinds else hint
+    several = get_origin(hint) is list
+    kind = get_args(hint)[0] if several else hint
+    settings = {name: value for name, value in key.metadata.items() if name != "aliases"}
+    settings |= {"required": True} if key.default is MISSING else {"default": key.default}
+    if several:
+        settings = {"nargs": "+", **settings}
+    elif kind is bool:
+        settings = {"nargs": "?", "const": True, **settings}
+    readers = {int: partial(whole_number, name=key.name), float: partial(finite_number, name=key.name), bool: truth}
+    if "choices" not in settings:
+        settings = {"metavar": METAVARS[kind], **settings}
+    names = [*spellings(key.name), *key.metadata.get("aliases", ())]
+    section.add_argument(*names, type=readers.get(kind, kind), **settings)
+    if kind is bool and key.default is True:
+        section.add_argument(
+            *spellings(f"no_{key.name}"), dest=key.name, action="store_false", default=True, help=argparse.SUPPRESS
+        )
+
+
+def spellings(name: str) -> list[str]:
+    """The flag of a key, with and without hyphens."""
+    return list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
+
+
+def docstring_of(module: str) -> str:
+    """The docstring of a module of this package, which is read and not run."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"there is no module {module}", name=module)
+    with open(spec.origin, encoding="utf-8") as file:
+        return ast.get_docstring(ast.parse(file.read())) or ""

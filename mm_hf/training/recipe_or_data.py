@@ -1,0 +1,70 @@
+"""What `mm_hf train` is given first: a recipe, of the user or of the package, or the data."""
+
+import os
+import re
+from glob import has_magic
+from pathlib import Path
+
+from ..models.names import did_you_mean
+from .recipe_files import RECIPE_ENDINGS, YamlError, packaged_recipes
+
+
+DATA_ENDING = re.compile(r"\.(csv|tsv|jsonl?|parquet|tar)(\.(gz|bz2|xz|zst|zip))?$")
+
+
+def recipe_or_data(word: str | None, quiet: bool = False) -> tuple[Path | None, str | None]:
+    """Whether the first word names a recipe or the data. A recipe ends in .yaml or .yml; all else is data. A bare name
+    that no file here has may be that of a recipe of the package, which is said.
+
+    Args:
+        word: as given; None: nothing was.
+        quiet: nothing is printed.
+
+    Returns:
+        the file of the recipe, or what `dataset` is: one of them, or neither.
+
+    Raises:
+        ValueError: in one line: there is no such recipe, or it looks like a file and is none.
+    """
+    if word is None:
+        return None, None
+    path, packaged = Path(word), packaged_recipes()
+    bare = path.name == word
+    if word.endswith(RECIPE_ENDINGS):
+        if bare and word in packaged and not path.exists():
+            if not quiet and int(os.environ.get("RANK", 0)) == 0:
+                note = f"`mm_hf recipes copy {path.stem}` makes a copy to change"
+                print(f"recipe {word}: that of the package, since no file here is called so ({note})", flush=True)
+            return packaged[word], None
+        if not path.exists() and path.name in packaged:
+            raise YamlError(f"there is no file {word!r}. The package has a recipe of this name: {path.name!r} alone.")
+        if bare and not path.exists() and (meant := did_you_mean(word, [*recipes_in(path.parent), *packaged])):
+            raise YamlError(f"there is no file {word!r}.{meant}")
+        return path, None
+    if path.is_dir() and recipes_in(path) == sorted(file.name for file in path.iterdir()) != []:
+        raise YamlError(f"{word!r} is a folder of recipes: name one of those in it, {', '.join(recipes_in(path))}.")
+    if path.exists() or has_magic(word):
+        return None, word
+    as_recipe, recipes = f"{path.name}.yaml", [*recipes_in(path.parent), *(packaged if bare else [])]
+    if not DATA_ENDING.search(word) and (meant := did_you_mean(as_recipe, recipes, cutoff=0.75)):
+        raise YamlError(f"there is no file {word!r}.{meant} (A data set of the Hub: --dataset {word}.)")
+    if path.is_absolute() or word.startswith(".") or word.count("/") > 1 or DATA_ENDING.search(word):
+        beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise YamlError(f"there is no file or folder {word!r}.{did_you_mean(path.name, beside)}")
+    return None, word
+
+
+def recipes_in(folder: Path) -> list[str]:
+    """The names of the YAML files of a folder, in order; none where there is no such folder."""
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    return sorted(name for name in names if name.endswith(RECIPE_ENDINGS))
+
+
+def name_of_data(data: str) -> str:
+    """What a run on these data is called: `houses` for houses.csv, data/houses, me/houses and houses/*.tar."""
+    parts = [part for part in Path(os.path.abspath(data) if data.strip("./") == "" else data).parts if part != ".."]
+    for part in reversed(parts):
+        name = DATA_ENDING.sub("", part)
+        if name.strip("/\\") and not has_magic(name) and "{" not in name:
+            return name
+    return "run"

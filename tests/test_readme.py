@@ -60,8 +60,7 @@ def test_make_targets_exist(command):
 def test_flags_exist():
     from dataclasses import fields
 
-    from mm_hf.commands.arguments import ChatArguments
-    from mm_hf.commands.search import RetrieveArguments
+    from mm_hf.commands.arguments import ChatArguments, RetrieveArguments
     from mm_hf.training.recipe import ALL_ARGUMENTS
     from mm_hf.training.reopen import EvaluateArguments
 

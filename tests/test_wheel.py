@@ -148,10 +148,13 @@ def own_file(prepared) -> Path:
     """A file as users have it: two columns of pictures, a table, and a text that is the label."""
     rows = load_from_disk(str(prepared.folder / "data/easy_vqa"))["train"]
     first = {picture: place for place, picture in reversed(list(enumerate(rows["image_id"][:])))}
-    folder = prepared.folder / "photos"
+    folder, asked = prepared.folder / "photos", []
     folder.mkdir()
     for name, place in enumerate(sorted(first.values())[:PICTURES]):
         rows[place]["image"].save(folder / f"{name}.jpg")
+        asked.append([f"photos/{name}.jpg", rows[place]["question"]])
+    with open(prepared.folder / "asked.csv", "w", newline="") as out:
+        csv.writer(out).writerows([["image", "question"], *asked])
     file = prepared.folder / "houses.csv"
     with open(file, "w", newline="") as out:
         writer = csv.writer(out)
@@ -243,13 +246,13 @@ def test_compare(prepared, own_file):
     assert "easy_vqa" in prepared.run("compare", "runs/easy_vqa", "runs/two")
 
 
-def test_search(prepared):
+def test_search(prepared, own_file):
     """A small search of questions and pictures: trained, measured, embedded, asked."""
     recipe = yaml.safe_load((REPOSITORY / "mm_hf/recipes/openmoji_retrieval.yaml").read_text())
-    recipe |= {"dataset": "data/easy_vqa", "text_column": "question", "image_size": 64, "fusion_hidden_size": 64}
+    recipe |= {"dataset": "asked.csv", "text_column": "question", "image_size": 64, "fusion_hidden_size": 64}
     (prepared.folder / "search.yaml").write_text(yaml.safe_dump(recipe))
     prepared.run("train", "search.yaml", *QUICK)
-    few = ["--model", "runs/search", "--max_rows", 200]
+    few = ["--model", "runs/search", "--split", "train"]
     prepared.run("search", "evaluate", *few, "--rerank_weight", 1, "--bootstrap_samples", 50)
     assert (prepared.folder / "runs/search/evaluation/retrieval.json").exists()
     prepared.run("search", "build", *few, "--gallery", "gallery")

@@ -54,7 +54,7 @@ class ArgumentParser(argparse.ArgumentParser):
     """
 
     def __init__(self, groups: type | Sequence[type], **kwargs: Any):
-        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **kwargs)
+        super().__init__(**{"formatter_class": HelpFormatter, "allow_abbrev": False, **kwargs})
         self.groups = [groups] if isinstance(groups, type) else list(groups)
         for group in self.groups:
             title = str(group.__doc__).split("\n")[0].rstrip(".")

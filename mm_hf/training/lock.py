@@ -117,7 +117,7 @@ def this_process() -> dict[str, str | int]:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
+        "command": f"{sys.argv[0]} {shlex.join(sys.argv[1:])}".rstrip(),
     }
 
 

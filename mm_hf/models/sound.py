@@ -43,6 +43,7 @@ def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
         source = source.get("path") if source.get("bytes") is None else source["bytes"]
         if source is None:
             raise ValueError("this is no sound, with neither bytes nor a path.")
+    rate: Any  # a source may say anything; `check_rate` looks at it
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
         samples, rate = read_file(source)
     elif isinstance(source, Mapping):

@@ -46,7 +46,7 @@ def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
         if source is None:
             raise ValueError("this is no sound, with neither bytes nor a path.")
     samples: Any
-    rate: Any
+    rate: Any  # a source may say anything; `check_rate` looks at it
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
         samples, rate = read_file(source)
     elif isinstance(source, Mapping):

@@ -4,13 +4,18 @@
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from PIL import Image
 
 from .files import regular_file
 from .image import open_image
+
+
+# FFmpeg reads playlists too, which name other files, or addresses on a network: no protocol is open to them.
+ALONE = {"protocol_whitelist": "none"}
 
 
 def chosen_frames(count: int, wanted: int) -> list[int]:
@@ -37,7 +42,7 @@ def load_frames(source: Any, num_frames: int, background: str | Sequence[int] | 
         as many pictures, RGB, in their order.
 
     Raises:
-        ValueError: it has no frame, or cannot be read.
+        ValueError: it has no frame, or cannot be read, as a playlist, which names other files.
         ImportError: PyAV is not installed.
     """
     if num_frames < 1:
@@ -61,13 +66,12 @@ def load_frames(source: Any, num_frames: int, background: str | Sequence[int] | 
         wanted = chosen_frames(count, num_frames) if count else []
         found: dict[int, Image.Image] = {}
         with open_video(av, source) as container:
-            check_size(container.streams.video[0])
             for place, frame in enumerate(container.decode(video=0)):
                 if place in wanted:
                     found[place] = frame.to_image()
                 if wanted and place >= wanted[-1]:
                     break
-    except (av.FFmpegError, IndexError, ValueError) as error:  # IndexError: no video among its streams
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:  # IndexError: no video among its streams
         reason = " ".join(str(error).split())
         raise ValueError(f"the video cannot be read ({type(error).__name__}: {reason}).") from None
     if not found or set(wanted) - set(found):
@@ -75,9 +79,18 @@ def load_frames(source: Any, num_frames: int, background: str | Sequence[int] | 
     return [found[place].convert("RGB") for place in wanted]
 
 
-def open_video(av: Any, source: Any) -> Any:
-    """The container of a file."""
-    return av.open(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source))
+@contextmanager
+def open_video(av: Any, source: Any) -> Iterator[Any]:
+    """The container of a file or of bytes, with a video of allowed size, which reads nothing beside itself.
+
+    FFmpeg gets the file open, and not its path: so the protocol of files can be closed to it as well.
+    """
+    with (
+        io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
+        av.open(file, options=ALONE) as container,
+    ):
+        check_size(container.streams.video[0])
+        yield container
 
 
 def check_size(stream: Any):

@@ -93,6 +93,8 @@ def test_samples_in_memory():
         (np.full(8, 1e300), "no finite numbers"),
         ({"sampling_rate": 8000}, "need an array"),
         ("nowhere.wav", "cannot be read: there is no file 'nowhere.wav'"),
+        ("http://127.0.0.1/a.wav", "there is no file 'http://127.0.0.1/a.wav'"),
+        ("data:audio/wav;base64,UklGRg==", "there is no file 'data:audio"),
     ],
 )
 def test_what_is_no_sound(source, message):

@@ -3,6 +3,7 @@
 import io
 import random
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -33,6 +34,19 @@ def processor(encoders) -> MMFusionProcessor:
     processor.image_processor.size = {"height": 32, "width": 32}
     processor.image_processor.do_center_crop = False
     return processor
+
+
+def moving(kind: str, codec: str, frames: int = 30, height: int = 48) -> bytes:
+    """A film in which each frame is brighter than the one before."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, height, "yuv420p"
+        for number in range(frames):
+            pixels = np.full((height, 64, 3), 8 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()
 
 
 def middle_of_the_shape(picture: PILImage.Image) -> float:
@@ -71,6 +85,7 @@ def test_a_file_its_bytes_and_its_frames_are_one_video(clip, tmp_path):
     [
         (b"no video", 4, "the video cannot be read"),
         ("nowhere.mp4", 4, "there is no file 'nowhere.mp4'"),
+        ("http://127.0.0.1/a.mp4", 4, "there is no file 'http://127.0.0.1/a.mp4'"),
         ([], 4, "the video has no frame"),
         (b"", 0, "num_frames must be at least 1, got 0"),
         ({"bytes": None, "path": None}, 4, "neither bytes nor a path"),
@@ -87,13 +102,39 @@ def test_what_is_no_video(source, frames, message):
 
 def test_frames_of_too_many_pixels(clip, monkeypatch):
     monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ValueError, match="at most 200"):
-        load_frames(clip, 4)
+    for source in (clip, moving("matroska", "mpeg4")):
+        with pytest.raises(ValueError, match="at most 200"):
+            load_frames(source, 4)
 
 
 def test_a_video_that_breaks_off(clip):
-    with pytest.raises(ValueError, match=r"the video (cannot be read|breaks off|has no frame)"):
-        load_frames(clip[: len(clip) // 2], 4)
+    for whole in (clip, moving("avi", "mpeg4")):  # what is left of an AVI has its header, and whole frames
+        with pytest.raises(ValueError, match=r"the video (cannot be read|breaks off|has no frame)"):
+            load_frames(whole[: len(whole) * 2 // 3], 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec"), [("avi", "mpeg4"), ("matroska", "mpeg4"), ("webm", "libvpx"), ("mpegts", "mpeg2video")]
+)
+def test_frames_of_files_that_do_not_count_theirs(kind, codec):
+    """All but AVI have no count in their header."""
+    found = [np.asarray(frame).mean() for frame in load_frames(moving(kind, codec), 4)]
+    assert np.allclose(found, [8 * number for number in chosen_frames(30, 4)], atol=4)
+
+
+def test_a_file_that_names_others_reads_none_of_them(tmp_path):
+    """A playlist, or a description of a stream: what it names may lie outside the root, or in a network."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "secret.ts").write_bytes(moving("mpegts", "mpeg2video"))
+    start = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:3\n#EXTINF:3.0,\n"
+    listed = tmp_path / "data" / "list.m3u8"
+    for named in ("../secret.ts", f"file://{tmp_path}/secret.ts", str(tmp_path / "secret.ts")):
+        listed.write_text(f"{start}{named}\n#EXT-X-ENDLIST\n")
+        with pytest.raises(ValueError, match="the video cannot be read"):
+            load_frames(listed, 2)
+    waits = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+    with pytest.raises(ValueError, match="the video cannot be read"):
+        load_frames(f"{waits}a=rtpmap:96 H264/90000\n".encode(), 2)  # listens at a port, and never ends
 
 
 @pytest.mark.parametrize("form", ["bytes", "paths", "pictures", "Video"])

@@ -454,7 +454,7 @@ def test_cells_come_back_as_they_were(tmp_path):
 
 def test_rows_of_json_may_differ_where_the_file_can_hold_that(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "SEEN_FIRST", 2)
-    lines = [{"text": "red", "note": [1, {"a": None}]}, {"text": "blue"}, {"text": 7, "later": 1.5}]
+    lines = [{"text": "red", "note": [1, {"a": None}]}, {"text": "blue", "note": "\ud800"}, {"text": 7, "later": 1.5}]
     rows = tmp_path / "rows.jsonl"
     rows.write_text("\n\n".join(map(json.dumps, lines)))
     flags = ("--image_column", "", "--text_column", "text", "--per_device_eval_batch_size", 1)
@@ -545,7 +545,7 @@ def killed_after(batches: int):
     return mock.patch.object(output.PredictionFile, "add", add)
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_killed_one_goes_on_where_it_was(kind, tmp_path, capsys):
     flags = (*PAIR, "--per_device_eval_batch_size", 8)
     run(HEADS / "classification", TABLE, tmp_path / f"whole.{kind}", *flags)
@@ -561,8 +561,7 @@ def test_a_killed_one_goes_on_where_it_was(kind, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == [out.name]
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-@pytest.mark.parametrize("moment", ["finish", "give_name", "clean_up"])
+@pytest.mark.parametrize(("moment", "kind"), [("finish", "parquet"), ("give_name", "csv"), ("clean_up", "csv")])
 def test_one_that_is_killed_at_its_end_is_complete(moment, kind, tmp_path, capsys):
     flags = (*PAIR, "--per_device_eval_batch_size", 8)
     out = tmp_path / f"out.{kind}"

@@ -26,6 +26,7 @@ from ...training.run_folder import write_json
 KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
 PROGRESS, ROWS, WHOLE = "progress.json", "rows", "whole"
 GROUP_ROWS, GROUP_BYTES = 10_000, 2**26  # of Parquet, whichever comes first
+LONE = "backslashreplace"  # what becomes of half a character: JSON has it as \\ud800 too
 QUOTED = re.compile('["\r\n]')
 
 
@@ -75,7 +76,7 @@ class CsvForm:
 
     def line(self, cells: list[str]) -> bytes:
         """One line. Not by the module `csv`, which leaves a lone carriage return without quotes."""
-        return (self.separator.join(map(self.quoted, cells)) + "\n").encode()
+        return (self.separator.join(map(self.quoted, cells)) + "\n").encode("utf-8", LONE)
 
     def quoted(self, cell: str) -> str:
         """A cell, in quotes where it needs them."""
@@ -96,7 +97,7 @@ class JsonForm(CsvForm):
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
         """See `CsvForm`."""
-        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows).encode()
+        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows).encode("utf-8", LONE)
 
 
 class ParquetForm(CsvForm):

@@ -237,7 +237,12 @@ class PredictionFile:
         if before and not differences:
             self.rows, self.digest, self.size = before["rows"], before["digest"], before["size"]
             self.bad, self.summary, self.noted = before["bad"], before["summary"], self.rows
-        self.log = open(self.folder / ROWS, "r+b" if self.size else "wb")  # noqa: SIM115 (closed by `leave`)
+        log = self.folder / ROWS
+        if self.size and (not log.exists() or log.stat().st_size < self.size):  # damaged: it is not what was noted
+            self.rows, self.digest, self.size, self.bad, self.summary, self.noted = 0, "", 0, 0, {}, 0
+        if not self.size:
+            note.unlink(missing_ok=True)  # first: it must not speak of rows that are gone
+        self.log = open(log, "r+b" if self.size else "wb")  # noqa: SIM115 (closed by `leave`)
         self.log.truncate(self.size)
         self.log.seek(self.size)
         if not self.size:

@@ -6,6 +6,9 @@
 
 A run leaves recipe.json beside its checkpoint: there, the columns need not be named again. A process that was killed
 goes on where it was when the same command is given again.
+
+The file is the same, byte for byte, on any number of processes and after any kill. On a CPU that takes equal numbers
+of threads (OMP_NUM_THREADS): they, as the size of a batch, change the last digits.
 """
 
 import os

@@ -26,6 +26,7 @@ from ...training.run_folder import write_json
 KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
 PROGRESS, ROWS, WHOLE = "progress.json", "rows", "whole"
 GROUP_ROWS, GROUP_BYTES = 10_000, 2**26  # of Parquet, whichever comes first
+LONE = "backslashreplace"  # what becomes of half a character: JSON has it as \\ud800 too
 QUOTED = re.compile('["\r\n]')
 
 
@@ -75,7 +76,7 @@ class CsvForm:
 
     def line(self, cells: list[str]) -> bytes:
         """One line. Not by the module `csv`, which leaves a lone carriage return without quotes."""
-        return (self.separator.join(map(self.quoted, cells)) + "\n").encode()
+        return (self.separator.join(map(self.quoted, cells)) + "\n").encode("utf-8", LONE)
 
     def quoted(self, cell: str) -> str:
         """A cell, in quotes where it needs them."""
@@ -96,7 +97,7 @@ class JsonForm(CsvForm):
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
         """See `CsvForm`."""
-        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows).encode()
+        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows).encode("utf-8", LONE)
 
 
 class ParquetForm(CsvForm):
@@ -236,7 +237,12 @@ class PredictionFile:
         if before and not differences:
             self.rows, self.digest, self.size = before["rows"], before["digest"], before["size"]
             self.bad, self.summary, self.noted = before["bad"], before["summary"], self.rows
-        self.log = open(self.folder / ROWS, "r+b" if self.size else "wb")  # noqa: SIM115 (closed by `leave`)
+        log = self.folder / ROWS
+        if self.size and (not log.exists() or log.stat().st_size < self.size):  # damaged: it is not what was noted
+            self.rows, self.digest, self.size, self.bad, self.summary, self.noted = 0, "", 0, 0, {}, 0
+        if not self.size:
+            note.unlink(missing_ok=True)  # first: it must not speak of rows that are gone
+        self.log = open(log, "r+b" if self.size else "wb")  # noqa: SIM115 (closed by `leave`)
         self.log.truncate(self.size)
         self.log.seek(self.size)
         if not self.size:

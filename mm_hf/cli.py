@@ -32,12 +32,14 @@ TRAINING = "mm_hf.training.recipe:training_parser"
 MEASURING = "mm_hf.training.measuring_arguments:measuring_parser"
 SEARCHING = "mm_hf.commands.arguments:search_parser"
 CHATTING = "mm_hf.commands.arguments:chat_parser"
+COMPARING = "mm_hf.commands.arguments:compare_parser"
+PREDICTING = "mm_hf.commands.arguments:predict_parser"
 VERBS = {
     "train": Verb("train on a recipe or on your data, with Accelerate", "mm_hf.training.train", TRAINING),
     "finetune": Verb("the same, through the Trainer", "mm_hf.training.finetune", TRAINING),
     "evaluate": Verb("measure a checkpoint: metrics, floors, a report", "mm_hf.commands.evaluate", MEASURING),
-    "compare": Verb("compare two runs on the same test rows", "mm_hf.commands.compare"),
-    "predict": Verb("predict the rows of a file", "mm_hf.commands.predict"),
+    "compare": Verb("compare two runs on the same test rows", "mm_hf.commands.compare", COMPARING),
+    "predict": Verb("predict the rows of a file", "mm_hf.commands.predict", PREDICTING),
     "answer": Verb("answer one question about a picture", "mm_hf.commands.answer"),
     "chat": Verb("ask about a picture, question after question", "mm_hf.commands.chat", CHATTING),
     "search": Verb("find pictures or sounds by texts, and texts by them", "mm_hf.commands.search", SEARCHING),
@@ -57,7 +59,7 @@ Fuse pretrained encoders of pictures, texts, sounds, tables and time series, and
 
   mm_hf train houses.csv --label price     train on a file; the run is in runs/houses
   mm_hf predict runs/houses new.csv -o prices.csv
-  mm_hf evaluate --model runs/houses
+  mm_hf evaluate runs/houses
 
 verbs:
 {verbs}

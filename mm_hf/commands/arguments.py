@@ -1,9 +1,12 @@
-"""The flags of `mm_hf search` and `mm_hf chat`, which can be read without torch: for `--help`."""
+"""The flags of the verbs `compare`, `predict`, `search` and `chat`, which can be read without torch: for `--help`."""
 
-from dataclasses import dataclass, field
+import argparse
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Any
 
+from ..training.data_arguments import COLUMN_OF, DatasetArguments
 from ..training.flags import ArgumentParser
-from ..training.measuring_arguments import measuring_parser
+from ..training.measuring_arguments import EvaluateArguments, measuring_parser
 
 
 COMMANDS = ("evaluate", "build", "query")
@@ -91,3 +94,99 @@ def chat_parser(description: str, prog: str) -> ArgumentParser:
     """The flags of `mm_hf chat`."""
     usage = f"{prog} --model MODEL --image IMAGE [flags]"
     return ArgumentParser(ChatArguments, prog=prog, usage=usage, description=description)
+
+
+COMPARING = "mm_hf compare RUN_A RUN_B [flags]"
+
+
+@dataclass
+class CompareArguments(EvaluateArguments):
+    """What is compared, and how."""
+
+    model: str = field(default="", metadata={"help": argparse.SUPPRESS})  # the first two words stand in its place
+    missing: bool = field(default=False, metadata={"help": argparse.SUPPRESS})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of what is found; left out, runs/compare-<A>-<B>."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.missing:
+            raise ValueError("--missing belongs to `mm_hf evaluate`: compare measures whole rows.")
+
+
+def compare_parser(description: str, prog: str) -> ArgumentParser:
+    """The flags of `mm_hf compare`, which are for both runs."""
+    return measuring_parser(description, prog, CompareArguments, usage=COMPARING)
+
+
+IN_COLUMNS = [*COLUMN_OF.values(), "video_column"]
+OF_DATA = [*IN_COLUMNS, "data_root", "on_error", "max_bad_fraction"]
+HELP = {
+    "data_root": {"help": "Folder that image paths are relative to and cannot leave; left out, that of the rows."},
+    "on_error": {
+        "help": "raise: a bad row stops it; skip: it is kept with an empty prediction, and a column says why."
+    },
+    "max_bad_fraction": {"help": "Share of bad rows above which it stops all the same."},
+}
+
+# The flags of training that name columns and say what becomes of bad rows.
+ColumnArguments: Any = make_dataclass(
+    "ColumnArguments",
+    [
+        (key.name, key.type, field(default=key.default, metadata={**key.metadata, **HELP.get(key.name, {})}))
+        for key in fields(DatasetArguments)
+        if key.name in OF_DATA
+    ],
+)
+
+
+@dataclass
+class PredictArguments:
+    """What is predicted, and how it is said."""
+
+    split: str | None = field(default=None, metadata={"help": "Part of the rows, where they have several."})
+    top_k: int = field(default=1, metadata={"help": "So many of the best classes, with their probabilities."})
+    probabilities: str = field(
+        default="best",
+        metadata={
+            "help": "all: one column for each class; several labels have them always.",
+            "choices": ["best", "all"],
+        },
+    )
+    prefix: str = field(default="", metadata={"help": "What the new columns begin with."})
+    overwrite: bool = field(
+        default=False,
+        metadata={
+            "help": "Replace a finished output, and begin anew where one was begun with other rows or settings."
+        },
+    )
+    bf16: bool = field(default=False, metadata={"help": "Work in bfloat16, where the device is faster with it."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Rows a process and step."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare batches."})
+
+    def __post_init__(self):
+        for name in ("top_k", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+def predict_parser(description: str, prog: str) -> ArgumentParser:
+    """What `mm_hf predict` takes."""
+    more = 'With a recipe.json beside the checkpoint, its columns are the defaults; "" is no column.'
+    parser = ArgumentParser(
+        (PredictArguments, ColumnArguments),
+        prog=prog,
+        usage=f"{prog} RUN ROWS -o FILE [flags]",
+        description=f"{description.rstrip()}\n\n{more}",
+    )
+    parser.add_argument("run", metavar="RUN", help="Folder of a run or checkpoint, or Hub id.")
+    parser.add_argument(
+        "rows",
+        metavar="ROWS",
+        help="A .csv, .jsonl or .parquet file, - for JSON lines on standard input, or whatever training reads.",
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="A .csv, .tsv, .jsonl or .parquet file to write."
+    )
+    return parser

@@ -10,12 +10,11 @@ each is measured on the test part of its own recipe: these must be the same rows
 all figures, and differing_rows.csv. Models that search are compared by the plain search, without the rerank.
 """
 
-import contextlib
 import csv
 import os
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -46,28 +45,16 @@ from ..training.exits import MEASURING, run_script
 from ..training.fingerprint import Fingerprint
 from ..training.lock import lock_folder
 from ..training.provenance import commit_or_version, hardware, versions
-from ..training.reopen import EvaluateArguments, config_of, open_checkpoint, parse_arguments
+from ..training.reopen import config_of, open_checkpoint, parse_arguments
 from ..training.run_folder import write_json
 from ..training.run_report import short_name
+from .arguments import COMPARING, CompareArguments
 from .evaluate import picture_keys, predict_rows
 from .search import SEARCHES, RetrieveArguments, open_search
 
 
-USAGE = "mm_hf compare RUN_A RUN_B [flags]"
 SHOWN = 24  # rows on the page
 COLUMNS = ("task", "row", "kind", "text", "truth", "a", "b", "better", "score_a", "score_b")
-
-
-@dataclass
-class CompareArguments(EvaluateArguments):
-    """What is compared, and how."""
-
-    model: str = field(default="", metadata={"help": "RUN_A and RUN_B, the first two words, stand in its place."})
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.missing:
-            raise ValueError("--missing belongs to `mm_hf evaluate`: compare measures whole rows.")
 
 
 @dataclass
@@ -136,15 +123,15 @@ def read_words() -> tuple[Side, Side]:
     asks = {"-h", "--help"} & set(words)
     runs = [word for word in words[:2] if not word.startswith("-")]
     if len(runs) < 2 and not asks:
-        raise ValueError(f"{USAGE}: the two runs come first; got {' '.join(words) or 'nothing'}.")
+        raise ValueError(f"{COMPARING}: the two runs come first; got {' '.join(words) or 'nothing'}.")
     if "--model" in words:
-        raise ValueError(f"{USAGE}: the runs are the first two words, without --model.")
+        raise ValueError(f"{COMPARING}: the runs are the first two words, without --model.")
     if len(runs) == 2 and os.path.realpath(runs[0]) == os.path.realpath(runs[1]):
-        raise ValueError(f"{USAGE}: both are {runs[0]}, which does not differ from itself.")
+        raise ValueError(f"{COMPARING}: both are {runs[0]}, which does not differ from itself.")
     sides = []
     for letter, run in zip("AB", runs if len(runs) == 2 else "AB"):
-        with command_line(["--model", run, *words[len(runs) :]]):
-            args, data_args, recipe = parse_arguments(f"{__doc__.splitlines()[0]} Usage: {USAGE}.", CompareArguments)
+        others = ["--model", run, *words[len(runs) :]]
+        args, data_args, recipe = parse_arguments(__doc__, CompareArguments, prog="mm_hf compare", words=others)
         if data_args.dataset is None:
             raise ValueError(f"{run} has no recipe.json that names its data: give --dataset, for both.")
         sides.append(Side(letter, args, data_args, recipe))
@@ -152,17 +139,6 @@ def read_words() -> tuple[Side, Side]:
     for side in sides:
         side.args.output_dir = side.args.output_dir or str(Path("runs", folder))
     return sides[0], sides[1]
-
-
-@contextlib.contextmanager
-def command_line(words: list[str]) -> Iterator[None]:
-    """Within, these are the words of the command line."""
-    before = sys.argv
-    sys.argv = [before[0], *words]
-    try:
-        yield
-    finally:
-        sys.argv = before
 
 
 def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
@@ -182,7 +158,7 @@ def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
     check_same_rows(*sides)
     for side, run in zip(sides, runs):
         run.say(f"{side} on {len(side.rows):,} rows of {side.data_args.dataset}, part {side.part}")
-        found = predict_rows(run, run.rows(side.part, train=False), f"measuring {side.letter}")
+        found = predict_rows(run, run.rows(side.part), f"measuring {side.letter}")
         run.note_bad_rows(found.bad_rows)
         run.share_bad_rows()
         bad = run.output_dir / "bad_rows.jsonl"

@@ -1,9 +1,8 @@
 """Measures a checkpoint: metrics with intervals, floors, calibration, confusion, the worst mistakes, missing parts.
 
-    mm_hf evaluate --model runs/easy_vqa --missing
-    accelerate launch -m mm_hf.commands.evaluate --model runs/easy_vqa
-    mm_hf evaluate --model me/answers --dataset my.csv --image_column photo --text_column question \
-        --label_column answer
+    mm_hf evaluate runs/easy_vqa --missing
+    accelerate launch -m mm_hf.commands.evaluate runs/easy_vqa
+    mm_hf evaluate me/answers --dataset my.csv --image_column photo --text_column question --label_column answer
 
 A run of mm_hf train leaves recipe.json beside its checkpoint: there, data set and columns need not be named again.
 What is found goes into the folder evaluation/ of the checkpoint: report.html, a page that needs no other file,

@@ -38,8 +38,9 @@ from ..models.generation_mm_fusion import GENERATION, MMFusionForConditionalGene
 from ..training.exits import MEASURING, run_script
 from ..training.heads import HEADS
 from ..training.values import check_range
+from .arguments import PredictArguments
 from .prediction.answers import ERROR, Answer, Summary, reasons_of, without_input
-from .prediction.arguments import PredictArguments, columns_of, load_config, parse_arguments
+from .prediction.arguments import columns_of, load_config, parse_arguments
 from .prediction.batches import GivenRows, RowBatches, pass_over
 from .prediction.output import PredictionFile, form_of
 from .prediction.sources import STDIN, RowSource, open_rows
@@ -95,7 +96,7 @@ class Predictor:
 
 def main():
     """All of it, from top to bottom."""
-    run, rows, args, data_args = parse_arguments()
+    run, rows, args, data_args = parse_arguments(__doc__)
     check_range("max_bad_fraction", data_args.max_bad_fraction, 0, 1)
     file = PredictionFile(args.output, args.overwrite)
     config, head = load_config(run)

@@ -28,9 +28,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         """See the library's method. The spelling with hyphens (`--text-column`) is understood, but not listed."""
         if not action.option_strings:
             return super()._format_action_invocation(action)
-        names = [name for name in action.option_strings if name.startswith("--") and "-" not in name[2:]] or [
-            *action.option_strings
-        ]
+        names = [name for name in action.option_strings if "-" not in name.lstrip("-")]
         values = "" if action.nargs == 0 else f" {self._format_args(action, action.dest.upper())}"
         return f"{', '.join(names)}{values}"
 

@@ -43,7 +43,11 @@ class EvaluateArguments:
 
 
 def measuring_parser(
-    description: str, prog: str, group: type = EvaluateArguments, commands: tuple[str, ...] = ()
+    description: str,
+    prog: str,
+    group: type = EvaluateArguments,
+    commands: tuple[str, ...] = (),
+    usage: str | None = None,
 ) -> ArgumentParser:
     """The flags of a verb that measures a checkpoint: its own group, and those of the data.
 
@@ -52,13 +56,14 @@ def measuring_parser(
         prog: what it is called.
         group: its own arguments, `model` among them.
         commands: what its first word may be, where it has one.
+        usage: in place of one that begins with RUN, or with a command and `--model`.
     """
-    words = f" {{{','.join(commands)}}}" if commands else ""
+    first = f"{{{','.join(commands)}}} --model MODEL" if commands else "RUN"
     more = 'With a recipe.json beside the checkpoint, its data set and columns are the defaults; "" is no column.'
     parser = ArgumentParser(
         (group, DatasetArguments),
         prog=prog,
-        usage=f"{prog}{words} --model MODEL [flags]",
+        usage=usage or f"{prog} {first} [flags]",
         description=f"{description.rstrip()}\n\n{more}",
     )
     if commands:

@@ -1,6 +1,7 @@
 """Opens a checkpoint to be measured: the arguments, the model, and the data cut into parts as in training."""
 
 import os
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -65,6 +66,7 @@ def parse_arguments(
     group: type = EvaluateArguments,
     commands: tuple[str, ...] = (),
     prog: str = "mm_hf evaluate",
+    words: list[str] | None = None,
 ) -> tuple[Any, DatasetArguments, dict[str, Any]]:
     """Reads the command line, and what it leaves out from the checkpoint's recipe.json.
 
@@ -73,12 +75,17 @@ def parse_arguments(
         group: the script's own arguments, `model` among them.
         commands: what its first word may be, where it has one; it becomes `command`, which the group then has.
         prog: what the script is called.
+        words: in place of those of the command line. Where there are no commands, the first may be the checkpoint,
+            without `--model`.
 
     Returns:
         both groups of arguments, and the recipe, empty where there is none.
     """
+    words = sys.argv[1:] if words is None else words
+    if words and not commands and not words[0].startswith("-"):
+        words = ["--model", *words]
     parser = measuring_parser(description, prog, group, commands)
-    file = Path(parser.parse_known_args()[0].model) / "recipe.json"
+    file = Path(parser.parse_known_args(words)[0].model) / "recipe.json"
     recipe: dict[str, Any] = {}
     notes: list[str] = []
     if file.exists():
@@ -98,7 +105,7 @@ def parse_arguments(
     except ValueError as error:
         parser.error(f"{file}: {error}")
     try:
-        args, data_args, *others = parser.parse_args_into_dataclasses()
+        args, data_args, *others = parser.parse_args_into_dataclasses(words)
     except ValueError as error:
         parser.error(str(error))
     if commands:

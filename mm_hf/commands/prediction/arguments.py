@@ -1,7 +1,6 @@
-"""What `mm_hf predict` is asked: its flags, the checkpoint, and the columns that the model reads."""
+"""What `mm_hf predict` is asked: the command line, the checkpoint, and the columns that the model reads."""
 
 import os
-from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,87 +9,25 @@ from ...data import Columns
 from ...models.configuration_mm_fusion import check_source
 from ...models.files import read_json
 from ...models.names import did_you_mean
-from ...training.data_arguments import COLUMN_OF, DatasetArguments
-from ...training.flags import ArgumentParser
+from ...training.data_arguments import COLUMN_OF
 from ...training.heads import HEADS
 from ...training.model_arguments import RETRIEVAL
 from ...training.reopen import config_of
 from ...training.values import checked_values
+from ..arguments import IN_COLUMNS, OF_DATA, ColumnArguments, predict_parser
 from .sources import NO_COLUMN
 
 
-DESCRIPTION = "Predicts the rows of a file, and writes them again with what the model says beside them."
-IN_COLUMNS = [*COLUMN_OF.values(), "video_column"]
-OF_DATA = [*IN_COLUMNS, "data_root", "on_error", "max_bad_fraction"]
-HELP = {
-    "data_root": {"help": "Folder that image paths are relative to and cannot leave; left out, that of the rows."},
-    "on_error": {
-        "help": "raise: a bad row stops it; skip: it is kept with an empty prediction, and a column says why."
-    },
-    "max_bad_fraction": {"help": "Share of bad rows above which it stops all the same."},
-}
-
-# The flags of training that name columns and say what becomes of bad rows.
-ColumnArguments: Any = make_dataclass(
-    "ColumnArguments",
-    [
-        (key.name, key.type, field(default=key.default, metadata={**key.metadata, **HELP.get(key.name, {})}))
-        for key in fields(DatasetArguments)
-        if key.name in OF_DATA
-    ],
-)
-
-
-@dataclass
-class PredictArguments:
-    """What is predicted, and how it is said."""
-
-    split: str | None = field(default=None, metadata={"help": "Part of the rows, where they have several."})
-    top_k: int = field(default=1, metadata={"help": "So many of the best classes, with their probabilities."})
-    probabilities: str = field(
-        default="best",
-        metadata={
-            "help": "all: one column for each class; several labels have them always.",
-            "choices": ["best", "all"],
-        },
-    )
-    prefix: str = field(default="", metadata={"help": "What the new columns begin with."})
-    overwrite: bool = field(
-        default=False,
-        metadata={
-            "help": "Replace a finished output, and begin anew where one was begun with other rows or settings."
-        },
-    )
-    bf16: bool = field(default=False, metadata={"help": "Work in bfloat16, where the device is faster with it."})
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Rows a process and step."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare batches."})
-
-    def __post_init__(self):
-        for name in ("top_k", "per_device_eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-
-
-def parse_arguments() -> tuple[str, str, Any, Any]:
+def parse_arguments(description: str) -> tuple[str, str, Any, Any]:
     """Reads the command line, and the columns that it leaves out from the checkpoint's recipe.json.
+
+    Args:
+        description: of the verb, for its help.
 
     Returns:
         the checkpoint, the rows, and both groups of arguments.
     """
-    parser = ArgumentParser(
-        (PredictArguments, ColumnArguments),
-        description=f"{DESCRIPTION} With a recipe.json beside the checkpoint, its columns are the "
-        'defaults; "" is no column.',
-    )
-    parser.add_argument("run", metavar="RUN", help="Folder of a run or checkpoint, or Hub id.")
-    parser.add_argument(
-        "rows",
-        metavar="ROWS",
-        help="A .csv, .jsonl or .parquet file, - for JSON lines on standard input, or whatever training reads.",
-    )
-    parser.add_argument(
-        "-o", "--output", required=True, metavar="FILE", help="A .csv, .tsv, .jsonl or .parquet file to write."
-    )
+    parser = predict_parser(description, "mm_hf predict")
     run = parser.parse_known_args()[0].run
     file = Path(run) / "recipe.json"
     if file.exists():

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from mm_hf import cli
+
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "SECURITY.md"]
@@ -26,7 +28,6 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_verb_is_told_and_is_there():
-    cli = pytest.importorskip("mm_hf.cli")
     table = (REPOSITORY / "docs/commands.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \| .* \| `mm_hf \1 ", table, flags=re.MULTILINE)) == set(cli.VERBS)
     pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)

@@ -226,7 +226,6 @@ def test_a_file_of_the_users(prepared, own_file):
 
 
 def test_predict(prepared, own_file):
-    pytest.importorskip("mm_hf.commands.predict")
     new = prepared.folder / "new.csv"
     lines = own_file.read_text().splitlines()
     new.write_text("\n".join(line.rpartition(",")[0] for line in lines[:21]) + "\n")
@@ -239,7 +238,6 @@ def test_predict(prepared, own_file):
 
 def test_compare(prepared, own_file):
     """Two seeds on the same test rows."""
-    pytest.importorskip("mm_hf.commands.compare")
     recipe = yaml.safe_load((prepared.folder / "easy_vqa.yaml").read_text())
     (prepared.folder / "two.yaml").write_text(yaml.safe_dump(recipe))
     prepared.run("train", "two.yaml", *QUICK, "--seed", 1)

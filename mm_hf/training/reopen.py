@@ -82,9 +82,11 @@ def parse_arguments(
         both groups of arguments, and the recipe, empty where there is none.
     """
     words = sys.argv[1:] if words is None else words
-    if words and not commands and not words[0].startswith("-"):
-        words = ["--model", *words]
     parser = measuring_parser(description, prog, group, commands)
+    if words and not commands and not words[0].startswith("-"):
+        if again := [word for word in words if word.split("=")[0] == "--model"]:
+            parser.error(f"the checkpoint is {words[0]!r}, the first word; leave out {again[0]}.")
+        words = ["--model", *words]
     file = Path(parser.parse_known_args(words)[0].model) / "recipe.json"
     recipe: dict[str, Any] = {}
     notes: list[str] = []

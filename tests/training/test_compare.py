@@ -68,7 +68,7 @@ def test_two_runs_on_their_test_rows(tmp_path, capsys):
     assert accuracy["difference"] == pytest.approx(only / found["rows"], abs=1e-5)
     assert accuracy["low"] <= accuracy["difference"] <= accuracy["high"]
     assert sum(values["rows"] for values in found["by_kind"].values()) == found["rows"]
-    table = list(csv.DictReader(ROWS.open()))
+    table = list(csv.DictReader(ROWS.read_text(encoding="utf-8").splitlines()))
     with (folder / "differing_rows.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == counts["differ"] > 0

@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import hashlib
 import importlib.metadata
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,6 +14,9 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, load_from_disk
+
+
+SETTINGS = "preparation.json"  # what a data set was built with
 
 
 class PreparationError(RuntimeError):
@@ -129,6 +133,57 @@ def folder_in_place(target: Path, names: Collection[str]) -> Iterator[Path]:
         if target.exists():
             target.rename(Path(holder, "old"))
         fresh.rename(target)
+
+
+def builder_parser(module: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """What the command line of every builder of a data set has: where to, and `--force`.
+
+    Args:
+        module: of the builder, in this package.
+        description: of what it does, one line.
+        epilog: of what it needs.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"mm_hf prepare {module}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
+    parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
+    return parser
+
+
+def built(
+    options: argparse.Namespace,
+    settings: dict[str, Any],
+    names: Collection[str],
+    write: Callable[[Path, dict[str, Any]], DatasetDict],
+) -> DatasetDict | None:
+    """Builds a data set, unless it is there already with these settings.
+
+    Args:
+        options: of the command line, `output` and `force` among them.
+        settings: that decide what is built; `write` keeps them in the file `SETTINGS`.
+        names: see `folder_in_place`.
+        write: builds into a folder with these settings.
+
+    Returns:
+        the parts; None where they were there.
+
+    Raises:
+        SystemExit: with one line, where it cannot be built, or is there with other settings.
+    """
+    try:
+        if is_complete(options.output, names) and not options.force:
+            found = json.loads((options.output / SETTINGS).read_text(encoding="utf-8"))
+            if found != settings:
+                raise PreparationError(f"{options.output} was built with {found}, asked for {settings}: add --force")
+            print(f"{options.output}: complete, left as it is (--force builds it again)")
+            return None
+        return write(options.output, settings)
+    except PreparationError as error:
+        sys.exit(f"error: {error}")
 
 
 def build_dataset(

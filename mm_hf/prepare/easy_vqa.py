@@ -12,7 +12,6 @@ most validation pictures in training.
 import argparse
 import json
 import random
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,12 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 from ..progress import progress_bar
 from .common import (
+    SETTINGS,
     PreparationError,
+    builder_parser,
+    built,
     check_sha256,
     folder_in_place,
-    is_complete,
     package_licence,
     package_path,
 )
@@ -42,7 +43,6 @@ KINDS = {
     **dict.fromkeys(("circle", "rectangle", "triangle"), "shape"),
     **dict.fromkeys(("black", "blue", "brown", "gray", "green", "red", "teal", "yellow"), "color"),
 }
-SETTINGS = "preparation.json"
 WRITTEN = ("dataset_dict.json", "train", "validation", "test", "README.md", "LICENSE", SETTINGS)
 
 CARD = """---
@@ -205,18 +205,15 @@ def write(output: Path, settings: Mapping[str, Any]) -> DatasetDict:
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="mm_hf prepare easy_vqa",
-        description="Turn the easy-vqa package into a datasets.DatasetDict with train, validation and test.",
-        epilog=f"Needs `pip install --no-deps {PACKAGE}`; downloads nothing.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = builder_parser(
+        "easy_vqa",
+        "Turn the easy-vqa package into a datasets.DatasetDict with train, validation and test.",
+        f"Needs `pip install --no-deps {PACKAGE}`; downloads nothing.",
     )
-    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of the validation images")
     parser.add_argument(
         "--validation_fraction", type=float, default=0.1, help="share of the official train images for validation"
     )
-    parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
     return parser.parse_args(arguments)
 
 
@@ -224,16 +221,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
     options = parse_arguments(arguments)
     settings = {"package": PACKAGE, "seed": options.seed, "validation_fraction": options.validation_fraction}
-    try:
-        if is_complete(options.output, WRITTEN) and not options.force:
-            found = json.loads((options.output / SETTINGS).read_text(encoding="utf-8"))
-            if found != settings:
-                raise PreparationError(f"{options.output} was built with {found}, asked for {settings}: add --force")
-            print(f"{options.output}: complete, left as it is (--force builds it again)")
-            return
-        splits = write(options.output, settings)
-    except PreparationError as error:
-        sys.exit(f"error: {error}")
+    splits = built(options, settings, WRITTEN, write)
+    if splits is None:
+        return
     print(f"{'split':<12}{'questions':>10}{'images':>8}  from")
     for name, questions, images, origin in describe(splits):
         print(f"{name:<12}{questions:>10}{images:>8}  {origin}")

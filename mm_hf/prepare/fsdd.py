@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import re
-import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,14 +20,13 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from .common import PreparationError, folder_in_place, is_complete
+from .common import SETTINGS, PreparationError, built, folder_in_place
 
 
 RECORDING = re.compile(r"(?:^|/)(\d)_([a-z]+)_(\d+)\.wav$")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RECORDINGS, TEST_TAKES = 3000, range(5)
 LARGEST_RECORDING = 1_000_000  # bytes; the longest of them has 36,000
-SETTINGS = "preparation.json"
 WRITTEN = ("train", "validation", "test", "dataset_dict.json", "README.md", SETTINGS)
 FEATURES = Features(
     {
@@ -148,18 +146,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     archive = options.archive or (Path(os.environ["FSDD_ZIP"]) if os.environ.get("FSDD_ZIP") else None)
     settings = {"validation_takes": options.validation_takes}
-    try:
-        if is_complete(options.output, WRITTEN) and not options.force:
-            found = json.loads((options.output / SETTINGS).read_text(encoding="utf-8"))
-            if found != settings:
-                raise PreparationError(f"{options.output} was built with {found}, asked for {settings}: add --force")
-            print(f"{options.output}: complete, left as it is (--force builds it again)")
-            return
+
+    def write_all(folder: Path, settings: dict[str, Any]) -> DatasetDict:
         if archive is None:
             raise PreparationError("no archive: name it before OUT, or in the environment variable FSDD_ZIP")
-        splits = write(archive, options.output, settings)
-    except PreparationError as error:
-        sys.exit(f"error: {error}")
+        return write(archive, folder, settings)
+
+    splits = built(options, settings, WRITTEN, write_all)
+    if splits is None:
+        return
     for part, rows in splits.items():
         print(f"{part:<12}{len(rows):>6} recordings")
     print(f"written to {options.output}")

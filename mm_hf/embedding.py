@@ -11,7 +11,7 @@ from .data.feature_cache import prepare_readable
 from .data.loading import Rows
 from .models.modeling_outputs import EncoderStates
 from .models.retrieval_mm_fusion import MMFusionForRetrieval
-from .progress import progress_bar
+from .progress_bar import progress_bar
 
 
 @torch.no_grad()

@@ -87,13 +87,13 @@ def test_the_package_imports_no_script_and_no_test(file):
 
 
 # The parts of the package that a part may use beside itself. A module at its top may use all but those that run, but
-# for `progress`, which uses nothing of the package and which all but `models` may use.
+# for `progress_bar`, which uses nothing of the package and which all but `models` may use.
 ALLOWED = {
-    "progress": set(),
+    "progress_bar": set(),
     "models": set(),
-    "data": {"models", "progress"},
-    "evaluation": {"models", "progress"},
-    "prepare": {"models", "data", "progress"},
+    "data": {"models", "progress_bar"},
+    "evaluation": {"models", "progress_bar"},
+    "prepare": {"models", "data", "progress_bar"},
 }
 ORDER = ("training", "commands", "cli", "__main__")  # of what runs: each may use what stands before it, and all below
 
@@ -163,6 +163,18 @@ def test_what_lies_outside_the_package_is_a_door(file):
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=name_of)
 def test_nothing_changes_where_python_looks_for_modules(file):
     assert "sys.path" not in file.read_text()
+
+
+def test_files_are_short():
+    """The library wants a config and its models in one file each; what grows beyond has two ideas."""
+    long = {name_of(file) for file in PACKAGE.rglob("*.py") if len(file.read_text().splitlines()) > 450}
+    assert long == {f"mm_hf/models/{name}_mm_fusion.py" for name in ("configuration", "modeling")}
+
+
+def test_every_bar_is_ours():
+    """Which prints no more than a line a minute where nobody looks at a terminal."""
+    users = {name_of(f) for f in PACKAGE.rglob("*.py") for _, name in imported(f) if name.split(".")[0] == "tqdm"}
+    assert users == {"mm_hf/progress_bar.py"}
 
 
 def test_importing_the_package_is_light():

@@ -50,6 +50,17 @@ class RetrieveArguments:
                 f"rerank_top and rerank_weight must be at least 0, got {self.rerank_top}, {self.rerank_weight}."
             )
 
+    @property
+    def gallery_folder(self) -> str:
+        """The gallery, which has to be named.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if self.gallery is None:
+            raise ValueError("gallery is missing: give --gallery.")
+        return self.gallery
+
 
 def search_parser(description: str, prog: str) -> ArgumentParser:
     """The flags of `mm_hf search`."""

@@ -63,6 +63,7 @@ class Side:
 
     Args:
         letter: "A" or "B".
+        folder: where what is found goes, of both.
         args, data_args, recipe: see `parse_arguments`.
         part: name of the measured part.
         rows: of it.
@@ -71,6 +72,7 @@ class Side:
     """
 
     letter: str
+    folder: Path
     args: CompareArguments
     data_args: DatasetArguments
     recipe: dict[str, Any]
@@ -82,7 +84,7 @@ class Side:
     @property
     def place(self) -> str:
         """Where its rows are from."""
-        return os.path.realpath(self.data_args.dataset)
+        return os.path.realpath(self.data_args.source)
 
     def __str__(self) -> str:
         return f"{self.letter} ({self.args.model})"
@@ -101,7 +103,7 @@ class Side:
 def main():
     """The whole comparison, from top to bottom."""
     sides = read_words()
-    searches = [(config_of(side.args.model).architectures or [None])[0] == SEARCHES for side in sides]
+    searches = [(config_of(side.args.model).architectures or [])[:1] == [SEARCHES] for side in sides]
     if searches[0] != searches[1]:
         names = [str(side) for side in sides]
         finder, other = names if searches[0] else names[::-1]
@@ -128,16 +130,15 @@ def read_words() -> tuple[Side, Side]:
         raise ValueError(f"{COMPARING}: the runs are the first two words, without --model.")
     if len(runs) == 2 and os.path.realpath(runs[0]) == os.path.realpath(runs[1]):
         raise ValueError(f"{COMPARING}: both are {runs[0]}, which does not differ from itself.")
+    folder = Path("runs", "-".join(["compare", *(Path(os.path.realpath(run)).name for run in runs)]))
     sides = []
     for letter, run in zip("AB", runs if len(runs) == 2 else "AB"):
         others = ["--model", run, *words[len(runs) :]]
         args, data_args, recipe = parse_arguments(__doc__, CompareArguments, prog="mm_hf compare", words=others)
         if data_args.dataset is None:
             raise ValueError(f"{run} has no recipe.json that names its data: give --dataset, for both.")
-        sides.append(Side(letter, args, data_args, recipe))
-    folder = "-".join(["compare", *(Path(os.path.realpath(run)).name for run in runs)])
-    for side in sides:
-        side.args.output_dir = side.args.output_dir or str(Path("runs", folder))
+        args.output_dir = args.output_dir or str(folder)
+        sides.append(Side(letter, Path(args.output_dir), args, data_args, recipe))
     return sides[0], sides[1]
 
 
@@ -193,10 +194,11 @@ def outcomes_of(run: Evaluator, predictions: Predictions) -> dict[str, Outcome]:
     if run.writes:
         said, true = (run.collator.texts_of(tokens) for tokens in (predictions.logits, predictions.labels))
         labelled = torch.tensor([text is not None for text in true])
-        return {run.columns.label: Outcome(GENERATION, None, [text or "" for text in said], true, labelled)}
+        (column,) = run.columns.labels
+        return {column: Outcome(GENERATION, None, [text or "" for text in said], true, labelled)}
     found = {}
     for task in run.alone():
-        column, problem_type = task.columns.label, task.problem_type
+        (column,), problem_type = task.columns.labels, task.problem_type
         logits, labels = (
             values[column] if run.tasks else values for values in (predictions.logits, predictions.labels)
         )
@@ -244,7 +246,7 @@ def differing_content(a: Side, b: Side) -> str | None:
         return f"no column is read by both, of {sorted(inputs[0])} and {sorted(inputs[1])}, that could show it"
     kept = []
     for side in (a, b):
-        found = Fingerprint({side.part: side.rows}, side.columns, side.data_args.dataset, side.root)
+        found = Fingerprint({side.part: side.rows}, side.columns, side.data_args.source, side.root)
         found.settle(None)
         columns, files = found.kept["columns"][side.part], found.kept["files"].get(side.part, {})
         kept.append({name: (columns[name], files.get(name, {}).get("content")) for name in shared})
@@ -272,19 +274,19 @@ def compare_searches(sides: tuple[Side, Side]) -> dict[str, Any]:
     if PartialState().num_processes > 1:
         raise ValueError("Models that search are compared by one process: without accelerate launch.")
     args = sides[0].args
-    lock_folder(Path(args.output_dir))
+    lock_folder(sides[0].folder)
     opened = []
     for side in sides:
         own = side.args
-        asked = RetrieveArguments(
+        searched = RetrieveArguments(
             own.model,
             split=own.split,
             max_rows=own.max_rows,
             seed=own.seed,
             per_device_eval_batch_size=own.per_device_eval_batch_size,
         )
-        search = open_search(asked, side.data_args, side.recipe)
-        side.part, side.rows = search.part(asked.split)
+        search = open_search(searched, side.data_args, side.recipe)
+        side.part, side.rows = search.part(searched.split)
         side.columns, side.root = search.columns, search.collator.root
         opened.append(search)
     check_same_rows(*sides)
@@ -317,14 +319,14 @@ def compare_searches(sides: tuple[Side, Side]) -> dict[str, Any]:
             args.seed,
             f"intervals of {direction}",
         )
-    only = {side.letter: [] for side in sides}
+    only: dict[str, list[str]] = {side.letter: [] for side in sides}
     classes = [type(search.model).__name__ for search in opened]
     return {"classes": classes, "only": only, "unit": "queries", "items": len(items), "tasks": tasks}
 
 
 def write(sides: tuple[Side, Side], report: dict[str, Any]):
     """Writes page, figures and rows, and prints the tables, the words last."""
-    folder, args = Path(sides[0].args.output_dir), sides[0].args
+    folder, args = sides[0].folder, sides[0].args
     unit = report["unit"]
     rows = [{"task": task, **row} for task, found in report["tasks"].items() for row in found["differing"]]
     shown = {task: found.pop("differing")[:SHOWN] for task, found in report["tasks"].items()}
@@ -364,7 +366,7 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
     }
     facts = {side.letter: f"{name} ({report[side.letter.lower()]['model_class']})" for side, name in zip(sides, names)}
     facts |= {
-        "data set": f"{short_name(sides[0].data_args.dataset)}, part {sides[0].part}, {len(sides[0].rows):,} rows",
+        "data set": f"{short_name(sides[0].data_args.source)}, part {sides[0].part}, {len(sides[0].rows):,} rows",
         "intervals": f"{args.bootstrap_samples} resamples of {unit}, the same for both, seed {args.seed}",
         "date": report["run"]["date"],
         "code": report["run"]["commit"],

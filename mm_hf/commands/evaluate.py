@@ -44,7 +44,7 @@ from ..evaluation import (
     write_page,
 )
 from ..evaluation.page import PICTURES
-from ..progress import progress_bar
+from ..progress_bar import progress_bar
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator, OtherPictures
 from ..training.exits import MEASURING, run_script

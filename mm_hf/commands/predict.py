@@ -24,7 +24,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers.utils import logging
 
 import mm_hf
@@ -35,6 +34,7 @@ from ..evaluation.prediction import write
 from ..models.checksums import checksum_of, checksum_of_bytes
 from ..models.ctc_mm_fusion import CTC, MMFusionForCTC
 from ..models.generation_mm_fusion import GENERATION, MMFusionForConditionalGeneration
+from ..progress_bar import progress_bar
 from ..training.exits import MEASURING, run_script
 from ..training.heads import HEADS
 from ..training.values import check_range
@@ -151,7 +151,7 @@ def answers_of(config: MMFusionConfig, head: type[MMFusionPreTrainedModel], args
         ]
     else:
         names: Any = config.id2label
-        outputs, problem_type = config.num_labels, config.problem_type
+        outputs, problem_type = len(names), config.problem_type
         if problem_type is None:  # a checkpoint that has not seen a label
             problem_type = "regression" if outputs == 1 else "single_label_classification"
         classes = None if problem_type == "regression" else [names[number] for number in range(outputs)]
@@ -260,8 +260,7 @@ def predict_rows(
     if first and main:
         print(f"goes on after {first:,} rows that are done", flush=True)
     began = noted = time.monotonic()
-    every = 0.1 if sys.stderr.isatty() else 60  # seconds between two lines
-    bar = tqdm(total=source.count() if main else None, initial=first, unit="row", disable=not main, mininterval=every)
+    bar = progress_bar(total=source.count() if main else None, initial=first, unit="row", disable=not main)
     done = first
     try:
         for found in rounds(iter(loader), predictor, data_args.on_error):

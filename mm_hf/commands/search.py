@@ -13,6 +13,7 @@ and retrieval.png into the folder evaluation/ of the checkpoint. `query` prints 
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class Search:
         file = Path(self.args.model) / "rows.json"
         cells = read_json(file).get("cells") if file.exists() else None
         splits = load_splits(
-            self.data_args.dataset,
+            self.data_args.source,
             self.columns,
             data_root=self.data_args.data_root,
             validation_fraction=0.0,
@@ -157,7 +158,7 @@ def open_search(args: RetrieveArguments, data_args: DatasetArguments, recipe: di
         MMFusionProcessor.from_pretrained(args.model),
         columns,
         on_error=data_args.on_error,
-        root=data_root_of(data_args.dataset, data_args.data_root),
+        root=data_root_of(data_args.source, data_args.data_root),
         pair_ids=True,
     )
     model = MMFusionForRetrieval.from_pretrained(args.model, freeze_encoders=True)
@@ -321,7 +322,8 @@ def shown(
 
 def build(search: Search):
     """Embeds the data, or a part of them, and keeps it."""
-    lock_folder(Path(search.args.gallery))
+    folder = search.args.gallery_folder
+    lock_folder(Path(folder))
     empty_index(search.model.config.projection_dim, search.args.index_factory)  # a wrong name is told before the work
     name, rows = rows_of(search, search.args.split)
     gallery = search.gallery(rows)
@@ -329,10 +331,10 @@ def build(search: Search):
         raise ValueError(f"{rows.split} has no text and nothing else that can be read, so nothing can be searched.")
     parts = rows.counts() if isinstance(rows, AllRows) else {rows.split: len(rows)}
     gallery.source = {"split": name, "parts": parts, "model": search.args.model}
-    gallery.save(search.args.gallery)
+    gallery.save(folder)
     of_parts = ", ".join(f"{count:,} of {part}" for part, count in parts.items())
     counts = " and ".join(f"{len(keys):,} of {modality}" for modality, keys in gallery.keys.items())
-    print(f"{of_parts} (rows): their distinct items, {counts}, are in {search.args.gallery}")
+    print(f"{of_parts} (rows): their distinct items, {counts}, are in {folder}")
 
 
 def rows_of(search: Search, split: str | None) -> tuple[str | None, Rows]:
@@ -346,10 +348,12 @@ def rows_of(search: Search, split: str | None) -> tuple[str | None, Rows]:
 def query(search: Search):
     """Finds pictures or sounds by a text, or texts by a picture or a sound."""
     args, model = search.args, search.model
-    gallery = Gallery.load(args.gallery, model)
-    if "split" not in (gallery.source or {}):
-        raise ValueError(f"{args.gallery} does not say which part of the data it is of: build it anew.")
-    _, rows = rows_of(search, gallery.source["split"])
+    folder = args.gallery_folder
+    gallery = Gallery.load(folder, model)
+    source = gallery.source or {}
+    if "split" not in source:
+        raise ValueError(f"{folder} does not say which part of the data it is of: build it anew.")
+    _, rows = rows_of(search, source["split"])
     asked, shown_query, inputs = prepare_query(search)
     sought = model.item_modality if asked == "text" else "text"
     inputs = {key: value.to(model.device) for key, value in inputs.items()}
@@ -357,8 +361,8 @@ def query(search: Search):
         states = {asked: model.model.encode({}, None, **inputs)[asked]}
         features = model.get_features(asked, states)
     looks = args.rerank_top > 0 and model.config.matching_weight > 0
-    scores, places = gallery.search(features, sought, max(args.top_k, args.rerank_top if looks else 0))
-    scores, places = scores[0], places[0].tolist()
+    found = gallery.search(features, sought, max(args.top_k, args.rerank_top if looks else 0))
+    scores, places = found[0][0], found[1][0].tolist()
     for place in places:
         row_of_item(search, rows, gallery, sought, place)  # refuses other rows before the fusion looks at them
     if looks:
@@ -375,12 +379,12 @@ def query(search: Search):
         where = f"{row[SOURCE_ROW]} of {row[PART]}" if PART in row else row["row_id"]
         print(f"{scores[place]:9.3f}  row {where}  {text or ''}")
         finds.append((picture_of, text or "", None))
-    output = args.output or os.path.join(args.gallery, "query.png")
+    output = args.output or os.path.join(folder, "query.png")
     plot_finds([(shown_query, finds)], output)
     print(f"drawn: {output}")
 
 
-def prepare_query(search: Search) -> tuple[str, Any, dict[str, torch.Tensor]]:
+def prepare_query(search: Search) -> tuple[str, Any, Mapping[str, torch.Tensor]]:
     """What is asked: its modality, the text or picture that stands for it, and the model's inputs.
 
     Raises:

@@ -12,7 +12,7 @@ import torch
 from ..models.freezing import holds_adapters
 from ..models.modeling_mm_fusion import MMFusionModel
 from ..models.modeling_outputs import EncoderStates
-from ..progress import progress_bar
+from ..progress_bar import progress_bar
 from .bad_rows import check_on_error
 from .loading import BadRowError
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..progress import progress_bar
+from ..progress_bar import progress_bar
 from .kinds import rows_by_kind
 from .metrics import metrics_of
 

@@ -14,7 +14,7 @@ from ..models.ctc_mm_fusion import MMFusionForCTC
 from ..models.generation_mm_fusion import MMFusionForConditionalGeneration
 from ..models.losses import count_labels
 from ..models.retrieval_mm_fusion import ITEMS
-from ..progress import progress_bar
+from ..progress_bar import progress_bar
 
 
 # The modalities of a model for search, and what its outputs call them.

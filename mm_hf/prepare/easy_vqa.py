@@ -18,7 +18,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
-from ..progress import progress_bar
+from ..progress_bar import progress_bar
 from .common import (
     SETTINGS,
     PreparationError,

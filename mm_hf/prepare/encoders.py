@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import BertModel, BertTokenizer, MobileNetV2Config, MobileNetV2ForImageClassification
@@ -193,14 +193,9 @@ def write_mobilenet_v2(folder: Path) -> None:
     path = package_path(MOBILENET_PACKAGE, MOBILENET_FILE)
     check_sha256(path, MOBILENET_SHA256)
     weights = torch.load(path, map_location="cpu", weights_only=True)
-    model = MobileNetV2ForImageClassification(
-        MobileNetV2Config(
-            tf_padding=False,
-            layer_norm_eps=1e-5,
-            classifier_dropout_prob=0.2,
-            num_labels=len(weights["classifier.1.bias"]),
-        )
-    )
+    config = MobileNetV2Config(tf_padding=False, layer_norm_eps=1e-5, classifier_dropout_prob=0.2)
+    config.num_labels = len(weights["classifier.1.bias"])
+    model = MobileNetV2ForImageClassification(config)
     model.load_state_dict(rename_mobilenet_v2(weights), strict=True)
     model.save_pretrained(folder)
     processor = MobileNetV2ImageProcessorPil(
@@ -223,7 +218,9 @@ def write_minilm(folder: Path) -> None:
     source = package_path(MINILM_PACKAGE, MINILM_FOLDER)
     for name, expected in MINILM_SHA256.items():
         check_sha256(package_path(MINILM_PACKAGE, f"{MINILM_FOLDER}/{name}"), expected)
-    model, loading = BertModel.from_pretrained(source, local_files_only=True, output_loading_info=True)
+    # A pair, with output_loading_info, of which the library's annotation knows nothing.
+    loaded: Any = BertModel.from_pretrained(source, local_files_only=True, output_loading_info=True)
+    model, loading = loaded
     faults = {kind: sorted(map(str, keys)) for kind, keys in loading.items() if keys}
     if faults:
         raise PreparationError(f"{source} does not fit BertModel: {faults}")

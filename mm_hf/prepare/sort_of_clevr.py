@@ -27,7 +27,7 @@ import PIL.Image
 import PIL.ImageDraw
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
 
-from ..progress import progress_bar
+from ..progress_bar import progress_bar
 from .common import SETTINGS, PreparationError, builder_parser, built, folder_in_place
 
 

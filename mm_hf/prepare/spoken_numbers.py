@@ -11,6 +11,7 @@ one), `number` (371), `digits` (how many) and `speaker`.
 import io
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -70,7 +71,7 @@ def numbers(part: Dataset, rounds: int, seed: int) -> Dataset:
     """The spoken numbers of one part."""
     draw = random.Random(seed)
     columns = part.select_columns(["digit", "word", "speaker"])[:]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for speaker in sorted(set(columns["speaker"])):
         own = [place for place, name in enumerate(columns["speaker"]) if name == speaker]
         for _ in range(rounds):

@@ -167,7 +167,8 @@ def write_whisper(folder: Path) -> None:
     tokenizer = WhisperTokenizer(
         tokenizer_file=str(source / "tokenizer.json"), unk_token=SPECIAL["end"], bos_token=SPECIAL["end"]
     )
-    tokens = {name: tokenizer.convert_tokens_to_ids(token) for name, token in SPECIAL.items()}
+    vocabulary = tokenizer.get_vocab()
+    tokens = {name: vocabulary[token] for name, token in SPECIAL.items()}
     config = WhisperConfig(
         vocab_size=len(weights["proj_out.weight"]),
         d_model=384,

@@ -84,7 +84,7 @@ def seconds_of_encoders(run: Run, names: list[str]) -> tuple[float, float] | Non
                     states = run.model.base_model.encode(indices, **inputs)
                     levels = [level for name in names for level in states[name].levels]
                     if backward and levels:
-                        torch.autograd.backward(sum(level.sum() for level in levels))
+                        torch.autograd.backward([level.sum() for level in levels])
                 seconds.append(time.perf_counter() - began)
     finally:
         run.model.zero_grad(set_to_none=True)

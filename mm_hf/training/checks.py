@@ -27,7 +27,7 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
         )
     choose_encoders(model_args, data_args)
     check_places(model_args, data_args)
-    needed = {"dataset": data_args.dataset}
+    needed: dict[str, object] = {"dataset": data_args.dataset}
     if model_args.task == RETRIEVAL:
         both = data_args.image_column and data_args.audio_column
         if both or data_args.video_column or data_args.table_columns or data_args.series_column:
@@ -126,7 +126,8 @@ def check_table(data_args: DataArguments):
         )
     if len(set(columns)) < len(columns):
         raise ValueError(f"table_columns names a column twice: {columns}.")
-    for key, named in (("table_columns", columns), ("series_column", [data_args.series_column])):
+    series = [] if data_args.series_column is None else [data_args.series_column]
+    for key, named in (("table_columns", columns), ("series_column", series)):
         if told := sorted(set(named) & set([labels] if isinstance(labels, str) else labels)):
             raise ValueError(f"{key} names {told}, the labels themselves.")
     for key in ("table_columns", "series_column"):
@@ -137,8 +138,12 @@ def check_table(data_args: DataArguments):
 def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
     """Says what does not go with a search or with several columns of labels, or needs these."""
     labels = data_args.label_column
-    of_decoder = {"decoder": model_args.decoder, "decoder_layers": model_args.decoder_layers}
-    of_decoder["decoder_learning_rate"] = train_args.decoder_learning_rate
+    of_decoder: dict[str, object] = {
+        "decoder": model_args.decoder,
+        "decoder_layers": model_args.decoder_layers,
+        "decoder_learning_rate": train_args.decoder_learning_rate,
+    }
+    unused: dict[str, object]
     if model_args.task in (GENERATION, CTC):
         unused = {
             "weight_column": isinstance(data_args.weight_column, dict) or None,
@@ -164,7 +169,7 @@ def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args
     if model_args.task == CTC:
         if model_args.audio_encoder is None:
             raise ValueError("audio_column is missing: ctc writes what is heard.")
-        without = {"num_beams": model_args.num_beams > 1, "streaming": data_args.streaming}
+        without: dict[str, object] = {"num_beams": model_args.num_beams > 1, "streaming": data_args.streaming}
         without |= {"label_smoothing_factor": train_args.label_smoothing_factor > 0}
         without |= {"predict_with_generate false": not train_args.predict_with_generate}
         for key, given in without.items():
@@ -186,8 +191,11 @@ def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args
         if train_args.imbalance == "balanced_sampler":
             raise ValueError(f"imbalance balanced_sampler draws rows by one label, and label_column is {labels}.")
         return
-    several = {"task_weights": model_args.task_weights, "task_weighting": model_args.task_weighting != "fixed"}
-    several |= {"task multi_task": model_args.task == "multi_task"}
+    several: dict[str, object] = {
+        "task_weights": model_args.task_weights,
+        "task_weighting": model_args.task_weighting != "fixed",
+        "task multi_task": model_args.task == "multi_task",
+    }
     several |= {key: isinstance(getattr(data_args, key), dict) for key in ("weight_column", "problem_type")}
     for key, given in several.items():
         if given:

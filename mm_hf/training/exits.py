@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from ..checkpoints import MANIFEST, list_checkpoints
 from ..data import BadRowError
-from ..progress import quiet_in_logs
+from ..progress_bar import quiet_in_logs
 from .lock import release_folders
 
 

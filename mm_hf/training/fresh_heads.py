@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from .. import MMFusionPreTrainedModel
 from ..data import BatchLoader, Rows
 from ..heads import Head, title_of
-from ..progress import progress_bar
+from ..progress_bar import progress_bar
 from .run import Run
 
 

@@ -12,7 +12,7 @@ from .. import MMFusionPreTrainedModel
 from ..checkpoints import checkpoint_to_resume
 from ..data import MultimodalCollator
 from ..models.losses import count_items
-from ..progress import progress_bar
+from ..progress_bar import progress_bar
 from ..states import agreed, new_checkpoint
 from .evaluator import evaluate
 from .progress import Progress

@@ -24,7 +24,7 @@ from ..checkpoints import list_checkpoints
 from ..data import MultimodalCollator
 from ..json_files import Rules, is_duration
 from ..nonfinite import check_finite
-from ..progress import is_live
+from ..progress_bar import is_live
 from ..states import taking_up
 from ..trainer import MMTrainer
 from .run import Run, build_optimizer, build_scheduler

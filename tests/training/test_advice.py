@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mm_hf.training import exits, new_run, train
+from mm_hf.training import exits, open_run, train
 
 
 STORED = Path(__file__).parents[1] / "data" / "checkpoints"
@@ -52,7 +52,7 @@ def test_what_frozen_encoders_would_save(tmp_path, capsys, monkeypatch):
     assert "--freeze_encoders true" in said.out
     assert said.err.count("\r") + said.err.count("\n") < 12, said.err
     assert "%|" not in said.err
-    monkeypatch.setattr(new_run, "advise_on_freezing", lambda run: None)
+    monkeypatch.setattr(open_run, "advise_on_freezing", lambda run: None)
     other = run_of(tmp_path / "other")
     assert "There is no GPU" not in capsys.readouterr().out
     weights, same = (load_file(folder / "model.safetensors") for folder in (one, other))

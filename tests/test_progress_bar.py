@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from mm_hf import progress
-from mm_hf.progress import LogBar, is_live, progress_bar
+from mm_hf import progress_bar as bars
+from mm_hf.progress_bar import LogBar, is_live, progress_bar
 
 
 class Terminal(io.StringIO):
@@ -77,6 +77,6 @@ def test_where_bars_are_live(monkeypatch):
         def __init__(self, iterable, **options):
             self.options = options
 
-    monkeypatch.setattr(progress, "tqdm", Notebook)
+    monkeypatch.setattr(bars, "tqdm", Notebook)
     assert is_live(io.StringIO())
     assert progress_bar(range(3), desc="x", file=io.StringIO()).options.keys() == {"desc", "file"}

@@ -14,8 +14,11 @@ __version__ = "0.1.0"
 
 def _is_the_command() -> bool:
     """Whether this process is the command `mm_hf`, or `python -m mm_hf`, and not somebody's program."""
-    started = (getattr(sys, "argv", None) or [""])[0]
-    return Path(started).stem == "mm_hf" or (started == "-m" and "mm_hf" in sys.orig_argv)
+    words, started = sys.orig_argv, (getattr(sys, "argv", None) or [""])[0]
+    if "-m" in words[:-1]:
+        return started == "-m" and words[words.index("-m") + 1] == "mm_hf"
+    # The script that `pip install` makes, not one of that name: it lies beside the interpreter.
+    return Path(started).stem == "mm_hf" and Path(started).absolute().parent == Path(sys.executable).absolute().parent
 
 
 if TYPE_CHECKING or not _is_the_command():

@@ -51,7 +51,7 @@ def test_help_loads_neither_torch_nor_transformers():
     """In one fresh process that is the command: all verbs, one after the other."""
     code = (
         "import sys\n"
-        "sys.argv = ['/somewhere/bin/mm_hf']\n"
+        "sys.argv = [str(__import__('pathlib').Path(sys.executable).parent / 'mm_hf')]\n"
         "from mm_hf.cli import main\n"
         "for words in [['--help'], ['recipes', 'list'], *([verb, '--help'] for verb in sys.stdin.read().split())]:\n"
         "    sys.argv[1:] = words\n"
@@ -78,8 +78,16 @@ def test_help_loads_neither_torch_nor_transformers():
 
 def test_the_command_finds_the_public_names_when_a_verb_asks_for_them(monkeypatch):
     """`mm_hf/__init__.py` as the command runs it, and as a program does."""
-    for started, late in (("/bin/mm_hf", True), ("C:\\bin\\mm_hf.exe", os.name == "nt"), ("/work/train.py", False)):
-        monkeypatch.setattr(sys, "argv", [started])
+    beside = str(Path(sys.executable).parent / "mm_hf")
+    for words, late in (
+        (["python", beside, "train"], True),
+        (["python", "-m", "mm_hf", "train"], True),
+        (["python", "-m", "pack.go", "mm_hf"], False),
+        (["python", "/work/mm_hf"], False),  # somebody's script of that name
+        (["python", "/work/train.py"], False),
+    ):
+        monkeypatch.setattr(sys, "orig_argv", words)
+        monkeypatch.setattr(sys, "argv", ["-m" if words[1] == "-m" else words[1]])
         spec = importlib.util.spec_from_file_location("mm_hf", mm_hf.__file__, submodule_search_locations=[])
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -168,6 +176,9 @@ def here(tmp_path, monkeypatch):
     Path("mine.yaml").write_text("dataset: other.csv\nlabel_column: a\n")
     for name in ("houses.csv", "other.csv"):
         Path(name).write_text("a,b\n1,2\n")
+    for name in ("ONE.YAML", "one.json"):
+        Path(name).write_text('{"seed": 3, "dataset": "other.csv"}')
+    Path("rows.json").write_text('{"seed": [3, 4], "text": ["a", "b"]}')
     Path("recipes").mkdir()
     Path("recipes/one.yml").write_text("seed: 3\n")
     return tmp_path
@@ -179,6 +190,9 @@ def here(tmp_path, monkeypatch):
         (["mine.yaml"], "mine", "other.csv"),
         (["mine.yaml", "--dataset", "houses.csv"], "mine", "houses.csv"),
         (["recipes/one.yml"], "one", None),
+        (["ONE.YAML"], "ONE", "other.csv"),
+        (["one.json"], "one", "other.csv"),  # recipes of before may have any ending
+        (["rows.json"], "rows", "rows.json"),
         (["houses.csv"], "houses", "houses.csv"),
         (["./houses.csv", "--dataset", "./houses.csv"], "houses", "./houses.csv"),
         (["--seed", "3", "houses.csv"], "houses", "houses.csv"),

@@ -150,6 +150,7 @@ ColumnArguments: Any = make_dataclass(
         if key.name in OF_DATA
     ],
 )
+ColumnArguments.__doc__ = "The columns of the rows, and what becomes of bad ones."
 
 
 @dataclass

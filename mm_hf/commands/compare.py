@@ -38,6 +38,7 @@ from ..evaluation.outcomes import (
 )
 from ..evaluation.page import write_html
 from ..evaluation.paired import NOTE
+from ..models.configuration_mm_fusion import check_source
 from ..models.generation_mm_fusion import GENERATION
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator
@@ -131,6 +132,8 @@ def read_words() -> tuple[Side, Side]:
     if len(runs) == 2 and os.path.realpath(runs[0]) == os.path.realpath(runs[1]):
         raise ValueError(f"{COMPARING}: both are {runs[0]}, which does not differ from itself.")
     folder = Path("runs", "-".join(["compare", *(Path(os.path.realpath(run)).name for run in runs)]))
+    for run in runs:
+        check_source("the checkpoint", run)
     sides = []
     for letter, run in zip("AB", runs if len(runs) == 2 else "AB"):
         others = ["--model", run, *words[len(runs) :]]

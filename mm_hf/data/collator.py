@@ -18,7 +18,7 @@ from .decoding import decode_image, decode_sound, decode_video, picture_file
 from .feature_cache import FeatureCache
 from .item_keys import file_key, id_of, series_key, table_key, table_values, text_key, video_key
 from .labels import label_tensor, weight_of
-from .loading import BadRowError, Columns
+from .loading import EPOCH, POSITION, BadRowError, Columns
 from .plain_rows import knows_its_place, read_plain
 from .targets import texts_of_tokens, texts_to_write
 
@@ -169,8 +169,8 @@ class MultimodalCollator:
         batch: dict[str, Any] = {**indices, **data, **labels}
         if not plain:
             batch["row_ids"] = torch.tensor([row["row_id"] for row in rows])
-        if "epoch" in rows[-1] and "position" in rows[-1]:
-            batch["stream_position"] = (rows[-1]["epoch"], rows[-1]["position"] + 1)
+        if EPOCH in rows[-1] and POSITION in rows[-1]:
+            batch["stream_position"] = (rows[-1][EPOCH], rows[-1][POSITION] + 1)
         if bad:
             batch["bad_rows"] = [error.entry for error in bad]
         return {**batch, "encoder_states": states} if states else batch
@@ -388,4 +388,4 @@ class MultimodalCollator:
     def _generator(self, row: dict[str, Any], modality: str, column: str) -> np.random.Generator:
         """All that is random about an item comes from here, and none of it from the global generators."""
         place = (list(self.parts).index(modality), self.parts[modality].index(column))
-        return np.random.default_rng([self.seed, row.get("epoch", self.epoch), row["row_id"], *place])
+        return np.random.default_rng([self.seed, row.get(EPOCH, self.epoch), row["row_id"], *place])

@@ -275,7 +275,7 @@ def look_at(path: str, names: Iterable[str]) -> CsvFile:
     options: dict[str, Any] = {**CELLS, "sep": separator, "encoding": encoding}
     if any(name != own for name, own in called.items()) and all(name.startswith(" ") for name in header[1:]):
         options["skipinitialspace"] = True  # "title, genre": what follows a comma and a space
-        header = [name.lstrip() for name in header]
+        header, first = first_lines(path, encoding, separator, skipinitialspace=True)
         called = names_in(header, names)
     if len(first) == len(header) + 1 and first[-1].strip():
         # What R writes: the first column, of the names of rows, is not in the header.
@@ -285,14 +285,14 @@ def look_at(path: str, names: Iterable[str]) -> CsvFile:
     return CsvFile(path, header, options, called)
 
 
-def first_lines(path: str, encoding: str, separator: str) -> tuple[list[str], list[str]]:
-    """The header of a file, and its first line of values; empty where there is none."""
+def first_lines(path: str, encoding: str, separator: str, **options: Any) -> tuple[list[str], list[str]]:
+    """The header of a file, and its first line of values; empty where there is none; `options` of `csv.reader`."""
     limit = csv.field_size_limit(2**31 - 1)  # a text may be long
     try:
         with open(path, encoding=encoding, newline="") as file:
             if file.read(1) != "\ufeff":
                 file.seek(0)
-            lines = (line for line in csv.reader(file, delimiter=separator) if line)
+            lines = (line for line in csv.reader(file, delimiter=separator, **options) if line)
             return next(lines, []), next(lines, [])
     except UnicodeError as error:
         raise not_utf8(path, error) from None

@@ -17,6 +17,9 @@ from ..models.names import did_you_mean
 
 # Column of the row number before a part was cut off, the only one that people can find in their own file.
 SOURCE_ROW = "_source_row"
+# What a row of a stream tells of its place, beside `row_id` and `split`, which every row has.
+EPOCH, POSITION = "_epoch", "_position"
+ROW_ID, SPLIT = "row_id", "split"
 ROWS_AT_ONCE = 1000  # that are fetched together where all of them are looked at
 
 
@@ -82,6 +85,14 @@ class Columns:
     series: str | None = None
 
     def __post_init__(self):
+        read = [pair for pair in self.named() if pair[0] not in ("kind", "group")]  # these are not read row by row
+        own = [(part, column) for part, column in read if column in (ROW_ID, SPLIT)]
+        if own:
+            part, column = own[0]
+            raise ValueError(
+                f"The {part} column is called {column!r}, which is what rows keep their place under: rename it, for "
+                f"instance to {f'{column}_'!r}."
+            )
         if self.image is not None and self.video is not None:
             raise ValueError(f"A row has images or a video, not both: got {self.images} and {self.video!r}.")
         if isinstance(self.weight, dict) and (unknown := set(self.weight) - set(self.labels)):
@@ -200,6 +211,6 @@ class Rows(TorchDataset):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         columns = self.dataset[indices]
         return [
-            {**{name: values[place] for name, values in columns.items()}, "row_id": index, "split": self.split}
+            {**{name: values[place] for name, values in columns.items()}, ROW_ID: index, SPLIT: self.split}
             for place, index in enumerate(indices)
         ]

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from ..models.names import did_you_mean
 from ..models.table_schema import is_missing
-from .loading import Columns, is_absent
+from .loading import EPOCH, Columns, is_absent
 
 
 logger = logging.get_logger(__name__)
@@ -52,7 +52,7 @@ def read_plain(rows: list[Any], columns: Columns, draws: bool) -> tuple[list[dic
             f"The rows have no column of labels {sorted(of_labels)}, and are taken for rows without; they have "
             f"{known}.{did_you_mean(sorted(of_labels)[0], known)} This is said once."
         )
-    drawn = {"epoch": int(torch.randint(2**31, ()))} if draws else {}
+    drawn = {EPOCH: int(torch.randint(2**31, ()))} if draws else {}
     files = set(columns.files)
     return [
         {

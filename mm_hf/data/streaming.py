@@ -8,13 +8,15 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
+from .loading import EPOCH, POSITION, ROW_ID, SPLIT
+
 
 class StreamBatches(TorchIterableDataset):
     """Batches of rows of a stream, for one process.
 
     The processes share the rows by shards where their number is a multiple of the processes, else row by row. A row is
-    a dict as `Rows` gives it, with its `epoch`, its `position` in this process's stream of that epoch, and as `row_id`
-    `position * world_size + rank`, which differs on every process.
+    a dict as `Rows` gives it, with its epoch, its position in this process's stream of that epoch, and as `row_id`
+    the position times `world_size` plus `rank`, which differs on every process.
 
     Each worker of a `DataLoader` reads the process's whole stream and gives its share of the batches: their order does
     not depend on the number of workers, and the reading is repeated, which pays where decoding is what takes the time.
@@ -113,4 +115,4 @@ class StreamBatches(TorchIterableDataset):
         """One row of a batch of columns, with where it comes from."""
         row_id = (before + place) * self.world_size + self.rank
         values = {name: column[place] for name, column in columns.items()}
-        return {**values, "row_id": row_id, "split": self.split, "epoch": epoch, "position": before + place}
+        return {**values, ROW_ID: row_id, SPLIT: self.split, EPOCH: epoch, POSITION: before + place}

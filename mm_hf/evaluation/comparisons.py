@@ -8,7 +8,7 @@ from typing import Any
 # Of these metrics the lower value is the better one; of several tasks the name of the task stands before it.
 LOWER_IS_BETTER = ("rmse", "mae", "wer", "median_rank")
 # Differences of these metrics are said in their own unit, of all others in points of a hundred.
-IN_UNITS = ("rmse", "mae", "median_rank")
+IN_UNITS = ("rmse", "mae", "median_rank", "r2", "pearson", "spearman")  # of the label, of ranks, of a correlation
 # The floors that look at no row, and how they are said; of several tasks with the name of the task before them.
 CONSTANTS = {
     "majority": "the most frequent answer for every row",

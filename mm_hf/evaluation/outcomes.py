@@ -7,7 +7,7 @@ import torch
 
 from ..models.generation_mm_fusion import GENERATION
 from .comparisons import figure, gap
-from .diagnostics import deviation_of, named, numbers
+from .diagnostics import named
 from .intervals import group_codes
 from .paired import (
     SCORES,
@@ -123,12 +123,11 @@ def compare_outcomes(
     outputs = true.shape[-1] if classes is None else len(classes)
     kinds = None if about.kinds is None else [about.kinds[row] for row in rows]
     found = paired_metrics(said, true, problem_type, outputs, groups, kinds, samples, seed, title, classes)
-    deviation = deviation_of(true) if problem_type == "regression" else None
 
     def words(value: torch.Tensor) -> str:
         """An answer or a truth."""
         if classes is None:
-            return numbers(value, deviation)
+            return ", ".join(f"{number:.7g}" for number in value.reshape(-1).tolist())
         return named(value, classes) if problem_type == "multi_label_classification" else classes[int(value)]
 
     differing = [

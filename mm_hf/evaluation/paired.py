@@ -20,6 +20,7 @@ from .texts import TextScore, chrf
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 FEW_GROUPS = 20  # below it the percentiles of a bootstrap are rough
+LEAST_GROUPS = 6  # below it not even votes that all say the same would be surprising (two-sided, 1 in 20)
 SCORES = {
     "single_label_classification": "1 where the answer is right, else 0",
     "multi_label_classification": "the share of labels that are right",
@@ -46,8 +47,8 @@ def paired_differences(
         groups, samples, seed, title: see `bootstrap`.
 
     Returns:
-        by name `a`, `b`, `difference` (A minus B), `low` and `high` of it, None for what is not defined, and `winner`:
-        "a" or "b" where the interval does not contain 0, else None.
+        by name `a`, `b`, `difference` (A minus B), `low` and `high` of it, None for what is not defined or of fewer
+        than `LEAST_GROUPS` groups, and `winner`: "a" or "b" where the interval does not contain 0, else None.
     """
     alone = [measure(torch.arange(len(groups)), place) for place in (0, 1)]
 
@@ -58,7 +59,7 @@ def paired_differences(
     found: dict[Any, dict[str, Any]] = {}
     for name, interval in bootstrap(differences, groups, samples, seed, title).items():
         one, other = (None if math.isnan(figures[name]) else figures[name] for figures in alone)
-        low, high = interval["low"], interval["high"]
+        low, high = (None, None) if len(groups.unique()) < LEAST_GROUPS else (interval["low"], interval["high"])
         found[name] = {"a": one, "b": other, "difference": interval["value"], "low": low, "high": high}
         found[name]["winner"] = winner(name[0] if isinstance(name, tuple) else name, low, high)
     return found
@@ -110,7 +111,11 @@ def paired_metrics(
         return found
 
     found = paired_differences(measure, groups, samples, seed, title)
-    by_kind = {kind: {**found[first, kind], "rows": int(rows.sum())} for kind, rows in chosen.items()}
+    by_kind = {}
+    for kind, rows in chosen.items():
+        by_kind[kind] = {**found[first, kind], "rows": int(rows.sum())}
+        if len(groups[rows].unique()) < LEAST_GROUPS:
+            by_kind[kind] |= {"low": None, "high": None, "winner": None}
     return {"metrics": {name: found[name] for name in functions}, "by_kind": by_kind}
 
 
@@ -137,6 +142,7 @@ def sign_test(differences: torch.Tensor, groups: torch.Tensor) -> dict[str, Any]
         `a`, `b` and `equal`, numbers of groups, and `p`.
     """
     votes = torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add_(0, groups, differences.double())
+    votes[votes.abs() < 1e-9] = 0.0  # ties, but for rounding
     for_a, for_b = int((votes > 0).sum()), int((votes < 0).sum())
     count = torch.tensor(for_a + for_b, dtype=torch.float64)
     fewer = torch.arange(min(for_a, for_b) + 1, dtype=torch.float64)
@@ -196,7 +202,8 @@ def paired_verdict(
     points = "" if metric in IN_UNITS else " points"
     scores = f"{said} {figure(found['a'])} and {figure(found['b'])}"
     if found["low"] is None:
-        interval = "no interval is defined"
+        few = f"with {groups} groups " if groups < LEAST_GROUPS else ""
+        interval = f"{few}no interval is defined"
     else:
         interval = f"95 % interval [{gap(found['low'], metric)}, {gap(found['high'], metric)}]"
     size = f"{gap(abs(found['difference']), metric).lstrip('+')}{points} of {said}"

@@ -44,13 +44,24 @@ class ModelArguments:
     )
     vision_encoder: str | None = field(
         default=None,
-        metadata={"help": f"Hub id or folder; left out beside an image_column, {DEFAULT_VISION_ENCODER}."},
+        metadata={
+            "help": f"Hub id or folder; left out beside an image_column, "
+            f"as MM_HF_ENCODERS says, else {DEFAULT_VISION_ENCODER}."
+        },
     )
     text_encoder: str | None = field(
-        default=None, metadata={"help": f"Hub id or folder; left out beside a text_column, {DEFAULT_TEXT_ENCODER}."}
+        default=None,
+        metadata={
+            "help": f"Hub id or folder; left out beside a text_column, "
+            f"as MM_HF_ENCODERS says, else {DEFAULT_TEXT_ENCODER}."
+        },
     )
     audio_encoder: str | None = field(
-        default=None, metadata={"help": f"Hub id or folder; left out beside an audio_column, {DEFAULT_AUDIO_ENCODER}."}
+        default=None,
+        metadata={
+            "help": f"Hub id or folder; left out beside an audio_column, "
+            f"as MM_HF_ENCODERS says, else {DEFAULT_AUDIO_ENCODER}."
+        },
     )
     max_audio_seconds: int | None = field(
         default=None,

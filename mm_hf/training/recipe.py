@@ -84,7 +84,7 @@ def parse_arguments(
             parser.set_defaults(**checked_values(values, ALL_ARGUMENTS, FORMS))
             name = recipe.name.rsplit(".", 1)[0]
     except (OSError, ValueError) as error:
-        parser.error(f"recipe {source}: {error}" if source.endswith(RECIPE_ENDINGS) else str(error))
+        parser.error(f"recipe {source}: {error}" if source.lower().endswith(RECIPE_ENDINGS) else str(error))
     if data is not None:
         if parsed.dataset not in (None, data):
             parser.error(f"the data are named twice, as {data!r} and as --dataset {parsed.dataset!r}: keep one.")

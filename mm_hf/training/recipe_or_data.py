@@ -2,18 +2,23 @@
 
 import os
 import re
+from dataclasses import fields
 from glob import has_magic
 from pathlib import Path
 
 from ..models.names import did_you_mean
-from .recipe_files import RECIPE_ENDINGS, YamlError, packaged_recipes
+from .data_arguments import DataArguments
+from .model_arguments import ModelArguments
+from .recipe_files import RECIPE_ENDINGS, YamlError, packaged_recipes, read_yaml
+from .train_arguments import TrainArguments
 
 
 DATA_ENDING = re.compile(r"\.(csv|tsv|jsonl?|parquet|tar)(\.(gz|bz2|xz|zst|zip))?$")
 
 
 def recipe_or_data(word: str | None, quiet: bool = False) -> tuple[Path | None, str | None]:
-    """Whether the first word names a recipe or the data. A recipe ends in .yaml or .yml; all else is data. A bare name
+    """Whether the first word names a recipe or the data. A recipe ends in .yaml or .yml, or
+    holds keys of recipes alone; all else is data. A bare name
     that no file here has may be that of a recipe of the package, which is said.
 
     Args:
@@ -30,7 +35,7 @@ def recipe_or_data(word: str | None, quiet: bool = False) -> tuple[Path | None, 
         return None, None
     path, packaged = Path(word), packaged_recipes()
     bare = path.name == word
-    if word.endswith(RECIPE_ENDINGS):
+    if word.lower().endswith(RECIPE_ENDINGS) or holds_keys(path):
         if bare and word in packaged and not path.exists():
             if not quiet and int(os.environ.get("RANK", 0)) == 0:
                 note = f"`mm_hf recipes copy {path.stem}` makes a copy to change"
@@ -52,6 +57,18 @@ def recipe_or_data(word: str | None, quiet: bool = False) -> tuple[Path | None, 
         beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise YamlError(f"there is no file or folder {word!r}.{did_you_mean(path.name, beside)}")
     return None, word
+
+
+def holds_keys(path: Path) -> bool:
+    """Whether a file of another ending holds keys of a recipe and nothing else, as recipes of before may."""
+    if not path.is_file() or (DATA_ENDING.search(path.name) and path.suffix != ".json"):
+        return False
+    try:
+        values = read_yaml(path)
+    except (OSError, ValueError):
+        return False
+    known = {key.name for group in (ModelArguments, DataArguments, TrainArguments) for key in fields(group)}
+    return isinstance(values, dict) and bool(values) and set(values) <= {*known, "base"}
 
 
 def recipes_in(folder: Path) -> list[str]:

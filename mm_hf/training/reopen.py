@@ -122,8 +122,10 @@ def config_of(model: str) -> PreTrainedConfig:
     holds no dict, are about itself.
 
     Raises:
+        OSError: there is no such checkpoint.
         ValueError: the file is damaged.
     """
+    check_source("the checkpoint", model)
     file = Path(model) / "config.json"
     if file.is_file():
         read_json(file)
@@ -136,7 +138,6 @@ def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedMode
     Raises:
         ValueError: it is none that gives classes or numbers.
     """
-    check_source("--model", model)
     config = config_of(model)
     heads = {head.__name__: head for task, head in HEADS.items() if task != RETRIEVAL}
     found = config.architectures or [config.model_type]

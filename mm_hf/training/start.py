@@ -175,7 +175,7 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
     if not there:
         raise ValueError(
             f"init_from {start.name} reads {config.modalities}, and the rows have {columns_there(data_args)} alone: "
-            "there is nothing to start from."
+            "there is nothing to start from. Columns are named anew: --image_column, --text_column, --table_columns …"
         )
     module: Any = config.fusion_module_config
     fixed: dict[str, Any] = {

@@ -133,7 +133,7 @@ def test_only_seed_epoch_and_row_decide(collator, rows):
     collator.set_epoch(1)
     second = collator(rows[:4])
     assert same(second, first) == (False, False)
-    streamed = [{**row, "epoch": 0, "position": 8 + place} for place, row in enumerate(rows[:4])]
+    streamed = [{**row, "_epoch": 0, "_position": 8 + place} for place, row in enumerate(rows[:4])]
     batch = collator(streamed)  # the row's own epoch goes before
     assert same(batch, first) == (True, True)
     assert batch["stream_position"] == (0, 12)

@@ -459,3 +459,12 @@ def test_long_lists_of_labels_are_cut():
     with pytest.raises(BadRowError, match=r"'name 19', … \(500 in all\)") as caught:
         label_tensor(labelled("maybe"), "answer", {f"name {number}": number for number in range(500)})
     assert "name 20" not in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["split", "row_id"])
+@pytest.mark.parametrize("part", ["text", "table", "label", "weight"])
+def test_names_that_rows_keep_for_themselves(part, column):
+    """A column of such a name would be read as the part or the number of its row; metrics by it read the data set."""
+    with pytest.raises(ValueError, match=f"{part} column is called '{column}'.*'{column}_'"):
+        Columns(**{"label": "y", part: [column] if part == "table" else column})
+    assert Columns(kind=column).kind == column

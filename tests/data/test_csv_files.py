@@ -419,3 +419,11 @@ def test_metadata_of_pictures(tmp_path, streaming):
     assert [row["label"] for row in splits["train"]] == ["01", "1", "007"] * 2
     assert [(row["label"], row["text"]) for row in splits["test"]][:2] == [("0", "0"), ("1", "1")]
     assert labels_of(splits, "label") == (["007", "01", "1"], SINGLE)
+
+
+def test_spaces_behind_commas_and_a_comma_in_quotes(tmp_path):
+    """The comma within the quotes ends no cell, though a space stands before them."""
+    (tmp_path / "rows.csv").write_text('text, label\n"x, y", a\nz, "b, c"\n' * 1 + '"p, q", a\nw, "b, c"\n' * 9)
+    parts = load_splits(tmp_path / "rows.csv", COLUMNS, **UNCUT)
+    assert parts["train"]["text"][:3] == ["x, y", "z", "p, q"]
+    assert set(parts["train"]["label"][:]) == {"a", "b, c"}

@@ -53,8 +53,8 @@ def test_one_pass(stream):
         "image": {"bytes": b"none", "path": None},
         "row_id": 6,
         "split": "test",
-        "epoch": 0,
-        "position": 6,
+        "_epoch": 0,
+        "_position": 6,
     }
     assert list(batches) == found  # a second pass is the same
     with pytest.raises(TypeError):
@@ -71,7 +71,7 @@ def test_every_row_once(stream, world_size, shuffle_buffer, workers):
             batches = StreamBatches(stream, "train", 4, rank, world_size, shuffle_buffer)
             batches.start_at(epoch, 0)
             part = [row for batch in loaded(batches, workers) for row in batch]
-            assert {row["epoch"] for row in part} == {epoch}
+            assert {row["_epoch"] for row in part} == {epoch}
             rows += [row["number"] for row in part]
             ids += [row["row_id"] for row in part]
         assert sorted(rows) == list(range(ROWS))
@@ -83,7 +83,7 @@ def test_the_order_does_not_depend_on_the_workers(stream, shuffle_buffer):
     batches = StreamBatches(stream, "train", 4, shuffle_buffer=shuffle_buffer, repeat=True)
     batches.start_at(0, 8)
     alone, *others = (list(islice(loaded(batches, workers), 20)) for workers in (0, 2, 3))
-    assert alone[-1][0]["epoch"] == 3
+    assert alone[-1][0]["_epoch"] == 3
     for found in others:
         assert found == alone
 
@@ -94,11 +94,11 @@ def test_resuming_is_exact(stream, shuffle_buffer, world_size):
     """Stopped after any batch of two epochs, in its middle, at its end or at the next one's beginning."""
     build = partial(StreamBatches, stream, "train", 4, world_size - 1, world_size, shuffle_buffer, repeat=True)
     whole = list(islice(build(), 18))
-    assert whole[-1][0]["epoch"] >= 2
+    assert whole[-1][0]["_epoch"] >= 2
     for done in range(1, 14):
         last = whole[done - 1][-1]
         resumed = build()
-        resumed.start_at(last["epoch"], last["position"] + 1)
+        resumed.start_at(last["_epoch"], last["_position"] + 1)
         assert list(islice(resumed, 4)) == whole[done : done + 4]
     resumed = build()
     resumed.start_at(0, 2)  # in the middle of a batch: the rest of it, and then the same ones

@@ -185,3 +185,22 @@ def test_rows_that_one_cannot_read_count_for_neither():
 def test_what_cannot_be_compared(other, message):
     with pytest.raises(ValueError, match=message):
         compared(outcome(["x", "y"], [0, 1], [0, 1]), other, 2)
+
+
+def test_few_groups_have_no_winner():
+    """One row of a kind, or three groups in all, tell nothing, however they are answered."""
+    truth = torch.zeros(40, dtype=torch.int64)
+    said = truth.clone(), torch.cat([truth[:39], torch.tensor([1])])
+    kinds = ["x"] * 39 + ["y"]
+    found = paired_metrics(said, truth, CLASSES, 3, torch.arange(40), kinds=kinds, samples=50)
+    lonely = found["by_kind"]["y"]
+    assert (lonely["rows"], lonely["difference"], lonely["winner"], lonely["low"]) == (1, 1.0, None, None)
+    assert found["by_kind"]["x"]["low"] == 0.0
+    three = paired_metrics((truth, truth + 1), truth, CLASSES, 3, torch.arange(40) % 3, samples=50)["metrics"]
+    assert (three["accuracy"]["difference"], three["accuracy"]["winner"]) == (1.0, None)
+
+
+def test_ties_of_rounded_sums_are_ties():
+    """Ten labels: A is wrong in 0, 0 and 3 of them, B in 0, 1 and 2. Their sums are equal but for rounding."""
+    scores = torch.tensor([[1.0, 1.0, 0.7], [1.0, 0.9, 0.8]], dtype=torch.float64)
+    assert sign_test(scores[0] - scores[1], torch.zeros(3, dtype=torch.int64)) == {"a": 0, "b": 0, "equal": 1, "p": 1}

@@ -190,5 +190,5 @@ def test_what_cannot_be_learned_or_measured_is_one_line(tmp_path, capsys):
     data = write_csv(tmp_path / "set/all.csv", rows(lambda n: "x"))
     with pytest.raises(SystemExit, match=r"'label'.*'x'"):
         start(data, tmp_path / "run")
-    with pytest.raises(SystemExit, match=r"--model.*nowhere/run"):
+    with pytest.raises(SystemExit, match=r"checkpoint.*nowhere/run"):
         call(evaluate.main, "--model", tmp_path / "nowhere/run")

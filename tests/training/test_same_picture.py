@@ -54,7 +54,8 @@ def test_answer(case, monkeypatch, capsys):
     model, inputs = MMFusionForQuestionAnswering(tiny.config(num_labels=2)).eval(), {}
     forward = model.forward
     model.forward = lambda **given: inputs.update(given) or forward(**given)
-    monkeypatch.setattr(answer, "pipeline", lambda task, **_: mm_hf.pipeline(task, model=model, processor=processor))
+    ours = {"model": model, "processor": processor}
+    monkeypatch.setattr("transformers.pipeline", lambda task, **_: mm_hf.pipeline(task, **ours))
     monkeypatch.setattr(sys, "argv", ["answer.py", "model", "--image", str(file), "--question", "what"])
     answer.script()
     torch.testing.assert_close(inputs["pixel_values"], shown(seen))

@@ -53,7 +53,7 @@ def load_config(run: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedModel]
     Raises:
         OSError, ValueError: there is none, or it is one that predicts nothing.
     """
-    check_source("RUN", run)
+    check_source("the checkpoint", run)
     if os.path.isdir(run) and not (Path(run) / "config.json").is_file():
         parent = Path(run).resolve().parent
         way = f" The run is {parent}." if (parent / "config.json").is_file() else ""

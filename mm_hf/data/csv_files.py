@@ -6,6 +6,7 @@ cannot be read. Here every cell of the columns in use is looked at before the ty
 
 import codecs
 import csv
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -31,9 +32,12 @@ BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF1
 EXACT = 2**53  # beyond, a float does not tell whole numbers apart
 # The parts of a row whose cells are texts, whatever they look like; see `Columns.named`.
 TEXTS = ("text", "image", "audio", "video")
+NUMBERS = ("label", "weight", "table")  # those that may be numbers to be trained on
 # Those whose values are names where digits are written in two ways.
 NAMES = ("label", "kind", "image_id", "group")
 MANY = 1000  # cells that differ, in one block
+# Where cells are parted by semicolons, decimals are most often written with commas, and dots part thousands.
+DOTTED = r"^[+-]?[1-9]\d{0,2}\.\d{3}$"
 EASY = (r"^-?[1-9]\d{0,14}$", r"^-?(0|[1-9]\d{0,14})\.\d{0,14}[1-9]$")  # whole numbers, and others
 
 
@@ -66,7 +70,8 @@ class Cells:
         large: some whole number is beyond what a float holds; `huge`: beyond 64 bits.
         spellings: of whole numbers the ways in which they are written in one file, up to `MAX_NUMBER_CLASSES` numbers.
         two_ways: one number is written in two ways in one file.
-        example: a cell that is no number.
+        plain, dotted, decimals: some number has no dot; one that may be of thousands, as "1.160"; some other has a dot
+            or an exponent.
     """
 
     numbers: int = 0
@@ -79,6 +84,9 @@ class Cells:
     large: bool = False
     huge: bool = False
     two_ways: bool = False
+    plain: bool = False
+    dotted: str = ""
+    decimals: bool = False
     spellings: dict[int, str] = field(default_factory=dict)
 
     def add(self, column: pd.Series):
@@ -107,12 +115,20 @@ class Cells:
         self.numbers += int(counts[whole | uneven].sum())
         self.fractions |= bool(uneven.any())
         self.uneven |= bool(uneven.any())
+        dotted = pc.match_substring_regex(cells, DOTTED).to_numpy(zero_copy_only=False)
+        self.plain |= bool(whole.any())
+        self.decimals |= bool((uneven & ~dotted).any())
+        self.dotted = self.dotted or next(iter(counts.index[uneven & dotted]), "")
         return counts[~(whole | uneven)]
 
     def add_number(self, text: str, number: float):
         """Looks at a number as it is written."""
         digits = DIGITS.fullmatch(text) is not None
         self.fractions |= not digits
+        if re.match(DOTTED, text):
+            self.dotted = self.dotted or text
+        else:
+            self.plain, self.decimals = self.plain or digits, self.decimals or not digits
         self.codes |= is_code(text)
         if number != number or abs(number) == float("inf") or number != int(number):
             self.uneven = True
@@ -127,7 +143,7 @@ class Cells:
         """Takes in what was seen in another file."""
         for name in ("numbers", "words", "truths", "gaps"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("fractions", "uneven", "codes", "large", "huge", "two_ways"):
+        for name in ("fractions", "uneven", "codes", "large", "huge", "two_ways", "plain", "dotted", "decimals"):
             setattr(self, name, getattr(self, name) or getattr(other, name))
         self.spellings |= other.spellings
 
@@ -201,6 +217,7 @@ def read_csv(
             rows += look_into(file, cells)
         if not rows:
             raise Unreadable(f"{' and '.join(file.path for file in found)} has no rows.")
+    check_dots({name: seen for name, seen in cells.items() if roles[name] in NUMBERS}, files)
     types = {name: cells[name].dtype(roles[name]) if name in cells else "string" for name in names}
     splits = {
         part: load_part(part, found, {name: types[name] for name in there[part]}, streaming, cache)
@@ -210,6 +227,28 @@ def read_csv(
         part: list(dict.fromkeys(name for file in found for name in file.header)) for part, found in files.items()
     }
     return splits, known
+
+
+def check_dots(cells: dict[str, Cells], files: dict[str, list[CsvFile]]):
+    """Refuses numbers of which nobody can know whether a dot parts thousands or begins the decimals.
+
+    Args:
+        cells: of the columns that are read as numbers, by name.
+        files: of each part.
+
+    Raises:
+        Unreadable: in a file with semicolons, a column has numbers such as "1.160" beside whole numbers, and no other
+            decimals.
+    """
+    parted = next((file.path for found in files.values() for file in found if file.options["sep"] == ";"), None)
+    for name, seen in cells.items():
+        if parted and seen.dotted and seen.plain and not (seen.decimals or seen.words):
+            whole = seen.dotted.replace(".", "")
+            raise Unreadable(
+                f"Column {name!r} of {parted}, whose cells are parted by semicolons, has {seen.dotted!r} beside whole "
+                f"numbers: is it {whole}, or {float(seen.dotted):g}? Write {whole}, or all numbers of the column with "
+                "three decimals."
+            )
 
 
 def texts_in(paths: list[str], wanted: list[tuple[str, str]], as_text: Collection[str] = ()) -> list[str]:

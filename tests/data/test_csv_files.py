@@ -427,3 +427,25 @@ def test_spaces_behind_commas_and_a_comma_in_quotes(tmp_path):
     parts = load_splits(tmp_path / "rows.csv", COLUMNS, **UNCUT)
     assert parts["train"]["text"][:3] == ["x, y", "z", "p, q"]
     assert set(parts["train"]["label"][:]) == {"a", "b, c"}
+
+
+@pytest.mark.parametrize("times", [1, 1200])  # few cells, and so many that they are looked at at once
+@pytest.mark.parametrize(
+    ("separator", "cells", "refused"),
+    [
+        (";", ["742", "1.160", "1.217"], r"'1\.(\d{3})'.*is it 1\1, or 1\."),
+        (",", ["742", "1.160", "1.217"], None),  # decimals, as a computer writes them
+        (";", ["742.000", "1.160", "1.217"], None),
+        (";", ["742", "1.160", "0.5"], None),
+        (";", ["0.125", "0.250", "3"], None),
+    ],
+)
+def test_dots_that_may_part_thousands(tmp_path, separator, cells, refused, times):
+    more = [f"{number}.{number % 900 + 100}" if "." in cells[0] else str(number + 1000) for number in range(1, times)]
+    lines = [f"text {number}{separator}{cell}" for number, cell in enumerate([*cells, *more] * 3)]
+    (tmp_path / "rows.csv").write_text("\n".join([f"text{separator}label", *lines]) + "\n")
+    if refused is None:
+        assert load_splits(tmp_path / "rows.csv", COLUMNS, **UNCUT)["train"]["label"][0] == float(cells[0])
+    else:
+        with pytest.raises(ValueError, match=f"'label'.*{refused}"):
+            load_splits(tmp_path / "rows.csv", COLUMNS, **UNCUT)

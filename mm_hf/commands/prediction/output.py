@@ -125,7 +125,7 @@ class ParquetForm(CsvForm):
     def __init__(self, types: pa.Schema):
         super().__init__(types)
         self.types = types
-        self.nested = [field for field in types if pa.types.is_nested(field.type)]
+        self.structs = [field for field in types if has_keys(field.type)]
         try:
             parquet.ParquetWriter(pa.BufferOutputStream(), types).close()
         except MISFITS as error:
@@ -146,7 +146,7 @@ class ParquetForm(CsvForm):
             ValueError: a value that its column cannot hold, or a key within one that the first rows had not, too.
         """
         self.check(rows)
-        for field in self.nested:  # pyarrow passes over such keys
+        for field in self.structs:  # pyarrow passes over such keys
             for row in rows:
                 if unknown := unknown_key(row.get(field.name), field.type):
                     raise ValueError(
@@ -387,6 +387,11 @@ def make_folder(folder: Path) -> str | None:
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder}: {os.strerror(errno.EACCES)}"
+
+
+def has_keys(kind: pa.DataType) -> bool:
+    """Whether values of a type have keys, or hold something that has."""
+    return pa.types.is_struct(kind) or any(has_keys(kind.field(place).type) for place in range(kind.num_fields))
 
 
 def unknown_key(value: Any, kind: pa.DataType) -> str | None:

@@ -14,7 +14,7 @@ of threads (OMP_NUM_THREADS): they, as the size of a batch, change the last digi
 import os
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,27 @@ def main():
     accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else None)
     if rows == STDIN and accelerator.num_processes > 1:
         raise ValueError("Standard input goes to one process, and there are several: give a file.")
+    file.claim(accelerator.is_main_process)  # before anything that takes long
+    try:
+        predict_file(run, rows, args, data_args, file, config, head, accelerator)
+    finally:
+        if accelerator.is_main_process:
+            file.leave()
+    accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
+    accelerator.end_training()
+
+
+def predict_file(
+    run: str,
+    rows: str,
+    args: Any,
+    data_args: Any,
+    file: PredictionFile,
+    config: MMFusionConfig,
+    head: type[MMFusionPreTrainedModel],
+    accelerator: Accelerator,
+):
+    """Opens the rows and the model, and predicts into a file that is claimed."""
     processor = MMFusionProcessor.from_pretrained(run)
     columns = columns_of(run, data_args, config, processor)
     with accelerator.local_main_process_first():  # the others find what it prepared
@@ -119,20 +140,13 @@ def main():
         table_names=source.class_names,
         target_end=head is not MMFusionForCTC,
     )
-    file.claim(accelerator.is_main_process)
-    try:
-        settings = settings_of(run, config, source, args, data_args, accelerator.mixed_precision)
-        told = [begin(file, source, answers, settings, args, data_args) if accelerator.is_main_process else None]
-        broadcast_object_list(told)  # all wait for it
-        if isinstance(told[0], str):
-            raise ValueError(told[0])
-        if told[0] is not None:
-            predict_rows(Predictor(model, collator, answers, accelerator), source, file, args, data_args, *told[0])
-    finally:
-        if accelerator.is_main_process:
-            file.leave()
-    accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
-    accelerator.end_training()
+    settings = settings_of(run, config, source, args, data_args, accelerator.mixed_precision)
+    told = [begin(file, source, answers, settings, args, data_args) if accelerator.is_main_process else None]
+    broadcast_object_list(told)  # all wait for it
+    if isinstance(told[0], str):
+        raise ValueError(told[0])
+    if told[0] is not None:
+        predict_rows(Predictor(model, collator, answers, accelerator), source, file, args, data_args, *told[0])
 
 
 def answers_of(config: MMFusionConfig, head: type[MMFusionPreTrainedModel], args: PredictArguments) -> list[Answer]:
@@ -194,17 +208,22 @@ def begin(
     """
     new = {name: kind for answer in answers for name, kind in answer.types.items()}
     if data_args.on_error == "skip":
-        new[ERROR] = pa.string()
+        new[args.prefix + ERROR] = pa.string()
     try:
         check_names(source.name, source.header, new)
-        types = pa.schema([*source.types(), *new.items()]) if file.path.suffix.lower() == ".parquet" else None
-        names = types or pa.schema([(name, pa.string()) for name in [*source.header, *new]])
-        form = form_of(file.path, names, source.separator, source.marked)
+        if file.kind == ".parquet":
+            own = source.types()
+            types = pa.schema([*own, *new.items()], own.metadata)
+        else:
+            types = pa.schema([(name, pa.string()) for name in [*source.header, *new]])
+        form = form_of(file.kind, types, source.separator, source.marked)
 
-        def same_rows(first: int, digest: str) -> bool:
+        def same_rows(first: int, digest: str, whole: bool) -> bool:
             if not source.again:  # they are looked at when they are read
-                return True
-            return pass_over(iter(source), first, args.per_device_eval_batch_size) == digest
+                return not whole
+            rows = iter(source)
+            same = pass_over(rows, first, args.per_device_eval_batch_size) == digest
+            return same and not (whole and any(True for _ in rows))
 
         if not file.begin(form, settings, same_rows):
             print(f"{file.path} is complete already.")
@@ -251,8 +270,10 @@ def predict_rows(
         ValueError: a bad row, or too many of them.
     """
     accelerator, main = predictor.accelerator, predictor.accelerator.is_main_process
-    size, kept = args.per_device_eval_batch_size, file.form.kept if main else None
-    batches = RowBatches(source, size, accelerator.process_index, accelerator.num_processes, first, digest, kept)
+    size, error_column = args.per_device_eval_batch_size, args.prefix + ERROR
+    skip, kept = data_args.on_error == "skip", kept_of(source, file) if main else None
+    look = not (skip and data_args.max_bad_fraction == 1)  # all rows may be bad
+    batches = RowBatches(source, size, accelerator.process_index, accelerator.num_processes, first, digest, kept, look)
     workers = args.dataloader_num_workers
     loader = DataLoader(GivenRows(), batch_sampler=batches, collate_fn=predictor.collator, num_workers=workers)
     summary = Summary(predictor.answers, file.summary)
@@ -268,9 +289,9 @@ def predict_rows(
                 if main:
                     rows, digest = batches.waiting.popleft()
                     add_answers(rows, answered, reasons, done, predictor.answers, summary)
-                    if data_args.on_error == "skip":
-                        for place, row in enumerate(rows):
-                            row[ERROR] = reasons.get(done + place)
+                    for place, row in enumerate(rows if skip else ()):
+                        check_names(f"Row {done + place}", row, [error_column])
+                        row[error_column] = reasons.get(done + place)
                     file.bad = bad + len(reasons)
                     file.add(rows, digest)
                     bar.update(len(rows))
@@ -293,6 +314,13 @@ def predict_rows(
         print(*summary.lines(), sep="\n")
         print(f"{done:,} rows, {bad:,} of them bad, in {seconds:.1f} s ({(done - first) / seconds:,.0f} a second)")
         print(f"written: {file.path}", flush=True)
+
+
+def kept_of(source: RowSource, file: PredictionFile) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What is kept of a row until it is written: in a file without types, classes have their names."""
+    if file.kind == ".parquet":
+        return file.form.kept
+    return lambda row: file.form.kept(source.named(row))
 
 
 def add_answers(

@@ -76,8 +76,10 @@ def content_of(row: dict[str, Any], column: str, what: str) -> bytes | str:
         BadRowError: it has neither.
     """
     value = row[column]
-    if isinstance(value, dict) and value.get("bytes") is not None:
-        return value["bytes"]
+    if isinstance(value, dict) and (content := value.get("bytes")) is not None:
+        if not isinstance(content, (bytes, bytearray, memoryview)):  # rows of JSON have none
+            raise BadRowError(row, column, f"this is no {what}; its bytes are {content!r:.80}.", picture_file(value))
+        return bytes(content)
     path = picture_file(value)
     if path is None:
         raise BadRowError(row, column, f"this is no {what}, with neither bytes nor a path: {value!r:.80}.")

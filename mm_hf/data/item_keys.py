@@ -91,7 +91,7 @@ def decoded_key(row: dict[str, Any], column: str, value: Any) -> str:
 
 def digest(content: bytes | str) -> bytes:
     """The hash of bytes, or of a path."""
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).digest()
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content).digest()
 
 
 def table_values(

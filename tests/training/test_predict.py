@@ -1,15 +1,19 @@
 """`mm_hf predict`: the same answers as the model itself gives, kept rows, bad rows, and a file that no kill harms."""
 
 import csv
+import errno
 import importlib.util
 import io
 import json
+import math
 import os
 import random
 import subprocess
 import sys
 import time
 import wave
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from unittest import mock
 
@@ -470,6 +474,88 @@ def test_rows_of_json_may_differ_where_the_file_can_hold_that(tmp_path, monkeypa
     assert "line 6" in said
 
 
+@pytest.mark.parametrize(
+    ("first", "later", "words"),
+    [
+        ({"a": 1}, {"a": 1, "b": 2}, "'n.b'"),
+        ([{"a": {"c": 1}}], [{"a": None}, {"a": {"b": 2}}], "'n.a.b'"),
+        (1, 2**64, "too large"),
+        (2**64, 1, "'n'"),
+        ({}, {}, "cannot be written as .parquet"),
+    ],
+)
+def test_what_parquet_cannot_hold_is_refused(first, later, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "SEEN_FIRST", 2)
+    lines = [{"text": "red", "n": value} for value in (first, first, later)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    flags = ("--image_column", "", "--text_column", "text")
+    said = refused(HEADS / "classification", tmp_path / "rows.jsonl", tmp_path / "out.parquet", *flags)
+    assert words in said
+    assert "write a .jsonl" in said
+    assert list(tmp_path.glob("out*")) == []
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory) -> Path:
+    """Values of Parquet that neither a CSV nor JSON has a type for."""
+    kind = datasets.ClassLabel(names=["cat", "dog"])
+    values = {
+        "text": ["red", "blue"],
+        "price": [Decimal("1.10"), None],
+        "time": [timedelta(days=1, seconds=2), None],
+        "number": [math.inf, math.nan],
+        "numbers": [[-math.inf, 1.5], []],
+        "kind": [1, None],
+        "kinds": [[1, 0], None],
+        "nested": [{"kind": 0}, None],
+    }
+    features = {
+        "text": datasets.Value("string"),
+        "price": datasets.Value("decimal128(5, 2)"),
+        "time": datasets.Value("duration[s]"),
+        "number": datasets.Value("float64"),
+        "numbers": datasets.List(datasets.Value("float64")),
+        "kind": kind,
+        "kinds": datasets.List(kind),
+        "nested": {"kind": kind},
+    }
+    file = tmp_path_factory.mktemp("typed") / "rows.parquet"
+    Dataset.from_dict(values, features=datasets.Features(features)).to_parquet(file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("csv", ["1.10", "1 day, 0:00:02", "inf", "[null, 1.5]", "dog", '["dog", "cat"]', '{"kind": "cat"}']),
+        ("jsonl", ["1.10", "1 day, 0:00:02", None, [None, 1.5], "dog", ["dog", "cat"], {"kind": "cat"}]),
+        (
+            "parquet",
+            [Decimal("1.10"), timedelta(days=1, seconds=2), math.inf, [-math.inf, 1.5], 1, [1, 0], {"kind": 0}],
+        ),
+    ],
+)
+def test_types_become_what_the_file_can_hold(kind, expected, typed, tmp_path):
+    out = tmp_path / f"out.{kind}"
+    run(HEADS / "classification", typed, out, "--image_column", "", "--text_column", "text")
+
+    def no_json(word):
+        raise AssertionError(word)
+
+    if kind == "csv":
+        found = cells(out)
+        assert list(found[1].values())[1:8] == ["", "", "", "[]", "", "", ""]
+    elif kind == "jsonl":
+        found = [json.loads(line, parse_constant=no_json) for line in out.read_text().splitlines()]
+        assert found[1]["kind"] is None
+    else:
+        data = Dataset.from_parquet(str(out))
+        assert data.features["kind"].names == data.features["kinds"].feature.names == ["cat", "dog"]
+        found = data.to_list()
+    assert list(found[0].values())[1:8] == expected
+    assert found[0]["prediction"]
+
+
 def test_several_files_are_read_one_after_the_other(tmp_path):
     folder = tmp_path / "rows"
     folder.mkdir()
@@ -525,6 +611,67 @@ def test_too_many_bad_rows_stop_it(spoiled, tmp_path, capsys):
     assert "0.05" in said
     run(HEADS / "classification", spoiled, tmp_path / "out.csv", *PAIR, "--on_error", "skip", "--max_bad_fraction", 1)
     assert len(cells(tmp_path / "out.csv")) == 6
+
+
+BAD_FILES = [5, True, [], {}, [5], {"a": 1}, {"bytes": 5}, {"bytes": [1], "path": "good.png"}, "\ud800.png"]
+
+
+def test_what_is_no_file_is_a_bad_row(spoiled, tmp_path):
+    lines = [{"photo": value, "text": "red"} for value in ("good.png", *BAD_FILES)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    run(HEADS / "classification", rows, out, *PAIR, "--on_error", "skip", "--max_bad_fraction", 1)
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["error"] is None for row in found] == [row["prediction"] is not None for row in found]
+    assert [row["error"] is None for row in found] == [True] + [False] * len(BAD_FILES)
+    assert "5" in found[1]["error"]
+    said = refused(HEADS / "classification", rows, tmp_path / "out.csv", *PAIR)
+    assert "row 1" in said
+    assert "picture" in said
+
+
+def test_the_reason_has_the_prefix_too(spoiled, tmp_path, monkeypatch):
+    flags = (*PAIR, "--on_error", "skip", "--max_bad_fraction", 1)
+    run(HEADS / "classification", spoiled, tmp_path / "one.csv", *flags)
+    assert "'prediction'" in refused(HEADS / "classification", tmp_path / "one.csv", tmp_path / "two.csv", *flags)
+    run(HEADS / "classification", tmp_path / "one.csv", tmp_path / "two.csv", *flags, "--prefix", "new_")
+    found = cells(tmp_path / "two.csv")
+    assert list(found[0])[2:] == [
+        *("prediction", "probability", "error"),
+        *("new_prediction", "new_probability", "new_error"),
+    ]
+    assert [row["error"] for row in found] == [row["new_error"] for row in found]
+    monkeypatch.setattr(sources, "SEEN_FIRST", 1)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"photo": null, "text": "a"}\n{"photo": null, "text": "a", "error": "mine"}\n')
+    assert "'error'" in refused(HEADS / "classification", rows, tmp_path / "out.jsonl", *flags)
+
+
+@pytest.mark.parametrize(
+    ("photos", "flags", "words"),
+    [
+        (["no.png"] * 2 + ["good.png"], ("--on_error", "skip", "--max_bad_fraction", 0.7), None),
+        (["no.png"] * 2 + ["good.png"], (), "row 0"),
+        (["no.png"] * 2, ("--on_error", "skip", "--max_bad_fraction", 1), None),
+        (["no.png"] * 2, ("--on_error", "skip", "--max_bad_fraction", 0.5), "--data_root"),
+    ],
+)
+def test_paths_are_looked_for_among_the_first_rows(photos, flags, words, spoiled, tmp_path):
+    rows, out = tmp_path / "some.csv", tmp_path / "out.csv"
+    rows.write_text("photo,text\n" + "".join(f"{photo},red\n" for photo in photos))
+    flags = (*PAIR, "--per_device_eval_batch_size", 2, *flags)
+    if words is not None:
+        assert words in refused(HEADS / "classification", rows, out, *flags)
+    else:
+        run(HEADS / "classification", rows, out, *flags)
+        assert [row["error"] == "" for row in cells(out)] == [photo == "good.png" for photo in photos]
+
+
+def test_standard_input_has_no_folder(tmp_path, monkeypatch):
+    lines = b'{"photo": "no.png", "text": "a"}\n' * 2
+    monkeypatch.setattr(sys, "stdin", mock.Mock(buffer=io.BytesIO(lines)))
+    said = refused(HEADS / "classification", "-", tmp_path / "out.csv", *PAIR)
+    assert "is a file (the first: 'no.png'). --data_root names the folder" in said
 
 
 # A file that grows
@@ -604,6 +751,60 @@ def test_an_unfinished_one_is_not_mixed_with_another(tmp_path):
     run(HEADS / "question_answering", rows, out, *flags, "--overwrite")
     run(HEADS / "question_answering", rows, tmp_path / "fresh.csv", *flags)
     assert out.read_bytes() == (tmp_path / "fresh.csv").read_bytes()
+
+
+@pytest.mark.parametrize("moment", ["give_name", "clean_up"])
+@pytest.mark.parametrize(("change", "way"), [("more", "anew"), ("other", "anew"), ("more", "on"), ("other", "on")])
+def test_one_that_is_complete_is_of_these_rows(moment, change, way, tmp_path):
+    """Killed at its end, and then the rows change: what was predicted is not taken for predictions of these."""
+    out, rows = tmp_path / "out.csv", tmp_path / "rows.csv"
+    flags = ("--image_column", "", "--text_column", "text", "--per_device_eval_batch_size", 2)
+    rows.write_text("text\nred\nblue\n")
+    with mock.patch.object(output.PredictionFile, moment, side_effect=Killed), pytest.raises(Killed):
+        run(HEADS / "classification", rows, out, *flags)
+    rows.write_text("text\nred\nblue\nsmall\n" if change == "more" else "text\nred\nsmall\n")
+    texts = rows.read_text().split()[1:]
+    if way == "on" and (moment, change) != ("give_name", "more"):
+        assert "--overwrite" in refused(HEADS / "classification", rows, out, *flags)
+    else:
+        run(HEADS / "classification", rows, out, *flags, *(["--overwrite"] if way == "anew" else []))
+        assert [row["text"] for row in cells(out)] == texts
+        assert all(row["prediction"] for row in cells(out))
+        assert sorted(tmp_path.iterdir()) == [out, rows]
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far/real.csv", tmp_path / "out.csv"
+    target.write_text("old")
+    link.symlink_to("far/real.csv")
+    assert "--overwrite" in refused(HEADS / "classification", TABLE, link, *PAIR)
+    with mock.patch.object(predict, "NOTED", 0), killed_after(1), pytest.raises(Killed):
+        run(HEADS / "classification", TABLE, link, *PAIR, "--overwrite", "--per_device_eval_batch_size", 8)
+    assert (tmp_path / "far/real.csv.partial").is_dir()
+    run(HEADS / "classification", TABLE, link, *PAIR, "--overwrite")
+    assert link.is_symlink()
+    assert len(cells(target)) == 48
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
+def test_what_cannot_be_written_is_told_at_once(tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").write_text("")
+    with mock.patch.object(predict, "open_rows", side_effect=AssertionError):  # before anything that takes long
+        for out, word in (("folder.csv", "folder"), ("file/out.csv", "file")):
+            said = refused(HEADS / "classification", TABLE, tmp_path / out, *PAIR, "--overwrite")
+            assert f"--output {tmp_path / out}" in said
+            assert word in said
+    run(HEADS / "classification", TABLE, tmp_path / "new/folder/out.csv", *PAIR)
+    assert len(cells(tmp_path / "new/folder/out.csv")) == 48
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    with mock.patch.object(output.os, "fsync", side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))):
+        said = refused(HEADS / "classification", TABLE, tmp_path / "out.csv", *PAIR)
+    assert "No space left" in said
+    assert str(tmp_path / "out.csv.partial/rows") in said
 
 
 def test_two_processes_do_not_write_one_file(tmp_path):
@@ -689,7 +890,7 @@ def test_many_rows(tmp_path):
             if note.exists() and json.loads(note.read_text())["rows"] > done:
                 break
             time.sleep(0.05)
-        time.sleep(draw.uniform(0, 10))
+        time.sleep(draw.uniform(0, 4))  # all five come before its end
         process.kill()
         process.communicate()
         kills += 1

@@ -26,6 +26,7 @@ class RowBatches:
         first: how many rows are done already, whole batches.
         digest: of these rows, as `waiting` had it; they are read again, and must be the same.
         kept: what is kept of a row until it is written; None: nothing, this process does not write.
+        look: whether to look for files among the first rows, see `check_files`.
 
     Attributes:
         waiting: what was read and is not written: of each batch of all processes its rows as they stand in the file,
@@ -41,9 +42,10 @@ class RowBatches:
         first: int = 0,
         digest: str = "",
         kept: Callable[[dict[str, Any]], dict[str, Any]] | None = dict,
+        look: bool = True,
     ):
         self.source, self.size, self.rank, self.world_size = source, size, rank, world_size
-        self.first, self.before, self.kept = first, digest, kept
+        self.first, self.before, self.kept, self.look = first, digest, kept, look
         self.waiting: deque[tuple[list[dict[str, Any]], str]] = deque()
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
@@ -53,6 +55,10 @@ class RowBatches:
                 f"The first {self.first:,} rows of {self.source.name} are other ones than those that were predicted "
                 "before: give those again, or remove what is left of that and begin anew."
             )
+        if self.look and not self.first:
+            seen = list(itertools.islice(rows, FIRST_FILES))
+            self.check_files([self.source.inputs(row) for row in seen])
+            rows = itertools.chain(seen, rows)
         while True:
             found = []
             for _ in range(self.world_size):
@@ -70,27 +76,27 @@ class RowBatches:
 
     def prepared(self, batch: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
         """Rows as the collator takes them."""
-        rows = [
+        return [
             {**self.source.inputs(row), "row_id": first + n, "split": self.source.name} for n, row in enumerate(batch)
         ]
-        if first == 0:
-            self.check_files(rows)
-        return rows
 
     def check_files(self, rows: list[dict[str, Any]]):
         """Tells paths that start from another folder: all of the first ones lead nowhere.
+
+        Args:
+            rows: the first ones, as `RowSource.inputs` gives them.
 
         Raises:
             ValueError: naming the first, and the flag.
         """
         for column in self.source.columns.files:
-            files = [row[column] for row in rows[:FIRST_FILES] if isinstance(row[column], dict)]
+            files = [row[column] for row in rows if isinstance(row[column], dict)]
             paths = [file["path"] for file in files if file.get("bytes") is None and file.get("path")]
             if len(paths) > 1 and not any(is_file(path, self.source.root) for path in paths):
+                below = "" if self.source.root is None else f" below {self.source.root!r}"
                 raise ValueError(
                     f"Column {column!r} of {self.source.name} must hold paths, but none of its first {len(paths)} "
-                    f"values is a file below {self.source.root!r} (the first: {paths[0]!r}). --data_root "
-                    "names the folder."
+                    f"values is a file{below} (the first: {paths[0]!r}). --data_root names the folder."
                 )
 
 

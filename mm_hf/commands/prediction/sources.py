@@ -17,10 +17,10 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from datasets import Features
+from datasets import ClassLabel, Features
 
 from ...data import Columns, data_root_of, names_of_classes
-from ...data.class_names import name_of
+from ...data.class_names import name_of, name_of_class
 from ...data.csv_files import BLOCK, CELLS, ROW_NAMES, CsvFile, Unreadable, look_at, not_utf8
 from ...data.plain_rows import as_file
 from ...data.readers import PART_OF
@@ -28,6 +28,7 @@ from ...data.sources import find_files, named_parts, open_source, prepare
 from ...models.finite import DIGITS, is_code, read_number
 from ...models.names import did_you_mean
 from ...models.tabular import TableSchema
+from .output import MISFITS
 
 
 STDIN = "-"
@@ -73,6 +74,10 @@ class RowSource:
         """How many rows there are; None where nobody knows before they are read."""
         return None
 
+    def named(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row as a file without types has it: classes by their names."""
+        return row
+
     def inputs(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """What the collator takes of a row: the columns in use alone."""
         return {**self.without, **{column: self.value(row, part, column) for part, column in self.in_use}}
@@ -81,7 +86,8 @@ class RowSource:
         """The value of one column, by the part that it plays."""
         value = value_of(row, column)
         if part in ("image", "audio", "video"):
-            return as_file(value)
+            file = as_file(value)
+            return [file] if isinstance(file, (int, float)) else file  # as a list it is a bad row, and no plain one
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return name_of(value) if part == "text" and number else value  # a text of digits, as `load_splits` has it
 
@@ -169,23 +175,22 @@ class JsonRows(RowSource):
         check_columns(columns, self.header, self.name, there)
 
     def types(self) -> pa.Schema:
-        """See `RowSource`: those of the first rows.
+        """See `RowSource`: those of the first rows; a column of nothing is one of texts.
 
         Raises:
-            Unreadable: a column holds several.
+            Unreadable: a column holds several, or a number that is too large.
         """
-        try:
-            return pa.Table.from_pylist(self.first, pa.schema(self.guessed())).schema
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise Unreadable(f"{self.name} has a column without a single type ({error}): write a .jsonl.") from None
-
-    def guessed(self) -> list[pa.Field]:
-        """Name and type of each column of the first rows; a column of nothing is one of texts."""
         found = []
         for name in self.header:
-            kind = pa.array([row.get(name) for row in self.first]).type
+            try:
+                kind = pa.array([row.get(name) for row in self.first]).type
+            except MISFITS as error:
+                raise Unreadable(
+                    f"Column {name!r} of {self.name} has no type that all of its values fit ({error}): write a "
+                    ".jsonl, which has no types."
+                ) from None
             found.append(pa.field(name, pa.string() if pa.types.is_null(kind) else kind))
-        return found
+        return pa.schema(found)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         if self.paths:
@@ -249,12 +254,13 @@ class StreamRows(RowSource):
         features = Features(self.stream.features)
         self.header = list(features)
         self.class_names = names_of_classes(features, columns.table)
+        self.classes = {name: feature for name, feature in features.items() if has_classes(feature)}
         info = getattr(self.stream.info, "splits", None) or {}
         self.rows = info[part].num_examples if part in info else None
 
     def types(self) -> pa.Schema:
         """See `RowSource`."""
-        return Features(self.stream.features).arrow_schema.remove_metadata()
+        return Features(self.stream.features).arrow_schema  # its metadata name the classes
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for block in self.stream.iter(batch_size=READ):
@@ -264,6 +270,10 @@ class StreamRows(RowSource):
     def count(self) -> int | None:
         """See `RowSource`."""
         return self.rows or None
+
+    def named(self, row: dict[str, Any]) -> dict[str, Any]:
+        """See `RowSource`."""
+        return {**row, **{name: with_names(row[name], feature) for name, feature in self.classes.items()}}
 
 
 def open_rows(
@@ -315,6 +325,23 @@ def check_columns(columns: Columns, header: list[str], name: str, there: list[st
                 f"Unknown column {column!r} (given as {key}) of {name}: it has {header}."
                 f"{did_you_mean(column, header)} --{key} names another one; --{key} {without} does without."
             )
+
+
+def has_classes(feature: Any) -> bool:
+    """Whether a column holds classes, also within lists and structs."""
+    if isinstance(feature, dict):
+        return any(map(has_classes, feature.values()))
+    return isinstance(feature, ClassLabel) or has_classes(getattr(feature, "feature", {}))
+
+
+def with_names(value: Any, feature: Any) -> Any:
+    """A value with its classes by their names; None for a missing one."""
+    if isinstance(feature, ClassLabel):
+        return name_of_class(value, feature.names)
+    if isinstance(feature, dict):
+        return None if value is None else {name: with_names(one, feature[name]) for name, one in value.items()}
+    inner = getattr(feature, "feature", None)
+    return value if inner is None or value is None else [with_names(one, inner) for one in value]
 
 
 def blocks_of(file: CsvFile) -> Iterator[pd.DataFrame]:

@@ -93,6 +93,9 @@ def main(words: list[str] | None = None):
     sys.argv = [prog, *others]
     try:
         module = import_module(verb.module)
+    except KeyboardInterrupt:  # within the seconds that torch and transformers take to load
+        print("\nstopped by Ctrl-C.", file=sys.stderr)
+        sys.exit(130)
     except ModuleNotFoundError as error:
         package = str(error.name).split(".")[0]
         if package == "mm_hf":

@@ -166,6 +166,15 @@ def test_a_verb_whose_module_is_missing_is_one_line(run, monkeypatch):
     assert "mm_hf.commands.nowhere" in text
 
 
+def test_ctrl_c_while_libraries_load_is_one_line(run, monkeypatch):
+    def stopped(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "import_module", stopped)
+    text, code = run("train", "rows.csv")
+    assert (text.strip(), code) == ("stopped by Ctrl-C.", 130)
+
+
 # --- Recipe or data
 
 

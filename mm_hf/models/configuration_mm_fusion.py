@@ -632,11 +632,12 @@ def check_source(name: str, source: str | os.PathLike):
     if os.path.isdir(source):
         return
     first, *others = Path(source).parts
-    if others and os.path.isdir(first):  # it begins as a place here does, and not as somebody's name on the Hub
+    # It begins as a place here does, and not as somebody's name on the Hub.
+    if others and not os.path.isabs(source) and os.path.isdir(first):
         parent = Path(source).parent
         beside = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
         meant = did_you_mean(Path(source).name, beside)
-        raise OSError(f"{name}: there is no folder {os.fspath(source)!r} in {os.path.abspath(os.curdir)}.{meant}")
+        raise OSError(f"{name}: there is no folder {os.fspath(source)!r} here.{meant}")
     try:
         validate_repo_id(os.fspath(source))
     except HFValidationError:

@@ -38,7 +38,6 @@ from ..evaluation.outcomes import (
 )
 from ..evaluation.page import write_html
 from ..evaluation.paired import NOTE
-from ..models.configuration_mm_fusion import check_source
 from ..models.generation_mm_fusion import GENERATION
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator
@@ -46,7 +45,7 @@ from ..training.exits import MEASURING, run_script
 from ..training.fingerprint import Fingerprint
 from ..training.lock import lock_folder
 from ..training.provenance import commit_or_version, hardware, versions
-from ..training.reopen import config_of, open_checkpoint, parse_arguments
+from ..training.reopen import check_checkpoint, config_of, open_checkpoint, parse_arguments
 from ..training.run_folder import write_json
 from ..training.run_report import short_name
 from .arguments import COMPARING, CompareArguments
@@ -133,7 +132,7 @@ def read_words() -> tuple[Side, Side]:
         raise ValueError(f"{COMPARING}: both are {runs[0]}, which does not differ from itself.")
     folder = Path("runs", "-".join(["compare", *(Path(os.path.realpath(run)).name for run in runs)]))
     for run in runs:
-        check_source("the checkpoint", run)
+        check_checkpoint(run)
     sides = []
     for letter, run in zip("AB", runs if len(runs) == 2 else "AB"):
         others = ["--model", run, *words[len(runs) :]]

@@ -4,7 +4,6 @@
 
 import copy
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
@@ -30,7 +29,6 @@ from .config_checks import (
 from .config_rules import check_architecture, check_common, check_losses, without_labels
 from .files import read_json
 from .losses import LOSS_SETTINGS
-from .names import did_you_mean
 from .other_labels import for_other_labels
 from .recurrent import RecurrentConfig
 from .tabular import TabularConfig
@@ -631,13 +629,6 @@ def check_source(name: str, source: str | os.PathLike):
     """
     if os.path.isdir(source):
         return
-    first, *others = Path(source).parts
-    # It begins as a place here does, and not as somebody's name on the Hub.
-    if others and not os.path.isabs(source) and os.path.isdir(first):
-        parent = Path(source).parent
-        beside = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
-        meant = did_you_mean(Path(source).name, beside)
-        raise OSError(f"{name}: there is no folder {os.fspath(source)!r} here.{meant}")
     try:
         validate_repo_id(os.fspath(source))
     except HFValidationError:

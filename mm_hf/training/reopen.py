@@ -117,6 +117,23 @@ def parse_arguments(
     return args, data_args, recipe
 
 
+def check_checkpoint(model: str):
+    """Tells a misspelt folder before the Hub is asked for it.
+
+    Raises:
+        OSError: it is no folder, and neither a Hub id, nor one whose first half is not the name of a folder here.
+    """
+    first, *others = Path(model).parts or ("",)
+    if others and not os.path.isabs(model) and os.path.isdir(first) and not os.path.isdir(model):
+        parent = Path(model).parent
+        beside = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+        raise OSError(
+            f"the checkpoint: there is no folder {model!r} here.{did_you_mean(Path(model).name, beside)} (The Hub is "
+            f"asked for such an id where there is no folder {first!r}.)"
+        )
+    check_source("the checkpoint", model)
+
+
 def config_of(model: str) -> PreTrainedConfig:
     """The config of a checkpoint, of whatever model. The library's errors about a file that is nested too deeply, or
     holds no dict, are about itself.
@@ -125,7 +142,7 @@ def config_of(model: str) -> PreTrainedConfig:
         OSError: there is no such checkpoint.
         ValueError: the file is damaged.
     """
-    check_source("the checkpoint", model)
+    check_checkpoint(model)
     file = Path(model) / "config.json"
     if file.is_file():
         read_json(file)

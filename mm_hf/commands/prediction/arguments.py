@@ -6,13 +6,12 @@ from typing import Any
 
 from ... import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
 from ...data import Columns
-from ...models.configuration_mm_fusion import check_source
 from ...models.files import read_json
 from ...models.names import did_you_mean
 from ...training.data_arguments import COLUMN_OF
 from ...training.heads import HEADS
 from ...training.model_arguments import RETRIEVAL
-from ...training.reopen import config_of
+from ...training.reopen import check_checkpoint, config_of
 from ...training.values import checked_values
 from ..arguments import IN_COLUMNS, OF_DATA, ColumnArguments, predict_parser
 from .sources import NO_COLUMN
@@ -53,7 +52,7 @@ def load_config(run: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedModel]
     Raises:
         OSError, ValueError: there is none, or it is one that predicts nothing.
     """
-    check_source("the checkpoint", run)
+    check_checkpoint(run)
     if os.path.isdir(run) and not (Path(run) / "config.json").is_file():
         parent = Path(run).resolve().parent
         way = f" The run is {parent}." if (parent / "config.json").is_file() else ""

@@ -101,6 +101,6 @@ def test_a_run_of_before_comes_to_the_same_end(script, resumed, tmp_path):
     found, ended = load_file(tmp_path / "run/model.safetensors"), load_file(tmp_path / "ended.safetensors")
     assert set(found) == set(ended)
     for name, value in ended.items():
-        if name.endswith(".key.bias"):  # softmax does not see it: its gradient is rounding, of which Adam makes steps
-            continue
-        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5, msg=name)
+        # Softmax does not see a key's bias: its gradient is rounding, of which Adam makes steps, other ones elsewhere.
+        bound = 1e-4 if name.endswith(".key.bias") else 1e-5
+        torch.testing.assert_close(found[name], value, rtol=bound, atol=bound, msg=name)

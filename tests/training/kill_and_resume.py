@@ -1,11 +1,16 @@
 """Kills a training run with SIGKILL again and again, starts it anew with the same command, and compares the end."""
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import random
+import struct
 import subprocess
 import sys
+import termios
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,18 +95,34 @@ class Run:
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
         environment["TRANSFORMERS_VERBOSITY"] = "info"  # the Trainer says when it evaluates
-        with open(self.log, "w") as output:
-            self.process = subprocess.Popen(
-                words,
-                cwd=REPOSITORY,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self.log.touch()
+        # A terminal, where bars are live and so say what goes on.
+        terminal, output = pty.openpty()
+        fcntl.ioctl(output, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))  # lines and columns
+        self.process = subprocess.Popen(
+            words,
+            cwd=REPOSITORY,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        os.close(output)
+        self.copying = threading.Thread(target=self.copy, args=(terminal,), daemon=True)
+        self.copying.start()
+
+    def copy(self, terminal: int):
+        """Writes into the log what the processes say, until the last of them has ended."""
+        # An error is how a terminal ends that nobody holds any more.
+        with open(self.log, "wb", buffering=0) as log, contextlib.suppress(OSError):
+            while said := os.read(terminal, 65536):
+                log.write(said)
+        os.close(terminal)
 
     def text(self) -> str:
+        if self.process.poll() is not None:
+            self.copying.join(10)  # what it said last is on its way
         return self.log.read_text(errors="replace")
 
     def wait_for(self, happened) -> bool:

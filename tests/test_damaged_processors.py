@@ -24,7 +24,7 @@ from transformers import (
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from mm_hf import MMFusionConfig, MMFusionProcessor, TabularConfig
-from mm_hf.data.words import letter_tokenizer, word_tokenizer
+from mm_hf.data.tokenizers import letter_tokenizer, word_tokenizer
 from mm_hf.models.processor_record import RECORD
 from mm_hf.models.recurrent import RecurrentConfig
 from mm_hf.models.series import SeriesScaler

@@ -28,10 +28,10 @@ from ..data.loading import SOURCE_ROW
 from ..evaluation import (
     Predictions,
     TextTable,
+    analyse,
     answers_of,
     derangement,
     draw,
-    find_out,
     group_codes,
     has_label,
     majority_answer,
@@ -271,7 +271,7 @@ def write_evaluation(
     groups = group_codes([units[1][row] for row in rows])
     kinds = part[columns.kind][rows] if columns.kind else None
     options: dict[str, Any] = {"samples": args.bootstrap_samples, "seed": args.seed}
-    found = find_out(logits, labels, problem_type, names, groups, kinds, floors, curves, **options)
+    found = analyse(logits, labels, problem_type, names, groups, kinds, floors, curves, **options)
     found["intervals"]["unit"] = units[0]
     wrong = Rows(part, name).__getitems__([rows[mistake.pop("place")] for mistake in found["mistakes"]])
     looks = [picture_and_text(row, run.collator) for row in wrong]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from .loading import SOURCE_ROW, Rows
+from .rows import SOURCE_ROW, Rows
 
 
 PART = "_part"  # column of the part that a row is from

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.names import did_you_mean
-from .loading import describe_bad_row
+from .rows import describe_bad_row
 
 
 ON_ERROR = ("raise", "skip")

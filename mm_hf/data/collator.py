@@ -14,12 +14,12 @@ from ..models.retrieval_mm_fusion import ITEMS
 from ..models.series import as_steps
 from .augmentation import ImageAugmentation, change_speed, drop_tokens, mask_token_of
 from .bad_rows import check_on_error
-from .decoding import decode_image, decode_sound, decode_video, picture_file
+from .decoding import decode_image, decode_sound, decode_video, file_name_of
 from .feature_cache import FeatureCache
 from .item_keys import file_key, id_of, series_key, table_key, table_values, text_key, video_key
 from .labels import label_tensor, weight_of
-from .loading import EPOCH, POSITION, BadRowError, Columns
 from .plain_rows import knows_its_place, read_plain
+from .rows import EPOCH, POSITION, BadRowError, Columns
 from .targets import texts_of_tokens, texts_to_write
 
 
@@ -358,7 +358,7 @@ class MultimodalCollator:
                 if not column.endswith("#0"):  # it is told once for all frames of a video
                     continue
                 column = video
-            self._note(BadRowError(row, column, reasons[key], picture_file(row.get(column))), bad)
+            self._note(BadRowError(row, column, reasons[key], file_name_of(row.get(column))), bad)
         order = {key: number for number, key in enumerate(items)}
         index = torch.tensor([-1 if key is None else order.get(key, -1) for key in keys])
         usable = [key if key in order else None for key in keys]

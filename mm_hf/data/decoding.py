@@ -11,8 +11,8 @@ from PIL import Image
 from ..models.image import open_image
 from ..models.sound import load_sound
 from ..models.video import load_frames
-from .loading import BadRowError, is_absent, resolve_path
 from .plain_rows import is_decoded
+from .rows import BadRowError, is_absent, resolve_path
 
 
 # What to do where files lie beside the data. Without a root the message of `resolve_path` says it.
@@ -39,7 +39,7 @@ def decode_image(
     try:
         return open_image(source, background)
     except ValueError as error:
-        raise BadRowError(row, column, str(error), picture_file(value)) from None
+        raise BadRowError(row, column, str(error), file_name_of(value)) from None
 
 
 def decode_sound(row: dict[str, Any], column: str, root: str | None, sampling_rate: int) -> np.ndarray:
@@ -61,7 +61,7 @@ def decode_sound(row: dict[str, Any], column: str, root: str | None, sampling_ra
     try:
         return load_sound(source, sampling_rate)
     except (ValueError, OSError) as error:
-        file = None if decoded else picture_file(value)
+        file = None if decoded else file_name_of(value)
         raise BadRowError(row, column, " ".join(str(error).split()), file) from None
 
 
@@ -78,9 +78,9 @@ def content_of(row: dict[str, Any], column: str, what: str) -> bytes | str:
     value = row[column]
     if isinstance(value, dict) and (content := value.get("bytes")) is not None:
         if not isinstance(content, (bytes, bytearray, memoryview)):  # rows of JSON have none
-            raise BadRowError(row, column, f"this is no {what}; its bytes are {content!r:.80}.", picture_file(value))
+            raise BadRowError(row, column, f"this is no {what}; its bytes are {content!r:.80}.", file_name_of(value))
         return bytes(content)
-    path = picture_file(value)
+    path = file_name_of(value)
     if path is None:
         raise BadRowError(row, column, f"this is no {what}, with neither bytes nor a path: {value!r:.80}.")
     return path
@@ -98,7 +98,7 @@ def find_picture(row: dict[str, Any], column: str, root: str | None = None) -> s
     Raises:
         BadRowError: there is none, it is not regular, or its path leaves the root.
     """
-    path = picture_file(row[column])
+    path = file_name_of(row[column])
     if path is None:
         raise BadRowError(row, column, f"there is no path: {row[column]!r:.80}.")
     try:
@@ -113,7 +113,7 @@ def find_picture(row: dict[str, Any], column: str, root: str | None = None) -> s
     return file
 
 
-def picture_file(value: Any) -> str | None:
+def file_name_of(value: Any) -> str | None:
     """The path of a picture or sound as its row has it; None where there is none."""
     path = value.get("path") if isinstance(value, dict) else None
     return None if path is None else str(path)
@@ -141,4 +141,4 @@ def decode_video(
     try:
         return load_frames(source, num_frames)
     except ValueError as error:
-        raise BadRowError(row, column, str(error), picture_file(value)) from None
+        raise BadRowError(row, column, str(error), file_name_of(value)) from None

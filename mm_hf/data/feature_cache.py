@@ -14,7 +14,7 @@ from ..models.modeling_mm_fusion import MMFusionModel
 from ..models.modeling_outputs import EncoderStates
 from ..progress_bar import progress_bar
 from .bad_rows import check_on_error
-from .loading import BadRowError
+from .rows import BadRowError
 
 
 Key = TypeVar("Key")

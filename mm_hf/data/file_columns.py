@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Audio, Dataset, Features, Image, IterableDataset, List, Value, Video
 
 from .column_types import STRINGS
-from .loading import resolve_path
+from .rows import resolve_path
 
 
 SOUND = {"bytes": Value("binary"), "path": Value("string")}  # what `datasets.Audio` holds, which needs torchcodec

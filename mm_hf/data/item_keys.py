@@ -8,8 +8,8 @@ from ..models.inputs import fault_of_text
 from ..models.series import SeriesScaler, has_no_steps
 from ..models.table_schema import TableError, TableSchema
 from .decoding import content_of
-from .loading import BadRowError, is_absent
 from .plain_rows import fingerprint, is_decoded
+from .rows import BadRowError, is_absent
 
 
 def id_of(key: str) -> int:

@@ -13,7 +13,7 @@ from ..models.finite import LARGEST_IN_LOSS, by_number, read_number
 from ..models.names import did_you_mean
 from .class_names import LISTED_LABELS
 from .column_types import MAX_NUMBER_CLASSES
-from .loading import BadRowError, is_absent
+from .rows import BadRowError, is_absent
 
 
 logger = logging.get_logger(__name__)

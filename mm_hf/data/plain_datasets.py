@@ -8,7 +8,7 @@ import datasets
 
 from .class_names import name_for_checkpoint, names_of_classes
 from .collator import MultimodalCollator
-from .loading import SOURCE_ROW, Rows
+from .rows import SOURCE_ROW, Rows
 from .sources import prepare
 
 

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from ..models.names import did_you_mean
 from ..models.table_schema import is_missing
-from .loading import EPOCH, Columns, is_absent
+from .rows import EPOCH, Columns, is_absent
 
 
 logger = logging.get_logger(__name__)

@@ -12,7 +12,7 @@ from ..models.names import did_you_mean
 from .class_names import is_whole
 from .column_types import STRINGS, are_few, count_values
 from .labels import is_finite
-from .loading import SOURCE_ROW
+from .rows import SOURCE_ROW
 
 
 logger = logging.get_logger(__name__)

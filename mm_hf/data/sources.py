@@ -28,12 +28,12 @@ from ..models.finite import kind_of_texts
 from ..models.names import did_you_mean
 from .class_names import name_of
 from .column_types import STRINGS, count_values, kind_of, of_one_type
-from .cutting import cut, group_rows
 from .file_columns import SOUND, with_files, with_videos
 from .files_read import Unreadable
-from .loading import SOURCE_ROW, Columns
 from .nested_fields import add_fields
 from .readers import find_files, named_parts, open_source, unreadable
+from .rows import SOURCE_ROW, Columns
+from .splitting import cut, group_rows
 
 
 logger = logging.get_logger(__name__)

@@ -8,7 +8,7 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
-from .loading import EPOCH, POSITION, ROW_ID, SPLIT
+from .rows import EPOCH, POSITION, ROW_ID, SPLIT
 
 
 class StreamBatches(TorchIterableDataset):

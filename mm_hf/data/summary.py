@@ -18,7 +18,7 @@ from ..models.generation_mm_fusion import GENERATION
 from ..models.image import open_file
 from .column_types import STRINGS, count_values
 from .labels import is_finite
-from .loading import Columns, resolve_path
+from .rows import Columns, resolve_path
 
 
 STREAMED_ROWS = 1000  # that a stream is judged by

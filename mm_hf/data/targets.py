@@ -7,7 +7,7 @@ import torch
 
 from ..models.inputs import fault_of_unicode
 from ..models.text import decode_as_written, ends_of_text
-from .loading import BadRowError, is_absent
+from .rows import BadRowError, is_absent
 
 
 def texts_to_write(

@@ -1,9 +1,10 @@
 """Metrics with their intervals and floors, diagnostics, and what a run leaves behind to be looked at."""
 
+from .analysis import analyse, draw, rounded, table
 from .comparisons import compare, figure, gap, lower_is_better, verdict
 from .diagnostics import calibration, confusion, judged, label_scores, note_on_numbers, worst_mistakes
-from .findings import draw, find_out, rounded, table
 from .floors import constant_logits, derangement, majority_answer, median_answer, rows_without
+from .html_report import write_page
 from .intervals import bootstrap, group_codes, metrics_with_intervals
 from .metrics import (
     answers_of,
@@ -14,17 +15,17 @@ from .metrics import (
     multi_task_metrics,
     targets_of,
 )
-from .page import write_page
+from .model_card import model_card, plot_curves
 from .plots import picture_of_series, picture_of_sound, plot_finds, plot_predictions
 from .prediction import Predictions, predict
 from .ranking import chance_mean_recall, chance_recall, item_of, ranking_metrics, ranks, retrieval_metrics
-from .report import model_card, plot_curves
 from .texts import TextTable, generation_metrics, token_metrics
 
 
 __all__ = [
     "Predictions",
     "TextTable",
+    "analyse",
     "answers_of",
     "bootstrap",
     "calibration",
@@ -37,7 +38,6 @@ __all__ = [
     "derangement",
     "draw",
     "figure",
-    "find_out",
     "first_metric",
     "gap",
     "generation_metrics",

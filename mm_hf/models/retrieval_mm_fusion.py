@@ -15,10 +15,10 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from .configuration_mm_fusion import MMFusionConfig
+from .contrastive import Pairs, contrastive_loss, hard_negatives, rank, world_size
 from .encoders import MODALITY_INPUTS
 from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import EncoderStates, FusionMemory, MMFusionRetrievalOutput, TokenStates
-from .pairs import Pairs, contrastive_loss, hard_negatives, rank, world_size
 from .pretrained_mm_fusion import MMFusionPreTrainedModel
 from .projection import pool_tokens
 from .token_fusions import select_rows

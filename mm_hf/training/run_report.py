@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..checkpoints import clear_staging
 from ..data import BadRowError, MultimodalCollator, Rows, label_tensor
-from ..data.decoding import decode_image, decode_sound, picture_file
+from ..data.decoding import decode_image, decode_sound, file_name_of
 from ..evaluation import (
     figure,
     item_of,
@@ -202,7 +202,7 @@ def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple
         return picture, text if isinstance(text, str) else None
     if columns.table:
         return picture, ", ".join(f"{name} {value}" for name, value in collator.table_row(row).items())
-    sound = None if columns.audio is None else picture_file(row[columns.audio])
+    sound = None if columns.audio is None else file_name_of(row[columns.audio])
     return picture, "" if sound is None else Path(sound).name
 
 

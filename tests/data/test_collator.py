@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from mm_hf import MMFusionForQuestionAnswering, MMFusionProcessor
 from mm_hf.data import Columns, MultimodalCollator, Rows, load_splits
 from mm_hf.data.labels import label_tensor
-from mm_hf.data.loading import BadRowError
+from mm_hf.data.rows import BadRowError
 from mm_hf.models.losses import classification_loss
 
 

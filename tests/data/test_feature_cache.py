@@ -12,7 +12,7 @@ from mm_hf import MMFusionForQuestionAnswering, MMFusionModel, MMFusionProcessor
 from mm_hf.data import Columns, FeatureCache, MultimodalCollator
 from mm_hf.data.augmentation import ImageAugmentation
 from mm_hf.data.feature_cache import CacheTooLargeError
-from mm_hf.data.loading import BadRowError
+from mm_hf.data.rows import BadRowError
 
 
 COLUMNS = Columns(image="image", text="question", label="answer")

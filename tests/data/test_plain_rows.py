@@ -13,7 +13,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from mm_hf import MMFusionForClassification, MMFusionForMultiTask, MMFusionProcessor, SeriesScaler, TableSchema
 from mm_hf.data import Columns, ImageAugmentation, MultimodalCollator, plain_rows
-from mm_hf.data.loading import BadRowError
+from mm_hf.data.rows import BadRowError
 
 
 NAN = float("nan")

@@ -25,7 +25,7 @@ from mm_hf.data import (
     summary_lines,
     word_tokenizer,
 )
-from mm_hf.data.cutting import group_rows
+from mm_hf.data.splitting import group_rows
 from mm_hf.models.sound import limit_seconds, load_sound
 
 

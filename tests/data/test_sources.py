@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Iterable
 from PIL import Image as PILImage
 
 from mm_hf.data import Columns, Rows, data_root_of, labels_of, load_splits, normalise_labels, resolve_path
-from mm_hf.data.cutting import cut, group_rows
+from mm_hf.data.splitting import cut, group_rows
 
 
 ALL = Columns(image="image", text="question", label="answer")

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from mm_hf.evaluation import (
+    analyse,
     answers_of,
     draw,
-    find_out,
     judged,
     note_on_numbers,
     picture_of_sound,
@@ -22,7 +22,7 @@ from mm_hf.evaluation import (
     targets_of,
     write_page,
 )
-from mm_hf.evaluation.page import PICTURES
+from mm_hf.evaluation.html_report import PICTURES
 from mm_hf.evaluation.plots import drawable
 
 
@@ -176,7 +176,7 @@ def test_a_page_of_each_problem(problem_type, files, tmp_path):
     answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
     floors = {"majority": (answers, {"meaning": "<script>alert(1)</script>"})}
     curves = {"vision": [(0.0, answers), (1.0, answers)]}
-    found = find_out(
+    found = analyse(
         logits, labels, problem_type, names, torch.arange(60), ["<u>kind</u>", "b"] * 30, floors, curves, samples=20
     )
     assert found["missing"]["by_modality"]["vision"][1]["value"] == found["floors"]["majority"]["value"]
@@ -208,7 +208,7 @@ def test_a_page_of_each_problem(problem_type, files, tmp_path):
 
 def test_without_mistakes(tmp_path):
     logits, labels = torch.eye(3) * 9, torch.arange(3)
-    found = find_out(logits, labels, "single_label_classification", ["a", "b", "c"], torch.arange(3), samples=5)
+    found = analyse(logits, labels, "single_label_classification", ["a", "b", "c"], torch.arange(3), samples=5)
     drawn = draw(tmp_path, found, ["a", "b", "c"], labels, labels, [])
     assert [file.name for file in drawn] == ["reliability.png", "confusion.png"]
     write_page(tmp_path / "page.html", "perfect", {}, found, drawn)

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from mm_hf.evaluation import TextTable, find_out, generation_metrics, majority_answer, token_metrics
+from mm_hf.evaluation import TextTable, analyse, generation_metrics, majority_answer, token_metrics
 from mm_hf.evaluation.texts import TextScore, chrf, exact
 from mm_hf.models.generation_mm_fusion import GENERATION
 
@@ -69,7 +69,7 @@ def test_what_is_found_out_of_texts():
     nearest = table.codes(["red"] * 40)
     majority = majority_answer(true, GENERATION, len(table.texts)).expand(40)
     assert table.texts[int(majority[0])] == "blue"
-    found = find_out(
+    found = analyse(
         said,
         true,
         GENERATION,

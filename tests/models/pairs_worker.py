@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from mm_hf.models.pairs import Pairs, contrastive_loss
+from mm_hf.models.contrastive import Pairs, contrastive_loss
 
 
 PROCESSES = 2

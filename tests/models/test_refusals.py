@@ -20,7 +20,7 @@ from mm_hf import (
 )
 from mm_hf.data import Columns, load_splits
 from mm_hf.data.labels import label_tensor
-from mm_hf.data.loading import BadRowError
+from mm_hf.data.rows import BadRowError
 from mm_hf.models import other_labels
 from mm_hf.models.names import did_you_mean
 from mm_hf.training.recipe import parse_arguments

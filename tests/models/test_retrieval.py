@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForZeroShotImageClassification
 
 from mm_hf import FUSIONS, MMFusionForRetrieval
-from mm_hf.models.pairs import Pairs, contrastive_loss, hard_negatives
+from mm_hf.models.contrastive import Pairs, contrastive_loss, hard_negatives
 
 
 E = 8

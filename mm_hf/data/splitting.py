@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from .loading import Columns
+from .rows import Columns
 
 
 def group_rows(split: Dataset, columns: Columns, group_column: str | None = None) -> list[list[int]]:

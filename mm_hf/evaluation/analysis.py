@@ -27,7 +27,7 @@ from .plots import (
 GUESSES = ("majority", "mean")  # of the floors the one that looks at no row
 
 
-def find_out(
+def analyse(
     logits: torch.Tensor,
     labels: torch.Tensor,
     problem_type: str,
@@ -138,7 +138,7 @@ def draw(
 
     Args:
         folder: to draw into.
-        found: as `find_out` gives it, each of its `mistakes` with its `text`.
+        found: as `analyse` gives it, each of its `mistakes` with its `text`.
         names: of the classes.
         answers, targets: those that it was found out of.
         pictures: of each of the mistakes.
@@ -181,7 +181,7 @@ def table(found: dict[str, Any], part: str) -> str:
     """The score beside its floors, for the terminal.
 
     Args:
-        found: as `find_out` gives it.
+        found: as `analyse` gives it.
         part: what was measured.
     """
     lines = {f"{part} {name}": values for name, values in found["metrics"].items()}

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from .collator import MultimodalCollator
-from .loading import Rows
+from .rows import Rows
 from .samplers import GroupedBatchSampler
 from .streaming import StreamBatches
 

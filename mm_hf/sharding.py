@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from .models.attention import MMFusionCrossAttention
-from .models.encoders import MODALITY_INPUTS, dummy_inputs
+from .models.modality import modality_of
 from .models.modeling_mm_fusion import MMFusionModel
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 
@@ -101,7 +101,7 @@ def keep_processes_in_step(model: MMFusionModel):
     def encode_all(indices=None, encoder_states=None, **inputs):
         indices, given = dict(indices or {}), encoder_states or {}
         items = {
-            name: next((inputs[key] for key in MODALITY_INPUTS[name] if inputs.get(key) is not None), ())
+            name: next((inputs[key] for key in modality_of(name).inputs if inputs.get(key) is not None), ())
             for name in model.encoders
             if name not in given
         }
@@ -110,8 +110,8 @@ def keep_processes_in_step(model: MMFusionModel):
         rows += [len(item) for item in items.values() if len(item)]
         for name in [name for name, item in items.items() if rows and not len(item)]:
             encoder = cast(Any, model.encoders[name])
-            inputs.update(dict.fromkeys(MODALITY_INPUTS[name]))
-            inputs.update(dummy_inputs(encoder.config, name, device=encoder.device, dtype=encoder.dtype))
+            inputs.update(dict.fromkeys(modality_of(name).inputs))
+            inputs.update(modality_of(name).dummy_inputs(encoder.config, device=encoder.device, dtype=encoder.dtype))
             indices[name] = torch.full((rows[0],), -1, device=encoder.device)
         return encode(indices, encoder_states, **inputs)
 

@@ -66,6 +66,7 @@ CODE = {
     "losses.py",
     "modeling_mm_fusion.py",
     "modeling_outputs.py",
+    "modality.py",
     "names.py",
     "other_labels.py",
     "pipeline_base.py",
@@ -88,9 +89,10 @@ CODE = {
     "text.py",
     "token_fusions.py",
     "video.py",
+    "vision.py",
 }
 # Of classes in files of their own, in their checkpoints alone.
-SEARCH_CODE = {"pairs.py", "retrieval_mm_fusion.py"}
+SEARCH_CODE = {"contrastive.py", "retrieval_mm_fusion.py"}
 OWN_CODE = {*SEARCH_CODE, "generation_mm_fusion.py", "ctc_mm_fusion.py"}
 
 

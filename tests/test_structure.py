@@ -94,6 +94,7 @@ ALLOWED = {
     "data": {"models", "progress_bar"},
     "evaluation": {"models", "progress_bar"},
     "prepare": {"models", "data", "progress_bar"},
+    "tasks": {"models", "data", "evaluation", "progress_bar"},
 }
 ORDER = ("training", "commands", "cli", "__main__")  # of what runs: each may use what stands before it, and all below
 

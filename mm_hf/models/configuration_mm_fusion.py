@@ -29,32 +29,20 @@ from .config_checks import (
 from .config_rules import check_architecture, check_common, check_losses, without_labels
 from .files import read_json
 from .losses import LOSS_SETTINGS
+from .modality import MODALITIES, modality_of
 from .other_labels import for_other_labels
 from .recurrent import RecurrentConfig
+from .series import Series  # noqa: F401  importing registers a modality; these are all of the library's
+from .sound import Sound  # noqa: F401
 from .tabular import TabularConfig
 from .tasks import Task, read_tasks
+from .text import Text  # noqa: F401
+from .vision import Vision  # noqa: F401
 
 
-# Every modality has one line here: its name and the key of its sub-config. All else (which inputs it reads, which part
-# of the processor prepares them) is keyed by the same name.
-MODALITY_CONFIGS = {
-    "vision": "vision_config",
-    "text": "text_config",
-    "audio": "audio_config",
-    "tabular": "tabular_config",
-    "series": "series_config",
-}
-# Those whose encoder comes from elsewhere: what the columns of a table or the channels of sensors mean, no other data
-# tell.
-PRETRAINED_MODALITIES = ("vision", "text", "audio")
-
-# Text encoders whose first token does not stand for the sentence: causal ones, those trained to pool elsewhere.
-POOLING_OF_TYPE = {
-    "clip_text_model": "last",
-    "siglip_text_model": "last",
-    "t5": "mean",
-    RecurrentConfig.model_type: "mean",
-}
+# By modality of the library, in their order, the key of its sub-config, and those whose encoder comes from elsewhere.
+MODALITY_CONFIGS = {name: modality.config_key for name, modality in MODALITIES.items() if not modality.extra}
+PRETRAINED_MODALITIES = tuple(name for name, modality in MODALITIES.items() if modality.pretrained)
 
 # The fusion width where the query's encoder names none in its config (feature maps).
 DEFAULT_WIDTH = 256
@@ -530,6 +518,10 @@ class MMFusionConfig(PreTrainedConfig):
         """Names of the modalities that this model has, in the library's order."""
         return [name for name, key in MODALITY_CONFIGS.items() if getattr(self, key, None) is not None]
 
+    def encoder_config(self, name: str) -> Any:
+        """The config of a modality's encoder; None where the model has none."""
+        return getattr(self, modality_of(name).config_key, None)
+
     @property
     def frozen_encoders(self) -> list[str]:
         """Names of the modalities whose encoder does not train."""
@@ -540,10 +532,7 @@ class MMFusionConfig(PreTrainedConfig):
     @property
     def poolings(self) -> dict[str, str]:
         """For each modality how one vector is read from its tokens."""
-        default = {name: "cls" if name == "text" else "mean" for name in self.modalities}
-        for name in self.modalities:
-            model_type = getattr(self, MODALITY_CONFIGS[name]).model_type
-            default[name] = POOLING_OF_TYPE.get(model_type, default[name])
+        default = {name: modality_of(name).pooling(self.encoder_config(name)) for name in self.modalities}
         return {**default, **(self.pooling or {})}
 
     @property

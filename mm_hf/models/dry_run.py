@@ -18,8 +18,9 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
 from .config_checks import ConfigError
-from .encoders import construct_encoder, dummy_inputs, in_reach
+from .encoders import construct_encoder, in_reach
 from .encoding import run_encoder
+from .modality import modality_of
 
 
 logger = logging.get_logger(__name__)
@@ -133,7 +134,8 @@ def probe_on(
         probe.requires_grad_(True)  # Whisper keeps its positions from training, and uses them all the same
         if device != "meta":
             fill_weights(probe)
-        inputs = dummy_inputs(config, modality, device=device)
+        dummy = modality_of(modality).dummy_inputs(config, device=device)
+        inputs = {modality_of(modality).renamed.get(name, name): value for name, value in dummy.items()}
         if not masked:
             inputs.pop("attention_mask", None)
         yield probe, inputs

@@ -17,55 +17,14 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
 from .config_checks import ConfigError, check_parameters
+from .modality import modality_of
 
 
 logger = logging.get_logger(__name__)
 
 
-# The inputs that each modality's encoder may read; the first of those present counts the items.
-MODALITY_INPUTS = {
-    "vision": ("pixel_values",),
-    "text": ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids"),
-    "audio": ("input_features", "input_values", "audio_attention_mask"),
-    "tabular": ("numerical_values", "categorical_ids"),
-    "series": ("series_values", "series_attention_mask"),
-}
-# Inputs whose own name another modality has: what their encoder calls them.
-NAME_IN_ENCODER = {
-    "audio_attention_mask": "attention_mask",
-    "series_values": "input_features",
-    "series_attention_mask": "attention_mask",
-}
 # Of Whisper, which hears a frame every 10 ms and joins two.
 POSITIONS_A_SECOND = 50
-
-
-def dummy_inputs(config: PreTrainedConfig, modality: str, device=None, dtype=None) -> dict[str, torch.Tensor]:
-    """The smallest valid input of one item, all zeros: for dry runs, and for encoders that have nothing to encode."""
-    if modality == "vision":
-        size = getattr(config, "image_size", None) or 64
-        height, width = (size, size) if isinstance(size, int) else size
-        channels = getattr(config, "num_channels", 3)
-        return {"pixel_values": torch.zeros(1, channels, height, width, device=device, dtype=dtype)}
-    if modality == "text":
-        ids = torch.zeros(1, 4, dtype=torch.long, device=device)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if modality == "tabular":
-        numbers = torch.zeros(1, config.num_numerical, device=device, dtype=dtype)
-        ids = torch.zeros(1, len(config.vocab_sizes), dtype=torch.long, device=device)
-        found = {"numerical_values": numbers, "categorical_ids": ids}
-        return {name: value for name, value in found.items() if value.shape[1]}
-    if getattr(config, "input_size", None):  # a recurrent encoder of frames
-        return {"input_features": torch.zeros(1, 4, config.input_size, device=device, dtype=dtype)}
-    if hasattr(config, "feature_projection_input_dim"):  # Wav2Vec2-BERT
-        return {"input_features": torch.zeros(1, 16, config.feature_projection_input_dim, device=device, dtype=dtype)}
-    if hasattr(config, "max_source_positions") and hasattr(config, "num_mel_bins"):  # Whisper: two frames a position
-        shape = (1, config.num_mel_bins, 2 * config.max_source_positions)
-        return {"input_features": torch.zeros(shape, device=device, dtype=dtype)}
-    if hasattr(config, "num_mel_bins"):  # AST
-        shape = (1, config.max_length, config.num_mel_bins)
-        return {"input_values": torch.zeros(shape, device=device, dtype=dtype)}
-    return {"input_values": torch.zeros(1, 4000, device=device, dtype=dtype)}  # waves: Wav2Vec2 and its kin
 
 
 def model_from_config(config: PreTrainedConfig) -> PreTrainedModel:
@@ -110,7 +69,8 @@ def construct_encoder(config: PreTrainedConfig, modality: str) -> PreTrainedMode
         encoder = model_from_config(config)
     if config.is_encoder_decoder:
         encoder = encoder.get_encoder()
-    readable = [NAME_IN_ENCODER.get(name, name) for name in MODALITY_INPUTS[modality]]
+    kind = modality_of(modality)
+    readable = [kind.renamed.get(name, name) for name in kind.inputs]
     if encoder.main_input_name not in readable:
         raise ValueError(
             f"The {modality} encoder is of type {config.model_type!r}, which reads {encoder.main_input_name!r}; "

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
-from .encoders import MODALITY_INPUTS, NAME_IN_ENCODER, dummy_inputs
+from .modality import modality_of
 from .modeling_outputs import EncoderStates
 
 
@@ -46,22 +46,15 @@ def encode_items(
         states without levels if there is no item, unless the encoder trains: see `MMFusionModel.encode`. The tokens of
         texts and sounds come first, padding behind, whichever side was padded.
     """
+    kind = modality_of(modality)
     given = {name: value for name, value in inputs.items() if value is not None}
-    main = next((given[name] for name in MODALITY_INPUTS[modality] if name in given), None)
+    main = next((given[name] for name in kind.inputs if name in given), None)
     if main is None or main.shape[0] == 0:
         if frozen or not trains(encoder):
             return EncoderStates(index=index)
-        given = dummy_inputs(encoder.config, modality, device=encoder.device, dtype=encoder.dtype)
-    given = {NAME_IN_ENCODER.get(name, name): value for name, value in given.items()}
-    for name in ("input_features", "input_values", "numerical_values"):
-        if name in given:
-            given[name] = given[name].to(encoder.dtype)
-    if "pixel_values" in given:
-        # Convolutions are 1.7 to 2.3 times faster on the CPU with the channels last; patch embeddings do not mind.
-        pixel_values = given["pixel_values"].to(encoder.dtype)
-        layout = torch.contiguous_format if trains_above_group_norm(encoder) else torch.channels_last
-        given["pixel_values"] = pixel_values.contiguous(memory_format=layout)
-    if modality in ("text", "audio"):
+        given = kind.dummy_inputs(encoder.config, device=encoder.device, dtype=encoder.dtype)
+    given = kind.encoder_inputs(encoder, given)
+    if kind.has_lengths:
         given = to_the_right(given)
     mask = given.get("attention_mask")
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
@@ -69,8 +62,8 @@ def encode_items(
             levels, mask = run_by_length(encoder, given, feature_layers, seeded)
             return EncoderStates(levels=levels, mask=mask, index=index)
         levels = run_encoder(encoder, given, feature_layers, interpolate, seeded)
-    if modality == "audio" and mask is not None:
-        mask = token_mask(encoder, mask, levels[0].shape[1])
+    if mask is not None:
+        mask = kind.token_mask(encoder, mask, levels[0].shape[1])
     return EncoderStates(levels=levels, mask=mask, index=index)
 
 
@@ -180,23 +173,6 @@ def to_the_right(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: moved(value) if value.shape[:2] == mask.shape else value for name, value in inputs.items()}
 
 
-def token_mask(encoder: PreTrainedModel, mask: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Which tokens of an encoder hear something of the sound itself, and not of its padding alone.
-
-    Args:
-        encoder: the sound's.
-        mask: `(U, S)` of what went in, samples or frames, 1 for sound.
-        tokens: how many came out of each item.
-
-    Returns:
-        `(U, tokens)` int64.
-    """
-    own = getattr(encoder, "_get_feature_vector_attention_mask", None)
-    if own is not None:  # Wav2Vec2 and its kin know the strides of their convolutions
-        return own(tokens, mask.long()).long()
-    return mask[:, :: max(1, round(mask.shape[1] / tokens))][:, :tokens].long()
-
-
 def patch_order(encoder: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
     """The noise, `(U, patches)`, with which a ViT-MAE that masks nothing keeps its patches in their order."""
     size = encoder.config.patch_size
@@ -208,16 +184,6 @@ def patch_order(encoder: PreTrainedModel, pixel_values: torch.Tensor) -> torch.T
 def trains(encoder: nn.Module) -> bool:
     """Whether any part of an encoder is in training mode: one that trains in part is not as a whole."""
     return any(part.training for part in encoder.modules())
-
-
-def trains_above_group_norm(encoder: nn.Module) -> bool:
-    """Whether an encoder trains in part and has group norms (BiT): torch 2.13 crashes in the gradient of one whose
-    input needs none and has its channels last, on CPUs."""
-    return (
-        torch.is_grad_enabled()
-        and any(isinstance(module, nn.GroupNorm) for module in encoder.modules())
-        and len({parameter.requires_grad for parameter in encoder.parameters()}) > 1
-    )
 
 
 @contextlib.contextmanager

@@ -26,7 +26,6 @@ from .configuration_mm_fusion import (
     MMFusionConfig,
 )
 from .dry_run import build_encoder
-from .encoders import MODALITY_INPUTS
 from .encoding import encode_items
 from .freezing import (
     bring_in_line,
@@ -48,6 +47,7 @@ from .losses import (
     standardise,
     warn_of_unit,
 )
+from .modality import modality_of
 from .modeling_outputs import (
     EncoderStates,
     FusedStates,
@@ -162,7 +162,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 )
         counts = {}
         for name in self.encoders:
-            items = next((inputs[key] for key in MODALITY_INPUTS[name] if inputs.get(key) is not None), None)
+            items = next((inputs[key] for key in modality_of(name).inputs if inputs.get(key) is not None), None)
             if name in given:
                 indices[name] = given[name].index if indices.get(name) is None else indices[name]
                 levels = given[name].levels
@@ -193,7 +193,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
             states[name] = encode_items(
                 cast(PreTrainedModel, encoder),
                 name,
-                {key: inputs.get(key) for key in MODALITY_INPUTS[name]},
+                {key: inputs.get(key) for key in modality_of(name).inputs},
                 self.feature_layers[name],
                 index,
                 frozen=frozen,

@@ -18,8 +18,9 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from .encoders import construct_encoder, dummy_inputs
+from .encoders import construct_encoder
 from .encoding import run_encoder
+from .modality import modality_of
 
 
 logger = logging.get_logger(__name__)
@@ -186,7 +187,8 @@ def probe_items(encoder: PreTrainedModel, modality: str) -> list[dict[str, torch
             }
             for text in texts
         ]
-    inputs = dummy_inputs(config, modality, device=encoder.device, dtype=encoder.dtype)
+    kind = modality_of(modality)
+    inputs = kind.encoder_inputs(encoder, kind.dummy_inputs(config, device=encoder.device, dtype=encoder.dtype))
     generator = torch.Generator().manual_seed(0)
     inputs = {name: torch.randn(value.shape, generator=generator).to(value) for name, value in inputs.items()}
     (values,) = inputs.values()

@@ -16,7 +16,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_mm_fusion import MMFusionConfig
 from .contrastive import Pairs, contrastive_loss, hard_negatives, rank, world_size
-from .encoders import MODALITY_INPUTS
+from .modality import modality_of
 from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import EncoderStates, FusionMemory, MMFusionRetrievalOutput, TokenStates
 from .pretrained_mm_fusion import MMFusionPreTrainedModel
@@ -309,7 +309,7 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         self.model.check_inputs(inputs)
         found = {}
         for name in self.config.modalities:
-            own = {key: inputs[key] for key in MODALITY_INPUTS[name] if inputs.get(key) is not None}
+            own = {key: inputs[key] for key in modality_of(name).inputs if inputs.get(key) is not None}
             if own:
                 found[name] = self.model.encode({}, None, **own)[name]
         return found

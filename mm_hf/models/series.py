@@ -15,6 +15,7 @@ import torch
 
 from .config_checks import has_finite, shown
 from .finite import FARTHEST, LARGEST
+from .modality import Modality, register_modality
 
 
 @dataclass
@@ -160,6 +161,25 @@ def to_numbers(series: Any) -> np.ndarray:
         return values.astype(np.float64)
     except (TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ValueError(f"a series is a list of steps, each a list of numbers: {error!s:.80}.") from None
+
+
+@register_modality
+class Series(Modality):
+    """Time series of numbers, such as readings of sensors."""
+
+    name = "series"
+    order = 4
+    inputs = ("series_values", "series_attention_mask")
+    renamed = {"series_values": "input_features", "series_attention_mask": "attention_mask"}
+    floats = ("series_values",)
+    model_type = "mm_fusion_recurrent"
+    argument = "series"
+    part = "series_scaler"
+    row_keys = ("series",)
+
+    def dummy_inputs(self, config, device=None, dtype=None):
+        """See `Modality`."""
+        return {"series_values": torch.zeros(1, 4, config.input_size, device=device, dtype=dtype)}
 
 
 __all__ = ["SeriesScaler"]

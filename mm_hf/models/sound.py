@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .files import regular_file
+from .modality import Modality, register_modality
 
 
 SAMPLING_RATES = range(1000, 768001)  # what sounds have; a false header may ask for a thousand gigabytes
@@ -213,6 +214,50 @@ def prepare_sounds(extractor, sounds: list, audio_kwargs: dict[str, Any]) -> dic
         if isinstance(found.get(name), torch.Tensor):
             found[name] = found[name].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     return {AUDIO_NAMES.get(name, name): values for name, values in found.items()}
+
+
+@register_modality
+class Sound(Modality):
+    """Sounds, as waves or as frames of a spectrogram."""
+
+    name = "audio"
+    order = 2
+    inputs = ("input_features", "input_values", "audio_attention_mask")
+    renamed = {"audio_attention_mask": "attention_mask"}
+    floats = ("input_features", "input_values")
+    pretrained = True
+    has_lengths = True
+    model_type = "whisper"
+    argument = "audio"
+    part = "feature_extractor"
+    row_keys = ("audio",)
+    meant = ("sound", "speech")
+
+    def dummy_inputs(self, config, device=None, dtype=None):
+        """See `Modality`."""
+
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(shape, device=device, dtype=dtype)
+
+        if getattr(config, "input_size", None):  # a recurrent encoder of frames
+            return {"input_features": zeros(1, 4, config.input_size)}
+        if hasattr(config, "feature_projection_input_dim"):  # Wav2Vec2-BERT
+            return {"input_features": zeros(1, 16, config.feature_projection_input_dim)}
+        if hasattr(config, "max_source_positions") and hasattr(
+            config, "num_mel_bins"
+        ):  # Whisper: two frames a position
+            # Whisper: two frames a position
+            return {"input_features": zeros(1, config.num_mel_bins, 2 * config.max_source_positions)}
+        if hasattr(config, "num_mel_bins"):  # AST
+            return {"input_values": zeros(1, config.max_length, config.num_mel_bins)}
+        return {"input_values": zeros(1, 4000)}  # waves: Wav2Vec2 and its kin
+
+    def token_mask(self, encoder, mask, tokens):
+        """Which tokens hear something of the sound itself, and not of its padding alone."""
+        own = getattr(encoder, "_get_feature_vector_attention_mask", None)
+        if own is not None:  # Wav2Vec2 and its kin know the strides of their convolutions
+            return own(tokens, mask.long()).long()
+        return mask[:, :: max(1, round(mask.shape[1] / tokens))][:, :tokens].long()
 
 
 __all__ = ["limit_seconds", "load_sound"]

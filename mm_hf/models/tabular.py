@@ -20,6 +20,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from .config_checks import MAX_LABELS, MAX_WIDTH, MAX_WORDS, check_number, told_in_one_line
+from .modality import Modality, register_modality
 from .table_schema import TableSchema
 
 
@@ -135,5 +136,28 @@ AutoConfig.register(TabularConfig.model_type, TabularConfig, exist_ok=True)
 AutoModel.register(TabularConfig, TabularModel, exist_ok=True)
 TabularConfig.register_for_auto_class()
 TabularModel.register_for_auto_class("AutoModel")
+
+
+@register_modality
+class Table(Modality):
+    """The columns of a table: those of a row make one item."""
+
+    name = "tabular"
+    order = 3
+    inputs = ("numerical_values", "categorical_ids")
+    floats = ("numerical_values",)
+    several_places = False
+    model_type = TabularConfig.model_type
+    argument = "table"
+    part = "table_schema"
+    row_keys = ("table",)
+
+    def dummy_inputs(self, config, device=None, dtype=None):
+        """See `Modality`."""
+        numbers = torch.zeros(1, config.num_numerical, device=device, dtype=dtype)
+        ids = torch.zeros(1, len(config.vocab_sizes), dtype=torch.long, device=device)
+        found = {"numerical_values": numbers, "categorical_ids": ids}
+        return {name: value for name, value in found.items() if value.shape[1]}
+
 
 __all__ = ["TableSchema", "TabularConfig", "TabularModel"]

@@ -11,12 +11,15 @@ import torch
 from transformers.utils import logging
 
 from .inputs import fault_of_unicode
+from .modality import Modality, register_modality
 from .probing import longest_text, said_positions
 
 
 logger = logging.get_logger(__name__)
 
 
+# Encoders whose first token does not stand for the sentence: causal ones, those trained to pool elsewhere.
+POOLING_OF_TYPE = {"clip_text_model": "last", "siglip_text_model": "last", "t5": "mean", "mm_fusion_recurrent": "mean"}
 # Lengths that tokenizers give when they know none (the library's own stand-in is 1e30).
 UNKNOWN_LENGTH = 10**6
 # The library's tokenizers keep the length and the padding of a call in themselves: two threads at once would cut each
@@ -136,3 +139,27 @@ def ensure_padding(tokenizer):
         f"{type(tokenizer).__name__} has no token for padding: its {name} {tokenizer.pad_token!r} pads, and the mask "
         "says where. This is said once."
     )
+
+
+@register_modality
+class Text(Modality):
+    """Texts, one or several a row."""
+
+    name = "text"
+    order = 1
+    inputs = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids")
+    pretrained = True
+    has_lengths = True
+    model_type = "bert"
+    argument = "text"
+    part = "tokenizer"
+    row_keys = ("text", "question")
+
+    def dummy_inputs(self, config, device=None, dtype=None):
+        """See `Modality`."""
+        ids = torch.zeros(1, 4, dtype=torch.long, device=device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def pooling(self, config):
+        """The first token, but for causal encoders and those that were trained to pool elsewhere."""
+        return POOLING_OF_TYPE.get(config.model_type, "cls")

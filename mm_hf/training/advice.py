@@ -10,7 +10,7 @@ from datasets import IterableDataset
 
 from ..data import Rows
 from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES
-from ..models.encoders import MODALITY_INPUTS
+from ..models.modality import modality_of
 from .run import Run
 
 
@@ -67,7 +67,7 @@ def seconds_of_encoders(run: Run, names: list[str]) -> tuple[float, float] | Non
     else:
         rows = Rows(dataset, "train").__getitems__(list(range(min(ROWS, len(dataset)))))
     batch = replace(run.collator, on_error="skip")(rows)
-    keys = [key for name in names for key in MODALITY_INPUTS[name] if key in batch]
+    keys = [key for name in names for key in modality_of(name).inputs if key in batch]
     if not keys:
         return None
     inputs = {key: batch[key].to(run.accelerator.device) for key in keys}

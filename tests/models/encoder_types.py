@@ -20,8 +20,9 @@ from transformers.models.auto import modeling_auto
 from mm_hf import MMFusionForClassification
 from mm_hf.models.configuration_mm_fusion import part_of_composite
 from mm_hf.models.dry_run import dry_run
-from mm_hf.models.encoders import dummy_inputs, model_from_config
+from mm_hf.models.encoders import model_from_config
 from mm_hf.models.encoding import run_encoder
+from mm_hf.models.modality import modality_of
 from mm_hf.models.probing import longest_text, try_encoder
 
 
@@ -270,7 +271,7 @@ def learn_statistics(source):
     if norms:
         for norm in norms:
             norm.momentum = None  # the mean of all batches, of which there is one
-        images = torch.randn(8, *dummy_inputs(source.config, "vision")["pixel_values"].shape[1:])
+        images = torch.randn(8, *modality_of("vision").dummy_inputs(source.config)["pixel_values"].shape[1:])
         with torch.no_grad():
             source.train()(pixel_values=images)
         source.eval()
@@ -282,7 +283,7 @@ def rows_of(modality: str, config) -> list[dict[str, torch.Tensor]]:
     if modality == "text":
         ids = [torch.randint(5, 60, (1, length), generator=generator) for length in (9, 6, 12)]
         return [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids]
-    dummy = dummy_inputs(config, modality)
+    dummy = modality_of(modality).dummy_inputs(config)
     if modality == "vision" or hasattr(config, "num_mel_bins"):  # of one length: Whisper, AST
         return [
             {name: torch.randn(value.shape, generator=generator) for name, value in dummy.items()} for _ in range(3)

@@ -7,7 +7,7 @@ from transformers import AutoModel, WhisperModel
 
 from mm_hf import MMFusionConfig, MMFusionForClassification, MMFusionModel
 from mm_hf.models.encoders import POSITIONS_A_SECOND, cut_to_seconds
-from mm_hf.models.encoding import token_mask
+from mm_hf.models.modality import modality_of
 
 
 @pytest.fixture(params=sorted(tiny.AUDIO_CONFIGS))
@@ -129,7 +129,7 @@ def test_the_mask_of_tokens(audio, expected):
 
 def test_an_odd_frame_belongs_to_a_token():
     mask = torch.tensor([[1, 1, 1, 0, 0, 0]])
-    assert token_mask(torch.nn.Identity(), mask, 3).tolist() == [[1, 1, 0]]
+    assert modality_of("audio").token_mask(torch.nn.Identity(), mask, 3).tolist() == [[1, 1, 0]]
 
 
 @torch.no_grad()

@@ -116,7 +116,7 @@ def check_architecture(config: Any):
             raise ValueError(f"pooling of {name} must be one of {POOLINGS}, got {pooling!r}.{meant}")
     if strange := [name for name in config.encode_by_length or () if not modality_of(name).has_lengths]:
         known = [name for name, modality in MODALITIES.items() if modality.has_lengths]
-        raise ValueError(f"encode_by_length is for {known}, which have lengths; got {sorted(strange)}.")
+        raise ValueError(f"encode_by_length is for {' and '.join(known)}, which have lengths; got {sorted(strange)}.")
     if config.vision_feature_join not in FEATURE_JOINS:
         meant = did_you_mean(config.vision_feature_join, FEATURE_JOINS)
         raise ValueError(

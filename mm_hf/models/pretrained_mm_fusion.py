@@ -213,10 +213,9 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
                 raise ValueError(
                     f"from_encoders_pretrained has no {key!r}; it has {list(parts)}. Did you mean {meant!r}?"
                 )
-        sources = {name: kwargs.pop(name, None) for name in parts}
-        sources = {name: source for name, source in sources.items() if source is not None}
-        untrained = [kind.config_key for kind in MODALITIES.values() if not kind.pretrained and not kind.extra]
-        untrained.append("extra_configs")
+        sources = {name: source for name in parts if (source := kwargs.pop(name, None)) is not None}
+        others = [kind.config_key for kind in MODALITIES.values() if not (kind.pretrained or kind.extra)]
+        untrained = [*others, "extra_configs"]
         if not set(sources) & set(pretrained) and all(kwargs.get(key) is None for key in untrained):
             raise ValueError(
                 f"from_encoders_pretrained needs an encoder for at least one of {list(pretrained)}, or one of "
@@ -239,9 +238,6 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
             configs[parts[name]] = part
         if "audio_config" in configs:
             cut_to_seconds(configs["audio_config"], max_audio_seconds)
-            # Of Wav2Vec2 and its kin: it masks ten tokens at a time, and stops at a batch of sounds that have fewer.
-            if getattr(configs["audio_config"], "apply_spec_augment", False):
-                configs["audio_config"].apply_spec_augment = False
         if "vision_config" in configs:
             if try_encoders:
                 keep_all_patches(configs["vision_config"])
@@ -260,8 +256,9 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
             if unknown := sorted(key for key in set(given) - known if given[key] is not None):
                 meant = did_you_mean(unknown[0], {*known, *parts, *HUB_KEYS, *LOADING_KEYS})
                 raise ValueError(f"{config_class.__name__} has no {unknown[0]!r}; it has {sorted(known)}.{meant}")
-        extra = {name: configs.pop(parts[name]) for name in sources if name in pretrained and MODALITIES[name].extra}
-        if extra:
+        outside = [name for name in sources if name in pretrained and modality_of(name).extra]
+        if outside:
+            extra = {name: configs.pop(parts[name]) for name in outside}
             kwargs["extra_configs"] = {**(kwargs.get("extra_configs") or {}), **extra}
         base_models = [base_model_of(source) for source in sources.values()]
         config = MMFusionConfig(
@@ -342,10 +339,7 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
 
     def parts_with_words(self) -> list[tuple[PreTrainedModel, Any]]:
         """The parts whose vocabulary is the processor's tokenizer's, and the sub-config of each."""
-        encoders = self.base_model.encoders
-        if Text.name not in encoders:
-            return []
-        return [(cast(PreTrainedModel, encoders[Text.name]), self.config.text_config)]
+        return [(self._text_encoder(), self.config.text_config)] if Text.name in self.base_model.encoders else []
 
     @classmethod
     def adapt_part_configs(cls, configs: dict[str, Any], kwargs: dict[str, Any]):

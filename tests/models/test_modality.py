@@ -156,10 +156,22 @@ def test_it_comes_back(point, tmp_path):
     assert not (tmp_path / "test_modality.py").exists()  # its code does not travel
     again = MMFusionForClassification.from_pretrained(tmp_path)
     assert torch.equal(model(**inputs).logits, again(**inputs).logits)
-    assert again.config.to_dict() == model.config.to_dict()
+    assert again.config.modalities == model.config.modalities
+    assert again.config.point_config.hidden_size == 16
     half = MMFusionForClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     assert half(**inputs).logits.dtype == torch.bfloat16
+
+
+def test_a_pretrained_one(point, tmp_path, monkeypatch):
+    monkeypatch.setattr(Point, "pretrained", True)
+    torch.manual_seed(1)
+    PointModel(PointConfig(hidden_size=24)).save_pretrained(tmp_path)
+    model = MMFusionForClassification.from_encoders_pretrained(point=str(tmp_path), freeze_encoders=True)
+    assert model.config.modalities == model.config.frozen_encoders == ["point"]
+    expected = PointModel.from_pretrained(tmp_path).state_dict()
+    torch.testing.assert_close(dict(model.model.encoders["point"].state_dict()), dict(expected))
+    assert model.config.extra_configs["point"] is model.config.point_config
 
 
 def test_nobody_registered_it(point, tmp_path):

@@ -664,8 +664,9 @@ class MMFusionConfig(PreTrainedConfig):
         """Checks how many layers are to train of which encoder; that it has so many is seen when it is built."""
         for name, layers in (self.trained_layers or {}).items():
             if not modality_of(name).pretrained:
+                known = [name for name, modality in MODALITIES.items() if modality.pretrained]
                 raise ValueError(
-                    f"trained_layers is for the pretrained encoders, {list(PRETRAINED_MODALITIES)}; got {name!r}, "
+                    f"trained_layers is for the pretrained encoders, {known}; got {name!r}, "
                     "whose encoder starts from random weights and trains as a whole."
                 )
             check_number(f"trained_layers of {name}", layers, 1, MAX_LAYERS)

@@ -98,13 +98,12 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         super().__init__(config)
         fusion = config.fusion_module_config
         others = [name for name in config.modalities if name != Text.name]
-        places = {name: config.places_of(name) for name in config.modalities}
-        asks = fusion.query_modality == Text.name
-        if not asks or len(others) != 1 or others[0] not in ITEMS or max(places.values()) > 1:
+        several = any(config.places_of(name) > 1 for name in config.modalities)
+        if fusion.query_modality != Text.name or len(others) != 1 or others[0] not in ITEMS or several:
             raise ValueError(
                 f"MMFusionForRetrieval searches one of {list(ITEMS)} by text, with one item a row; this config has "
-                f"{config.modalities}, of which {fusion.query_modality} asks, and the places {places} a row "
-                "(num_images and places)."
+                f"{config.modalities}, of which {fusion.query_modality} asks, num_images {config.num_images} and "
+                f"places {config.places}."
             )
         self.query_modality, self.item_modality = Text.name, others[0]
         self.model = MMFusionModel(config)

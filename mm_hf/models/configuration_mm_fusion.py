@@ -497,7 +497,7 @@ class MMFusionConfig(PreTrainedConfig):
         extra = self.__dict__.get("extra_configs") or {}
         if name.removesuffix("_config") in extra and name.endswith("_config"):
             return extra[name.removesuffix("_config")]
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """See the library's method; what differs: keys that came later are not there where nobody gave them, so that

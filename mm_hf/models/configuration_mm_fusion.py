@@ -504,8 +504,8 @@ class MMFusionConfig(PreTrainedConfig):
         a config.json is what it was."""
         found = super().to_dict()
         for key in ("extra_configs", "places"):
-            if found[key] is None:
-                del found[key]
+            if found.get(key) is None:
+                found.pop(key, None)
         for name, config in (self.extra_configs or {}).items():
             found["extra_configs"][name] = config.to_diff_dict()
             del found["extra_configs"][name]["transformers_version"]

@@ -25,6 +25,7 @@ from .models.pipelines_mm_fusion import (
 )
 from .models.pretrained_mm_fusion import HUB_KEYS, LOADING_KEYS
 from .models.retrieval_mm_fusion import MMFusionForRetrieval
+from .models.sound import Sound
 
 
 PIPELINES = {
@@ -79,7 +80,7 @@ def pipeline(
     writes = MMFusionForConditionalGeneration.__name__ in names
     if task is None and writes:  # it answers what it can be asked
         task = "visual-question-answering" if len(config.modalities) > 1 else "image-to-text"
-        task = "automatic-speech-recognition" if "audio" in config.modalities else task
+        task = "automatic-speech-recognition" if Sound.name in config.modalities else task
     if task is None:
         task = next((tag for name in names for tag in CUSTOM_PIPELINES.get(name, {})), None)
         if task is None:

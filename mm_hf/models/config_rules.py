@@ -10,8 +10,10 @@ import torch
 
 from .config_checks import ConfigError, shown
 from .losses import LOSS_SETTINGS, PROBLEM_TYPES, check_label_scale, check_loss_ranges, check_loss_settings
+from .modality import MODALITIES, modality_of
 from .names import did_you_mean
 from .tasks import TASK_WEIGHTINGS, read_tasks
+from .vision import Vision
 
 
 POOLINGS = ("cls", "last", "mean")
@@ -100,6 +102,7 @@ def check_architecture(config: Any):
     named["pooling"] = list(config.pooling or {})
     named["encode_by_length"] = list(config.encode_by_length or [])
     named["seeded_encoders"] = list(config.seeded_encoders or [])
+    named["places"] = list(config.places or {})
     for key, names in named.items():
         unknown = [name for name in names if name not in config.modalities]
         if unknown:
@@ -111,8 +114,9 @@ def check_architecture(config: Any):
         if pooling not in POOLINGS:
             meant = did_you_mean(pooling, POOLINGS)
             raise ValueError(f"pooling of {name} must be one of {POOLINGS}, got {pooling!r}.{meant}")
-    if strange := set(config.encode_by_length or ()) - {"text", "audio"}:
-        raise ValueError(f"encode_by_length is for text and audio, which have lengths; got {sorted(strange)}.")
+    if strange := [name for name in config.encode_by_length or () if not modality_of(name).has_lengths]:
+        known = [name for name, modality in MODALITIES.items() if modality.has_lengths]
+        raise ValueError(f"encode_by_length is for {' and '.join(known)}, which have lengths; got {sorted(strange)}.")
     if config.vision_feature_join not in FEATURE_JOINS:
         meant = did_you_mean(config.vision_feature_join, FEATURE_JOINS)
         raise ValueError(
@@ -139,7 +143,7 @@ def check_memory(config: Any):
             f"fusion_module_config.memory_layers is {fusion.memory_layers}, but {fusion.query_modality} asks and "
             "there is no other modality that it could look at."
         )
-    if fusion.distance_bias and (config.num_images > 1 or "vision" not in memory):
+    if fusion.distance_bias and (config.num_images > 1 or Vision.name not in memory):
         raise ValueError(
             "fusion_module_config.distance_bias is for the places of one picture that another modality asks; got "
             f"num_images {config.num_images}, modalities {config.modalities}, of which {fusion.query_modality} asks."

@@ -27,8 +27,8 @@ class Modality:
 
     Attributes:
         name: "vision"; `<name>_index` is the model's input that says which item each row uses.
-        order: its place among the modalities of a model, by which parameters are ordered too; equal ones stand in the
-            order in which they were registered.
+        order: its place among the modalities of a model, by which parameters are ordered too. Those from outside
+            stand behind all of the library, by their names.
         inputs: the model's inputs that its encoder may read; the first of those present counts the items.
         renamed: of these inputs those that the encoder knows by another name, since another modality has that.
         floats: of these inputs those that take the encoder's dtype.
@@ -80,6 +80,25 @@ class Modality:
         """
         raise NotImplementedError(f"{type(self).__name__} must say what dummy_inputs its encoder takes.")
 
+    def probe_items(self, encoder: Any) -> list[dict[str, torch.Tensor]]:
+        """Inputs of one item each, `(1, …)`, by the encoder's names, to find out what it does: see `probe_encoder`.
+
+        Args:
+            encoder: with its weights.
+
+        Returns:
+            one, of random numbers; or three, where there are causal encoders: the second has the first step of the
+            first one, the third its last step, and nothing else in common.
+        """
+        dummy = self.dummy_inputs(encoder.config, device=encoder.device, dtype=encoder.dtype)
+        generator = torch.Generator().manual_seed(0)
+        return [
+            {
+                name: torch.randn(value.shape, generator=generator).to(value) if value.is_floating_point() else value
+                for name, value in self.encoder_inputs(encoder, dummy).items()
+            }
+        ]
+
     def pooling(self, config: PreTrainedConfig) -> str:
         """How one vector is read from the tokens of an item, unless `pooling` of `MMFusionConfig` says otherwise."""
         return "mean"
@@ -117,8 +136,16 @@ def register_modality(modality: type[Modality]) -> type[Modality]:
     """A decorator: makes a modality known under its name.
 
     Raises:
-        ValueError: another one has that name.
+        ValueError: another one has that name or reads an input of that name, or it is no name that an argument of
+            Python can have.
     """
+    if not modality.name.isidentifier():
+        raise ValueError(
+            f"A modality's name is made of letters, digits and '_', as that of a variable: {modality.name!r}."
+        )
+    for other in MODALITIES.values():
+        if other.name != modality.name and (taken := set(other.inputs) & set(modality.inputs)):
+            raise ValueError(f"{modality.name} reads {sorted(taken)}, which {other.name} has: see `renamed`.")
     known = MODALITIES.get(modality.name)
     if known is not None and type(known).__qualname__ != modality.__qualname__:
         raise ValueError(f"There is a modality {modality.name!r} already, {type(known).__name__}: take another name.")

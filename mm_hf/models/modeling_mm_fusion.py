@@ -20,11 +20,7 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
-from .configuration_mm_fusion import (
-    MODALITY_CONFIGS,
-    FusionModuleConfig,
-    MMFusionConfig,
-)
+from .configuration_mm_fusion import FusionModuleConfig, MMFusionConfig
 from .dry_run import build_encoder
 from .encoding import encode_items
 from .freezing import (
@@ -47,7 +43,7 @@ from .losses import (
     standardise,
     warn_of_unit,
 )
-from .modality import modality_of
+from .modality import MODALITIES, modality_of
 from .modeling_outputs import (
     EncoderStates,
     FusedStates,
@@ -63,6 +59,7 @@ from .pretrained_mm_fusion import MMFusionPreTrainedModel
 from .projection import ModalityProjection
 from .tasks import TaskTensors, TaskWeighting, module_name
 from .token_fusions import TokenFusion  # noqa: F401
+from .vision import Vision
 
 
 # Inputs of `MMFusionModel.forward` that are no tensors.
@@ -80,7 +77,12 @@ class MMFusionModel(MMFusionPreTrainedModel):
         super().__init__(config)
         config.validate_architecture()  # what was changed since it was made, before memory is taken
         if not config.modalities:
-            raise ValueError(f"The config needs at least one of {list(MODALITY_CONFIGS.values())}, all are None.")
+            keys = [modality.config_key for modality in MODALITIES.values() if not modality.extra]
+            raise ValueError(f"The config needs at least one of {[*keys, 'extra_configs']}, all are None.")
+        extra = [modality_of(name) for name in config.extra_configs or {}]
+        # Inputs of modalities from outside, which `forward` does not name, and all that it takes.
+        self.extra_inputs = [name for modality in extra for name in (*modality.inputs, modality.index_name)]
+        self.input_names = [*FORWARD_INPUTS, *self.extra_inputs]
         fusion_module_config = config.fusion_module_config
         self.encoders = nn.ModuleDict()
         self.projections = nn.ModuleDict()
@@ -92,7 +94,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
         self.warned_of: set[str] = set()  # what was said once
         for name in config.modalities:
             encoder, level_shapes, layers = build_encoder(
-                getattr(config, MODALITY_CONFIGS[name]), name, config.feature_layers[name]
+                config.encoder_config(name), name, config.feature_layers[name]
             )
             self.encoders[name] = encoder
             self.feature_layers[name], self.level_shapes[name] = layers, level_shapes
@@ -104,10 +106,10 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 fusion_module_config.sizes().width,
                 fusion_module_config.layer_norm_eps,
                 config.poolings[name],
-                places=config.num_images if name == "vision" else 1,
-                join=config.vision_feature_join if name == "vision" else "tokens",
+                places=config.places_of(name),
+                join=config.vision_feature_join if name == Vision.name else "tokens",
             )
-            if name == "vision" and fusion_module_config.distance_bias and any(len(s) != 3 for s in level_shapes):
+            if name == Vision.name and fusion_module_config.distance_bias and any(len(s) != 3 for s in level_shapes):
                 raise ValueError(
                     "distance_bias needs to know where tokens are: a vision encoder that gives a feature map (ResNet, "
                     f"MobileNet, ConvNeXt, Swin…), not a sequence as {config.vision_config.model_type!r} does."
@@ -141,8 +143,8 @@ class MMFusionModel(MMFusionPreTrainedModel):
         """Runs each modality's encoder on its distinct items.
 
         Args:
-            indices: by modality `(B,)` int64, the item of each row, -1 where the row has none; `(B, K)` for the images
-                of rows with several.
+            indices: by modality `(B,)` int64, the item of each row, -1 where the row has none; `(B, K)` where a row
+                has several places for items.
             encoder_states: modalities that were encoded before: passed on, with the index given here if there is one.
             inputs: the inputs of `forward` by their names, `(U, …)`.
 
@@ -155,7 +157,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
         """
         indices, given = dict(indices or {}), encoder_states or {}
         for name in (*indices, *given):
-            if name not in MODALITY_CONFIGS:
+            if name not in MODALITIES:
                 raise ValueError(
                     f"There is no modality {name!r}; this model has {list(self.encoders)}."
                     f"{did_you_mean(name, self.encoders)}"
@@ -270,16 +272,14 @@ class MMFusionModel(MMFusionPreTrainedModel):
         if count != rows:
             raise ValueError(f"The query has {rows} rows, but {what} has {count}: give each row one in memory_index.")
 
-    @staticmethod
-    def check_inputs(inputs: dict[str, Any]):
+    def check_inputs(self, inputs: dict[str, Any]):
         """Refuses what is no input of `forward`: raw rows, batches that are not unpacked, tensors under other names;
         but for `row_ids`, which the collator adds for whoever trains.
 
         Raises:
             ValueError: naming it, what there is, and what to do.
         """
-        known = list(inspect.signature(MMFusionModel.forward).parameters)[1:-1]
-        check_model_inputs(inputs, known, {"row_ids", *NO_TENSORS})
+        check_model_inputs(inputs, self.input_names, {"row_ids", *NO_TENSORS})
 
     @can_return_tuple
     def forward(
@@ -316,7 +316,8 @@ class MMFusionModel(MMFusionPreTrainedModel):
             attention_mask: `(U, T)`, 1 for a token, 0 for padding.
             token_type_ids: `(U, T)` int64, for encoders that have them.
             inputs_embeds: `(U, T, H)` float, in place of `input_ids`.
-            text_index: `(B,)` int64, the text of each row, -1 where the row has none; None: row i has text i.
+            text_index: `(B,)` int64, the text of each row, -1 where the row has none; None: row i has text i. Or
+                `(B, K)`, where `config.places` has several; the other indices too.
             pixel_values: `(U, C, H, W)` float, distinct images.
             vision_index: `(B,)` int64, likewise; or `(B, K)`, the images of each row in their places, up to
                 `config.num_images` of them.
@@ -337,34 +338,34 @@ class MMFusionModel(MMFusionPreTrainedModel):
             return_tokens: give the tokens too, not the pooled vector alone.
             output_attentions: give the fusion's attention weights; needs `attn_implementation="eager"`.
             output_hidden_states: give the query's tokens after each block; indices select some.
-            kwargs: for the attention functions; none of them a tensor.
+            kwargs: the inputs and the index of modalities from outside, see `extra_configs`; all else is for the
+                attention functions, and none of that a tensor.
 
         Raises:
             ValueError: a tensor under a name that is no input; attention weights asked of an implementation that has
                 none; see `encode` for the others.
         """
-        indices = {
-            "text": text_index,
-            "vision": vision_index,
-            "audio": audio_index,
-            "tabular": tabular_index,
-            "series": series_index,
-        }
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
             "inputs_embeds": inputs_embeds,
+            "text_index": text_index,
             "pixel_values": pixel_values,
+            "vision_index": vision_index,
             "input_features": input_features,
             "input_values": input_values,
             "audio_attention_mask": audio_attention_mask,
+            "audio_index": audio_index,
             "numerical_values": numerical_values,
             "categorical_ids": categorical_ids,
+            "tabular_index": tabular_index,
             "series_values": series_values,
             "series_attention_mask": series_attention_mask,
+            "series_index": series_index,
+            **{name: kwargs.pop(name) for name in self.extra_inputs if name in kwargs},
         }
-        self.check_inputs({**inputs, **{f"{name}_index": index for name, index in indices.items()}, **kwargs})
+        self.check_inputs({**inputs, **kwargs})
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
@@ -375,6 +376,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 f"output_attentions needs attn_implementation='eager', got {implementation!r}: call "
                 "model.set_attn_implementation('eager') first."
             )
+        indices = {name: inputs.pop(modality_of(name).index_name, None) for name in self.encoders}
         encoded = self.encode(indices, encoder_states, **inputs)
         fused = self.fuse(
             encoded,
@@ -395,6 +397,10 @@ class MMFusionModel(MMFusionPreTrainedModel):
             attentions=fused.attentions,
             cross_attentions=fused.cross_attentions,
         )
+
+
+# What `forward` names, looked up once.
+FORWARD_INPUTS = list(inspect.signature(MMFusionModel.forward).parameters)[1:-1]
 
 
 class MMFusionForClassification(MMFusionPreTrainedModel):

@@ -252,6 +252,15 @@ class Sound(Modality):
             return {"input_values": zeros(1, config.max_length, config.num_mel_bins)}
         return {"input_values": zeros(1, 4000)}  # waves: Wav2Vec2 and its kin
 
+    def probe_items(self, encoder):
+        """With a mask where sounds may have any length: Whisper's and AST's have one."""
+        (item,) = super().probe_items(encoder)
+        (values,), config = item.values(), encoder.config
+        sized = hasattr(config, "max_source_positions") or hasattr(config, "max_length")
+        if not (sized and hasattr(config, "num_mel_bins")):
+            item["attention_mask"] = torch.ones(values.shape[:2], dtype=torch.long, device=encoder.device)
+        return [item]
+
     def token_mask(self, encoder, mask, tokens):
         """Which tokens hear something of the sound itself, and not of its padding alone."""
         own = getattr(encoder, "_get_feature_vector_attention_mask", None)

@@ -160,6 +160,24 @@ class Text(Modality):
         ids = torch.zeros(1, 4, dtype=torch.long, device=device)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
+    def probe_items(self, encoder):
+        """Three of seven words."""
+        size = getattr(encoder.config.get_text_config(), "vocab_size", None) or 256  # CANINE reads characters
+        kept: set = set()
+        for name in ("pad", "bos", "eos", "cls", "sep", "mask"):
+            special = getattr(encoder.config, f"{name}_token_id", None)
+            kept.update(special if isinstance(special, (list, tuple)) else [special])
+        ordinary = [number for number in range(max(2, size // 4), size) if number not in kept]
+        chosen = [ordinary[place * len(ordinary) // 14] for place in range(14)]
+        texts = [chosen[:7], [chosen[0], *chosen[8:]], [*chosen[8:], chosen[6]]]
+        return [
+            {
+                "input_ids": torch.tensor([text], device=encoder.device),
+                "attention_mask": torch.ones(1, len(text), dtype=torch.long, device=encoder.device),
+            }
+            for text in texts
+        ]
+
     def pooling(self, config):
         """The first token, but for causal encoders and those that were trained to pool elsewhere."""
         return POOLING_OF_TYPE.get(config.model_type, "cls")

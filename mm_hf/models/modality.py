@@ -43,10 +43,10 @@ class Modality:
         argument: under which the processor takes raw items.
         part: the attribute of the processor that prepares them; of one from outside the package its name among
             `extra_parts`, the modality's.
-        part_class: of that part, with a class method `from_pretrained` where the part is one of the library's, else
-            `from_dict`; None where an `extra` one has no part to save.
+        part_class: of that part, with a class method `from_pretrained` where the part comes from an encoder's folder,
+            else `from_dict`; None where an `extra` one has no part to save.
         part_file: of a processor's folder, which tells that the part is there.
-        kwargs_key: of a call of the processor, what is for this part.
+        kwargs_key: of a call of the processor, what is for this part; one that the library knows.
         item, items: what one and several are called in messages.
         row_keys: under which a row of a pipeline has one; the first is the usual one.
         meant: other words that people use for it, for messages.
@@ -238,7 +238,7 @@ class Modality:
         """Items that a row of a model may have.
 
         Args:
-            config: a `MMFusionConfig`.
+            config: a `MMFusionConfig`, which may be of an older release.
         """
         return (getattr(config, "places", None) or {}).get(self.name, 1)
 

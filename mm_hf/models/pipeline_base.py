@@ -145,7 +145,7 @@ class MMFusionPipeline(Pipeline):
         if all(item is None for item, _ in items.values()):
             keys = [key for key, name in known.items() if name in config.modalities]
             needed = [f"{'an' if key[0] in 'aeiou' else 'a'} {key}" for key in keys]
-            raise ValueError(f"A row needs one of these: {', '.join(needed)}.")
+            raise ValueError(f"A row needs {', '.join(needed)}: at least one of these.")
         return {"items": items}
 
     def _forward(

@@ -17,7 +17,7 @@ from .pipeline_rows import row_keys
 from .raw_rows import entries_of, is_numeric, is_one
 from .sound import Sound
 from .table_schema import is_missing
-from .text import decode_as_written
+from .text import Text, decode_as_written
 from .vision import is_one_image
 
 
@@ -319,7 +319,7 @@ class MMFusionSpeechRecognitionPipeline(MMFusionGenerationPipeline):
         """Spells out the text of one row."""
         processor: Any = self.processor
         text = decode_as_written(processor.tokenizer, model_outputs["sequences"][0][0], skip_special_tokens=True)
-        return {"text": text.strip()}
+        return {Text.row_keys[0]: text.strip()}
 
 
 __all__ = [

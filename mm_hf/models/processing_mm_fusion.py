@@ -25,9 +25,8 @@ from .files import HUB_KEYS, is_too_deep
 from .image import color_of
 from .modality import MODALITIES, Modality, modality_of
 from .names import did_you_mean
-from .processor_parts import parts_of_encoders
+from .processor_parts import checked_items, learned_modalities, parts_of_encoders, read_extra_parts
 from .processor_record import RECORD, check_parts, record_of
-from .raw_rows import distinct_items, spread
 from .series import SeriesScaler
 from .sound import Sound
 from .table_schema import TableSchema
@@ -233,9 +232,9 @@ class MMFusionProcessor(ProcessorMixin):
                 not known, or what is no number in one of numbers; a series of other channels than those it learned.
         """
         given = dict(images=images, text=text, audio=audio, table=table, series=series)  # noqa: C408
-        given |= {
-            name: kwargs.pop(name) for name in [m.argument for m in MODALITIES.values() if m.extra] if name in kwargs
-        }
+        for modality in MODALITIES.values():
+            if modality.extra and modality.argument in kwargs:
+                given[modality.argument] = kwargs.pop(modality.argument)
         self._check_arguments(kwargs)
         present, rows = self.modalities, {}
         for modality in MODALITIES.values():
@@ -255,7 +254,7 @@ class MMFusionProcessor(ProcessorMixin):
         indices, data = {}, {}
         for modality, entries in rows.items():
             own = settings.get(modality.kwargs_key or "", {})
-            items, index = self._checked_items(modality, entries, bool(deduplicate), own)
+            items, index = checked_items(modality, entries, bool(deduplicate), self, own)
             if len(entries) < batch:
                 index = index * batch
             if index != list(range(batch)):
@@ -264,29 +263,6 @@ class MMFusionProcessor(ProcessorMixin):
                 data.update(modality.prepare(items, self, own))
         # Indices first: the Trainer reads the size of a batch off its first tensor.
         return BatchFeature({**indices, **data})
-
-    def _checked_items(
-        self, modality: Modality, entries: list, deduplicate: bool, settings: dict[str, Any]
-    ) -> tuple[list, list]:
-        """The distinct items of rows, each checked once, and which of them each row uses, in each place where it has
-        several."""
-        values, places = spread(entries)
-        raw, index = distinct_items(values, deduplicate)
-        items: list = []
-        numbers = {-1: -1}  # of those that hold nothing too
-        for position, number in enumerate(index):
-            if number in numbers:
-                continue
-            try:
-                item = modality.check(raw[number], self, settings)
-            except ValueError as error:
-                raise ValueError(f"Row {position // (places or 1)}: {error}") from None
-            numbers[number] = -1 if item is None else len(items)
-            items += [] if item is None else [item]
-        index = [numbers[number] for number in index]
-        if places:
-            return items, [index[start : start + places] for start in range(0, len(index), places)]
-        return items, index
 
     def _settings(self, given: list[Modality], kwargs: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """The arguments of a call by the part that they are for."""
@@ -449,33 +425,6 @@ class MMFusionProcessor(ProcessorMixin):
         """As in the library, which takes every key of the file that `__init__` does not name for a mistake."""
         (parts,) = args
         return cls(**parts)
-
-
-def learned_modalities() -> list[Modality]:
-    """Those of the library whose part is learned from training rows, and comes from no encoder's folder."""
-    return [modality for modality in MODALITIES.values() if not modality.extra and not modality.pretrained]
-
-
-def read_extra_parts(parts: Any) -> dict[str, Any]:
-    """See `extra_parts` of `MMFusionProcessor`.
-
-    Raises:
-        ValueError: a modality that is not registered, or one of the library; what is no part.
-    """
-    if parts is not None and not isinstance(parts, Mapping):
-        raise ValueError(f"extra_parts must be a dict by modality, got {parts!r:.80}.")
-    found = {}
-    for name, values in (parts or {}).items():
-        modality = modality_of(name)
-        if not modality.extra:
-            raise ValueError(f"extra_parts are of modalities from outside the package; {name!r} has {modality.part}.")
-        found[name] = part = modality.read_part(values)
-        if part is not None and not (callable(part) and hasattr(part, "to_dict") and hasattr(part, "from_dict")):
-            raise ValueError(
-                f"extra_parts[{name!r}] must be None, or a part that is called with items and has to_dict and "
-                f"from_dict; got {part!r:.80}."
-            )
-    return found
 
 
 AutoProcessor.register(MMFusionConfig, MMFusionProcessor, exist_ok=True)

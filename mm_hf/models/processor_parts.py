@@ -1,6 +1,6 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""The parts of a processor that come from the encoders' own folders."""
+"""The parts of a processor: where they come from, and what they check."""
 
 import os
 from collections.abc import Mapping
@@ -9,8 +9,9 @@ from typing import Any
 from transformers import AutoConfig
 
 from .configuration_mm_fusion import PRETRAINED_MODALITIES, check_source, part_of_composite
-from .modality import MODALITIES, modality_of
+from .modality import MODALITIES, Modality, modality_of
 from .names import nearest
+from .raw_rows import distinct_items, spread
 from .series import SeriesScaler
 from .table_schema import TableSchema
 from .text import Text
@@ -64,4 +65,71 @@ def parts_of_encoders(
     return parts
 
 
-__all__ = ["parts_of_encoders"]
+def learned_modalities() -> list[Modality]:
+    """Those of the library whose part is learned from training rows, and comes from no encoder's folder."""
+    return [modality for modality in MODALITIES.values() if not modality.extra and not modality.pretrained]
+
+
+def read_extra_parts(parts: Any) -> dict[str, Any]:
+    """See `extra_parts` of `MMFusionProcessor`.
+
+    Raises:
+        ValueError: a modality that is not registered, or one of the library; what is no part, or one of a modality
+            that says no class for it.
+    """
+    if parts is not None and not isinstance(parts, Mapping):
+        raise ValueError(f"extra_parts must be a dict by modality, got {parts!r:.80}.")
+    found = {}
+    for name, values in (parts or {}).items():
+        modality = modality_of(name)
+        if not modality.extra:
+            raise ValueError(f"extra_parts are of modalities from outside the package; {name!r} has {modality.part}.")
+        found[name] = part = modality.read_part(values)
+        if part is None:
+            continue
+        if modality.part_class is None:
+            raise ValueError(f"{type(modality).__name__} has no part_class, as which {part!r:.80} could be loaded.")
+        needed = ("__call__", "model_input_names", "to_dict", "from_dict")
+        if lacking := [attribute for attribute in needed if not hasattr(part, attribute)]:
+            raise ValueError(
+                f"extra_parts[{name!r}] must be None or a part with {needed}; {part!r:.80} has no {lacking}."
+            )
+    return found
+
+
+def checked_items(
+    modality: Modality, entries: list, deduplicate: bool, processor: Any, settings: Mapping[str, Any]
+) -> tuple[list, list]:
+    """The distinct items of rows, each checked once.
+
+    Args:
+        modality: of the items.
+        entries: see `list_rows` of `Modality`.
+        deduplicate, processor, settings: see `MMFusionProcessor` and `check` of `Modality`.
+
+    Returns:
+        the items, as `check` gives them, and for each row which of them it uses: a number, or where rows have several
+        places one for each of them; -1 for none.
+
+    Raises:
+        ValueError: names the row of a bad one.
+    """
+    values, places = spread(entries)
+    raw, index = distinct_items(values, deduplicate)
+    items: list = []
+    numbers = {-1: -1}  # the place among `items`, of those that hold nothing -1
+    for position, number in enumerate(index):
+        if number not in numbers:
+            try:
+                item = modality.check(raw[number], processor, settings)
+            except ValueError as error:
+                raise ValueError(f"Row {position // (places or 1)}: {error}") from None
+            numbers[number] = -1 if item is None else len(items)
+            items += [] if item is None else [item]
+    index = [numbers[number] for number in index]
+    if not places:
+        return items, index
+    return items, [index[start : start + places] for start in range(0, len(index), places)]
+
+
+__all__ = ["checked_items", "parts_of_encoders"]

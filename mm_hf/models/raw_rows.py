@@ -63,11 +63,11 @@ def is_one(value: Any) -> bool:
 
 
 def holds_numbers(value: Any) -> bool:
-    """Whether a list, a tuple or an array of one dimension is one of numbers, as its first that is there tells; one of
-    nothing but NaN is."""
+    """Whether a list, a tuple or an array of one dimension is one of numbers, as its first that is there tells; an
+    empty one is, and one of nothing but NaN."""
     if isinstance(value, (list, tuple)):
         first = next((entry for entry in value if not is_missing(entry)), None)
-        return isinstance(first, Real) or (first is None and any(isinstance(entry, Real) for entry in value))
+        return isinstance(first, Real) or (first is None and not any(entry is None for entry in value))
     return getattr(value, "ndim", 0) == 1 and is_numeric(getattr(value, "dtype", None))
 
 

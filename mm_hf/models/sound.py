@@ -307,12 +307,12 @@ class Sound(Modality):
 
 def is_one_sound(value: Any) -> bool:
     """Whether a value is one sound and not several: a file, samples, or a struct of these."""
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return not value.ndim or str(value.dtype) != "object"
     if is_one(value):
         return True
     dtype = getattr(value, "dtype", None)
     if dtype is not None and columns_of(value) is None:
-        if isinstance(value, (np.ndarray, torch.Tensor)):
-            return str(dtype) != "object"
         return getattr(dtype, "kind", "O") in "iufb" and not all(map(is_missing, value))  # a series of pandas
     several = isinstance(value, (list, tuple)) and bool(value)
     return several and all(isinstance(entry, Real) for entry in value) and not all(map(is_missing, value))

@@ -173,7 +173,11 @@ class Text(Modality):
         return POOLING_OF_TYPE.get(config.model_type, "cls")
 
     def is_item(self, value):
-        """A string, or what is no holder of strings."""
+        """A string, or what holds none: a row with an empty list is a bad one."""
+        return is_one(value) or (isinstance(value, (list, tuple)) and not value)
+
+    def is_single(self, value):
+        """See `Modality`."""
         return is_one(value)
 
     def list_rows(self, value):

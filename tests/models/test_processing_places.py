@@ -126,6 +126,8 @@ def test_what_was_one_thing_stays_one(processor):
     [
         ({"text": ["no", ["no", ["who"]]]}, r"Row 1: .*\['who'\]"),
         ({"text": [["no", ""]]}, r"Row 0: .*''"),
+        ({"text": ["no", []]}, r"Row 1: .*\[\]"),
+        ({"audio": [WAVES[0], []]}, r"Row 1: .*empty"),
         ({"text": ["no", {"who"}]}, r"Row 1: .*set has no order"),
         ({"audio": [WAVES[0], [WAVES[0], 5]]}, r"Row 1: .*no sound: 5"),
         ({"audio": [WAVES[0], [NAN, NAN]]}, r"Row 1: .*finite"),

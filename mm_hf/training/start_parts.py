@@ -27,8 +27,8 @@ from ..data.rows import SOURCE_ROW
 from ..heads import of_heads, title_of
 from ..models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES, part_of_composite
 from ..models.generation_mm_fusion import GENERATION
+from ..models.modality import MODALITIES
 from ..models.probing import longest_text
-from ..models.processor_parts import PARTS
 from ..models.sound import limit_seconds
 from ..models.table_schema import KNOWN, UNKNOWN
 from ..parts import class_of, load_parts
@@ -71,8 +71,8 @@ def processor_from(
         return start.processor
     old, there = start.processor, columns_there(data_args)
     parts: dict[str, Any] = {
-        part: getattr(old, part)
-        for name, part in PARTS.values()
+        modality.part: getattr(old, modality.part)
+        for name, modality in MODALITIES.items()
         if name in there and name in start.config.modalities and name in PRETRAINED_MODALITIES
     }
     if "vision" in there and old.image_processor is not None:

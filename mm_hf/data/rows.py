@@ -129,6 +129,10 @@ class Columns:
         """The columns whose items are files: pictures, sounds and videos."""
         return [*self.images, *self.sounds, *listed(self.video)]
 
+    def frames(self, pictures: int) -> int:
+        """Of so many pictures that a model looks at in a row those that are frames of its video."""
+        return max(1, pictures - len(self.images))
+
     @property
     def labels(self) -> list[str]:
         """The columns of labels, none, one or several."""

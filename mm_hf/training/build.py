@@ -27,6 +27,13 @@ FITTED_ROWS = 1000
 OWN_TOKENIZERS = {"letters": letter_tokenizer, "words": word_tokenizer}
 
 
+def fit_settings(data_args: DataArguments, as_written: bool) -> dict[str, Any]:
+    """What a recipe says of the parts of a processor that are learned from the training rows; see
+    `ModalityReader.fit`."""
+    keys = ("on_error", "category_columns")
+    return {"as_written": as_written, **{key: getattr(data_args, key) for key in keys}}
+
+
 def build_processor(
     model_args: ModelArguments,
     data_args: DataArguments,
@@ -42,8 +49,10 @@ def build_processor(
     columns = columns_in_use(data_args)
     fitted: dict[str, Any] = {}
     for name, reader in READERS.items():
-        part, modality = reader.fit(splits, columns, as_written=as_written, **vars(data_args)), modality_of(name)
-        if part is not None and modality.extra:
+        if not reader.data_columns(columns):
+            continue
+        part, modality = reader.fit(splits, columns, **fit_settings(data_args, as_written)), modality_of(name)
+        if modality.extra:
             fitted.setdefault("extra_parts", {})[name] = part
         elif part is not None:
             fitted[modality.part] = part
@@ -220,11 +229,11 @@ def fresh_configs(processor: MMFusionProcessor, width: int, args: ModelArguments
     """
     found: dict[str, Any] = {}
     for name, modality in MODALITIES.items():
-        parts = (getattr(processor, "extra_parts", None) or {}) if modality.extra else vars(processor)
-        part = None if modality.pretrained else parts.get(name if modality.extra else modality.part)
-        if part is None:
+        extra = getattr(processor, "extra_parts", None) or {}
+        part = extra.get(name) if modality.extra else getattr(processor, modality.part)
+        if modality.pretrained or (name not in extra if modality.extra else part is None):
             continue
-        config = reader_of(name).fresh_config(part, width, **vars(args))
+        config = reader_of(name).fresh_config(part, width, series_rnn_type=args.series_rnn_type)
         if modality.extra:
             found.setdefault("extra_configs", {})[name] = config
         else:

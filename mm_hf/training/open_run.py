@@ -22,7 +22,15 @@ from ..data.modalities import READERS
 from ..models.ctc_mm_fusion import CTC
 from ..models.generation_mm_fusion import GENERATION
 from .advice import advise_on_freezing
-from .build import build_model, build_processor, build_tokenizer, head_arguments, head_of, loss_arguments
+from .build import (
+    build_model,
+    build_processor,
+    build_tokenizer,
+    fit_settings,
+    head_arguments,
+    head_of,
+    loss_arguments,
+)
 from .checks import check_arguments
 from .exits import goes_on_in
 from .features import build_cache
@@ -132,7 +140,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
         tokenizer = processor.tokenizer if columns.text or writes else None
         run.say("\n".join(summary_lines(describe(splits, columns, names, problem_type, tokenizer, root))))
         for reader in READERS.values():
-            for line in reader.said_of_fit(splits, columns, as_written=as_written, **vars(data_args)):
+            for line in reader.said_of_fit(splits, columns, **fit_settings(data_args, as_written)):
                 run.say(line)
     for part, dataset in splits.items():
         if names_of_classes(dataset.features, columns.table) != table_names:

@@ -25,8 +25,6 @@ class ModalityReader:
 
     Attributes:
         name: of the modality.
-        column_keys: keys of a recipe that name its columns, the usual one first; flags have the same names. Of the
-            library's modalities each is the field of `Columns` (its part in a row) with `_column` or `_columns`.
         one_item: all its columns make one item of a row, as those of a table; else each has an item of its own.
         files: its items are files, which rows hold as `bytes` and `path`.
         lists: its items are lists in the data, which are not to be read as texts.
@@ -41,7 +39,6 @@ class ModalityReader:
     """
 
     name: ClassVar[str]
-    column_keys: ClassVar[tuple[str, ...]] = ()
     one_item: ClassVar[bool] = False
     files: ClassVar[bool] = False
     lists: ClassVar[bool] = False
@@ -53,11 +50,16 @@ class ModalityReader:
 
     # The columns of a data set
 
+    @property
+    def column_keys(self) -> tuple[str, ...]:
+        """Keys of a recipe that name its columns, the usual one first; flags have the same names. Of the library's
+        modalities each is the field of `Columns`, the part in a row, with `_column` or `_columns`."""
+        return (f"{self.name}_columns",)
+
     def keys_of_parts(self) -> dict[str, str]:
         """By the part that its columns play in `Columns.named` the key of a recipe that names them."""
-        if modality_of(self.name).extra:
-            return {self.name: next(iter(self.column_keys), f"{self.name}_columns")}
-        return {key.rpartition("_")[0]: key for key in self.column_keys}
+        extra = modality_of(self.name).extra
+        return {self.name if extra else key.rpartition("_")[0]: key for key in self.column_keys}
 
     def data_columns(self, columns: Columns) -> list[str]:
         """The columns of the data that its items are read from."""
@@ -90,12 +92,12 @@ class ModalityReader:
         return split
 
     def fit(self, splits: Mapping[str, Any], columns: Columns, **settings: Any) -> Any:
-        """The part of the processor that is learned from the training rows; None where there is nothing to learn, or
-        no column. What cannot be an item is passed over: `key` tells it afterwards.
+        """The part of the processor that is learned from the training rows; None where there is nothing to learn.
+        What cannot be an item is passed over: `key` tells it afterwards.
 
         Args:
             splits: the rows of each part; those of "train" count.
-            columns: of the data set.
+            columns: of the data set, which has some of this modality.
             settings: `on_error`, `category_columns` and `as_written` of a recipe.
         """
         return None

@@ -21,7 +21,7 @@ class SeriesReader(ModalityReader):
     column_keys = ("series_column",)
     lists = True
     needs_all_rows = True
-    shown_as = "series"
+    shown_as = Series.name
 
     def fit(self, splits, columns, *, on_error="raise", **settings):
         """What the channels are like. Series of another number of channels than most are bad ones.
@@ -31,8 +31,6 @@ class SeriesReader(ModalityReader):
             ValueError: no row has one.
         """
         names, train = self.data_columns(columns), splits["train"]
-        if not names:
-            return None
         found = []
         for row in Rows(train.select_columns([*names, *({SOURCE_ROW} & set(train.column_names))]), "train"):
             for column in names:

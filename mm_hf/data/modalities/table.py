@@ -31,8 +31,6 @@ class TableReader(ModalityReader):
     def fit(self, splits, columns, *, category_columns=None, as_written=True, **settings):
         """What the columns mean, see `TableSchema.fit`; `as_written` is False of runs that began when texts were
         categories, whatever they spell."""
-        if not columns.table:
-            return None
         train = splits["train"]
         names = names_of_classes(train.features, columns.table)
         table: dict[str, list] = {name: train[name][:] for name in columns.table}

@@ -24,6 +24,7 @@ from ..evaluation import (
 )
 from ..models.configuration_mm_fusion import CUSTOM_PIPELINES, PRETRAINED_MODALITIES
 from ..models.generation_mm_fusion import GENERATION
+from ..models.text import Text
 from .run_folder import write_json
 
 
@@ -159,7 +160,7 @@ def no_picture(collator: MultimodalCollator) -> str:
 def sample_finds(collator: MultimodalCollator, split, embeddings: dict[str, torch.Tensor], count: int) -> list[tuple]:
     """Test rows drawn at random, each with the text that its picture or sound finds, as `plot_predictions` takes
     them."""
-    texts, items = embeddings["text"], embeddings[item_of(embeddings)]
+    texts, items = embeddings[Text.name], embeddings[item_of(embeddings)]
     paired = (texts.any(-1) & items.any(-1)).nonzero().flatten().tolist()
     rows = random.Random(0).sample(paired, min(count, len(paired)))
     scores = items[rows] @ texts.T

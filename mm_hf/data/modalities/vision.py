@@ -40,11 +40,11 @@ class VisionReader(ModalityReader):
 
     def columns(self, columns, collator=None):
         """The columns of pictures; of a video `column#0`, `column#1`…, one a frame."""
-        frames = 0 if columns.video is None or collator is None else collator.num_frames
-        found = [*columns.images, *(f"{columns.video}#{number}" for number in range(frames))]
-        if len(set(found)) < len(found):
-            raise ValueError(f"The pictures of a row need columns whose names differ, got {found}.")
-        return found
+        count = 0 if columns.video is None or collator is None else collator.num_frames
+        frames = [f"{columns.video}#{number}" for number in range(count)]
+        if both := sorted(set(columns.images) & set(frames)):
+            raise ValueError(f"A column of pictures is called {both[0]!r}, as a frame of the video: rename it.")
+        return [*columns.images, *frames]
 
     def prepare_column(self, split, column, part, root):
         """Pictures and videos as structs of bytes and path; a video that is a list of pictures as a list of those."""

@@ -179,7 +179,7 @@ def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
         )
     unit, units = units_of(sides, runs)
     kinds = next((side.rows[side.columns.kind][:] for side in sides if side.columns.kind), None)
-    texts = next((side.rows[side.columns.text][:] for side in sides if side.columns.text), None)
+    texts = next(filter(None, (texts_of(side.rows, side.columns.texts) for side in sides)), None)
     about = MeasuredRows(sides[0].row_numbers(), units, unit, kinds, texts)
     names, args = (sides[0].name, sides[1].name), sides[0].args
     options: dict[str, Any] = {"samples": args.bootstrap_samples, "seed": args.seed}
@@ -189,6 +189,12 @@ def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
     }
     alone = {side.letter: [task for task in found if task not in shared] for side, found in zip(sides, own)}
     return {"classes": [type(run.model).__name__ for run in runs], "only": alone, "unit": unit, "tasks": tasks}
+
+
+def texts_of(rows: Dataset, columns: list[str]) -> list[str | None]:
+    """The texts of each row in one, None where it has none; nothing where there is no column of them."""
+    found = zip(*(rows[column][:] for column in columns))
+    return [" | ".join(text for text in texts if isinstance(text, str)) or None for texts in found]
 
 
 def outcomes_of(run: Evaluator, predictions: Predictions) -> dict[str, Outcome]:

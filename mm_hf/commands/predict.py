@@ -136,7 +136,7 @@ def predict_file(
         columns,
         on_error="skip",  # the first bad row is told by all processes together
         root=source.root,
-        num_frames=config.num_images,
+        num_frames=columns.frames(config.num_images),
         table_names=source.class_names,
         target_end=head is not MMFusionForCTC,
     )

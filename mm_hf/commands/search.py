@@ -26,12 +26,12 @@ from transformers.utils import logging
 from .. import MMFusionConfig, MMFusionForRetrieval, MMFusionProcessor
 from ..data import Columns, MultimodalCollator, Rows, data_root_of, load_splits
 from ..data.all_rows import PART, AllRows, rows_of_all
+from ..data.modalities.sound import picture_of_sound
 from ..data.rows import SOURCE_ROW
 from ..evaluation import (
     bootstrap,
     chance_recall,
     compare,
-    picture_of_sound,
     plot_finds,
     ranking_metrics,
     ranks,

@@ -16,7 +16,7 @@ from .metrics import (
     targets_of,
 )
 from .model_card import model_card, plot_curves
-from .plots import picture_of_series, picture_of_sound, plot_finds, plot_predictions
+from .plots import plot_finds, plot_predictions
 from .prediction import Predictions, predict
 from .ranking import chance_mean_recall, chance_recall, item_of, ranking_metrics, ranks, retrieval_metrics
 from .texts import TextTable, generation_metrics, token_metrics
@@ -54,8 +54,6 @@ __all__ = [
     "model_card",
     "multi_task_metrics",
     "note_on_numbers",
-    "picture_of_series",
-    "picture_of_sound",
     "plot_curves",
     "plot_finds",
     "plot_predictions",

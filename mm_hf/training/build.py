@@ -1,6 +1,5 @@
 """What a recipe is built into: the processor, the tokenizer of CTC, the head and its losses, the model."""
 
-from collections import Counter
 from typing import Any
 
 from datasets import Dataset
@@ -8,20 +7,17 @@ from transformers import AutoConfig, AutoTokenizer
 
 from .. import MMFusionPreTrainedModel, MMFusionProcessor
 from ..adapters import add_lora, merge_lora
-from ..data import BadRowError, Columns, Rows, label_statistics, letter_tokenizer, names_of_classes, word_tokenizer
-from ..data.rows import SOURCE_ROW
+from ..data import Columns, label_statistics, letter_tokenizer, word_tokenizer
+from ..data.modalities import READERS, reader_of
 from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES, part_of_composite
-from ..models.finite import kind_of_texts
+from ..models.modality import MODALITIES, modality_of
 from ..models.names import did_you_mean
 from ..models.probing import longest_text
-from ..models.recurrent import RecurrentConfig
-from ..models.series import SeriesScaler, as_steps, has_no_steps
-from ..models.tabular import TableSchema, TabularConfig
 from .data_arguments import DataArguments
 from .heads import HEADS
 from .model_arguments import ModelArguments
 from .run import Run
-from .splits import texts_of_table
+from .splits import columns_in_use
 from .start import Start
 from .start_parts import processor_from
 
@@ -29,6 +25,13 @@ from .start_parts import processor_from
 # Of a stream, whose rows are not known before they come, the first ones tell what its numbers are like.
 FITTED_ROWS = 1000
 OWN_TOKENIZERS = {"letters": letter_tokenizer, "words": word_tokenizer}
+
+
+def fit_settings(data_args: DataArguments, as_written: bool) -> dict[str, Any]:
+    """What a recipe says of the parts of a processor that are learned from the training rows; see
+    `ModalityReader.fit`."""
+    keys = ("on_error", "category_columns")
+    return {"as_written": as_written, **{key: getattr(data_args, key) for key in keys}}
 
 
 def build_processor(
@@ -43,32 +46,27 @@ def build_processor(
     channels of time series are like in the training part. Bad values of these are passed over: `check_rows` tells
     them. Of a run that starts from a checkpoint, the processor of that, as far as it fits."""
     encoders = {name: getattr(model_args, f"{name}_encoder") for name in PRETRAINED_MODALITIES}
-    schema, train = None, splits["train"]
-    if data_args.table_columns:
-        names = names_of_classes(train.features, data_args.table_columns)
-        table: dict[str, list] = {name: train[name][:] for name in data_args.table_columns}
-        for name, classes in names.items():
-            table[name] = [None if number in (None, -1) else classes[number] for number in table[name]]
-        texts = texts_of_table(splits, data_args) if as_written else {}
-        schema = TableSchema.fit(
-            table,
-            data_args.category_columns or (),
-            numbers=[name for name, counts in texts.items() if kind_of_texts(counts) == "numbers"],
-            on_error="skip",
-            as_before=not as_written,
-        )
-    scaler = fit_series(train, data_args.series_column, data_args.on_error) if data_args.series_column else None
+    columns = columns_in_use(data_args)
+    fitted: dict[str, Any] = {}
+    for name, reader in READERS.items():
+        if not reader.data_columns(columns):
+            continue
+        part, modality = reader.fit(splits, columns, **fit_settings(data_args, as_written)), modality_of(name)
+        if modality.extra:
+            fitted.setdefault("extra_parts", {})[name] = part
+        elif part is not None:
+            fitted[modality.part] = part
     background = model_args.image_background or ("white" if defaults_version > 1 else None)
     if start is not None:
+        schema, scaler = (fitted.get(part) for part in ("table_schema", "series_scaler"))
         return processor_from(start, model_args, data_args, schema, scaler, background)
     processor = MMFusionProcessor.from_encoders_pretrained(
         **encoders,
         decoder=model_args.decoder,
         max_audio_seconds=model_args.max_audio_seconds,
         image_size=model_args.image_size,
-        table_schema=schema,
-        series_scaler=scaler,
         image_background=background,
+        **fitted,
     )
     if data_args.max_text_length is not None:
         longest = data_args.max_text_length
@@ -77,27 +75,6 @@ def build_processor(
             longest = min(longest, longest_text(config) or longest)
         processor.tokenizer.model_max_length = longest
     return processor
-
-
-def fit_series(train: Dataset, column: str, on_error: str) -> SeriesScaler:
-    """What the channels of a column of time series are like. Rows of another number of channels than most are bad
-    ones, which `check_rows` tells.
-
-    Raises:
-        BadRowError: a row that holds no series, where bad rows are not skipped.
-        ValueError: no row has one.
-    """
-    rows = Rows(train.select_columns([column, *({SOURCE_ROW} & set(train.column_names))]), "train")
-    found = []
-    for row in rows:
-        try:
-            if not has_no_steps(row[column]):
-                found.append(as_steps(row[column]))
-        except ValueError as error:
-            if on_error == "raise":
-                raise BadRowError(row, column, str(error)) from None
-    channels = Counter(values.shape[1] for values in found).most_common(1)
-    return SeriesScaler.fit(values for values in found if values.shape[1] == channels[0][0])
 
 
 def build_tokenizer(asked: str | None, train: Dataset, columns: Columns, names: list[str] | None) -> Any:
@@ -210,14 +187,7 @@ def build_model(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
 def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedModel:
     """The recipe's model of pretrained encoders, with fresh fusion and head; arguments as for `head_arguments`."""
     args = run.model_args
-    schema, scaler, width = run.processor.table_schema, run.processor.series_scaler, args.fusion_hidden_size or 64
-    own: dict[str, Any] = {}  # encoders that start from nothing
-    if schema is not None:
-        own["tabular_config"] = TabularConfig.from_schema(schema, hidden_size=width)
-    if scaler is not None:
-        own["series_config"] = RecurrentConfig(
-            rnn_type=args.series_rnn_type, input_size=scaler.channels, hidden_size=width
-        )
+    own = fresh_configs(run.processor, args.fusion_hidden_size or 64, args)
     return head_of(run).from_encoders_pretrained(
         **{name: getattr(args, f"{name}_encoder") for name in PRETRAINED_MODALITIES},
         **own,
@@ -247,6 +217,28 @@ def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
         mixup_alpha=run.train_args.mixup_alpha,
         **head_arguments(run, losses),
     )
+
+
+def fresh_configs(processor: MMFusionProcessor, width: int, args: ModelArguments) -> dict[str, Any]:
+    """The configs of encoders that start from random weights, as a model takes them.
+
+    Args:
+        processor: its parts say which there are.
+        width: of their tokens.
+        args: of the recipe.
+    """
+    found: dict[str, Any] = {}
+    for name, modality in MODALITIES.items():
+        extra = getattr(processor, "extra_parts", None) or {}
+        part = extra.get(name) if modality.extra else getattr(processor, modality.part)
+        if modality.pretrained or (name not in extra if modality.extra else part is None):
+            continue
+        config = reader_of(name).fresh_config(part, width, series_rnn_type=args.series_rnn_type)
+        if modality.extra:
+            found.setdefault("extra_configs", {})[name] = config
+        else:
+            found[modality.config_key] = config
+    return found
 
 
 def merge_adapters(run: Run, model: MMFusionPreTrainedModel):

@@ -18,10 +18,19 @@ from ..data import (
     names_of_classes,
     summary_lines,
 )
+from ..data.modalities import READERS
 from ..models.ctc_mm_fusion import CTC
 from ..models.generation_mm_fusion import GENERATION
 from .advice import advise_on_freezing
-from .build import build_model, build_processor, build_tokenizer, head_arguments, head_of, loss_arguments
+from .build import (
+    build_model,
+    build_processor,
+    build_tokenizer,
+    fit_settings,
+    head_arguments,
+    head_of,
+    loss_arguments,
+)
 from .checks import check_arguments
 from .exits import goes_on_in
 from .features import build_cache
@@ -35,7 +44,6 @@ from .splits import (
     AS_WRITTEN,
     check_rows,
     columns_in_use,
-    lines_of_table,
     load_parts,
     read_labels,
     reads_as_written,
@@ -131,8 +139,9 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     if accelerator.is_main_process:
         tokenizer = processor.tokenizer if columns.text or writes else None
         run.say("\n".join(summary_lines(describe(splits, columns, names, problem_type, tokenizer, root))))
-        for line in lines_of_table(splits, data_args) if as_written else []:
-            run.say(line)
+        for reader in READERS.values():
+            for line in reader.said_of_fit(splits, columns, **fit_settings(data_args, as_written)):
+                run.say(line)
     for part, dataset in splits.items():
         if names_of_classes(dataset.features, columns.table) != table_names:
             raise ValueError(

@@ -362,7 +362,7 @@ def open_checkpoint(
             root=data_root_of(data_args.source, data_args.data_root),
             max_target_length=longest,
             target_end=not transcribes,
-            num_frames=config.num_images,
+            num_frames=columns.frames(config.num_images),
             table_names=names_of_classes(part.features, columns.table),
         ),
         bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),

@@ -1,7 +1,6 @@
 """What a finished run shows: results.json, its pictures, its card, and a table for the terminal."""
 
 import glob
-import math
 import random
 from importlib import resources
 from pathlib import Path
@@ -13,20 +12,19 @@ from PIL import Image
 
 from ..checkpoints import clear_staging
 from ..data import BadRowError, MultimodalCollator, Rows, label_tensor
-from ..data.decoding import decode_image, decode_sound, file_name_of
+from ..data.modalities import READERS
 from ..evaluation import (
     figure,
     item_of,
     judged,
     model_card,
     note_on_numbers,
-    picture_of_series,
-    picture_of_sound,
     plot_curves,
     plot_predictions,
 )
 from ..models.configuration_mm_fusion import CUSTOM_PIPELINES, PRETRAINED_MODALITIES
 from ..models.generation_mm_fusion import GENERATION
+from ..models.text import Text
 from .run_folder import write_json
 
 
@@ -156,20 +154,18 @@ def problem_types(model, collator: MultimodalCollator) -> dict[str, str]:
 
 def no_picture(collator: MultimodalCollator) -> str:
     """What stands in the place of a row's picture that is not there; nothing where rows have no pictures at all."""
-    columns = collator.columns
-    words = {"image": columns.images, "video": columns.video, "sound": columns.audio, "series": columns.series}
-    return next((f"(no {word})" for word, there in words.items() if there), "")
+    return next(filter(None, (reader.missing(collator.columns) for reader in READERS.values())), "")
 
 
 def sample_finds(collator: MultimodalCollator, split, embeddings: dict[str, torch.Tensor], count: int) -> list[tuple]:
     """Test rows drawn at random, each with the text that its picture or sound finds, as `plot_predictions` takes
     them."""
-    texts, items = embeddings["text"], embeddings[item_of(embeddings)]
+    texts, items = embeddings[Text.name], embeddings[item_of(embeddings)]
     paired = (texts.any(-1) & items.any(-1)).nonzero().flatten().tolist()
     rows = random.Random(0).sample(paired, min(count, len(paired)))
     scores = items[rows] @ texts.T
     best = scores.masked_fill(~texts.any(-1), -torch.inf).argmax(-1).tolist()  # not a row without a text
-    column = collator.columns.text
+    (column,) = collator.columns.texts
     samples = []
     for row, found in zip(Rows(split, "test").__getitems__(rows), split.select_columns([column])[best][column]):
         picture, text = picture_and_text(row, collator)
@@ -181,39 +177,14 @@ def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple
     """The first picture of a row, of rows without pictures that of their sound or series, and its text; None for what
     is absent, and for what cannot be read. Where there is no column of texts, the text is the columns of the table,
     the name of the sound's file, or empty."""
-    columns = collator.columns
-    picture: Image.Image | None
+    readers = [READERS[modality] for modality, columns in collator.parts.items() if columns]
+    drawn = (reader.draw(row, collator) for reader in readers)
     try:
-        there = [column for column in columns.files if row[column]]
-        if columns.video is not None and row[columns.video]:
-            picture = side_by_side(collator.frames_of(row))
-        elif there and there[0] == columns.audio:
-            rate = collator.processor.feature_extractor.sampling_rate
-            picture = picture_of_sound(decode_sound(row, columns.audio, collator.root, rate), rate)
-        else:
-            ground = collator.processor.image_background
-            picture = decode_image(row, there[0], collator.root, ground) if there else None
-        if picture is None and columns.series is not None and row[columns.series]:
-            picture = picture_of_series(collator.processor.series_scaler.check(row[columns.series]))
+        picture = next((picture for picture in drawn if picture is not None), None)
     except ValueError:  # a bad row, skipped in the run, or it would not have come this far
         picture = None
-    if columns.text:
-        text = row[columns.text]
-        return picture, text if isinstance(text, str) else None
-    if columns.table:
-        return picture, ", ".join(f"{name} {value}" for name, value in collator.table_row(row).items())
-    sound = None if columns.audio is None else file_name_of(row[columns.audio])
-    return picture, "" if sound is None else Path(sound).name
-
-
-def side_by_side(frames: list[Image.Image]) -> Image.Image:
-    """The frames of a video in one picture, row by row."""
-    width, height = frames[0].size
-    across = math.ceil(math.sqrt(len(frames)))
-    sheet = Image.new("RGB", (across * width, -(-len(frames) // across) * height), "white")
-    for place, frame in enumerate(frames):
-        sheet.paste(frame, (place % across * width, place // across * height))
-    return sheet
+    said = {reader.captions: reader for reader in readers if reader.captions is not None}
+    return picture, said[min(said)].caption(row, collator) if said else ""
 
 
 def summary(results: dict) -> str:

@@ -1,6 +1,5 @@
 """The parts of a data set: loaded and cut, their labels understood, every row looked at before any is used."""
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,12 +9,11 @@ from datasets import Dataset, IterableDataset, List
 
 from ..checkpoints import list_checkpoints
 from ..data import BadRowError, Columns, classes_to_write, labels_of, load_splits, normalise_labels
-from ..data.column_types import STRINGS, count_values
-from ..data.decoding import find_picture
 from ..data.files_read import cache_folder, files_of
+from ..data.item_files import find_picture
+from ..data.modalities import READERS
 from ..data.rows import rows_by_path
 from ..models.ctc_mm_fusion import CTC
-from ..models.finite import is_code, kind_of_texts, read_number
 from ..models.generation_mm_fusion import GENERATION
 from ..models.losses import count_labels
 from ..models.names import did_you_mean
@@ -152,8 +150,8 @@ def check_rows(run: Evaluator):
         for alone in [] if run.searches else run.alone():
             if count_labels(alone.labels(split)) == 0:
                 raise ValueError(f"No row of split {split!r} has a label in column {alone.label!r}.")
-        parts = run.collator.parts
-        for modality, columns in {**parts, "tabular": run.columns.table, "vision": [], "audio": []}.items():
+        for modality, reader in READERS.items():
+            columns = [] if reader.files else reader.data_columns(run.columns)
             for row in run.all_rows(split, columns) if columns else []:
                 run.collator.item_keys(row, modality, bad)
         for column in run.columns.files:
@@ -167,37 +165,3 @@ def check_rows(run: Evaluator):
                         raise
                     bad.append(error)
     run.note_bad_rows([error.entry for error in bad or []])
-
-
-def texts_of_table(splits: Any, data_args: DataArguments) -> dict[str, Counter]:
-    """By column of the table that holds texts, and is not named in `category_columns`, how often each comes, in all
-    parts."""
-    found = {}
-    for name in sorted(set(data_args.table_columns or []) - set(data_args.category_columns or [])):
-        parts = [part for part in splits.values() if getattr(part.features[name], "dtype", None) in STRINGS]
-        if parts:
-            found[name] = sum((count_values(part, name) for part in parts), Counter())
-    return found
-
-
-def lines_of_table(splits: Any, data_args: DataArguments) -> list[str]:
-    """What the texts of a table are taken for, where that is not plain to see, for the terminal."""
-    lines = []
-    for name, counts in texts_of_table(splits, data_args).items():
-        spelled = sum(count for text, count in counts.items() if read_number(text) is not None and not is_code(text))
-        if kind_of_texts(counts) == "numbers":
-            lines.append(
-                f"  table     {name} is read as numbers; what is none makes a bad row (else: category_columns)"
-            )
-        elif 2 * spelled > counts.total():
-            of_all = f"{spelled:,} of {counts.total():,} values"
-            lines.append(f"  table     {name} is read as categories, though {of_all} are texts that spell numbers")
-        else:
-            known = count_values(splits["train"], name)
-            once = sum(count for count in known.values() if count == 1)
-            if 2 * once > known.total():
-                lines.append(
-                    f"  table     {name}: {once:,} of {known.total():,} training values come once, and tell nothing: "
-                    "they are unknown categories (dates and ids are not read as numbers)"
-                )
-    return lines

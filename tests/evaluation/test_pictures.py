@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+from mm_hf.data.modalities.sound import picture_of_sound
 from mm_hf.evaluation import (
     analyse,
     answers_of,
     draw,
     judged,
     note_on_numbers,
-    picture_of_sound,
     plot_predictions,
     plots,
     table,

@@ -22,6 +22,7 @@ from datasets import ClassLabel, Features
 from ...data import Columns, data_root_of, names_of_classes
 from ...data.class_names import name_of, name_of_class
 from ...data.csv_files import BLOCK, CELLS, ROW_NAMES, CsvFile, Unreadable, look_at, not_utf8
+from ...data.modalities import reader_of_part
 from ...data.plain_rows import as_file
 from ...data.readers import PART_OF
 from ...data.sources import find_files, named_parts, open_source, prepare
@@ -84,12 +85,14 @@ class RowSource:
 
     def value(self, row: Mapping[str, Any], part: str, column: str) -> Any:
         """The value of one column, by the part that it plays."""
-        value = value_of(row, column)
-        if part in ("image", "audio", "video"):
+        value, reader = value_of(row, column), reader_of_part(part)
+        if reader is None:
+            return value
+        if reader.files:
             file = as_file(value)
             return [file] if isinstance(file, (int, float)) else file  # as a list it is a bad row, and no plain one
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return name_of(value) if part == "text" and number else value  # a text of digits, as `load_splits` has it
+        return name_of(value) if reader.cells == "texts" and number else value  # as `load_splits` has it
 
 
 class CsvRows(RowSource):
@@ -145,9 +148,11 @@ class CsvRows(RowSource):
         cell = row[self.called[column]]
         if cell in NOTHING:
             return None
-        if part in ("image", "audio", "video"):
+        reader = reader_of_part(part)
+        if reader is not None and reader.files:
             return as_file(cell)
-        return cell_of_table(cell, self.known.get(column)) if part == "table" else cell
+        numbers = reader is not None and reader.cells == "numbers"
+        return cell_of_table(cell, self.known.get(column)) if numbers else cell
 
 
 class JsonRows(RowSource):

@@ -51,7 +51,7 @@ def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.
 
     Returns:
         `metrics`: `mean_recall`, over both directions and 1, 5 and 10, then `ranking_metrics` of each; `by_kind`
-        (empty) and `rows`, as `classification_metrics` gives them.
+        (empty) and `rows`, as `measure_rows` gives them.
 
     Raises:
         ValueError: no row has both.

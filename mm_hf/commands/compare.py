@@ -55,7 +55,7 @@ from .search import SEARCHES, RetrieveArguments, open_search
 
 
 SHOWN = 24  # rows on the page
-COLUMNS = ("task", "row", "kind", "text", "truth", "a", "b", "better", "score_a", "score_b")
+COLUMNS = ("task", "row", "kind", Text.name, "truth", "a", "b", "better", "score_a", "score_b")
 
 
 @dataclass

@@ -267,7 +267,7 @@ def write_evaluation(
     wrong = Rows(part, name).__getitems__([rows[mistake.pop("place")] for mistake in found["mistakes"]])
     looks = [picture_and_text(row, run.collator) for row in wrong]
     for mistake, row, (_, text) in zip(found["mistakes"], wrong, looks):
-        mistake |= {"row": row.get(SOURCE_ROW, row["row_id"]), "text": text}
+        mistake |= {"row": row.get(SOURCE_ROW, row["row_id"]), Text.name: text}
     report = {
         "model": args.model,
         "model_class": type(run.model).__name__,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..models.text import Text
 from .comparisons import compare, constant_of, figure, verdict
 from .diagnostics import worst_mistakes
 from .intervals import CONFIDENCE, metrics_with_intervals
@@ -139,7 +140,7 @@ def draw(
     samples = []
     for mistake, picture in zip(found["mistakes"], pictures):
         answer, truth, right = task.caption(mistake)
-        samples.append((picture, mistake["text"], answer, truth, right))
+        samples.append((picture, mistake[Text.name], answer, truth, right))
     if samples:
         plot_predictions(samples, file("mistakes.png"), note=task.note, no_picture=no_picture)
     return files

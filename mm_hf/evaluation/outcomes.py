@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..models.text import Text
 from .comparisons import figure, gap
 from .intervals import group_codes
 from .paired import (
@@ -125,7 +126,7 @@ def compare_outcomes(
         {
             "row": about.numbers[rows[place]],
             "kind": None if kinds is None else kinds[place],
-            "text": None if about.texts is None else about.texts[rows[place]],
+            Text.name: None if about.texts is None else about.texts[rows[place]],
             "truth": task.spell(true[place]),
             "a": task.spell(said[0][place]),
             "b": task.spell(said[1][place]),
@@ -178,7 +179,7 @@ def compare_ranks(
         {
             "row": numbers_of_rows[place],
             "kind": None,
-            "text": queries[place],
+            Text.name: queries[place],
             "truth": None,
             **{letter: f"rank {places[which][place]}" for which, letter in enumerate("ab")},
             **{f"score_{letter}": scores[which][place].item() for which, letter in enumerate("ab")},

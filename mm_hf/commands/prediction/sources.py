@@ -28,6 +28,7 @@ from ...data.sources import find_files, named_parts, open_source, prepare
 from ...models.finite import DIGITS, is_code, read_number
 from ...models.names import did_you_mean
 from ...models.tabular import TableSchema
+from ...models.text import Text
 from .output import MISFITS
 
 
@@ -85,11 +86,11 @@ class RowSource:
     def value(self, row: Mapping[str, Any], part: str, column: str) -> Any:
         """The value of one column, by the part that it plays."""
         value = value_of(row, column)
-        if part in ("image", "audio", "video"):
+        if column in self.columns.files:
             file = as_file(value)
             return [file] if isinstance(file, (int, float)) else file  # as a list it is a bad row, and no plain one
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return name_of(value) if part == "text" and number else value  # a text of digits, as `load_splits` has it
+        return name_of(value) if part == Text.name and number else value  # a text of digits, as `load_splits` has it
 
 
 class CsvRows(RowSource):
@@ -145,7 +146,7 @@ class CsvRows(RowSource):
         cell = row[self.called[column]]
         if cell in NOTHING:
             return None
-        if part in ("image", "audio", "video"):
+        if column in self.columns.files:
             return as_file(cell)
         return cell_of_table(cell, self.known.get(column)) if part == "table" else cell
 

@@ -85,7 +85,7 @@ class Predictor:
                 said = {name: values.float().cpu() for name, values in said.items()}
         found = []
         for answer in self.answers:
-            rows, good = answer.rows(said[answer.task])
+            rows, good = answer.rows(said[answer.column])
             found.append(rows)
             for row_id, finite in zip(row_ids, good):
                 if not finite:

@@ -197,7 +197,8 @@ def measure(run: Callable[..., str], folder: Path, results: dict[str, Any], also
         floors = {
             name.removeprefix(f"{task}_"): value
             for name, value in results["floors"].items()
-            if (task is None or name.startswith(f"{task}_")) and not name.endswith("mae_of_median")  # of another metric
+            if task is None or name.startswith(f"{task}_")
+            if not name.endswith("mae_of_median")  # it is held against another metric
         }
         scores[measured["label_column"]] = {"metric": metric, **score, "floors": floors}
         if also is not None:

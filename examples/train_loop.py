@@ -36,8 +36,9 @@ from mm_hf.data import (
     normalise_labels,
     resolve_path,
 )
-from mm_hf.evaluation import classification_metrics, majority_accuracy, predict
+from mm_hf.evaluation import majority_accuracy, predict
 from mm_hf.optim import parameter_groups
+from mm_hf.tasks import classification_metrics
 
 
 parser = argparse.ArgumentParser()

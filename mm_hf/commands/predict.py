@@ -32,11 +32,13 @@ from .. import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
 from ..data import MultimodalCollator
 from ..evaluation.prediction import write
 from ..models.checksums import checksum_of, checksum_of_bytes
-from ..models.ctc_mm_fusion import CTC, MMFusionForCTC
-from ..models.generation_mm_fusion import GENERATION, MMFusionForConditionalGeneration
+from ..models.ctc_mm_fusion import MMFusionForCTC
+from ..models.generation_mm_fusion import MMFusionForConditionalGeneration
+from ..models.losses import infer_problem_type
 from ..progress_bar import progress_bar
+from ..tasks import TASKS, task_of
 from ..training.exits import MEASURING, run_script
-from ..training.heads import HEADS
+from ..training.heads import TASK_OF
 from ..training.values import check_range
 from .arguments import PredictArguments
 from .prediction.answers import ERROR, Answer, Summary, reasons_of, without_input
@@ -83,7 +85,7 @@ class Predictor:
                 said = {name: values.float().cpu() for name, values in said.items()}
         found = []
         for answer in self.answers:
-            rows, good = answer.rows(said[answer.task])
+            rows, good = answer.rows(said[answer.column])
             found.append(rows)
             for row_id, finite in zip(row_ids, good):
                 if not finite:
@@ -156,21 +158,22 @@ def answers_of(config: MMFusionConfig, head: type[MMFusionPreTrainedModel], args
         ValueError: classes are asked for, and it has none.
     """
     options: Any = {"prefix": args.prefix, "top_k": args.top_k, "every": args.probabilities == "all"}
-    if head in (HEADS[GENERATION], HEADS[CTC]):
-        answers = [Answer("", GENERATION, None, **options)]
+    asked = TASKS.get(TASK_OF.get(head.__name__, ""))
+    if asked is not None:
+        answers = [Answer("", asked(), **options)]
     elif config.tasks is not None:
         answers = [
-            Answer(name, task.problem_type, task.labels, task.num_labels, **options)
+            Answer(name, task_of(task.problem_type, task.labels), task.num_labels, **options)
             for name, task in config.task_heads.items()
         ]
     else:
         names: Any = config.id2label
         outputs, problem_type = len(names), config.problem_type
         if problem_type is None:  # a checkpoint that has not seen a label
-            problem_type = "regression" if outputs == 1 else "single_label_classification"
-        classes = None if problem_type == "regression" else [names[number] for number in range(outputs)]
-        answers = [Answer("", problem_type, classes, outputs, **options)]
-    if (args.top_k > 1 or args.probabilities == "all") and all(answer.classes is None for answer in answers):
+            problem_type = infer_problem_type(torch.empty(0, dtype=torch.int64), outputs)
+        task = task_of(problem_type, [names[number] for number in range(outputs)])
+        answers = [Answer("", task, outputs, **options)]
+    if (args.top_k > 1 or args.probabilities == "all") and not any(answer.task.probabilities for answer in answers):
         raise ValueError("top_k and probabilities are for classes, and this model has none.")
     return answers
 

@@ -141,16 +141,17 @@ def head_arguments(run: Run, losses: list[dict[str, Any]]) -> dict[str, Any]:
     if run.writes:
         keys = ("decoder", "decoder_layers", "freeze_decoder_embeddings")
         return {**{key: getattr(args, key) for key in keys}, **losses[0]}
-    if not run.tasks:
+    if not run.several:
         labels: dict[str, Any] = {"num_labels": 1}
         if run.label2id is not None:
             id2label = {number: name for name, number in run.label2id.items()}
             labels = {"id2label": id2label, "label2id": run.label2id, "num_labels": len(id2label)}
         return {"problem_type": run.problem_type, **losses[0], **labels}
     weights: Any = args.task_weights or {}
-    if unknown := set(weights) - set(run.tasks):
-        meant = did_you_mean(sorted(unknown)[0], run.tasks)
-        raise ValueError(f"task_weights names {sorted(unknown)}, but the columns of labels are {run.tasks}.{meant}")
+    if unknown := set(weights) - set(run.columns.labels):
+        known = run.columns.labels
+        meant = did_you_mean(sorted(unknown)[0], known)
+        raise ValueError(f"task_weights names {sorted(unknown)}, but the columns of labels are {known}.{meant}")
     tasks = {}
     for task, settings in zip(run.alone(), losses):
         name = task.label
@@ -164,7 +165,7 @@ def head_of(run: Run) -> type[MMFusionPreTrainedModel]:
     seen = run.columns.image or run.columns.video
     answers = seen and run.columns.text and run.problem_type == "single_label_classification"
     task = run.model_args.task or ("question_answering" if answers else "classification")
-    return HEADS["multi_task" if run.tasks else task]
+    return HEADS["multi_task" if run.several else task]
 
 
 def build_model(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedModel:

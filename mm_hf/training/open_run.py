@@ -32,6 +32,7 @@ from .build import (
     loss_arguments,
 )
 from .checks import check_arguments
+from .evaluator import tasks_of
 from .exits import goes_on_in
 from .features import build_cache
 from .fingerprint import Fingerprint, frozen_sources
@@ -106,9 +107,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
         accelerator=accelerator,
         columns=columns,
         splits=splits,
-        problem_type=problem_type,
-        label2id=label2id,
-        transcribes=transcribes,
+        tasks=tasks_of(columns, problem_type, label2id, transcribes),
         generates_validation=train_args.predict_with_generate,
         processor=processor,
         collator=MultimodalCollator(
@@ -149,7 +148,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
             )
     check_rows(run)
 
-    losses = [loss_arguments(alone, bool(run.tasks)) for alone in run.alone()]
+    losses = [loss_arguments(alone, run.several) for alone in run.alone()]
     if start is not None:
         set_seed(train_args.seed)
         if accelerator.is_main_process:

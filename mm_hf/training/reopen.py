@@ -33,7 +33,7 @@ from ..models.files import read_json
 from ..models.generation_mm_fusion import GENERATION
 from ..models.names import did_you_mean
 from .data_arguments import COLUMN_OF, DatasetArguments
-from .evaluator import Evaluator
+from .evaluator import Evaluator, tasks_of
 from .features import build_cache
 from .heads import HEADS
 from .lock import lock_folder
@@ -349,9 +349,7 @@ def open_checkpoint(
         accelerator=accelerator,
         columns=columns,
         splits=dict(normalise_labels(DatasetDict({name: part}), names)),
-        problem_type=problem_type,
-        label2id=label2id,
-        transcribes=transcribes,
+        tasks=tasks_of(columns, problem_type, label2id, transcribes),
         processor=processor,
         collator=MultimodalCollator(
             processor,
@@ -397,4 +395,4 @@ def learned_labels(run: Evaluator, train: Dataset, names: dict[str, list[str] | 
     # Classes that the checkpoint does not have are no answers, so they do not count.
     found = {task.label: task.read_labels("train", bad=[]) for task in run.alone()}
     del run.splits["train"]
-    return found if run.tasks else found[run.label]
+    return found if run.several else found[run.label]

@@ -16,15 +16,14 @@ from ..data.modalities import READERS
 from ..evaluation import (
     figure,
     item_of,
-    judged,
     model_card,
-    note_on_numbers,
     plot_curves,
     plot_predictions,
 )
 from ..models.configuration_mm_fusion import CUSTOM_PIPELINES, PRETRAINED_MODALITIES
 from ..models.generation_mm_fusion import GENERATION
 from ..models.text import Text
+from ..tasks import TASKS, task_of
 from .run_folder import write_json
 
 
@@ -56,7 +55,7 @@ def write_run(output_dir: Path, model, collator: MultimodalCollator, splits, log
     plot_curves(history, output_dir / "curves.png")
     samples = sample_predictions(model, collator, splits["test"], logits)
     kinds = problem_types(model, collator).values()
-    note = note_on_numbers() if "regression" in kinds else None
+    note = next((TASKS[kind].note for kind in kinds if TASKS[kind].note), None)
     plot_predictions(samples, output_dir / "predictions.png", note=note, no_picture=no_picture(collator))
     recipe, tag = results["recipe"], pipeline_tag(model)
     with resources.as_file(CARD) as template:
@@ -105,7 +104,7 @@ def pipeline_tag(model) -> str | None:
 
 def sample_predictions(model, collator: MultimodalCollator, split, logits, count: int = 12) -> list[tuple]:
     """Test rows drawn at random, of one label a row up to a third of them wrong ones if there are, as
-    `plot_predictions` takes them: answer and truth in words, and whether the answer is right, see `judged`."""
+    `plot_predictions` takes them: answer and truth in words, and whether the answer is right."""
     kinds = problem_types(model, collator)
     if collator.pair_ids:
         return sample_finds(collator, split, logits, count)
@@ -119,8 +118,9 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
         bad: list[BadRowError] = []  # they are missing labels here
         rows = Rows(split.select_columns([name]), "test").__getitems__(range(len(split)))
         labels = label_tensor(rows, name, label2id, kind, bad)
-        names = model.config.task_heads[name].labels if several else model.config.id2label
-        found[name] = judged(logits[name] if several else logits, labels, kind, names)
+        id2label = model.config.id2label
+        names = model.config.task_heads[name].labels if several else [id2label[key] for key in range(len(id2label))]
+        found[name] = task_of(kind, names).judged(logits[name] if several else logits, labels)
     if list(kinds.values()) == ["single_label_classification"]:
         (judgements,) = found.values()
         wrong = [row for row in order if judgements[row][2] is False][: count // 3]

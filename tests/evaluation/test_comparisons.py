@@ -7,8 +7,7 @@ import pytest
 
 from mm_hf.evaluation import compare, figure, lower_is_better, model_card, verdict
 from mm_hf.evaluation.comparisons import CONSTANTS, NO_FLOORS
-from mm_hf.evaluation.metrics import metrics_of
-from mm_hf.evaluation.texts import text_metrics
+from mm_hf.tasks import TASKS, task_of
 
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "mm_hf/evaluation/card.md"
@@ -21,8 +20,7 @@ DIRECTIONS = {
 
 
 def test_every_metric_has_its_direction():
-    kinds = ("single_label_classification", "multi_label_classification", "regression")
-    known = {name for kind in kinds for name in metrics_of(kind, 2)} | set(text_metrics([]))
+    known = {metric for name in TASKS for metric in task_of(name).metrics(2)}
     assert known <= set(DIRECTIONS)
     for metric, better in DIRECTIONS.items():
         assert lower_is_better(metric) == (better == "lower")

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from mm_hf.commands import results as show_results
 from mm_hf.data import BadRows, Columns, label_tensor
 from mm_hf.evaluation import compare, verdict
-from mm_hf.training.evaluator import Evaluator
+from mm_hf.training.evaluator import Evaluator, tasks_of
 from mm_hf.training.finish import STREAMED_LABELS, constant_floors
 from mm_hf.training.model_arguments import RETRIEVAL
 
@@ -46,8 +46,7 @@ def job_of(train, test, label, label2id, problem_type, stream=False, collator=No
         accelerator=here,
         columns=Columns(label=label),
         splits=parts,
-        problem_type=problem_type,
-        label2id=label2id,
+        tasks=tasks_of(Columns(label=label), problem_type, label2id),
         processor=None,
         collator=collator,
         bad_rows=BadRows(1.0, "raise"),

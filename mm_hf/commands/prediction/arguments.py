@@ -8,6 +8,7 @@ from ... import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
 from ...data import Columns
 from ...models.files import read_json
 from ...models.names import did_you_mean
+from ...models.vision import Vision
 from ...training.data_arguments import COLUMN_OF
 from ...training.heads import HEADS
 from ...training.model_arguments import RETRIEVAL
@@ -91,7 +92,7 @@ def columns_of(run: str, data_args: Any, config: MMFusionConfig, processor: MMFu
     if used.get("video_column") and any(image):
         raise ValueError(f"A row has images or a video: got image_column {image} and {used['video_column']!r}.")
     for key in used:
-        if key not in needed and not (key == "video_column" and "vision" in config.modalities):
+        if key not in needed and not (key == "video_column" and Vision.name in config.modalities):
             raise ValueError(f"{key} is {used[key]}, but {run} has {config.modalities} alone.")
     if not any([any(image), table, *(used.get(key) for key in IN_COLUMNS if key.endswith("_column"))]):
         raise ValueError(f"No column is left of which {run} could say anything: it reads {config.modalities}.")

@@ -14,8 +14,8 @@ from datasets import Dataset, DatasetDict, Image, IterableDataset, IterableDatas
 
 from ..models.files import regular_file
 from ..models.finite import read_number
-from ..models.generation_mm_fusion import GENERATION
 from ..models.image import open_file
+from ..models.tasks import TEXTS, label_kind_of
 from .column_types import STRINGS, count_values
 from .labels import is_finite
 from .rows import Columns, resolve_path
@@ -23,7 +23,7 @@ from .rows import Columns, resolve_path
 
 STREAMED_ROWS = 1000  # that a stream is judged by
 PICTURES = 200  # whose size is looked at
-TEXTS = 2000  # whose length is
+LOOKED_AT = 2000  # texts whose length is
 SHOWN_CLASSES = 20
 WIDTH = 110
 
@@ -68,7 +68,7 @@ def describe(
     labels: dict[str, Any] | None = None
     if isinstance(columns.label, list):
         labels = {name: describe_labels(parts, name, names[name], problem_type[name]) for name in columns.label}
-    elif columns.label is not None and problem_type == GENERATION and names is None:
+    elif columns.label is not None and label_kind_of(problem_type) == TEXTS and names is None:
         texts = describe_texts(train, columns.label, tokenizer)
         labels = {"problem_type": problem_type, "names": None, "texts": texts}
     elif columns.label is not None:
@@ -214,7 +214,7 @@ def distinct_pictures(split: Dataset, column: str, image_id: str | None) -> int 
 def describe_texts(split: Dataset, column: str, tokenizer: Any) -> dict[str, Any]:
     """Lengths of the first texts, and how many differ; see `describe`."""
     counts = count_values(split, column)
-    texts = list(islice(present_texts(split, column), TEXTS))
+    texts = list(islice(present_texts(split, column), LOOKED_AT))
     found = {"looked_at": len(texts), "words": spread_of([len(text.split()) for text in texts]), "tokens": None}
     if tokenizer is not None and texts:
         found["tokens"] = spread_of([len(ids) for ids in tokenizer(texts, truncation=False, verbose=False).input_ids])

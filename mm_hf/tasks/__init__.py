@@ -1,6 +1,25 @@
 """What labels ask of a model: one file a task."""
 
-from .task import TASKS, Task, register_task, task_of
+from .ctc import CTC
+from .generation import Generation
+from .multi_label import MultiLabel
+from .regression import Regression
+from .retrieval import Retrieval
+from .single_label import SingleLabel
+from .task import TASKS, Task, by_column, register_task, task_of, task_of_head
 
 
-__all__ = ["TASKS", "Task", "register_task", "task_of"]
+__all__ = [
+    "CTC",
+    "TASKS",
+    "Generation",
+    "MultiLabel",
+    "Regression",
+    "Retrieval",
+    "SingleLabel",
+    "Task",
+    "by_column",
+    "register_task",
+    "task_of",
+    "task_of_head",
+]

@@ -12,6 +12,7 @@ from .. import MMFusionForClassification, MMFusionPreTrainedModel
 from ..balance import GradientModulation
 from ..data import BatchLoader, MultimodalCollator, Rows, StreamBatches, balanced_weights, parse_augmentations
 from ..optim import parameter_groups, unfreeze_gradually
+from ..tasks import Task
 from .data_arguments import DataArguments
 from .evaluator import Evaluator
 from .model_arguments import ModelArguments
@@ -27,6 +28,7 @@ class Run(Evaluator):
 
     Args:
         model_args, data_args, train_args: the recipe.
+        asked: what each column of labels asks; of a search the task that has none.
         start: the checkpoint that it starts from; None where it starts from pretrained encoders.
         seconds: wall time by phase.
 
@@ -37,6 +39,7 @@ class Run(Evaluator):
     model_args: ModelArguments
     data_args: DataArguments
     train_args: TrainArguments
+    asked: list[Task] = field(default_factory=list)
     start: Start | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     build: Callable[[], MMFusionPreTrainedModel] = field(init=False, repr=False)
@@ -117,11 +120,8 @@ class Run(Evaluator):
     def classes(self) -> list:
         """The class of each training row, or the list of its classes where there are several."""
         labels = self.labels("train")
-        if self.problem_type == "single_label_classification":
-            return labels.tolist()
-        if self.problem_type == "multi_label_classification":
-            return [[number for number, value in enumerate(row) if value > 0.5] for row in labels.tolist()]
-        raise ValueError(f"imbalance is for classes; the problem is {self.problem_type}.")
+        (task,) = self.asked
+        return task.row_classes(labels)
 
 
 def build_optimizer(model: MMFusionPreTrainedModel, args: TrainArguments) -> torch.optim.Optimizer:

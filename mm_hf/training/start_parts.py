@@ -242,8 +242,8 @@ def make_model(
         fresh=start.fresh,
         column=columns[0],
         checkpoint_column=columns[1],
-        tokens=tokens[0] if isinstance(model, MMFusionForCTC) else None,
-        checkpoint_tokens=tokens[1] if isinstance(old, MMFusionForCTC) else None,
+        tokens=tokens[0],
+        checkpoint_tokens=tokens[1],
     )
     for name, donor in donors.items():
         model.base_model.encoders[name].load_state_dict(donor.encoders[name].state_dict())

@@ -1,6 +1,6 @@
 """What labels ask of a model: one file a task."""
 
-from .ctc import CTC
+from .ctc import Ctc
 from .generation import Generation
 from .multi_label import MultiLabel
 from .regression import Regression
@@ -10,8 +10,8 @@ from .task import TASKS, Task, by_column, register_task, task_of, task_of_head
 
 
 __all__ = [
-    "CTC",
     "TASKS",
+    "Ctc",
     "Generation",
     "MultiLabel",
     "Regression",

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from ..data import letter_tokenizer, word_tokenizer
-from ..models import head_table
+from ..models.head_table import CTC
 from .generation import Generation
 from .task import register_task
 
@@ -16,11 +16,11 @@ OWN_TOKENIZERS = {"letters": letter_tokenizer, "words": word_tokenizer}
 
 @register_task
 @dataclass
-class CTC(Generation):
+class Ctc(Generation):
     """What is said in a sound."""
 
-    name = head_table.CTC
-    heads = (head_table.CTC,)
+    name = CTC
+    heads = (CTC,)
     transcribes = True
     decodes = False
 

@@ -59,6 +59,11 @@ class Generation(Task):
         numbers = classes_to_write(splits["train"].features, str(column))
         return cls(column, None if numbers is None else list(numbers))
 
+    @property
+    def answer_in_words(self) -> str:
+        """See the method of the base class."""
+        return "texts"
+
     def head_arguments(self, run: Any) -> dict[str, Any]:
         """What writes."""
         return {

@@ -19,6 +19,11 @@ class MultiLabel(Task):
 
     # ---- Training
 
+    @property
+    def answer_in_words(self) -> str:
+        """See the method of the base class."""
+        return super().answer_in_words.replace("one", "any", 1)
+
     def row_classes(self, labels: torch.Tensor) -> list[Any]:
         """Those that a row has by half and more."""
         return [[number for number, value in enumerate(row) if value > 0.5] for row in labels.tolist()]

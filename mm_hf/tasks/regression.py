@@ -22,6 +22,11 @@ class Regression(Task):
 
     # ---- Training
 
+    @property
+    def answer_in_words(self) -> str:
+        """See the method of the base class."""
+        return "a number"
+
     def loss_arguments(self, run: Any, among_others: bool = False) -> dict[str, Any]:
         """Also mean and deviation of the training rows: the head learns numbers of any unit."""
         scale = {}

@@ -190,6 +190,11 @@ class Task:
             raise ValueError(f"imbalance {args.imbalance} is for one label a row; the problem is {self.name}.")
         return {key: value for key, value in found.items() if key in settings or not among_others}
 
+    @property
+    def answer_in_words(self) -> str:
+        """What its answers are, for the card."""
+        return f"one of {len(self.names or ())} labels: {', '.join(self.names or ())}"
+
     def row_classes(self, labels: torch.Tensor) -> list[Any]:
         """The class of each row, or the list of its classes where there are several.
 
@@ -218,7 +223,10 @@ def task_of(name: str, names: Sequence[str] | None = None, column: str | None = 
         ValueError: nobody has registered it.
     """
     if name not in TASKS:
-        raise ValueError(f"There is no task {name!r}; known are {', '.join(TASKS)}.{did_you_mean(name, TASKS)}")
+        raise ValueError(
+            f"There is no task {name!r}; known are {', '.join(TASKS)}.{did_you_mean(name, TASKS)} One from outside mm_hf "
+            "has to be imported before (`--import FILE`, or an import in Python)."
+        )
     return TASKS[name](column, None if names is None else list(names))
 
 

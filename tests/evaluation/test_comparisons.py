@@ -9,6 +9,7 @@ from mm_hf.evaluation import compare, figure, lower_is_better, model_card, verdi
 from mm_hf.evaluation.comparisons import CONSTANTS, NO_FLOORS
 from mm_hf.evaluation.metrics import metrics_of
 from mm_hf.evaluation.texts import text_metrics
+from mm_hf.tasks import task_of
 
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "mm_hf/evaluation/card.md"
@@ -148,7 +149,8 @@ def test_the_card_says_it(problem_types, metric, floor, says, beaten):
         model_class="M",
         encoders={},
         parameters=1.0,
-        labels=["LABEL_0"] if kind == "regression" else ["a", "b"],
+        answers={name: task_of(kind, ["a", "b"], name).answer_in_words for name, kind in problem_types.items()},
+        numbers=kind == "regression",
         writes=kind == "generation",
         searches=kind is None,
         tasks={},

@@ -224,8 +224,8 @@ def task_of(name: str, names: Sequence[str] | None = None, column: str | None = 
     """
     if name not in TASKS:
         raise ValueError(
-            f"There is no task {name!r}; known are {', '.join(TASKS)}.{did_you_mean(name, TASKS)} One from outside mm_hf "
-            "has to be imported before (`--import FILE`, or an import in Python)."
+            f"There is no task {name!r}; known are {', '.join(TASKS)}.{did_you_mean(name, TASKS)} One from outside "
+            "mm_hf has to be imported before (`--import FILE`, or an import in Python)."
         )
     return TASKS[name](column, None if names is None else list(names))
 

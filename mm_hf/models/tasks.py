@@ -106,8 +106,8 @@ class TaskHead:
 
         Args:
             scores: what the layer gives, float32.
-            labels: by `label_kind`, numbers as they are learned (see `standardise`). Missing ones are 0, and what is
-                given for them is not counted.
+            labels: by `label_kind`, `(B,)` or `(B, C)`, numbers as they are learned (see `standardise`). Of rows
+                without one they are 0, and what is given for these is not counted.
             settings: in training, those of `settings` that are on.
 
         Returns:
@@ -142,7 +142,10 @@ class TaskHead:
         if classes:
             check_classes(labels, self.num_labels)
         check_settings(self.name, self.loss_settings)
-        known = labels.clamp(min=0) if classes else labels.reshape(shape).nan_to_num()
+        if not classes:  # a row that lacks a part of its label has none
+            labels = labels.reshape(shape)
+            labels = labels.masked_fill(labels.isnan().any(-1, keepdim=True), math.nan)
+        known = labels.clamp(min=0) if classes else labels.nan_to_num()
         losses = self.row_losses(scores.float(), known, **(self.loss_settings if training else {}))
         losses = losses.where(labelled_rows(labels), torch.zeros_like(losses))
         return mean_over_labels(losses, labels, num_items_in_batch, sample_weight if training else None)

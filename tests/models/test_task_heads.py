@@ -140,6 +140,24 @@ def test_rows_without_a_label_and_counts(ordered):
     torch.testing.assert_close(head.loss(scores, LABELS, sample_weight=weights), sum(alone) / 3)
 
 
+def test_a_label_that_lacks_a_part_is_none():
+    class Distance(TaskHead):
+        name, label_kind = "distance", "numbers"
+
+        def row_losses(self, scores, labels):
+            return (scores - labels).abs().sum(-1)
+
+    head = Distance(2, label_mean=(1.0, 0.0), label_scale=(2.0, 1.0))
+    scores = torch.zeros(3, 2)
+    labels = torch.tensor([[3.0, 1.0], [math.nan, 5.0], [1.0, 4.0]])
+    TASK_HEADS["distance"] = Distance
+    try:
+        torch.testing.assert_close(head.loss(scores, labels), torch.tensor(((1 + 1) + (0 + 4)) / 2))
+        torch.testing.assert_close(head.in_unit(scores), torch.tensor([[1.0, 0.0]] * 3))
+    finally:
+        del TASK_HEADS["distance"]
+
+
 def test_what_does_not_fit_is_told(ordered):
     head, scores = ordered(len(STARS)), torch.randn(4, 3)
     with pytest.raises(ValueError, match=r"'ordered'.*\(4,\).*float32"):

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..models.generation_mm_fusion import GENERATION
 from ..models.modality import modality_of
 from ..models.processing_mm_fusion import MMFusionProcessor
 from ..models.retrieval_mm_fusion import ITEMS
+from ..models.tasks import TEXTS, label_kind_of
 from ..models.text import Text
 from .augmentation import ImageAugmentation
 from .bad_rows import check_on_error
@@ -38,7 +38,7 @@ class MultimodalCollator:
         processor: prepares each distinct item.
         columns: which column plays which part; how their items are read, the `ModalityReader` of each modality knows.
         label2id, problem_type: see `label_tensor`; where `columns.label` is a list, dicts by column. With
-            `GENERATION` the labels are texts that are to be written, see `classes_to_write`.
+            that of a model that writes the labels are texts that are to be written, see `classes_to_write`.
         absent: modalities to leave out, by name: of the rows with these ids, or (None) of every row. For baselines
             that see the others alone, and to measure what a missing one costs.
         cache: features of frozen encoders; items it holds go in as `encoder_states`.
@@ -231,7 +231,7 @@ class MultimodalCollator:
                 (self.label2id or {}).get(column) if several else self.label2id,
                 self.problem_type.get(column) if isinstance(self.problem_type, dict) else self.problem_type,
             )
-            if self.problem_type == GENERATION:
+            if label_kind_of(of_column[1]) == TEXTS:
                 labels[column] = self.targets(rows, noted)
             else:
                 labels[column] = label_tensor(rows, column, *of_column, noted)

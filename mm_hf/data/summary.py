@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict
 
 from ..models.finite import read_number
-from ..models.generation_mm_fusion import GENERATION
+from ..models.tasks import TEXTS, label_kind_of
 from .column_types import STRINGS, count_values
 from .labels import is_finite
 from .modalities import READERS
@@ -64,7 +64,7 @@ def describe(
     labels: dict[str, Any] | None = None
     if isinstance(columns.label, list):
         labels = {name: describe_labels(parts, name, names[name], problem_type[name]) for name in columns.label}
-    elif columns.label is not None and problem_type == GENERATION and names is None:
+    elif columns.label is not None and label_kind_of(problem_type) == TEXTS and names is None:
         texts = describe_texts(train, columns.label, tokenizer)
         labels = {"problem_type": problem_type, "names": None, "texts": texts}
     elif columns.label is not None:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from .config_checks import ConfigError, shown
-from .losses import LOSS_SETTINGS, PROBLEM_TYPES, check_label_scale, check_loss_ranges, check_loss_settings
+from .losses import LOSS_SETTINGS, check_loss_ranges
 from .modality import MODALITIES, modality_of
 from .names import did_you_mean
-from .tasks import TASK_WEIGHTINGS, read_tasks
+from .tasks import TASK_WEIGHTINGS, check_scale, check_settings, read_tasks, task_head_of
 from .vision import Vision
 
 
@@ -31,9 +31,11 @@ def check_common(config: Any):
         if not isinstance(getattr(config, name), (dict, type(None))):
             kind = "numbers to names" if name == "id2label" else "names to numbers"
             raise ConfigError(f"{name} must be a dict of {kind}, got {shown(getattr(config, name))}.")
-    if config.problem_type is not None and config.problem_type not in PROBLEM_TYPES:
-        meant = did_you_mean(config.problem_type, PROBLEM_TYPES)
-        raise ConfigError(f"problem_type must be one of {PROBLEM_TYPES}, got {shown(config.problem_type)}.{meant}")
+    if config.problem_type is not None:
+        try:
+            task_head_of(config.problem_type, texts=False)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     names = config.architectures
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ConfigError(f"architectures must be a list of names, got {shown(names)}.")
@@ -67,8 +69,8 @@ def check_losses(config: Any):
         raise ValueError(f"mixup_alpha must be 0 (off) or a positive number, got {config.mixup_alpha}.")
     check_loss_ranges(config.loss_settings, config.num_labels)
     if config.problem_type is not None:
-        check_loss_settings(config.problem_type, config.loss_settings)
-    check_label_scale(config.label_mean, config.label_scale, config.num_labels, config.problem_type)
+        check_settings(config.problem_type, config.loss_settings)
+    check_scale(config.problem_type, config.label_mean, config.label_scale, config.num_labels)
     if not 0 <= config.matching_weight < math.inf or config.projection_dim < 1:
         raise ValueError(
             "matching_weight must be a number from 0 up and projection_dim at least 1, got "

@@ -36,7 +36,7 @@ from .recurrent import RecurrentConfig
 from .series import Series  # noqa: F401  importing registers a modality; these are all of the library's
 from .sound import Sound  # noqa: F401
 from .tabular import TabularConfig
-from .tasks import Task, read_tasks
+from .tasks import TaskHead, read_tasks, task_head_of
 from .text import Text
 from .vision import Vision
 
@@ -48,82 +48,6 @@ PRETRAINED_MODALITIES = tuple(name for name, modality in MODALITIES.items() if m
 
 # The fusion width where the query's encoder names none in its config (feature maps).
 DEFAULT_WIDTH = 256
-
-# What a checkpoint must name for `trust_remote_code` to find every class, whichever class was saved.
-AUTO_MAP = {
-    "AutoConfig": "configuration_mm_fusion.MMFusionConfig",
-    "AutoModel": "modeling_mm_fusion.MMFusionModel",
-    "AutoModelForSequenceClassification": "modeling_mm_fusion.MMFusionForClassification",
-    "AutoModelForVisualQuestionAnswering": "modeling_mm_fusion.MMFusionForQuestionAnswering",
-    "AutoProcessor": "processing_mm_fusion.MMFusionProcessor",
-}
-
-# What the checkpoints of single classes name otherwise, or in addition: files that travel with them alone.
-AUTO_MAP_OF = {
-    "MMFusionForMultiTask": {"AutoModel": "modeling_mm_fusion.MMFusionForMultiTask"},
-    "MMFusionForRetrieval": {
-        "AutoModelForZeroShotImageClassification": "retrieval_mm_fusion.MMFusionForRetrieval",
-    },
-    "MMFusionForConditionalGeneration": {
-        "AutoModelForImageTextToText": "generation_mm_fusion.MMFusionForConditionalGeneration",
-    },
-    "MMFusionForCTC": {"AutoModelForCTC": "ctc_mm_fusion.MMFusionForCTC"},
-}
-
-CUSTOM_PIPELINES = {
-    "MMFusionForRetrieval": {
-        "multimodal-feature-extraction": {
-            "impl": "pipelines_mm_fusion.MMFusionFeatureExtractionPipeline",
-            "pt": ["AutoModelForZeroShotImageClassification"],
-            "type": "multimodal",
-        }
-    },
-    "MMFusionForQuestionAnswering": {
-        "visual-question-answering": {
-            "impl": "pipelines_mm_fusion.MMFusionQuestionAnsweringPipeline",
-            "pt": ["AutoModelForVisualQuestionAnswering"],
-            "type": "multimodal",
-        }
-    },
-    "MMFusionForClassification": {
-        "multimodal-classification": {
-            "impl": "pipelines_mm_fusion.MMFusionClassificationPipeline",
-            "pt": ["AutoModelForSequenceClassification"],
-            "type": "multimodal",
-        }
-    },
-    "MMFusionForMultiTask": {
-        "multimodal-multi-task": {
-            "impl": "pipelines_mm_fusion.MMFusionMultiTaskPipeline",
-            "pt": ["AutoModel"],
-            "type": "multimodal",
-        }
-    },
-    "MMFusionForConditionalGeneration": {
-        "image-to-text": {
-            "impl": "pipelines_mm_fusion.MMFusionGenerationPipeline",
-            "pt": ["AutoModelForImageTextToText"],
-            "type": "multimodal",
-        },
-        "visual-question-answering": {
-            "impl": "pipelines_mm_fusion.MMFusionFreeAnswerPipeline",
-            "pt": ["AutoModelForImageTextToText"],
-            "type": "multimodal",
-        },
-        "automatic-speech-recognition": {
-            "impl": "pipelines_mm_fusion.MMFusionSpeechRecognitionPipeline",
-            "pt": ["AutoModelForImageTextToText"],
-            "type": "multimodal",
-        },
-    },
-    "MMFusionForCTC": {
-        "automatic-speech-recognition": {
-            "impl": "pipelines_mm_fusion.MMFusionSpeechRecognitionPipeline",
-            "pt": ["AutoModelForCTC"],
-            "type": "multimodal",
-        },
-    },
-}
 
 
 class FusionSizes(NamedTuple):
@@ -384,6 +308,7 @@ class MMFusionConfig(PreTrainedConfig):
         "decoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
     }
 
+    problem_type: str | None = None  # type: ignore[assignment]  # the library allows its three alone
     vision_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
     audio_config: PreTrainedConfig | dict | None = None
@@ -543,6 +468,8 @@ class MMFusionConfig(PreTrainedConfig):
 
     def __setattr__(self, name, value):
         """Sets a value. With new names of labels, their numbers by name follow."""
+        if name == "problem_type" and value is not None and getattr(self, "_post_init_done", False):
+            task_head_of(value, texts=False)
         if name == "id2label" and value is not None and getattr(self, "_post_init_done", False):
             value, numbers = read_labels(value, None)
             super().__setattr__("label2id", numbers)
@@ -632,7 +559,7 @@ class MMFusionConfig(PreTrainedConfig):
         return {name: getattr(self, name) for name in LOSS_SETTINGS}
 
     @property
-    def task_heads(self) -> dict[str, Task]:
+    def task_heads(self) -> dict[str, TaskHead]:
         """The tasks by name."""
         return read_tasks(self.tasks or {})
 

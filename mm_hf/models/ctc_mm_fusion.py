@@ -15,6 +15,7 @@ from transformers import AutoModelForCTC
 from transformers.utils import can_return_tuple, logging
 
 from .configuration_mm_fusion import MMFusionConfig
+from .head_table import CTC
 from .inputs import check_token_labels
 from .losses import count_labels
 from .modeling_mm_fusion import MMFusionModel
@@ -22,11 +23,10 @@ from .modeling_outputs import MMFusionCTCOutput, MMFusionModelOutput
 from .names import did_you_mean
 from .pretrained_mm_fusion import MMFusionPreTrainedModel
 from .sound import Sound
+from .tasks import SpeechHead, TaskHead
 
 
 logger = logging.get_logger(__name__)
-
-CTC = "ctc"  # the name of the task
 
 
 class MMFusionForCTC(MMFusionPreTrainedModel):
@@ -72,6 +72,10 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
     def blank(self) -> int:
         """The token that says nothing; a model without one is not built."""
         return cast(int, self.config.pad_token_id)
+
+    def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
+        """See the method of the base class."""
+        return {None: (self.ctc_head, SpeechHead(cast(int, self.config.vocab_size)))}
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """What the head reads: encode and fuse."""

@@ -21,15 +21,13 @@ from transformers.utils import can_return_tuple
 from .configuration_mm_fusion import MMFusionConfig
 from .encoders import in_reach
 from .freezing import holds_adapters
+from .head_table import GENERATION, SINGLE_LABEL
 from .inputs import check_classes, check_token_labels
 from .losses import classification_loss
 from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import MMFusionModelOutput, MMFusionSeq2SeqOutput
 from .pretrained_mm_fusion import HUB_KEYS, MMFusionPreTrainedModel
 from .text import Text, ends_of_text
-
-
-GENERATION = "generation"  # the type of this problem, beside those of `classification_loss`
 
 
 class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin):
@@ -237,7 +235,7 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
             loss = classification_loss(
                 outputs.logits.flatten(0, 1),  # (B S, vocabulary)
                 labels.flatten(),
-                "single_label_classification",
+                SINGLE_LABEL,
                 num_items_in_batch,
                 **settings,
             )

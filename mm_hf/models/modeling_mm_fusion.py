@@ -34,15 +34,7 @@ from .freezing import (
 )
 from .fusion import Fusion, build_fusion
 from .inputs import check_labels, check_model_inputs
-from .losses import (
-    classification_loss,
-    count_labels,
-    in_label_unit,
-    infer_problem_type,
-    mixup,
-    standardise,
-    warn_of_unit,
-)
+from .losses import count_labels, mixup, warn_of_unit
 from .modality import MODALITIES, modality_of
 from .modeling_outputs import (
     EncoderStates,
@@ -57,7 +49,7 @@ from .names import did_you_mean
 from .pooled_fusions import PooledFusion  # noqa: F401  importing registers the fusions
 from .pretrained_mm_fusion import MMFusionPreTrainedModel
 from .projection import ModalityProjection
-from .tasks import TaskTensors, TaskWeighting, module_name
+from .tasks import NUMBERS, TaskHead, TaskTensors, TaskWeighting, head_of_config, module_name, told_by_labels
 from .token_fusions import TokenFusion  # noqa: F401
 from .vision import Vision
 
@@ -413,18 +405,24 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         self.num_labels = config.num_labels
         self.model = MMFusionModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.fusion_module_config.sizes().width, config.num_labels)
+        head = self.task_head
+        self.classifier = head.layer(config.fusion_module_config.sizes().width, head.num_outputs)
         self._looked_at_labels = False  # at the unit of a regression's, once
         self.post_init()
+
+    @property
+    def task_head(self) -> TaskHead:
+        """What it answers; before it has seen a label, what it would by the number of its outputs."""
+        return head_of_config(self.config)
+
+    def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
+        """See the method of the base class."""
+        return {None: (self.classifier, self.task_head)}
 
     def regression_heads(self) -> list[nn.Module]:
         """See the method of the base class."""
         numbers = self.config.num_labels == 1 or self.config.label_mean is not None
         return [self.classifier] if numbers else []
-
-    def class_heads(self) -> list[nn.Module]:
-        """See the method of the base class."""
-        return [] if self.regression_heads() else [self.classifier]
 
     @can_return_tuple
     def forward(
@@ -454,7 +452,6 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         scores = self.classifier(self.dropout(pooled))
         loss = None
         if labels is not None:
-            labels = standardise(labels, self.config.label_mean, self.config.label_scale)
             loss = self._loss(scores, labels, num_items_in_batch, sample_weight)
             if partners is not None:
                 sample_weight = None if sample_weight is None else sample_weight[partners]
@@ -462,23 +459,21 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
                 loss = share * loss + (1 - share) * other
         return MMFusionClassifierOutput(
             loss=loss,
-            logits=in_label_unit(scores, self.config.label_mean, self.config.label_scale),
+            logits=self.task_head.in_unit(scores),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
         )
 
-    def _loss(self, logits, labels, num_items_in_batch, sample_weight) -> torch.Tensor:
+    def _loss(self, scores, labels, num_items_in_batch, sample_weight) -> torch.Tensor:
         """The loss of this problem, shaped by the config in training."""
-        problem_type = self.config.problem_type or infer_problem_type(labels, self.num_labels)
-        if self.training and not self._looked_at_labels and problem_type == "regression":
+        head = head_of_config(self.config, self.config.problem_type or told_by_labels(self.config, labels))
+        if self.training and not self._looked_at_labels and head.label_kind == NUMBERS:
             self._looked_at_labels = True
-            if self.config.label_mean is None:
+            if head.label_mean is None:
                 warn_of_unit(labels)
-        shape = (sample_weight,) if self.training else ()
-        settings = self.config.loss_settings if self.training else {}
-        loss = classification_loss(logits, labels, problem_type, num_items_in_batch, *shape, **settings)
-        self.config.problem_type = problem_type  # once the labels have turned out to fit it
+        loss = head.loss(scores, labels, num_items_in_batch, sample_weight, self.training)
+        self.config.problem_type = head.name  # once the labels have turned out to fit it
         return loss
 
 
@@ -503,21 +498,14 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
         self.dropout = nn.Dropout(config.classifier_dropout)
         width = config.fusion_module_config.sizes().width
         self.heads = nn.ModuleDict(
-            {module_name(name): nn.Linear(width, task.num_labels) for name, task in self.tasks.items()}
+            {module_name(name): task.layer(width, task.num_outputs) for name, task in self.tasks.items()}
         )
         self.task_weighting = TaskWeighting(self.tasks) if config.task_weighting == "uncertainty" else None
         self.post_init()
 
-    def regression_heads(self) -> list[nn.Module]:
+    def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
         """See the method of the base class."""
-        return [
-            self.heads[module_name(name)] for name, task in self.tasks.items() if task.problem_type == "regression"
-        ]
-
-    def class_heads(self) -> list[nn.Module]:
-        """See the method of the base class."""
-        numbers = self.regression_heads()
-        return [head for head in self.heads.values() if all(head is not other for other in numbers)]
+        return {name: (self.heads[module_name(name)], task) for name, task in self.tasks.items()}
 
     @can_return_tuple
     def forward(

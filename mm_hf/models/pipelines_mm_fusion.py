@@ -17,6 +17,7 @@ from .pipeline_rows import row_keys
 from .raw_rows import entries_of, is_numeric, is_one
 from .sound import Sound
 from .table_schema import is_missing
+from .tasks import TaskHead, head_of_config
 from .text import Text, decode_as_written
 from .vision import is_one_image
 
@@ -69,17 +70,13 @@ class MMFusionClassificationPipeline(MMFusionPipeline):
 
     def spell(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5) -> Any:
         """Turns the logits of one row into its best labels."""
-        config, logits = self.model.config, model_outputs["logits"][0]
-        problem_type = "regression" if len(logits) == 1 else config.problem_type
-        return self._best(logits, problem_type, config.id2label, top_k)
+        config = self.model.config
+        return self._best(model_outputs["logits"][0], head_of_config(config), config.id2label, top_k)
 
-    def _best(self, logits: torch.Tensor, problem_type: str | None, labels: Any, top_k: int | None) -> list[dict]:
+    def _best(self, logits: torch.Tensor, head: TaskHead, labels: Any, top_k: int | None) -> list[dict]:
         """The best answers, with their labels by number."""
-        scores = logits.float()
-        if problem_type == "multi_label_classification":
-            scores = scores.sigmoid()
-        elif problem_type != "regression":
-            scores = scores.softmax(-1)
+        chances = head.probabilities(logits)
+        scores = logits.float() if chances is None else chances
         best = scores.topk(min(top_k or len(scores), len(scores)))
         return [
             {"score": score, self.label_key: labels[label]}
@@ -107,7 +104,7 @@ class MMFusionMultiTaskPipeline(MMFusionClassificationPipeline):
         found = {}
         for name, task in self.model.config.task_heads.items():
             labels = task.labels or [name if task.num_labels == 1 else f"{name} {i}" for i in range(task.num_labels)]
-            found[name] = self._best(model_outputs[name][0], task.problem_type, labels, top_k)
+            found[name] = self._best(model_outputs[name][0], task, labels, top_k)
         return found
 
 

@@ -18,9 +18,6 @@ from transformers.utils import logging
 
 from .checkpoint_files import checksums_of_what_is_written
 from .configuration_mm_fusion import (
-    AUTO_MAP,
-    AUTO_MAP_OF,
-    CUSTOM_PIPELINES,
     FusionModuleConfig,
     MMFusionConfig,
     check_source,
@@ -28,12 +25,14 @@ from .configuration_mm_fusion import (
 )
 from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
 from .freezing import FreezingMixin
+from .head_table import AUTO_MAP, AUTO_MAP_OF, CUSTOM_PIPELINES
 from .modality import MODALITIES, modality_of
 from .names import did_you_mean, nearest
 from .probing import keep_all_patches, pooling_of, probe_encoder, takes_pictures_of
 from .sound import Sound
 from .strict_loading import LOADING, load_strictly
 from .tabular import Table
+from .tasks import NUMBERS, TEXTS, TaskHead
 from .text import Text
 from .vision import Vision
 
@@ -93,13 +92,18 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
                 tied = {f"{prefix}.{key}": f"{prefix}.{value}" for key, value in module.all_tied_weights_keys.items()}
                 self.all_tied_weights_keys.update({key: value for key, value in tied.items() if {key, value} <= names})
 
+    def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
+        """By task the layer that answers and what its outputs mean; that of a single task by None."""
+        return {}
+
     def regression_heads(self) -> list[nn.Module]:
         """The last layers that give numbers, not scores of classes."""
-        return []
+        return [layer for layer, head in self.last_layers().values() if head.label_kind == NUMBERS]
 
     def class_heads(self) -> list[nn.Module]:
         """The last layers that give scores of classes out of the fused vector."""
-        return []
+        layers = [layer for layer, head in self.last_layers().values() if head.label_kind != TEXTS]
+        return [layer for layer in layers if all(layer is not other for other in self.regression_heads())]
 
     @property
     def base_model(self) -> Any:
@@ -365,8 +369,7 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         """
         if push_to_hub:
             raise ValueError("Call model.push_to_hub(repo_id, processor=processor), which uploads the processor too.")
-        # A checkpoint that was loaded from elsewhere names its first home here; the code is copied, so it is at home
-        # now.
+        # A checkpoint from elsewhere names its first home here; the code is copied, so it is at home now.
         self.config.auto_map = {**AUTO_MAP, **AUTO_MAP_OF.get(type(self).__name__, {})}
         self.config.custom_pipelines = CUSTOM_PIPELINES.get(type(self).__name__, {})
         # Names of older releases, which the library writes for some encoders (ViT), are lost on the Trainer when it
@@ -376,9 +379,8 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         alone = is_main_process and not kwargs.get("distributed_checkpoint") and not os.path.isfile(save_directory)
         with checksums_of_what_is_written(save_directory) if alone else nullcontext():
             super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        card_file = os.path.join(save_directory, "README.md")
-        if is_main_process and not os.path.exists(card_file):
-            self.model_card().save(card_file)
+        if is_main_process and not os.path.exists(card := os.path.join(save_directory, "README.md")):
+            self.model_card().save(card)
 
     def push_to_hub(self, repo_id: str, *, processor=None, private: bool | None = None, token=None, **kwargs) -> str:
         """Uploads all that `save_pretrained` writes, the card included, and the processor where it is given.

@@ -6,7 +6,7 @@ from .multi_label import MultiLabel
 from .regression import Regression
 from .retrieval import Retrieval
 from .single_label import SingleLabel
-from .task import TASKS, Constant, Task, classification_metrics, register_task, task_of
+from .task import TASKS, Constant, Task, by_column, classification_metrics, register_task, task_of, task_of_head
 
 
 __all__ = [
@@ -19,7 +19,9 @@ __all__ = [
     "Retrieval",
     "SingleLabel",
     "Task",
+    "by_column",
     "classification_metrics",
     "register_task",
     "task_of",
+    "task_of_head",
 ]

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import torch
 
 from ..evaluation.diagnostics import calibration, label_scores
 from ..evaluation.plots import plot_label_scores
+from ..models.head_table import CLASSIFICATION, MULTI_LABEL, QUESTION_ANSWERING
 from .columns import NUMBER, short
 from .task import Constant, Task, register_task
 
@@ -17,8 +19,8 @@ from .task import Constant, Task, register_task
 class MultiLabel(Task):
     """Which ones of several labels a row has."""
 
-    name = "multi_label_classification"
-    heads = ("classification", "question_answering")
+    name = MULTI_LABEL
+    heads = (CLASSIFICATION, QUESTION_ANSWERING)
     probabilities = True
     row_score = "the share of labels that are right"
 
@@ -85,3 +87,14 @@ class MultiLabel(Task):
             [[name for name, share in zip(self.names or [], shares) if share > 0.5], *short(shares)]
             for shares in said.double().sigmoid().float().numpy()
         ]
+
+    # ---- Training
+
+    @property
+    def answer_in_words(self) -> str:
+        """See the method of the base class."""
+        return super().answer_in_words.replace("one", "any", 1)
+
+    def row_classes(self, labels: torch.Tensor) -> list[Any]:
+        """Those that a row has by half and more."""
+        return [[number for number, value in enumerate(row) if value > 0.5] for row in labels.tolist()]

@@ -3,16 +3,21 @@
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
+from ..data import label_statistics
 from ..evaluation.kinds import Metric
 from ..evaluation.plots import plot_scatter
+from ..models.head_table import CLASSIFICATION, QUESTION_ANSWERING, REGRESSION
 from .columns import NUMBER, short
 from .task import Constant, Task, register_task
 
 
+# Of a stream, whose rows are not known before they come, the first ones tell what its numbers are like.
+FITTED_ROWS = 1000
 GOOD_DEVIATIONS = 0.5  # of the labels' standard deviation: a number that is no further off counts as good in pictures
 
 
@@ -21,8 +26,8 @@ GOOD_DEVIATIONS = 0.5  # of the labels' standard deviation: a number that is no 
 class Regression(Task):
     """What number, or numbers, a row has."""
 
-    name = "regression"
-    heads = ("classification", "question_answering")
+    name = REGRESSION
+    heads = (CLASSIFICATION, QUESTION_ANSWERING)
     row_score = "the absolute error (mean over the numbers of a row), with a minus: higher is better"
     note = (
         f"Red: a number is off by more than {GOOD_DEVIATIONS} standard deviations (SD) of the labels, or a class is "
@@ -149,6 +154,20 @@ class Regression(Task):
             f"{f'{name}: ' if len(counts) > 1 else ''}mean {total / number:.6g}, from {least:.6g} to {most:.6g}"
             for name, (number, total, least, most) in counts.items()
         ]
+
+    # ---- Training
+
+    @property
+    def answer_in_words(self) -> str:
+        """See the method of the base class."""
+        return "a number"
+
+    def loss_arguments(self, run: Any, among_others: bool = False) -> dict[str, Any]:
+        """Also mean and deviation of the training rows: the head learns numbers of any unit."""
+        scale = {}
+        if run.train_args.defaults_version > 1:
+            scale = label_statistics(run.labels("train", FITTED_ROWS))
+        return {**scale, **super().loss_arguments(run, among_others)}
 
 
 def number_columns(outputs: int) -> list[str]:

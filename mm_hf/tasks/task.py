@@ -8,11 +8,13 @@ from typing import Any, ClassVar, TypeVar
 import pyarrow as pa
 import torch
 
+from ..data import label_tensor
 from ..evaluation.comparisons import add_metrics, lower_is_better
 from ..evaluation.kinds import Metric
 from ..evaluation.metrics import measure_rows
 from ..evaluation.paired import Pair
 from ..models.names import did_you_mean
+from ..models.tasks import task_head_of
 
 
 SHOWN = 12  # classes of a summary
@@ -61,6 +63,8 @@ class Task:
         lower_is_better: of its metrics those of which the lower value is the better one.
         in_units: of its metrics those whose differences are said in their own unit, and not in points of a hundred.
         guesses: by the name of a floor of `constants` how it is said.
+        decodes: they are written by a decoder.
+        by_head: a recipe's key `task` tells that it is meant, whatever the labels are.
     """
 
     column: str | None = None
@@ -79,6 +83,8 @@ class Task:
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     in_units: ClassVar[tuple[str, ...]] = ()
     guesses: ClassVar[Mapping[str, str]] = {}
+    decodes: ClassVar[bool] = False
+    by_head: ClassVar[bool] = False
 
     @property
     def numbers(self) -> dict[str, int] | None:
@@ -94,7 +100,7 @@ class Task:
             rows: as `Rows` gives them.
             bad: where bad rows are put; None: they raise.
         """
-        raise NotImplementedError
+        return label_tensor(rows, str(self.column), self.numbers, self.name, bad)
 
     # ---- Measuring
 
@@ -296,13 +302,14 @@ class Task:
 
     # ---- Training
 
-    def head_arguments(self, run: Any) -> dict[str, Any]:
-        """What its head needs, as the model's config takes it."""
-        return {}
+    @classmethod
+    def needed(cls, model_args: Any, data_args: Any) -> dict[str, Any]:
+        """The keys of a recipe that it cannot do without, with their values.
 
-    def loss_arguments(self, run: Any) -> dict[str, Any]:
-        """What the recipe asks of its loss, as the model's config takes it."""
-        return {}
+        Raises:
+            ValueError: columns that it has no use for.
+        """
+        return {"label_column": data_args.label_column}
 
     @classmethod
     def check_recipe(cls, model_args: Any, data_args: Any, train_args: Any):
@@ -311,6 +318,93 @@ class Task:
         Raises:
             ValueError: naming the key, its value and the way out.
         """
+
+    @classmethod
+    def check_others(cls, model_args: Any, train_args: Any):
+        """Refuses keys that are for it alone, in the recipe of another task.
+
+        Raises:
+            ValueError: naming the key and its value.
+        """
+
+    @classmethod
+    def learn(cls, splits: Any, column: str | None) -> "Task":
+        """The task of a column, where a recipe's key `task` tells that it is meant. (Else the labels do, see
+        `labels_of`.)"""
+        return cls(column)
+
+    @classmethod
+    def can_answer(cls, data_args: Any) -> bool:
+        """Whether the data has what a checkpoint of this task needs to go on with it, beside labels."""
+        return True
+
+    @classmethod
+    def head_keys(cls, start: Any, data_args: Any) -> dict[str, Any]:
+        """The keys of a recipe that the head of a checkpoint decides, with its values.
+
+        Args:
+            start: the checkpoint, see `Start`.
+            data_args: of the recipe.
+        """
+        return {}
+
+    def head(self, columns: Any) -> str:
+        """The value of a recipe's key `task` where that is left out.
+
+        Args:
+            columns: of the data.
+        """
+        return self.heads[0]
+
+    def prepare(self, processor: Any, model_args: Any, train: Any):
+        """Gives the processor what it lacks for this task.
+
+        Args:
+            processor: changed in place.
+            model_args: of the recipe.
+            train: the training part.
+        """
+
+    def head_arguments(self, run: Any) -> dict[str, Any]:
+        """What the head of a model needs that has no other task, as the config takes it."""
+        labels: dict[str, Any] = {"num_labels": 1}
+        if self.names:
+            labels = {"id2label": dict(enumerate(self.names)), "label2id": self.numbers, "num_labels": len(self.names)}
+        return {"problem_type": self.name, **labels}
+
+    def loss_arguments(self, run: Any, among_others: bool = False) -> dict[str, Any]:
+        """What the recipe asks of its loss, as the model's config takes it.
+
+        Args:
+            run: with its data, as if this task were its only one.
+            among_others: it is not; what this loss does not have is then meant for the others.
+
+        Raises:
+            ValueError: what this loss does not have.
+        """
+        args, settings = run.train_args, task_head_of(self.name).settings
+        found: dict[str, Any] = {"label_smoothing": args.label_smoothing_factor}
+        if args.imbalance == "focal_loss":
+            found["focal_gamma"] = args.focal_gamma
+        if args.imbalance in ("class_weights", "logit_adjustment") and (settings or not among_others):
+            raise ValueError(f"imbalance {args.imbalance} is for one label a row; the problem is {self.name}.")
+        return {key: value for key, value in found.items() if key in settings or not among_others}
+
+    @property
+    def answer_in_words(self) -> str:
+        """What its answers are, for the card."""
+        return f"one of {len(self.names or ())} labels: {', '.join(self.names or ())}"
+
+    def row_classes(self, labels: torch.Tensor) -> list[Any]:
+        """The class of each row, or the list of its classes where there are several.
+
+        Raises:
+            ValueError: there are none.
+        """
+        raise ValueError(f"imbalance is for classes; the problem is {self.name}.")
+
+    def set_up(self, model: Any, model_args: Any):
+        """Settings of a model that are none of its config."""
 
 
 TASKS: dict[str, type[Task]] = {}  # by problem type
@@ -330,7 +424,10 @@ def task_of(name: str, names: Sequence[str] | None = None, column: str | None = 
         ValueError: nobody has registered it.
     """
     if name not in TASKS:
-        raise ValueError(f"There is no task {name!r}; known are {', '.join(TASKS)}.{did_you_mean(name, TASKS)}")
+        raise ValueError(
+            f"There is no task {name!r}; known are {', '.join(TASKS)}.{did_you_mean(name, TASKS)} One from outside "
+            "mm_hf has to be imported before (`--import FILE`, or an import in Python)."
+        )
     return TASKS[name](column, None if names is None else list(names))
 
 
@@ -346,3 +443,16 @@ def classification_metrics(
         kinds: for each row what it is a question of; the first metric is then given by kind too.
     """
     return measure_rows(task_of(problem_type), logits, labels, kinds)
+
+
+def task_of_head(head: str | None) -> type[Task] | None:
+    """The task that a recipe's key `task` means by itself; None where the labels tell."""
+    return next((task for task in TASKS.values() if task.by_head and head in task.heads), None)
+
+
+def by_column(columns: Any, tasks: Sequence[Task], value: Callable[[Task], Any]) -> Any:
+    """Something of each task: where `columns.label` is a list, a dict by column, else that of the only one."""
+    if not isinstance(columns.label, list):
+        (task,) = tasks
+        return value(task)
+    return {task.column: value(task) for task in tasks}

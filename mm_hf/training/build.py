@@ -1,15 +1,14 @@
-"""What a recipe is built into: the processor, the tokenizer of CTC, the head and its losses, the model."""
+"""What a recipe is built into: the processor, the head, the model."""
 
-from typing import Any
+from typing import Any, cast
 
-from datasets import Dataset
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from .. import MMFusionPreTrainedModel, MMFusionProcessor
 from ..adapters import add_lora, merge_lora
-from ..data import Columns, label_statistics, letter_tokenizer, word_tokenizer
 from ..data.modalities import READERS, reader_of
 from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES, part_of_composite
+from ..models.head_table import MULTI_TASK
 from ..models.modality import MODALITIES, modality_of
 from ..models.names import did_you_mean
 from ..models.probing import longest_text
@@ -20,11 +19,6 @@ from .run import Run
 from .splits import columns_in_use
 from .start import Start
 from .start_parts import processor_from
-
-
-# Of a stream, whose rows are not known before they come, the first ones tell what its numbers are like.
-FITTED_ROWS = 1000
-OWN_TOKENIZERS = {"letters": letter_tokenizer, "words": word_tokenizer}
 
 
 def fit_settings(data_args: DataArguments, as_written: bool) -> dict[str, Any]:
@@ -77,95 +71,33 @@ def build_processor(
     return processor
 
 
-def build_tokenizer(asked: str | None, train: Dataset, columns: Columns, names: list[str] | None) -> Any:
-    """The tokens that CTC writes in, where there is no text encoder.
-
-    Args:
-        asked: the recipe's `tokenizer`.
-        train: the training part.
-        columns: that of the labels holds what is to be written.
-        names: of the classes that are written, None where the rows have texts.
-    """
-    (column,) = columns.labels
-    asked = asked or "letters"
-    if asked not in OWN_TOKENIZERS:
-        return AutoTokenizer.from_pretrained(asked)
-    texts = train[column][:]
-    if names is not None:
-        texts = [names[number] for number in texts if number is not None and number >= 0]
-    if strange := [text for text in texts if text is not None and not isinstance(text, str)]:
-        raise ValueError(f"label_column {column!r} holds {strange[0]!r}, and ctc writes texts.")
-    return OWN_TOKENIZERS[asked]([text for text in texts if isinstance(text, str)])
-
-
-def loss_arguments(run: Run, among_others: bool = False) -> dict[str, Any]:
-    """What the recipe asks of the loss of a run with one task, as the model's config takes it. Of a regression among
-    other tasks it asks for nothing but the scale of its labels."""
-    args = run.train_args
-    if run.searches:
-        return {}
-    losses: dict[str, Any] = {}
-    if run.problem_type == "regression" and args.defaults_version > 1:
-        losses |= label_statistics(run.labels("train", FITTED_ROWS))
-    if among_others and run.problem_type == "regression":
-        return losses
-    losses["label_smoothing"] = args.label_smoothing_factor
-    if args.imbalance == "focal_loss":
-        losses["focal_gamma"] = args.focal_gamma
-    if args.imbalance in ("class_weights", "logit_adjustment"):
-        if run.problem_type != "single_label_classification":
-            raise ValueError(f"imbalance {args.imbalance} is for one label a row; the problem is {run.problem_type}.")
-        labels = run.labels("train")
-        counts = labels[labels != -100].bincount(minlength=len(run.label2id or {})).clamp(min=1).double()
-        if args.imbalance == "class_weights":
-            losses["class_weights"] = (counts.sum() / (len(counts) * counts)).tolist()
-        else:
-            losses["class_priors"] = (counts / counts.sum()).tolist()
-    return losses
-
-
 def head_arguments(run: Run, losses: list[dict[str, Any]]) -> dict[str, Any]:
     """What the head answers, as the model's config takes it.
 
     Args:
         run: with its data.
-        losses: `loss_arguments` of each of its tasks.
+        losses: `Task.loss_arguments` of each of its tasks.
     """
     args = run.model_args
-    if run.searches:
-        return {"projection_dim": args.projection_dim, "matching_weight": args.matching_weight}
-    if run.transcribes:
-        tokenizer = run.processor.tokenizer
-        size = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-        return {**size, "ctc_stride": args.ctc_stride}
-    if run.writes:
-        keys = ("decoder", "decoder_layers", "freeze_decoder_embeddings")
-        return {**{key: getattr(args, key) for key in keys}, **losses[0]}
     if not run.several:
-        labels: dict[str, Any] = {"num_labels": 1}
-        if run.label2id is not None:
-            id2label = {number: name for name, number in run.label2id.items()}
-            labels = {"id2label": id2label, "label2id": run.label2id, "num_labels": len(id2label)}
-        return {"problem_type": run.problem_type, **losses[0], **labels}
-    weights: Any = args.task_weights or {}
-    if unknown := set(weights) - set(run.columns.labels):
-        known = run.columns.labels
-        meant = did_you_mean(sorted(unknown)[0], known)
-        raise ValueError(f"task_weights names {sorted(unknown)}, but the columns of labels are {known}.{meant}")
-    tasks = {}
-    for task, settings in zip(run.alone(), losses):
-        name = task.label
-        tasks[name] = {"problem_type": task.problem_type, "weight": weights.get(name, 1.0), **settings}
-        tasks[name] |= {} if task.label2id is None else {"labels": list(task.label2id)}
+        return {**run.task.head_arguments(run), **losses[0]}
+    columns, weights = run.columns.labels, cast(dict[str, float], args.task_weights or {})
+    if unknown := set(weights) - set(columns):
+        meant = did_you_mean(sorted(unknown)[0], columns)
+        raise ValueError(f"task_weights names {sorted(unknown)}, but the columns of labels are {columns}.{meant}")
+    tasks: dict[str, dict[str, Any]] = {}
+    for task, settings in zip(run.tasks, losses):
+        name = str(task.column)
+        tasks[name] = {"problem_type": task.name, "weight": weights.get(name, 1.0), **settings}
+        tasks[name] |= {"labels": list(task.names)} if task.names else {}
     return {"tasks": tasks, "task_weighting": args.task_weighting}
 
 
 def head_of(run: Run) -> type[MMFusionPreTrainedModel]:
     """The class of the recipe's model."""
-    seen = run.columns.image or run.columns.video
-    answers = seen and run.columns.text and run.problem_type == "single_label_classification"
-    task = run.model_args.task or ("question_answering" if answers else "classification")
-    return HEADS["multi_task" if run.several else task]
+    if run.several:
+        return HEADS[MULTI_TASK]
+    return HEADS[run.model_args.task or run.task.head(run.columns)]
 
 
 def build_model(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedModel:
@@ -176,8 +108,8 @@ def build_model(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
         model = run.start.load(**given)
     else:
         model = build_fresh(run, losses)
-    if run.writes and not run.transcribes:
-        model.generation_config.update(max_new_tokens=args.max_target_length, num_beams=args.num_beams)
+    for task in run.tasks:
+        task.set_up(model, args)
     if args.gradient_checkpointing:
         model.activation_checkpointing_enable()
     if args.lora is not None:

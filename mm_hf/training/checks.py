@@ -5,17 +5,14 @@ import os
 from transformers.integrations import get_available_reporting_integrations
 
 from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES
-from ..models.ctc_mm_fusion import CTC
-from ..models.generation_mm_fusion import GENERATION
+from ..models.head_table import MULTI_TASK
 from ..models.names import did_you_mean
 from ..prepare.places import how_to_make
+from ..tasks import TASKS, Task, task_of, task_of_head
 from .data_arguments import COLUMN_OF, DataArguments
 from .default_encoders import default_encoder
-from .model_arguments import RETRIEVAL, ModelArguments
+from .model_arguments import ModelArguments
 from .train_arguments import TrainArguments
-
-
-CLASSES = (None, "question_answering", "classification")  # tasks whose answers are classes
 
 
 def check_arguments(script: str, model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
@@ -27,15 +24,8 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
         )
     choose_encoders(model_args, data_args)
     check_places(model_args, data_args)
-    needed: dict[str, object] = {"dataset": data_args.dataset}
-    if model_args.task == RETRIEVAL:
-        both = data_args.image_column and data_args.audio_column
-        if both or data_args.video_column or data_args.table_columns or data_args.series_column:
-            raise ValueError("retrieval searches one image_column or audio_column by a text_column, and no more.")
-        needed |= {"text_column": data_args.text_column}
-        needed |= {"image_column or audio_column": data_args.image_column or data_args.audio_column}
-    else:
-        needed["label_column"] = data_args.label_column
+    known = task_of_head(model_args.task)
+    needed: dict[str, object] = {"dataset": data_args.dataset, **(known or Task).needed(model_args, data_args)}
     encoders = {f"{name}_encoder": COLUMN_OF[name] for name in PRETRAINED_MODALITIES}
     for encoder, column in encoders.items():
         if getattr(model_args, encoder) is not None:
@@ -62,7 +52,7 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
             "of ids, or leave it out."
         )
     check_table(data_args)
-    lengths = model_args.text_encoder is not None or model_args.task in (GENERATION, CTC)
+    lengths = model_args.text_encoder is not None or (known is not None and known.writes)
     if train_args.train_sampling_strategy == "group_by_length" and not lengths:
         raise ValueError("train_sampling_strategy is group_by_length, but there is no text_encoder.")
     check_tasks(model_args, data_args, train_args)
@@ -74,9 +64,10 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
             f"save_steps is {train_args.save_steps}: the Trainer keeps the best model among its checkpoints, so "
             "mm_hf finetune saves after every evaluation (eval_steps); mm_hf train can save in between."
         )
-    if train_args.gradient_modulation and (train_args.torch_compile or model_args.task not in CLASSES):
+    classes = list(dict.fromkeys(head for task in TASKS.values() if not task.by_head for head in task.heads))
+    if train_args.gradient_modulation and (train_args.torch_compile or model_args.task not in (None, *classes)):
         raise ValueError(
-            f"gradient_modulation is for models of classes, {CLASSES[1:]}, that are not compiled: task is "
+            f"gradient_modulation is for models of classes, {classes}, that are not compiled: task is "
             f"{model_args.task}, torch_compile {train_args.torch_compile}."
         )
     if data_args.streaming:
@@ -137,56 +128,20 @@ def check_table(data_args: DataArguments):
 
 def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
     """Says what does not go with a search or with several columns of labels, or needs these."""
-    labels = data_args.label_column
-    of_decoder: dict[str, object] = {
-        "decoder": model_args.decoder,
-        "decoder_layers": model_args.decoder_layers,
-        "decoder_learning_rate": train_args.decoder_learning_rate,
-    }
-    unused: dict[str, object]
-    if model_args.task in (GENERATION, CTC):
-        unused = {
-            "weight_column": isinstance(data_args.weight_column, dict) or None,
-            "imbalance": train_args.imbalance,
-        }
-        unused |= {"mixup_alpha": train_args.mixup_alpha or None, "problem_type": data_args.problem_type}
-        for key, value in unused.items():
-            if value is not None:
-                raise ValueError(f"{key} is {value!r}, but {model_args.task} writes texts, without classes.")
-    if model_args.task == GENERATION:
-        if model_args.text_encoder is None and model_args.decoder is None:
-            raise ValueError("decoder is missing: where no text_encoder is there to start it from, give --decoder.")
-    else:
-        for key, value in of_decoder.items():
-            if value is not None:
-                raise ValueError(f"{key} is {value!r}, but only the task generation has a decoder.")
-    if model_args.ctc_stride > 1 and model_args.task != CTC:
-        raise ValueError(f"ctc_stride is {model_args.ctc_stride}, but the task is {model_args.task}, not ctc.")
-    if model_args.tokenizer is not None and (model_args.task != CTC or model_args.text_encoder is not None):
-        raise ValueError(
-            f"tokenizer is {model_args.tokenizer!r}: it is for ctc without a text_encoder, which brings its own."
-        )
-    if model_args.task == CTC:
-        if model_args.audio_encoder is None:
-            raise ValueError("audio_column is missing: ctc writes what is heard.")
-        without: dict[str, object] = {"num_beams": model_args.num_beams > 1, "streaming": data_args.streaming}
-        without |= {"label_smoothing_factor": train_args.label_smoothing_factor > 0}
-        without |= {"predict_with_generate false": not train_args.predict_with_generate}
-        for key, given in without.items():
-            if given:
-                raise ValueError(f"{key} does not go with ctc.")
-    if model_args.task == RETRIEVAL:
-        unused = {"label_column": labels, "weight_column": data_args.weight_column, "imbalance": train_args.imbalance}
-        unused |= {"mixup_alpha": train_args.mixup_alpha or None, "kind_column": data_args.kind_column}
-        for key, value in unused.items():
-            if value is not None:
-                raise ValueError(f"{key} is {value!r}, but retrieval learns from pairs, without labels.")
-        if len(data_args.image_column or []) > 1:
-            raise ValueError(f"retrieval needs one image_column, got {data_args.image_column}.")
+    labels, known = data_args.label_column, task_of_head(model_args.task)
+    named = data_args.problem_type
+    for problem_type in named.values() if isinstance(named, dict) else [named]:
+        if problem_type is not None:
+            task_of(problem_type).check_recipe(model_args, data_args, train_args)
+    for task in TASKS.values():
+        if task is known:
+            task.check_recipe(model_args, data_args, train_args)
+        else:
+            task.check_others(model_args, train_args)
     if isinstance(labels, list):
         if len(set(labels)) < len(labels):
             raise ValueError(f"label_column names a column twice: {labels}.")
-        if model_args.task not in (None, "multi_task"):
+        if model_args.task not in (None, MULTI_TASK):
             raise ValueError(f"task is {model_args.task}, which has one label_column, not {labels}.")
         if train_args.imbalance == "balanced_sampler":
             raise ValueError(f"imbalance balanced_sampler draws rows by one label, and label_column is {labels}.")
@@ -194,7 +149,7 @@ def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args
     several: dict[str, object] = {
         "task_weights": model_args.task_weights,
         "task_weighting": model_args.task_weighting != "fixed",
-        "task multi_task": model_args.task == "multi_task",
+        f"task {MULTI_TASK}": model_args.task == MULTI_TASK,
     }
     several |= {key: isinstance(getattr(data_args, key), dict) for key in ("weight_column", "problem_type")}
     for key, given in several.items():

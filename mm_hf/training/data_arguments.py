@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..models.head_table import PROBLEM_TYPES
 from .values import check_range
 
 
@@ -119,7 +120,7 @@ class DataArguments(DatasetArguments):
         metadata={
             "help": "single_label_classification, multi_label_classification or regression; left out, by the labels. "
             "In a recipe also by column of labels: {tone: regression}.",
-            "choices": ["single_label_classification", "multi_label_classification", "regression"],
+            "choices": PROBLEM_TYPES,
         },
     )
     category_columns: list[str] | None = field(

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,30 +18,10 @@ from ..evaluation import Predictions, multi_task_metrics, predict
 from ..evaluation.texts import TOKEN_ACCURACY
 from ..nonfinite import check_finite, fault_of_answers
 from ..optim import NonFiniteLossError
-from ..tasks import Ctc, Task, task_of
+from ..tasks import Task
 
 
 E = TypeVar("E", bound="Evaluator")
-
-
-def tasks_of(columns: Columns, problem_type: Any, label2id: Any, transcribes: bool = False) -> list[Task]:
-    """What each column of labels asks.
-
-    Args:
-        columns: those in use.
-        problem_type: the name of the task; where `columns.label` is a list, a dict by column.
-        label2id: numbers of the classes by name, None where there are none; a dict by column as above.
-        transcribes: what is written is what is heard.
-    """
-
-    if not isinstance(columns.label, list):
-        problem_type, label2id = {columns.label: problem_type}, {columns.label: label2id}
-    tasks = []
-    for column, name in problem_type.items():
-        numbers: Mapping[str, int] | None = label2id[column]
-        task = task_of(Ctc.name if transcribes else name, None if numbers is None else list(numbers), column)
-        tasks.append(replace(task, weight=columns.weights.get(column)))
-    return tasks
 
 
 @dataclass(kw_only=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..models.head_table import HEAD_TABLE, RETRIEVAL  # noqa: F401
 from ..models.names import shown
 from .recipe_files import parse_yaml
 from .values import checked_value
@@ -11,7 +12,6 @@ from .values import checked_value
 DEFAULT_VISION_ENCODER = "google/vit-base-patch16-224"
 DEFAULT_TEXT_ENCODER = "google-bert/bert-base-uncased"
 DEFAULT_AUDIO_ENCODER = "openai/whisper-tiny"
-RETRIEVAL = "retrieval"  # of the tasks the one without labels
 
 
 def by_name(name: str, hint: Any, form: str, value: Any) -> dict[str, Any] | None:
@@ -145,7 +145,7 @@ class ModelArguments:
             "classification; multi_task where there are several columns of labels; retrieval learns from pairs of "
             "text and picture or sound, without labels; generation writes the text that the label column holds; ctc "
             "writes it down from the sound, letter by letter.",
-            "choices": ["question_answering", "classification", "multi_task", "retrieval", "generation", "ctc"],
+            "choices": [head.task for head in HEAD_TABLE],
         },
     )
     decoder: str | None = field(

@@ -109,12 +109,7 @@ class Run(Evaluator):
 
     def classes(self) -> list:
         """The class of each training row, or the list of its classes where there are several."""
-        labels = self.labels("train")
-        if self.problem_type == "single_label_classification":
-            return labels.tolist()
-        if self.problem_type == "multi_label_classification":
-            return [[number for number, value in enumerate(row) if value > 0.5] for row in labels.tolist()]
-        raise ValueError(f"imbalance is for classes; the problem is {self.problem_type}.")
+        return self.task.row_classes(self.labels("train"))
 
 
 def build_optimizer(model: MMFusionPreTrainedModel, args: TrainArguments) -> torch.optim.Optimizer:

@@ -11,7 +11,7 @@ from datasets import Dataset
 from PIL import Image
 
 from ..checkpoints import clear_staging
-from ..data import BadRowError, MultimodalCollator, Rows, label_tensor
+from ..data import BadRowError, MultimodalCollator, Rows
 from ..data.modalities import READERS
 from ..evaluation import (
     figure,
@@ -20,20 +20,15 @@ from ..evaluation import (
     plot_curves,
     plot_predictions,
 )
-from ..models.configuration_mm_fusion import CUSTOM_PIPELINES, PRETRAINED_MODALITIES
-from ..models.generation_mm_fusion import GENERATION
+from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES
+from ..models.head_table import CUSTOM_PIPELINES, HUB_TASKS
+from ..models.tasks import CLASSES, NUMBERS, label_kind_of
 from ..models.text import Text
-from ..tasks import TASKS, task_of
+from ..tasks import Task, task_of
 from .run_folder import write_json
 
 
 CARD = resources.files("mm_hf.evaluation") / "card.md"  # the template of a model card
-# Of the pipelines' names those that are tasks of the Hub, and the modalities that they take.
-HUB_TASKS = {
-    "visual-question-answering": {"vision", "text"},
-    "image-to-text": {"vision"},
-    "automatic-speech-recognition": {"audio"},
-}
 ENCODER_KEYS = [f"{modality}_encoder" for modality in PRETRAINED_MODALITIES]
 
 
@@ -54,8 +49,8 @@ def write_run(output_dir: Path, model, collator: MultimodalCollator, splits, log
     """
     plot_curves(history, output_dir / "curves.png")
     samples = sample_predictions(model, collator, splits["test"], logits)
-    kinds = problem_types(model, collator).values()
-    note = next((TASKS[kind].note for kind in kinds if TASKS[kind].note), None)
+    tasks = tasks_of(model, collator)
+    note = next((task.note for task in tasks if task.note), None)
     plot_predictions(samples, output_dir / "predictions.png", note=note, no_picture=no_picture(collator))
     recipe, tag = results["recipe"], pipeline_tag(model)
     with resources.as_file(CARD) as template:
@@ -70,11 +65,12 @@ def write_run(output_dir: Path, model, collator: MultimodalCollator, splits, log
             model_class=type(model).__name__,
             encoders=encoders_of(recipe),
             parameters=round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
-            labels=list(model.config.id2label.values()),
-            writes=collator.problem_type == GENERATION,
+            answers={task.column: task.answer_in_words for task in tasks},
+            numbers=not model.config.tasks and any(label_kind_of(task.name) == NUMBERS for task in tasks),
+            writes=any(task.writes for task in tasks),
             searches=collator.pair_ids,
-            tasks={name: task.labels for name, task in model.config.task_heads.items()} if model.config.tasks else {},
-            problem_types=problem_types(model, collator),
+            tasks={task.column: task.names for task in tasks} if model.config.tasks else {},
+            problem_types={task.column: task.problem_type for task in tasks},
             figure=figure,
             rows={split: len(part) if isinstance(part, Dataset) else "streamed" for split, part in splits.items()},
         )
@@ -105,23 +101,20 @@ def pipeline_tag(model) -> str | None:
 def sample_predictions(model, collator: MultimodalCollator, split, logits, count: int = 12) -> list[tuple]:
     """Test rows drawn at random, of one label a row up to a third of them wrong ones if there are, as
     `plot_predictions` takes them: answer and truth in words, and whether the answer is right."""
-    kinds = problem_types(model, collator)
     if collator.pair_ids:
         return sample_finds(collator, split, logits, count)
+    tasks, several = tasks_of(model, collator), model.config.tasks is not None
+    writes = any(task.writes for task in tasks)
     order = list(range(len(split)))
     random.Random(0).shuffle(order)
     chosen = order[:count]
     found: dict[str, list[tuple[str, str | None, bool | None]]] = {}
-    for name, kind in kinds.items() if collator.problem_type != GENERATION else []:
-        several = model.config.tasks is not None
-        label2id = (collator.label2id or {}).get(name) if several else collator.label2id
+    for task in tasks if not writes else []:
+        name = str(task.column)
         bad: list[BadRowError] = []  # they are missing labels here
         rows = Rows(split.select_columns([name]), "test").__getitems__(range(len(split)))
-        labels = label_tensor(rows, name, label2id, kind, bad)
-        id2label = model.config.id2label
-        names = model.config.task_heads[name].labels if several else [id2label[key] for key in range(len(id2label))]
-        found[name] = task_of(kind, names).judged(logits[name] if several else logits, labels)
-    if list(kinds.values()) == ["single_label_classification"]:
+        found[name] = task.judged(logits[name] if several else logits, task.label_tensor(rows, bad))
+    if [label_kind_of(task.name) for task in tasks] == [CLASSES]:
         (judgements,) = found.values()
         wrong = [row for row in order if judgements[row][2] is False][: count // 3]
         chosen = wrong + [row for row in order if judgements[row][2]][: count - len(wrong)]
@@ -129,27 +122,28 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
     for row in Rows(split, "test").__getitems__(chosen):
         place = row["row_id"]
         looks = picture_and_text(row, collator)
-        if collator.problem_type == GENERATION:
+        if writes:
             target = collator.targets([row], bad=[])
             texts = [*collator.texts_of(torch.stack([logits[place]])), *collator.texts_of(target)]
             samples.append((*looks, *(text or "–" for text in texts)))
             continue
-        answers, truths, rights = zip(*(found[name][place] for name in kinds))
+        answers, truths, rights = zip(*(judgements[place] for judgements in found.values()))
         known = any(truth is not None for truth in truths)
         truth = "; ".join("–" if truth is None else truth for truth in truths) if known else None
-        said = [f"{name}: {answer}" for name, answer in zip(kinds, answers)] if len(kinds) > 1 else answers
+        said = [f"{name}: {answer}" for name, answer in zip(found, answers)] if len(found) > 1 else answers
         samples.append((*looks, "; ".join(said), truth, all(right is not False for right in rights)))
     return samples
 
 
-def problem_types(model, collator: MultimodalCollator) -> dict[str, str]:
-    """By label column the type of its problem; nothing for a search."""
+def tasks_of(model, collator: MultimodalCollator) -> list[Task]:
+    """By label column what is asked; nothing for a search."""
     if collator.pair_ids:
-        return {}
-    if collator.problem_type != GENERATION and model.config.tasks is not None:
-        return {name: task.problem_type for name, task in model.config.task_heads.items()}
+        return []
+    if model.config.tasks is not None:
+        return [task_of(head.name, head.labels, name) for name, head in model.config.task_heads.items()]
     (column,) = collator.columns.labels
-    return {column: str(collator.problem_type)}
+    names = None if collator.label2id is None else list(collator.label2id)
+    return [task_of(str(collator.problem_type), names, column)]
 
 
 def no_picture(collator: MultimodalCollator) -> str:

@@ -1,6 +1,5 @@
 """The parts of a data set: loaded and cut, their labels understood, every row looked at before any is used."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,18 +7,16 @@ from typing import Any
 from datasets import Dataset, IterableDataset, List
 
 from ..checkpoints import list_checkpoints
-from ..data import BadRowError, Columns, classes_to_write, labels_of, load_splits, normalise_labels
+from ..data import BadRowError, Columns, labels_of, load_splits, normalise_labels
 from ..data.files_read import cache_folder, files_of
 from ..data.item_files import find_picture
 from ..data.modalities import READERS
 from ..data.rows import rows_by_path
-from ..models.ctc_mm_fusion import CTC
-from ..models.generation_mm_fusion import GENERATION
 from ..models.losses import count_labels
 from ..models.names import did_you_mean
+from ..tasks import Task, task_of, task_of_head
 from .data_arguments import DataArguments, DatasetArguments
 from .evaluator import Evaluator
-from .model_arguments import RETRIEVAL
 from .run_folder import read_rows_of
 
 
@@ -83,42 +80,38 @@ def load_parts(
 
 
 def read_labels(
-    splits: dict[str, Any], columns: Columns, data_args: DataArguments, task: str | None
-) -> tuple[dict[str, Any], Any, Any, Any]:
-    """What the labels mean to a task of the recipe.
+    splits: dict[str, Any], columns: Columns, data_args: DataArguments, head: str | None
+) -> tuple[dict[str, Any], list[Task]]:
+    """What the labels mean.
+
+    Args:
+        splits: as `load_parts` gives them.
+        columns: those in use.
+        data_args: of the recipe.
+        head: the recipe's key `task`.
 
     Returns:
-        the parts, with the same classes in all of them; names of the classes, None where there are none; the problem
-        type, see `Evaluator`; numbers of the classes by name. Of several tasks the latter three are dicts by column.
+        the parts, with the same classes in all of them, and the task of each column of labels; of a search the one
+        that has none.
 
     Raises:
         ValueError: see `labels_by_column`.
     """
-    if task == RETRIEVAL:
-        return splits, None, RETRIEVAL, None
-    if task in (GENERATION, CTC):
-        (column,) = columns.labels
-        label2id = classes_to_write(splits["train"].features, column)
-        written = None if label2id is None else list(label2id)
-        return normalise_labels(splits, {column: written}) if written else splits, written, GENERATION, label2id
-    names, problem_types = labels_by_column(splits, columns, data_args)
-    splits = normalise_labels(splits, names)
-    numbers = {column: numbers_of(found) for column, found in names.items()}
-    if isinstance(columns.label, list):
-        return splits, names, problem_types, numbers
-    (column,) = columns.labels
-    return splits, names[column], problem_types[column], numbers[column]
-
-
-def numbers_of(names: Sequence[str] | None) -> dict[str, int] | None:
-    """By its name the number of each class; None where there are none."""
-    return {name: number for number, name in enumerate(names)} if names else None
+    known = task_of_head(head)
+    if known is not None:
+        tasks = [known.learn(splits, column) for column in columns.labels] or [known.learn(splits, None)]
+    else:
+        tasks = labels_by_column(splits, columns, data_args)
+    for task in tasks:
+        task.weight = columns.weights.get(str(task.column))
+    names = {str(task.column): task.names for task in tasks if known is None or task.names}
+    return normalise_labels(splits, names) if names else splits, tasks  # type: ignore[arg-type]
 
 
 def labels_by_column(
     splits: dict[str, Dataset | IterableDataset], columns: Columns, data_args: DataArguments
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What each column of labels means: the names of its classes, and the problem type.
+) -> list[Task]:
+    """What each column of labels means.
 
     Raises:
         ValueError: see `labels_of`; a problem type for a column that holds no labels.
@@ -136,8 +129,7 @@ def labels_by_column(
             raise ValueError(
                 f"Column {column!r} has a single class, {classes[0]!r}: there is nothing to learn. Name another label."
             )
-    names = {column: classes for column, (classes, _) in found.items()}
-    return names, {column: problem_type for column, (_, problem_type) in found.items()}
+    return [task_of(problem_type, classes, column) for column, (classes, problem_type) in found.items()]
 
 
 def check_rows(run: Evaluator):

@@ -13,14 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from transformers import AutoConfig
 
-from .. import (
-    MMFusionConfig,
-    MMFusionForConditionalGeneration,
-    MMFusionForCTC,
-    MMFusionForRetrieval,
-    MMFusionPreTrainedModel,
-    MMFusionProcessor,
-)
+from .. import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
 from ..checkpoints import fault_of, list_checkpoints
 from ..models.configuration_mm_fusion import (
     MODALITY_CONFIGS,
@@ -28,13 +21,12 @@ from ..models.configuration_mm_fusion import (
     check_source,
     part_of_composite,
 )
-from ..models.ctc_mm_fusion import CTC
 from ..models.files import read_json
-from ..models.generation_mm_fusion import GENERATION
 from ..parts import class_of
+from ..tasks import task_of_head
 from .data_arguments import COLUMN_OF, DataArguments
-from .heads import TASK_OF
-from .model_arguments import RETRIEVAL, ModelArguments
+from .heads import TASK_OF, task_of_class
+from .model_arguments import ModelArguments
 from .run_folder import is_begun, read_recipe_of
 
 
@@ -212,7 +204,8 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
         fixed["series_rnn_type"] = config.series_config.rnn_type
     free |= of_task(start, model_args, data_args)
     names = [name for name in PRETRAINED_MODALITIES if name in there]
-    if start.head == MMFusionForConditionalGeneration.__name__ and (model_args.task or free.get("task")) == GENERATION:
+    writer = task_of_head(model_args.task or free.get("task"))
+    if writer is not None and writer.decodes and task_of_class(start.head) is writer:
         names.append("decoder")
         fixed["decoder_layers"] = getattr(config.decoder_config, "num_hidden_layers", None)
     wrong = {
@@ -245,19 +238,14 @@ def side_of(processor: MMFusionProcessor) -> int | None:
 
 def of_task(start: Start, model_args: ModelArguments, data_args: DataArguments) -> dict[str, Any]:
     """Keys of the head, as the checkpoint has them, where it answers alike."""
-    config, labels = start.config, data_args.label_column
+    labels, known = data_args.label_column, task_of_class(start.head)
     found: dict[str, Any] = {}
-    task = TASK_OF.get(start.head)
-    if model_args.task is None and not isinstance(labels, list) and (task == RETRIEVAL) == (labels is None):
-        needed = {CTC: data_args.audio_column, RETRIEVAL: data_args.text_column}
-        found["task"] = None if task in needed and not needed[task] else task
-    task = model_args.task or found.get("task")
-    if start.head == MMFusionForRetrieval.__name__ and task == RETRIEVAL:
-        found |= {"projection_dim": config.projection_dim, "matching_weight": config.matching_weight}
-    if start.head == MMFusionForCTC.__name__ and task == CTC:
-        found["ctc_stride"] = config.ctc_stride
-        if not data_args.text_column:
-            found["tokenizer"] = start.recipe.get("tokenizer")
+    searches = known is not None and not known.needs_labels
+    if model_args.task is None and not isinstance(labels, list) and searches == (labels is None):
+        fits = known is None or known.can_answer(data_args)
+        found["task"] = TASK_OF.get(start.head) if fits else None
+    if known is not None and task_of_head(model_args.task or found.get("task")) is known:
+        found |= known.head_keys(start, data_args)
     return found
 
 

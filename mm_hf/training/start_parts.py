@@ -26,14 +26,15 @@ from ..checkpoints import begin, publish, writing
 from ..data.rows import SOURCE_ROW
 from ..heads import of_heads, title_of
 from ..models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES, part_of_composite
-from ..models.generation_mm_fusion import GENERATION
 from ..models.modality import MODALITIES
 from ..models.probing import longest_text
 from ..models.sound import limit_seconds
 from ..models.table_schema import KNOWN, UNKNOWN
 from ..parts import class_of, load_parts
+from ..tasks import task_of_head
 from .data_arguments import DataArguments
 from .fresh_heads import fit_fresh_heads
+from .heads import task_of_class
 from .model_arguments import ModelArguments
 from .run import Run
 from .start import ABOUT, Start, columns_there
@@ -81,8 +82,9 @@ def processor_from(
         parts["image_channels"] = old.image_channels
     if "feature_extractor" in parts and model_args.max_audio_seconds is not None:
         limit_seconds(parts["feature_extractor"], model_args.max_audio_seconds)
-    writes = model_args.task == GENERATION
-    if writes and start.head == MMFusionForConditionalGeneration.__name__:
+    known = task_of_head(model_args.task)
+    writes = known is not None and known.decodes
+    if writes and task_of_class(start.head) is known:
         parts["tokenizer"] = old.tokenizer
     new = {name: getattr(model_args, f"{name}_encoder") for name in new_encoders(start, data_args)}
     decoder = model_args.decoder if writes and "tokenizer" not in parts and "text" not in new else None
@@ -240,8 +242,8 @@ def make_model(
         fresh=start.fresh,
         column=columns[0],
         checkpoint_column=columns[1],
-        tokens=tokens[0] if isinstance(model, MMFusionForCTC) else None,
-        checkpoint_tokens=tokens[1] if isinstance(old, MMFusionForCTC) else None,
+        tokens=tokens[0],
+        checkpoint_tokens=tokens[1],
     )
     for name, donor in donors.items():
         model.base_model.encoders[name].load_state_dict(donor.encoders[name].state_dict())

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .models.contrastive import world_size
 from .models.modeling_mm_fusion import MMFusionForClassification
 from .models.modeling_outputs import TokenStates
-from .models.pairs import world_size
 
 
 class GradientModulation:

@@ -8,7 +8,7 @@ from torch import nn
 
 from .data.collator import MultimodalCollator
 from .data.feature_cache import prepare_readable
-from .data.loading import Rows
+from .data.rows import Rows
 from .models.modeling_outputs import EncoderStates
 from .models.retrieval_mm_fusion import MMFusionForRetrieval
 from .progress_bar import progress_bar

@@ -15,7 +15,7 @@ from torch import nn
 from transformers.utils import logging
 
 from .data.collator import MultimodalCollator
-from .data.loading import Rows
+from .data.rows import Rows
 from .embedding import embed
 from .models.checksums import can_check, checksum_of, checksum_of_bytes
 from .models.retrieval_mm_fusion import MMFusionForRetrieval

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from .data.collator import MultimodalCollator
-from .data.loading import Rows
+from .data.rows import Rows
 from .embedding import embed, encode
 from .evaluation.ranking import RECALLS, ranking_metrics, ranks
 from .gallery import Gallery, empty_index, fingerprint

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel, Seq2SeqTrainingArguments, TrainingArgu
 from transformers.trainer import logger
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
+from .data.batch_loader import BatchLoader
 from .data.collator import MultimodalCollator
-from .data.loader import BatchLoader
-from .data.loading import Rows
 from .data.plain_datasets import classes_by_name, rows_of
+from .data.rows import Rows
 from .data.streaming import StreamBatches
 from .evaluation.prediction import predict
 from .models.losses import count_items

@@ -24,8 +24,9 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from ..data import Rows
-from ..data.loading import SOURCE_ROW
+from ..data.rows import SOURCE_ROW
 from ..evaluation import Predictions, answers_of, has_label, ranks, rounded, targets_of
+from ..evaluation.html_report import write_html
 from ..evaluation.outcomes import (
     MeasuredRows,
     Outcome,
@@ -36,7 +37,6 @@ from ..evaluation.outcomes import (
     paired_table,
     sign_words,
 )
-from ..evaluation.page import write_html
 from ..evaluation.paired import NOTE
 from ..models.generation_mm_fusion import GENERATION
 from ..training.data_arguments import DatasetArguments

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 import mm_hf
 
 from ..data import GroupedBatchSampler, Rows
-from ..data.loading import SOURCE_ROW
+from ..data.rows import SOURCE_ROW
 from ..evaluation import (
     Predictions,
     TextTable,
@@ -43,7 +43,7 @@ from ..evaluation import (
     targets_of,
     write_page,
 )
-from ..evaluation.page import PICTURES
+from ..evaluation.html_report import PICTURES
 from ..progress_bar import progress_bar
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator, OtherPictures

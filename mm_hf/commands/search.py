@@ -26,7 +26,7 @@ from transformers.utils import logging
 from .. import MMFusionConfig, MMFusionForRetrieval, MMFusionProcessor
 from ..data import Columns, MultimodalCollator, Rows, data_root_of, load_splits
 from ..data.all_rows import PART, AllRows, rows_of_all
-from ..data.loading import SOURCE_ROW
+from ..data.rows import SOURCE_ROW
 from ..evaluation import (
     bootstrap,
     chance_recall,

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoTokenizer
 from .. import MMFusionPreTrainedModel, MMFusionProcessor
 from ..adapters import add_lora, merge_lora
 from ..data import BadRowError, Columns, Rows, label_statistics, letter_tokenizer, names_of_classes, word_tokenizer
-from ..data.loading import SOURCE_ROW
+from ..data.rows import SOURCE_ROW
 from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES, part_of_composite
 from ..models.finite import kind_of_texts
 from ..models.names import did_you_mean

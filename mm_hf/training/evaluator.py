@@ -13,7 +13,7 @@ from datasets import Dataset, IterableDataset
 
 from .. import MMFusionPreTrainedModel, MMFusionProcessor
 from ..data import BadRowError, BadRows, BatchLoader, Columns, MultimodalCollator, Rows, label_tensor
-from ..data.loading import SOURCE_ROW
+from ..data.rows import SOURCE_ROW
 from ..evaluation import (
     Predictions,
     classification_metrics,

@@ -25,8 +25,8 @@ from ..data import (
     names_of_classes,
     normalise_labels,
 )
-from ..data.loading import SOURCE_ROW
 from ..data.readers import PART_OF
+from ..data.rows import SOURCE_ROW
 from ..models.configuration_mm_fusion import check_source
 from ..models.ctc_mm_fusion import CTC
 from ..models.files import read_json

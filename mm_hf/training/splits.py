@@ -13,7 +13,7 @@ from ..data import BadRowError, Columns, classes_to_write, labels_of, load_split
 from ..data.column_types import STRINGS, count_values
 from ..data.decoding import find_picture
 from ..data.files_read import cache_folder, files_of
-from ..data.loading import rows_by_path
+from ..data.rows import rows_by_path
 from ..models.ctc_mm_fusion import CTC
 from ..models.finite import is_code, kind_of_texts, read_number
 from ..models.generation_mm_fusion import GENERATION

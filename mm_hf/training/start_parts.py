@@ -23,7 +23,7 @@ from .. import (
     TabularConfig,
 )
 from ..checkpoints import begin, publish, writing
-from ..data.loading import SOURCE_ROW
+from ..data.rows import SOURCE_ROW
 from ..heads import of_heads, title_of
 from ..models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES, part_of_composite
 from ..models.generation_mm_fusion import GENERATION

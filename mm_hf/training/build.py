@@ -10,13 +10,15 @@ from .. import MMFusionPreTrainedModel, MMFusionProcessor
 from ..adapters import add_lora, merge_lora
 from ..data import BadRowError, Columns, Rows, label_statistics, letter_tokenizer, names_of_classes, word_tokenizer
 from ..data.rows import SOURCE_ROW
-from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES, part_of_composite
+from ..models.configuration_mm_fusion import part_of_composite
 from ..models.finite import kind_of_texts
 from ..models.names import did_you_mean
 from ..models.probing import longest_text
 from ..models.recurrent import RecurrentConfig
 from ..models.series import SeriesScaler, as_steps, has_no_steps
 from ..models.tabular import TableSchema, TabularConfig
+from ..models.text import Text
+from .by_modality import columns_by_modality, encoder_of, places_of, poolings_of, pretrained_modalities
 from .data_arguments import DataArguments
 from .heads import HEADS
 from .model_arguments import ModelArguments
@@ -42,7 +44,7 @@ def build_processor(
     """The encoders' own processors, with the sizes that the recipe asks for, and what the columns of the table and the
     channels of time series are like in the training part. Bad values of these are passed over: `check_rows` tells
     them. Of a run that starts from a checkpoint, the processor of that, as far as it fits."""
-    encoders = {name: getattr(model_args, f"{name}_encoder") for name in PRETRAINED_MODALITIES}
+    encoders = {name: encoder_of(model_args, name) for name in pretrained_modalities()}
     schema, train = None, splits["train"]
     if data_args.table_columns:
         names = names_of_classes(train.features, data_args.table_columns)
@@ -73,7 +75,7 @@ def build_processor(
     if data_args.max_text_length is not None:
         longest = data_args.max_text_length
         if model_args.text_encoder is not None:  # nothing is longer than what the encoder can place
-            config = part_of_composite(AutoConfig.from_pretrained(model_args.text_encoder), "text")
+            config = part_of_composite(AutoConfig.from_pretrained(model_args.text_encoder), Text.name)
             longest = min(longest, longest_text(config) or longest)
         processor.tokenizer.model_max_length = longest
     return processor
@@ -219,7 +221,7 @@ def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
             rnn_type=args.series_rnn_type, input_size=scaler.channels, hidden_size=width
         )
     return head_of(run).from_encoders_pretrained(
-        **{name: getattr(args, f"{name}_encoder") for name in PRETRAINED_MODALITIES},
+        **{name: encoder_of(args, name) for name in pretrained_modalities()},
         **own,
         max_audio_seconds=args.max_audio_seconds,
         image_size=args.image_size,
@@ -238,11 +240,11 @@ def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
         },
         vision_feature_layer=args.vision_feature_layer,
         vision_feature_join=args.vision_feature_join,
-        pooling={"text": args.text_pooling} if args.text_pooling else None,
+        pooling=poolings_of(args, columns_by_modality(run.data_args)),
         freeze_encoders=args.freeze_encoders,
         trained_layers=args.trained_layers,
         classifier_dropout=args.classifier_dropout,
-        num_images=max(1, len(run.collator.parts["vision"])),
+        **places_of(run.collator.parts),
         **({"attn_implementation": args.attn_implementation} if args.attn_implementation else {}),
         mixup_alpha=run.train_args.mixup_alpha,
         **head_arguments(run, losses),

@@ -25,19 +25,22 @@ from ..evaluation import (
     plot_curves,
     plot_predictions,
 )
-from ..models.configuration_mm_fusion import CUSTOM_PIPELINES, PRETRAINED_MODALITIES
+from ..models.configuration_mm_fusion import CUSTOM_PIPELINES
 from ..models.generation_mm_fusion import GENERATION
+from ..models.sound import Sound
+from ..models.text import Text
+from ..models.vision import Vision
+from .by_modality import pretrained_modalities
 from .run_folder import write_json
 
 
 CARD = resources.files("mm_hf.evaluation") / "card.md"  # the template of a model card
 # Of the pipelines' names those that are tasks of the Hub, and the modalities that they take.
 HUB_TASKS = {
-    "visual-question-answering": {"vision", "text"},
-    "image-to-text": {"vision"},
-    "automatic-speech-recognition": {"audio"},
+    "visual-question-answering": {Vision.name, Text.name},
+    "image-to-text": {Vision.name},
+    "automatic-speech-recognition": {Sound.name},
 }
-ENCODER_KEYS = [f"{modality}_encoder" for modality in PRETRAINED_MODALITIES]
 
 
 def short_name(place: str) -> str:
@@ -91,7 +94,9 @@ def write_run(output_dir: Path, model, collator: MultimodalCollator, splits, log
 
 def encoders_of(recipe: dict[str, Any]) -> dict[str, str]:
     """What the model was composed of, by part."""
-    found = {key: Path(recipe[key]).name for key in (*ENCODER_KEYS, "decoder") if recipe[key]}
+    sources = {f"{name}_encoder": source for name, source in (recipe.get("encoders") or {}).items()}
+    sources |= {key: recipe.get(key) for key in (*(f"{name}_encoder" for name in pretrained_modalities()), "decoder")}
+    found = {key: Path(source).name for key, source in sources.items() if source}
     if recipe["table_columns"]:
         found["table encoder"] = "a token a column"
     if recipe["series_column"]:

@@ -25,8 +25,11 @@ from ..evaluation import (
     predict,
     verdict,
 )
+from ..models.text import Text
+from ..models.vision import Vision
 from ..nonfinite import check_finite
 from .build import merge_adapters
+from .by_modality import column_keys
 from .evaluator import Evaluator, OtherPictures, evaluate, report_of
 from .provenance import commit_or_version, hardware, versions
 from .recipe import recipe_of
@@ -155,7 +158,6 @@ def measure_floors(run: Run, fit: Fit) -> list[Floor]:
     """
     floors: list[Floor] = []
     modalities = run.model.config.modalities
-    names = {"vision": "image_only", "tabular": "table_only"}
     for modality in modalities if len(modalities) > 1 else []:
         alone = dataclasses.replace(run.collator, absent=dict.fromkeys(set(modalities) - {modality}))
         args = copy.copy(run.train_args)
@@ -170,8 +172,8 @@ def measure_floors(run: Run, fit: Fit) -> list[Floor]:
         model = run.build().to(run.accelerator.device)
         fit(run, model, alone, args)
         _, report = evaluate(run, model, alone, "test")
-        floors += floor_of(run, names.get(modality, f"{modality}_only"), report)
-    if {"vision", "text"} <= set(modalities):
+        floors += floor_of(run, f"{column_keys(modality)[0].rpartition('_')[0]}_only", report)
+    if {Vision.name, Text.name} <= set(modalities):
         generator = torch.Generator().manual_seed(run.train_args.seed)
         order = torch.randperm(len(run.splits["test"]), generator=generator).tolist()
         shuffled = OtherPictures(run.splits["test"], "test", run.columns, order)

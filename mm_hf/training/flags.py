@@ -94,7 +94,11 @@ class ArgumentParser(argparse.ArgumentParser):
         given = {name: value for name, value in vars(namespace).items() if value is not NOT_GIVEN}
         below = {name: self.get_default(name) for name in vars(namespace)}
         short = short_forms(given, below)
-        of_yaml = {name: value for name, value in short.items() if name not in given or isinstance(value, dict | list)}
+        of_yaml = {
+            name: value
+            for name, value in short.items()
+            if value is not given.get(name) or isinstance(value, dict | list)
+        }
         values, found = over(below, {**short, **checked_values(of_yaml, self.groups)}), []
         for group in self.groups:
             found.append(group(**{key.name: values.pop(key.name) for key in fields(group)}))

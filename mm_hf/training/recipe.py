@@ -18,7 +18,7 @@ from .model_arguments import ModelArguments
 from .recipe_files import RECIPE_ENDINGS, read_recipe
 from .recipe_or_data import name_of_data, recipe_or_data
 from .train_arguments import TrainArguments
-from .values import checked_values
+from .values import checked_value, checked_values
 
 
 ALL_ARGUMENTS = (ModelArguments, DataArguments, TrainArguments)
@@ -84,7 +84,7 @@ def parse_arguments(
             parser.set_defaults(**checked_values(values, ALL_ARGUMENTS))
             name = recipe.name.rsplit(".", 1)[0]
     except (OSError, ValueError) as error:
-        parser.error(f"recipe {source}: {error}" if source.lower().endswith(RECIPE_ENDINGS) else str(error))
+        parser.error(f"recipe {source}: {error}" if str(source).lower().endswith(RECIPE_ENDINGS) else str(error))
     if data is not None:
         if parsed.dataset not in (None, data):
             parser.error(f"the data are named twice, as {data!r} and as --dataset {parsed.dataset!r}: keep one.")
@@ -128,7 +128,8 @@ def import_first(files: Iterable[str] | None, recipe: Path | None):
     """
     if files is None and recipe is not None:
         values = read_recipe(recipe)
-        files = [str(file) for file in listed(values.get(IMPORT, values.get(IMPORT_FILES)))]
+        key = IMPORT if IMPORT in values else IMPORT_FILES
+        files = None if values.get(key) is None else checked_value(key, list[str], values[key])
     if files:
         from ..data.imported import import_files  # loads torch
 

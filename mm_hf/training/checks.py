@@ -15,6 +15,7 @@ from .by_modality import (
     column_keys,
     columns_by_modality,
     encoder_of,
+    key_in_use,
     listed,
     modalities,
     poolings_of,
@@ -49,6 +50,9 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
     else:
         needed["label_column"] = data_args.label_column
     named = columns_by_modality(data_args)
+    for name, columns in named.items():
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"{key_in_use(data_args, name)} names a column twice: {columns}.")
     for name in pretrained_modalities():
         if encoder_of(model_args, name) is not None:
             needed[column_keys(name)[0]] = named.get(name)
@@ -141,8 +145,6 @@ def check_table(data_args: DataArguments):
         raise ValueError(
             f"category_columns names {unknown}, but table_columns is {columns}.{did_you_mean(unknown[0], columns)}"
         )
-    if len(set(columns)) < len(columns):
-        raise ValueError(f"table_columns names a column twice: {columns}.")
     for key in ("table_columns", "series_column"):
         named = listed(getattr(data_args, key))
         if told := sorted(set(named) & set(listed(labels))):

@@ -49,7 +49,32 @@ def column_keys(name: str) -> tuple[str, ...]:
 
 def words_for_columns() -> dict[str, str]:
     """Beside the names of modalities what a dict of columns may say: `image` and `video`, by their keys."""
-    return {key.rpartition("_")[0]: key for name in modalities() for key in column_keys(name)}
+    from ..models.modality import MODALITIES
+
+    own = [name for name, modality in MODALITIES.items() if not modality.extra]
+    return {key.rpartition("_")[0]: key for name in own for key in column_keys(name)}
+
+
+def word_of(name: str) -> str:
+    """What floors call a modality: `image`, `table`."""
+    return usual_key(name).rpartition("_")[0] or name
+
+
+def key_of_part(part: str) -> str:
+    """The key of a recipe that names the columns of a part, see `Columns.named`."""
+    return words_for_columns().get(part, "columns" if part in modalities() else f"{part}_column")
+
+
+def short_keys(name: str) -> tuple[str, ...]:
+    """The keys that name a modality's columns and are flags too; none of one from outside: `columns` names these."""
+    from ..models.modality import modality_of
+
+    return () if modality_of(name).extra else column_keys(name)
+
+
+def usual_key(name: str) -> str:
+    """The key that usually names a modality's columns."""
+    return next(iter(short_keys(name)), "columns")
 
 
 def of_rates() -> dict[str, str]:
@@ -117,7 +142,7 @@ FAMILIES = (
     RATES,
     Family("encoders", "{vision: google/vit-base-patch16-224}", "{}_encoder".format),
     Family("pooling", "{text: mean}", "{}_pooling".format, default=""),
-    Family("columns", "{text: [title, body]}", lambda name: column_keys(name)[0], others=words_for_columns),
+    Family("columns", "{text: [title, body]}", lambda name: usual_key(name), others=words_for_columns),
 )
 KEPT = [family.rest or family.key for family in FAMILIES]  # keys of the dicts that are kept
 
@@ -141,7 +166,7 @@ def short_forms(values: Mapping[str, Any], known: Collection[str]) -> dict[str, 
         del found[family.key]
         for name, value in family.spelled(values[family.key]).items():
             short = family.short_form(name)
-            if short not in known:
+            if short not in known or (short == family.key and name != DEFAULT):
                 kept[name] = value
                 continue
             other = None if short == family.key else values.get(short)
@@ -216,8 +241,9 @@ def encoder_of(model_args: Any, name: str) -> Any:
 
 def columns_of(data_args: Any, name: str) -> list[str]:
     """The columns of a modality in a recipe; "" is a place that no column fills."""
-    short = [column for key in column_keys(name) for column in listed(getattr(data_args, key, None))]
-    return short or listed((data_args.columns or {}).get(name))
+    if name in (data_args.columns or {}):
+        return list(data_args.columns[name])
+    return [column for key in short_keys(name) for column in listed(getattr(data_args, key))]
 
 
 def columns_by_modality(data_args: Any) -> dict[str, list[str]]:
@@ -228,15 +254,17 @@ def columns_by_modality(data_args: Any) -> dict[str, list[str]]:
 
 def key_in_use(data_args: Any, name: str) -> str:
     """The key that names the columns of a modality."""
-    return next((key for key in column_keys(name) if any(listed(getattr(data_args, key, None)))), "columns")
+    return next((key for key in short_keys(name) if any(listed(getattr(data_args, key)))), "columns")
 
 
 def missing_columns(data_args: Any, names: Collection[str]) -> list[str]:
     """The flags of those of these modalities whose columns nobody names; "" says that there is none."""
-    keys = {name: column_keys(name) for name in names}
-    known = {name for name in names if (data_args.columns or {}).get(name) is not None}
-    known |= {name for name in names if any(getattr(data_args, key, None) is not None for key in keys[name])}
-    return [f"--{keys[name][0]}" for name in names if name not in known]
+    missing = []
+    for name in names:
+        keys = short_keys(name)
+        if name not in (data_args.columns or {}) and all(getattr(data_args, key) is None for key in keys):
+            missing.append(f"--{keys[0]}" if keys else f'--columns "{{{name}: …}}"')
+    return missing
 
 
 def places_of(parts: Mapping[str, list[str]]) -> dict[str, Any]:

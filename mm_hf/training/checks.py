@@ -12,7 +12,6 @@ from ..models.names import did_you_mean
 from ..prepare.places import how_to_make
 from .by_modality import (
     DEFAULT,
-    column_keys,
     columns_by_modality,
     encoder_of,
     key_in_use,
@@ -20,6 +19,7 @@ from .by_modality import (
     modalities,
     poolings_of,
     pretrained_modalities,
+    usual_key,
 )
 from .data_arguments import DataArguments
 from .default_encoders import default_encoder
@@ -55,9 +55,9 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
             raise ValueError(f"{key_in_use(data_args, name)} names a column twice: {columns}.")
     for name in pretrained_modalities():
         if encoder_of(model_args, name) is not None:
-            needed[column_keys(name)[0]] = named.get(name)
+            needed[usual_key(name)] = named.get(name)
     if not named and not any(encoder_of(model_args, name) for name in pretrained_modalities()):
-        needed[" or ".join(column_keys(name)[0] for name in modalities())] = None
+        needed[" or ".join(dict.fromkeys(map(usual_key, modalities())))] = None
     for key, value in needed.items():
         if not value:
             raise ValueError(f"{key} is missing: give it in the recipe or as --{key.split()[0]}.")

@@ -29,7 +29,7 @@ from ..models.text import Text
 from ..models.vision import Vision
 from ..nonfinite import check_finite
 from .build import merge_adapters
-from .by_modality import column_keys
+from .by_modality import word_of
 from .evaluator import Evaluator, OtherPictures, evaluate, report_of
 from .provenance import commit_or_version, hardware, versions
 from .recipe import recipe_of
@@ -172,7 +172,7 @@ def measure_floors(run: Run, fit: Fit) -> list[Floor]:
         model = run.build().to(run.accelerator.device)
         fit(run, model, alone, args)
         _, report = evaluate(run, model, alone, "test")
-        floors += floor_of(run, f"{column_keys(modality)[0].rpartition('_')[0]}_only", report)
+        floors += floor_of(run, f"{word_of(modality)}_only", report)
     if {Vision.name, Text.name} <= set(modalities):
         generator = torch.Generator().manual_seed(run.train_args.seed)
         order = torch.randperm(len(run.splits["test"]), generator=generator).tolist()

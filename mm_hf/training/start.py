@@ -26,6 +26,7 @@ from ..models.configuration_mm_fusion import check_source, part_of_composite
 from ..models.ctc_mm_fusion import CTC
 from ..models.files import read_json
 from ..models.generation_mm_fusion import GENERATION
+from ..models.modality import modality_of
 from ..models.series import Series
 from ..models.sound import Sound
 from ..models.text import Text
@@ -169,6 +170,10 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
         ValueError: keys that were given with other values, or no modality in common.
     """
     config, processor = start.config, start.processor
+    if strange := [name for name in columns_there(data_args) if modality_of(name).extra]:
+        raise ValueError(
+            f"init_from does not go with modalities from outside mm_hf, {strange}: leave it, or their columns, out."
+        )
     there = [name for name in columns_there(data_args) if name in config.modalities]
     if not there:
         raise ValueError(

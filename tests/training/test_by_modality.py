@@ -5,7 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from mm_hf.training.by_modality import columns_by_modality, missing_columns, places_of, poolings_of
+from mm_hf.models.modality import MODALITIES, Modality
+from mm_hf.training.by_modality import (
+    columns_by_modality,
+    encoder_of,
+    missing_columns,
+    places_of,
+    poolings_of,
+    word_of,
+)
 from mm_hf.training.checks import check_arguments
 from mm_hf.training.model_arguments import ModelArguments
 from mm_hf.training.recipe import given_keys, parse_arguments, recipe_of
@@ -179,4 +187,37 @@ def test_what_a_recipe_says_of_each_modality():
     assert train_args.encoder_learning_rates["vision"] == train_args.learning_rate / 5
     assert places_of({"vision": ["a", "b"], "text": ["c"]}) == {"num_images": 2}
     assert places_of({"text": ["c", "d"], "tabular": ["e", "f"]}) == {"num_images": 1, "places": {"text": 2}}
-    assert columns_by_modality(SimpleNamespace(columns={}, image_column=[""])) == {}
+    nothing = {**vars(data_args), "columns": {}, "image_column": [""], "text_column": "", "video_column": None}
+    assert columns_by_modality(SimpleNamespace(**nothing)) == {}
+
+
+def test_a_modality_from_outside(parse, monkeypatch):
+    class Point(Modality):
+        name = "point"
+        extra = True
+        pretrained = True
+
+    monkeypatch.setitem(MODALITIES, "point", Point())
+    found = parse(
+        "columns: {point: [lat, lon], text: a}\nlearning_rate: {default: 1, point: 2}\nencoders: {point: x}\n"
+        "freeze_encoders: {default: true, point: false}\n"
+    )
+    assert found == {
+        "columns": {"point": ["lat", "lon"]},
+        "text_column": "a",
+        "learning_rate": 1.0,
+        "extra_learning_rates": {"point": 2.0},
+        "encoders": {"point": "x"},
+        "freeze_encoders": {"default": True, "point": False},
+    }
+    flags = ["--columns", "{point: [lat, lon], text: a}", "--learning_rate", "{point: 2}", "--encoders", "{point: x}"]
+    model_args, data_args, train_args = groups_of(*flags, "--freeze_encoders", "{default: yes, point: no}")
+    assert columns_by_modality(data_args) == {"text": ["a"], "point": ["lat", "lon"]}
+    assert train_args.encoder_learning_rates["point"] == 2
+    assert model_args.freeze_encoders == ["text"]
+    assert encoder_of(model_args, "point") == "x"
+    data_args.columns = None
+    assert missing_columns(data_args, ["point"]) == ['--columns "{point: …}"']
+    assert [word_of(name) for name in ("vision", "tabular", "point")] == ["image", "table", "point"]
+    with pytest.raises(ValueError, match="point"):
+        groups_of("--columns", "{point: [a, b]}")  # it has no usual encoder

@@ -10,7 +10,7 @@ from ...data import Columns
 from ...models.files import read_json
 from ...models.modality import modality_of
 from ...models.names import did_you_mean
-from ...training.by_modality import column_keys, columns_by_modality, key_in_use, listed, missing_columns
+from ...training.by_modality import columns_by_modality, key_in_use, listed, missing_columns, short_keys
 from ...training.data_arguments import keep_plain
 from ...training.heads import HEADS
 from ...training.model_arguments import RETRIEVAL
@@ -96,7 +96,7 @@ def columns_of(run: str, data_args: Any, config: MMFusionConfig, processor: MMFu
     if not named:
         raise ValueError(f"No column is left of which {run} could say anything: it reads {config.modalities}.")
     for name in named:
-        if modality_of(name).several_places:
+        if modality_of(name).several_places and not modality_of(name).extra:
             fill_places(run, asked, name, config)
     table = [column for column in asked.table_columns or [] if column]
     if schema is not None and (unknown := [column for column in table if column not in schema.columns]):
@@ -112,7 +112,7 @@ def fill_places(run: str, asked: Any, name: str, config: MMFusionConfig):
         ValueError: more or fewer columns than the model has places. Beside a column of videos, their frames take
             those that are left.
     """
-    key, *others = column_keys(name)
+    key, *others = short_keys(name)
     # A config knows the places of others than pictures once the model's half of this is there.
     known = getattr(config, "places_of", lambda _: config.num_images)
     given, places = listed(getattr(asked, key, None)), known(name)

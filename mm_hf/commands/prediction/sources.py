@@ -28,7 +28,7 @@ from ...data.sources import find_files, named_parts, open_source, prepare
 from ...models.finite import DIGITS, is_code, read_number
 from ...models.names import did_you_mean
 from ...models.tabular import TableSchema
-from ...training.by_modality import words_for_columns
+from ...training.by_modality import key_of_part
 from .output import MISFITS
 
 
@@ -326,7 +326,7 @@ def check_columns(columns: Columns, header: list[str], name: str, there: list[st
     """
     for part, column in needed(columns):
         if column not in there:
-            key = words_for_columns().get(part, f"{part}_column")
+            key = key_of_part(part)
             without = "with the others" if key.endswith("_columns") else '""'
             raise Unreadable(
                 f"Unknown column {column!r} (given as {key}) of {name}: it has {header}."

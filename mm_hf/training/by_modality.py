@@ -55,11 +55,6 @@ def words_for_columns() -> dict[str, str]:
     return {key.rpartition("_")[0]: key for name in own for key in column_keys(name)}
 
 
-def word_of(name: str) -> str:
-    """What floors call a modality: `image`, `table`."""
-    return usual_key(name).rpartition("_")[0] or name
-
-
 def key_of_part(part: str) -> str:
     """The key of a recipe that names the columns of a part, see `Columns.named`."""
     return words_for_columns().get(part, "columns" if part in modalities() else f"{part}_column")

@@ -25,11 +25,8 @@ from ..evaluation import (
     predict,
     verdict,
 )
-from ..models.text import Text
-from ..models.vision import Vision
 from ..nonfinite import check_finite
 from .build import merge_adapters
-from .by_modality import word_of
 from .evaluator import Evaluator, OtherPictures, evaluate, report_of
 from .provenance import commit_or_version, hardware, versions
 from .recipe import recipe_of
@@ -158,6 +155,7 @@ def measure_floors(run: Run, fit: Fit) -> list[Floor]:
     """
     floors: list[Floor] = []
     modalities = run.model.config.modalities
+    names = {"vision": "image_only", "tabular": "table_only"}
     for modality in modalities if len(modalities) > 1 else []:
         alone = dataclasses.replace(run.collator, absent=dict.fromkeys(set(modalities) - {modality}))
         args = copy.copy(run.train_args)
@@ -172,8 +170,8 @@ def measure_floors(run: Run, fit: Fit) -> list[Floor]:
         model = run.build().to(run.accelerator.device)
         fit(run, model, alone, args)
         _, report = evaluate(run, model, alone, "test")
-        floors += floor_of(run, f"{word_of(modality)}_only", report)
-    if {Vision.name, Text.name} <= set(modalities):
+        floors += floor_of(run, names.get(modality, f"{modality}_only"), report)
+    if {"vision", "text"} <= set(modalities):
         generator = torch.Generator().manual_seed(run.train_args.seed)
         order = torch.randperm(len(run.splits["test"]), generator=generator).tolist()
         shuffled = OtherPictures(run.splits["test"], "test", run.columns, order)

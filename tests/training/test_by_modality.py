@@ -12,7 +12,6 @@ from mm_hf.training.by_modality import (
     missing_columns,
     places_of,
     poolings_of,
-    word_of,
 )
 from mm_hf.training.checks import check_arguments
 from mm_hf.training.model_arguments import ModelArguments
@@ -218,6 +217,5 @@ def test_a_modality_from_outside(parse, monkeypatch):
     assert encoder_of(model_args, "point") == "x"
     data_args.columns = None
     assert missing_columns(data_args, ["point"]) == ['--columns "{point: …}"']
-    assert [word_of(name) for name in ("vision", "tabular", "point")] == ["image", "table", "point"]
     with pytest.raises(ValueError, match="point"):
         groups_of("--columns", "{point: [a, b]}")  # it has no usual encoder

@@ -30,6 +30,7 @@ import mm_hf
 
 from .. import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
 from ..data import MultimodalCollator
+from ..data.imported import import_again
 from ..evaluation.prediction import write
 from ..models.checksums import checksum_of, checksum_of_bytes
 from ..models.ctc_mm_fusion import MMFusionForCTC
@@ -278,7 +279,13 @@ def predict_rows(
     look = not (skip and data_args.max_bad_fraction == 1)  # all rows may be bad
     batches = RowBatches(source, size, accelerator.process_index, accelerator.num_processes, first, digest, kept, look)
     workers = args.dataloader_num_workers
-    loader = DataLoader(GivenRows(), batch_sampler=batches, collate_fn=predictor.collator, num_workers=workers)
+    loader = DataLoader(
+        GivenRows(),
+        batch_sampler=batches,
+        collate_fn=predictor.collator,
+        num_workers=workers,
+        worker_init_fn=import_again,
+    )
     summary = Summary(predictor.answers, file.summary)
     file.summary = summary.state
     if first and main:

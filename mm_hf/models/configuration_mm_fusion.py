@@ -41,11 +41,6 @@ from .text import Text
 from .vision import Vision
 
 
-# By modality of the library, in their order, the key of its sub-config, and those whose encoder comes from elsewhere.
-# (For what has to know them without a model; a config's own are its `modalities`.)
-MODALITY_CONFIGS = {name: modality.config_key for name, modality in MODALITIES.items() if not modality.extra}
-PRETRAINED_MODALITIES = tuple(name for name, modality in MODALITIES.items() if modality.pretrained)
-
 # The fusion width where the query's encoder names none in its config (feature maps).
 DEFAULT_WIDTH = 256
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from .configuration_mm_fusion import PRETRAINED_MODALITIES, check_source, part_of_composite
+from .configuration_mm_fusion import check_source, part_of_composite
 from .modality import MODALITIES, Modality, modality_of
 from .names import nearest
 from .raw_rows import distinct_items, spread
@@ -30,7 +30,8 @@ def parts_of_encoders(
     """
     # Without a text encoder, what is written needs the decoder's tokenizer.
     decoder = encoders.pop("decoder", None)
-    sources = {name: encoders.pop(name, None) for name in PRETRAINED_MODALITIES}
+    pretrained = [name for name, modality in MODALITIES.items() if modality.pretrained]
+    sources = {name: encoders.pop(name, None) for name in pretrained}
     for name, source in {**sources, "decoder": decoder}.items():
         if source is not None:
             check_source(name, source)
@@ -39,19 +40,18 @@ def parts_of_encoders(
     parts: dict[str, Any] = dict(learned)
     if not sources and not any(part is not None for part in learned.values()):
         raise ValueError(
-            f"from_encoders_pretrained needs an encoder for at least one of {list(PRETRAINED_MODALITIES)}, or one "
-            f"of {list(learned)}."
+            f"from_encoders_pretrained needs an encoder for at least one of {pretrained}, or one of {list(learned)}."
         )
     words = {word: name for name, modality in MODALITIES.items() for word in modality.meant}
     for key, value in encoders.items():
-        known = [*PRETRAINED_MODALITIES, "decoder", *learned, *settings]
+        known = [*pretrained, "decoder", *learned, *settings]
         meant = words.get(key) or nearest(key, known, cutoff=0.8)
         if meant is not None and isinstance(value, (str, os.PathLike, TableSchema, SeriesScaler)):
             raise ValueError(f"from_encoders_pretrained has no {key!r}; it has {known}. Did you mean {meant!r}?")
     for name, source in sources.items():
         kwargs = {}
         for key, value in encoders.items():
-            if not (isinstance(value, dict) and set(value) <= set(PRETRAINED_MODALITIES)):
+            if not (isinstance(value, dict) and set(value) <= set(pretrained)):
                 kwargs[key] = value
             elif name in value:
                 kwargs[key] = value[name]

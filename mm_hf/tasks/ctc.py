@@ -37,6 +37,8 @@ class Ctc(Generation):
         cls.check_classes(data_args, train_args)
         if model_args.audio_encoder is None:
             raise ValueError(f"audio_column is missing: {cls.name} writes what is heard.")
+        if isinstance(data_args.audio_column, list):
+            raise ValueError(f"{cls.name} writes what is heard in one audio_column, got {data_args.audio_column}.")
         without: dict[str, object] = {"num_beams": model_args.num_beams > 1, "streaming": data_args.streaming}
         without |= {"label_smoothing_factor": train_args.label_smoothing_factor > 0}
         without |= {"predict_with_generate false": not train_args.predict_with_generate}

@@ -1,6 +1,6 @@
 """Which of all pictures or sounds a text belongs to, and the other way round."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -8,6 +8,9 @@ import torch
 from ..evaluation.ranking import chance_mean_recall, chance_recall, retrieval_metrics
 from ..models.head_table import RETRIEVAL
 from .task import Task, register_task
+
+
+SEARCHED = ("image_column", "text_column", "audio_column")
 
 
 @register_task
@@ -50,8 +53,13 @@ class Retrieval(Task):
         """Texts, and what they are about."""
         items = data_args.image_column or data_args.audio_column
         both = data_args.image_column and data_args.audio_column
-        if both or data_args.video_column or data_args.table_columns or data_args.series_column:
+        others = [key for key in fields(data_args) if "names_columns" in key.metadata and key.name not in SEARCHED]
+        if both or any(getattr(data_args, key.name) for key in others):
             raise ValueError(f"{cls.name} searches one image_column or audio_column by a text_column, and no more.")
+        for key in SEARCHED:
+            value = getattr(data_args, key)
+            if isinstance(value, list) and len(value) > 1:
+                raise ValueError(f"{cls.name} needs one {key}, got {value}.")
         return {"text_column": data_args.text_column, "image_column or audio_column": items}
 
     @classmethod
@@ -67,8 +75,6 @@ class Retrieval(Task):
         for key, value in unused.items():
             if value is not None:
                 raise ValueError(f"{key} is {value!r}, but {cls.name} learns from pairs, without labels.")
-        if len(data_args.image_column or []) > 1:
-            raise ValueError(f"{cls.name} needs one image_column, got {data_args.image_column}.")
 
     @classmethod
     def can_answer(cls, data_args: Any) -> bool:

@@ -7,11 +7,13 @@ from transformers import AutoConfig
 from .. import MMFusionPreTrainedModel, MMFusionProcessor
 from ..adapters import add_lora, merge_lora
 from ..data.modalities import READERS, reader_of
-from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES, part_of_composite
+from ..models.configuration_mm_fusion import part_of_composite
 from ..models.head_table import MULTI_TASK
 from ..models.modality import MODALITIES, modality_of
 from ..models.names import did_you_mean
 from ..models.probing import longest_text
+from ..models.text import Text
+from .by_modality import columns_by_modality, encoder_of, places_of, poolings_of, pretrained_modalities
 from .data_arguments import DataArguments
 from .heads import HEADS
 from .model_arguments import ModelArguments
@@ -39,7 +41,7 @@ def build_processor(
     """The encoders' own processors, with the sizes that the recipe asks for, and what the columns of the table and the
     channels of time series are like in the training part. Bad values of these are passed over: `check_rows` tells
     them. Of a run that starts from a checkpoint, the processor of that, as far as it fits."""
-    encoders = {name: getattr(model_args, f"{name}_encoder") for name in PRETRAINED_MODALITIES}
+    encoders = {name: encoder_of(model_args, name) for name in pretrained_modalities()}
     columns = columns_in_use(data_args)
     fitted: dict[str, Any] = {}
     for name, reader in READERS.items():
@@ -65,7 +67,7 @@ def build_processor(
     if data_args.max_text_length is not None:
         longest = data_args.max_text_length
         if model_args.text_encoder is not None:  # nothing is longer than what the encoder can place
-            config = part_of_composite(AutoConfig.from_pretrained(model_args.text_encoder), "text")
+            config = part_of_composite(AutoConfig.from_pretrained(model_args.text_encoder), Text.name)
             longest = min(longest, longest_text(config) or longest)
         processor.tokenizer.model_max_length = longest
     return processor
@@ -122,7 +124,7 @@ def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
     args = run.model_args
     own = fresh_configs(run.processor, args.fusion_hidden_size or 64, args)
     return head_of(run).from_encoders_pretrained(
-        **{name: getattr(args, f"{name}_encoder") for name in PRETRAINED_MODALITIES},
+        **{name: encoder_of(args, name) for name in pretrained_modalities()},
         **own,
         max_audio_seconds=args.max_audio_seconds,
         image_size=args.image_size,
@@ -141,11 +143,11 @@ def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
         },
         vision_feature_layer=args.vision_feature_layer,
         vision_feature_join=args.vision_feature_join,
-        pooling={"text": args.text_pooling} if args.text_pooling else None,
+        pooling=poolings_of(args, columns_by_modality(run.data_args)),
         freeze_encoders=args.freeze_encoders,
         trained_layers=args.trained_layers,
         classifier_dropout=args.classifier_dropout,
-        num_images=max(1, len(run.collator.parts["vision"])),
+        **places_of(run.collator.parts),
         **({"attn_implementation": args.attn_implementation} if args.attn_implementation else {}),
         mixup_alpha=run.train_args.mixup_alpha,
         **head_arguments(run, losses),

@@ -1,15 +1,27 @@
 """Whether the keys of a recipe fit together: said before anything is loaded."""
 
 import os
+from dataclasses import fields
+from typing import Any
 
 from transformers.integrations import get_available_reporting_integrations
 
-from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES
 from ..models.head_table import MULTI_TASK
 from ..models.names import did_you_mean
 from ..prepare.places import how_to_make
 from ..tasks import TASKS, Task, task_of, task_of_head
-from .data_arguments import COLUMN_OF, DataArguments
+from .by_modality import (
+    DEFAULT,
+    columns_by_modality,
+    encoder_of,
+    key_in_use,
+    listed,
+    modalities,
+    poolings_of,
+    pretrained_modalities,
+    usual_key,
+)
+from .data_arguments import DataArguments
 from .default_encoders import default_encoder
 from .model_arguments import ModelArguments
 from .train_arguments import TrainArguments
@@ -17,35 +29,28 @@ from .train_arguments import TrainArguments
 
 def check_arguments(script: str, model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
     """Says what is missing or does not fit together, before anything is loaded, and fills in the default encoders."""
-    if data_args.image_column and data_args.video_column:
-        raise ValueError(
-            f"image_column is {data_args.image_column} and video_column {data_args.video_column!r}: a row has "
-            "pictures or a video, not both."
-        )
     choose_encoders(model_args, data_args)
+    choose_frozen(model_args, data_args)
     check_places(model_args, data_args)
     known = task_of_head(model_args.task)
     needed: dict[str, object] = {"dataset": data_args.dataset, **(known or Task).needed(model_args, data_args)}
-    encoders = {f"{name}_encoder": COLUMN_OF[name] for name in PRETRAINED_MODALITIES}
-    for encoder, column in encoders.items():
-        if getattr(model_args, encoder) is not None:
-            needed[column] = getattr(data_args, column) or (encoder == "vision_encoder" and data_args.video_column)
-    own = data_args.table_columns or data_args.series_column
-    if all(getattr(model_args, encoder) is None for encoder in encoders) and not own:
-        needed[" or ".join(COLUMN_OF.values())] = None
+    named = columns_by_modality(data_args)
+    for name, columns in named.items():
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"{key_in_use(data_args, name)} names a column twice: {columns}.")
+    for name in pretrained_modalities():
+        if encoder_of(model_args, name) is not None:
+            needed[usual_key(name)] = named.get(name)
+    if not named and not any(encoder_of(model_args, name) for name in pretrained_modalities()):
+        needed[" or ".join(dict.fromkeys(map(usual_key, modalities())))] = None
     for key, value in needed.items():
         if not value:
             raise ValueError(f"{key} is missing: give it in the recipe or as --{key.split()[0]}.")
-    for key, value, encoder in (
-        ("image_size", model_args.image_size, "vision_encoder"),
-        ("augment", data_args.augment, "vision_encoder"),
-        ("max_audio_seconds", model_args.max_audio_seconds, "audio_encoder"),
-        ("max_text_length", data_args.max_text_length, "text_encoder"),
-        ("token_dropout", data_args.token_dropout or None, "text_encoder"),
-        ("speed_perturbation", data_args.speed_perturbation or None, "audio_encoder"),
-    ):
-        if value is not None and getattr(model_args, encoder) is None:
-            raise ValueError(f"{key} is {value}, but there is no {encoder}.")
+    for group in (model_args, data_args):
+        for field in fields(group):
+            value, encoder = getattr(group, field.name), field.metadata.get("needs")
+            if encoder is not None and value != field.default and getattr(model_args, encoder) is None:
+                raise ValueError(f"{field.name} is {value}, but there is no {encoder}.")
     if data_args.image_id_column is not None and data_args.image_id_column in (data_args.image_column or []):
         raise ValueError(
             f"image_id_column is {data_args.image_id_column!r}, the column of the pictures themselves: name a column "
@@ -83,24 +88,35 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
 
 def choose_encoders(model_args: ModelArguments, data_args: DataArguments):
     """Fills in the encoders that nobody named, and says which were taken."""
-    columns = {
-        "vision": data_args.image_column or data_args.video_column,
-        "text": data_args.text_column,
-        "audio": data_args.audio_column,
-    }
-    for modality, column in columns.items():
+    if strange := sorted(set(model_args.encoders or {}) - {*pretrained_modalities()}):
+        raise ValueError(
+            f"encoders names {strange}, whose encoders start from random weights; those of {pretrained_modalities()} "
+            "come from elsewhere."
+        )
+    named = columns_by_modality(data_args)
+    for modality in pretrained_modalities():
         key = f"{modality}_encoder"
-        if column and getattr(model_args, key) is None:
+        if modality in named and encoder_of(model_args, modality) is None:
             encoder, source = default_encoder(modality)
             setattr(model_args, key, encoder)
             if int(os.environ.get("RANK", 0)) == 0:
                 print(f"{key} is {encoder}, {source}", flush=True)
 
 
+def choose_frozen(model_args: ModelArguments, data_args: DataArguments):
+    """Says which encoders are frozen, where the recipe says which are not, and looks at the names in `pooling`."""
+    named = [name for name in pretrained_modalities() if name in columns_by_modality(data_args)]
+    frozen: Any = model_args.freeze_encoders
+    if isinstance(frozen, dict):
+        chosen: Any = [name for name in named if frozen.get(name, frozen[DEFAULT])]
+        model_args.freeze_encoders = chosen or False
+    poolings_of(model_args, list(columns_by_modality(data_args)))
+
+
 def check_places(model_args: ModelArguments, data_args: DataArguments):
     """Says how to make encoders and data of the demonstrations that are not there."""
-    keys = [f"{modality}_encoder" for modality in PRETRAINED_MODALITIES]
-    places = {key: getattr(model_args, key) for key in (*keys, "decoder", "tokenizer")}
+    places = {f"{name}_encoder": encoder_of(model_args, name) for name in pretrained_modalities()}
+    places |= {"decoder": model_args.decoder, "tokenizer": model_args.tokenizer}
     commands = {key: how_to_make(place) for key, place in {**places, "dataset": data_args.dataset}.items()}
     if missing := {key: command for key, command in commands.items() if command is not None}:
         named = ", ".join(f"{key} {places.get(key, data_args.dataset)!r}" for key in missing)
@@ -115,14 +131,11 @@ def check_table(data_args: DataArguments):
         raise ValueError(
             f"category_columns names {unknown}, but table_columns is {columns}.{did_you_mean(unknown[0], columns)}"
         )
-    if len(set(columns)) < len(columns):
-        raise ValueError(f"table_columns names a column twice: {columns}.")
-    series = [] if data_args.series_column is None else [data_args.series_column]
-    for key, named in (("table_columns", columns), ("series_column", series)):
-        if told := sorted(set(named) & set([labels] if isinstance(labels, str) else labels)):
-            raise ValueError(f"{key} names {told}, the labels themselves.")
     for key in ("table_columns", "series_column"):
-        if getattr(data_args, key) and data_args.streaming:
+        named = listed(getattr(data_args, key))
+        if told := sorted(set(named) & set(listed(labels))):
+            raise ValueError(f"{key} names {told}, the labels themselves.")
+        if named and data_args.streaming:
             raise ValueError(f"{key} does not go with streaming: all training rows say what its numbers mean.")
 
 

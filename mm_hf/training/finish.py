@@ -26,6 +26,7 @@ from ..nonfinite import check_finite
 from .build import merge_adapters
 from .evaluator import Evaluator, OtherPictures, evaluate, report_of
 from .provenance import commit_or_version, hardware, versions
+from .recipe import recipe_of
 from .run import Run
 from .run_report import write_run
 from .train_arguments import TrainArguments
@@ -71,7 +72,7 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
     results["comparisons"] = compare(report["metrics"], floors)
     results["verdict"] = verdict(results["comparisons"])
 
-    recipe = {"name": run.name, **vars(run.model_args), **vars(run.data_args), **vars(run.train_args)}
+    recipe = {"name": run.name, **recipe_of(run.model_args, run.data_args, run.train_args)}
     results |= {
         "seed": run.train_args.seed,
         "seconds": {key: round(value, 1) for key, value in run.seconds.items()},

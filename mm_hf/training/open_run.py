@@ -27,7 +27,7 @@ from .checks import check_arguments
 from .exits import goes_on_in
 from .features import build_cache
 from .fingerprint import Fingerprint, frozen_sources
-from .recipe import given_keys, parse_arguments
+from .recipe import given_keys, parse_arguments, recipe_of
 from .run import Run
 from .run_folder import claim_run_folder, is_begun, read_recipe_of
 from .same_data import check_same_data
@@ -68,7 +68,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
         begun = read_recipe_of(output_dir).get("defaults_version", train_args.defaults_version)
         train_args.defaults_version = min(begun, train_args.defaults_version)
     recipe = {"script": script, "num_processes": accelerator.num_processes}
-    recipe |= {**vars(model_args), **vars(data_args), **vars(train_args)}
+    recipe |= recipe_of(model_args, data_args, train_args)
     overwrite, allow_changes = train_args.overwrite_output_dir, train_args.allow_changes
     goes_on_in(output_dir)
     if not claim_run_folder(accelerator, output_dir, recipe, overwrite, allow_changes):
@@ -92,7 +92,16 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     rows = {part: len(dataset) for part, dataset in splits.items() if isinstance(dataset, Dataset)}
     data = {"rows": rows, "classes": names} | ({"cells": AS_WRITTEN} if as_written else {})
     root = data_root_of(data_args.source, data_args.data_root)
-    fingerprint = partial(Fingerprint, loaded, columns, data_args.source, root, processor, frozen_sources(model_args))
+    fingerprint = partial(
+        Fingerprint,
+        loaded,
+        columns,
+        data_args.source,
+        root,
+        processor,
+        frozen_sources(model_args),
+        data_args.import_files or (),
+    )
     check_same_data(accelerator, output_dir, recipe, data, fingerprint, allow_changes)
     table_names = names_of_classes(splits["train"].features, columns.table)
     run = Run(

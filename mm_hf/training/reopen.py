@@ -32,14 +32,15 @@ from ..models.files import read_json
 from ..models.names import did_you_mean
 from ..models.tasks import CLASSES, NUMBERS, SEVERAL, label_kind_of, problem_type_of
 from ..tasks import Task, by_column, task_of
-from .data_arguments import COLUMN_OF, DatasetArguments
+from .by_modality import columns_by_modality, key_in_use, missing_columns
+from .data_arguments import DatasetArguments
 from .evaluator import Evaluator
 from .features import build_cache
 from .heads import HEADS, task_of_class
 from .lock import lock_folder
 from .measuring_arguments import EvaluateArguments, measuring_parser
 from .places import find_data
-from .recipe import ALL_ARGUMENTS, FORMS
+from .recipe import ALL_ARGUMENTS, fields_of, import_files_of
 from .same_data import check_same_part
 from .splits import AS_WRITTEN, check_rows, columns_in_use
 from .values import checked_values
@@ -86,7 +87,8 @@ def parse_arguments(
         if again := [word for word in words if word.split("=")[0] == "--model"]:
             parser.error(f"the checkpoint is {words[0]!r}, the first word; leave out {again[0]}.")
         words = ["--model", *words]
-    file = Path(parser.parse_known_args(words)[0].model) / "recipe.json"
+    parsed = parser.parse_known_args(words)[0]
+    file = Path(parsed.model) / "recipe.json"
     recipe: dict[str, Any] = {}
     notes: list[str] = []
     if file.exists():
@@ -100,9 +102,10 @@ def parse_arguments(
         recipe, notes = find_data(recipe, file.parent)
     keys = {key.name for key in fields(DatasetArguments)} | {"group_column", "per_device_eval_batch_size"}
     try:
-        checked_values({key: recipe[key] for key in RECIPE_KEYS if recipe}, ALL_ARGUMENTS, FORMS, lenient=True)
-        own = {key: recipe[key] for key in keys & set(recipe)}
-        parser.set_defaults(**checked_values(own, (group, DatasetArguments), {}, lenient=True))
+        import_files_of(recipe, file.parent, parsed.import_files)
+        checked_values({key: recipe[key] for key in RECIPE_KEYS if recipe}, ALL_ARGUMENTS, lenient=True)
+        own = {key: value for key, value in fields_of(recipe).items() if key in keys}
+        parser.set_defaults(**checked_values(own, (group, DatasetArguments), lenient=True))
     except ValueError as error:
         parser.error(f"{file}: {error}")
     try:
@@ -174,25 +177,19 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
     Raises:
         ValueError: naming those that are not known, or that the checkpoint has no use for.
     """
-    needed = ["dataset", *(COLUMN_OF[modality] for modality in config.modalities), "label_column"]
-    missing = [f"--{key}" for key in needed if getattr(data_args, key) is None]
-    if data_args.video_column is not None and "--image_column" in missing:
-        missing.remove("--image_column")
+    missing = [] if data_args.dataset is not None else ["--dataset"]
+    missing += missing_columns(data_args, config.modalities)
+    missing += [] if data_args.label_column is not None else ["--label_column"]
     if missing:
         raise ValueError(
             f"Needed: {', '.join(missing)}. {args.model} has no recipe.json that names them (a modality that the data "
             'does not have: "").'
         )
     columns = columns_in_use(data_args)
-    for modality, column in {
-        "vision": columns.image or columns.video,
-        "text": columns.text,
-        "audio": columns.audio,
-        "tabular": columns.table,
-        "series": columns.series,
-    }.items():
-        if column and modality not in config.modalities:
-            raise ValueError(f"{COLUMN_OF[modality]} is {column}, but {args.model} has {config.modalities} alone.")
+    for modality, named in columns_by_modality(data_args).items():
+        if modality not in config.modalities:
+            key = key_in_use(data_args, modality)
+            raise ValueError(f"{key} is {named}, but {args.model} has {config.modalities} alone.")
     for key, column in (("image_id_column", data_args.image_id_column), ("group_column", args.group_column)):
         if column in columns.images:
             raise ValueError(f"{key} is {column!r}, which holds the pictures; equal pictures are found without it.")

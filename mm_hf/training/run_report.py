@@ -20,16 +20,15 @@ from ..evaluation import (
     plot_curves,
     plot_predictions,
 )
-from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES
 from ..models.head_table import CUSTOM_PIPELINES, HUB_TASKS
 from ..models.tasks import CLASSES, NUMBERS, label_kind_of
 from ..models.text import Text
 from ..tasks import Task, task_of
+from .by_modality import pretrained_modalities
 from .run_folder import write_json
 
 
 CARD = resources.files("mm_hf.evaluation") / "card.md"  # the template of a model card
-ENCODER_KEYS = [f"{modality}_encoder" for modality in PRETRAINED_MODALITIES]
 
 
 def short_name(place: str) -> str:
@@ -84,7 +83,9 @@ def write_run(output_dir: Path, model, collator: MultimodalCollator, splits, log
 
 def encoders_of(recipe: dict[str, Any]) -> dict[str, str]:
     """What the model was composed of, by part."""
-    found = {key: Path(recipe[key]).name for key in (*ENCODER_KEYS, "decoder") if recipe[key]}
+    sources = {f"{name}_encoder": source for name, source in (recipe.get("encoders") or {}).items()}
+    sources |= {key: recipe.get(key) for key in (*(f"{name}_encoder" for name in pretrained_modalities()), "decoder")}
+    found = {key: Path(source).name for key, source in sources.items() if source}
     if recipe["table_columns"]:
         found["table encoder"] = "a token a column"
     if recipe["series_column"]:

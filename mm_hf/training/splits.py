@@ -15,7 +15,7 @@ from ..data.rows import rows_by_path
 from ..models.losses import count_labels
 from ..models.names import did_you_mean
 from ..tasks import Task, task_of, task_of_head
-from .data_arguments import DataArguments, DatasetArguments
+from .data_arguments import DataArguments
 from .evaluator import Evaluator
 from .run_folder import read_rows_of
 
@@ -32,18 +32,28 @@ def reads_as_written(output_dir: Path) -> bool:
     return read_rows_of(output_dir).get("cells") == AS_WRITTEN
 
 
-def columns_in_use(data_args: DatasetArguments) -> Columns:
-    """The columns that a recipe or a command line names; "" is no column."""
+def columns_in_use(data_args: Any) -> Columns:
+    """The columns that a recipe or a command line names; "" is no column.
+
+    Args:
+        data_args: `DatasetArguments`, or what has their columns.
+    """
+
+    def there(named: list[str] | str | None) -> Any:
+        return [column for column in named if column] or None if isinstance(named, list) else named or None
+
+    extra: Any = data_args.columns
     return Columns(
-        image=[column for column in data_args.image_column or [] if column] or None,
+        image=there(data_args.image_column),
         image_id=data_args.image_id_column or None,
-        text=data_args.text_column or None,
-        audio=data_args.audio_column or None,
+        text=there(data_args.text_column),
+        audio=there(data_args.audio_column),
         video=data_args.video_column or None,
-        table=[column for column in data_args.table_columns or [] if column],
-        series=data_args.series_column or None,
+        table=there(data_args.table_columns) or [],
+        series=there(data_args.series_column),
         label=data_args.label_column or None,
         kind=data_args.kind_column or None,
+        **({"extra": extra} if extra else {}),
     )
 
 

@@ -11,7 +11,7 @@ from mm_hf.commands import results as show_results
 from mm_hf.commands import search as retrieve
 from mm_hf.training import reopen as open_checkpoint
 from mm_hf.training.model_arguments import ModelArguments
-from mm_hf.training.recipe import ALL_ARGUMENTS, FORMS, parse_arguments
+from mm_hf.training.recipe import ALL_ARGUMENTS, parse_arguments
 from mm_hf.training.recipe_files import RecipeLoader, parse_yaml, read_recipe
 from mm_hf.training.values import checked_value, ranges
 
@@ -89,7 +89,7 @@ EVERY_KEY = [(name, value) for name in KEYS for value in WRONG[kind_of(name)]]
 def test_every_key_has_a_type_that_is_looked_at():
     assert {kind_of(name) for name in KEYS} <= set(WRONG)
     assert set(ranges()) <= set(KEYS)
-    assert set(FORMS) <= set(KEYS)
+    assert {get_origin(form) for key in KEYS.values() for form in key.metadata.get("forms", ())} == {list, dict}
 
 
 @pytest.mark.parametrize("count", [4, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -29,6 +29,7 @@ from ...data.sources import find_files, named_parts, open_source, prepare
 from ...models.finite import DIGITS, is_code, read_number
 from ...models.names import did_you_mean
 from ...models.tabular import TableSchema
+from ...training.by_modality import key_of_part
 from .output import MISFITS
 
 
@@ -36,7 +37,7 @@ STDIN = "-"
 SEEN_FIRST = 1000  # rows of JSON lines, whose keys are the columns
 NOTHING: Any = CELLS["na_values"]
 READ = 1000  # rows of a CSV or data set that are read together
-NO_COLUMN = "(image {})"  # the place of a picture that no column fills
+NO_COLUMN = "({} {})"  # the place of a picture, or whatever it is, that no column fills
 
 
 class RowSource:
@@ -61,7 +62,8 @@ class RowSource:
 
     def __init__(self, columns: Columns):
         self.columns = columns
-        self.in_use, self.without = needed(columns), dict.fromkeys(columns.images)
+        self.in_use = needed(columns)
+        self.without = dict.fromkeys(column for _, column in columns.named())
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The rows as they stand there, as dicts of `header`."""
@@ -247,7 +249,11 @@ class StreamRows(RowSource):
     def __init__(self, dataset: str, split: str | None, columns: Columns, root: str | None):
         super().__init__(columns)
         self.name, self.root = dataset, root
-        own = replace(columns, image=[column for part, column in self.in_use if part == "image"] or None)
+        of_parts: dict[str, Any] = {
+            part: [name for other, name in self.in_use if other == part] for part, _ in columns.named()
+        }
+        lacking = {part for part, column in columns.named() if column not in of_parts[part]}
+        own: Columns = replace(columns, **cast(Any, {part: of_parts[part] or None for part in lacking}))
         found, known = open_source(dataset, True, own.named())
         parts = named_parts(found, dataset)
         if split is None and len(parts) > 1:
@@ -311,9 +317,10 @@ def open_rows(
 
 def needed(columns: Columns) -> list[tuple[str, str]]:
     """The columns that a file must have, as pairs of their part and their name: all in use but those that stand for a
-    place without a picture."""
-    absent = {NO_COLUMN.format(place) for place in range(len(columns.images))}
-    return [(part, column) for part, column in columns.named() if column not in absent]
+    place that no column fills."""
+    pairs = columns.named()
+    absent = {NO_COLUMN.format(part, place) for part, _ in pairs for place in range(len(pairs))}
+    return [(part, column) for part, column in pairs if column not in absent]
 
 
 def check_columns(columns: Columns, header: list[str], name: str, there: list[str]):
@@ -324,8 +331,8 @@ def check_columns(columns: Columns, header: list[str], name: str, there: list[st
     """
     for part, column in needed(columns):
         if column not in there:
-            key = "table_columns" if part == "table" else f"{part}_column"
-            without = "with the others" if part == "table" else '""'
+            key = key_of_part(part)
+            without = "with the others" if key.endswith("_columns") else '""'
             raise Unreadable(
                 f"Unknown column {column!r} (given as {key}) of {name}: it has {header}."
                 f"{did_you_mean(column, header)} --{key} names another one; --{key} {without} does without."

@@ -16,7 +16,7 @@ from mm_hf.models.pooled_fusions import PooledFusion
 
 @register_fusion("product")
 class ProductFusion(PooledFusion):
-    """Low-rank bilinear pooling (Kim et al. 2017, equation 6, with tanh): each modality is mapped to features, whose
+    """Low-rank bilinear pooling (Kim et al. 2017, with tanh): each modality is mapped to features, whose
     product says what all of them say at once, where a sum would say what any of them says."""
 
     def __init__(self, config, modalities, poolings):

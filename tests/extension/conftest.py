@@ -16,9 +16,7 @@ from PIL import Image
 REPOSITORY = Path(__file__).parents[2]
 
 if "kill_and_resume" not in sys.modules:  # a helper of the tests of training
-    spec = importlib.util.spec_from_file_location(
-        "kill_and_resume", REPOSITORY / "tests/training/kill_and_resume.py"
-    )
+    spec = importlib.util.spec_from_file_location("kill_and_resume", REPOSITORY / "tests/training/kill_and_resume.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["kill_and_resume"] = module
     spec.loader.exec_module(module)

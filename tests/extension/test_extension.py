@@ -78,7 +78,7 @@ def example_of(name: str, request) -> Example:
         row = {"image": str(dataset.parent / "red.png"), "question": "is this red?"}
     elif name == "custom_modality":
         dataset = request.getfixturevalue("homes_csv")
-        keys = {"text_column": "advert", "place_columns": ["latitude", "longitude"], "label_column": "walls"}
+        keys = {"text_column": "advert", "columns": {"place": ["latitude", "longitude"]}, "label_column": "walls"}
         floors = {"majority", "text_only", "place_only"}
         said, beats = ("walls", {"old", "new"}), ("text_only", 0.2)
         row = {"text": "a home of 2 rooms", "place": [52.5, 13.4]}
@@ -86,8 +86,8 @@ def example_of(name: str, request) -> Example:
         dataset = request.getfixturevalue("reviews_csv")
         keys = {"text_column": "review", "table_columns": ["age"], "label_column": "stars"}
         keys |= {"problem_type": "ordered_classes"}
-        floors = {"median", "text_only", "table_only"}
-        said, beats = ("stars", set("12345")), ("median", 0.3)
+        floors = {"median_class", "text_only", "table_only"}
+        said, beats = ("stars", set("12345")), ("median_class", 0.3)
         row = {"text": "coat: perfect in every way"}
     return Example(name, {**SMALL, **text, "dataset": dataset, **keys}, floors, beats, said, row)
 

@@ -22,33 +22,55 @@ if "kill_and_resume" not in sys.modules:  # a helper of the tests of training
     spec.loader.exec_module(module)
 
 
-def registries() -> list[dict]:
-    """All that examples put something into."""
+def registries() -> list:
+    """All that examples put something into, `--import` among it."""
     from mm_hf.data.modalities.reader import READERS
+    from mm_hf.evaluation import comparisons
     from mm_hf.models.fusion import FUSIONS
     from mm_hf.models.modality import MODALITIES
+    from mm_hf.models.tasks import TASK_HEADS
     from mm_hf.tasks import TASKS
 
-    return [FUSIONS, MODALITIES, READERS, TASKS]
+    of_metrics = [comparisons.LOWER_IS_BETTER, comparisons.IN_UNITS, comparisons.CONSTANTS]
+    return [FUSIONS, MODALITIES, READERS, TASKS, TASK_HEADS, *of_metrics]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left(monkeypatch_module):
+    """When a file of tests ends, nobody has registered or imported what its example brought."""
+    before = [(registry, registry.copy()) for registry in registries()]
+    monkeypatch_module.setenv("MM_HF_IMPORTED", "")  # set back, it is as it was
+    yield
+    for registry, entries in before:
+        registry.clear()
+        registry.update(entries)
+    for name in [name for name in sys.modules if name.startswith("mm_hf.data.imported.")]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
 
 
 @pytest.fixture(scope="module")
 def imported():
-    """A function that imports an example by its name, as people would who have it beside their own script. When the
-    file of tests ends, nobody has registered it."""
-    before = [(registry, dict(registry)) for registry in registries()]
+    """A function that imports an example by its name, as `--import` does."""
+    from mm_hf.data.imported import import_files
 
     def run(name: str):
-        spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"examples/{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-        return module
+        import_files([str(REPOSITORY / f"examples/{name}.py")])
+        return sys.modules[f"mm_hf.data.imported.{name}"]
 
-    yield run
-    for registry, entries in before:
-        registry.clear()
-        registry.update(entries)
+    return run
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints the price of each extension."""
+    terminalreporter.write_line(f"\n{'extension from outside':<32}{'files':>6}{'lines':>6}")
+    for file in sorted((REPOSITORY / "examples").glob("custom_*.py")):
+        terminalreporter.write_line(f"{file.name:<32}{1:>6}{len(file.read_text(encoding='utf-8').splitlines()):>6}")
 
 
 def write_csv(file: Path, header: list[str], rows: list[list]) -> Path:

@@ -1,6 +1,7 @@
 """Each example from outside through all that a part of the package goes through: `mm_hf train` on a stranger's CSV, a
 report with floors, `mm_hf predict`, a fresh process, a kill, two processes."""
 
+import ast
 import csv
 import json
 import os
@@ -110,9 +111,12 @@ def trained(recipe, tmp_path_factory) -> Path:
 
 
 def test_it_is_one_short_file(example):
-    lines = example.file.read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= LONGEST[example.name]
-    print(f"{example.file.name}: 1 file, {len(lines)} lines")
+    """And uses what is there for it, by no private name."""
+    text = example.file.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LONGEST[example.name]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):
+            assert not [alias.name for alias in node.names if alias.name.startswith("_")]
 
 
 def test_a_run_says_what_it_beats(trained, example):

@@ -63,7 +63,7 @@ def direction(place: Iterable[Any]) -> torch.Tensor:
     """Where a place is from the middle of the earth, `(3,)` float64 of length 1: so 180 degrees east and west are one
     meridian, and near a pole all longitudes are near. What is no latitude and longitude in degrees is refused."""
     try:
-        latitude, longitude = map(float, place)
+        latitude, longitude = map(float, () if isinstance(place, str) else place)
     except (TypeError, ValueError):
         latitude = longitude = math.nan
     if not (abs(latitude) <= 90 and abs(longitude) <= 180):

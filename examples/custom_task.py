@@ -18,7 +18,7 @@ from transformers import initialization as init
 
 from mm_hf.models.finite import read_number
 from mm_hf.models.tasks import TaskHead, register_task_head
-from mm_hf.tasks import Constant, SingleLabel, register_task
+from mm_hf.tasks import Constant, Task, register_task
 
 
 # 1. What a model needs: the last layer, and the loss.
@@ -66,14 +66,14 @@ class OrderedHead(TaskHead):
         return nll_loss(scores, labels, reduction="none")
 
 
-# 2. What training and reports need: what labels mean, how answers are measured and said. As for classes without an
-# order an answer is the likeliest one, is said by its name, and has a probability.
+# 2. What training and reports need: how answers are found, measured and said (a class by its name, as it is).
 @register_task
 @dataclass
-class Ordered(SingleLabel):
+class Ordered(Task):
     """Which one of several ordered classes a row is."""
 
     name = "ordered_classes"
+    heads = ("classification",)
     row_score = "how many classes the answer is off, with a minus: higher is better"
     lower_is_better = in_units = ("mae",)
     guesses = {"median_class": "the median class for every row"}
@@ -85,6 +85,11 @@ class Ordered(SingleLabel):
                 f"{self.column}: ordered classes need names that begin with numbers in their order, got {self.names}: "
                 "call them 1 to 5, or '1 low', '2 high'."
             )
+
+    def answers(self, logits):
+        """The median of the probabilities, which the mean absolute error wants. (The likeliest class is one of the two
+        ends where the noise is wide: a pipeline, which lists probabilities, may have another one first.)"""
+        return (logits.float().softmax(-1).cumsum(-1) < 0.5).sum(-1)
 
     def metrics(self, outputs, validate=True):
         """First the mean absolute error, in classes: two stars off is worse than one, it can be read without a table,

@@ -27,12 +27,13 @@ def registries() -> list:
     from mm_hf.data.modalities.reader import READERS
     from mm_hf.evaluation import comparisons
     from mm_hf.models.fusion import FUSIONS
+    from mm_hf.models.head_table import PROBLEM_TYPES
     from mm_hf.models.modality import MODALITIES
     from mm_hf.models.tasks import TASK_HEADS
     from mm_hf.tasks import TASKS
 
     of_metrics = [comparisons.LOWER_IS_BETTER, comparisons.IN_UNITS, comparisons.CONSTANTS]
-    return [FUSIONS, MODALITIES, READERS, TASKS, TASK_HEADS, *of_metrics]
+    return [FUSIONS, MODALITIES, READERS, TASKS, TASK_HEADS, PROBLEM_TYPES, *of_metrics]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +44,7 @@ def nothing_is_left(monkeypatch_module):
     yield
     for registry, entries in before:
         registry.clear()
-        registry.update(entries)
+        (registry.extend if isinstance(registry, list) else registry.update)(entries)
     for name in [name for name in sys.modules if name.startswith("mm_hf.data.imported.")]:
         del sys.modules[name]
 

@@ -70,6 +70,12 @@ def test_metrics_of_answers(example):
     assert task.row_scores(answers, targets).tolist() == [0, -1, -2, 0]
 
 
+def test_the_answer_is_the_median(example):
+    """Also where the likeliest class is one of the ends."""
+    logits = torch.tensor([[0.35, 0.1, 0.2, 0.1, 0.25], [0.6, 0.1, 0.1, 0.1, 0.1], [0.0, 0.0, 0.1, 0.1, 0.8]]).log()
+    assert task_of("ordered_classes", list("12345")).answers(logits).tolist() == [2, 0, 4]
+
+
 def test_names_without_an_order_are_refused(example):
     assert task_of("ordered_classes", ["1 low", "2 middle", "3 high"], "level").numbers["3 high"] == 2
     for names in (["high", "low", "middle"], ["10 high", "2 low"]):

@@ -5,6 +5,7 @@ import ast
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from kill_and_resume import (
 import mm_hf
 from mm_hf.commands import evaluate, predict
 from mm_hf.training import train
+from mm_hf.training.recipe import parse_arguments
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -117,6 +119,19 @@ def test_it_is_one_short_file(example):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom):
             assert not [alias.name for alias in node.names if alias.name.startswith("_")]
+
+
+def test_the_command_of_its_header_is_understood(example, monkeypatch):
+    """All its words are flags that a file from outside may have made possible."""
+    header = ast.get_docstring(ast.parse(example.file.read_text(encoding="utf-8")))
+    (line,) = [line for line in header.splitlines() if line.strip().startswith("mm_hf train")]
+    words = shlex.split(line)[2:]
+    assert words[words.index("--import") + 1] == str(example.file.relative_to(REPOSITORY))
+    monkeypatch.chdir(REPOSITORY)
+    _, model_args, data_args, _ = parse_arguments("", [str(example.keys["dataset"]), *words[1:]])
+    given = {**vars(model_args), **vars(data_args)}
+    for key in {"fusion", "columns", "problem_type"} & set(example.keys):
+        assert given[key] == example.keys[key]
 
 
 def test_a_run_says_what_it_beats(trained, example):

@@ -17,12 +17,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
 from .checkpoint_files import checksums_of_what_is_written
-from .configuration_mm_fusion import (
-    FusionModuleConfig,
-    MMFusionConfig,
-    check_source,
-    part_of_composite,
-)
+from .configuration_mm_fusion import FusionModuleConfig, MMFusionConfig, check_source, part_of_composite
 from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
 from .freezing import FreezingMixin
 from .head_table import AUTO_MAP, AUTO_MAP_OF, CUSTOM_PIPELINES

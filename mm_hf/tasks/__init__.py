@@ -3,10 +3,11 @@
 from .ctc import Ctc
 from .generation import Generation
 from .multi_label import MultiLabel
+from .registry import TASKS, by_column, classification_metrics, register_task, task_of, task_of_head
 from .regression import Regression
 from .retrieval import Retrieval
 from .single_label import SingleLabel
-from .task import TASKS, Constant, Task, by_column, classification_metrics, register_task, task_of, task_of_head
+from .task import Constant, Task
 
 
 __all__ = [

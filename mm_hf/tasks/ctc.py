@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from ..data import letter_tokenizer, word_tokenizer
 from ..models.head_table import CTC
 from .generation import Generation
-from .task import register_task
+from .registry import register_task
 
 
 OWN_TOKENIZERS = {"letters": letter_tokenizer, "words": word_tokenizer}

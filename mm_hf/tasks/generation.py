@@ -8,7 +8,8 @@ import pyarrow as pa
 from ..data import classes_to_write
 from ..evaluation.texts import TextScore, TextTable, chrf, generation_metrics, text_metrics, token_metrics
 from ..models.head_table import GENERATION
-from .task import Constant, Task, register_task
+from .registry import register_task
+from .task import Constant, Task
 
 
 @register_task

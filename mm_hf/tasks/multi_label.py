@@ -11,7 +11,8 @@ from ..evaluation.diagnostics import calibration, label_scores
 from ..evaluation.plots import plot_label_scores
 from ..models.head_table import CLASSIFICATION, MULTI_LABEL, QUESTION_ANSWERING
 from .columns import NUMBER, short
-from .task import Constant, Task, register_task
+from .registry import register_task
+from .task import Constant, Task
 
 
 @register_task

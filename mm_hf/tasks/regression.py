@@ -13,7 +13,8 @@ from ..evaluation.kinds import Metric
 from ..evaluation.plots import plot_scatter
 from ..models.head_table import CLASSIFICATION, QUESTION_ANSWERING, REGRESSION
 from .columns import NUMBER, short
-from .task import Constant, Task, register_task
+from .registry import register_task
+from .task import Constant, Task
 
 
 # Of a stream, whose rows are not known before they come, the first ones tell what its numbers are like.

@@ -7,7 +7,8 @@ import torch
 
 from ..evaluation.ranking import chance_mean_recall, chance_recall, retrieval_metrics
 from ..models.head_table import RETRIEVAL
-from .task import Task, register_task
+from .registry import register_task
+from .task import Task
 
 
 SEARCHED = ("image_column", "text_column", "audio_column")

@@ -12,7 +12,8 @@ from ..evaluation.diagnostics import calibration, confusion
 from ..evaluation.plots import plot_confusion
 from ..models.head_table import CLASSIFICATION, QUESTION_ANSWERING, SINGLE_LABEL
 from .columns import NUMBER, short
-from .task import Task, register_task
+from .registry import register_task
+from .task import Task
 
 
 @register_task

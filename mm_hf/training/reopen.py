@@ -31,6 +31,7 @@ from ..models.configuration_mm_fusion import check_source
 from ..models.files import read_json
 from ..models.names import did_you_mean
 from ..models.tasks import CLASSES, NUMBERS, SEVERAL, label_kind_of, problem_type_of
+from ..models.vision import Vision
 from ..tasks import Task, by_column, task_of
 from .by_modality import columns_by_modality, key_in_use, missing_columns
 from .data_arguments import DatasetArguments
@@ -363,7 +364,7 @@ def open_checkpoint(
     )
     check_rows(run)
     learned = None if train is None else learned_labels(run, train, names)
-    if "vision" not in config.modalities and name != "train":
+    if Vision.name not in config.modalities and name != "train":
         run.splits.pop("train", None)
     # Nothing trains here, so the features of every encoder can be kept.
     run.model = head.from_pretrained(args.model, freeze_encoders=True).to(accelerator.device)

@@ -219,7 +219,7 @@ def literals(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "name, most", [*((name, 5) for name in MODALITY_NAMES), *((name, 4) for name in TASK_NAMES)], ids=str
+    ("name", "most"), [*((name, 5) for name in MODALITY_NAMES), *((name, 4) for name in TASK_NAMES)], ids=str
 )
 def test_who_spells_out_a_modality_or_a_task(name, most):
     files = [file for file in PACKAGE.rglob("*.py") if file.parent.name != "prepare" and file.name != "__init__.py"]

@@ -6,8 +6,10 @@ from typing import Any
 
 from transformers.integrations import get_available_reporting_integrations
 
+from ..data.modalities import reader_of
 from ..models.head_table import MULTI_TASK
 from ..models.names import did_you_mean
+from ..models.tasks import task_head_of
 from ..prepare.places import how_to_make
 from ..tasks import TASKS, Task, task_of, task_of_head
 from .by_modality import (
@@ -131,11 +133,13 @@ def check_table(data_args: DataArguments):
         raise ValueError(
             f"category_columns names {unknown}, but table_columns is {columns}.{did_you_mean(unknown[0], columns)}"
         )
-    for key in ("table_columns", "series_column"):
-        named = listed(getattr(data_args, key))
+    for name, named in columns_by_modality(data_args).items():
+        if not reader_of(name).needs_all_rows:
+            continue
+        key = key_in_use(data_args, name)
         if told := sorted(set(named) & set(listed(labels))):
             raise ValueError(f"{key} names {told}, the labels themselves.")
-        if named and data_args.streaming:
+        if data_args.streaming:
             raise ValueError(f"{key} does not go with streaming: all training rows say what its numbers mean.")
 
 
@@ -145,6 +149,7 @@ def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args
     named = data_args.problem_type
     for problem_type in named.values() if isinstance(named, dict) else [named]:
         if problem_type is not None:
+            task_head_of(problem_type, texts=False)  # refuses what no column of labels can be
             task_of(problem_type).check_recipe(model_args, data_args, train_args)
     for task in TASKS.values():
         if task is known:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..models.head_table import PROBLEM_TYPES
 from .values import check_range
 
 
@@ -154,7 +153,6 @@ class DataArguments(DatasetArguments):
         metadata={
             "help": "single_label_classification, multi_label_classification or regression; left out, by the labels. "
             "In a recipe also by column of labels: {tone: regression}.",
-            "choices": PROBLEM_TYPES,
             "forms": (dict[str, str],),
         },
     )

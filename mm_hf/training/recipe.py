@@ -147,9 +147,15 @@ def import_files_of(recipe: Mapping[str, Any], folder: Path, files: Iterable[str
     Raises:
         ValueError: see `import_files`.
     """
-    files = listed(recipe.get(IMPORT)) if files is None else files
+    unasked, files = files is None, listed(recipe.get(IMPORT)) if files is None else files
     if not files:
         return
+    for file in files if unasked else []:  # a folder from a stranger must not bring code that runs
+        if Path(file).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"{folder} was trained with {file}, which came with it: code of whoever made the folder. Read it, and "
+                f"run it by --import {file} if you trust it."
+            )
     from ..data.imported import import_files
     from .fingerprint import IMPORTED, marks_of_imported
     from .run_folder import read_rows_of

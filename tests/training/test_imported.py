@@ -150,3 +150,14 @@ def test_a_file_that_changed_is_told(folder, capsys):
 def test_runs_that_import_nothing_are_kept_as_before():
     assert "imported" not in Fingerprint({}, None, "d", None, imported=()).kept
     assert find_data({"dataset": "d"}, Path("run")) == ({"dataset": "d"}, [])
+
+
+def test_a_folder_that_brings_its_own_code_is_not_believed(folder):
+    recipe_json(folder, **{"import": ["run/mine.py"]})
+    (folder / "run/mine.py").write_text(FUSION.format(name="theirs"))
+    recipe, _ = find_data(json.loads((folder / "run/recipe.json").read_text()), folder / "run")
+    with pytest.raises(ValueError, match="--import .*mine.py"):
+        import_files_of(recipe, folder / "run")
+    assert "theirs" not in FUSIONS
+    import_files_of(recipe, folder / "run", ["run/mine.py"])
+    assert "theirs" in FUSIONS

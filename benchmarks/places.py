@@ -83,7 +83,7 @@ def main():
         by_variant = {v: [run[metric] for run in runs if run["variant"] == v] for v in VARIANTS}
         gaps = [two - one for one, two in zip(by_variant["one_text"], by_variant["two_places"])]
         report[metric] = {**{v: statistics.mean(values) for v, values in by_variant.items()}, "gaps": gaps}
-        print(metric, {key: value for key, value in report[metric].items()})
+        print(metric, report[metric])
     if args.output is not None:
         args.output.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mm_hf.data.modalities import READERS, ModalityReader
 from mm_hf.models.modality import MODALITIES, Modality
 from mm_hf.training.by_modality import (
     columns_by_modality,
@@ -196,7 +197,11 @@ def test_a_modality_from_outside(parse, monkeypatch):
         extra = True
         pretrained = True
 
+    class PointReader(ModalityReader):
+        name = "point"
+
     monkeypatch.setitem(MODALITIES, "point", Point())
+    monkeypatch.setitem(READERS, "point", PointReader())
     found = parse(
         "columns: {point: [lat, lon], text: a}\nlearning_rate: {default: 1, point: 2}\nencoders: {point: x}\n"
         "freeze_encoders: {default: true, point: false}\n"

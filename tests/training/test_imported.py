@@ -156,7 +156,7 @@ def test_a_folder_that_brings_its_own_code_is_not_believed(folder):
     recipe_json(folder, **{"import": ["run/mine.py"]})
     (folder / "run/mine.py").write_text(FUSION.format(name="theirs"))
     recipe, _ = find_data(json.loads((folder / "run/recipe.json").read_text()), folder / "run")
-    with pytest.raises(ValueError, match="--import .*mine.py"):
+    with pytest.raises(ValueError, match=r"--import .*mine\.py"):
         import_files_of(recipe, folder / "run")
     assert "theirs" not in FUSIONS
     import_files_of(recipe, folder / "run", ["run/mine.py"])

@@ -52,9 +52,10 @@ def train(variant: str, seed: int, rows: Path, steps: int, threads: int) -> dict
     """One run; its test metrics and the seconds that it trained."""
     folder = rows.parent / f"{variant}-{seed}"
     flags = [word for key, value in SETTINGS.items() for word in (f"--{key}", str(value))]
+    flags += ["--max_steps", str(steps), "--seed", str(seed), "--output_dir", str(folder)]
+    columns = ["--label", "stars", "--text_column", *VARIANTS[variant]]
     subprocess.run(
-        [sys.executable, "-m", "mm_hf", "train", str(rows), "--label", "stars", "--text_column", *VARIANTS[variant]]
-        + [*flags, "--max_steps", str(steps), "--seed", str(seed), "--output_dir", str(folder)],
+        [sys.executable, "-m", "mm_hf", "train", str(rows), *columns, *flags],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         check=True,

@@ -50,8 +50,7 @@ parser.add_argument("--vision_encoder", default="google/vit-base-patch16-224")
 parser.add_argument("--text_encoder", default="google-bert/bert-base-uncased")
 parser.add_argument("--image_size", type=int)  # height and width; left out, the encoder's own
 parser.add_argument("--output", default="runs/train_loop")
-args = parser.parse_args()
-accelerator = Accelerator()
+args, accelerator = parser.parse_args(), Accelerator()
 set_seed(0)
 
 # Rows. Parts that the data do not bring are cut from train. Classes get numbers by their names.

@@ -145,14 +145,11 @@ def load_encoder_weights(
 
 def cut_to_seconds(config: PreTrainedConfig, seconds: int | None):
     """Makes an encoder that only takes sounds of one length take shorter ones: Whisper's, whose 30 seconds would cost
-    thirty times what a second does. Encoders that take any length are left as they are, but for SpecAugment of
-    Wav2Vec2 and its kin: it masks ten tokens at a time, and stops at a batch of sounds that have fewer.
+    thirty times what a second does. Encoders that take any length are left as they are.
 
     Raises:
         ValueError: more seconds than the encoder has positions for.
     """
-    if getattr(config, "apply_spec_augment", False):
-        config.apply_spec_augment = False  # type: ignore[attr-defined]
     positions = getattr(config, "max_source_positions", None)
     if seconds is None or positions is None:
         return

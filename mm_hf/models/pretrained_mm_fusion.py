@@ -237,6 +237,9 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
             configs[parts[name]] = part
         if "audio_config" in configs:
             cut_to_seconds(configs["audio_config"], max_audio_seconds)
+            # Of Wav2Vec2 and its kin: it masks ten tokens at a time, and stops at a batch of sounds that have fewer.
+            if getattr(configs["audio_config"], "apply_spec_augment", False):
+                configs["audio_config"].apply_spec_augment = False
         if "vision_config" in configs:
             if try_encoders:
                 keep_all_patches(configs["vision_config"])

@@ -69,8 +69,8 @@ def scores(job: Run) -> dict[str, float]:
     found = {}
     for task in job.alone():
         name = task.columns.label
-        logits = predictions.logits[name] if job.tasks else predictions.logits
-        labels = predictions.labels[name] if job.tasks else predictions.labels
+        logits = predictions.logits[name] if job.several else predictions.logits
+        labels = predictions.labels[name] if job.several else predictions.labels
         if name == "category":
             found["category_accuracy"] = (logits.argmax(-1) == labels).double().mean().item()
         else:

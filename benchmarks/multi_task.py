@@ -79,9 +79,9 @@ def run_once(
     fit(job, job.model, job.collator, job.train_args)
     _, report = evaluate(job, job.model, job.collator, "test")
     metrics = report["metrics"]
-    if not job.tasks:
+    if not job.several:
         metrics = {f"{job.columns.label}_{name}": value for name, value in metrics.items()}
-    rows = report["rows"] if job.tasks else {job.columns.label: report["rows"]}
+    rows = report["rows"] if job.several else {job.columns.label: report["rows"]}
     weights = None
     if getattr(job.model, "task_weighting", None) is not None:
         weights = dict(zip(job.model.tasks, (-job.model.task_weighting.log_variances).exp().tolist()))

@@ -21,7 +21,6 @@ from typing import Any
 from accelerate.utils import set_seed
 
 from benchmarks.fusions import interval
-from mm_hf.models.configuration_mm_fusion import MODALITY_CONFIGS
 from mm_hf.training.evaluator import evaluate
 from mm_hf.training.loop import fit
 from mm_hf.training.open_run import open_run
@@ -100,7 +99,7 @@ def main():
         own = {**spent, "runs": {}}
     changes = [(key, value) for key in ("gradient_modulation", "fusion") for value in getattr(arguments, key)]
     job = prepare(arguments.recipe, [flag, str(*spent.values())])
-    modalities = [name for name in MODALITY_CONFIGS if name in job.model.config.modalities]
+    modalities = job.model.config.modalities
     for seed in arguments.seeds:
         for name, subset, changed in variants(modalities, changes):
             scores = own["runs"].setdefault(name, {})

@@ -36,8 +36,9 @@ from mm_hf.data import (
     normalise_labels,
     resolve_path,
 )
-from mm_hf.evaluation import classification_metrics, majority_accuracy, predict
+from mm_hf.evaluation import majority_accuracy, predict
 from mm_hf.optim import parameter_groups
+from mm_hf.tasks import classification_metrics
 
 
 parser = argparse.ArgumentParser()
@@ -49,8 +50,7 @@ parser.add_argument("--vision_encoder", default="google/vit-base-patch16-224")
 parser.add_argument("--text_encoder", default="google-bert/bert-base-uncased")
 parser.add_argument("--image_size", type=int)  # height and width; left out, the encoder's own
 parser.add_argument("--output", default="runs/train_loop")
-args = parser.parse_args()
-accelerator = Accelerator()
+args, accelerator = parser.parse_args(), Accelerator()
 set_seed(0)
 
 # Rows. Parts that the data do not bring are cut from train. Classes get numbers by their names.

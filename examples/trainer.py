@@ -30,7 +30,8 @@ from mm_hf.data import (
     normalise_labels,
     resolve_path,
 )
-from mm_hf.evaluation import classification_metrics, majority_accuracy
+from mm_hf.evaluation import majority_accuracy
+from mm_hf.tasks import classification_metrics
 
 
 parser = argparse.ArgumentParser()

@@ -2,7 +2,7 @@
 
 import hashlib
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from .models.contrastive import world_size
 from .models.modeling_mm_fusion import MMFusionForClassification
 from .models.modeling_outputs import TokenStates
+from .models.tasks import CLASSES
 
 
 class GradientModulation:
@@ -64,10 +65,9 @@ class GradientModulation:
         labels = kwargs.get("labels")
         if labels is None or len(projected) < len(self.sums):  # not in training, or some of it was prepared before
             return
-        if self.model.config.problem_type != "single_label_classification":
-            raise ValueError(
-                f"Gradient modulation is for one label a row; the problem is {self.model.config.problem_type}."
-            )
+        head = self.model.task_head
+        if head.label_kind != CLASSES:
+            raise ValueError(f"Gradient modulation is for one label a row; the problem is {head.name}.")
         parts, fusion = self.model.model.projections.eval(), self.model.model.fusion.eval()
         absent, there = {}, {}
         for name, (states, index, _) in projected.items():
@@ -76,8 +76,9 @@ class GradientModulation:
             there[name] = (index >= 0 if index.ndim == 1 else (index >= 0).any(1)) & (labels != -100)
         for place, name in enumerate(self.model.config.modalities):
             alone = {other: projected[other][-1] if other == name else absent[other] for other in projected}
-            logits = self.model.classifier(fusion(alone, return_tokens=False).pooled)
-            right = logits.float().softmax(-1).gather(1, labels.clamp(min=0)[:, None])[:, 0][there[name]]
+            logits = head.in_unit(self.model.classifier(fusion(alone, return_tokens=False).pooled))
+            chances = cast(torch.Tensor, head.probabilities(logits))
+            right = chances.gather(1, labels.clamp(min=0)[:, None])[:, 0][there[name]]
             self.sums[place] += torch.tensor([right.sum().item(), len(right)], dtype=torch.float64)
         parts.train()
         fusion.train()

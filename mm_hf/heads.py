@@ -2,18 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import nn
 
 from .blocks import carry
-from .models.ctc_mm_fusion import MMFusionForCTC
-from .models.modeling_mm_fusion import MMFusionForClassification, MMFusionForMultiTask
+from .models.head_table import HEAD_TABLE
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
-from .models.tasks import module_name
+from .models.tasks import NUMBERS, TEXTS
 
 
+# The heads that a recipe can ask for, by the names of its key `task`.
+HEADS: dict[str, type[MMFusionPreTrainedModel]] = {
+    entry.task: getattr(import_module(f"{__package__}.models.{entry.module}"), entry.class_name)
+    for entry in HEAD_TABLE
+}
+# By the name of a head's class its task, where the columns of the data do not tell it.
+TASK_OF = {entry.class_name: entry.task for entry in HEAD_TABLE if not entry.by_columns}
 LISTED = 20  # names in a line
 
 
@@ -29,7 +36,7 @@ class Head:
         sole: it is the only head of its model.
     """
 
-    layer: nn.Linear
+    layer: Any
     kind: str
     names: list[str] | None = None
     mean: Sequence[float] | None = None
@@ -37,31 +44,25 @@ class Head:
     sole: bool = True
 
 
+KINDS = {NUMBERS: "numbers", TEXTS: "tokens"}  # of all others "labels"
+
+
 def of_heads(model: MMFusionPreTrainedModel, column: str | None, tokens: Sequence[str] | None) -> dict[Any, Head]:
     """The heads of a model by task; that of a single task by its label, which may be None."""
-    config = model.config
-    if isinstance(model, MMFusionForCTC):
-        return {column: Head(model.ctc_head, "tokens", None if tokens is None else list(tokens))}
-    if isinstance(model, MMFusionForMultiTask):
-        return {
-            task: Head(
-                cast(nn.Linear, model.heads[module_name(task)]),
-                "numbers" if settings.problem_type == "regression" else "labels",
-                list(settings.labels) if settings.labels else None,
-                settings.label_mean,
-                settings.label_scale,
-                sole=False,
-            )
-            for task, settings in model.tasks.items()
-        }
-    if not isinstance(model, MMFusionForClassification):
-        return {}
-    if config.problem_type == "regression" or model.regression_heads():
-        return {column: Head(model.classifier, "numbers", None, config.label_mean, config.label_scale)}
-    id2label: dict[int, str] = cast(Any, config.id2label)
-    names = [id2label[number] for number in range(len(id2label))]
-    unnamed = names == [f"LABEL_{number}" for number in range(len(names))]
-    return {column: Head(model.classifier, "labels", None if unnamed else names)}
+    found = {}
+    for task, (layer, head) in model.last_layers().items():
+        kind = KINDS.get(head.label_kind, "labels")
+        names: Any = head.labels
+        if kind == "tokens":
+            names = tokens
+        elif task is None and kind == "labels":
+            id2label: Any = model.config.id2label
+            names = [id2label[number] for number in range(len(id2label))]
+            names = None if names == [f"LABEL_{number}" for number in range(len(names))] else names
+        named = None if names is None else list(names)
+        sole = task is None
+        found[column if sole else task] = Head(layer, kind, named, head.label_mean, head.label_scale, sole)
+    return found
 
 
 def load_heads(heads: dict[Any, Head], old: dict[Any, Head], name: str) -> list[str]:
@@ -72,7 +73,10 @@ def load_heads(heads: dict[Any, Head], old: dict[Any, Head], name: str) -> list[
         if other is None:
             lines.append(f"{title}: fresh")
             continue
-        found = load_numbers(head, other, name) if head.kind == "numbers" else load_names(head, other, name)
+        if not isinstance(head.layer, nn.Linear) or not isinstance(other.layer, nn.Linear):
+            found = load_whole(head, other, name)
+        else:
+            found = load_numbers(head, other, name) if head.kind == "numbers" else load_names(head, other, name)
         if found != "fresh":
             used.add(id(other))
             column = next(key for key, one in old.items() if one is other)
@@ -126,6 +130,18 @@ def load_numbers(head: Head, other: Head, name: str) -> str:
     head.layer.weight.copy_(weight * (old_scale / scale)[:, None])
     head.layer.bias.copy_((bias * old_scale + old_mean - mean) / scale)
     return f"from {name}, in the unit of the label"
+
+
+def load_whole(head: Head, other: Head, name: str) -> str:
+    """Takes over a layer of another kind, of a head from outside the package, where both mean the same."""
+    weights, others = head.layer.state_dict(), other.layer.state_dict()
+    same = (head.names, head.mean, head.scale) == (other.names, other.mean, other.scale)
+    same &= type(head.layer).__qualname__ == type(other.layer).__qualname__
+    if not same or {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in others.items()}:
+        return "fresh"
+    for key, value in weights.items():
+        value.copy_(others[key])
+    return f"from {name}"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -5,40 +5,19 @@ from typing import Any
 
 from transformers import AutoProcessor, Pipeline, PreTrainedModel
 
-from .models.configuration_mm_fusion import CUSTOM_PIPELINES, MMFusionConfig
-from .models.ctc_mm_fusion import MMFusionForCTC
+from .heads import HEADS
+from .models import pipelines_mm_fusion
+from .models.configuration_mm_fusion import MMFusionConfig
 from .models.generation_mm_fusion import MMFusionForConditionalGeneration
-from .models.modeling_mm_fusion import (
-    MMFusionForClassification,
-    MMFusionForMultiTask,
-    MMFusionForQuestionAnswering,
-)
+from .models.head_table import HEAD_TABLE
 from .models.names import did_you_mean
-from .models.pipelines_mm_fusion import (
-    MMFusionClassificationPipeline,
-    MMFusionFeatureExtractionPipeline,
-    MMFusionFreeAnswerPipeline,
-    MMFusionGenerationPipeline,
-    MMFusionMultiTaskPipeline,
-    MMFusionQuestionAnsweringPipeline,
-    MMFusionSpeechRecognitionPipeline,
-)
 from .models.pretrained_mm_fusion import HUB_KEYS, LOADING_KEYS
-from .models.retrieval_mm_fusion import MMFusionForRetrieval
+from .models.sound import Sound
 
 
+# By the name of a pipeline the heads that have it, the usual one first.
 PIPELINES = {
-    "visual-question-answering": (MMFusionQuestionAnsweringPipeline, MMFusionForQuestionAnswering),
-    "multimodal-classification": (MMFusionClassificationPipeline, MMFusionForClassification),
-    "multimodal-multi-task": (MMFusionMultiTaskPipeline, MMFusionForMultiTask),
-    "multimodal-feature-extraction": (MMFusionFeatureExtractionPipeline, MMFusionForRetrieval),
-    "image-to-text": (MMFusionGenerationPipeline, MMFusionForConditionalGeneration),
-    "automatic-speech-recognition": (MMFusionSpeechRecognitionPipeline, MMFusionForCTC),
-}
-# Of models that write with a decoder, where a task is one of other models too.
-WRITING_PIPELINES = {
-    "visual-question-answering": (MMFusionFreeAnswerPipeline, MMFusionForConditionalGeneration),
-    "automatic-speech-recognition": (MMFusionSpeechRecognitionPipeline, MMFusionForConditionalGeneration),
+    tag: [head for head in HEAD_TABLE if tag in head.pipelines] for one in HEAD_TABLE for tag in one.pipelines
 }
 
 
@@ -79,19 +58,20 @@ def pipeline(
     writes = MMFusionForConditionalGeneration.__name__ in names
     if task is None and writes:  # it answers what it can be asked
         task = "visual-question-answering" if len(config.modalities) > 1 else "image-to-text"
-        task = "automatic-speech-recognition" if "audio" in config.modalities else task
+        task = "automatic-speech-recognition" if Sound.name in config.modalities else task
     if task is None:
-        task = next((tag for name in names for tag in CUSTOM_PIPELINES.get(name, {})), None)
+        task = next((tag for head in HEAD_TABLE if head.class_name in names for tag in head.pipelines), None)
         if task is None:
             raise ValueError(f"No pipeline is known for {names}; tasks are {sorted(PIPELINES)}.")
     if task not in PIPELINES:
         meant = did_you_mean(task, PIPELINES)
         raise ValueError(f"Unknown task {task!r}: known are {sorted(PIPELINES)}.{meant}")
-    pipeline_class, model_class = (writes and WRITING_PIPELINES.get(task)) or PIPELINES[task]
+    head = next((head for head in PIPELINES[task] if head.class_name in names), PIPELINES[task][0])
     if not isinstance(model, PreTrainedModel):
         processor = AutoProcessor.from_pretrained(model, **hub_kwargs) if processor is None else processor
-        model = model_class.from_pretrained(model, **hub_kwargs)
+        model = HEADS[head.task].from_pretrained(model, **hub_kwargs)
     if processor is None:
         raise ValueError("A model in memory needs its processor beside it.")
     device = model.device if device is None else device
+    pipeline_class = getattr(pipelines_mm_fusion, head.pipelines[task])
     return pipeline_class(model=model, processor=processor, task=task, device=device, batch_size=batch_size, **kwargs)

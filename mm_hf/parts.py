@@ -9,38 +9,18 @@ import torch
 from torch import nn
 
 from .blocks import carry
-from .heads import listed, load_heads, of_heads
+from .heads import HEADS, listed, load_heads, of_heads
 from .models.configuration_mm_fusion import MMFusionConfig
-from .models.ctc_mm_fusion import MMFusionForCTC
 from .models.fusion import Fusion
-from .models.generation_mm_fusion import MMFusionForConditionalGeneration
-from .models.modeling_mm_fusion import (
-    MMFusionForClassification,
-    MMFusionForMultiTask,
-    MMFusionForQuestionAnswering,
-    MMFusionModel,
-)
+from .models.modeling_mm_fusion import MMFusionModel
 from .models.pooled_fusions import DeepCrossFusion, GatedFusion, LateFusion, PooledFusion, SumFusion
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
-from .models.retrieval_mm_fusion import MMFusionForRetrieval
 from .models.tasks import TaskWeighting
 from .models.token_fusions import BottleneckFusion, CrossAttentionFusion, TokenFusion
 
 
-CLASSES: dict[str, type[MMFusionPreTrainedModel]] = {
-    kind.__name__: kind
-    for kind in (
-        MMFusionModel,
-        MMFusionForClassification,
-        MMFusionForQuestionAnswering,
-        MMFusionForMultiTask,
-        MMFusionForRetrieval,
-        MMFusionForConditionalGeneration,
-        MMFusionForCTC,
-    )
-}
-# Heads whose other parts mean the same in both models.
-ALIKE = (MMFusionForRetrieval, MMFusionForConditionalGeneration, MMFusionForCTC)
+CLASSES: dict[str, type[MMFusionPreTrainedModel]] = {"MMFusionModel": MMFusionModel}
+CLASSES |= {head.__name__: head for head in HEADS.values()}
 
 
 def class_of(config: MMFusionConfig, source: Any) -> type[MMFusionPreTrainedModel]:
@@ -267,7 +247,7 @@ def load_others(
         heads: last layers of both, which are settled.
     """
     parts, others = parts_beside(model, heads), parts_beside(old, heads)
-    alike = any(isinstance(model, kind) and isinstance(old, kind) for kind in ALIKE)
+    alike = any(isinstance(model, kind) and isinstance(old, kind) for kind in HEADS.values())
     found, fresh = [], []
     for key, part in parts.items():
         of_modality = key.removeprefix("embeddings.")

@@ -107,7 +107,7 @@ class MMTrainer(WholeCheckpoints):
     def _loader(self, dataset: Any, split: str, train: bool) -> BatchLoader:
         args, collator = self.args, cast(MultimodalCollator, self.data_collator)
         if not train:
-            collator = dataclasses.replace(collator, augment=None, token_dropout=0.0, speed_perturbation=0.0)
+            collator = collator.unchanging()
         if isinstance(dataset, Rows | datasets.Dataset):
             names = (dataset.dataset if isinstance(dataset, Rows) else dataset).column_names
             if split == "test" and not set(collator.columns.labels) <= set(names):

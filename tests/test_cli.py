@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from argparse import SUPPRESS
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,10 @@ def test_help_of_training_lists_every_key_in_its_group(verb, run):
     groups = re.split(r"^(What is built|What it learns from|How it learns):$", text, flags=re.MULTILINE)[2::2]
     for group, kind in zip(groups, recipe.ALL_ARGUMENTS, strict=True):
         for key in kind.__dataclass_fields__.values():
-            assert re.search(rf"^  --{key.name}\b", group, re.MULTILINE), key.name
+            if key.metadata["help"] == SUPPRESS:  # it is written by another key
+                continue
+            flag = key.metadata.get("flag", key.name)
+            assert re.search(rf"^  --{flag}\b", group, re.MULTILINE), flag
             assert key.metadata["help"].split()[0] in group
     assert "--text-column" not in text
     assert "--label_column, --label TEXT" in text

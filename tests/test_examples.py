@@ -17,7 +17,7 @@ from mm_hf.trainer import MMTrainer
 
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = ["train_loop.py", "trainer.py"]
-PUBLIC = {"mm_hf", "mm_hf.data", "mm_hf.evaluation", "mm_hf.optim", "mm_hf.trainer"}
+PUBLIC = {"mm_hf", "mm_hf.data", "mm_hf.evaluation", "mm_hf.optim", "mm_hf.tasks", "mm_hf.trainer"}
 
 
 @pytest.fixture(scope="module")

@@ -196,3 +196,32 @@ def test_importing_the_package_is_light():
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip() == "[]"
+
+
+# Names that only the files which own them may spell out; `prepare` names columns of its data sets by the same words.
+MODALITY_NAMES = ("vision", "text", "audio", "tabular", "series")
+TASK_NAMES = (
+    *("single_label_classification", "multi_label_classification", "regression", "generation", "ctc", "retrieval"),
+    *("classification", "question_answering", "multi_task"),
+)
+
+
+def literals(file: Path) -> set[str]:
+    """The string literals of a file, docstrings and the parts of messages aside."""
+    tree = ast.parse(file.read_text())
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings | parts
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [*((name, 5) for name in MODALITY_NAMES), *((name, 4) for name in TASK_NAMES)], ids=str
+)
+def test_who_spells_out_a_modality_or_a_task(name, most):
+    files = [file for file in PACKAGE.rglob("*.py") if file.parent.name != "prepare" and file.name != "__init__.py"]
+    spelling = [name_of(file) for file in files if name in literals(file)]
+    assert 1 <= len(spelling) <= most, f"{name!r} is spelled out in {spelling}"

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any
 
-from ..training.data_arguments import COLUMN_OF, DatasetArguments
+from ..training.data_arguments import DatasetArguments, keep_plain
 from ..training.flags import ArgumentParser
 from ..training.measuring_arguments import EvaluateArguments, measuring_parser
 
@@ -131,8 +131,8 @@ def compare_parser(description: str, prog: str) -> ArgumentParser:
     return measuring_parser(description, prog, CompareArguments, usage=COMPARING)
 
 
-IN_COLUMNS = [*COLUMN_OF.values(), "video_column"]
-OF_DATA = [*IN_COLUMNS, "data_root", "on_error", "max_bad_fraction"]
+IN_COLUMNS = [key.name for key in fields(DatasetArguments) if "names_columns" in key.metadata]
+OF_DATA = [*IN_COLUMNS, "import_files", "data_root", "on_error", "max_bad_fraction"]
 HELP = {
     "data_root": {"help": "Folder that image paths are relative to and cannot leave; left out, that of the rows."},
     "on_error": {
@@ -149,6 +149,7 @@ ColumnArguments: Any = make_dataclass(
         for key in fields(DatasetArguments)
         if key.name in OF_DATA
     ],
+    namespace={"__post_init__": keep_plain},
 )
 ColumnArguments.__doc__ = "The columns of the rows, and what becomes of bad ones."
 

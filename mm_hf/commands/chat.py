@@ -17,6 +17,8 @@ import torch
 from transformers.utils import logging
 
 from .. import EncoderStates, MMFusionConfig, MMFusionForConditionalGeneration, MMFusionModel, MMFusionProcessor
+from ..models.text import Text
+from ..models.vision import Vision
 from ..training.exits import ANSWERING, run_script
 from .arguments import chat_parser
 
@@ -46,7 +48,7 @@ class Dialogue:
             ValueError: there is none, or it cannot be read.
         """
         inputs = self.processor(images=[path]).to(self.model.device)
-        self.picture = cast(MMFusionModel, self.model.get_encoder()).encode(**inputs)["vision"]
+        self.picture = cast(MMFusionModel, self.model.get_encoder()).encode(**inputs)[Vision.name]
         self.said = []
 
     def text(self, question: str) -> str:
@@ -70,7 +72,7 @@ class Dialogue:
             raise ValueError("There is no picture to ask about: show one first.")
         inputs = self.processor(text=[self.text(question)]).to(self.model.device)
         picture = replace(self.picture, index=torch.zeros(1, dtype=torch.int64, device=self.model.device))
-        tokens = self.model.generate(**inputs, encoder_states={"vision": picture}, **self.settings)
+        tokens = self.model.generate(**inputs, encoder_states={Vision.name: picture}, **self.settings)
         answer = self.processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
         self.said.append(f"{question} {answer}")
         return answer
@@ -86,7 +88,7 @@ def main():
     logging.disable_progress_bar()  # of loading weights: seconds
     config = MMFusionConfig.from_pretrained(args.model)
     found = (config.architectures or [config.model_type])[0]
-    if found != MMFusionForConditionalGeneration.__name__ or set(config.modalities) != {"vision", "text"}:
+    if found != MMFusionForConditionalGeneration.__name__ or set(config.modalities) != {Vision.name, Text.name}:
         raise ValueError(
             f"{args.model} is a {found} of {' and '.join(config.modalities)}; a dialogue needs a "
             f"{MMFusionForConditionalGeneration.__name__} of vision and text."

@@ -19,13 +19,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from datasets import Dataset
 
 from ..data import Rows
 from ..data.rows import SOURCE_ROW
-from ..evaluation import Predictions, answers_of, has_label, ranks, rounded, targets_of
+from ..evaluation import Predictions, ranks, rounded
 from ..evaluation.html_report import write_html
 from ..evaluation.outcomes import (
     MeasuredRows,
@@ -38,7 +37,9 @@ from ..evaluation.outcomes import (
     sign_words,
 )
 from ..evaluation.paired import NOTE
-from ..models.generation_mm_fusion import GENERATION
+from ..models.text import Text
+from ..models.vision import Vision
+from ..tasks import Retrieval
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator
 from ..training.exits import MEASURING, run_script
@@ -54,7 +55,7 @@ from .search import SEARCHES, RetrieveArguments, open_search
 
 
 SHOWN = 24  # rows on the page
-COLUMNS = ("task", "row", "kind", "text", "truth", "a", "b", "better", "score_a", "score_b")
+COLUMNS = ("task", "row", "kind", Text.name, "truth", "a", "b", "better", "score_a", "score_b")
 
 
 @dataclass
@@ -179,7 +180,7 @@ def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
         )
     unit, units = units_of(sides, runs)
     kinds = next((side.rows[side.columns.kind][:] for side in sides if side.columns.kind), None)
-    texts = next((side.rows[side.columns.text][:] for side in sides if side.columns.text), None)
+    texts = next(filter(None, (texts_of(side.rows, side.columns.texts) for side in sides)), None)
     about = MeasuredRows(sides[0].row_numbers(), units, unit, kinds, texts)
     names, args = (sides[0].name, sides[1].name), sides[0].args
     options: dict[str, Any] = {"samples": args.bootstrap_samples, "seed": args.seed}
@@ -191,26 +192,21 @@ def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
     return {"classes": [type(run.model).__name__ for run in runs], "only": alone, "unit": unit, "tasks": tasks}
 
 
+def texts_of(rows: Dataset, columns: list[str]) -> list[str | None]:
+    """The texts of each row in one, None where it has none; nothing where there is no column of them."""
+    found = zip(*(rows[column][:] for column in columns))
+    return [" | ".join(text for text in texts if isinstance(text, str)) or None for texts in found]
+
+
 def outcomes_of(run: Evaluator, predictions: Predictions) -> dict[str, Outcome]:
     """By column of labels what a run answers."""
-    if run.writes:
-        said, true = (run.collator.texts_of(tokens) for tokens in (predictions.logits, predictions.labels))
-        labelled = torch.tensor([text is not None for text in true])
-        (column,) = run.columns.labels
-        return {column: Outcome(GENERATION, None, [text or "" for text in said], true, labelled)}
     found = {}
-    for task in run.alone():
-        (column,), problem_type = task.columns.labels, task.problem_type
-        logits, labels = (
-            values[column] if run.tasks else values for values in (predictions.logits, predictions.labels)
-        )
-        found[column] = Outcome(
-            problem_type,
-            None if task.label2id is None else list(task.label2id),
-            answers_of(logits, problem_type),
-            targets_of(labels, problem_type),
-            has_label(labels, problem_type),
-        )
+    for alone in run.alone():
+        values = [
+            values[alone.label] if run.several else values for values in (predictions.logits, predictions.labels)
+        ]
+        task, (logits, labels) = alone.task.readable(values, run.collator.texts_of)
+        found[alone.label] = Outcome(task, task.answers(logits), task.targets(labels), task.has_label(labels))
     return found
 
 
@@ -262,7 +258,7 @@ def units_of(sides: tuple[Side, Side], runs: list[Evaluator]) -> tuple[str, list
         if side.columns.group:
             return f"rows of equal {side.columns.group}", side.rows[side.columns.group][:]
     for side, run in zip(sides, runs):
-        if "vision" in run.model.config.modalities and run.collator.parts["vision"]:
+        if Vision.name in run.model.config.modalities and run.collator.parts[Vision.name]:
             return "rows of the same picture", picture_keys(run, Rows(side.rows, side.part))
     return "rows", list(range(len(sides[0].rows)))
 
@@ -313,10 +309,11 @@ def compare_searches(sides: tuple[Side, Side]) -> dict[str, Any]:
         places = [ranks(own if right is relevant else own.T, right)[asked] for own in similarities]
         numbers = asked.nonzero().flatten().tolist()
         tasks[direction] = compare_ranks(
+            Retrieval(),
             (places[0], places[1]),
             (sides[0].name, sides[1].name),
             [row_numbers[gallery.places[asked_by][number]] for number in numbers],
-            [texts[number] if asked_by == "text" else None for number in numbers],
+            [texts[number] if asked_by == Text.name else None for number in numbers],
             args.bootstrap_samples,
             args.seed,
             f"intervals of {direction}",

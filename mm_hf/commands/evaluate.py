@@ -29,22 +29,20 @@ from ..evaluation import (
     Predictions,
     TextTable,
     analyse,
-    answers_of,
     derangement,
     draw,
     group_codes,
-    has_label,
-    majority_answer,
-    median_answer,
     predict,
     rounded,
     rows_without,
     table,
-    targets_of,
     write_page,
 )
 from ..evaluation.html_report import PICTURES
+from ..models.text import Text
+from ..models.vision import Vision
 from ..progress_bar import progress_bar
+from ..tasks import Task
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator, OtherPictures
 from ..training.exits import MEASURING, run_script
@@ -112,14 +110,14 @@ def main():
         others = dict.fromkeys(set(modalities) - {modality})
         meaning = f"this very model, not trained for it, with the {' and '.join(others)} of every row taken away"
         floors[f"this_model_{modality}_alone"] = logits(f"{modality} alone", absent=others), {"meaning": meaning}
-    items = picture_keys(run, rows) if "vision" in modalities else None
-    if items is not None and "text" in modalities:
+    items = picture_keys(run, rows) if Vision.name in modalities else None
+    if items is not None and Text.name in modalities:
         order = derangement(items, args.seed)
         kept = sum(items[row] is not None and items[row] == items[other] for row, other in enumerate(order))
         shuffled = logits("shuffled pairs", OtherPictures(rows.dataset, name, run.columns, order))
         meaning = "this very model, with each text beside the picture of another row"
         floors["this_model_shuffled_pairs"] = shuffled, {"meaning": meaning, "rows_that_kept_their_picture": kept}
-    if run.writes and modalities == ["vision"] and learned is not None:
+    if run.writes and modalities == [Vision.name] and learned is not None:
         floors["nearest_picture"] = learned[nearest_pictures(run, rows)], {"meaning": NEAREST_PICTURE}
     curves: dict[str, list] = {}
     for place, modality in enumerate(modalities if args.missing else []):
@@ -128,15 +126,15 @@ def main():
             curves.setdefault(modality, []).append((share, logits(f"{share:.0%} without {modality}", absent=lost)))
 
     if run.writes:  # all that were ever said
-        run.label2id = texts.numbers
+        run.tasks = [replace(run.task, names=texts.texts)]
     if run.accelerator.is_main_process:
         units: tuple[str, Sequence] = ("rows", range(len(rows)))
         if isinstance(run.columns, GroupedColumns) and run.columns.group:
             units = (f"rows of equal {run.columns.group}", rows.dataset[run.columns.group][:])
         elif items is not None:
             units = ("rows of the same picture", items)
-        for task in run.alone():
-            write_task(args, data_args, run, task, name, predictions, learned, units, floors, curves)
+        for alone in run.alone():
+            write_task(args, data_args, run, alone, name, predictions, learned, units, floors, curves)
     run.accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
     run.accelerator.end_training()
 
@@ -145,7 +143,7 @@ def write_task(
     args: EvaluateArguments,
     data_args: DatasetArguments,
     run: Evaluator,
-    task: Evaluator,
+    alone: Evaluator,
     name: str,
     predictions: Predictions,
     learned: Any,
@@ -157,58 +155,53 @@ def write_task(
     evaluation; of several tasks each into a folder of its own.
 
     Args:
-        task: the same as `run`, as if it had this task alone.
+        alone: the same as `run`, as if it had this task alone.
         predictions: of all rows.
         learned: labels of the training part, None where there is none.
         floors, curves: as `write_evaluation` takes them, but with the logits of all rows in place of answers.
         args, data_args, run, name, units: see there.
     """
-    column, problem_type = task.label, task.problem_type
+    column, task = alone.label, alone.task
 
     def own(values: Any) -> torch.Tensor:
-        return values[column] if run.tasks else values
+        return values[column] if run.several else values
 
-    labelled = has_label(own(predictions.labels), problem_type)
+    labelled = task.has_label(own(predictions.labels))
     logits, labels = own(predictions.logits)[labelled], own(predictions.labels)[labelled]
 
     def answers(values: Any) -> torch.Tensor:
-        return answers_of(own(values)[labelled], problem_type)
+        return task.answers(own(values)[labelled])
 
     known = None if learned is None else own(learned)
-    outputs = len(task.label2id or {}) if run.writes else logits.shape[1]
+    outputs = 0 if task.writes else logits.shape[1]
     own_floors = constant_floors(task, labels, known, outputs)
     own_floors |= {floor: (answers(values), notes) for floor, (values, notes) in floors.items()}
     own_curves = {
         modality: [(share, answers(values)) for share, values in points] for modality, points in curves.items()
     }
-    if run.tasks:
-        task.output_dir = run.output_dir / re.sub(r"[^\w-]", "_", column)
-        task.output_dir.mkdir(exist_ok=True)
-        task.name = f"{run.name}, {column}"
-    write_evaluation(args, data_args, task, name, labelled, logits, labels, units, own_floors, own_curves)
+    if run.several:
+        alone.output_dir = run.output_dir / re.sub(r"[^\w-]", "_", column)
+        alone.output_dir.mkdir(exist_ok=True)
+        alone.name = f"{run.name}, {column}"
+    write_evaluation(args, data_args, alone, name, labelled, logits, labels, units, own_floors, own_curves)
 
 
 def constant_floors(
-    run: Evaluator, labels: torch.Tensor, learned: torch.Tensor | None, outputs: int
+    task: Task, labels: torch.Tensor, learned: torch.Tensor | None, outputs: int
 ) -> dict[str, tuple[torch.Tensor, dict[str, str]]]:
-    """By name the best answer that looks at no row, for each row, and where it is from. Of numbers there are two, one
-    for the RMSE and one for the MAE."""
-    usable = learned is not None and bool(has_label(learned, run.problem_type).any())
+    """By name the best answers that look at no row, for each row, and where they are from; of several which metric
+    each is the best for."""
+    usable = learned is not None and bool(task.has_label(learned).any())
     known = learned if learned is not None and usable else labels
     source = "train" if usable else "the evaluated rows"
-    answer = majority_answer(known, run.problem_type, outputs)
-    if run.problem_type != "regression":
-        what = "the labels that together fit best" if answer.ndim else "the most frequent answer"
-        shape = (len(labels), outputs) if answer.ndim else (len(labels),)
-        return {"majority": (answer.expand(shape), {"meaning": f"{what} of {source}, for every row", "from": source})}
-    found = {"mean": (answer, "rmse", "the mean"), "mae_of_median": (median_answer(known), "mae", "the median")}
-    return {
-        name: (
-            answer.expand(len(labels), outputs),
-            {"meaning": f"{what} of {source}, for every row", "from": source, "metric": metric},
-        )
-        for name, (answer, metric, what) in found.items()
-    }
+    guesses = {name: guess for name, guess in task.constants(known, outputs).items() if guess.listed}
+    found = {}
+    for name, guess in guesses.items():
+        notes = {"meaning": f"{guess.words} of {source}, for every row", "from": source}
+        if len(guesses) > 1:
+            notes["metric"] = guess.metric
+        found[name] = guess.answer.expand(len(labels), *guess.answer.shape), notes
+    return found
 
 
 def nearest_pictures(run: Evaluator, rows: Rows) -> torch.Tensor:
@@ -223,7 +216,7 @@ def nearest_pictures(run: Evaluator, rows: Rows) -> torch.Tensor:
             batch = send_to_device(batch, run.accelerator.device)
             inputs = {key: batch[key] for key in ("pixel_values", "encoder_states") if key in batch}
             with torch.no_grad():
-                states = run.model.base_model.encode({"vision": batch.get("vision_index")}, **inputs)["vision"]
+                states = run.model.base_model.encode({Vision.name: batch.get("vision_index")}, **inputs)[Vision.name]
             levels = [level.flatten(2).mean(-1) if level.ndim == 4 else level.mean(1) for level in states.levels]
             items = torch.nn.functional.normalize(torch.cat(levels, dim=-1), dim=-1)
             found.append(items[states.index].masked_fill((states.index < 0)[:, None], 0).cpu())
@@ -237,7 +230,7 @@ def picture_keys(run: Evaluator, rows: Rows) -> list[tuple | None]:
     """What tells the pictures of the rows apart; None where a row has none."""
     keys: list[tuple | None] = []
     for row in rows:
-        found = tuple(run.collator.item_keys(row, "vision"))
+        found = tuple(run.collator.item_keys(row, Vision.name))
         keys.append(found if any(found) else None)
     return keys
 
@@ -264,19 +257,17 @@ def write_evaluation(
         floors: by name the answers of each, and what is said of it.
         curves: by modality the answers at each share of rows that lose it.
     """
-    part, columns, problem_type = run.splits[name], run.columns, run.problem_type
-    names = None if run.label2id is None else list(run.label2id)
-
+    part, columns, task = run.splits[name], run.columns, run.task
     rows = labelled.nonzero().flatten().tolist()
     groups = group_codes([units[1][row] for row in rows])
     kinds = part[columns.kind][rows] if columns.kind else None
     options: dict[str, Any] = {"samples": args.bootstrap_samples, "seed": args.seed}
-    found = analyse(logits, labels, problem_type, names, groups, kinds, floors, curves, **options)
+    found = analyse(task, logits, labels, groups, kinds, floors, curves, **options)
     found["intervals"]["unit"] = units[0]
     wrong = Rows(part, name).__getitems__([rows[mistake.pop("place")] for mistake in found["mistakes"]])
     looks = [picture_and_text(row, run.collator) for row in wrong]
     for mistake, row, (_, text) in zip(found["mistakes"], wrong, looks):
-        mistake |= {"row": row.get(SOURCE_ROW, row["row_id"]), "text": text}
+        mistake |= {"row": row.get(SOURCE_ROW, row["row_id"]), Text.name: text}
     report = {
         "model": args.model,
         "model_class": type(run.model).__name__,
@@ -284,8 +275,8 @@ def write_evaluation(
         "split": name,
         "rows": {"evaluated": len(part), "labelled": len(labels), "bad": run.bad_rows.count(name)},
         "label_column": columns.label,
-        "problem_type": problem_type,
-        "labels": None if run.writes else names,
+        "problem_type": task.problem_type,
+        "labels": task.classes,
         **found,
         "seed": args.seed,
         "max_rows": args.max_rows,
@@ -302,9 +293,8 @@ def write_evaluation(
     staged = run.output_dir / ".writing"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
-    answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
     shown = [picture for picture, _ in looks]
-    pictures = draw(staged, report, names, answers, targets, shown, no_picture(run.collator))
+    pictures = draw(staged, task, report, task.answers(logits), task.targets(labels), shown, no_picture(run.collator))
     write_page(staged / "report.html", f"Evaluation of {run.name}", facts(report), report, pictures)
     if (run.output_dir / "evaluation.json").exists():  # what an earlier evaluation left, and this one has not
         for left in PICTURES if run.bad_rows.entries else (*PICTURES, "bad_rows.jsonl"):

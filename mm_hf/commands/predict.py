@@ -30,13 +30,16 @@ import mm_hf
 
 from .. import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
 from ..data import MultimodalCollator
+from ..data.imported import import_again
 from ..evaluation.prediction import write
 from ..models.checksums import checksum_of, checksum_of_bytes
-from ..models.ctc_mm_fusion import CTC, MMFusionForCTC
-from ..models.generation_mm_fusion import GENERATION, MMFusionForConditionalGeneration
+from ..models.ctc_mm_fusion import MMFusionForCTC
+from ..models.generation_mm_fusion import MMFusionForConditionalGeneration
+from ..models.losses import infer_problem_type
 from ..progress_bar import progress_bar
+from ..tasks import TASKS, task_of
 from ..training.exits import MEASURING, run_script
-from ..training.heads import HEADS
+from ..training.heads import TASK_OF
 from ..training.values import check_range
 from .arguments import PredictArguments
 from .prediction.answers import ERROR, Answer, Summary, reasons_of, without_input
@@ -83,7 +86,7 @@ class Predictor:
                 said = {name: values.float().cpu() for name, values in said.items()}
         found = []
         for answer in self.answers:
-            rows, good = answer.rows(said[answer.task])
+            rows, good = answer.rows(said[answer.column])
             found.append(rows)
             for row_id, finite in zip(row_ids, good):
                 if not finite:
@@ -136,7 +139,7 @@ def predict_file(
         columns,
         on_error="skip",  # the first bad row is told by all processes together
         root=source.root,
-        num_frames=config.num_images,
+        num_frames=columns.frames(config.num_images),
         table_names=source.class_names,
         target_end=head is not MMFusionForCTC,
     )
@@ -156,21 +159,22 @@ def answers_of(config: MMFusionConfig, head: type[MMFusionPreTrainedModel], args
         ValueError: classes are asked for, and it has none.
     """
     options: Any = {"prefix": args.prefix, "top_k": args.top_k, "every": args.probabilities == "all"}
-    if head in (HEADS[GENERATION], HEADS[CTC]):
-        answers = [Answer("", GENERATION, None, **options)]
+    asked = TASKS.get(TASK_OF.get(head.__name__, ""))
+    if asked is not None:
+        answers = [Answer("", asked(), **options)]
     elif config.tasks is not None:
         answers = [
-            Answer(name, task.problem_type, task.labels, task.num_labels, **options)
+            Answer(name, task_of(task.problem_type, task.labels), task.num_labels, **options)
             for name, task in config.task_heads.items()
         ]
     else:
         names: Any = config.id2label
         outputs, problem_type = len(names), config.problem_type
         if problem_type is None:  # a checkpoint that has not seen a label
-            problem_type = "regression" if outputs == 1 else "single_label_classification"
-        classes = None if problem_type == "regression" else [names[number] for number in range(outputs)]
-        answers = [Answer("", problem_type, classes, outputs, **options)]
-    if (args.top_k > 1 or args.probabilities == "all") and all(answer.classes is None for answer in answers):
+            problem_type = infer_problem_type(torch.empty(0, dtype=torch.int64), outputs)
+        task = task_of(problem_type, [names[number] for number in range(outputs)])
+        answers = [Answer("", task, outputs, **options)]
+    if (args.top_k > 1 or args.probabilities == "all") and not any(answer.task.probabilities for answer in answers):
         raise ValueError("top_k and probabilities are for classes, and this model has none.")
     return answers
 
@@ -275,7 +279,13 @@ def predict_rows(
     look = not (skip and data_args.max_bad_fraction == 1)  # all rows may be bad
     batches = RowBatches(source, size, accelerator.process_index, accelerator.num_processes, first, digest, kept, look)
     workers = args.dataloader_num_workers
-    loader = DataLoader(GivenRows(), batch_sampler=batches, collate_fn=predictor.collator, num_workers=workers)
+    loader = DataLoader(
+        GivenRows(),
+        batch_sampler=batches,
+        collate_fn=predictor.collator,
+        num_workers=workers,
+        worker_init_fn=import_again,
+    )
     summary = Summary(predictor.answers, file.summary)
     file.summary = summary.state
     if first and main:

@@ -26,12 +26,12 @@ from transformers.utils import logging
 from .. import MMFusionConfig, MMFusionForRetrieval, MMFusionProcessor
 from ..data import Columns, MultimodalCollator, Rows, data_root_of, load_splits
 from ..data.all_rows import PART, AllRows, rows_of_all
+from ..data.modalities.sound import picture_of_sound
 from ..data.rows import SOURCE_ROW
 from ..evaluation import (
     bootstrap,
     chance_recall,
     compare,
-    picture_of_sound,
     plot_finds,
     ranking_metrics,
     ranks,
@@ -40,7 +40,9 @@ from ..evaluation import (
 from ..models.files import read_json
 from ..models.image import open_image
 from ..models.retrieval_mm_fusion import ITEMS
-from ..models.sound import load_sound
+from ..models.sound import Sound, load_sound
+from ..models.text import Text
+from ..models.vision import Vision
 from ..retrieval import Gallery, choose_weight, combine, empty_index, encode, rerank, score_gallery
 from ..training.data_arguments import DatasetArguments
 from ..training.exits import MEASURING, run_script
@@ -293,7 +295,7 @@ def draw_searches(search: Search, rows: Rows, gallery: Gallery, similarities, re
             )
             for place in best
         ]
-        searches.append((gallery.keys["text"][text], finds))
+        searches.append((gallery.keys[Text.name][text], finds))
     plot_finds(searches, search.folder / "retrieval.png")
 
 
@@ -355,7 +357,7 @@ def query(search: Search):
         raise ValueError(f"{folder} does not say which part of the data it is of: build it anew.")
     _, rows = rows_of(search, source["split"])
     asked, shown_query, inputs = prepare_query(search)
-    sought = model.item_modality if asked == "text" else "text"
+    sought = model.item_modality if asked == Text.name else Text.name
     inputs = {key: value.to(model.device) for key, value in inputs.items()}
     with torch.no_grad():
         states = {asked: model.model.encode({}, None, **inputs)[asked]}
@@ -392,11 +394,11 @@ def prepare_query(search: Search) -> tuple[str, Any, Mapping[str, torch.Tensor]]
     """
     args, processor = search.args, search.collator.processor
     if args.text is not None:
-        return "text", args.text, processor(text=[args.text])
-    asked, flag = ("vision", "--image") if args.image is not None else ("audio", "--audio")
+        return Text.name, args.text, processor(text=[args.text])
+    asked, flag = (Vision.name, "--image") if args.image is not None else (Sound.name, "--audio")
     if asked != search.model.item_modality:
         raise ValueError(f"{args.model} finds by {search.model.config.modalities}: it cannot be asked by {flag}.")
-    if asked == "vision":
+    if asked == Vision.name:
         picture = open_image(args.image, processor.image_background)
         return asked, picture, processor(images=[picture])
     rate = processor.feature_extractor.sampling_rate

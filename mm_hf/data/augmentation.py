@@ -1,4 +1,4 @@
-"""Random changes to pictures, sounds and texts in training, each drawn from a generator that the caller seeds."""
+"""Random changes to pictures in training, drawn from a generator that the caller seeds."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from ..models.names import did_you_mean
@@ -96,48 +95,3 @@ def parse_augmentations(names: Sequence[str]) -> ImageAugmentation | None:
             meant = did_you_mean(name, NAMED)
             raise ValueError(f"Unknown augmentation {name!r}: known are {list(NAMED)}.{meant}")
     return ImageAugmentation(**{name: NAMED[name] for name in names}) if names else None
-
-
-def change_speed(samples: np.ndarray, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Plays a sound faster or slower, and so higher or lower, as if another voice had said it (Ko et al. 2015).
-
-    Args:
-        samples: `(S,)` float32.
-        strength: the logarithm of the speed is uniform, from that of 1 / (1 + strength) to that of 1 + strength.
-        generator: gives the number.
-
-    Returns:
-        `(S / speed,)` float32.
-    """
-    from scipy.signal import resample_poly
-
-    speed = math.exp(generator.uniform(-1, 1) * math.log1p(strength))
-    return resample_poly(samples, 100, max(1, round(100 * speed))).astype(np.float32)
-
-
-def mask_token_of(tokenizer: Any) -> int | None:
-    """The token that stands for a dropped one: the mask, else the unknown one."""
-    return tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
-
-
-def drop_tokens(
-    input_ids: torch.Tensor, tokenizer: Any, share: float, generators: Sequence[np.random.Generator]
-) -> torch.Tensor:
-    """Masks tokens at random; special tokens, padding among them, stay.
-
-    Args:
-        input_ids: `(U, T)` int64.
-        tokenizer: of the processor.
-        share: of the tokens.
-        generators: one a text.
-
-    Returns:
-        `(U, T)` int64.
-    """
-    special = torch.isin(input_ids, torch.tensor(tokenizer.all_special_ids))
-    input_ids = input_ids.clone()
-    for text, fixed, generator in zip(input_ids, special, generators):
-        words = (~fixed).nonzero()[:, 0]
-        drawn = generator.random(len(words))
-        text[words[torch.from_numpy(drawn < share)]] = mask_token_of(tokenizer)
-    return input_ids

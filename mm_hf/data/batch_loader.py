@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from .collator import MultimodalCollator
+from .imported import import_again
 from .rows import Rows
 from .samplers import GroupedBatchSampler
 from .streaming import StreamBatches
@@ -44,7 +45,14 @@ class BatchLoader(DataLoader):
         # its epochs at other times.
         generator = torch.Generator().manual_seed(seed)
         if isinstance(rows, StreamBatches):
-            super().__init__(rows, batch_size=None, collate_fn=collator, num_workers=num_workers, generator=generator)
+            super().__init__(
+                rows,
+                batch_size=None,
+                collate_fn=collator,
+                num_workers=num_workers,
+                generator=generator,
+                worker_init_fn=import_again,
+            )
             return
         sampler = GroupedBatchSampler(
             len(rows) if rows.groups is None else rows.groups,
@@ -58,7 +66,12 @@ class BatchLoader(DataLoader):
             weights=rows.weights if train else None,
         )
         super().__init__(
-            rows, batch_sampler=sampler, collate_fn=collator, num_workers=num_workers, generator=generator
+            rows,
+            batch_sampler=sampler,
+            collate_fn=collator,
+            num_workers=num_workers,
+            generator=generator,
+            worker_init_fn=import_again,
         )
 
     def set_epoch(self, epoch: int, skip: int = 0):

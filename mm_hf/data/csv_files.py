@@ -21,6 +21,7 @@ from datasets import Dataset, Features, IterableDataset, Value, concatenate_data
 from ..models.finite import DIGITS, is_code, read_number
 from .column_types import MAX_NUMBER_CLASSES, are_few
 from .files_read import Unreadable
+from .modalities import reader_of_part
 
 
 # An empty cell is absent; a cell that says "None" or "NA" is a text, and may well be the name of a class.
@@ -30,9 +31,8 @@ ROW_NAMES = "(names of rows)"  # a column without a name of its own
 BLOCK = 50_000  # rows that are looked at together
 BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 EXACT = 2**53  # beyond, a float does not tell whole numbers apart
-# The parts of a row whose cells are texts, whatever they look like; see `Columns.named`.
-TEXTS = ("text", "image", "audio", "video")
-NUMBERS = ("label", "weight", "table")  # those that may be numbers to be trained on
+AS_TEXT = "as_text"  # the part of columns whose cells are texts whatever they look like, whoever reads them
+LABELS = ("label", "weight")  # parts of a row that may be numbers to be trained on, see `Columns.named`
 # Those whose values are names where digits are written in two ways.
 NAMES = ("label", "kind", "image_id", "group")
 MANY = 1000  # cells that differ, in one block
@@ -202,7 +202,7 @@ def read_csv(
             header, or its files differ in their columns.
     """
     names = list(dict.fromkeys(column for _, column in wanted))
-    roles = {column: part for part, column in reversed(wanted)} | dict.fromkeys(as_text, "text")
+    roles = {column: part for part, column in reversed(wanted)} | dict.fromkeys(as_text, AS_TEXT)
     files = {part: [look_at(path, names) for path in paths] for part, paths in parts.items()}
     there: dict[str, list[str]] = {}
     for part, found in files.items():
@@ -210,14 +210,14 @@ def read_csv(
         for file in found:
             if lacking := [name for name in there[part] if name not in file.called]:
                 raise Unreadable(f"{file.path} has no column {lacking[0]!r}, which other files of its part have.")
-    cells = {name: Cells() for name in names if roles[name] not in TEXTS}
+    cells = {name: Cells() for name in names if cells_of(roles[name]) != "texts"}
     for found in files.values():
         rows = 0
         for file in found:
             rows += look_into(file, cells)
         if not rows:
             raise Unreadable(f"{' and '.join(file.path for file in found)} has no rows.")
-    check_dots({name: seen for name, seen in cells.items() if roles[name] in NUMBERS}, files)
+    check_dots({name: seen for name, seen in cells.items() if cells_of(roles[name]) == "numbers"}, files)
     types = {name: cells[name].dtype(roles[name]) if name in cells else "string" for name in names}
     splits = {
         part: load_part(part, found, {name: types[name] for name in there[part]}, streaming, cache)
@@ -253,12 +253,22 @@ def check_dots(cells: dict[str, Cells], files: dict[str, list[CsvFile]]):
 
 def texts_in(paths: list[str], wanted: list[tuple[str, str]], as_text: Collection[str] = ()) -> list[str]:
     """The columns of CSV files that `read_csv` reads as strings; arguments as there."""
-    roles = {column: part for part, column in reversed(wanted)} | dict.fromkeys(as_text, "text")
+    roles = {column: part for part, column in reversed(wanted)} | dict.fromkeys(as_text, AS_TEXT)
     files = [look_at(path, roles) for path in paths]
     cells = {name: Cells() for name in roles if any(name in file.called.values() for file in files)}
     for file in files:
         look_into(file, cells)
-    return [name for name, seen in cells.items() if roles[name] in TEXTS or seen.dtype(roles[name]) == "string"]
+    return [
+        name for name, seen in cells.items() if cells_of(roles[name]) == "texts" or seen.dtype(roles[name]) == "string"
+    ]
+
+
+def cells_of(part: str) -> str:
+    """How the cells of a column are read, by the part that it plays; see `ModalityReader`."""
+    reader = reader_of_part(part)
+    if reader is None:
+        return "texts" if part == AS_TEXT else "numbers" if part in LABELS else "values"
+    return reader.cells
 
 
 def load_part(

@@ -4,7 +4,7 @@ import os
 from functools import partial
 from typing import Any
 
-from datasets import Audio, Dataset, Features, Image, IterableDataset, List, Value, Video
+from datasets import Audio, Dataset, Features, Image, IterableDataset, Value
 
 from .column_types import STRINGS
 from .rows import resolve_path
@@ -52,17 +52,6 @@ def with_files(
         return split.cast_column(column, target) if feature != target else split
     features = Features({**split.features, column: target})
     return split.map(partial(as_file, column=column), features=features)
-
-
-def with_videos(split: Dataset | IterableDataset, column: str, root: str | None) -> Dataset | IterableDataset:
-    """The split with videos as structs of bytes and path, or as lists of those where they are lists of pictures; see
-    `with_files`."""
-    feature: Any = split.features[column]
-    if isinstance(feature, Video):  # not to be decoded by datasets, see `prepare`
-        return split
-    if isinstance(feature, List) and isinstance(feature.feature, Image):
-        return split.cast_column(column, List(Image(decode=False)))
-    return with_files(split, column, root, "videos", SOUND)
 
 
 def drop_empty(row: dict[str, Any], column: str) -> dict[str, Any]:

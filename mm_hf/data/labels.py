@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from ..models.finite import LARGEST_IN_LOSS, by_number, read_number
 from ..models.names import did_you_mean
+from ..models.tasks import NUMBERS, SEVERAL, label_kind_of
 from .class_names import LISTED_LABELS
 from .column_types import MAX_NUMBER_CLASSES
 from .rows import BadRowError, is_absent
@@ -33,9 +34,9 @@ def label_tensor(
         column: of the labels: names in `label2id`, classes (-1 is what datasets writes for a missing one), booleans,
             numbers, or lists of any of these. None and NaN are missing.
         label2id: numbers of the classes.
-        problem_type: regression and several labels take numbers as floats; None: as they are. Several labels with
-            `label2id` take lists of names or classes, or one value in [0, 1] a class (soft targets, as VQA v2 has
-            them; Goyal et al. 2017).
+        problem_type: that of a `TaskHead`, which says what its labels are: numbers and several labels become floats;
+            None: as they are. Several labels with `label2id` take lists of names or classes, or one value in [0, 1] a
+            class (soft targets, as VQA v2 has them; Goyal et al. 2017).
         bad: takes down bad labels, which then count as missing; None: they raise.
 
     Returns:
@@ -44,8 +45,9 @@ def label_tensor(
     Raises:
         BadRowError: a label that is not in the list, or no label at all.
     """
-    several = problem_type == "multi_label_classification"
-    label2id = None if problem_type == "regression" else label2id  # the library names an output of numbers too
+    kind = label_kind_of(problem_type)
+    several, numbers = kind == SEVERAL, kind == NUMBERS
+    label2id = None if numbers else label2id  # the library names an output of numbers too
     values: list[Any] = []
     width: int | None = None  # of lists; 0 for numbers
     for row in rows:
@@ -55,7 +57,7 @@ def label_tensor(
                 values.append(None)
                 continue
             if label2id is None:
-                value = read_numbers(value, texts=problem_type == "regression")
+                value = read_numbers(value, texts=numbers)
             else:
                 value = read_classes(value, label2id) if several else read_class(value, label2id)
             length = len(value) if isinstance(value, list) else 0
@@ -71,8 +73,7 @@ def label_tensor(
             values.append(None)
     if several and label2id is not None:
         width = len(label2id)
-    floats = problem_type not in (None, "single_label_classification")
-    if width or floats or any(isinstance(value, float) for value in values):
+    if width or several or numbers or any(isinstance(value, float) for value in values):
         missing: Any = [math.nan] * width if width else math.nan
         return torch.tensor([missing if value is None else value for value in values], dtype=torch.float32)
     return torch.tensor([-100 if value is None else value for value in values])

@@ -7,8 +7,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset
 from transformers.utils import logging
 
 from ..models.finite import are_numbers, is_code, kind_of_texts, read_number
-from ..models.losses import PROBLEM_TYPES
-from ..models.names import did_you_mean
+from ..models.tasks import CLASSES, NUMBERS, SEVERAL, problem_type_of, task_head_of
 from .class_names import is_whole
 from .column_types import STRINGS, are_few, count_values
 from .labels import is_finite
@@ -17,7 +16,7 @@ from .rows import SOURCE_ROW
 
 logger = logging.get_logger(__name__)
 
-NUMBERS = ("int", "float", "decimal")  # how types of numbers begin, an unsigned one aside
+NUMBER_TYPES = ("int", "float", "decimal")  # how types of numbers begin, an unsigned one aside
 
 
 def labels_of(
@@ -45,21 +44,19 @@ def labels_of(
     Args:
         splits: as `load_splits` gives them, before `normalise_labels`.
         column: of the labels. None and NaN are missing labels.
-        problem_type: one of `PROBLEM_TYPES`, where the above is not what is meant.
+        problem_type: that of a `TaskHead`, where the above is not what is meant.
 
     Raises:
         ValueError: the problem type does not fit, or the column holds something else, or no label.
     """
-    if problem_type not in (None, *PROBLEM_TYPES):
-        meant = did_you_mean(problem_type, PROBLEM_TYPES)
-        raise ValueError(f"Unknown problem type {problem_type!r}; known are {', '.join(PROBLEM_TYPES)}.{meant}")
+    asked = None if problem_type is None else task_head_of(problem_type, texts=False).label_kind
     if "train" not in splits:
         raise ValueError(f"Labels are read from the training part, and there is none: {list(splits)}.")
     feature: Any = splits["train"].features[column]
     several = isinstance(feature, List)
     inner = feature.feature if several else feature
     known = isinstance(inner, ClassLabel) or getattr(inner, "dtype", "") in ("bool", *STRINGS)
-    known |= getattr(inner, "dtype", "").removeprefix("u").startswith(NUMBERS)
+    known |= getattr(inner, "dtype", "").removeprefix("u").startswith(NUMBER_TYPES)
     if not known or (several and not is_named(inner)):
         raise ValueError(
             f"Labels must be classes, strings or numbers, or lists of classes or strings; column {column!r} holds "
@@ -68,12 +65,13 @@ def labels_of(
     parts = [part for name, part in splits.items() if name == "train" or SOURCE_ROW in part.column_names]
     if not several and getattr(inner, "dtype", "") in STRINGS:
         others = [part for part in splits.values() if isinstance(part, Dataset) and column in part.column_names]
-        names, found = names_of_texts(parts, others, column, problem_type)
+        names, found = names_of_texts(parts, others, column, asked)
     else:
-        names, found = class_names(parts, column, inner, several, problem_type)
-    if problem_type is not None and problem_type != found:
-        raise ValueError(f"Column {column!r} cannot be {problem_type}: it holds {feature}, which is {found}.")
-    return names, found
+        names, found = class_names(parts, column, inner, several, asked)
+    if asked is not None and asked != found:
+        usual = problem_type_of(found)
+        raise ValueError(f"Column {column!r} cannot be {problem_type}: it holds {feature}, which is {usual}.")
+    return names, problem_type or problem_type_of(found)
 
 
 def is_named(feature: ClassLabel | Value) -> bool:
@@ -82,16 +80,16 @@ def is_named(feature: ClassLabel | Value) -> bool:
 
 
 def class_names(
-    parts: list[Dataset | IterableDataset], column: str, feature: Any, several: bool, problem_type: str | None
+    parts: list[Dataset | IterableDataset], column: str, feature: Any, several: bool, asked: str | None
 ) -> tuple[list[str] | None, str]:
-    """Names and problem type for the type of a single label; see `labels_of`."""
-    one_or_several = "multi_label_classification" if several else "single_label_classification"
+    """Names and kind of the labels for the type of a single one; see `labels_of`."""
+    one_or_several = SEVERAL if several else CLASSES
     if isinstance(feature, ClassLabel):
         return list(feature.names), one_or_several
     if feature.dtype == "bool":
         return ["no", "yes"], one_or_several
-    if problem_type == "regression" and not is_named(feature):
-        return None, "regression"
+    if asked == NUMBERS and not is_named(feature):
+        return None, NUMBERS
     counts = sum((count_values(part, column) for part in parts), Counter())
     if not counts:
         raise ValueError(f"No row of the training part has a label in column {column!r}.")
@@ -101,33 +99,33 @@ def class_names(
     if are_numbers(finite.total(), counts.total() - finite.total()):
         counts = finite  # the others are bad rows
     if not all(is_whole(value) for value in counts):
-        return None, "regression"
-    if are_few(len(counts), counts.total()) or problem_type == "single_label_classification":
-        return [str(int(value)) for value in sorted(counts)], "single_label_classification"
-    return None, "regression"
+        return None, NUMBERS
+    if are_few(len(counts), counts.total()) or asked == CLASSES:
+        return [str(int(value)) for value in sorted(counts)], CLASSES
+    return None, NUMBERS
 
 
 def names_of_texts(
-    parts: list[Dataset | IterableDataset], others: list[Dataset], column: str, problem_type: str | None
+    parts: list[Dataset | IterableDataset], others: list[Dataset], column: str, asked: str | None
 ) -> tuple[list[str] | None, str]:
-    """Names and problem type of a column of strings, one label a row; see `labels_of`.
+    """Names and kind of the labels of a column of strings, one label a row; see `labels_of`.
 
     Args:
         parts: those whose labels are learned.
         others: all of which some may have a word where these have none.
         column: of the labels.
-        problem_type: where it is given.
+        asked: the kind of labels, where that is given.
     """
     counts = sum((count_values(part, column) for part in parts), Counter())
     if not counts:
         raise ValueError(f"No row of the training part has a label in column {column!r}.")
-    names = sorted(filter(None, counts)), "single_label_classification"  # an empty name is a bad row
-    if problem_type not in (None, "regression") or (problem_type is None and are_few(len(counts), counts.total())):
+    names = sorted(filter(None, counts)), CLASSES  # an empty name is a bad row
+    if asked not in (None, NUMBERS) or (asked is None and are_few(len(counts), counts.total())):
         return names
     every = sum((count_values(part, column) for part in others), Counter()) or counts
     kind = kind_of_texts(every)
-    if kind == "numbers" or (kind == "digits" and problem_type == "regression"):
-        return None, "regression"
+    if kind == "numbers" or (kind == "digits" and asked == NUMBERS):
+        return None, NUMBERS
     if kind == "written":
         example = next(value for value in every if value and read_number(value) is None)
         raise ValueError(
@@ -135,10 +133,10 @@ def names_of_texts(
             ", or give problem_type single_label_classification if each is the name of a class."
         )
     numbers = sum(count for value, count in every.items() if read_number(value) is not None)
-    if problem_type == "regression" and 2 * numbers > every.total():
-        return None, "regression"  # who says so has their reasons; the others are bad rows
+    if asked == NUMBERS and 2 * numbers > every.total():
+        return None, NUMBERS  # who says so has their reasons; the others are bad rows
     numbers -= sum(count for value, count in every.items() if is_code(value))
-    if problem_type is None and kind == "names" and 2 * numbers > every.total():
+    if asked is None and kind == "names" and 2 * numbers > every.total():
         example = next(value for value in every if read_number(value) is None or is_code(value))
         logger.warning(
             f"Column {column!r} holds numbers ({numbers} of {every.total()} labels) and others, such as {example!r}: "

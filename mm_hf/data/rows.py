@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import datasets
@@ -12,6 +12,7 @@ from datasets import Dataset
 from huggingface_hub.constants import HF_HUB_CACHE
 from torch.utils.data import Dataset as TorchDataset
 
+from ..models.modality import MODALITIES
 from ..models.names import did_you_mean
 
 
@@ -20,6 +21,7 @@ SOURCE_ROW = "_source_row"
 # What a row of a stream tells of its place, beside `row_id` and `split`, which every row has.
 EPOCH, POSITION = "_epoch", "_position"
 ROW_ID, SPLIT = "row_id", "split"
+ABOUT_ROWS = ("label", "kind", "weight")  # parts of a row that no encoder reads
 ROWS_AT_ONCE = 1000  # that are fetched together where all of them are looked at
 
 
@@ -54,37 +56,47 @@ def describe_bad_row(entry: dict[str, Any]) -> str:
 
 @dataclass
 class Columns:
-    """Names of the columns that play a part; None where a data set has none for it.
+    """Names of the columns that play a part; None where a data set has none for it. A list of names where a row has
+    several of a kind: each has its place in the row, which the model learns.
 
     Args:
-        image: pictures, a `datasets.Image` or paths; None in a row: this row has no picture. A list of names where a
-            row has several pictures.
+        image: pictures, a `datasets.Image` or paths; None in a row: this row has no picture. One or several.
         image_id: equal values mean the same picture; left out, equal bytes do.
-        text: strings; None in a row: this row has no text.
+        text: strings; None in a row: this row has no text. One or several.
         label: a `ClassLabel`, strings, integers, floats, or lists of floats. A list of names where a row has the
             labels of several tasks, each of which is called by its column.
         kind: strings that metrics are split by.
         weight: numbers, how much each row counts in the training loss; by label column where only some tasks have it.
-        audio: sounds, a `datasets.Audio`, paths or bytes; None in a row: this row has no sound.
-        video: files of videos, their paths or bytes, or lists of pictures; None in a row: this row has no video.
+        audio: sounds, a `datasets.Audio`, paths or bytes; None in a row: this row has no sound. One or several.
+        video: files of videos, their paths or bytes, or lists of pictures; None in a row: this row has no video. Its
+            frames are pictures of the row, behind those of `image`.
         table: numbers, strings, truth values or classes, the columns of a table; None or NaN in one of them: this
             value is missing; in all of them: this row has no table.
         series: time series, lists of steps, each a list of numbers (or a number); None in a row, or no step: this row
-            has none.
+            has none. One or several, of the same channels.
+        extra: by modality from outside the package its columns, as its `ModalityReader` reads them.
+
+    Raises:
+        ValueError: a column has a name that rows need for themselves, or a modality that of a field above; weights of
+            a label that is not there.
     """
 
     image: str | list[str] | None = None
     image_id: str | None = None
-    text: str | None = None
+    text: str | list[str] | None = None
     label: str | list[str] | None = None
     kind: str | None = None
     weight: str | dict[str, str] | None = None
-    audio: str | None = None
+    audio: str | list[str] | None = None
     video: str | None = None
     table: list[str] = field(default_factory=list)
-    series: str | None = None
+    series: str | list[str] | None = None
+    extra: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self):
+        library = [name for name, modality in MODALITIES.items() if not modality.extra]
+        if taken := sorted(set(self.extra) & {*library, *(each.name for each in fields(self))}):
+            raise ValueError(f"extra is for modalities from outside mm_hf; {taken} are its own: use their arguments.")
         read = [pair for pair in self.named() if pair[0] not in ("kind", "group")]  # these are not read row by row
         own = [(part, column) for part, column in read if column in (ROW_ID, SPLIT)]
         if own:
@@ -93,8 +105,6 @@ class Columns:
                 f"The {part} column is called {column!r}, which is what rows keep their place under: rename it, for "
                 f"instance to {f'{column}_'!r}."
             )
-        if self.image is not None and self.video is not None:
-            raise ValueError(f"A row has images or a video, not both: got {self.images} and {self.video!r}.")
         if isinstance(self.weight, dict) and (unknown := set(self.weight) - set(self.labels)):
             meant = did_you_mean(sorted(unknown)[0], self.labels)
             raise ValueError(f"weight names {sorted(unknown)}, but the columns of labels are {self.labels}.{meant}")
@@ -102,17 +112,31 @@ class Columns:
     @property
     def images(self) -> list[str]:
         """The columns of pictures, none, one or several."""
-        return [] if self.image is None else [self.image] if isinstance(self.image, str) else list(self.image)
+        return listed(self.image)
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns of texts, none, one or several."""
+        return listed(self.text)
+
+    @property
+    def sounds(self) -> list[str]:
+        """The columns of sounds, none, one or several."""
+        return listed(self.audio)
 
     @property
     def files(self) -> list[str]:
         """The columns whose items are files: pictures, sounds and videos."""
-        return [*self.images, *(column for column in (self.audio, self.video) if column is not None)]
+        return [*self.images, *self.sounds, *listed(self.video)]
+
+    def frames(self, pictures: int) -> int:
+        """Of so many pictures that a model looks at in a row those that are frames of its video."""
+        return max(1, pictures - len(self.images))
 
     @property
     def labels(self) -> list[str]:
         """The columns of labels, none, one or several."""
-        return [] if self.label is None else [self.label] if isinstance(self.label, str) else list(self.label)
+        return listed(self.label)
 
     @property
     def weights(self) -> dict[str, str]:
@@ -122,13 +146,18 @@ class Columns:
         return dict.fromkeys(self.labels, self.weight) if isinstance(self.weight, str) else dict(self.weight)
 
     def named(self) -> list[tuple[str, str]]:
-        """The columns that are there, as pairs of their part and their name."""
-        pairs: list[tuple[str, str | None]] = [("image", column) for column in self.images]
-        pairs += [("image_id", self.image_id), ("text", self.text), ("audio", self.audio), ("video", self.video)]
-        pairs += [("series", self.series), *(("table", column) for column in self.table)]
-        pairs += [("label", column) for column in self.labels]
-        pairs += [("kind", self.kind), *(("weight", column) for column in dict.fromkeys(self.weights.values()))]
-        return [(part, column) for part, column in pairs if column is not None]
+        """The columns that are there, as pairs of their part and their name: the part is a field of this class, or a
+        modality from outside. What says something about a row comes last."""
+        values = {each.name: getattr(self, each.name) for each in fields(Columns)}
+        values |= {"weight": list(dict.fromkeys(self.weights.values()))}
+        values |= values.pop("extra")
+        ordered = sorted(values, key=ABOUT_ROWS.__contains__)  # the others stay in their order
+        return [(part, column) for part in ordered for column in listed(values[part])]
+
+
+def listed(names: str | list[str] | None) -> list[str]:
+    """The names of columns as a list."""
+    return [] if names is None else [names] if isinstance(names, str) else list(names)
 
 
 def resolve_path(path: str, root: str | None) -> str:

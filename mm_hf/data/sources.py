@@ -15,7 +15,6 @@ from datasets import (
     Dataset,
     DatasetDict,
     Features,
-    Image,
     IterableDataset,
     IterableDatasetDict,
     Json,
@@ -28,8 +27,8 @@ from ..models.finite import kind_of_texts
 from ..models.names import did_you_mean
 from .class_names import name_of
 from .column_types import STRINGS, count_values, kind_of, of_one_type
-from .file_columns import SOUND, with_files, with_videos
 from .files_read import Unreadable
+from .modalities import key_of_part, reader_of_part
 from .nested_fields import add_fields
 from .readers import find_files, named_parts, open_source, unreadable
 from .rows import SOURCE_ROW, Columns
@@ -227,12 +226,13 @@ def prepare(
     wanted = wanted_columns(columns, group_column)
     split = add_fields(split, [column for _, column in wanted if column not in split.column_names])
     for part, column in wanted:
-        if column in split.column_names and isinstance(split.features[column], Json) and part not in ("series",):
+        reader = reader_of_part(part)
+        nested = reader is not None and reader.lists
+        if column in split.column_names and isinstance(split.features[column], Json) and not nested:
             split = spelled(split, name, column)
         if column not in split.column_names:
-            key = "table_columns" if part == "table" else f"{part}_column"
             raise ValueError(
-                f"Unknown column {column!r} (given as {key}) in split {name!r} of {dataset}: it has "
+                f"Unknown column {column!r} (given as {key_of_part(part)}) in split {name!r} of {dataset}: it has "
                 f"{known or split.column_names}.{did_you_mean(column, known or split.column_names)}"
             )
         if part in ("image_id", "kind", "group") and not isinstance(split.features[column], Value | ClassLabel):
@@ -243,14 +243,9 @@ def prepare(
         kind = getattr(split.features[column], "dtype", "")
         if part == "weight" and not holds_weights(split, column, kind):
             raise ValueError(f"Column {column!r} (given as weight_column) of {dataset} holds no numbers, but {kind}.")
-        if part == "text" and kind_of(kind) in ("int", "float") and isinstance(split, Dataset):
-            split = split.cast_column(column, Value("string"))
-    for column in columns.images:
-        split = with_files(split, column, root, "images", Image(decode=False))
-    if columns.audio is not None:
-        split = with_files(split, columns.audio, root, "sounds", SOUND)
-    if columns.video is not None:
-        split = with_videos(split, columns.video, root)
+    for part, column in wanted:
+        if (reader := reader_of_part(part)) is not None:
+            split = reader.prepare_column(split, column, part, root)
     return split
 
 

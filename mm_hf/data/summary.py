@@ -1,10 +1,7 @@
 """Says what was understood of a data set, before hours are spent on it."""
 
-import io
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,18 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict
 
-from ..models.files import regular_file
 from ..models.finite import read_number
-from ..models.generation_mm_fusion import GENERATION
-from ..models.image import open_file
+from ..models.tasks import TEXTS, label_kind_of
 from .column_types import STRINGS, count_values
 from .labels import is_finite
-from .rows import Columns, resolve_path
+from .modalities import READERS
+from .modalities.text import describe_texts, text_lines
+from .rows import Columns
 
 
 STREAMED_ROWS = 1000  # that a stream is judged by
-PICTURES = 200  # whose size is looked at
-TEXTS = 2000  # whose length is
 SHOWN_CLASSES = 20
 WIDTH = 110
 
@@ -56,9 +51,10 @@ def describe(
         `pictures`: by column, of train: how many were `looked_at`, the `unreadable` of them, `sizes` (the smallest,
             median and largest width × height), and how many are `distinct` where paths or `image_id` tell;
         `sounds`: of train: how many were `looked_at`, the `unreadable` of them, and `seconds` (the shortest, the
-            median, the longest) of the others;
+            median, the longest) of the others; None where there are none, of several columns a dict by column;
         `texts`: of train: how many were `looked_at`, `words` and `tokens` (median, 95th percentile, maximum) and how
-            many are `distinct`.
+            many are `distinct`; likewise;
+        what other modalities say of themselves, see `ModalityReader.describe`.
     """
     streamed = not isinstance(next(iter(splits.values())), Dataset)
     parts = {name: held(split) if streamed else split for name, split in splits.items()}
@@ -68,7 +64,7 @@ def describe(
     labels: dict[str, Any] | None = None
     if isinstance(columns.label, list):
         labels = {name: describe_labels(parts, name, names[name], problem_type[name]) for name in columns.label}
-    elif columns.label is not None and problem_type == GENERATION and names is None:
+    elif columns.label is not None and label_kind_of(problem_type) == TEXTS and names is None:
         texts = describe_texts(train, columns.label, tokenizer)
         labels = {"problem_type": problem_type, "names": None, "texts": texts}
     elif columns.label is not None:
@@ -81,9 +77,11 @@ def describe(
             for part, column in pairs
         ],
         "labels": labels,
-        "pictures": {column: describe_pictures(train, column, columns.image_id, root) for column in columns.images},
-        "sounds": describe_sounds(train, columns.audio, root) if columns.audio else None,
-        "texts": describe_texts(train, columns.text, tokenizer) if columns.text else None,
+        **{
+            key: value
+            for reader in READERS.values()
+            for key, value in reader.describe(train, columns, root, tokenizer).items()
+        },
     }
 
 
@@ -151,87 +149,6 @@ def label_name(value: Any, names: list[str]) -> str | None:
     return names[int(value)] if 0 <= value < len(names) else None
 
 
-def describe_pictures(split: Dataset, column: str, image_id: str | None, root: str | None) -> dict[str, Any]:
-    """Sizes of some pictures, spread over the split; see `describe`."""
-    places = np.unique(np.linspace(0, len(split) - 1, min(PICTURES, len(split))).astype(int)).tolist()
-    present = [picture for picture in split.select_columns([column])[places][column] if picture is not None]
-    sizes = [picture_size(picture, root) for picture in present]
-    known = sorted((size for size in sizes if size is not None), key=lambda size: size[0] * size[1])
-    return {
-        "looked_at": len(present),
-        "unreadable": sizes.count(None),
-        "sizes": [known[0], known[len(known) // 2], known[-1]] if known else None,
-        "distinct": distinct_pictures(split, column, image_id),
-    }
-
-
-def picture_size(picture: dict[str, Any], root: str | None) -> tuple[int, int] | None:
-    """Width and height, off the header; None where it cannot be read."""
-    try:
-        with open_file(picture["bytes"] or resolve_path(picture["path"], root)) as image:
-            return image.size
-    except Exception:  # training will name the row
-        return None
-
-
-def describe_sounds(split: Dataset, column: str, root: str | None) -> dict[str, Any]:
-    """Lengths of some sounds, spread over the split; see `describe`."""
-    places = np.unique(np.linspace(0, len(split) - 1, min(PICTURES, len(split))).astype(int)).tolist()
-    present = [sound for sound in split.select_columns([column])[places][column] if sound is not None]
-    seconds = [sound_seconds(sound, root) for sound in present]
-    known = sorted(length for length in seconds if length is not None)
-    return {
-        "looked_at": len(present),
-        "unreadable": seconds.count(None),
-        "seconds": [known[0], known[len(known) // 2], known[-1]] if known else None,
-    }
-
-
-def sound_seconds(sound: dict[str, Any], root: str | None) -> float | None:
-    """The length of a sound in seconds, off the header; None where it cannot be read."""
-    import soundfile
-
-    try:
-        path = None if sound["bytes"] else regular_file(resolve_path(sound["path"], root), "sound")
-        return soundfile.info(io.BytesIO(sound["bytes"]) if path is None else path).duration
-    except (RuntimeError, ValueError, TypeError):  # soundfile's errors are RuntimeErrors; training will name the row
-        return None
-
-
-def distinct_pictures(split: Dataset, column: str, image_id: str | None) -> int | None:
-    """How many pictures there are, where that is known without reading them."""
-    if image_id is not None:
-        return len(count_values(split, image_id))
-    paths = set()
-    for table in split.select_columns([column]).with_format("arrow").iter(batch_size=1000):
-        values = table[column]
-        if pc.any(pc.is_valid(pc.struct_field(values, "bytes"))).as_py():
-            return None
-        paths.update(pc.unique(pc.struct_field(values, "path")).to_pylist())
-    return len(paths - {None})
-
-
-def describe_texts(split: Dataset, column: str, tokenizer: Any) -> dict[str, Any]:
-    """Lengths of the first texts, and how many differ; see `describe`."""
-    counts = count_values(split, column)
-    texts = list(islice(present_texts(split, column), TEXTS))
-    found = {"looked_at": len(texts), "words": spread_of([len(text.split()) for text in texts]), "tokens": None}
-    if tokenizer is not None and texts:
-        found["tokens"] = spread_of([len(ids) for ids in tokenizer(texts, truncation=False, verbose=False).input_ids])
-    return {**found, "distinct": len(counts)}
-
-
-def present_texts(split: Dataset, column: str) -> Iterator[str]:
-    """The texts of a column, one after the other."""
-    for batch in split.select_columns([column]).iter(batch_size=1000):
-        yield from (text for text in batch[column] if isinstance(text, str))
-
-
-def spread_of(lengths: Sequence[int]) -> list[int] | None:
-    """Median, 95th percentile and maximum."""
-    return [int(np.percentile(lengths, share, method="higher")) for share in (50, 95, 100)] if lengths else None
-
-
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """What `describe` found, as a few lines for the terminal."""
     lines = ["data", f"  rows      {', '.join(f'{name} {count:,}' for name, count in summary['rows'].items())}"]
@@ -241,40 +158,12 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         text = f"  {column['part']:<9} {column['column']} ({column['type']})"
         rates = [f"{name} {rate:.1%}" for name, rate in column["absent"].items() if rate > 0]
         lines.append(text + (f", absent: {', '.join(rates)}" if rates else ""))
-    lines += picture_lines(summary["pictures"]) + sound_lines(summary["sounds"]) + text_lines(summary["texts"])
+    lines += [line for reader in READERS.values() for line in reader.lines(summary)]
     if summary["labels"] is None:
         return lines
     if "problem_type" in summary["labels"]:
         return lines + label_lines(summary["labels"])
     return lines + [line for name, labels in summary["labels"].items() for line in label_lines(labels, f"{name}: ")]
-
-
-def picture_lines(pictures: dict[str, dict]) -> list[str]:
-    """One line a column of pictures."""
-    lines = []
-    for column, found in pictures.items():
-        sizes = " / ".join(f"{width}×{height}" for width, height in found["sizes"] or [])
-        text = f"  pictures  {column}: min / median / max {sizes}" if sizes else f"  pictures  {column}: none readable"
-        text += "" if found["distinct"] is None else f"; {found['distinct']:,} distinct"
-        lines.append(f"{text}; unreadable {found['unreadable']} of {found['looked_at']} looked at")
-    return lines
-
-
-def sound_lines(sounds: dict[str, Any] | None) -> list[str]:
-    """One line."""
-    if sounds is None:
-        return []
-    lengths = " / ".join(f"{seconds:.1f} s" for seconds in sounds["seconds"] or [])
-    text = f"  sounds    shortest / median / longest {lengths}" if lengths else "  sounds    none readable"
-    return [f"{text}; unreadable {sounds['unreadable']} of {sounds['looked_at']} looked at"]
-
-
-def text_lines(texts: dict[str, Any] | None, what: str = "texts") -> list[str]:
-    """One line."""
-    if texts is None or texts["words"] is None:
-        return []
-    lengths = [f"{unit} {' / '.join(map(str, texts[unit]))}" for unit in ("words", "tokens") if texts[unit]]
-    return [f"  {what:<9} median / 95 % / max: {'; '.join(lengths)}; {texts['distinct']:,} distinct"]
 
 
 def label_lines(labels: dict[str, Any], task: str = "") -> list[str]:

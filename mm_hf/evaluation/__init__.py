@@ -2,21 +2,13 @@
 
 from .analysis import analyse, draw, rounded, table
 from .comparisons import compare, figure, gap, lower_is_better, verdict
-from .diagnostics import calibration, confusion, judged, label_scores, note_on_numbers, worst_mistakes
-from .floors import constant_logits, derangement, majority_answer, median_answer, rows_without
+from .diagnostics import calibration, confusion, label_scores, worst_mistakes
+from .floors import derangement, rows_without
 from .html_report import write_page
 from .intervals import bootstrap, group_codes, metrics_with_intervals
-from .metrics import (
-    answers_of,
-    classification_metrics,
-    first_metric,
-    has_label,
-    majority_accuracy,
-    multi_task_metrics,
-    targets_of,
-)
+from .metrics import majority_accuracy, measure_answers, measure_rows, multi_task_metrics
 from .model_card import model_card, plot_curves
-from .plots import picture_of_series, picture_of_sound, plot_finds, plot_predictions
+from .plots import plot_finds, plot_predictions
 from .prediction import Predictions, predict
 from .ranking import chance_mean_recall, chance_recall, item_of, ranking_metrics, ranks, retrieval_metrics
 from .texts import TextTable, generation_metrics, token_metrics
@@ -26,36 +18,27 @@ __all__ = [
     "Predictions",
     "TextTable",
     "analyse",
-    "answers_of",
     "bootstrap",
     "calibration",
     "chance_mean_recall",
     "chance_recall",
-    "classification_metrics",
     "compare",
     "confusion",
-    "constant_logits",
     "derangement",
     "draw",
     "figure",
-    "first_metric",
     "gap",
     "generation_metrics",
     "group_codes",
-    "has_label",
     "item_of",
-    "judged",
     "label_scores",
     "lower_is_better",
     "majority_accuracy",
-    "majority_answer",
-    "median_answer",
+    "measure_answers",
+    "measure_rows",
     "metrics_with_intervals",
     "model_card",
     "multi_task_metrics",
-    "note_on_numbers",
-    "picture_of_series",
-    "picture_of_sound",
     "plot_curves",
     "plot_finds",
     "plot_predictions",
@@ -66,7 +49,6 @@ __all__ = [
     "rounded",
     "rows_without",
     "table",
-    "targets_of",
     "token_metrics",
     "verdict",
     "worst_mistakes",

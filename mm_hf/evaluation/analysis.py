@@ -8,30 +8,17 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..models.generation_mm_fusion import GENERATION
-from .comparisons import compare, figure, verdict
-from .diagnostics import GOOD_DEVIATIONS, calibration, confusion, label_scores, note_on_numbers, worst_mistakes
+from ..models.text import Text
+from .comparisons import compare, constant_of, figure, verdict
+from .diagnostics import worst_mistakes
 from .intervals import CONFIDENCE, metrics_with_intervals
-from .metrics import answers_of, targets_of
-from .plots import (
-    NO_PICTURE,
-    plot_confusion,
-    plot_label_scores,
-    plot_missing,
-    plot_predictions,
-    plot_reliability,
-    plot_scatter,
-)
-
-
-GUESSES = ("majority", "mean")  # of the floors the one that looks at no row
+from .plots import NO_PICTURE, plot_missing, plot_predictions, plot_reliability
 
 
 def analyse(
+    task: Any,
     logits: torch.Tensor,
     labels: torch.Tensor,
-    problem_type: str,
-    names: list[str] | None,
     groups: torch.Tensor,
     kinds: list | None = None,
     floors: dict[str, tuple[torch.Tensor, dict[str, Any]]] | None = None,
@@ -43,14 +30,13 @@ def analyse(
     """Works out what answers are worth, over rows that all have a label.
 
     Args:
-        logits: `(N, C)`; of written texts their numbers, `(N,)`.
-        labels: as `classification_metrics` takes them; of texts their numbers.
-        problem_type: see `classification_loss`, or `GENERATION`.
-        names: of the classes; None for a regression; of texts all that come, by number.
+        task: what the labels ask, see `mm_hf.tasks.Task`.
+        logits: `(N, C)`; of written texts their numbers, `(N,)`, see `Task.readable`.
+        labels: as `measure_rows` takes them; of texts their numbers.
         groups: `(N,)` int64, rows that belong together, see `group_codes`.
         kinds: for each row what it is a question of.
-        floors: by name, what else answers these rows (as `answers_of` gives it) and what is to be said of it; its
-            `metric` is the one that it is measured by, if that is not the first.
+        floors: by name, what else answers these rows (see `Task.answers`) and what is to be said of it; its `metric`
+            is the one that it is measured by, if that is not the first.
         curves: by modality, pairs of the share of rows that lost it and what the model then answers.
         samples, seed: of the intervals.
         progress: show bars.
@@ -60,16 +46,13 @@ def analyse(
         `verdict` (see the functions `compare` and `verdict`), `intervals` (how they were made), `calibration`,
         `confusion`, `label_scores`, `missing` (None where there is none) and `mistakes` (see `worst_mistakes`).
     """
-    answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
+    answers, targets = task.answers(logits), task.targets(labels)
     common: dict[str, Any] = {"groups": groups, "samples": samples, "seed": seed}
-    writes = problem_type == GENERATION
-    outputs = 0 if writes else logits.shape[1]
-    if writes:
-        common["texts"] = names
+    outputs = 0 if task.writes else logits.shape[1]
 
     def measured(said: torch.Tensor, title: str, **more) -> dict[str, Any]:
         shown = f"intervals: {title}" if progress else None
-        return metrics_with_intervals(said, targets, problem_type, outputs, title=shown, **common, **more)
+        return metrics_with_intervals(task, said, targets, outputs, title=shown, **common, **more)
 
     def score(said: torch.Tensor, title: str, metric: str | None = None) -> dict[str, float | None]:
         return next(iter(measured(said, title, only=metric or first)["metrics"].values()))
@@ -92,16 +75,11 @@ def analyse(
         "method": "percentiles of what torchmetrics gives on each resample, drawn with replacement",
     }
     found |= {"calibration": None, "confusion": None, "label_scores": None, "missing": None}
-    if problem_type != "regression" and not writes:
-        found["calibration"] = calibration(logits, labels, problem_type)
-    if problem_type == "single_label_classification" and names is not None:
-        found["confusion"] = confusion(answers, targets, names)
-    if problem_type == "multi_label_classification" and names is not None:
-        found["label_scores"] = label_scores(answers, targets, names)
+    found |= task.diagnostics(logits, labels)
     if curves:
         found["missing"] = {
             "metric": first,
-            "majority": next((found["floors"][name]["value"] for name in GUESSES if name in found["floors"]), None),
+            "majority": next((floor["value"] for name, floor in found["floors"].items() if constant_of(name)), None),
             "by_modality": {
                 modality: [
                     {"share": share, **score(said, f"{share:.0%} without {modality}")} for share, said in points
@@ -109,7 +87,7 @@ def analyse(
                 for modality, points in curves.items()
             },
         }
-    found["mistakes"] = worst_mistakes(logits, labels, problem_type, names)
+    found["mistakes"] = worst_mistakes(task, logits, labels)
     return found
 
 
@@ -127,8 +105,8 @@ def rounded(value: Any) -> Any:
 
 def draw(
     folder: str | os.PathLike,
+    task: Any,
     found: dict[str, Any],
-    names: list[str] | None,
     answers: torch.Tensor,
     targets: torch.Tensor,
     pictures: Sequence[Image.Image | None],
@@ -138,8 +116,8 @@ def draw(
 
     Args:
         folder: to draw into.
+        task: what the labels ask, see `mm_hf.tasks.Task`.
         found: as `analyse` gives it, each of its `mistakes` with its `text`.
-        names: of the classes.
         answers, targets: those that it was found out of.
         pictures: of each of the mistakes.
         no_picture: what is said where one has none.
@@ -155,25 +133,16 @@ def draw(
 
     if found["calibration"]:
         plot_reliability(found["calibration"], file("reliability.png"))
-    if names is not None and found["confusion"] and found["confusion"]["matrix"]:
-        plot_confusion(found["confusion"]["matrix"], names, file("confusion.png"))
-    if found["label_scores"]:
-        plot_label_scores(found["label_scores"], file("labels.png"))
-    if names is None:
-        plot_scatter(answers, targets, file("scatter.png"))
+    for name, plot in task.plots(found, answers, targets).items():
+        plot(file(name))
     if found["missing"]:
         plot_missing(found["missing"], file("missing.png"))
-    samples, note = [], None
+    samples = []
     for mistake, picture in zip(found["mistakes"], pictures):
-        answer, truth, right = mistake["answer"], mistake["truth"], False
-        if "probability" in mistake:
-            answer, truth = f"{answer} {mistake['probability']:.2f}", f"{truth} {mistake['truth_probability']:.2f}"
-        if mistake.get("deviations") is not None:
-            right, note = mistake["deviations"] <= GOOD_DEVIATIONS, note_on_numbers()
-            truth = f"{truth}, off by {mistake['deviations']:.2f} SD"
-        samples.append((picture, mistake["text"], answer, truth, right))
+        answer, truth, right = task.caption(mistake)
+        samples.append((picture, mistake[Text.name], answer, truth, right))
     if samples:
-        plot_predictions(samples, file("mistakes.png"), note=note, no_picture=no_picture)
+        plot_predictions(samples, file("mistakes.png"), note=task.note, no_picture=no_picture)
     return files
 
 

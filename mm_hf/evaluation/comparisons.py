@@ -6,9 +6,9 @@ from typing import Any
 
 
 # Of these metrics the lower value is the better one; of several tasks the name of the task stands before it.
-LOWER_IS_BETTER = ("rmse", "mae", "wer", "median_rank")
+LOWER_IS_BETTER = {"rmse", "mae", "wer", "median_rank"}
 # Differences of these metrics are said in their own unit, of all others in points of a hundred.
-IN_UNITS = ("rmse", "mae", "median_rank", "r2", "pearson", "spearman")  # of the label, of ranks, of a correlation
+IN_UNITS = {"rmse", "mae", "median_rank", "r2", "pearson", "spearman"}  # of the label, of ranks, of a correlation
 # The floors that look at no row, and how they are said; of several tasks with the name of the task before them.
 CONSTANTS = {
     "majority": "the most frequent answer for every row",
@@ -20,6 +20,18 @@ CONSTANTS = {
     "chance_recall_at_1": "a search that knows nothing",
 }
 NO_FLOORS = "No floor was measured, so nothing says whether this score is better than a guess."
+
+
+def add_metrics(lower_is_better: Iterable[str], in_units: Iterable[str], guesses: Mapping[str, str]):
+    """Makes known what a task from outside the package measures by.
+
+    Args:
+        lower_is_better, in_units: names of metrics, see `LOWER_IS_BETTER` and `IN_UNITS`.
+        guesses: the floors that look at no row, and how they are said.
+    """
+    LOWER_IS_BETTER.update(lower_is_better)
+    IN_UNITS.update(in_units)
+    CONSTANTS.update(guesses)
 
 
 def lower_is_better(metric: str) -> bool:

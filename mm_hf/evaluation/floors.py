@@ -1,61 +1,8 @@
-"""What a score must be held against: answers without a look at the row, wrong pairs, and rows that lost a part."""
+"""What a score must be held against: wrong pairs, and rows that lost a part."""
 
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-import torch
-
-from .metrics import CLASSES, has_label, targets_of
-
-
-def majority_answer(labels: torch.Tensor, problem_type: str, outputs: int) -> torch.Tensor:
-    """The best answer that looks at no row: the most frequent class; of several labels those that together have the
-    best F1 (micro) over these rows, which is the first metric; or the mean, which has the best RMSE.
-
-    Args:
-        labels: as `classification_metrics` takes them; rows without a label do not count.
-        problem_type: see `classification_loss`.
-        outputs: C, of the logits.
-
-    Returns:
-        what `answers_of` would give for one row: `()` or `(C,)`.
-    """
-    known = labels[has_label(labels, problem_type)]
-    if problem_type in CLASSES:
-        return known.bincount(minlength=outputs).argmax()
-    if problem_type == "regression":
-        return known.reshape(len(known), -1).double().mean(0).float()
-    share, order = targets_of(known, problem_type).double().mean(0).sort(descending=True, stable=True)
-    chosen = torch.arange(1, len(share) + 1)
-    best = (2 * share.cumsum(0) / (chosen + share.sum())).argmax()  # F1 of the most frequent one, two, three…
-    return torch.zeros(len(share), dtype=torch.int64).scatter(0, order[: best + 1], 1)
-
-
-def median_answer(labels: torch.Tensor) -> torch.Tensor:
-    """The number that is best for the MAE of a regression without a look at the row, `(C,)`: the median of each
-    output.
-
-    Args:
-        labels: as `classification_metrics` takes them; rows without a label do not count.
-    """
-    known = labels[has_label(labels, "regression")]
-    values = known.reshape(len(known), -1).double().numpy()
-    return torch.from_numpy(np.median(values, axis=0)).float()
-
-
-def constant_logits(answer: torch.Tensor, problem_type: str, rows: int, outputs: int) -> torch.Tensor:
-    """The logits of a model that answers alike whatever it sees, `(N, C)` float32.
-
-    Args:
-        answer: see `majority_answer`; not of written texts.
-        problem_type: see `classification_loss`.
-        rows, outputs: N and C.
-    """
-    if problem_type == "single_label_classification":
-        answer = torch.nn.functional.one_hot(answer, outputs)
-    elif problem_type == "multi_label_classification":
-        answer = 2 * answer - 1
-    return answer.float().expand(rows, outputs)
 
 
 def derangement(items: Sequence[Hashable | None], seed: int) -> list[int]:

@@ -9,7 +9,6 @@ import torch
 
 from ..progress_bar import progress_bar
 from .kinds import rows_by_kind
-from .metrics import metrics_of
 
 
 CONFIDENCE = 0.95
@@ -81,9 +80,9 @@ def bootstrap(
 
 
 def metrics_with_intervals(
+    task: Any,
     answers: torch.Tensor,
     targets: torch.Tensor,
-    problem_type: str,
     outputs: int,
     groups: torch.Tensor,
     kinds: list | None = None,
@@ -92,24 +91,21 @@ def metrics_with_intervals(
     first_only: bool = False,
     only: str | None = None,
     title: str | None = None,
-    texts: list[str] | None = None,
 ) -> dict[str, Any]:
-    """What `classification_metrics` gives, each figure with its interval: torchmetrics measures every resample.
+    """What `measure_answers` gives, each figure with its interval: torchmetrics measures every resample.
 
     Args:
-        answers, targets: of the rows that have a label, as `answers_of` and `targets_of` give them.
-        problem_type, outputs: see `metrics_of`.
+        task, answers, targets, outputs: see `measure_answers`.
         groups: `(N,)` int64, see `group_codes`.
         kinds: for each row what it is a question of; None: not by kind.
         samples, seed, title: see `bootstrap`.
         first_only: measure the first metric alone.
         only: the name of a metric, to measure that one alone; the kinds are by the first one all the same.
-        texts: see `metrics_of`.
 
     Returns:
         `metrics`: by name `value`, `low`, `high`; `by_kind`: the same of the first metric for each kind, and `rows`.
     """
-    functions = metrics_of(problem_type, outputs, validate=False, texts=texts)
+    functions = task.metrics(outputs, validate=False)
     first = next(iter(functions))
     by_first = functions[first]
     only = first if first_only and only is None else only

@@ -1,28 +1,24 @@
 """What two models, A and B, answer of one task, brought together and compared; see `paired` for the figures."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from ..models.generation_mm_fusion import GENERATION
+from ..models.text import Text
 from .comparisons import figure, gap
-from .diagnostics import named
 from .intervals import group_codes
 from .paired import (
-    SCORES,
     Pair,
     counted,
     differing_rows,
     paired_differences,
     paired_metrics,
     paired_verdict,
-    row_scores,
     sign_test,
     what_is_counted,
 )
 from .ranking import ranking_metrics
-from .texts import TextTable
 
 
 @dataclass
@@ -30,17 +26,15 @@ class Outcome:
     """What a model answers of one task, for all rows.
 
     Args:
-        problem_type: see `metrics_of`.
-        names: of its classes; None for numbers and for written texts.
-        answers, targets: as `answers_of` and `targets_of` give them; of written texts lists of these, a truth None
-            where a row has none.
+        task: what the labels ask, see `mm_hf.tasks.Task`; its names are those of the classes, or of texts that are
+            written these texts by number.
+        answers, targets: as it gives them.
         labelled: which rows have a label, `(N,)` bool.
     """
 
-    problem_type: str
-    names: list[str] | None
-    answers: Any
-    targets: Any
+    task: Any
+    answers: torch.Tensor
+    targets: torch.Tensor
     labelled: torch.Tensor
 
 
@@ -63,7 +57,7 @@ class MeasuredRows:
 
 
 def compare_outcomes(
-    task: str,
+    column: str,
     one: Outcome,
     other: Outcome,
     names: tuple[str, str],
@@ -78,7 +72,7 @@ def compare_outcomes(
     one that a model could not read, count for neither.
 
     Args:
-        task: its name, for messages.
+        column: of its labels, for messages.
         one, other: what A and B answer.
         names: of A and of B, for messages.
         about: the rows.
@@ -91,70 +85,68 @@ def compare_outcomes(
     Raises:
         ValueError: other problems, other outputs or other labels.
     """
-    problem_type = one.problem_type
-    if problem_type != other.problem_type:
+    kinds_of_both = [outcome.task.problem_type for outcome in (one, other)]
+    if kinds_of_both[0] != kinds_of_both[1]:
         raise ValueError(
-            f"Column {task!r} is {problem_type} for {names[0]} and {other.problem_type} for {names[1]}: they have no "
-            "metric in common."
+            f"Column {column!r} is {kinds_of_both[0]} for {names[0]} and {kinds_of_both[1]} for {names[1]}: they have "
+            "no metric in common."
         )
-    classes, (answers_a, truth_a), (answers_b, truth_b) = in_one_numbering(one, other)
+    if one.task.ordered and one.task.names != other.task.names:
+        raise ValueError(
+            f"Column {column!r}: {names[0]} has the classes {one.task.names} and {names[1]} has {other.task.names}, "
+            "in this order: they can be compared where both have the same."
+        )
+    task, (answers_a, truth_a), (answers_b, truth_b) = in_one_numbering(one, other)
     if answers_a.shape != answers_b.shape:
         raise ValueError(
-            f"Column {task!r}: {names[0]} gives answers of {tuple(answers_a.shape)} and {names[1]} of "
+            f"Column {column!r}: {names[0]} gives answers of {tuple(answers_a.shape)} and {names[1]} of "
             f"{tuple(answers_b.shape)}."
         )
     both = one.labelled & other.labelled
     differ = (both & rows_with_any(truth_a != truth_b)).nonzero().flatten().tolist()
     if differ:
         raise ValueError(
-            f"Column {task!r}: {len(differ)} rows have other labels for {names[0]} than for {names[1]}, the first of "
-            f"them row {about.numbers[differ[0]]}."
+            f"Column {column!r}: {len(differ)} rows have other labels for {names[0]} than for {names[1]}, the first "
+            f"of them row {about.numbers[differ[0]]}."
         )
     measured, truth = both, truth_a
-    if problem_type == "single_label_classification":
-        measured = both | unknown_to(other, one, truth_a, classes) | unknown_to(one, other, truth_b, classes)
+    if task.classes and truth.ndim == 1:
+        measured = both | unknown_to(other, one, truth_a, task.names) | unknown_to(one, other, truth_b, task.names)
         truth = torch.where(one.labelled, truth_a, truth_b)
     if not measured.any():
-        raise ValueError(f"No row has a label in column {task!r} that both can read, so nothing can be compared.")
+        raise ValueError(f"No row has a label in column {column!r} that both can read, so nothing can be compared.")
     rows = measured.nonzero().flatten().tolist()
     said, true = (answers_a[rows], answers_b[rows]), truth[rows]
     groups = group_codes([about.units[row] for row in rows])
-    scores = tuple(row_scores(answers, true, problem_type, classes) for answers in said)
-    outputs = true.shape[-1] if classes is None else len(classes)
+    scores = task.row_scores(said[0], true), task.row_scores(said[1], true)
+    outputs = true.shape[-1] if task.names is None else len(task.names)
     kinds = None if about.kinds is None else [about.kinds[row] for row in rows]
-    found = paired_metrics(said, true, problem_type, outputs, groups, kinds, samples, seed, title, classes)
-
-    def words(value: torch.Tensor) -> str:
-        """An answer or a truth."""
-        if classes is None:
-            return ", ".join(f"{number:.7g}" for number in value.reshape(-1).tolist())
-        return named(value, classes) if problem_type == "multi_label_classification" else classes[int(value)]
-
+    found = paired_metrics(task, said, true, outputs, groups, kinds, samples, seed, title)
     differing = [
         {
             "row": about.numbers[rows[place]],
             "kind": None if kinds is None else kinds[place],
-            "text": None if about.texts is None else about.texts[rows[place]],
-            "truth": words(true[place]),
-            "a": words(said[0][place]),
-            "b": words(said[1][place]),
+            Text.name: None if about.texts is None else about.texts[rows[place]],
+            "truth": task.spell(true[place]),
+            "a": task.spell(said[0][place]),
+            "b": task.spell(said[1][place]),
             "score_a": scores[0][place].item(),
             "score_b": scores[1][place].item(),
         }
-        for place in differing_rows(said, (scores[0], scores[1]))
+        for place in differing_rows(said, scores)
     ]
-    pair = (scores[0], scores[1])
     return {
-        "problem_type": problem_type,
+        "problem_type": task.problem_type,
         "labels_of_a_alone": names_of_one_alone(one, other),
         "labels_of_b_alone": names_of_one_alone(other, one),
         "left_out": len(about.units) - len(rows),
-        **result_of(found, names, groups, about.unit, pair, counted(said, true, pair, problem_type), differing),
-        "score": SCORES[problem_type],
+        **result_of(found, names, groups, about.unit, scores, counted(task, said, true, scores), differing),
+        "score": task.row_score,
     }
 
 
 def compare_ranks(
+    task: Any,
     places: Pair,
     names: tuple[str, str],
     numbers_of_rows: list[int],
@@ -166,6 +158,7 @@ def compare_ranks(
     """Compares two searches for the same items, query by query.
 
     Args:
+        task: the search, see `mm_hf.tasks.Task`.
         places: of A and of B the rank of what each query looks for, `(Q,)` int64, see `ranks`.
         names: of A and of B.
         numbers_of_rows: of the row that each query is from.
@@ -186,7 +179,7 @@ def compare_ranks(
         {
             "row": numbers_of_rows[place],
             "kind": None,
-            "text": queries[place],
+            Text.name: queries[place],
             "truth": None,
             **{letter: f"rank {places[which][place]}" for which, letter in enumerate("ab")},
             **{f"score_{letter}": scores[which][place].item() for which, letter in enumerate("ab")},
@@ -198,7 +191,7 @@ def compare_ranks(
     first |= {"only_b_first": other & ~one, "neither_first": ~one & ~other}
     counts = {name: int(rows.sum()) for name, rows in first.items()} | {"differ": len(differing)}
     result = result_of(found, names, groups, "queries", scores, counts, differing)
-    return {"problem_type": "retrieval", "left_out": 0, **result, "score": "1 divided by the rank"}
+    return {"problem_type": task.problem_type, "left_out": 0, **result, "score": task.row_score}
 
 
 def rows_with_any(values: torch.Tensor) -> torch.Tensor:
@@ -208,7 +201,7 @@ def rows_with_any(values: torch.Tensor) -> torch.Tensor:
 
 def names_of_one_alone(one: Outcome, other: Outcome) -> list[str]:
     """The classes that the first has and the second has not."""
-    return [name for name in one.names or [] if name not in (other.names or [])]
+    return [name for name in one.task.classes or [] if name not in (other.task.classes or [])]
 
 
 def unknown_to(without: Outcome, knows: Outcome, truth: torch.Tensor, classes: list[str] | None) -> torch.Tensor:
@@ -224,33 +217,28 @@ def unknown_to(without: Outcome, knows: Outcome, truth: torch.Tensor, classes: l
     return knows.labelled & ~without.labelled & torch.isin(truth, torch.tensor(places, dtype=torch.int64))
 
 
-def in_one_numbering(one: Outcome, other: Outcome) -> tuple[list[str] | None, Pair, Pair]:
+def in_one_numbering(one: Outcome, other: Outcome) -> tuple[Any, Pair, Pair]:
     """Answers and truths of both with the classes (or texts) numbered alike, by their names.
 
     Returns:
-        the names, None for numbers; answers and truths of A, and of B.
+        the task with these names, None for numbers; answers and truths of A, and of B.
     """
-    if one.problem_type == GENERATION:
-        table = TextTable()
-        coded = [(table.codes(own.targets), table.codes(own.answers)) for own in (one, other)]
-        (truth_a, answers_a), (truth_b, answers_b) = coded
-        return table.texts, (answers_a, truth_a), (answers_b, truth_b)
-    if one.names is None or other.names is None:
-        return None, (one.answers, one.targets), (other.answers, other.targets)
-    classes = list(dict.fromkeys([*one.names, *other.names]))
+    if one.task.names is None or other.task.names is None:
+        return one.task, (one.answers, one.targets), (other.answers, other.targets)
+    classes = list(dict.fromkeys([*one.task.names, *other.task.names]))
     place = {name: number for number, name in enumerate(classes)}
 
     def moved(values: torch.Tensor, own: list[str]) -> torch.Tensor:
-        order = torch.tensor([place[name] for name in own])
+        order = torch.tensor([place[name] for name in own], dtype=torch.int64)
         if values.ndim == 1:
             return torch.where(values < 0, values, order[values.clamp(min=0)])
         return torch.zeros(len(values), len(classes), dtype=values.dtype).index_copy(1, order, values)
 
     (answers_a, truth_a), (answers_b, truth_b) = (
-        (moved(outcome.answers, outcome.names or []), moved(outcome.targets, outcome.names or []))
+        (moved(outcome.answers, outcome.task.names), moved(outcome.targets, outcome.task.names))
         for outcome in (one, other)
     )
-    return classes, (answers_a, truth_a), (answers_b, truth_b)
+    return replace(one.task, names=classes), (answers_a, truth_a), (answers_b, truth_b)
 
 
 def result_of(

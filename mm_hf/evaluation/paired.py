@@ -10,23 +10,14 @@ from typing import Any
 
 import torch
 
-from ..models.generation_mm_fusion import GENERATION
 from .comparisons import IN_UNITS, figure, gap, lower_is_better
 from .intervals import bootstrap
 from .kinds import rows_by_kind
-from .metrics import metrics_of
-from .texts import TextScore, chrf
 
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 FEW_GROUPS = 20  # below it the percentiles of a bootstrap are rough
 LEAST_GROUPS = 6  # below it not even votes that all say the same would be surprising (two-sided, 1 in 20)
-SCORES = {
-    "single_label_classification": "1 where the answer is right, else 0",
-    "multi_label_classification": "the share of labels that are right",
-    "regression": "the absolute error (mean over the numbers of a row), with a minus: higher is better",
-    GENERATION: "chrF of the text",
-}
 NOTE = (
     "The interval says how far the choice of just these rows may have moved the difference. It does not say what "
     "another seed of training would give."
@@ -73,23 +64,21 @@ def winner(metric: str, low: float | None, high: float | None) -> str | None:
 
 
 def paired_metrics(
+    task: Any,
     answers: Pair,
     targets: torch.Tensor,
-    problem_type: str,
     outputs: int,
     groups: torch.Tensor,
     kinds: list | None = None,
     samples: int = 1000,
     seed: int = 0,
     title: str | None = None,
-    texts: list[str] | None = None,
 ) -> dict[str, Any]:
-    """The metrics of a problem, of A, of B, and their difference; see `paired_differences`.
+    """The metrics of a task, of A, of B, and their difference; see `paired_differences`.
 
     Args:
-        answers: of A and of B, of rows that have a label, as `answers_of` gives them.
-        targets: of these rows, as `targets_of` gives them.
-        problem_type, outputs, texts: see `metrics_of`.
+        answers: of A and of B.
+        task, targets, outputs: see `measure_answers`.
         groups: `(N,)` int64, see `group_codes`.
         kinds: for each row what it is a question of; None: not by kind.
         samples, seed, title: see `bootstrap`.
@@ -97,7 +86,7 @@ def paired_metrics(
     Returns:
         `metrics`: by name; `by_kind`: the first metric for each kind, with `rows`.
     """
-    functions = metrics_of(problem_type, outputs, validate=False, texts=texts)
+    functions = task.metrics(outputs, validate=False)
     first = next(iter(functions))
     chosen = rows_by_kind(kinds or [])
 
@@ -117,17 +106,6 @@ def paired_metrics(
         if len(groups[rows].unique()) < LEAST_GROUPS:
             by_kind[kind] |= {"low": None, "high": None, "winner": None}
     return {"metrics": {name: found[name] for name in functions}, "by_kind": by_kind}
-
-
-def row_scores(
-    answers: torch.Tensor, targets: torch.Tensor, problem_type: str, texts: list[str] | None = None
-) -> torch.Tensor:
-    """How good each answer is, `(N,)` float64, higher is better: see `SCORES`. Arguments as for `paired_metrics`."""
-    if problem_type == GENERATION:
-        return TextScore(texts or [], chrf).rows(answers, targets).double()
-    if problem_type == "regression":
-        return -(answers.double() - targets.double()).abs().mean(-1)
-    return (answers == targets).double().reshape(len(targets), -1).mean(-1)
 
 
 def sign_test(differences: torch.Tensor, groups: torch.Tensor) -> dict[str, Any]:
@@ -163,19 +141,11 @@ def differing_rows(answers: Pair, scores: Pair) -> list[int]:
     return order[: int(other.sum())].tolist()
 
 
-def counted(answers: Pair, targets: torch.Tensor, scores: Pair, problem_type: str) -> dict[str, int]:
-    """How many rows speak for which: of classes and texts `both_right`, `only_a_right`, `only_b_right` and
-    `both_wrong` (several labels are right where all are), of numbers `a_closer`, `b_closer` and `equal`; of all
-    `differ`, the rows that are answered differently."""
-    differ = int((answers[0] != answers[1]).reshape(len(targets), -1).any(-1).sum())
-    if problem_type == "regression":
-        closer = scores[0] - scores[1]
-        counts = {"a_closer": closer > 0, "b_closer": closer < 0, "equal": closer == 0}
-    else:
-        one, other = ((said == targets).reshape(len(targets), -1).all(-1) for said in answers)
-        counts = {"both_right": one & other, "only_a_right": one & ~other}
-        counts |= {"only_b_right": other & ~one, "both_wrong": ~one & ~other}
-    return {name: int(rows.sum()) for name, rows in counts.items()} | {"differ": differ}
+def counted(task: Any, answers: Pair, targets: torch.Tensor, scores: Pair) -> dict[str, int]:
+    """How many rows speak for which, see `Task.counts`; and `differ`, the rows that are answered differently."""
+    differ = (answers[0] != answers[1]).reshape(len(targets), -1).any(-1)
+    counts = {**task.counts(answers, targets, scores), "differ": differ}
+    return {name: int(rows.sum()) for name, rows in counts.items()}
 
 
 def what_is_counted(unit: str) -> str:

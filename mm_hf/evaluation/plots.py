@@ -35,38 +35,6 @@ def save_figure(figure: "Figure", path: str | os.PathLike | io.BytesIO, dpi: int
         figure.savefig(path, dpi=dpi, format="png")
 
 
-def picture_of_sound(samples: np.ndarray, sampling_rate: int) -> Image.Image:
-    """The spectrogram of a sound as a square picture: time to the right, frequency upwards to half the sampling rate,
-    black what is 80 dB below the loudest.
-
-    Args:
-        samples: `(S,)` float.
-        sampling_rate: samples a second.
-    """
-    window = sampling_rate // 40  # 25 ms
-    padded = np.pad(samples, (0, max(0, window - len(samples))))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[:: max(1, window // 3)]  # (T, window)
-    power = np.abs(np.fft.rfft(frames * np.hanning(window))).T[::-1] ** 2
-    decibels = 10 * np.log10(np.maximum(power / max(power.max(), 1e-12), 1e-8))
-    return Image.fromarray((255 * (1 + decibels / 80)).round().astype(np.uint8)).resize((224, 224)).convert("RGB")
-
-
-def picture_of_series(values: np.ndarray) -> Image.Image:
-    """The channels of a time series as lines, time to the right, in a square picture.
-
-    Args:
-        values: `(S, C)` float.
-    """
-    from matplotlib.figure import Figure
-
-    figure, drawn = Figure(figsize=(2.24, 2.24), layout="constrained"), io.BytesIO()
-    axes = figure.subplots()
-    axes.plot(values, linewidth=0.8)
-    axes.axis("off")
-    save_figure(figure, drawn, dpi=100)
-    return Image.open(drawn).convert("RGB")
-
-
 def plot_predictions(
     samples: Sequence[tuple],
     path: str | os.PathLike,

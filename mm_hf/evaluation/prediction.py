@@ -14,11 +14,12 @@ from ..models.ctc_mm_fusion import MMFusionForCTC
 from ..models.generation_mm_fusion import MMFusionForConditionalGeneration
 from ..models.losses import count_labels
 from ..models.retrieval_mm_fusion import ITEMS
+from ..models.text import Text
 from ..progress_bar import progress_bar
 
 
 # The modalities of a model for search, and what its outputs call them.
-SEARCHED = {"text": "text", **ITEMS}
+SEARCHED = {Text.name: Text.name, **ITEMS}
 
 
 @dataclass

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from ..models.text import Text
+
 
 RECALLS = (1, 5, 10)
 
@@ -51,18 +53,18 @@ def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.
 
     Returns:
         `metrics`: `mean_recall`, over both directions and 1, 5 and 10, then `ranking_metrics` of each; `by_kind`
-        (empty) and `rows`, as `classification_metrics` gives them.
+        (empty) and `rows`, as `measure_rows` gives them.
 
     Raises:
         ValueError: no row has both.
     """
     item = item_of(ids)
-    paired = (ids["text"] >= 0) & (ids[item] >= 0)
+    paired = (ids[Text.name] >= 0) & (ids[item] >= 0)
     if not paired.any():
         raise ValueError(f"No row has a text and an {item}, so nothing can be measured.")
-    texts, text_ids = distinct(embeddings["text"][paired], ids["text"][paired])
+    texts, text_ids = distinct(embeddings[Text.name][paired], ids[Text.name][paired])
     items, item_ids = distinct(embeddings[item][paired], ids[item][paired])
-    of_text = ids["text"][paired] == text_ids[:, None]  # (U_text, N)
+    of_text = ids[Text.name][paired] == text_ids[:, None]  # (U_text, N)
     of_item = ids[item][paired] == item_ids[:, None]
     relevant = (of_text.float() @ of_item.float().T) > 0  # (U_text, U_item)
     scores = texts @ items.T
@@ -85,8 +87,8 @@ def chance_mean_recall(ids: dict[str, torch.Tensor]) -> float:
         ids: as `retrieval_metrics` takes them.
     """
     item = item_of(ids)
-    paired = (ids["text"] >= 0) & (ids[item] >= 0)
-    texts, items = torch.stack([ids["text"][paired], ids[item][paired]]).unique(dim=1)
+    paired = (ids[Text.name] >= 0) & (ids[item] >= 0)
+    texts, items = torch.stack([ids[Text.name][paired], ids[item][paired]]).unique(dim=1)
     return (mean_chance(texts, items) + mean_chance(items, texts)) / 2
 
 
@@ -106,7 +108,7 @@ def mean_chance(queries: torch.Tensor, found: torch.Tensor) -> float:
 
 def item_of(ids: dict[str, torch.Tensor]) -> str:
     """The name of what is searched by texts."""
-    return next(name for name in ids if name != "text")
+    return next(name for name in ids if name != Text.name)
 
 
 def chance_recall(ids: dict[str, torch.Tensor]) -> dict[str, float]:

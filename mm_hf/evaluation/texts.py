@@ -117,7 +117,7 @@ def exact(answers: list[str], targets: list[str]) -> list[float]:
 
 
 def text_metrics(texts: list[str]) -> dict[str, Metric]:
-    """The metrics of written texts by name, the one that counts first; see `metrics_of`. Each takes the numbers of
+    """The metrics of written texts by name, the one that counts first; see `Task.metrics`. Each takes the numbers of
     answers and targets in `texts`."""
     return {"chrf": TextScore(texts, chrf), "exact_match": TextScore(texts, exact), "wer": WordErrorRate(texts)}
 
@@ -134,7 +134,7 @@ def generation_metrics(
 
     Returns:
         `metrics`: `chrf` (the mean over the rows), `exact_match`, `wer` (word error rate, the lower the better);
-        `by_kind`; `rows`, as `classification_metrics`.
+        `by_kind`; `rows`, as `measure_rows`.
 
     Raises:
         ValueError: no row has a text.

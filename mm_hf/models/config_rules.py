@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from .config_checks import ConfigError, shown
-from .losses import LOSS_SETTINGS, PROBLEM_TYPES, check_label_scale, check_loss_ranges, check_loss_settings
+from .losses import LOSS_SETTINGS, check_loss_ranges
+from .modality import MODALITIES, modality_of
 from .names import did_you_mean
-from .tasks import TASK_WEIGHTINGS, read_tasks
+from .tasks import TASK_WEIGHTINGS, check_scale, check_settings, read_tasks, task_head_of
+from .vision import Vision
 
 
 POOLINGS = ("cls", "last", "mean")
@@ -29,9 +31,11 @@ def check_common(config: Any):
         if not isinstance(getattr(config, name), (dict, type(None))):
             kind = "numbers to names" if name == "id2label" else "names to numbers"
             raise ConfigError(f"{name} must be a dict of {kind}, got {shown(getattr(config, name))}.")
-    if config.problem_type is not None and config.problem_type not in PROBLEM_TYPES:
-        meant = did_you_mean(config.problem_type, PROBLEM_TYPES)
-        raise ConfigError(f"problem_type must be one of {PROBLEM_TYPES}, got {shown(config.problem_type)}.{meant}")
+    if config.problem_type is not None:
+        try:
+            task_head_of(config.problem_type, texts=False)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     names = config.architectures
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ConfigError(f"architectures must be a list of names, got {shown(names)}.")
@@ -65,8 +69,8 @@ def check_losses(config: Any):
         raise ValueError(f"mixup_alpha must be 0 (off) or a positive number, got {config.mixup_alpha}.")
     check_loss_ranges(config.loss_settings, config.num_labels)
     if config.problem_type is not None:
-        check_loss_settings(config.problem_type, config.loss_settings)
-    check_label_scale(config.label_mean, config.label_scale, config.num_labels, config.problem_type)
+        check_settings(config.problem_type, config.loss_settings)
+    check_scale(config.problem_type, config.label_mean, config.label_scale, config.num_labels)
     if not 0 <= config.matching_weight < math.inf or config.projection_dim < 1:
         raise ValueError(
             "matching_weight must be a number from 0 up and projection_dim at least 1, got "
@@ -100,6 +104,7 @@ def check_architecture(config: Any):
     named["pooling"] = list(config.pooling or {})
     named["encode_by_length"] = list(config.encode_by_length or [])
     named["seeded_encoders"] = list(config.seeded_encoders or [])
+    named["places"] = list(config.places or {})
     for key, names in named.items():
         unknown = [name for name in names if name not in config.modalities]
         if unknown:
@@ -111,8 +116,9 @@ def check_architecture(config: Any):
         if pooling not in POOLINGS:
             meant = did_you_mean(pooling, POOLINGS)
             raise ValueError(f"pooling of {name} must be one of {POOLINGS}, got {pooling!r}.{meant}")
-    if strange := set(config.encode_by_length or ()) - {"text", "audio"}:
-        raise ValueError(f"encode_by_length is for text and audio, which have lengths; got {sorted(strange)}.")
+    if strange := [name for name in config.encode_by_length or () if not modality_of(name).has_lengths]:
+        known = [name for name, modality in MODALITIES.items() if modality.has_lengths]
+        raise ValueError(f"encode_by_length is for {' and '.join(known)}, which have lengths; got {sorted(strange)}.")
     if config.vision_feature_join not in FEATURE_JOINS:
         meant = did_you_mean(config.vision_feature_join, FEATURE_JOINS)
         raise ValueError(
@@ -139,7 +145,7 @@ def check_memory(config: Any):
             f"fusion_module_config.memory_layers is {fusion.memory_layers}, but {fusion.query_modality} asks and "
             "there is no other modality that it could look at."
         )
-    if fusion.distance_bias and (config.num_images > 1 or "vision" not in memory):
+    if fusion.distance_bias and (config.num_images > 1 or Vision.name not in memory):
         raise ValueError(
             "fusion_module_config.distance_bias is for the places of one picture that another modality asks; got "
             f"num_images {config.num_images}, modalities {config.modalities}, of which {fusion.query_modality} asks."

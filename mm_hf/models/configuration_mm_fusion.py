@@ -4,7 +4,7 @@
 
 import copy
 import os
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -13,6 +13,7 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from .config_checks import (
     FUSION_RANGES,
+    MAX_IMAGES,
     MAX_LAYERS,
     MODEL_RANGES,
     build_part,
@@ -35,93 +36,13 @@ from .recurrent import RecurrentConfig
 from .series import Series  # noqa: F401  importing registers a modality; these are all of the library's
 from .sound import Sound  # noqa: F401
 from .tabular import TabularConfig
-from .tasks import Task, read_tasks
-from .text import Text  # noqa: F401
-from .vision import Vision  # noqa: F401
+from .tasks import TaskHead, read_tasks, task_head_of
+from .text import Text
+from .vision import Vision
 
-
-# By modality of the library, in their order, the key of its sub-config, and those whose encoder comes from elsewhere.
-MODALITY_CONFIGS = {name: modality.config_key for name, modality in MODALITIES.items() if not modality.extra}
-PRETRAINED_MODALITIES = tuple(name for name, modality in MODALITIES.items() if modality.pretrained)
 
 # The fusion width where the query's encoder names none in its config (feature maps).
 DEFAULT_WIDTH = 256
-
-# What a checkpoint must name for `trust_remote_code` to find every class, whichever class was saved.
-AUTO_MAP = {
-    "AutoConfig": "configuration_mm_fusion.MMFusionConfig",
-    "AutoModel": "modeling_mm_fusion.MMFusionModel",
-    "AutoModelForSequenceClassification": "modeling_mm_fusion.MMFusionForClassification",
-    "AutoModelForVisualQuestionAnswering": "modeling_mm_fusion.MMFusionForQuestionAnswering",
-    "AutoProcessor": "processing_mm_fusion.MMFusionProcessor",
-}
-
-# What the checkpoints of single classes name otherwise, or in addition: files that travel with them alone.
-AUTO_MAP_OF = {
-    "MMFusionForMultiTask": {"AutoModel": "modeling_mm_fusion.MMFusionForMultiTask"},
-    "MMFusionForRetrieval": {
-        "AutoModelForZeroShotImageClassification": "retrieval_mm_fusion.MMFusionForRetrieval",
-    },
-    "MMFusionForConditionalGeneration": {
-        "AutoModelForImageTextToText": "generation_mm_fusion.MMFusionForConditionalGeneration",
-    },
-    "MMFusionForCTC": {"AutoModelForCTC": "ctc_mm_fusion.MMFusionForCTC"},
-}
-
-CUSTOM_PIPELINES = {
-    "MMFusionForRetrieval": {
-        "multimodal-feature-extraction": {
-            "impl": "pipelines_mm_fusion.MMFusionFeatureExtractionPipeline",
-            "pt": ["AutoModelForZeroShotImageClassification"],
-            "type": "multimodal",
-        }
-    },
-    "MMFusionForQuestionAnswering": {
-        "visual-question-answering": {
-            "impl": "pipelines_mm_fusion.MMFusionQuestionAnsweringPipeline",
-            "pt": ["AutoModelForVisualQuestionAnswering"],
-            "type": "multimodal",
-        }
-    },
-    "MMFusionForClassification": {
-        "multimodal-classification": {
-            "impl": "pipelines_mm_fusion.MMFusionClassificationPipeline",
-            "pt": ["AutoModelForSequenceClassification"],
-            "type": "multimodal",
-        }
-    },
-    "MMFusionForMultiTask": {
-        "multimodal-multi-task": {
-            "impl": "pipelines_mm_fusion.MMFusionMultiTaskPipeline",
-            "pt": ["AutoModel"],
-            "type": "multimodal",
-        }
-    },
-    "MMFusionForConditionalGeneration": {
-        "image-to-text": {
-            "impl": "pipelines_mm_fusion.MMFusionGenerationPipeline",
-            "pt": ["AutoModelForImageTextToText"],
-            "type": "multimodal",
-        },
-        "visual-question-answering": {
-            "impl": "pipelines_mm_fusion.MMFusionFreeAnswerPipeline",
-            "pt": ["AutoModelForImageTextToText"],
-            "type": "multimodal",
-        },
-        "automatic-speech-recognition": {
-            "impl": "pipelines_mm_fusion.MMFusionSpeechRecognitionPipeline",
-            "pt": ["AutoModelForImageTextToText"],
-            "type": "multimodal",
-        },
-    },
-    "MMFusionForCTC": {
-        "automatic-speech-recognition": {
-            "impl": "pipelines_mm_fusion.MMFusionSpeechRecognitionPipeline",
-            "pt": ["AutoModelForCTC"],
-            "type": "multimodal",
-        },
-    },
-}
 
 
 class FusionSizes(NamedTuple):
@@ -253,6 +174,16 @@ class FusionModuleConfig(PreTrainedConfig):
                 raise ValueError(f"fusion_module_config: modality_dropout of {name} must be in [0, 1), got {rate!r}.")
 
 
+class SubConfigs:
+    """The attribute `sub_configs` of `MMFusionConfig`, by which the library reaches every part (to set its dtype and
+    its attention): of a config those of modalities from outside too."""
+
+    def __get__(self, config: "MMFusionConfig | None", owner: type) -> dict[str, Any]:
+        found = {key: spec.config_class for key, spec in cast(Any, owner).sub_configs_defaults.items()}
+        extra = () if config is None else config.__dict__.get("extra_configs") or ()
+        return {**found, **{modality_of(name).config_key: AutoConfig for name in extra}}
+
+
 @told_in_one_line
 @strict
 class MMFusionConfig(PreTrainedConfig):
@@ -265,6 +196,9 @@ class MMFusionConfig(PreTrainedConfig):
     Args:
         vision_config, text_config, audio_config, tabular_config, series_config (`PreTrainedConfig` or `dict`,
             *optional*): the encoders.
+        extra_configs (`dict[str, PreTrainedConfig or dict]`, *optional*): those of modalities from outside the
+            package, by name (see `Modality`). They stand behind the others, in the order of their names; an attribute
+            `<name>_config` has each too.
         fusion_module_config (`FusionModuleConfig` or `dict`, *optional*): the fusion. (The library keeps the shorter
             name `fusion_config` for fused kernels.)
         vision_feature_layer (`int` or `list[int]`, *optional*): index (indices) into the vision encoder's
@@ -298,6 +232,8 @@ class MMFusionConfig(PreTrainedConfig):
         num_images (`int`, defaults to 1): places for images that a row has, as front and back view. Above 1 each place
             has a learned embedding, and `vision_index` is `(B, num_images)`. (A fusion that sees nothing but pooled
             vectors, such as `"concat"`, cannot tell the places apart.)
+        places (`dict[str, int]`, *optional*): the same for other modalities, by name: `{"text": 2}` for title and
+            body. A table has one place.
         classifier_dropout (`float`, defaults to 0.1): dropout before the last layer of a head, or of what a decoder is
             shown.
         label_smoothing (`float`, defaults to 0): share of the target spread over all classes, or for several labels
@@ -356,6 +292,7 @@ class MMFusionConfig(PreTrainedConfig):
     """
 
     model_type = "mm_fusion"
+    sub_configs = SubConfigs()
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit", optional=True),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
@@ -366,11 +303,13 @@ class MMFusionConfig(PreTrainedConfig):
         "decoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
     }
 
+    problem_type: str | None = None  # type: ignore[assignment]  # the library allows its three alone
     vision_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
     audio_config: PreTrainedConfig | dict | None = None
     tabular_config: PreTrainedConfig | dict | None = None
     series_config: PreTrainedConfig | dict | None = None
+    extra_configs: dict | None = None
     fusion_module_config: FusionModuleConfig | dict | None = None
     vision_feature_layer: int | list[int] | None = None
     vision_feature_join: str = "tokens"
@@ -382,6 +321,7 @@ class MMFusionConfig(PreTrainedConfig):
     encode_by_length: list[str] | None = None
     seeded_encoders: list[str] | None = None
     num_images: int = 1
+    places: dict[str, int] | None = None
     classifier_dropout: float | int = 0.1
     label_smoothing: float | int = 0.0
     class_weights: list[float | int] | None = None
@@ -415,13 +355,18 @@ class MMFusionConfig(PreTrainedConfig):
         for key, spec in self.sub_configs_defaults.items():
             if getattr(self, key) is not None or not spec.optional:
                 setattr(self, key, build_part(key, spec, getattr(self, key)))
+        self.build_extra_configs(kwargs)
         super().__post_init__(**kwargs)
         if self.decoder_config is not None:
             self.decoder_config = without_labels(self.decoder_config)
             self.set_up_decoder()
-        for name, key in MODALITY_CONFIGS.items():
-            if getattr(self, key) is not None:
-                setattr(self, key, without_labels(part_of_composite(getattr(self, key), name)))
+        extra: Any = self.extra_configs
+        for name in self.modalities:
+            part = without_labels(part_of_composite(self.encoder_config(name), name))
+            if modality_of(name).extra:
+                extra[name] = part
+            else:
+                setattr(self, modality_of(name).config_key, part)
         self.check_parts()
         self.check_losses()
         if not self.modalities:
@@ -429,9 +374,9 @@ class MMFusionConfig(PreTrainedConfig):
             return
         fusion = self.fusion_module_config
         if fusion.query_modality is None:
-            fusion.query_modality = "text" if "text" in self.modalities else self.modalities[0]
+            fusion.query_modality = Text.name if Text.name in self.modalities else self.modalities[0]
         if fusion.hidden_size is None:
-            query_config = getattr(self, MODALITY_CONFIGS.get(fusion.query_modality, ""), None)
+            query_config = self.encoder_config(fusion.query_modality) if fusion.query_modality in MODALITIES else None
             width = getattr(query_config, "hidden_size", None) or getattr(query_config, "d_model", None)
             fusion.hidden_size = width if isinstance(width, int) else DEFAULT_WIDTH
             if fusion.hidden_size % 64 and fusion.num_attention_heads is None:
@@ -440,6 +385,51 @@ class MMFusionConfig(PreTrainedConfig):
             fusion.derive_widths()
             fusion.validate_architecture()
         self.validate_architecture()  # the library's own call would wrap the error
+        self.places = {name: count for name, count in (self.places or {}).items() if count > 1} or None
+
+    def build_extra_configs(self, others: dict[str, Any]):
+        """Makes configs of what `extra_configs` has, in a dict of its own, by the order of the names, which JSON
+        keeps.
+
+        Args:
+            others: keys that are no fields of a config.
+
+        Raises:
+            ValueError: a modality that nobody registered, one of the library's, or one that is given as a key of its
+                own.
+        """
+        for name, modality in MODALITIES.items():
+            if modality.extra and modality.config_key in others:
+                raise ValueError(
+                    f"{modality.config_key} goes into extra_configs={{{name!r}: …}}: {name} is no modality of mm_hf."
+                )
+        given, extra = self.extra_configs or {}, {}
+        for name in sorted(given):
+            modality = modality_of(name)
+            if not modality.extra:
+                raise ValueError(f"extra_configs is for modalities from outside; {name} has {modality.config_key}.")
+            spec = SubConfigSpec(config_class=AutoConfig, model_type=modality.model_type or "")
+            extra[name] = build_part(f"extra_configs[{name!r}]", spec, given[name])
+        self.extra_configs = extra or None
+
+    def __getattr__(self, name):
+        """An encoder's config of a modality from outside, as those of the library are reached."""
+        extra = self.__dict__.get("extra_configs") or {}
+        if name.removesuffix("_config") in extra and name.endswith("_config"):
+            return extra[name.removesuffix("_config")]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """See the library's method; what differs: keys that came later are not there where nobody gave them, so that
+        a config.json is what it was."""
+        found = super().to_dict()
+        for key in ("extra_configs", "places"):
+            if found.get(key) is None:
+                found.pop(key, None)
+        for name, config in (self.extra_configs or {}).items():
+            found["extra_configs"][name] = config.to_diff_dict()
+            del found["extra_configs"][name]["transformers_version"]
+        return found
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
@@ -473,6 +463,8 @@ class MMFusionConfig(PreTrainedConfig):
 
     def __setattr__(self, name, value):
         """Sets a value. With new names of labels, their numbers by name follow."""
+        if name == "problem_type" and value is not None and getattr(self, "_post_init_done", False):
+            task_head_of(value, texts=False)
         if name == "id2label" and value is not None and getattr(self, "_post_init_done", False):
             value, numbers = read_labels(value, None)
             super().__setattr__("label2id", numbers)
@@ -515,18 +507,24 @@ class MMFusionConfig(PreTrainedConfig):
 
     @property
     def modalities(self) -> list[str]:
-        """Names of the modalities that this model has, in the library's order."""
-        return [name for name, key in MODALITY_CONFIGS.items() if getattr(self, key, None) is not None]
+        """Names of the modalities that this model has: those of the library in its order, then those from outside by
+        their names."""
+        own = [name for name, modality in MODALITIES.items() if not modality.extra]
+        return [*(name for name in own if self.encoder_config(name) is not None), *(self.extra_configs or ())]
 
     def encoder_config(self, name: str) -> Any:
         """The config of a modality's encoder; None where the model has none."""
         return getattr(self, modality_of(name).config_key, None)
 
+    def places_of(self, name: str) -> int:
+        """How many items of a modality a row has a place for."""
+        return self.num_images if name == Vision.name else (self.places or {}).get(name, 1)
+
     @property
     def frozen_encoders(self) -> list[str]:
         """Names of the modalities whose encoder does not train."""
         if isinstance(self.freeze_encoders, bool):
-            return [name for name in self.modalities if self.freeze_encoders and name in PRETRAINED_MODALITIES]
+            return [name for name in self.modalities if self.freeze_encoders and modality_of(name).pretrained]
         return list(self.freeze_encoders)
 
     @property
@@ -540,7 +538,7 @@ class MMFusionConfig(PreTrainedConfig):
         """For each modality the indices into `hidden_states` that are used, or None for `last_hidden_state`."""
         vision = self.vision_feature_layer
         vision = [vision] if isinstance(vision, int) else vision
-        return {name: vision if name == "vision" else None for name in self.modalities}
+        return {name: vision if name == Vision.name else None for name in self.modalities}
 
     def encoding(self, name: str) -> dict[str, bool]:
         """How the encoder of a modality is run, as `encode_items` takes it."""
@@ -556,14 +554,14 @@ class MMFusionConfig(PreTrainedConfig):
         return {name: getattr(self, name) for name in LOSS_SETTINGS}
 
     @property
-    def task_heads(self) -> dict[str, Task]:
+    def task_heads(self) -> dict[str, TaskHead]:
         """The tasks by name."""
         return read_tasks(self.tasks or {})
 
     def check_parts(self):
         """Checks the numbers in the configs of encoders and decoder."""
-        for key in (*MODALITY_CONFIGS.values(), "decoder_config"):
-            if getattr(self, key) is not None:
+        for key in self.sub_configs:
+            if key != "fusion_module_config" and getattr(self, key) is not None:
                 check_part(key, getattr(self, key))
 
     def check_losses(self):
@@ -580,15 +578,17 @@ class MMFusionConfig(PreTrainedConfig):
         if self.modalities:
             check_architecture(self)
             self.check_trained_layers()
+            self.check_places()
             self.fusion_module_config.check_numbers()
         check_ranges(self, MODEL_RANGES)
 
     def check_trained_layers(self):
         """Checks how many layers are to train of which encoder; that it has so many is seen when it is built."""
         for name, layers in (self.trained_layers or {}).items():
-            if name not in PRETRAINED_MODALITIES:
+            if not modality_of(name).pretrained:
+                known = [name for name, modality in MODALITIES.items() if modality.pretrained]
                 raise ValueError(
-                    f"trained_layers is for the pretrained encoders, {list(PRETRAINED_MODALITIES)}; got {name!r}, "
+                    f"trained_layers is for the pretrained encoders, {known}; got {name!r}, "
                     "whose encoder starts from random weights and trains as a whole."
                 )
             check_number(f"trained_layers of {name}", layers, 1, MAX_LAYERS)
@@ -599,10 +599,19 @@ class MMFusionConfig(PreTrainedConfig):
                 f"the latter out of the former (freeze_encoders={rest or False})."
             )
 
+    def check_places(self):
+        """Checks how many places there are of which modality."""
+        for name, count in (self.places or {}).items():
+            check_number(f"places of {name}", count, 1, MAX_IMAGES)
+            if name == Vision.name:
+                raise ValueError(f"The places of {name} are num_images: give {count} there, and not in places.")
+            if count > 1 and not modality_of(name).several_places:
+                raise ValueError(f"places of {name} must be 1, which all rows have; got {count}.")
+
 
 def part_of_composite(config: PreTrainedConfig, modality: str) -> PreTrainedConfig:
     """Gives the part of a dual encoder's config (CLIP, SigLIP…) that one modality uses; other configs as they are."""
-    part = getattr(config, MODALITY_CONFIGS[modality], None)
+    part = getattr(config, modality_of(modality).config_key, None)
     return part if isinstance(part, PreTrainedConfig) else config
 
 

@@ -6,7 +6,6 @@ Notation used for tensor shapes: see `modeling_outputs`; `A` tokens of the sound
 tokens of the text.
 """
 
-import inspect
 import math
 from typing import Any, cast
 
@@ -16,17 +15,18 @@ from transformers import AutoModelForCTC
 from transformers.utils import can_return_tuple, logging
 
 from .configuration_mm_fusion import MMFusionConfig
+from .head_table import CTC
 from .inputs import check_token_labels
 from .losses import count_labels
 from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import MMFusionCTCOutput, MMFusionModelOutput
 from .names import did_you_mean
 from .pretrained_mm_fusion import MMFusionPreTrainedModel
+from .sound import Sound
+from .tasks import SpeechHead, TaskHead
 
 
 logger = logging.get_logger(__name__)
-
-CTC = "ctc"  # the name of the task
 
 
 class MMFusionForCTC(MMFusionPreTrainedModel):
@@ -40,8 +40,13 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
 
     def __init__(self, config: MMFusionConfig):
         super().__init__(config)
-        if "audio" not in config.modalities:
+        if Sound.name not in config.modalities:
             raise ValueError(f"MMFusionForCTC writes what is heard, and this config has {config.modalities} alone.")
+        if (several := config.places_of(Sound.name)) > 1:
+            raise ValueError(
+                f"MMFusionForCTC writes down one sound a row, and places[{Sound.name!r}] is {several}: leave it out. "
+                "MMFusionForConditionalGeneration writes about several."
+            )
         blank, size = config.pad_token_id, config.vocab_size
         if size is None or blank is None or not 0 <= blank < size:
             raise ValueError(
@@ -61,12 +66,16 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         """See the method of the base class. The sound asks, unless the caller says otherwise."""
         fusion = kwargs.get("fusion_module_config") or {}
         if isinstance(fusion, dict):
-            kwargs["fusion_module_config"] = {"query_modality": "audio", **fusion}
+            kwargs["fusion_module_config"] = {"query_modality": Sound.name, **fusion}
 
     @property
     def blank(self) -> int:
         """The token that says nothing; a model without one is not built."""
         return cast(int, self.config.pad_token_id)
+
+    def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
+        """See the method of the base class."""
+        return {None: (self.ctc_head, SpeechHead(cast(int, self.config.vocab_size)))}
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """What the head reads: encode and fuse."""
@@ -108,7 +117,7 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         )
         if states is None or mask is None or ids is None:
             raise ValueError("MMFusionForCTC reads tokens, and none were given: leave return_tokens out, or True.")
-        heard = ids[0] == self.config.modalities.index("audio")
+        heard = ids[0] == self.config.modalities.index(Sound.name)
         tokens, mask = states[:, heard], mask[:, heard]
         tokens, mask = average(tokens, mask, self.config.ctc_stride)
         fused = self.token_norm(tokens) + self.pooled_norm(encoder_outputs.pooler_output)[:, None]
@@ -152,7 +161,7 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         """
         if num_beams < 1:
             raise ValueError(f"num_beams must be at least 1, got {num_beams}.")
-        known = {*inspect.signature(MMFusionModel.forward).parameters, "encoder_outputs"} - {"self", "kwargs"}
+        known = {*self.model.input_names, "encoder_outputs"}
         if unknown := sorted(set(kwargs) - known):
             meant = did_you_mean(unknown[0], {*known, "num_beams", "max_new_tokens"})
             raise ValueError(

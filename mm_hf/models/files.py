@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 
+# Arguments of the library that say where files come from.
+HUB_KEYS = ("cache_dir", "force_download", "token", "revision", "local_files_only", "subfolder")
 MAX_DEPTH = 64  # lists and dicts in one another: those of any config are some ten deep
 
 

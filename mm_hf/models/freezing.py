@@ -13,8 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers.utils import logging
 
-from .configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES, MMFusionConfig
+from .configuration_mm_fusion import MMFusionConfig
 from .layers import top_layers, usable_layers
+from .modality import modality_of
 from .names import did_you_mean
 
 
@@ -100,7 +101,7 @@ def check_names(base: Any, method: str, names: Collection[str]) -> list[str]:
 
 def pretrained(base: Any) -> list[str]:
     """The encoders that do not start from random weights."""
-    return [name for name in base.encoders if name in PRETRAINED_MODALITIES]
+    return [name for name in base.encoders if modality_of(name).pretrained]
 
 
 def write_freezing(model: Any, frozen: Collection[str], partly: dict[str, int]):
@@ -173,7 +174,7 @@ def top_of(base: Any, name: str, layers: int) -> set[str]:
         ValueError: see `FreezingMixin.unfreeze`.
     """
     encoder = base.encoders[name]
-    if name not in PRETRAINED_MODALITIES:
+    if not modality_of(name).pretrained:
         raise ValueError(
             f"layers is for pretrained encoders, of which this model has {pretrained(base)}; that of {name!r} starts "
             f"from random weights, and trains as a whole: unfreeze({name!r})."
@@ -187,7 +188,7 @@ def top_of(base: Any, name: str, layers: int) -> set[str]:
             f"The {name} encoder has {most} layers that this model uses, so layers must be a whole number from 1 to "
             f"{most}, or left out for all of it, embeddings too; got {layers!r}."
         )
-    config = getattr(base.config, MODALITY_CONFIGS[name])
+    config = base.config.encoder_config(name)
     return top_layers(encoder, config, name, base.feature_layers[name], layers, untrained)
 
 

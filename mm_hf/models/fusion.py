@@ -49,7 +49,10 @@ def build_fusion(config: FusionModuleConfig, modalities: list[str], poolings: di
     """
     if config.fusion_type not in FUSIONS:
         meant = did_you_mean(config.fusion_type, FUSIONS)
-        raise ValueError(f"Unknown fusion {config.fusion_type!r}: known are {sorted(FUSIONS)}.{meant}")
+        raise ValueError(
+            f"Unknown fusion {config.fusion_type!r}: known are {sorted(FUSIONS)}.{meant} One from outside mm_hf has "
+            "to be imported before its model is loaded (`--import FILE`, or an import in Python)."
+        )
     return FUSIONS[config.fusion_type](config, modalities, poolings)
 
 

@@ -21,15 +21,13 @@ from transformers.utils import can_return_tuple
 from .configuration_mm_fusion import MMFusionConfig
 from .encoders import in_reach
 from .freezing import holds_adapters
+from .head_table import GENERATION, SINGLE_LABEL
 from .inputs import check_classes, check_token_labels
 from .losses import classification_loss
 from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import MMFusionModelOutput, MMFusionSeq2SeqOutput
 from .pretrained_mm_fusion import HUB_KEYS, MMFusionPreTrainedModel
-from .text import ends_of_text
-
-
-GENERATION = "generation"  # the type of this problem, beside those of `classification_loss`
+from .text import Text, ends_of_text
 
 
 class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin):
@@ -41,7 +39,7 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
     decoder: Rothe et al. 2020, section 2), whose cross-attention is new.
     """
 
-    pretrained_parts = {**MMFusionPreTrainedModel.pretrained_parts, "decoder": "decoder_config"}
+    other_parts = {"decoder": "decoder_config"}
 
     def __init__(self, config: MMFusionConfig):
         super().__init__(config)
@@ -94,12 +92,13 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         Raises:
             ValueError: there is neither a decoder nor a text encoder, their vocabularies differ, or as there.
         """
-        source = decoder or kwargs.get("text")
+        text = kwargs.get(Text.name)
+        source = decoder or text
         if source is None:
             raise ValueError("from_encoders_pretrained needs a decoder where there is no text encoder.")
         for key in HUB_KEYS:
             if not decoder and isinstance(kwargs.get(key), dict):
-                kwargs[key] = {**kwargs[key], "decoder": kwargs[key].get("text")}
+                kwargs[key] = {**kwargs[key], "decoder": kwargs[key].get(Text.name)}
 
         def tokenizer(name: str, place: str) -> Any:
             found = {key: kwargs.get(key) for key in HUB_KEYS}
@@ -109,8 +108,7 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
             )
 
         of_decoder = tokenizer("decoder", source)
-        text = kwargs.get("text")
-        if text not in (None, source) and tokenizer("text", text).get_vocab() != of_decoder.get_vocab():
+        if text not in (None, source) and tokenizer(Text.name, text).get_vocab() != of_decoder.get_vocab():
             raise ValueError(
                 f"The decoder {source} has another vocabulary than the text encoder {text}, and a processor has one "
                 "tokenizer: take a decoder with the text encoder's, or leave it out."
@@ -237,7 +235,7 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
             loss = classification_loss(
                 outputs.logits.flatten(0, 1),  # (B S, vocabulary)
                 labels.flatten(),
-                "single_label_classification",
+                SINGLE_LABEL,
                 num_items_in_batch,
                 **settings,
             )
@@ -284,7 +282,7 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
             `(B, S)` int64, the start included.
         """
         if kwargs.get("encoder_outputs") is None:
-            names = [name for name in inspect.signature(MMFusionModel.forward).parameters if name in kwargs]
+            names = [name for name in self.model.input_names if name in kwargs]
             own = {name: kwargs.pop(name) for name in names if not name.startswith("output_")}
             if inputs is not None:
                 own["input_ids"] = inputs

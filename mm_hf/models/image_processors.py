@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """Image processors of the library: what they make of pictures, and the size that they make them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,46 +13,59 @@ from .image import open_image, picture_of_array
 from .probing import check_image_size
 
 
-def prepare_images(
+def channels_made(image_processor, settings: Mapping[str, Any], channels: int | None) -> int:
+    """The channels of pictures: those that a vision encoder takes, where that is known, else 1 where there is the mean
+    of one, else 3."""
+    mean = settings.get("image_mean") or getattr(image_processor, "image_mean", None)
+    if channels is None:
+        return 1 if isinstance(mean, (list, tuple)) and len(mean) == 1 else 3
+    return channels
+
+
+def opened_image(
+    image: Any,
     image_processor,
-    images: list,
-    rows: list[int],
-    images_kwargs: dict[str, Any],
+    settings: Mapping[str, Any],
     background: str | Sequence[int] | None,
     channels: int | None,
-) -> dict[str, Any]:
-    """What an image processor makes of distinct images, each opened as `open_image` says. Those that it is told not to
-    rescale, and those of encoders with other channels than one or three, stay as they are where they are arrays.
+) -> Any:
+    """A picture, opened as `open_image` says. An array that the image processor is told not to rescale, and that of an
+    encoder with other channels than one or three, stays as it is.
 
     Args:
+        image: a raw one.
         image_processor: any of the library.
-        images: raw ones.
-        rows: the first row that has each.
-        images_kwargs: for the image processor.
+        settings: for the image processor.
         background, channels: see `image_background` and `image_channels` of `MMFusionProcessor`.
 
     Raises:
-        ValueError: an image that cannot be read.
+        ValueError: it cannot be read.
+    """
+    channels = channels_made(image_processor, settings, channels)
+    rescaled = settings.get("do_rescale", getattr(image_processor, "do_rescale", True)) is not False
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        if channels not in (1, 3) or (is_floating(image) and not rescaled):
+            if not torch.as_tensor(image).isfinite().all():
+                raise ValueError("the picture has pixels that are no finite numbers.")
+            return image
+        image = picture_of_array(image, settings.get("input_data_format"))
+    return open_image(image, background, 1 if channels == 1 else 3)
+
+
+def prepare_images(
+    image_processor, images: list, images_kwargs: Mapping[str, Any], channels: int | None
+) -> dict[str, Any]:
+    """What an image processor makes of pictures.
+
+    Args:
+        image_processor: any of the library.
+        images: see `opened_image`.
+        images_kwargs: for the image processor.
+        channels: see `image_channels` of `MMFusionProcessor`.
     """
     settings = dict(images_kwargs)
-    mean = settings.get("image_mean") or getattr(image_processor, "image_mean", None)
-    if channels is None:
-        channels = 1 if isinstance(mean, (list, tuple)) and len(mean) == 1 else 3
-    rescaled = settings.get("do_rescale", getattr(image_processor, "do_rescale", True)) is not False
-    layout, opened = settings.get("input_data_format"), []
-    for row, image in zip(rows, images):
-        array = isinstance(image, (np.ndarray, torch.Tensor))
-        try:
-            if array and (channels not in (1, 3) or (is_floating(image) and not rescaled)):
-                if not torch.as_tensor(image).isfinite().all():
-                    raise ValueError("the picture has pixels that are no finite numbers.")
-                opened.append(image)
-                continue
-            image = picture_of_array(image, layout) if array else image
-            opened.append(open_image(image, background, 1 if channels == 1 else 3))
-        except ValueError as error:
-            raise ValueError(f"Row {row}: {error}") from None
-    if all(isinstance(image, Image.Image) for image in opened):
+    channels = channels_made(image_processor, settings, channels)
+    if all(isinstance(image, Image.Image) for image in images):
         settings.pop("input_data_format", None)
     if channels == 1:  # what the image processor has for three may not fit
         if getattr(image_processor, "do_convert_rgb", None):
@@ -61,7 +74,7 @@ def prepare_images(
             values = settings.get(name) or getattr(image_processor, name, None)
             if isinstance(values, (list, tuple)) and len(values) > 1:
                 settings[name] = [sum(values) / len(values)]
-    return dict(image_processor(opened, **settings))
+    return dict(image_processor(images, **settings))
 
 
 def is_floating(values: np.ndarray | torch.Tensor) -> bool:

@@ -5,18 +5,16 @@ all processes and accumulation steps where the caller knows it."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import nn
 from transformers.utils import logging
 
+from .head_table import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .inputs import check_classes
 from .names import did_you_mean
 
-
-ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
-PROBLEM_TYPES = get_args(ProblemType)
 
 logger = logging.get_logger(__name__)
 
@@ -24,22 +22,22 @@ LARGEST_PLAIN_LABEL = 20  # of a regression that learns its labels as they are, 
 
 # What shapes a training loss, and the problems it is defined for.
 LOSS_SETTINGS = {
-    "label_smoothing": ("single_label_classification", "multi_label_classification"),
-    "class_weights": ("single_label_classification", "multi_label_classification"),
-    "focal_gamma": ("single_label_classification", "multi_label_classification"),
-    "class_priors": ("single_label_classification",),
+    "label_smoothing": (SINGLE_LABEL, MULTI_LABEL),
+    "class_weights": (SINGLE_LABEL, MULTI_LABEL),
+    "focal_gamma": (SINGLE_LABEL, MULTI_LABEL),
+    "class_priors": (SINGLE_LABEL,),
 }
 
 
-def infer_problem_type(labels: torch.Tensor, num_labels: int) -> ProblemType:
+def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
     """Guesses the problem from the labels, by the rule of the library's own heads.
 
     One output is a regression; whole numbers are classes; `(B, num_labels)` floats are several labels, or soft targets
     as VQA v2 has them (Goyal et al. 2017).
     """
     if num_labels == 1:
-        return "regression"
-    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+        return REGRESSION
+    return MULTI_LABEL if labels.is_floating_point() else SINGLE_LABEL
 
 
 def check_loss_settings(problem_type: str, settings: dict[str, Any]):
@@ -114,14 +112,16 @@ def classification_loss(
         ValueError: an unknown problem type, labels or weights whose shape does not fit the logits, or a setting that
             this problem does not have.
     """
-    if problem_type not in PROBLEM_TYPES:
-        meant = did_you_mean(problem_type, PROBLEM_TYPES)
-        raise ValueError(f"problem_type must be one of {PROBLEM_TYPES}, got {problem_type!r}.{meant}")
+    known = (REGRESSION, SINGLE_LABEL, MULTI_LABEL)
+    if problem_type not in known:
+        raise ValueError(
+            f"problem_type must be one of {known}, got {problem_type!r}.{did_you_mean(problem_type, known)}"
+        )
     settings = (label_smoothing, class_weights, focal_gamma, class_priors)
     check_loss_settings(problem_type, dict(zip(LOSS_SETTINGS, settings, strict=True)))
-    hard = problem_type == "single_label_classification" and not labels.is_floating_point()
+    hard = problem_type == SINGLE_LABEL and not labels.is_floating_point()
     shape = logits.shape[:1] if hard else logits.shape
-    if labels.shape != shape and not (problem_type == "regression" and logits.shape == (*labels.shape, 1)):
+    if labels.shape != shape and not (problem_type == REGRESSION and logits.shape == (*labels.shape, 1)):
         raise ValueError(
             f"problem_type {problem_type!r} needs labels of shape {tuple(shape)} with logits of shape "
             f"{tuple(logits.shape)}, got {labels.dtype} of shape {tuple(labels.shape)}."
@@ -129,9 +129,7 @@ def classification_loss(
         )
     if hard:
         check_classes(labels, logits.shape[1])
-    if sample_weight is not None and sample_weight.shape != logits.shape[:1]:
-        raise ValueError(f"sample_weight needs shape {tuple(logits.shape[:1])}, got {tuple(sample_weight.shape)}.")
-    rows, logits = labelled_rows(labels), logits.float()
+    given, logits = labels, logits.float()
     weights = None if class_weights is None else logits.new_tensor(class_weights)
     if class_priors is not None:  # of single labels alone
         logits = logits + logits.new_tensor(class_priors).log()
@@ -140,14 +138,35 @@ def classification_loss(
     else:
         labels = labels.reshape(logits.shape).float()
         labels, present = labels.nan_to_num(), ~labels.isnan()
-        if problem_type == "single_label_classification":
+        if problem_type == SINGLE_LABEL:
             losses = single_label_losses(logits, labels, label_smoothing, weights, focal_gamma)
-        elif problem_type == "multi_label_classification":
+        elif problem_type == MULTI_LABEL:
             losses = (multi_label_losses(logits, labels, label_smoothing, weights, focal_gamma) * present).sum(-1)
         else:
             losses = (((logits - labels) ** 2) * present).sum(-1) / present.sum(-1).clamp(min=1)
+    return mean_over_labels(losses, given, num_items_in_batch, sample_weight)
+
+
+def mean_over_labels(
+    losses: torch.Tensor,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    sample_weight: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The losses of the rows that have a label, weighted and summed, divided by the number of labels.
+
+    Args:
+        losses: `(B,)`, finite, also of rows without a label.
+        labels, num_items_in_batch, sample_weight: see `classification_loss`.
+
+    Raises:
+        ValueError: weights that are not one a row.
+    """
     if sample_weight is not None:
+        if sample_weight.shape != losses.shape:
+            raise ValueError(f"sample_weight needs shape {tuple(losses.shape)}, got {tuple(sample_weight.shape)}.")
         losses = losses * sample_weight
+    rows = labelled_rows(labels)
     count: torch.Tensor | float
     if num_items_in_batch is None:
         count = rows.sum().clamp(min=1)
@@ -231,16 +250,14 @@ def multi_label_losses(
     return -(yes + no) if class_weights is None else -(yes + no) * class_weights
 
 
-def check_label_scale(mean: Sequence[float] | None, std: Sequence[float] | None, num_labels: int, problem_type: Any):
-    """Refuses a mean and a deviation of numbers that are not one of each an output, or of a problem that has none.
+def check_label_scale(mean: Sequence[float] | None, std: Sequence[float] | None, num_labels: int):
+    """Refuses a mean and a deviation of numbers that are not one of each an output.
 
     Raises:
         ValueError: naming what came and what is allowed.
     """
     if mean is None and std is None:
         return
-    if problem_type not in (None, "regression"):
-        raise ValueError(f"label_mean and label_scale are for a regression, and problem_type is {problem_type!r}.")
     for name, values in (("label_mean", mean), ("label_scale", std)):
         if values is None or len(values) != num_labels or not all(map(math.isfinite, values)):
             raise ValueError(f"{name} needs one finite number for each of {num_labels} outputs, got {values}.")

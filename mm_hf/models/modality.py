@@ -9,13 +9,16 @@ be copied and sent to other processes, and the package works beside a checkpoint
 Notation used for tensor shapes: see `modeling_outputs`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
 from transformers.configuration_utils import PreTrainedConfig
 
 from .names import did_you_mean
+from .raw_rows import Places, entries_of, holds_numbers, is_one, key_of, reason_of
+from .table_schema import is_missing
 
 
 class Modality:
@@ -27,8 +30,8 @@ class Modality:
 
     Attributes:
         name: "vision"; `<name>_index` is the model's input that says which item each row uses.
-        order: its place among the modalities of a model, by which parameters are ordered too; equal ones stand in the
-            order in which they were registered.
+        order: its place among the modalities of a model, by which parameters are ordered too. Those from outside
+            stand behind all of the library, by their names.
         inputs: the model's inputs that its encoder may read; the first of those present counts the items.
         renamed: of these inputs those that the encoder knows by another name, since another modality has that.
         floats: of these inputs those that take the encoder's dtype.
@@ -38,10 +41,17 @@ class Modality:
         several_places: a row may have several items, each in its place.
         model_type: of the encoder's config, where that does not name one.
         argument: under which the processor takes raw items.
-        part: the attribute of the processor that prepares them.
+        part: the attribute of the processor that prepares them; of one from outside the package its name among
+            `extra_parts`, the modality's.
+        part_class: of that part, with a class method `from_pretrained` where the part comes from an encoder's folder,
+            else `from_dict`; None where an `extra` one has no part to save.
+        part_file: of a processor's folder, which tells that the part is there.
+        kwargs_key: of a call of the processor, what is for this part; one that the library knows.
+        item, items: what one and several are called in messages.
         row_keys: under which a row of a pipeline has one; the first is the usual one.
         meant: other words that people use for it, for messages.
         extra: it is from outside the package.
+        places_key: of `MMFusionConfig`, which says how many items a row may have.
     """
 
     name: ClassVar[str]
@@ -55,9 +65,15 @@ class Modality:
     model_type: ClassVar[str | None] = None
     argument: ClassVar[str]
     part: ClassVar[str]
+    part_class: ClassVar[Any] = None
+    part_file: ClassVar[str] = "processor_config.json"
+    kwargs_key: ClassVar[str | None] = None
+    item: ClassVar[str] = "item"
+    items: ClassVar[str] = "items"
     row_keys: ClassVar[tuple[str, ...]]
     meant: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[bool] = False
+    places_key: ClassVar[str] = "places"
 
     @property
     def config_key(self) -> str:
@@ -79,6 +95,25 @@ class Modality:
             config: of the encoder.
         """
         raise NotImplementedError(f"{type(self).__name__} must say what dummy_inputs its encoder takes.")
+
+    def probe_items(self, encoder: Any) -> list[dict[str, torch.Tensor]]:
+        """Inputs of one item each, `(1, …)`, by the encoder's names, to find out what it does: see `probe_encoder`.
+
+        Args:
+            encoder: with its weights.
+
+        Returns:
+            one, of random numbers; or three, where there are causal encoders: the second has the first step of the
+            first one, the third its last step, and nothing else in common.
+        """
+        dummy = self.dummy_inputs(encoder.config, device=encoder.device, dtype=encoder.dtype)
+        generator = torch.Generator().manual_seed(0)
+        return [
+            {
+                name: torch.randn(value.shape, generator=generator).to(value) if value.is_floating_point() else value
+                for name, value in self.encoder_inputs(encoder, dummy).items()
+            }
+        ]
 
     def pooling(self, config: PreTrainedConfig) -> str:
         """How one vector is read from the tokens of an item, unless `pooling` of `MMFusionConfig` says otherwise."""
@@ -109,6 +144,170 @@ class Modality:
         """
         return mask
 
+    # What the processor asks
+
+    def is_item(self, value: Any) -> bool:
+        """Whether an entry of a list is one item, and not several of one row: what is no holder of others, and
+        numbers in a list, a tuple or an array of one dimension."""
+        return is_one(value) or holds_numbers(value)
+
+    def is_single(self, value: Any) -> bool:
+        """Whether what the processor is given is one item, and not a list of rows."""
+        return self.is_item(value)
+
+    def list_rows(self, value: Any) -> list:
+        """What the processor is given as a list with one entry a row: an item, None for a row without, or `Places`.
+
+        Raises:
+            ValueError: it holds no items, and names the row.
+        """
+        if self.is_single(value):
+            return [None if is_missing(value) else value]
+        return [self._entry(entry, row) for row, entry in enumerate(entries_of(value))]
+
+    def _entry(self, entry: Any, row: int) -> Any:
+        """One entry of `list_rows`."""
+        if entry is None or isinstance(entry, Places) or self.is_item(entry):
+            return entry
+        try:
+            items = [entry] if isinstance(entry, Real) else entries_of(entry)
+        except ValueError as error:
+            raise ValueError(f"Row {row}: {error}") from None
+        for item in items:
+            if item is not None and not self.is_item(item):
+                raise ValueError(f"Row {row}: this is no {self.item}: {item!r:.80}.")
+        if not self.several_places:
+            raise ValueError(f"Row {row}: a row has one {self.item} at most, got {entry!r:.80}.")
+        return Places(items)
+
+    def check(self, item: Any, processor: Any, settings: Mapping[str, Any]) -> Any:
+        """One item as `prepare` takes it: decoded, converted. None where it holds nothing: its row has none then.
+
+        Args:
+            item: a raw one.
+            processor: a `MMFusionProcessor`.
+            settings: of the call, for the part.
+
+        Raises:
+            ValueError: what cannot be one; the processor names the row.
+        """
+        return item
+
+    def prepare(self, items: list, processor: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's inputs for distinct items, `(U, …)` each.
+
+        Args:
+            items: as `check` gives them, at least one.
+            processor, settings: see `check`.
+        """
+        part = processor.part_of(self)
+        if part is None:
+            raise NotImplementedError(f"{type(self).__name__} has no part: it must say how it would prepare items.")
+        return self.by_model_names(part(items))
+
+    def by_model_names(self, made: Mapping[str, Any]) -> dict[str, Any]:
+        """What a part made, which may name it as the encoder does, by the model's names."""
+        names = {own: name for name, own in self.renamed.items()}
+        return {names.get(name, name): value for name, value in made.items()}
+
+    def made_inputs(self, part: Any) -> list[str]:
+        """Names of the model's inputs that a part makes."""
+        if part is None:
+            return list(self.inputs)
+        return list(self.by_model_names(dict.fromkeys(part.model_input_names)))
+
+    def part_arguments(self, part: Any) -> set[str]:
+        """Names of what a part takes under `kwargs_key`, beside what the library names."""
+        return set()
+
+    def read_part(self, values: Any) -> Any:
+        """A part that was learned, from what its `to_dict` gave; what is no dict is left as it is.
+
+        Raises:
+            ValueError: see `from_dict` of the part.
+        """
+        return self.part_class.from_dict(values) if isinstance(values, dict) and self.part_class else values
+
+    def parts_of_encoder(
+        self, source: Any, settings: Mapping[str, Any], read_config: Callable[..., PreTrainedConfig], **kwargs: Any
+    ) -> dict[str, Any]:
+        """Arguments of a processor that come from the folder of a pretrained encoder.
+
+        Args:
+            source: Hub id or folder.
+            settings: see the arguments of `MMFusionProcessor.from_encoders_pretrained`.
+            read_config: gives the encoder's config, with these keyword arguments.
+            kwargs: for the loading.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no part that comes from an encoder's folder.")
+
+    def compared(self, parts: Mapping[str, Any], config: PreTrainedConfig) -> list[tuple[str, Any, Any]]:
+        """What the parts of a processor make and what an encoder takes, which have to be equal: what it is, and the
+        two.
+
+        Args:
+            parts: by the arguments of the processor.
+            config: of the encoder.
+        """
+        return []
+
+    # What pipelines ask
+
+    def places(self, config: Any) -> int:
+        """Items that a row of a model may have.
+
+        Args:
+            config: a `MMFusionConfig`, which may be of an older release.
+        """
+        return (getattr(config, "places", None) or {}).get(self.name, 1)
+
+    def load(self, processor: Any, config: Any, key: str, value: Any) -> tuple[Any, Any]:
+        """What a row has under a key: the item as the processor takes it, and its source; or items in `Places`, and
+        their sources. Loading makes new objects: equal sources are one item.
+
+        Args:
+            processor: a `MMFusionProcessor`.
+            config: of the model.
+            key: one of `row_keys`.
+            value: not missing.
+
+        Raises:
+            ValueError: it cannot be read, or is more than the model has places for.
+        """
+        if self.is_item(value):
+            return self.load_item(processor, value), value
+        sources, most = entries_of(value), self.places(config)
+        if len(sources) > most:
+            raise ValueError(
+                f"the row has {len(sources)} {self.items}, but this model looks at {most} a row "
+                f"({self.places_key} in its config); many rows are a list of dicts, each with its own."
+            )
+        items = Places()
+        for place, source in enumerate(sources):
+            try:
+                items.append(None if source is None else self.load_item(processor, source))
+            except ImportError:
+                raise
+            except Exception as error:
+                raise ValueError(f"{key} {place + 1} of {len(sources)}: {reason_of(error)}") from error
+        return (None, None) if all(item is None for item in items) else (items, sources)
+
+    def load_item(self, processor: Any, source: Any) -> Any:
+        """One item as the processor takes it; None where it holds nothing.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        return source
+
+    def source_key(self, source: Any) -> Any:
+        """What tells sources apart."""
+        return key_of(source)
+
+    def told(self, processor: Any) -> dict[str, Any]:
+        """Arguments of the processor that go with items that were loaded."""
+        return {}
+
 
 MODALITIES: dict[str, Modality] = {}  # by name, in the order of a model's modalities
 
@@ -117,8 +316,16 @@ def register_modality(modality: type[Modality]) -> type[Modality]:
     """A decorator: makes a modality known under its name.
 
     Raises:
-        ValueError: another one has that name.
+        ValueError: another one has that name or reads an input of that name, or it is no name that an argument of
+            Python can have.
     """
+    if not modality.name.isidentifier():
+        raise ValueError(
+            f"A modality's name is made of letters, digits and '_', as that of a variable: {modality.name!r}."
+        )
+    for other in MODALITIES.values():
+        if other.name != modality.name and (taken := set(other.inputs) & set(modality.inputs)):
+            raise ValueError(f"{modality.name} reads {sorted(taken)}, which {other.name} has: see `renamed`.")
     known = MODALITIES.get(modality.name)
     if known is not None and type(known).__qualname__ != modality.__qualname__:
         raise ValueError(f"There is a modality {modality.name!r} already, {type(known).__name__}: take another name.")

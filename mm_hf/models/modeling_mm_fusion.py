@@ -20,11 +20,7 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
-from .configuration_mm_fusion import (
-    MODALITY_CONFIGS,
-    FusionModuleConfig,
-    MMFusionConfig,
-)
+from .configuration_mm_fusion import FusionModuleConfig, MMFusionConfig
 from .dry_run import build_encoder
 from .encoding import encode_items
 from .freezing import (
@@ -38,16 +34,8 @@ from .freezing import (
 )
 from .fusion import Fusion, build_fusion
 from .inputs import check_labels, check_model_inputs
-from .losses import (
-    classification_loss,
-    count_labels,
-    in_label_unit,
-    infer_problem_type,
-    mixup,
-    standardise,
-    warn_of_unit,
-)
-from .modality import modality_of
+from .losses import count_labels, mixup, warn_of_unit
+from .modality import MODALITIES, modality_of
 from .modeling_outputs import (
     EncoderStates,
     FusedStates,
@@ -61,8 +49,9 @@ from .names import did_you_mean
 from .pooled_fusions import PooledFusion  # noqa: F401  importing registers the fusions
 from .pretrained_mm_fusion import MMFusionPreTrainedModel
 from .projection import ModalityProjection
-from .tasks import TaskTensors, TaskWeighting, module_name
+from .tasks import NUMBERS, TaskHead, TaskTensors, TaskWeighting, head_of_config, module_name, told_by_labels
 from .token_fusions import TokenFusion  # noqa: F401
+from .vision import Vision
 
 
 # Inputs of `MMFusionModel.forward` that are no tensors.
@@ -80,7 +69,12 @@ class MMFusionModel(MMFusionPreTrainedModel):
         super().__init__(config)
         config.validate_architecture()  # what was changed since it was made, before memory is taken
         if not config.modalities:
-            raise ValueError(f"The config needs at least one of {list(MODALITY_CONFIGS.values())}, all are None.")
+            keys = [modality.config_key for modality in MODALITIES.values() if not modality.extra]
+            raise ValueError(f"The config needs at least one of {[*keys, 'extra_configs']}, all are None.")
+        extra = [modality_of(name) for name in config.extra_configs or {}]
+        # Inputs of modalities from outside, which `forward` does not name, and all that it takes.
+        self.extra_inputs = [name for modality in extra for name in (*modality.inputs, modality.index_name)]
+        self.input_names = [*FORWARD_INPUTS, *self.extra_inputs]
         fusion_module_config = config.fusion_module_config
         self.encoders = nn.ModuleDict()
         self.projections = nn.ModuleDict()
@@ -92,7 +86,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
         self.warned_of: set[str] = set()  # what was said once
         for name in config.modalities:
             encoder, level_shapes, layers = build_encoder(
-                getattr(config, MODALITY_CONFIGS[name]), name, config.feature_layers[name]
+                config.encoder_config(name), name, config.feature_layers[name]
             )
             self.encoders[name] = encoder
             self.feature_layers[name], self.level_shapes[name] = layers, level_shapes
@@ -104,10 +98,10 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 fusion_module_config.sizes().width,
                 fusion_module_config.layer_norm_eps,
                 config.poolings[name],
-                places=config.num_images if name == "vision" else 1,
-                join=config.vision_feature_join if name == "vision" else "tokens",
+                places=config.places_of(name),
+                join=config.vision_feature_join if name == Vision.name else "tokens",
             )
-            if name == "vision" and fusion_module_config.distance_bias and any(len(s) != 3 for s in level_shapes):
+            if name == Vision.name and fusion_module_config.distance_bias and any(len(s) != 3 for s in level_shapes):
                 raise ValueError(
                     "distance_bias needs to know where tokens are: a vision encoder that gives a feature map (ResNet, "
                     f"MobileNet, ConvNeXt, Swin…), not a sequence as {config.vision_config.model_type!r} does."
@@ -141,8 +135,8 @@ class MMFusionModel(MMFusionPreTrainedModel):
         """Runs each modality's encoder on its distinct items.
 
         Args:
-            indices: by modality `(B,)` int64, the item of each row, -1 where the row has none; `(B, K)` for the images
-                of rows with several.
+            indices: by modality `(B,)` int64, the item of each row, -1 where the row has none; `(B, K)` where a row
+                has several places for items.
             encoder_states: modalities that were encoded before: passed on, with the index given here if there is one.
             inputs: the inputs of `forward` by their names, `(U, …)`.
 
@@ -155,7 +149,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
         """
         indices, given = dict(indices or {}), encoder_states or {}
         for name in (*indices, *given):
-            if name not in MODALITY_CONFIGS:
+            if name not in MODALITIES:
                 raise ValueError(
                     f"There is no modality {name!r}; this model has {list(self.encoders)}."
                     f"{did_you_mean(name, self.encoders)}"
@@ -270,16 +264,14 @@ class MMFusionModel(MMFusionPreTrainedModel):
         if count != rows:
             raise ValueError(f"The query has {rows} rows, but {what} has {count}: give each row one in memory_index.")
 
-    @staticmethod
-    def check_inputs(inputs: dict[str, Any]):
+    def check_inputs(self, inputs: dict[str, Any]):
         """Refuses what is no input of `forward`: raw rows, batches that are not unpacked, tensors under other names;
         but for `row_ids`, which the collator adds for whoever trains.
 
         Raises:
             ValueError: naming it, what there is, and what to do.
         """
-        known = list(inspect.signature(MMFusionModel.forward).parameters)[1:-1]
-        check_model_inputs(inputs, known, {"row_ids", *NO_TENSORS})
+        check_model_inputs(inputs, self.input_names, {"row_ids", *NO_TENSORS})
 
     @can_return_tuple
     def forward(
@@ -316,7 +308,8 @@ class MMFusionModel(MMFusionPreTrainedModel):
             attention_mask: `(U, T)`, 1 for a token, 0 for padding.
             token_type_ids: `(U, T)` int64, for encoders that have them.
             inputs_embeds: `(U, T, H)` float, in place of `input_ids`.
-            text_index: `(B,)` int64, the text of each row, -1 where the row has none; None: row i has text i.
+            text_index: `(B,)` int64, the text of each row, -1 where the row has none; None: row i has text i. Or
+                `(B, K)`, where `config.places` has several; the other indices too.
             pixel_values: `(U, C, H, W)` float, distinct images.
             vision_index: `(B,)` int64, likewise; or `(B, K)`, the images of each row in their places, up to
                 `config.num_images` of them.
@@ -337,34 +330,34 @@ class MMFusionModel(MMFusionPreTrainedModel):
             return_tokens: give the tokens too, not the pooled vector alone.
             output_attentions: give the fusion's attention weights; needs `attn_implementation="eager"`.
             output_hidden_states: give the query's tokens after each block; indices select some.
-            kwargs: for the attention functions; none of them a tensor.
+            kwargs: the inputs and the index of modalities from outside, see `extra_configs`; all else is for the
+                attention functions, and none of that a tensor.
 
         Raises:
             ValueError: a tensor under a name that is no input; attention weights asked of an implementation that has
                 none; see `encode` for the others.
         """
-        indices = {
-            "text": text_index,
-            "vision": vision_index,
-            "audio": audio_index,
-            "tabular": tabular_index,
-            "series": series_index,
-        }
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
             "inputs_embeds": inputs_embeds,
+            "text_index": text_index,
             "pixel_values": pixel_values,
+            "vision_index": vision_index,
             "input_features": input_features,
             "input_values": input_values,
             "audio_attention_mask": audio_attention_mask,
+            "audio_index": audio_index,
             "numerical_values": numerical_values,
             "categorical_ids": categorical_ids,
+            "tabular_index": tabular_index,
             "series_values": series_values,
             "series_attention_mask": series_attention_mask,
+            "series_index": series_index,
+            **{name: kwargs.pop(name) for name in self.extra_inputs if name in kwargs},
         }
-        self.check_inputs({**inputs, **{f"{name}_index": index for name, index in indices.items()}, **kwargs})
+        self.check_inputs({**inputs, **kwargs})
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
@@ -375,6 +368,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 f"output_attentions needs attn_implementation='eager', got {implementation!r}: call "
                 "model.set_attn_implementation('eager') first."
             )
+        indices = {name: inputs.pop(modality_of(name).index_name, None) for name in self.encoders}
         encoded = self.encode(indices, encoder_states, **inputs)
         fused = self.fuse(
             encoded,
@@ -397,6 +391,10 @@ class MMFusionModel(MMFusionPreTrainedModel):
         )
 
 
+# What `forward` names, looked up once.
+FORWARD_INPUTS = list(inspect.signature(MMFusionModel.forward).parameters)[1:-1]
+
+
 class MMFusionForClassification(MMFusionPreTrainedModel):
     """A classifier, or with `problem_type` several labels at once, or a regression, over all modalities."""
 
@@ -407,18 +405,24 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         self.num_labels = config.num_labels
         self.model = MMFusionModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.fusion_module_config.sizes().width, config.num_labels)
+        head = self.task_head
+        self.classifier = head.layer(config.fusion_module_config.sizes().width, head.num_outputs)
         self._looked_at_labels = False  # at the unit of a regression's, once
         self.post_init()
+
+    @property
+    def task_head(self) -> TaskHead:
+        """What it answers; before it has seen a label, what it would by the number of its outputs."""
+        return head_of_config(self.config)
+
+    def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
+        """See the method of the base class."""
+        return {None: (self.classifier, self.task_head)}
 
     def regression_heads(self) -> list[nn.Module]:
         """See the method of the base class."""
         numbers = self.config.num_labels == 1 or self.config.label_mean is not None
         return [self.classifier] if numbers else []
-
-    def class_heads(self) -> list[nn.Module]:
-        """See the method of the base class."""
-        return [] if self.regression_heads() else [self.classifier]
 
     @can_return_tuple
     def forward(
@@ -448,7 +452,6 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         scores = self.classifier(self.dropout(pooled))
         loss = None
         if labels is not None:
-            labels = standardise(labels, self.config.label_mean, self.config.label_scale)
             loss = self._loss(scores, labels, num_items_in_batch, sample_weight)
             if partners is not None:
                 sample_weight = None if sample_weight is None else sample_weight[partners]
@@ -456,23 +459,21 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
                 loss = share * loss + (1 - share) * other
         return MMFusionClassifierOutput(
             loss=loss,
-            logits=in_label_unit(scores, self.config.label_mean, self.config.label_scale),
+            logits=self.task_head.in_unit(scores),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
         )
 
-    def _loss(self, logits, labels, num_items_in_batch, sample_weight) -> torch.Tensor:
+    def _loss(self, scores, labels, num_items_in_batch, sample_weight) -> torch.Tensor:
         """The loss of this problem, shaped by the config in training."""
-        problem_type = self.config.problem_type or infer_problem_type(labels, self.num_labels)
-        if self.training and not self._looked_at_labels and problem_type == "regression":
+        head = head_of_config(self.config, self.config.problem_type or told_by_labels(self.config, labels))
+        if self.training and not self._looked_at_labels and head.label_kind == NUMBERS:
             self._looked_at_labels = True
-            if self.config.label_mean is None:
+            if head.label_mean is None:
                 warn_of_unit(labels)
-        shape = (sample_weight,) if self.training else ()
-        settings = self.config.loss_settings if self.training else {}
-        loss = classification_loss(logits, labels, problem_type, num_items_in_batch, *shape, **settings)
-        self.config.problem_type = problem_type  # once the labels have turned out to fit it
+        loss = head.loss(scores, labels, num_items_in_batch, sample_weight, self.training)
+        self.config.problem_type = head.name  # once the labels have turned out to fit it
         return loss
 
 
@@ -497,21 +498,14 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
         self.dropout = nn.Dropout(config.classifier_dropout)
         width = config.fusion_module_config.sizes().width
         self.heads = nn.ModuleDict(
-            {module_name(name): nn.Linear(width, task.num_labels) for name, task in self.tasks.items()}
+            {module_name(name): task.layer(width, task.num_outputs) for name, task in self.tasks.items()}
         )
         self.task_weighting = TaskWeighting(self.tasks) if config.task_weighting == "uncertainty" else None
         self.post_init()
 
-    def regression_heads(self) -> list[nn.Module]:
+    def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
         """See the method of the base class."""
-        return [
-            self.heads[module_name(name)] for name, task in self.tasks.items() if task.problem_type == "regression"
-        ]
-
-    def class_heads(self) -> list[nn.Module]:
-        """See the method of the base class."""
-        numbers = self.regression_heads()
-        return [head for head in self.heads.values() if all(head is not other for other in numbers)]
+        return {name: (self.heads[module_name(name)], task) for name, task in self.tasks.items()}
 
     @can_return_tuple
     def forward(

@@ -7,6 +7,7 @@ from typing import Any
 from transformers.utils import logging
 
 from .losses import LOSS_SETTINGS
+from .tasks import NUMBERS, label_kind_of, task_head_of
 
 
 logger = logging.get_logger(__name__)
@@ -51,10 +52,11 @@ def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> di
         if "problem_type" in stored and new != old and 1 in (new, old):  # a number in place of classes, or the reverse
             dropped.append("problem_type")
         problem = None if "problem_type" in dropped else found.get("problem_type")
-        numbers = problem == "regression" or (problem is None and new == 1)
+        numbers = gives_numbers(problem, new)
+        settings = LOSS_SETTINGS if problem is None else task_head_of(problem).settings
         for name in stored:
-            of_others = name in LOSS_SETTINGS and (numbers or problem not in (None, *LOSS_SETTINGS[name]))
-            of_others |= name in OF_NUMBERS and (problem not in (None, "regression") or (problem is None and new > 1))
+            of_others = name in LOSS_SETTINGS and (numbers or name not in settings)
+            of_others |= name in OF_NUMBERS and not numbers
             if of_others or (name in PER_LABEL and len(config_dict[name]) != new):
                 dropped.append(name)
     unnamed = not set(NAMES) & set(given) and (new != old or (given.get("tasks") and not config_dict.get("tasks")))
@@ -74,6 +76,11 @@ def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> di
             "once."
         )
     return found
+
+
+def gives_numbers(problem_type: str | None, count: int) -> bool:
+    """Whether a head of so many outputs gives numbers."""
+    return count == 1 if problem_type is None else label_kind_of(problem_type) == NUMBERS
 
 
 def name_labels(given: dict[str, Any]):
@@ -124,7 +131,7 @@ def answer_of(source: dict[str, Any], count: int) -> dict[str, Any]:
         names = [source["id2label"][key] for key in sorted(source["id2label"], key=int)]
         names = None if names == [f"LABEL_{number}" for number in range(len(names))] else names
     count = len(names) if names else source.get("num_labels") or count
-    numbers = source.get("problem_type") == "regression" or (source.get("problem_type") is None and count == 1)
+    numbers = gives_numbers(source.get("problem_type"), count)
     return {"names": names, "count": count, "numbers": numbers, "unit": [source.get(name) for name in OF_NUMBERS]}
 
 

@@ -2,9 +2,8 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """What all pipelines do: rows are read one by one, prepared and answered in batches, and keep their place."""
 
-import os
 from collections.abc import Mapping, Sized
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -12,14 +11,11 @@ from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineIterator
 from transformers.utils import logging
 
-from .image import open_image
-from .inputs import entries_of, fault_of_text, is_one_image, list_of_table_rows
+from .modality import MODALITIES, modality_of
 from .names import did_you_mean
-from .pipeline_rows import ROW_KEYS, NumberedRows, is_row_of_pandas, reason_of, rows_to_answer
-from .series import as_steps, has_no_steps
-from .sound import load_sound
+from .pipeline_rows import NumberedRows, is_row_of_pandas, row_keys, rows_to_answer
+from .raw_rows import Places, reason_of
 from .table_schema import is_missing
-from .video import load_frames
 
 
 logger = logging.get_logger(__name__)
@@ -66,7 +62,7 @@ class MMFusionPipeline(Pipeline):
                     meant = f" What `generate` takes goes in as generate_kwargs={{{name!r}: …}}."
                 raise ValueError(
                     f"{type(self).__name__} has no argument {name!r}; a call has {known}, and what a row holds goes "
-                    f"into the row, under {list(ROW_KEYS)}.{meant}"
+                    f"into the row, under {list(row_keys())}.{meant}"
                 )
         return dict(settings), {**settings, **kwargs}
 
@@ -112,7 +108,7 @@ class MMFusionPipeline(Pipeline):
             return inputs.to_dict()
         if hasattr(inputs, "_asdict"):
             return inputs._asdict()
-        raise ValueError(f"A row must be a dict with keys out of {list(ROW_KEYS)}, got {inputs!r:.200}.")
+        raise ValueError(f"A row must be a dict with keys out of {list(row_keys())}, got {inputs!r:.200}.")
 
     def check_keys(self, row: dict[str, Any]):
         """Refuses keys that no row has, and what this model does not read.
@@ -120,74 +116,37 @@ class MMFusionPipeline(Pipeline):
         Raises:
             ValueError: naming them.
         """
-        if unknown := [key for key in row if key not in ROW_KEYS]:
-            meant = did_you_mean(unknown[0], ROW_KEYS)
+        known = row_keys()
+        if unknown := [key for key in row if key not in known]:
+            meant = did_you_mean(unknown[0], known)
             raise ValueError(
-                f"A row must be a dict with keys out of {list(ROW_KEYS)}, got {unknown[0]!r} in {row!r:.200}.{meant}"
+                f"A row must be a dict with keys out of {list(known)}, got {unknown[0]!r} in {row!r:.200}.{meant}"
             )
         there = {key: value for key, value in row.items() if not is_missing(value)}
-        for one, other in (("text", "question"), ("image", "video")):
-            if one in there and other in there:
+        for modality in MODALITIES.values():
+            if len(given := [key for key in modality.row_keys if key in there]) > 1:
+                one, other = given[:2]
                 raise ValueError(
                     f"A row has one of {one!r} and {other!r}, not both; got {there[one]!r:.80} and "
                     f"{there[other]!r:.80}."
                 )
         modalities = self.model.config.modalities
         for key, value in there.items():
-            if ROW_KEYS[key] not in modalities:
+            if known[key] not in modalities:
                 raise ValueError(f"The row has {key} {value!r:.80}, but this model reads {modalities} alone.")
 
     def load_row(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What a row holds, decoded and checked; None for what it lacks. The sources of its images go along, since
-        loading makes new objects: equal sources are one image."""
-        row = {key: value for key, value in row.items() if not is_missing(value)}
-        processor: Any = self.processor
-        found: dict[str, Any] = dict.fromkeys(("image", "source", "text", "audio", "table", "series"))
-        if (text := row.get("text", row.get("question"))) is not None:
-            if fault := fault_of_text(text):
-                raise ValueError(fault)
-            found["text"] = text
-        if "audio" in row:
-            found["audio"] = load_sound(row["audio"], processor.feature_extractor.sampling_rate)
-        if "table" in row:
-            table = list_of_table_rows(row["table"])
-            if len(table) != 1 or not isinstance(table[0], Mapping):
-                raise ValueError(f"the table of a row is one row of it, a dict of columns, got {row['table']!r:.80}.")
-            found["table"] = None if all(map(is_missing, table[0].values())) else table[0]
-        if "series" in row:
-            found["series"] = None if has_no_steps(row["series"]) else as_steps(row["series"])
-        if "image" in row:
-            found["image"], found["source"] = self.load_images(row["image"])
-        if "video" in row:
-            found["image"] = load_frames(row["video"], self.model.config.num_images, processor.image_background)
-            found["source"] = [(row["video"], place) for place in range(len(found["image"]))]
-        if all(value is None for value in found.values()):
-            raise ValueError("A row needs an image, a text, a sound, a table's row, a video or a series.")
-        return found
-
-    def load_images(self, source: Any) -> tuple[Any, Any]:
-        """The image of a row, or its images in their places, and where they are from; None for those it lacks.
-
-        Raises:
-            ValueError: more images than the model has places for.
-        """
-        processor: Any = self.processor
-        ground = processor.image_background
-        if is_one_image(source):
-            return open_image(source, ground), source
-        sources, places = entries_of(source), self.model.config.num_images
-        if len(sources) > places:
-            raise ValueError(
-                f"the row has {len(sources)} images, but this model looks at {places} a row (num_images in its "
-                "config); many rows are a list of dicts, each with its own."
-            )
-        images = []
-        for place, one in enumerate(sources):
-            try:
-                images.append(None if one is None else open_image(one, ground))
-            except Exception as error:
-                raise ValueError(f"image {place + 1} of {len(sources)}: {reason_of(error)}") from error
-        return (None, None) if all(image is None for image in images) else (images, sources)
+        """What a row holds by modality, decoded and checked, with its sources: see `load` of `Modality`."""
+        items, config, known = {}, self.model.config, row_keys()
+        for key, value in row.items():
+            if not is_missing(value):
+                modality = modality_of(known[key])
+                items[modality.name] = modality.load(self.processor, config, key, value)
+        if all(item is None for item, _ in items.values()):
+            keys = [key for key, name in known.items() if name in config.modalities]
+            needed = [f"{'an' if key[0] in 'aeiou' else 'a'} {key}" for key in keys]
+            raise ValueError(f"A row needs {', '.join(needed)}: at least one of these.")
+        return {"items": items}
 
     def _forward(
         self,
@@ -236,32 +195,21 @@ class MMFusionPipeline(Pipeline):
     def _batch(self, rows: list[dict], **processor_kwargs) -> Any:
         """The model's inputs, equal items once."""
         loaded: dict[Any, Any] = {}
+        arguments: dict[str, Any] = {}
+        for name in dict.fromkeys(name for row in rows for name in row["items"]):
+            modality, column = modality_of(name), []
 
-        def once(source: Any, image: Any) -> Any:
-            if image is None:
-                return None
-            place = None
-            if isinstance(source, tuple):  # a frame of a video
-                source, place = source
-            key = source if isinstance(source, (str, bytes, os.PathLike)) else id(source)
-            return loaded.setdefault((key, place), image)
+            def once(item: Any, source: Any, modality=modality) -> Any:
+                if item is None:
+                    return None
+                return loaded.setdefault((modality.name, modality.source_key(source)), item)
 
-        columns: dict[str, Any] = {
-            name: [row[key] for row in rows]
-            for name, key in {"images": "image", **{key: key for key in ("text", "audio", "table", "series")}}.items()
-            if any(row[key] is not None for row in rows)
-        }
-        if "images" in columns:
-            columns["images"] = [
-                list(map(once, row["source"], row["image"]))
-                if isinstance(row["image"], list)
-                else once(row["source"], row["image"])
-                for row in rows
-            ]
-        processor: Any = self.processor
-        if "audio" in columns:
-            columns["sampling_rate"] = processor.feature_extractor.sampling_rate
-        return processor(**columns, deduplicate=True, **processor_kwargs)
+            for row in rows:
+                item, source = row["items"].get(name, (None, None))
+                column.append(Places(map(once, item, source)) if isinstance(item, Places) else once(item, source))
+            if any(item is not None for item in column):
+                arguments |= {modality.argument: column, **modality.told(self.processor)}
+        return cast(Any, self.processor)(**arguments, deduplicate=True, **processor_kwargs)
 
     def answer(
         self, batch: Mapping[str, torch.Tensor], rows: int, generate_kwargs: dict[str, Any]

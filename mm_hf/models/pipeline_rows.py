@@ -2,26 +2,19 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """The rows of a pipeline: what they may have, and the objects that hold several."""
 
-import re
 from collections.abc import Iterable, Sized
 from types import GeneratorType
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from .inputs import columns_of, entries_of, index_of_a_series, is_numeric, is_one, list_of_table_rows
+from .modality import MODALITIES
+from .raw_rows import columns_of, entries_of, index_of_a_series, is_numeric, is_one, list_of_table_rows
 
 
-# What a row may have, and the modality that the model needs for it.
-ROW_KEYS = {
-    "image": "vision",
-    "text": "text",
-    "question": "text",
-    "audio": "audio",
-    "table": "tabular",
-    "video": "vision",
-    "series": "series",
-}
+def row_keys() -> dict[str, str]:
+    """What a row may have, and the modality that the model needs for it."""
+    return {key: name for name, modality in MODALITIES.items() for key in modality.row_keys}
 
 
 def rows_to_answer(inputs: Any) -> Any:
@@ -46,7 +39,8 @@ def rows_to_answer(inputs: Any) -> Any:
 
 def is_row_of_pandas(value: Any) -> bool:
     """Whether a value is a row that was taken out of a table of pandas: its index names what a row has."""
-    return any(isinstance(name, str) and name in ROW_KEYS for name in index_of_a_series(value) or ())
+    known = row_keys()
+    return any(isinstance(name, str) and name in known for name in index_of_a_series(value) or ())
 
 
 class IndexedRows(Dataset):
@@ -83,10 +77,3 @@ class NumberedRows(Dataset):
         except Exception as error:
             return self.pipeline._bad_row(number, error, self.params.get("on_error", "raise"))
         return self.pipeline.preprocess(row, number=number, **self.params)
-
-
-def reason_of(error: Exception) -> str:
-    """Why a row cannot be read, in one line, without the number that it has in its batch."""
-    said = " ".join(str(error).split())
-    said = said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
-    return re.sub(r"^Row \d+: ", "", said)

@@ -11,22 +11,27 @@ import torch
 from torch.utils.data import Dataset
 
 from .image import open_image
-from .inputs import entries_of, is_numeric, is_one, is_one_image
+from .modality import MODALITIES
 from .pipeline_base import MMFusionPipeline
-from .pipeline_rows import ROW_KEYS
+from .pipeline_rows import row_keys
+from .raw_rows import entries_of, is_numeric, is_one
+from .sound import Sound
 from .table_schema import is_missing
-from .text import decode_as_written
+from .tasks import TaskHead, head_of_config
+from .text import Text, decode_as_written
+from .vision import is_one_image
 
 
 class MMFusionClassificationPipeline(MMFusionPipeline):
     """Classifies rows `{"image": …, "text": …, "audio": …, "table": …, "series": …}`, any of which may be missing,
     None or NaN; in place of the image `"video"`, where the model was trained on videos.
 
-    An image is a PIL image, a path, a URL, the bytes of a file, a dict of `bytes` and `path`, or an array; where the
-    model takes several (`config.num_images`), a list of these in their places, None for a place without, as in
-    `{"image": [front, None, kitchen]}`. A sound is a path, the bytes of a file, or a dict of `array` and
-    `sampling_rate`, and is resampled where that is needed; a video is a path, the bytes of a file, or a list of PIL
-    images; a table's row is a dict of its columns; a time series is a list of steps, each a list of numbers.
+    An image is a PIL image, a path, a URL, the bytes of a file, a dict of `bytes` and `path`, or an array. A sound is
+    a path, the bytes of a file, or a dict of `array` and `sampling_rate`, and is resampled where that is needed; a
+    video is a path, the bytes of a file, or a list of PIL images; a table's row is a dict of its columns; a time
+    series is a list of steps, each a list of numbers. Where the model takes several images (`config.num_images`),
+    texts, sounds or series (`config.places`), they are a list in their places, None for a place without, as in
+    `{"image": [front, None, kitchen]}`. Modalities from outside the package have the keys that they say.
 
     Takes one row or many: a list, a tuple or a table of pandas gives a list; a data set (of `datasets` or torch, a
     `KeyDataset`) or a generator gives an iterator, and is read row by row. Returns for each row `[{"score", "label"},
@@ -35,7 +40,7 @@ class MMFusionClassificationPipeline(MMFusionPipeline):
 
     Args of a call:
         top_k (`int`, defaults to 5): how many; None for all.
-        batch_size (`int`, defaults to 1): rows that go through the model together; equal texts, and images that are
+        batch_size (`int`, defaults to 1): rows that go through the model together; equal texts, and all else that is
             the same object, path or URL, are encoded once.
         on_error (`str`, defaults to `"raise"`): a row that cannot be read, or whose scores are no finite numbers,
             stops the call with an error that names it; with `"skip"` its answer is None, a warning says why, and the
@@ -65,17 +70,13 @@ class MMFusionClassificationPipeline(MMFusionPipeline):
 
     def spell(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5) -> Any:
         """Turns the logits of one row into its best labels."""
-        config, logits = self.model.config, model_outputs["logits"][0]
-        problem_type = "regression" if len(logits) == 1 else config.problem_type
-        return self._best(logits, problem_type, config.id2label, top_k)
+        config = self.model.config
+        return self._best(model_outputs["logits"][0], head_of_config(config), config.id2label, top_k)
 
-    def _best(self, logits: torch.Tensor, problem_type: str | None, labels: Any, top_k: int | None) -> list[dict]:
+    def _best(self, logits: torch.Tensor, head: TaskHead, labels: Any, top_k: int | None) -> list[dict]:
         """The best answers, with their labels by number."""
-        scores = logits.float()
-        if problem_type == "multi_label_classification":
-            scores = scores.sigmoid()
-        elif problem_type != "regression":
-            scores = scores.softmax(-1)
+        chances = head.probabilities(logits)
+        scores = logits.float() if chances is None else chances
         best = scores.topk(min(top_k or len(scores), len(scores)))
         return [
             {"score": score, self.label_key: labels[label]}
@@ -103,7 +104,7 @@ class MMFusionMultiTaskPipeline(MMFusionClassificationPipeline):
         found = {}
         for name, task in self.model.config.task_heads.items():
             labels = task.labels or [name if task.num_labels == 1 else f"{name} {i}" for i in range(task.num_labels)]
-            found[name] = self._best(model_outputs[name][0], task.problem_type, labels, top_k)
+            found[name] = self._best(model_outputs[name][0], task, labels, top_k)
         return found
 
 
@@ -127,7 +128,8 @@ class MMFusionFeatureExtractionPipeline(MMFusionPipeline):
     ) -> dict[str, torch.Tensor]:
         """See the method of the base class."""
         outputs = self.model(**batch)
-        return {key: outputs[f"{key}_embeds"] for key in ("text", "image", "audio") if f"{key}_embeds" in outputs}
+        keys = [modality.row_keys[0] for modality in MODALITIES.values()]
+        return {key: outputs[f"{key}_embeds"] for key in keys if f"{key}_embeds" in outputs}
 
     def spell(self, model_outputs: dict[str, torch.Tensor]) -> dict[str, Any]:
         """Gives what one row has."""
@@ -151,7 +153,7 @@ class ImageAndQuestion:
             if image is None:
                 raise ValueError("Give image= and question=, or rows {'image': …, 'question': …}.")
             return ask(image, **kwargs)
-        if isinstance(image, Mapping) and set(image) & set(ROW_KEYS):
+        if isinstance(image, Mapping) and set(image) & set(row_keys()):
             raise ValueError(f"Give question= beside an image, or in the row: got {question!r:.80} and {image!r:.80}.")
         one_image, one_question = is_one_image(image), is_one(question)
         if one_image and one_question:
@@ -293,7 +295,7 @@ class MMFusionSpeechRecognitionPipeline(MMFusionGenerationPipeline):
             or (isinstance(inputs, Mapping) and bool({"array", "raw", "bytes", "path"} & set(inputs)))
             or (hasattr(inputs, "dtype") and is_numeric(inputs.dtype))
         )
-        return {"audio": inputs} if alone else MMFusionPipeline.as_row(self, inputs)
+        return {Sound.row_keys[0]: inputs} if alone else MMFusionPipeline.as_row(self, inputs)
 
     def answer(
         self, batch: Mapping[str, torch.Tensor], rows: int, generate_kwargs: dict[str, Any]
@@ -314,7 +316,7 @@ class MMFusionSpeechRecognitionPipeline(MMFusionGenerationPipeline):
         """Spells out the text of one row."""
         processor: Any = self.processor
         text = decode_as_written(processor.tokenizer, model_outputs["sequences"][0][0], skip_special_tokens=True)
-        return {"text": text.strip()}
+        return {Text.row_keys[0]: text.strip()}
 
 
 __all__ = [

@@ -17,22 +17,19 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
 from .checkpoint_files import checksums_of_what_is_written
-from .configuration_mm_fusion import (
-    AUTO_MAP,
-    AUTO_MAP_OF,
-    CUSTOM_PIPELINES,
-    MODALITY_CONFIGS,
-    PRETRAINED_MODALITIES,
-    FusionModuleConfig,
-    MMFusionConfig,
-    check_source,
-    part_of_composite,
-)
+from .configuration_mm_fusion import FusionModuleConfig, MMFusionConfig, check_source, part_of_composite
 from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
 from .freezing import FreezingMixin
+from .head_table import AUTO_MAP, AUTO_MAP_OF, CUSTOM_PIPELINES
+from .modality import MODALITIES, modality_of
 from .names import did_you_mean, nearest
 from .probing import keep_all_patches, pooling_of, probe_encoder, takes_pictures_of
+from .sound import Sound
 from .strict_loading import LOADING, load_strictly
+from .tabular import Table
+from .tasks import NUMBERS, TEXTS, TaskHead
+from .text import Text
+from .vision import Vision
 
 
 logger = logging.get_logger(__name__)
@@ -49,7 +46,7 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
     config: MMFusionConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ["image", "text", "audio"]
+    input_modalities = [kind.row_keys[0] for kind in (Vision, Text, Sound)]  # as the library calls them
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMFusionCrossAttentionBlock"]
     _supports_sdpa = True
@@ -58,8 +55,8 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    # What `from_encoders_pretrained` takes from elsewhere, and where the config has it.
-    pretrained_parts = {name: MODALITY_CONFIGS[name] for name in PRETRAINED_MODALITIES}
+    # What `from_encoders_pretrained` takes from elsewhere, beside the encoders, and where the config has it.
+    other_parts: dict[str, str] = {}
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -90,13 +87,18 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
                 tied = {f"{prefix}.{key}": f"{prefix}.{value}" for key, value in module.all_tied_weights_keys.items()}
                 self.all_tied_weights_keys.update({key: value for key, value in tied.items() if {key, value} <= names})
 
+    def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
+        """By task the layer that answers and what its outputs mean; that of a single task by None."""
+        return {}
+
     def regression_heads(self) -> list[nn.Module]:
         """The last layers that give numbers, not scores of classes."""
-        return []
+        return [layer for layer, head in self.last_layers().values() if head.label_kind == NUMBERS]
 
     def class_heads(self) -> list[nn.Module]:
         """The last layers that give scores of classes out of the fused vector."""
-        return []
+        layers = [layer for layer, head in self.last_layers().values() if head.label_kind != TEXTS]
+        return [layer for layer in layers if all(layer is not other for other in self.regression_heads())]
 
     @property
     def base_model(self) -> Any:
@@ -110,7 +112,7 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
             chosen: dict[str, Any] = dict.fromkeys(["", *self.config.sub_configs], attn_implementation)
             for name, encoder in self.base_model.encoders.items():
                 if not (encoder._supports_sdpa or encoder._supports_flash_attn):
-                    chosen[MODALITY_CONFIGS[name]] = encoder.config._attn_implementation
+                    chosen[modality_of(name).config_key] = encoder.config._attn_implementation
             attn_implementation = chosen
         super().set_attn_implementation(attn_implementation, **kwargs)
 
@@ -124,9 +126,9 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
 
     def _text_encoder(self) -> PreTrainedModel:
         encoders = self.base_model.encoders
-        if "text" not in encoders:
+        if Text.name not in encoders:
             raise NotImplementedError(f"This model has no text encoder, but {list(encoders)}.")
-        return cast(PreTrainedModel, encoders["text"])
+        return cast(PreTrainedModel, encoders[Text.name])
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
@@ -201,21 +203,22 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
                 that its checkpoint lacks.
             OSError: no such folder or Hub id.
         """
+        pretrained = {name: kind.config_key for name, kind in MODALITIES.items() if kind.pretrained}
+        parts = {**pretrained, **cls.other_parts}
         of_config = [field.name for field in dataclasses.fields(MMFusionConfig)]
         for key in kwargs:  # what is no name at all is told below, once the parts have taken what is theirs
-            meant = None if key in of_config else nearest(key, cls.pretrained_parts, cutoff=0.8)
+            meant = None if key in of_config else nearest(key, parts, cutoff=0.8)
             if meant not in (None, key) and isinstance(kwargs[key], (str, os.PathLike)):
                 raise ValueError(
-                    f"from_encoders_pretrained has no {key!r}; it has {list(cls.pretrained_parts)}. Did you mean "
-                    f"{meant!r}?"
+                    f"from_encoders_pretrained has no {key!r}; it has {list(parts)}. Did you mean {meant!r}?"
                 )
-        sources = {name: kwargs.pop(name, None) for name in cls.pretrained_parts}
-        sources = {name: source for name, source in sources.items() if source is not None}
-        untrained = [key for name, key in MODALITY_CONFIGS.items() if name not in PRETRAINED_MODALITIES]
-        if not set(sources) & set(MODALITY_CONFIGS) and all(kwargs.get(key) is None for key in untrained):
+        sources = {name: source for name in parts if (source := kwargs.pop(name, None)) is not None}
+        others = [kind.config_key for kind in MODALITIES.values() if not (kind.pretrained or kind.extra)]
+        untrained = [*others, "extra_configs"]
+        if not set(sources) & set(pretrained) and all(kwargs.get(key) is None for key in untrained):
             raise ValueError(
-                f"from_encoders_pretrained needs an encoder for at least one of {list(PRETRAINED_MODALITIES)}, or one "
-                f"of {untrained}."
+                f"from_encoders_pretrained needs an encoder for at least one of {list(pretrained)}, or one of "
+                f"{untrained}."
             )
         hub_kwargs = {key: kwargs.pop(key) for key in HUB_KEYS if key in kwargs}
         loading_kwargs = {key: kwargs.pop(key) for key in LOADING_KEYS if key in kwargs}
@@ -228,10 +231,10 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         for name, source in sources.items():
             check_source(name, source)
             found = AutoConfig.from_pretrained(source, **hub_kwargs_of(name))
-            part = part_of_composite(found, name) if name in MODALITY_CONFIGS else found
+            part = part_of_composite(found, name) if name in pretrained else found
             if os.path.isdir(source):  # a path on this machine means nothing where the checkpoint goes
                 part.name_or_path = base_model_of(source) or ""
-            configs[cls.pretrained_parts[name]] = part
+            configs[parts[name]] = part
         if "audio_config" in configs:
             cut_to_seconds(configs["audio_config"], max_audio_seconds)
             # Of Wav2Vec2 and its kin: it masks ten tokens at a time, and stops at a batch of sounds that have fewer.
@@ -253,8 +256,12 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         for given, config_class in ((kwargs, MMFusionConfig), (fusion_module_config, FusionModuleConfig)):
             known = {field.name for field in dataclasses.fields(config_class)} | {"num_labels", "model_type"}
             if unknown := sorted(key for key in set(given) - known if given[key] is not None):
-                meant = did_you_mean(unknown[0], {*known, *cls.pretrained_parts, *HUB_KEYS, *LOADING_KEYS})
+                meant = did_you_mean(unknown[0], {*known, *parts, *HUB_KEYS, *LOADING_KEYS})
                 raise ValueError(f"{config_class.__name__} has no {unknown[0]!r}; it has {sorted(known)}.{meant}")
+        outside = [name for name in sources if name in pretrained and modality_of(name).extra]
+        if outside:
+            extra = {name: configs.pop(parts[name]) for name in outside}
+            kwargs["extra_configs"] = {**(kwargs.get("extra_configs") or {}), **extra}
         base_models = [base_model_of(source) for source in sources.values()]
         config = MMFusionConfig(
             **configs,
@@ -264,9 +271,9 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         )
 
         asks = config.fusion_module_config.query_modality
-        if "query_modality" not in fusion_module_config and asks == "vision" and config.tabular_config is not None:
+        if "query_modality" not in fusion_module_config and asks == Vision.name and config.tabular_config is not None:
             # A row of a table asks pictures with a handful of tokens, pictures ask it with hundreds.
-            config.fusion_module_config.query_modality = "tabular"
+            config.fusion_module_config.query_modality = Table.name
             config.validate_architecture()
 
         with torch.device("meta"):
@@ -279,16 +286,16 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
             )
             prefix = next(path for path, module in skeleton.named_modules() if module is encoder)
             lacking = [key for key in encoder.state_dict() if key not in weights]
-            if lacking and name in MODALITY_CONFIGS:
+            if lacking and name in pretrained:
                 raise ValueError(
                     f"The {name} encoder from {source} lacks {len(lacking)} weights, such as {lacking[:3]}."
                 )
             state_dict.update({f"{prefix}.{key}": weights[key] for key in encoder.state_dict() if key in weights})
-            if name in MODALITY_CONFIGS:
+            if name in pretrained:
                 settled = [key for key in ("encode_by_length", "seeded_encoders") if kwargs.get(key) is not None]
                 if try_encoders:
                     keep_findings(config, name, whole, settled)
-                if name == "vision" and image_size is not None and takes_pictures_of(whole, image_size):
+                if name == Vision.name and image_size is not None and takes_pictures_of(whole, image_size):
                     config.interpolate_pos_encoding = True
             del whole
 
@@ -334,8 +341,7 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
 
     def parts_with_words(self) -> list[tuple[PreTrainedModel, Any]]:
         """The parts whose vocabulary is the processor's tokenizer's, and the sub-config of each."""
-        encoders = self.base_model.encoders
-        return [(cast(PreTrainedModel, encoders["text"]), self.config.text_config)] if "text" in encoders else []
+        return [(self._text_encoder(), self.config.text_config)] if Text.name in self.base_model.encoders else []
 
     @classmethod
     def adapt_part_configs(cls, configs: dict[str, Any], kwargs: dict[str, Any]):
@@ -343,7 +349,7 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         that out of the arguments of `from_encoders_pretrained`."""
 
     def pretrained_part(self, name: str) -> PreTrainedModel:
-        """The module that belongs to one of `pretrained_parts`."""
+        """The module of an encoder, or of one of `other_parts`."""
         return cast(PreTrainedModel, self.base_model.encoders[name])
 
     def save_pretrained(
@@ -361,8 +367,7 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         """
         if push_to_hub:
             raise ValueError("Call model.push_to_hub(repo_id, processor=processor), which uploads the processor too.")
-        # A checkpoint that was loaded from elsewhere names its first home here; the code is copied, so it is at home
-        # now.
+        # A checkpoint from elsewhere names its first home here; the code is copied, so it is at home now.
         self.config.auto_map = {**AUTO_MAP, **AUTO_MAP_OF.get(type(self).__name__, {})}
         self.config.custom_pipelines = CUSTOM_PIPELINES.get(type(self).__name__, {})
         # Names of older releases, which the library writes for some encoders (ViT), are lost on the Trainer when it
@@ -372,9 +377,8 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         alone = is_main_process and not kwargs.get("distributed_checkpoint") and not os.path.isfile(save_directory)
         with checksums_of_what_is_written(save_directory) if alone else nullcontext():
             super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        card_file = os.path.join(save_directory, "README.md")
-        if is_main_process and not os.path.exists(card_file):
-            self.model_card().save(card_file)
+        if is_main_process and not os.path.exists(card := os.path.join(save_directory, "README.md")):
+            self.model_card().save(card)
 
     def push_to_hub(self, repo_id: str, *, processor=None, private: bool | None = None, token=None, **kwargs) -> str:
         """Uploads all that `save_pretrained` writes, the card included, and the processor where it is given.
@@ -405,9 +409,7 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
             pipeline_tag=next((tag for tag in pipelines if tag == "visual-question-answering"), None),
         )
         fusion = self.config.fusion_module_config
-        encoders = [
-            f"{name}: `{getattr(self.config, MODALITY_CONFIGS[name]).model_type}`" for name in self.config.modalities
-        ]
+        encoders = [f"{name}: `{self.config.encoder_config(name).model_type}`" for name in self.config.modalities]
         text = (
             f"# {type(self).__name__}\n\nEncoders ({', '.join(encoders)}), fused by `{fusion.fusion_type}` "
             f"({fusion.num_hidden_layers} layers, width {fusion.hidden_size}), made with mm_hf.\n\n"
@@ -436,8 +438,8 @@ def keep_findings(config: MMFusionConfig, name: str, encoder: PreTrainedModel, g
         given: keys that the caller has settled.
     """
     findings = probe_encoder(encoder, name)
-    if name == "text" and name not in (config.pooling or {}):
-        pooling = pooling_of(cast(Any, config.text_config), findings)
+    if name not in (config.pooling or {}):
+        pooling = pooling_of(config.encoder_config(name), findings)
         if pooling is not None:
             config.pooling = {**(config.pooling or {}), name: pooling}
     for key, found in (("encode_by_length", findings.by_length), ("seeded_encoders", findings.random)):

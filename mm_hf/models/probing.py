@@ -129,7 +129,7 @@ def probe_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
 @torch.no_grad()
 def try_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
     """See `probe_encoder`."""
-    items = probe_items(encoder, modality)
+    items = modality_of(modality).probe_items(encoder)
     item, findings = items[0], Findings()
 
     def states(item: dict[str, torch.Tensor], seeded: bool = True) -> torch.Tensor:
@@ -138,15 +138,16 @@ def try_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
     first = states(item)
     findings.random = not all(alike(first, states(item, seeded=False)) for _ in range(4))
     findings.random |= getattr(encoder.config, "hash_seed", 0) is None  # Reformer draws for texts of several chunks
-    if modality == "text" and len(first) > 2:
+    if len(items) > 1 and len(first) > 2:
         later, earlier = (states(other) for other in items[1:])
         findings.blind = alike(first[0], later[0]) and alike(first[-1], earlier[-1])
         findings.causal = alike(first[0], later[0]) and not findings.blind
     if "attention_mask" in item:
         steps = item["attention_mask"].shape[1]
         padded = {name: pad_behind(value, max(3, steps // 2)) for name, value in item.items()}
-        if modality == "text":  # not zeros: whatever pads, the mask has to hide it
-            padded["input_ids"][:, steps:] = item["input_ids"][:, :1]
+        for name, value in item.items():
+            if name != "attention_mask" and not value.is_floating_point():
+                padded[name][:, steps:] = value[:, :1]  # not zeros: whatever pads, the mask has to hide it
         try:
             findings.by_length = not alike(first, states(padded)[: len(first)])
         except (RuntimeError, ValueError, IndexError) as error:  # it takes lengths of some kind alone
@@ -165,38 +166,6 @@ def alike(one: torch.Tensor, other: torch.Tensor) -> bool:
     if one.shape != other.shape:
         return False
     return bool((one - other).abs().max() <= SAME * one.abs().max().clamp(min=1e-6))
-
-
-def probe_items(encoder: PreTrainedModel, modality: str) -> list[dict[str, torch.Tensor]]:
-    """An input of one item, `(1, T)`. Of texts three: the second has the first one's first token, the third its last
-    one, and nothing else in common."""
-    config = encoder.config
-    if modality == "text":
-        size = getattr(config.get_text_config(), "vocab_size", None) or 256  # CANINE reads characters
-        kept: set = set()
-        for name in ("pad", "bos", "eos", "cls", "sep", "mask"):
-            special = getattr(config, f"{name}_token_id", None)
-            kept.update(special if isinstance(special, (list, tuple)) else [special])
-        ordinary = [number for number in range(max(2, size // 4), size) if number not in kept]
-        chosen = [ordinary[place * len(ordinary) // 14] for place in range(14)]
-        texts = [chosen[:7], [chosen[0], *chosen[8:]], [*chosen[8:], chosen[6]]]
-        return [
-            {
-                "input_ids": torch.tensor([text], device=encoder.device),
-                "attention_mask": torch.ones(1, len(text), dtype=torch.long, device=encoder.device),
-            }
-            for text in texts
-        ]
-    kind = modality_of(modality)
-    inputs = kind.encoder_inputs(encoder, kind.dummy_inputs(config, device=encoder.device, dtype=encoder.dtype))
-    generator = torch.Generator().manual_seed(0)
-    inputs = {name: torch.randn(value.shape, generator=generator).to(value) for name, value in inputs.items()}
-    (values,) = inputs.values()
-    of_one_length = hasattr(config, "num_mel_bins") and hasattr(config, "max_source_positions")  # Whisper
-    of_one_length |= modality == "audio" and hasattr(config, "max_length") and hasattr(config, "num_mel_bins")  # AST
-    if modality == "audio" and not of_one_length:
-        inputs["attention_mask"] = torch.ones(values.shape[:2], dtype=torch.long, device=encoder.device)
-    return [inputs]
 
 
 class PositionWatch(TorchFunctionMode):
@@ -264,14 +233,16 @@ def longest_text(config: PreTrainedConfig) -> int | None:
     Returns:
         None where positions are relative or computed, and have no end.
     """
+    from .text import Text  # which imports this file
+
     tokens = 5
     failures: list[Exception] = []
     for tried in (with_one_layer(config), copy.deepcopy(config)):
         watch = PositionWatch(tokens)
         try:
             with torch.random.fork_rng(devices=[]), torch.device("cpu"), init.no_init_weights():
-                encoder = construct_encoder(tried, "text").eval()
-            ordinary = probe_items(encoder, "text")[0]["input_ids"][0, 0]
+                encoder = construct_encoder(tried, Text.name).eval()
+            ordinary = modality_of(Text.name).probe_items(encoder)[0]["input_ids"][0, 0]
             inputs = {"input_ids": ordinary.repeat(1, tokens), "attention_mask": torch.ones(1, tokens).long()}
             with torch.no_grad(), watch:
                 run_encoder(encoder, inputs, None)

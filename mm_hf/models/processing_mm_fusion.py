@@ -2,14 +2,13 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """The processor: raw rows of all modalities in, a batch for the model out, all of it saved as one."""
 
-import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers import AutoProcessor
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
@@ -22,17 +21,16 @@ from .checkpoint_files import (
     refuse_nan,
 )
 from .configuration_mm_fusion import MMFusionConfig
-from .files import is_too_deep
+from .files import HUB_KEYS, is_too_deep
 from .image import color_of
-from .image_processors import prepare_images
-from .inputs import distinct_items, fault_of_text, list_of_texts
+from .modality import MODALITIES, Modality, modality_of
 from .names import did_you_mean
-from .processor_parts import HUB_KEYS, LISTS, PARTS, parts_of_encoders
+from .processor_parts import checked_items, learned_modalities, parts_of_encoders, read_extra_parts
 from .processor_record import RECORD, check_parts, record_of
 from .series import SeriesScaler
-from .sound import AUDIO_NAMES, check_sounds, prepare_sounds
-from .table_schema import TableSchema, rows_with_values
-from .text import ensure_padding, target_ids, tokenize
+from .sound import Sound
+from .table_schema import TableSchema
+from .text import Text, ensure_padding, target_ids
 
 
 # Arguments that mean tokens of texts where there are texts, and samples of sounds where there are sounds alone.
@@ -65,6 +63,10 @@ class MMFusionProcessor(ProcessorMixin):
             it hid is seen.
         image_channels (`int`): channels that the vision encoder takes; None: 1 where the image processor has the mean
             of one, else 3.
+        extra_parts (`dict`): parts of modalities from outside the package, by their names: objects that make tensors
+            of items (`part(items)` gives a dict), with `model_input_names`, `to_dict()` and a class method
+            `from_dict`; or what that `to_dict` gave; or None for a modality that needs none. The modality has to be
+            registered first, see `Modality`; its items go in under its `argument`.
 
     Example:
 
@@ -86,19 +88,21 @@ class MMFusionProcessor(ProcessorMixin):
         series_scaler=None,
         image_background=None,
         image_channels=None,
+        extra_parts=None,
     ):
         # The library's own __init__ refuses absent parts.
         self.chat_template = None
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         self.feature_extractor = feature_extractor
-        self.table_schema = TableSchema.from_dict(table_schema) if isinstance(table_schema, dict) else table_schema
-        self.series_scaler = (
-            SeriesScaler.from_dict(series_scaler) if isinstance(series_scaler, dict) else series_scaler
-        )
-        for name in ("table_schema", "series_scaler"):
-            if isinstance(getattr(self, name), (str, list, int, float)):
-                raise ValueError(f"{name} must be a dict or an object of its class, got {getattr(self, name)!r:.80}.")
+        self.table_schema = table_schema
+        self.series_scaler = series_scaler
+        self.extra_parts = read_extra_parts(extra_parts)
+        for modality in learned_modalities():
+            part = modality.read_part(getattr(self, modality.part))
+            if isinstance(part, (str, list, int, float)):
+                raise ValueError(f"{modality.part} must be a dict or an object of its class, got {part!r:.80}.")
+            setattr(self, modality.part, part)
         if image_channels is not None and (type(image_channels) is not int or image_channels < 1):
             raise ValueError(
                 f"image_channels must be a whole number of at least 1 or None, got {image_channels!r:.80}."
@@ -112,25 +116,31 @@ class MMFusionProcessor(ProcessorMixin):
         if self.tokenizer is not None:
             ensure_padding(self.tokenizer)
         if not self.present_parts:
-            raise ValueError(f"A processor needs at least one of its parts: {[part for _, part in PARTS.values()]}.")
+            known = [modality.part for modality in MODALITIES.values() if not modality.extra]
+            raise ValueError(f"A processor needs at least one of its parts: {known}, or one of extra_parts.")
+
+    @property
+    def modalities(self) -> list[Modality]:
+        """Those whose items this processor prepares."""
+        return [
+            modality
+            for modality in MODALITIES.values()
+            if (modality.name in self.extra_parts if modality.extra else self.part_of(modality) is not None)
+        ]
+
+    def part_of(self, modality: Modality) -> Any:
+        """The part that prepares the items of a modality; None where there is none."""
+        return self.extra_parts.get(modality.name) if modality.extra else getattr(self, modality.part)
 
     @property
     def present_parts(self) -> list[str]:
         """Names of the parts that this processor has."""
-        return [part for _, part in PARTS.values() if getattr(self, part) is not None]
+        return [modality.name if modality.extra else modality.part for modality in self.modalities]
 
     @property
     def model_input_names(self) -> list[str]:
         """Names of the inputs that the parts make, without the indices."""
-        names = []
-        for part in self.present_parts:
-            own = getattr(self, part).model_input_names
-            if part == "tokenizer":  # SigLIP's does not count the mask, which it is asked for here
-                own = dict.fromkeys([*own, "attention_mask"])
-            if part == "feature_extractor":  # some do not count the mask, which they are asked for here
-                own = dict.fromkeys([*(AUDIO_NAMES.get(name, name) for name in own), *AUDIO_NAMES.values()])
-            names += own
-        return names
+        return [name for modality in self.modalities for name in modality.made_inputs(self.part_of(modality))]
 
     @classmethod
     def from_encoders_pretrained(
@@ -141,6 +151,7 @@ class MMFusionProcessor(ProcessorMixin):
         table_schema: TableSchema | None = None,
         series_scaler: SeriesScaler | None = None,
         image_background: str | Sequence[int] | None = "white",
+        extra_parts: dict[str, Any] | None = None,
         **encoders: Any,
     ) -> "MMFusionProcessor":
         """Builds a processor from those of the encoders.
@@ -154,7 +165,7 @@ class MMFusionProcessor(ProcessorMixin):
             image_size (`int`, *optional*): height and width that pictures are resized to, the whole of each, without
                 a border; see the model's.
             table_schema, series_scaler: of a table's columns and of time series, see the class.
-            image_background: see the class.
+            image_background, extra_parts: see the class.
             decoder (`str`): that of the decoder, where there is no text encoder.
             encoders: everything else goes to the loading of each part (`revision`, `token`, `subfolder`…; a dict by
                 modality where the encoders differ).
@@ -163,14 +174,18 @@ class MMFusionProcessor(ProcessorMixin):
             ValueError: no encoder was named, or an `image_size` that the image processor cannot make.
             OSError: no such folder or Hub id.
         """
-        return cls(
-            **parts_of_encoders(encoders, max_audio_seconds, image_size, table_schema, series_scaler, image_background)
-        )
+        settings = {
+            "max_audio_seconds": max_audio_seconds,
+            "image_size": image_size,
+            "image_background": image_background,
+        }
+        learned = {"table_schema": table_schema, "series_scaler": series_scaler, "extra_parts": extra_parts}
+        return cls(**parts_of_encoders(encoders, settings, learned))
 
     def __call__(
         self,
         images=None,
-        text: str | list[str | None] | None = None,
+        text: str | list[str | list[str | None] | None] | None = None,
         audio=None,
         table: dict[str, Any] | list[dict[str, Any] | None] | None = None,
         series=None,
@@ -184,24 +199,29 @@ class MMFusionProcessor(ProcessorMixin):
 
         Args:
             images: an image or several: PIL, an array or tensor, a path, the bytes of a file, or a dict of `bytes`
-                and `path`, see `open_image`. A list in the list: the images of a row with several,
-                or the frames of its video, None for a place without.
+                and `path`, see `open_image`. A list in the list: the images of a row with several, or the frames of
+                its video, None for a place without. (Of texts, sounds and series likewise, such as
+                `text=[["a title", "a body"], ["another title", None]]`; a table has one place.)
             text: a string or several.
             audio: a sound or several: samples `(S,)` float from -1 to 1; or a path, the bytes of a file, or a dict of
-                `array` and `sampling_rate`, which are resampled as in `load_sound`. A list of numbers is one sound.
+                `array` and `sampling_rate`, which are resampled as in `load_sound`. A list of numbers is one sound,
+                in a list too; a list of these in the list is the sounds of one row.
             table: a row of the table, `{column: value}`, or several, also as a table of pandas; a column that is not
                 there, None or NaN is missing.
             series: a time series, an array `(S, C)` (or `(S,)`), a list of steps or a table of pandas, NaN for a
-                reading that is missing; or several. One without a step or of gaps alone is none.
-            deduplicate: prepare equal strings, and images and sounds that are the very same object, once, and give the
-                index of the item that each row uses. One image beside many texts is always shared.
-            kwargs: for the tokenizer, the image processor and the feature extractor; `text_kwargs`, `images_kwargs`
-                and `audio_kwargs` (dicts) tell them apart. `sampling_rate`, in samples a second, says what arrays of
-                samples have: it has to be what the feature extractor has, since they are not resampled here.
+                reading that is missing; or several. One without a step or of gaps alone is none. In a list, numbers
+                one or two deep are one series, and numbers three deep the series of one row: those of one channel are
+                arrays `(S, 1)` there.
+            deduplicate: prepare equal strings, paths and bytes, and all else that is the very same object, once, and
+                give the index of the item that each row uses. One image beside many texts is always shared.
+            kwargs: items of modalities from outside the package, by their `argument`; all else is for the tokenizer,
+                the image processor and the feature extractor; `text_kwargs`, `images_kwargs` and `audio_kwargs`
+                (dicts) tell them apart. `sampling_rate`, in samples a second, says what arrays of samples have: it
+                has to be what the feature extractor has, since they are not resampled here.
 
         Returns:
             `vision_index`, `text_index`, `audio_index`, `tabular_index`, `series_index` `(B,)` where rows share items
-            or lack them (`vision_index` `(B, K)` where rows have up to K images), then `pixel_values`,
+            or lack them (`(B, K)` where rows have up to K items of a modality), then `pixel_values`,
             `numerical_values`, `categorical_ids`, `series_values`, `series_attention_mask`, and what the tokenizer and
             the feature extractor make, for the distinct items; the latter's mask is `audio_attention_mask`.
 
@@ -211,83 +231,57 @@ class MMFusionProcessor(ProcessorMixin):
                 rate, an input that this processor has no part for, or an unknown argument; a table's column that is
                 not known, or what is no number in one of numbers; a series of other channels than those it learned.
         """
-        given = {"images": images, "text": text, "audio": audio, "table": table, "series": series}
-        for name, (_, part) in PARTS.items():
-            if given[name] is not None and getattr(self, part) is None:
-                raise ValueError(f"Got {name}, but this processor has only {self.present_parts}.")
+        given = dict(images=images, text=text, audio=audio, table=table, series=series)  # noqa: C408
+        for modality in MODALITIES.values():
+            if modality.extra and modality.argument in kwargs:
+                given[modality.argument] = kwargs.pop(modality.argument)
         self._check_arguments(kwargs)
-        rows = {name: LISTS[name](value) for name, value in given.items() if value is not None}
+        present, rows = self.modalities, {}
+        for modality in MODALITIES.values():
+            if (value := given.get(modality.argument)) is not None:
+                if modality not in present:
+                    raise ValueError(f"Got {modality.argument}, but this processor has only {self.present_parts}.")
+                rows[modality] = modality.list_rows(value)
         if not rows:
-            raise ValueError(f"Give at least one of {', '.join(PARTS)}.")
-        batch = max(len(values) for values in rows.values())
-        counts = {name: len(values) for name, values in rows.items()}
+            raise ValueError(f"Give at least one of {', '.join(given)}.")
+        counts = {modality.argument: len(entries) for modality, entries in rows.items()}
+        batch = max(counts.values())
         if not batch:
-            raise ValueError(f"Lists of {', '.join(PARTS)} must have at least one entry.")
+            raise ValueError(f"Lists of {', '.join(given)} must have at least one entry.")
         if not set(counts.values()) <= {1, batch}:
             raise ValueError(f"Lists must have one entry a row: got {counts}.")
+        settings = self._settings(list(rows), kwargs)
+        indices, data = {}, {}
+        for modality, entries in rows.items():
+            own = settings.get(modality.kwargs_key or "", {})
+            items, index = checked_items(modality, entries, bool(deduplicate), self, own)
+            if len(entries) < batch:
+                index = index * batch
+            if index != list(range(batch)):
+                indices[modality.index_name] = torch.tensor(index)
+            if items:
+                data.update(modality.prepare(items, self, own))
+        # Indices first: the Trainer reads the size of a batch off its first tensor.
+        return BatchFeature({**indices, **data})
 
-        output_kwargs = self._merge_kwargs(
+    def _settings(self, given: list[Modality], kwargs: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The arguments of a call by the part that they are for."""
+        keys = {modality.kwargs_key for modality in given} - {None}
+        if not keys and not kwargs:
+            return {}
+        settings = self._merge_kwargs(
             cast(Any, MMFusionProcessorKwargs),
             tokenizer_init_kwargs=self.tokenizer.init_kwargs if self.tokenizer is not None else {},
             **kwargs,
         )
-        # What a tokenizer was made with, and what is meant for the text, goes to all parts that have an argument of
-        # that name: a longest text of 512 tokens would cut sounds to 512 samples.
-        own = {name: value for name, value in kwargs.items() if name not in LENGTHS or text is None}
-        own = self._merge_kwargs(cast(Any, MMFusionProcessorKwargs), tokenizer_init_kwargs={}, **own)
-        audio_kwargs = own["audio_kwargs"]
-        sounds = []
-        if "audio" in rows:
-            needed = self.feature_extractor.sampling_rate
-            sounds = check_sounds(rows["audio"], needed, audio_kwargs.get("sampling_rate"))
-        indices, data = {}, {}
-        for name, (modality, _) in PARTS.items():
-            if name not in rows:
-                continue
-            values, places = rows[name], 0
-            if name == "table":
-                values = rows_with_values(self.table_schema, values)
-            if name == "images" and any(isinstance(value, list) for value in values):
-                values = [value if isinstance(value, list) else [value] for value in values]
-                places = max(1, *map(len, values))
-                values = [image for own in values for image in (*own, *[None] * (places - len(own)))]
-            items, index = distinct_items(values, bool(deduplicate))
-            if places:
-                index = [index[start : start + places] for start in range(0, len(index), places)]
-            if len(rows[name]) < batch:
-                index = index * batch
-            if index != list(range(batch)):
-                indices[f"{modality}_index"] = torch.tensor(index)
-            if items and name == "images":
-                first: dict[int, int] = {}
-                for row, own in enumerate(index):
-                    for place in own if places else [own]:
-                        first.setdefault(place, row)
-                rows_of = [first[place] for place in range(len(items))]
-                data.update(
-                    prepare_images(
-                        self.image_processor,
-                        items,
-                        rows_of,
-                        output_kwargs["images_kwargs"],
-                        self.image_background,
-                        self.image_channels,
-                    )
-                )
-            elif items and name == "audio":
-                distinct = [sounds[index.index(place)] for place in range(len(items))]
-                data.update(prepare_sounds(self.feature_extractor, distinct, audio_kwargs))
-            elif items and name == "table":
-                data.update(self.table_schema(items))
-            elif items and name == "series":
-                data.update(self._scale(rows[name], items))
-            elif items:
-                for row, value in enumerate(rows[name]):
-                    if value is not None and (fault := fault_of_text(value)):
-                        raise ValueError(f"Row {row}: {fault}")
-                data.update(tokenize(self.tokenizer, items, output_kwargs["text_kwargs"]))
-        # Indices first: the Trainer reads the size of a batch off its first tensor.
-        return BatchFeature({**indices, **data})
+        if Sound.kwargs_key in keys:
+            # What a tokenizer was made with, and what is meant for the text, goes to all parts that have an argument
+            # of that name: a longest text of 512 tokens would cut sounds to 512 samples.
+            texts = Text.kwargs_key in keys
+            own = {name: value for name, value in kwargs.items() if name not in LENGTHS or not texts}
+            own = self._merge_kwargs(cast(Any, MMFusionProcessorKwargs), tokenizer_init_kwargs={}, **own)
+            settings[Sound.kwargs_key] = own[Sound.kwargs_key]
+        return settings
 
     @property
     def arguments(self) -> dict[str, set[str]]:
@@ -297,23 +291,22 @@ class MMFusionProcessor(ProcessorMixin):
         for key, kind in MMFusionProcessorKwargs.__annotations__.items():
             if key != "videos_kwargs":  # videos are pictures here
                 found[key] = set(getattr(kind, "__annotations__", {}))
-        own = {"text_kwargs": self.tokenizer, "audio_kwargs": self.feature_extractor}
-        for key, part in own.items():
-            if part is not None:
-                found[key] |= set(inspect.signature(type(part).__call__).parameters) - {"self", "args", "kwargs"}
-        found["images_kwargs"] |= set(
-            getattr(getattr(self.image_processor, "valid_kwargs", None), "__annotations__", {})
-        )
+        for modality in self.modalities:
+            if modality.kwargs_key is not None:
+                found[modality.kwargs_key] |= modality.part_arguments(self.part_of(modality))
         return found
 
     def _check_arguments(self, kwargs: dict[str, Any]):
         """Refuses names of arguments that no part has: the library would ignore them."""
+        if not kwargs:
+            return
         known = self.arguments
-        flat = {*known, "common_kwargs", *set().union(*known.values()), *PARTS, "deduplicate"}
+        own = [modality.argument for modality in MODALITIES.values()] + ["deduplicate"]
+        flat = {*known, "common_kwargs", *set().union(*known.values()), *own}
         for name, value in kwargs.items():
             if name not in flat:
                 raise ValueError(
-                    f"The processor has no argument {name!r}; it has {[*PARTS, 'deduplicate']}, those of its parts, "
+                    f"The processor has no argument {name!r}; it has {own}, those of its parts, "
                     f"and {list(known)}.{did_you_mean(name, flat)}"
                 )
             if known.get(name) and isinstance(value, Mapping):
@@ -337,25 +330,19 @@ class MMFusionProcessor(ProcessorMixin):
         """
         if self.tokenizer is None:
             raise ValueError(f"Texts to write need a tokenizer, and this processor has only {self.present_parts}.")
-        return target_ids(self.tokenizer, list_of_texts(texts), max_length, end)
-
-    def _scale(self, rows: list, items: list) -> dict[str, torch.Tensor]:
-        """Tensors of distinct series; what cannot be one is told by its row."""
-        for row, series in enumerate(rows):
-            if series is not None:
-                try:
-                    self.series_scaler.check(series)
-                except ValueError as error:
-                    raise ValueError(f"Row {row}: {error}") from None
-        return self.series_scaler(items)
+        return target_ids(self.tokenizer, modality_of(Text.name).list_rows(texts), max_length, end)
 
     def to_dict(self) -> dict[str, Any]:
         """As in the library, without the parts that are absent."""
         found = {name: value for name, value in super().to_dict().items() if value is not None}
-        if self.table_schema is not None:
-            found["table_schema"] = self.table_schema.to_dict()
-        if self.series_scaler is not None:
-            found["series_scaler"] = self.series_scaler.to_dict()
+        for modality in learned_modalities():
+            if (part := self.part_of(modality)) is not None:
+                found[modality.part] = part.to_dict()
+        found["extra_parts"] = {
+            name: None if part is None else part.to_dict() for name, part in self.extra_parts.items()
+        }
+        if not self.extra_parts:
+            del found["extra_parts"]
         return found
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
@@ -375,7 +362,9 @@ class MMFusionProcessor(ProcessorMixin):
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(save_directory)
             found = json.loads(self.to_json_string())
-            found[RECORD] = record_of({name: getattr(self, name) for name in self.present_parts})
+            found[RECORD] = record_of(
+                {modality.part: self.part_of(modality) for modality in self.modalities if not modality.extra}
+            )
             with open(path, "w", encoding="utf-8") as file:
                 file.write(json.dumps(found, indent=2, sort_keys=True) + "\n")
             vars(self).pop("auto_map", None)  # of the file alone: what was saved and what is loaded are equal
@@ -403,37 +392,39 @@ class MMFusionProcessor(ProcessorMixin):
         processor_dict = processor_dict or {}
         source = pretrained_model_name_or_path
         place = {key: kwargs[key] for key in HUB_KEYS if kwargs.get(key) is not None}
-        config_file, tokenizer_file = (
-            cached_file(source, name, _raise_exceptions_for_missing_entries=False, **place)
-            for name in ("processor_config.json", "tokenizer_config.json")
-        )
+        names = list(dict.fromkeys(modality.part_file for modality in MODALITIES.values()))
+        files = {
+            name: cached_file(source, name, _raise_exceptions_for_missing_entries=False, **place) for name in names
+        }
         folder = None
         if os.path.isdir(source):
             folder = os.path.normpath(os.path.join(source, place.get("subfolder") or ""))
-        if folder is None and (beside := config_file or tokenizer_file) is not None:
+        if folder is None and (beside := next(filter(None, files.values()), None)) is not None:
             folder = folder_with_checksums(source, beside, **place)
-        parts: dict[str, Any] = {"image_processor": None, "tokenizer": None, "feature_extractor": None}
+        parts: dict[str, Any] = {}
         if folder is not None:
-            refuse_nan(folder, ("processor_config.json", "tokenizer_config.json"))
+            refuse_nan(folder, tuple(names))
         with names_of_unreadable_files(folder):
-            if "image_processor" in processor_dict:
-                parts["image_processor"] = AutoImageProcessor.from_pretrained(source, **kwargs)
-            if "feature_extractor" in processor_dict:
-                parts["feature_extractor"] = AutoFeatureExtractor.from_pretrained(source, **kwargs)
-            if tokenizer_file is not None:
-                parts["tokenizer"] = AutoTokenizer.from_pretrained(source, **kwargs)
-            for name, kind in (("table_schema", TableSchema), ("series_scaler", SeriesScaler)):
-                found = processor_dict.get(name)
-                parts[name] = kind.from_dict(found) if isinstance(found, dict) else found
-        parts |= {name: processor_dict.get(name) for name in ("image_background", "image_channels")}
+            for modality in MODALITIES.values():
+                in_file = modality.part_file == Modality.part_file
+                if modality.extra:
+                    continue
+                if not modality.pretrained:
+                    parts[modality.part] = modality.read_part(processor_dict.get(modality.part))
+                elif modality.part in processor_dict if in_file else files[modality.part_file] is not None:
+                    parts[modality.part] = modality.part_class.from_pretrained(source, **kwargs)
+                else:
+                    parts[modality.part] = None
+        parts |= {name: processor_dict.get(name) for name in ("image_background", "image_channels", "extra_parts")}
         if folder is not None:
             check_parts(parts, processor_dict, folder, os.path.isdir(source), kwargs)
-        return list(parts.values())
+        return [parts]
 
     @classmethod
     def from_args_and_dict(cls, args, processor_dict, **kwargs):
         """As in the library, which takes every key of the file that `__init__` does not name for a mistake."""
-        return cls(*args)
+        (parts,) = args
+        return cls(**parts)
 
 
 AutoProcessor.register(MMFusionConfig, MMFusionProcessor, exist_ok=True)

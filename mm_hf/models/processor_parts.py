@@ -1,116 +1,135 @@
 # Copyright 2026 The mm_hf authors.
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
-"""The parts of a processor: which argument each prepares, and how they come from the encoders' own folders."""
+"""The parts of a processor: where they come from, and what they check."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
+from transformers import AutoConfig
 
-from .configuration_mm_fusion import PRETRAINED_MODALITIES, check_source, part_of_composite
-from .image_processors import resize_to
-from .inputs import list_of_images, list_of_series, list_of_sounds, list_of_table_rows, list_of_texts
+from .configuration_mm_fusion import check_source, part_of_composite
+from .modality import MODALITIES, Modality, modality_of
 from .names import nearest
+from .raw_rows import distinct_items, spread
 from .series import SeriesScaler
-from .sound import limit_seconds
 from .table_schema import TableSchema
-from .text import UNKNOWN_LENGTH, limit_text
-
-
-# What a call gives, the modality that it is of, and the part that prepares it.
-PARTS = {
-    "images": ("vision", "image_processor"),
-    "text": ("text", "tokenizer"),
-    "audio": ("audio", "feature_extractor"),
-    "table": ("tabular", "table_schema"),
-    "series": ("series", "series_scaler"),
-}
-# How the rows of each argument are listed.
-LISTS = {
-    "images": list_of_images,
-    "text": list_of_texts,
-    "audio": list_of_sounds,
-    "table": list_of_table_rows,
-    "series": list_of_series,
-}
-# What people call a modality, where an encoder is named.
-MEANT = {"image": "vision", "images": "vision", "picture": "vision", "sound": "audio", "speech": "audio"}
-# Arguments that say where files come from.
-HUB_KEYS = ("cache_dir", "force_download", "token", "revision", "local_files_only", "subfolder")
+from .text import Text
+from .vision import Vision
 
 
 def parts_of_encoders(
-    encoders: dict[str, Any],
-    max_audio_seconds: int | None,
-    image_size: int | None,
-    table_schema: TableSchema | None,
-    series_scaler: SeriesScaler | None,
-    image_background: str | Sequence[int] | None,
+    encoders: dict[str, Any], settings: Mapping[str, Any], learned: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The arguments of a processor that fits some encoders; see `MMFusionProcessor.from_encoders_pretrained`.
 
     Args:
         encoders: the Hub id or folder of each by modality, and what goes to the loading of each part; it is changed.
-        max_audio_seconds, image_size, table_schema, series_scaler, image_background: see there.
+        settings: how its parts are made, by its arguments.
+        learned: its parts that come from no encoder, by its arguments.
     """
     # Without a text encoder, what is written needs the decoder's tokenizer.
     decoder = encoders.pop("decoder", None)
-    sources = {name: encoders.pop(name, None) for name in PRETRAINED_MODALITIES}
+    pretrained = [name for name, modality in MODALITIES.items() if modality.pretrained]
+    sources = {name: encoders.pop(name, None) for name in pretrained}
     for name, source in {**sources, "decoder": decoder}.items():
         if source is not None:
             check_source(name, source)
-    sources["text"] = sources["text"] or decoder
+    sources[Text.name] = sources[Text.name] or decoder
     sources = {name: source for name, source in sources.items() if source is not None}
-    parts: dict[str, Any] = {"table_schema": table_schema, "series_scaler": series_scaler}
-    if not sources and table_schema is None and series_scaler is None:
+    parts: dict[str, Any] = dict(learned)
+    if not sources and not any(part is not None for part in learned.values()):
         raise ValueError(
-            f"from_encoders_pretrained needs an encoder for at least one of {list(PRETRAINED_MODALITIES)}, or one "
-            f"of {list(parts)}."
+            f"from_encoders_pretrained needs an encoder for at least one of {pretrained}, or one of {list(learned)}."
         )
+    words = {word: name for name, modality in MODALITIES.items() for word in modality.meant}
     for key, value in encoders.items():
-        known = [*PRETRAINED_MODALITIES, "decoder", *parts, "max_audio_seconds"]
-        meant = MEANT.get(key) or nearest(key, known, cutoff=0.8)
+        known = [*pretrained, "decoder", *learned, *settings]
+        meant = words.get(key) or nearest(key, known, cutoff=0.8)
         if meant is not None and isinstance(value, (str, os.PathLike, TableSchema, SeriesScaler)):
             raise ValueError(f"from_encoders_pretrained has no {key!r}; it has {known}. Did you mean {meant!r}?")
     for name, source in sources.items():
         kwargs = {}
         for key, value in encoders.items():
-            if not (isinstance(value, dict) and set(value) <= set(PRETRAINED_MODALITIES)):
+            if not (isinstance(value, dict) and set(value) <= set(pretrained)):
                 kwargs[key] = value
             elif name in value:
                 kwargs[key] = value[name]
-        if name == "vision":
-            parts["image_processor"] = AutoImageProcessor.from_pretrained(source, **kwargs)
-            if image_size is not None:
-                resize_to(parts["image_processor"], image_size)
-            parts["image_background"] = image_background
-            parts["image_channels"] = channels_of(source, **kwargs)
-        elif name == "audio":
-            parts["feature_extractor"] = AutoFeatureExtractor.from_pretrained(source, **kwargs)
-            if max_audio_seconds is not None:
-                limit_seconds(parts["feature_extractor"], max_audio_seconds)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
-            try:
-                config = part_of_composite(AutoConfig.from_pretrained(source, **kwargs), name)
-            except (OSError, ValueError):  # a tokenizer without an encoder beside it
-                if tokenizer.model_max_length > UNKNOWN_LENGTH:
-                    raise
-            else:
-                limit_text(tokenizer, config)
-            parts["tokenizer"] = tokenizer
-    if image_size is not None and "image_processor" not in parts:
-        raise ValueError(f"image_size is {image_size}, but there is no vision encoder.")
+
+        def read_config(source=source, name=name, **where: Any):
+            return part_of_composite(AutoConfig.from_pretrained(source, **where), name)
+
+        parts |= modality_of(name).parts_of_encoder(source, settings, read_config, **kwargs)
+    if settings["image_size"] is not None and Vision.part not in parts:
+        raise ValueError(f"image_size is {settings['image_size']}, but there is no {Vision.name} encoder.")
     return parts
 
 
-def channels_of(source: Any, **kwargs: Any) -> int | None:
-    """Channels that a vision encoder takes, where its config says so. Of the arguments those that say where it is."""
-    place = {key: value for key, value in kwargs.items() if key in (*HUB_KEYS, "trust_remote_code", "code_revision")}
-    try:
-        config = part_of_composite(AutoConfig.from_pretrained(source, **place), "vision")
-    except (OSError, ValueError):  # an image processor alone
-        return None
-    channels = getattr(config, "num_channels", None)
-    return channels if isinstance(channels, int) else None
+def learned_modalities() -> list[Modality]:
+    """Those of the library whose part is learned from training rows, and comes from no encoder's folder."""
+    return [modality for modality in MODALITIES.values() if not modality.extra and not modality.pretrained]
+
+
+def read_extra_parts(parts: Any) -> dict[str, Any]:
+    """See `extra_parts` of `MMFusionProcessor`.
+
+    Raises:
+        ValueError: a modality that is not registered, or one of the library; what is no part, or one of a modality
+            that says no class for it.
+    """
+    if parts is not None and not isinstance(parts, Mapping):
+        raise ValueError(f"extra_parts must be a dict by modality, got {parts!r:.80}.")
+    found = {}
+    for name, values in (parts or {}).items():
+        modality = modality_of(name)
+        if not modality.extra:
+            raise ValueError(f"extra_parts are of modalities from outside the package; {name!r} has {modality.part}.")
+        found[name] = part = modality.read_part(values)
+        if part is None:
+            continue
+        if modality.part_class is None:
+            raise ValueError(f"{type(modality).__name__} has no part_class, as which {part!r:.80} could be loaded.")
+        needed = ("__call__", "model_input_names", "to_dict", "from_dict")
+        if lacking := [attribute for attribute in needed if not hasattr(part, attribute)]:
+            raise ValueError(
+                f"extra_parts[{name!r}] must be None or a part with {needed}; {part!r:.80} has no {lacking}."
+            )
+    return found
+
+
+def checked_items(
+    modality: Modality, entries: list, deduplicate: bool, processor: Any, settings: Mapping[str, Any]
+) -> tuple[list, list]:
+    """The distinct items of rows, each checked once.
+
+    Args:
+        modality: of the items.
+        entries: see `list_rows` of `Modality`.
+        deduplicate, processor, settings: see `MMFusionProcessor` and `check` of `Modality`.
+
+    Returns:
+        the items, as `check` gives them, and for each row which of them it uses: a number, or where rows have several
+        places one for each of them; -1 for none.
+
+    Raises:
+        ValueError: names the row of a bad one.
+    """
+    values, places = spread(entries)
+    raw, index = distinct_items(values, deduplicate)
+    items: list = []
+    numbers = {-1: -1}  # the place among `items`, of those that hold nothing -1
+    for position, number in enumerate(index):
+        if number not in numbers:
+            try:
+                item = modality.check(raw[number], processor, settings)
+            except ValueError as error:
+                raise ValueError(f"Row {position // (places or 1)}: {error}") from None
+            numbers[number] = -1 if item is None else len(items)
+            items += [] if item is None else [item]
+    index = [numbers[number] for number in index]
+    if not places:
+        return items, index
+    return items, [index[start : start + places] for start in range(0, len(index), places)]
+
+
+__all__ = ["checked_items", "parts_of_encoders"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from .checkpoint_files import read_checksums, tell_changed_files
 from .configuration_mm_fusion import MMFusionConfig
+from .modality import modality_of
 
 
 RECORD = "saved_as"  # the key of processor_config.json
@@ -205,19 +206,9 @@ def check_against(config: MMFusionConfig, parts: Mapping[str, Any], folder: str,
             "tokens: call model.resize_token_embeddings(len(processor.tokenizer)) and save both, or take the "
             "tokenizer that it was trained with."
         )
-    pairs: list[tuple[str, Any, Any]] = []
-    schema, table = parts.get("table_schema"), getattr(config, "tabular_config", None)
-    if schema is not None and table is not None:
-        pairs += [
-            ("columns of numbers in the table", len(schema.numerical), table.num_numerical),
-            ("ids of each column of categories", list(schema.vocab_sizes), list(table.vocab_sizes or [])),
-        ]
-    scaler, series = parts.get("series_scaler"), getattr(config, "series_config", None)
-    if scaler is not None and series is not None and getattr(series, "input_size", None) is not None:
-        pairs.append(("channels of a series", scaler.channels, series.input_size))
-    channels, vision = parts.get("image_channels"), getattr(config, "vision_config", None)
-    if channels is not None and isinstance(getattr(vision, "num_channels", None), int):
-        pairs.append(("channels of a picture", channels, vision.num_channels))
+    pairs = [
+        pair for name in config.modalities for pair in modality_of(name).compared(parts, config.encoder_config(name))
+    ]
     for what, made, taken in pairs:
         if made != taken:
             raise ValueError(

@@ -203,7 +203,7 @@ class ModalityProjection(nn.Module):
         if index is not None and index.shape[1:].numel() > self.places:
             raise ValueError(
                 f"An index of shape {tuple(index.shape)} gives each row more items than this model has places for, "
-                f"{self.places}: vision has `num_images` of the config, all else 1."
+                f"{self.places}: pictures have `num_images` of the config, other modalities what `places` says."
             )
         if self.places == 1:
             return None if index is None else index.flatten()

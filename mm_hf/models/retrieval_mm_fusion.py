@@ -21,12 +21,15 @@ from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import EncoderStates, FusionMemory, MMFusionRetrievalOutput, TokenStates
 from .pretrained_mm_fusion import MMFusionPreTrainedModel
 from .projection import pool_tokens
+from .sound import Sound
+from .text import Text
 from .token_fusions import select_rows
+from .vision import Vision
 
 
 MAX_LOGIT_SCALE = math.log(100)  # as in CLIP
 # What can be searched by texts, and what the outputs call it.
-ITEMS = {"vision": "image", "audio": "audio"}
+ITEMS = {kind.name: kind.row_keys[0] for kind in (Vision, Sound)}
 TEXTS_WORTH_A_TURN = 16  # so many of one image are scored without copying its keys and values for each pair
 
 
@@ -94,13 +97,15 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
     def __init__(self, config: MMFusionConfig):
         super().__init__(config)
         fusion = config.fusion_module_config
-        others = [name for name in config.modalities if name != "text"]
-        if fusion.query_modality != "text" or len(others) != 1 or others[0] not in ITEMS or config.num_images != 1:
+        others = [name for name in config.modalities if name != Text.name]
+        several = any(config.places_of(name) > 1 for name in config.modalities)
+        if fusion.query_modality != Text.name or len(others) != 1 or others[0] not in ITEMS or several:
             raise ValueError(
                 f"MMFusionForRetrieval searches one of {list(ITEMS)} by text, with one item a row; this config has "
-                f"{config.modalities}, of which {fusion.query_modality} asks, and num_images {config.num_images}."
+                f"{config.modalities}, of which {fusion.query_modality} asks, num_images {config.num_images} and "
+                f"places {config.places}."
             )
-        self.query_modality, self.item_modality = "text", others[0]
+        self.query_modality, self.item_modality = Text.name, others[0]
         self.model = MMFusionModel(config)
         shape = (config.projection_dim, config.classifier_dropout, fusion.layer_norm_eps)
         self.embeddings = nn.ModuleDict(
@@ -135,15 +140,15 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         Returns:
             `(U, E)`, of length 1.
         """
-        return self.get_features("text", encoder_states, **inputs)
+        return self.get_features(Text.name, encoder_states, **inputs)
 
     def get_image_features(self, encoder_states: dict[str, EncoderStates] | None = None, **inputs) -> torch.Tensor:
         """The embeddings of images: `(U, E)`, of length 1; see `get_text_features`."""
-        return self.get_features("vision", encoder_states, **inputs)
+        return self.get_features(Vision.name, encoder_states, **inputs)
 
     def get_sound_features(self, encoder_states: dict[str, EncoderStates] | None = None, **inputs) -> torch.Tensor:
         """The embeddings of sounds: `(U, E)`, of length 1; see `get_text_features`."""
-        return self.get_features("audio", encoder_states, **inputs)
+        return self.get_features(Sound.name, encoder_states, **inputs)
 
     def get_features(
         self, modality: str, encoder_states: dict[str, EncoderStates] | None = None, **inputs
@@ -201,7 +206,7 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         logits_per_text = scale * embeds[text] @ embeds[item].T
         losses = None
         if self.training if return_loss is None else return_loss:
-            ids = {"text": text_ids, "vision": vision_ids, "audio": audio_ids}
+            ids = {Text.name: text_ids, Vision.name: vision_ids, Sound.name: audio_ids}
             pairs = self._pairs(encoded, present, rows, ids)
             losses = self._losses(encoded, pairs, scale, num_items_in_batch)
         return MMFusionRetrievalOutput(

@@ -8,6 +8,7 @@ Notation used for tensor shapes: `U` series; `S` steps of the longest; `C` chann
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ import torch
 from .config_checks import has_finite, shown
 from .finite import FARTHEST, LARGEST
 from .modality import Modality, register_modality
+from .raw_rows import columns_of, entries_of, is_one
+from .table_schema import is_missing
 
 
 @dataclass
@@ -102,16 +105,20 @@ class SeriesScaler:
         Raises:
             ValueError: see `check`.
         """
-        checked = [torch.from_numpy(self.check(values)) for values in series]
-        mask = [torch.ones(len(values), dtype=torch.int64) for values in checked]
-        return {
-            "series_values": torch.nn.utils.rnn.pad_sequence(checked, batch_first=True),
-            "series_attention_mask": torch.nn.utils.rnn.pad_sequence(mask, batch_first=True),
-        }
+        return padded_series([self.check(values) for values in series])
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+
+def padded_series(series: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+    """Tensors of series that are standardised, see `SeriesScaler`."""
+    mask = [torch.ones(len(values), dtype=torch.int64) for values in series]
+    return {
+        "series_values": torch.nn.utils.rnn.pad_sequence(list(map(torch.from_numpy, series)), batch_first=True),
+        "series_attention_mask": torch.nn.utils.rnn.pad_sequence(mask, batch_first=True),
+    }
 
 
 def has_no_steps(series: Any) -> bool:
@@ -145,11 +152,13 @@ def as_steps(series: Any) -> np.ndarray:
 
 
 def to_numbers(series: Any) -> np.ndarray:
-    """Any numbers as float64.
+    """Any numbers as float64; an array that has them is taken as it is.
 
     Raises:
         ValueError: they are none, or rows of other lengths.
     """
+    if type(series) is np.ndarray and series.dtype == np.float64:
+        return series
     try:
         if isinstance(series, torch.Tensor):
             series = series.detach().double().cpu()
@@ -175,11 +184,70 @@ class Series(Modality):
     model_type = "mm_fusion_recurrent"
     argument = "series"
     part = "series_scaler"
+    part_class = SeriesScaler
+    item = "series"
+    items = "series"
     row_keys = ("series",)
 
     def dummy_inputs(self, config, device=None, dtype=None):
         """See `Modality`."""
         return {"series_values": torch.zeros(1, 4, config.input_size, device=device, dtype=dtype)}
+
+    def is_item(self, value):
+        """Numbers that lie one or two deep; deeper ones are several series."""
+        return depth_of_numbers(value) <= 2
+
+    def is_single(self, value):
+        """An array, a tensor or a table of one or two dimensions, a list of numbers or of lists of numbers. (In a list
+        of arrays each is a series.)"""
+        if isinstance(value, (list, tuple)):
+            first = next((entry for entry in value if not is_missing(entry)), None)
+            return isinstance(first[0] if isinstance(first, (list, tuple)) and first else first, Real)
+        return is_one(value) or columns_of(value) is not None or (is_array_of_numbers(value) and value.ndim < 3)
+
+    def list_rows(self, value):
+        """See `Modality`."""
+        if not isinstance(value, (list, tuple)) and not self.is_single(value):
+            value = entries_of(value)
+        return super().list_rows(value)
+
+    def check(self, item, processor, settings):
+        """Standardised; None where it has no step, or nothing but gaps."""
+        values = to_numbers(item)
+        return None if np.isnan(values).all() else processor.series_scaler.check(values)
+
+    def prepare(self, items, processor, settings):
+        """See `padded_series`."""
+        return padded_series(items)
+
+    def compared(self, parts, config):
+        """See `Modality`."""
+        scaler, taken = parts.get(self.part), getattr(config, "input_size", None)
+        return [] if scaler is None or taken is None else [("channels of a series", scaler.channels, taken)]
+
+    def load_item(self, processor, source):
+        """See `Modality`."""
+        values = to_numbers(source)
+        return None if np.isnan(values).all() else as_steps(values)
+
+
+def is_array_of_numbers(value: Any) -> bool:
+    """Whether a value is an array or a tensor of numbers, and not of objects."""
+    return isinstance(value, (np.ndarray, torch.Tensor)) and str(value.dtype) != "object"
+
+
+def depth_of_numbers(value: Any) -> int:
+    """How deep the numbers of a list or an array lie, as the first entry that is there and not empty tells; those of a
+    table lie two deep."""
+    if is_one(value):
+        return 0
+    if columns_of(value) is not None:
+        return 2
+    if isinstance(value, (list, tuple, np.ndarray)) and not is_array_of_numbers(value):
+        there = (entry for entry in value if not is_missing(entry))
+        first = next((entry for entry in there if not isinstance(entry, (list, tuple)) or entry), None)
+        return 1 + (0 if first is None else depth_of_numbers(first))
+    return getattr(value, "ndim", 0)
 
 
 __all__ = ["SeriesScaler"]

@@ -6,13 +6,17 @@ import io
 import math
 import os
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoFeatureExtractor
 
 from .files import regular_file
 from .modality import Modality, register_modality
+from .raw_rows import arguments_of_call, columns_of, holds_numbers, is_one
+from .table_schema import is_missing
 
 
 SAMPLING_RATES = range(1000, 768001)  # what sounds have; a false header may ask for a thousand gigabytes
@@ -21,8 +25,6 @@ HIGHEST_RATE = 192_000  # of so many; at higher ones it is the samples that coun
 MAX_CHANNELS = 64
 BLOCK = 2**20  # samples that are read at once
 MAX_TAPS = 1_000_000  # of the filter that resamples; rates without a common divisor need 20 for each hertz
-# What a feature extractor makes, where the model has another name for it.
-AUDIO_NAMES = {"attention_mask": "audio_attention_mask"}
 
 
 def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
@@ -154,52 +156,46 @@ def limit_seconds(extractor, seconds: int):
         extractor.nb_max_frames = extractor.n_samples // extractor.hop_length
 
 
-def check_sounds(sounds: list, needed: int, sampling_rate: int | None) -> list[np.ndarray | None]:
-    """Sounds as `(S,)` float32. Refuses what no feature extractor could make sense of.
+def samples_of(sound: Any, sampling_rate: int) -> np.ndarray:
+    """A sound as `(S,)` float32. Refuses what no feature extractor could make sense of.
 
     Args:
-        sounds: one a row, see `MMFusionProcessor`; None for a row without.
-        needed: the sampling rate of the feature extractor.
-        sampling_rate: of arrays of samples, as the caller says; None: the needed one.
+        sound: see `MMFusionProcessor`.
+        sampling_rate: of the feature extractor.
 
     Raises:
-        ValueError: names the row.
+        ValueError: saying why.
     """
-    if sampling_rate not in (None, needed):
-        raise ValueError(f"Sounds must have a sampling_rate of {needed}, got {sampling_rate}: resample them.")
-    found: list[np.ndarray | None] = []
-    for row, sound in enumerate(sounds):
-        if sound is None:
-            found.append(None)
-            continue
-        if isinstance(sound, (str, bytes, os.PathLike, Mapping)):
-            try:
-                sound = load_sound(sound, needed)
-            except ValueError as error:
-                raise ValueError(f"Row {row}: {error}") from None
-        values = np.asarray(sound.detach().float().cpu() if isinstance(sound, torch.Tensor) else sound)
-        if values.ndim != 1 or not len(values) or values.dtype.kind != "f":
-            raise ValueError(
-                f"Row {row}: a sound is a list of floats, one channel and not empty; got {values.dtype} of shape "
-                f"{values.shape}. None means that there is none."
-            )
-        with np.errstate(over="ignore"):  # what is too large is infinite then, and refused
-            samples = values.astype(np.float32)
-        if not np.isfinite(samples).all():
-            raise ValueError(f"Row {row}: the sound has samples that are no finite numbers.")
-        found.append(samples)
-    return found
+    if isinstance(sound, (str, bytes, os.PathLike, Mapping)):
+        sound = load_sound(sound, sampling_rate)
+    values = np.asarray(sound.detach().float().cpu() if isinstance(sound, torch.Tensor) else sound)
+    if values.ndim != 1 or not len(values) or values.dtype.kind != "f":
+        raise ValueError(
+            f"a sound is a list of floats, one channel and not empty; got {values.dtype} of shape {values.shape}. "
+            "None means that there is none."
+        )
+    with np.errstate(over="ignore"):  # what is too large is infinite then, and refused
+        samples = values.astype(np.float32)
+    if not np.isfinite(samples).all():
+        raise ValueError("the sound has samples that are no finite numbers.")
+    return samples
 
 
-def prepare_sounds(extractor, sounds: list, audio_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Makes frames or waves of sounds, padded alike, with a mask of what is heard, under the model's names.
+def prepare_sounds(extractor, sounds: list, audio_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes frames or waves of sounds, padded alike, with a mask of what is heard.
 
     Args:
         extractor: a feature extractor of the library.
         sounds: `(S,)` float32 each.
         audio_kwargs: for the extractor.
+
+    Raises:
+        ValueError: the samples are said to have another sampling rate than the extractor needs.
     """
     settings = dict(audio_kwargs)
+    needed, said = extractor.sampling_rate, settings.get("sampling_rate")
+    if said not in (None, needed):
+        raise ValueError(f"Sounds must have a sampling_rate of {needed}, got {said}: resample them.")
     if hasattr(extractor, "chunk_length"):  # Whisper's: all are as long as its encoder
         settings.setdefault("padding", "max_length")
     else:
@@ -213,7 +209,7 @@ def prepare_sounds(extractor, sounds: list, audio_kwargs: dict[str, Any]) -> dic
     for name in ("input_features", "input_values"):  # normalised silence is 0 / 0
         if isinstance(found.get(name), torch.Tensor):
             found[name] = found[name].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    return {AUDIO_NAMES.get(name, name): values for name, values in found.items()}
+    return found
 
 
 @register_modality
@@ -230,6 +226,10 @@ class Sound(Modality):
     model_type = "whisper"
     argument = "audio"
     part = "feature_extractor"
+    part_class = AutoFeatureExtractor
+    kwargs_key = "audio_kwargs"
+    item = "sound"
+    items = "sounds"
     row_keys = ("audio",)
     meant = ("sound", "speech")
 
@@ -252,12 +252,79 @@ class Sound(Modality):
             return {"input_values": zeros(1, config.max_length, config.num_mel_bins)}
         return {"input_values": zeros(1, 4000)}  # waves: Wav2Vec2 and its kin
 
+    def probe_items(self, encoder):
+        """With a mask where sounds may have any length: Whisper's and AST's have one."""
+        (item,) = super().probe_items(encoder)
+        (values,), config = item.values(), encoder.config
+        sized = hasattr(config, "max_source_positions") or hasattr(config, "max_length")
+        if not (sized and hasattr(config, "num_mel_bins")):
+            item["attention_mask"] = torch.ones(values.shape[:2], dtype=torch.long, device=encoder.device)
+        return [item]
+
     def token_mask(self, encoder, mask, tokens):
         """Which tokens hear something of the sound itself, and not of its padding alone."""
         own = getattr(encoder, "_get_feature_vector_attention_mask", None)
         if own is not None:  # Wav2Vec2 and its kin know the strides of their convolutions
             return own(tokens, mask.long()).long()
         return mask[:, :: max(1, round(mask.shape[1] / tokens))][:, :tokens].long()
+
+    def is_item(self, value):
+        """A file, samples, or a struct of these."""
+        return is_one_sound(value) or holds_numbers(value)
+
+    def is_single(self, value):
+        """Numbers that are all NaN are rows without a sound, as pandas writes them."""
+        return is_one_sound(value)
+
+    def check(self, item, processor, settings):
+        """See `samples_of`."""
+        return samples_of(item, processor.feature_extractor.sampling_rate)
+
+    def prepare(self, items, processor, settings):
+        """See `prepare_sounds`."""
+        return self.by_model_names(prepare_sounds(processor.feature_extractor, items, settings))
+
+    def made_inputs(self, part):
+        """With the mask, which some do not count and are asked for here."""
+        return list(dict.fromkeys([*super().made_inputs(part), *self.renamed]))
+
+    def part_arguments(self, part):
+        """See `Modality`."""
+        return arguments_of_call(part)
+
+    def parts_of_encoder(self, source, settings, read_config, **kwargs):
+        """See `Modality`."""
+        extractor = AutoFeatureExtractor.from_pretrained(source, **kwargs)
+        if settings["max_audio_seconds"] is not None:
+            limit_seconds(extractor, settings["max_audio_seconds"])
+        return {self.part: extractor}
+
+    def load(self, processor, config, key, value):
+        """Lists of samples are the channels of one sound, where a row of the model has no other."""
+        if self.places(config) == 1 and isinstance(value, (list, tuple)) and not any(map(is_one, value)):
+            return self.load_item(processor, value), value
+        return super().load(processor, config, key, value)
+
+    def load_item(self, processor, source):
+        """See `Modality`."""
+        return load_sound(source, processor.feature_extractor.sampling_rate)
+
+    def told(self, processor):
+        """See `Modality`."""
+        return {"sampling_rate": processor.feature_extractor.sampling_rate}
+
+
+def is_one_sound(value: Any) -> bool:
+    """Whether a value is one sound and not several: a file, samples, or a struct of these."""
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return not value.ndim or str(value.dtype) != "object"
+    if is_one(value):
+        return True
+    dtype = getattr(value, "dtype", None)
+    if dtype is not None and columns_of(value) is None:
+        return getattr(dtype, "kind", "O") in "iufb" and not all(map(is_missing, value))  # a series of pandas
+    several = isinstance(value, (list, tuple)) and bool(value)
+    return several and all(isinstance(entry, Real) for entry in value) and not all(map(is_missing, value))
 
 
 __all__ = ["limit_seconds", "load_sound"]

@@ -31,6 +31,7 @@ from .checkpoint_files import (
     weights_with_lines,
 )
 from .files import read_json
+from .vision import Vision
 
 
 # With one of these a caller asks for something else than a whole checkpoint.
@@ -198,17 +199,20 @@ def headers_of(files: Iterable[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def new_places(model: PreTrainedModel, beside: str) -> set[str]:
-    """The embeddings of places of a model that is loaded with several of them (`num_images`) from a checkpoint of one,
-    which has none: they start fresh, as the library says.
+    """The embeddings of places of a modality of which a model is loaded with several (`num_images`, `places`) from a
+    checkpoint of one, which has none: they start fresh, as the library says.
 
     Args:
         model: as it is asked for.
         beside: any file of the checkpoint.
     """
     file = os.path.join(os.path.dirname(beside), "config.json")
-    if not os.path.isfile(file) or read_json(file).get("num_images", 1) > 1:
+    if not os.path.isfile(file):
         return set()
-    return {name for name, _ in model.named_parameters() if name.endswith(".place_embeddings")}
+    stored = read_json(file)
+    before = {**(stored.get("places") or {}), Vision.name: stored.get("num_images", 1)}
+    names = [name for name, _ in model.named_parameters() if name.endswith(".place_embeddings")]
+    return {name for name in names if before.get(name.split(".")[-2], 1) == 1}
 
 
 def refuse_other_tensors(

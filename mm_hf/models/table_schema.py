@@ -263,30 +263,6 @@ class TableError(ValueError):
         self.column, self.reason = column, reason
 
 
-def rows_with_values(schema: TableSchema, rows: list) -> list:
-    """Rows of a table, None for those without any value: a row of nothing but gaps is absent, as in training.
-
-    Raises:
-        ValueError: names the row that is none of the table.
-    """
-    for row, values in enumerate(rows):
-        if values is None:
-            continue
-        if not isinstance(values, Mapping):
-            raise ValueError(f"Row {row}: a table's row is a dict of columns, got {values!r:.80}.")
-        for column, value in values.items():
-            if isinstance(value, (list, tuple, dict, np.ndarray)):
-                raise ValueError(
-                    f"Row {row}: column {column!r} has one value a row, got {value!r:.80}; several rows are a "
-                    "list of dicts, or a table of pandas."
-                )
-        try:
-            schema.check(values)
-        except TableError as error:
-            raise ValueError(f"Row {row}: {error}") from None
-    return [None if row is None or all(map(schema.is_missing, row.values())) else row for row in rows]
-
-
 def is_missing(value: Any) -> bool:
     """Whether there is no value: None, NaN, or what pandas has for it."""
     return value is None or type(value).__name__ in ("NAType", "NaTType") or (is_number(value) and value != value)

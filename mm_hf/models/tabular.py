@@ -7,8 +7,10 @@ the encoder.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -21,7 +23,8 @@ from transformers.utils import can_return_tuple
 
 from .config_checks import MAX_LABELS, MAX_WIDTH, MAX_WORDS, check_number, told_in_one_line
 from .modality import Modality, register_modality
-from .table_schema import TableSchema
+from .raw_rows import list_of_table_rows
+from .table_schema import TableSchema, is_missing
 
 
 @told_in_one_line
@@ -150,6 +153,8 @@ class Table(Modality):
     model_type = TabularConfig.model_type
     argument = "table"
     part = "table_schema"
+    part_class = TableSchema
+    item = "row of a table"
     row_keys = ("table",)
 
     def dummy_inputs(self, config, device=None, dtype=None):
@@ -158,6 +163,40 @@ class Table(Modality):
         ids = torch.zeros(1, len(config.vocab_sizes), dtype=torch.long, device=device)
         found = {"numerical_values": numbers, "categorical_ids": ids}
         return {name: value for name, value in found.items() if value.shape[1]}
+
+    def list_rows(self, value):
+        """See `list_of_table_rows`."""
+        return list_of_table_rows(value)
+
+    def check(self, item, processor, settings):
+        """A row of nothing but gaps is absent, as in training."""
+        if not isinstance(item, Mapping):
+            raise ValueError(f"a table's row is a dict of columns, got {item!r:.80}.")
+        for column, value in item.items():
+            if isinstance(value, (list, tuple, dict, np.ndarray)):
+                raise ValueError(
+                    f"column {column!r} has one value a row, got {value!r:.80}; several rows are a list of dicts, or "
+                    "a table of pandas."
+                )
+        processor.table_schema.check(item)
+        return None if all(map(processor.table_schema.is_missing, item.values())) else item
+
+    def compared(self, parts, config):
+        """See `Modality`."""
+        schema = parts.get(self.part)
+        if schema is None:
+            return []
+        return [
+            ("columns of numbers in the table", len(schema.numerical), config.num_numerical),
+            ("ids of each column of categories", list(schema.vocab_sizes), list(config.vocab_sizes or [])),
+        ]
+
+    def load(self, processor, config, key, value):
+        """See `Modality`."""
+        rows = list_of_table_rows(value)
+        if len(rows) != 1 or not isinstance(rows[0], Mapping):
+            raise ValueError(f"the {key} of a row is one row of it, a dict of columns, got {value!r:.80}.")
+        return None if all(map(is_missing, rows[0].values())) else rows[0], rows[0]
 
 
 __all__ = ["TableSchema", "TabularConfig", "TabularModel"]

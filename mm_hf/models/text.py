@@ -8,11 +8,13 @@ import threading
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from .inputs import fault_of_unicode
+from .inputs import fault_of_text, fault_of_unicode
 from .modality import Modality, register_modality
 from .probing import longest_text, said_positions
+from .raw_rows import arguments_of_call, is_one
 
 
 logger = logging.get_logger(__name__)
@@ -153,13 +155,85 @@ class Text(Modality):
     model_type = "bert"
     argument = "text"
     part = "tokenizer"
+    part_class = AutoTokenizer
+    part_file = "tokenizer_config.json"
+    kwargs_key = "text_kwargs"
+    item = "text"
+    items = "texts"
     row_keys = ("text", "question")
+    meant = ("texts",)
 
     def dummy_inputs(self, config, device=None, dtype=None):
         """See `Modality`."""
         ids = torch.zeros(1, 4, dtype=torch.long, device=device)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
+    def probe_items(self, encoder):
+        """Three of seven words."""
+        size = getattr(encoder.config.get_text_config(), "vocab_size", None) or 256  # CANINE reads characters
+        kept: set = set()
+        for name in ("pad", "bos", "eos", "cls", "sep", "mask"):
+            special = getattr(encoder.config, f"{name}_token_id", None)
+            kept.update(special if isinstance(special, (list, tuple)) else [special])
+        ordinary = [number for number in range(max(2, size // 4), size) if number not in kept]
+        chosen = [ordinary[place * len(ordinary) // 14] for place in range(14)]
+        texts = [chosen[:7], [chosen[0], *chosen[8:]], [*chosen[8:], chosen[6]]]
+        return [
+            {
+                "input_ids": torch.tensor([text], device=encoder.device),
+                "attention_mask": torch.ones(1, len(text), dtype=torch.long, device=encoder.device),
+            }
+            for text in texts
+        ]
+
     def pooling(self, config):
         """The first token, but for causal encoders and those that were trained to pool elsewhere."""
         return POOLING_OF_TYPE.get(config.model_type, "cls")
+
+    def is_item(self, value):
+        """A string, or what holds none: a row with an empty list is a bad one."""
+        return is_one(value) or (isinstance(value, (list, tuple)) and not value)
+
+    def is_single(self, value):
+        """See `Modality`."""
+        return is_one(value)
+
+    def list_rows(self, value):
+        """See `Modality`."""
+        if getattr(value, "ndim", 1) == 0 and hasattr(value, "item"):  # an array of one string
+            value = value.item()
+        return super().list_rows(value)
+
+    def check(self, item, processor, settings):
+        """See `fault_of_text`."""
+        return self.load_item(processor, item)
+
+    def prepare(self, items, processor, settings):
+        """See `tokenize`."""
+        return tokenize(processor.tokenizer, items, dict(settings))
+
+    def made_inputs(self, part):
+        """With the mask, which SigLIP's tokenizer does not count and is asked for here."""
+        return list(dict.fromkeys([*super().made_inputs(part), "attention_mask"]))
+
+    def part_arguments(self, part):
+        """See `Modality`."""
+        return arguments_of_call(part)
+
+    def parts_of_encoder(self, source, settings, read_config, **kwargs):
+        """A tokenizer that cuts texts to what the encoder beside it can place."""
+        tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
+        try:
+            config = read_config(**kwargs)
+        except (OSError, ValueError):  # a tokenizer without an encoder beside it
+            if tokenizer.model_max_length > UNKNOWN_LENGTH:
+                raise
+        else:
+            limit_text(tokenizer, config)
+        return {self.part: tokenizer}
+
+    def load_item(self, processor, source):
+        """See `Modality`."""
+        if fault := fault_of_text(source):
+            raise ValueError(fault)
+        return source

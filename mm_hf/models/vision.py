@@ -2,10 +2,25 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """The modality of pictures; a video is pictures with a clock."""
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import nn
+from transformers import AutoImageProcessor
 
+from .files import HUB_KEYS
+from .image import open_image
+from .image_processors import opened_image, prepare_images, resize_to
 from .modality import Modality, register_modality
+from .raw_rows import Places, columns_of, holds_numbers, is_one
+from .video import load_frames
+
+
+class Frame(NamedTuple):
+    """Where a picture is from that stands for a part of a video."""
+
+    video: Any
+    place: int
 
 
 @register_modality
@@ -20,6 +35,11 @@ class Vision(Modality):
     model_type = "vit"
     argument = "images"
     part = "image_processor"
+    part_class = AutoImageProcessor
+    kwargs_key = "images_kwargs"
+    item = "picture"
+    items = "images"
+    places_key = "num_images"
     row_keys = ("image", "video")
     meant = ("image", "images", "picture")
 
@@ -38,6 +58,75 @@ class Vision(Modality):
             layout = torch.contiguous_format if trains_above_group_norm(encoder) else torch.channels_last
             found["pixel_values"] = found["pixel_values"].contiguous(memory_format=layout)
         return found
+
+    def is_item(self, value):
+        """A picture; numbers of one dimension too, whose shape is told when it is opened."""
+        return is_one_image(value) or (not isinstance(value, (list, tuple)) and holds_numbers(value))
+
+    def is_single(self, value):
+        """See `Modality`."""
+        return is_one_image(value)
+
+    def check(self, item, processor, settings):
+        """See `opened_image`."""
+        return opened_image(
+            item, processor.image_processor, settings, processor.image_background, processor.image_channels
+        )
+
+    def prepare(self, items, processor, settings):
+        """See `prepare_images`."""
+        return prepare_images(processor.image_processor, items, settings, processor.image_channels)
+
+    def part_arguments(self, part):
+        """See `Modality`."""
+        return set(getattr(getattr(part, "valid_kwargs", None), "__annotations__", {}))
+
+    def parts_of_encoder(self, source, settings, read_config, **kwargs):
+        """With the ground of pictures and the channels that the encoder takes, where its config says so."""
+        image_processor = AutoImageProcessor.from_pretrained(source, **kwargs)
+        if settings["image_size"] is not None:
+            resize_to(image_processor, settings["image_size"])
+        place = {name: kwargs[name] for name in kwargs if name in (*HUB_KEYS, "trust_remote_code", "code_revision")}
+        try:
+            channels = getattr(read_config(**place), "num_channels", None)
+        except (OSError, ValueError):  # an image processor alone
+            channels = None
+        return {
+            self.part: image_processor,
+            "image_background": settings["image_background"],
+            "image_channels": channels if isinstance(channels, int) else None,
+        }
+
+    def compared(self, parts, config):
+        """See `Modality`."""
+        made, taken = parts.get("image_channels"), getattr(config, "num_channels", None)
+        return [("channels of a picture", made, taken)] if made is not None and isinstance(taken, int) else []
+
+    def places(self, config):
+        """See `Modality`."""
+        return config.num_images
+
+    def load(self, processor, config, key, value):
+        """The frames of a video stand in the places of a row's pictures."""
+        if key == self.row_keys[0]:
+            return super().load(processor, config, key, value)
+        frames = load_frames(value, self.places(config), processor.image_background)
+        return Places(frames), [Frame(value, place) for place in range(len(frames))]
+
+    def load_item(self, processor, source):
+        """See `Modality`."""
+        return open_image(source, processor.image_background)
+
+    def source_key(self, source):
+        """See `Modality`."""
+        if isinstance(source, Frame):
+            return super().source_key(source.video), source.place
+        return super().source_key(source)
+
+
+def is_one_image(value: Any) -> bool:
+    """Whether a value is one picture, or none, and not several."""
+    return is_one(value) or (hasattr(value, "ndim") and value.ndim in (2, 3) and columns_of(value) is None)
 
 
 def trains_above_group_norm(encoder: nn.Module) -> bool:

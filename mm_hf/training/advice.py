@@ -9,7 +9,6 @@ import torch
 from datasets import IterableDataset
 
 from ..data import Rows
-from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES
 from ..models.modality import modality_of
 from .run import Run
 
@@ -50,7 +49,7 @@ def advise_on_freezing(run: Run):
 def training_encoders(run: Run) -> list[str]:
     """The modalities whose pretrained encoder trains as a whole: no adapters, no top layers alone."""
     found = []
-    for name in (name for name in run.model.config.modalities if name in PRETRAINED_MODALITIES):
+    for name in (name for name in run.model.config.modalities if modality_of(name).pretrained):
         parameters = list(run.model.base_model.encoders[name].parameters())
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         if 2 * trained > sum(p.numel() for p in parameters):

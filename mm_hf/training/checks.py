@@ -1,68 +1,65 @@
 """Whether the keys of a recipe fit together: said before anything is loaded."""
 
 import os
+from dataclasses import fields
+from typing import Any
 
 from transformers.integrations import get_available_reporting_integrations
 
-from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES
-from ..models.ctc_mm_fusion import CTC
-from ..models.generation_mm_fusion import GENERATION
+from ..data.modalities import reader_of
+from ..models.head_table import MULTI_TASK
 from ..models.names import did_you_mean
+from ..models.tasks import task_head_of
 from ..prepare.places import how_to_make
-from .data_arguments import COLUMN_OF, DataArguments
+from ..tasks import TASKS, Task, task_of, task_of_head
+from .by_modality import (
+    DEFAULT,
+    columns_by_modality,
+    encoder_of,
+    key_in_use,
+    listed,
+    modalities,
+    poolings_of,
+    pretrained_modalities,
+    usual_key,
+)
+from .data_arguments import DataArguments
 from .default_encoders import default_encoder
-from .model_arguments import RETRIEVAL, ModelArguments
+from .model_arguments import ModelArguments
 from .train_arguments import TrainArguments
-
-
-CLASSES = (None, "question_answering", "classification")  # tasks whose answers are classes
 
 
 def check_arguments(script: str, model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
     """Says what is missing or does not fit together, before anything is loaded, and fills in the default encoders."""
-    if data_args.image_column and data_args.video_column:
-        raise ValueError(
-            f"image_column is {data_args.image_column} and video_column {data_args.video_column!r}: a row has "
-            "pictures or a video, not both."
-        )
     choose_encoders(model_args, data_args)
+    choose_frozen(model_args, data_args)
     check_places(model_args, data_args)
-    needed: dict[str, object] = {"dataset": data_args.dataset}
-    if model_args.task == RETRIEVAL:
-        both = data_args.image_column and data_args.audio_column
-        if both or data_args.video_column or data_args.table_columns or data_args.series_column:
-            raise ValueError("retrieval searches one image_column or audio_column by a text_column, and no more.")
-        needed |= {"text_column": data_args.text_column}
-        needed |= {"image_column or audio_column": data_args.image_column or data_args.audio_column}
-    else:
-        needed["label_column"] = data_args.label_column
-    encoders = {f"{name}_encoder": COLUMN_OF[name] for name in PRETRAINED_MODALITIES}
-    for encoder, column in encoders.items():
-        if getattr(model_args, encoder) is not None:
-            needed[column] = getattr(data_args, column) or (encoder == "vision_encoder" and data_args.video_column)
-    own = data_args.table_columns or data_args.series_column
-    if all(getattr(model_args, encoder) is None for encoder in encoders) and not own:
-        needed[" or ".join(COLUMN_OF.values())] = None
+    known = task_of_head(model_args.task)
+    needed: dict[str, object] = {"dataset": data_args.dataset, **(known or Task).needed(model_args, data_args)}
+    named = columns_by_modality(data_args)
+    for name, columns in named.items():
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"{key_in_use(data_args, name)} names a column twice: {columns}.")
+    for name in pretrained_modalities():
+        if encoder_of(model_args, name) is not None:
+            needed[usual_key(name)] = named.get(name)
+    if not named and not any(encoder_of(model_args, name) for name in pretrained_modalities()):
+        needed[" or ".join(dict.fromkeys(map(usual_key, modalities())))] = None
     for key, value in needed.items():
         if not value:
             raise ValueError(f"{key} is missing: give it in the recipe or as --{key.split()[0]}.")
-    for key, value, encoder in (
-        ("image_size", model_args.image_size, "vision_encoder"),
-        ("augment", data_args.augment, "vision_encoder"),
-        ("max_audio_seconds", model_args.max_audio_seconds, "audio_encoder"),
-        ("max_text_length", data_args.max_text_length, "text_encoder"),
-        ("token_dropout", data_args.token_dropout or None, "text_encoder"),
-        ("speed_perturbation", data_args.speed_perturbation or None, "audio_encoder"),
-    ):
-        if value is not None and getattr(model_args, encoder) is None:
-            raise ValueError(f"{key} is {value}, but there is no {encoder}.")
+    for group in (model_args, data_args):
+        for field in fields(group):
+            value, encoder = getattr(group, field.name), field.metadata.get("needs")
+            if encoder is not None and value != field.default and getattr(model_args, encoder) is None:
+                raise ValueError(f"{field.name} is {value}, but there is no {encoder}.")
     if data_args.image_id_column is not None and data_args.image_id_column in (data_args.image_column or []):
         raise ValueError(
             f"image_id_column is {data_args.image_id_column!r}, the column of the pictures themselves: name a column "
             "of ids, or leave it out."
         )
     check_table(data_args)
-    lengths = model_args.text_encoder is not None or model_args.task in (GENERATION, CTC)
+    lengths = model_args.text_encoder is not None or (known is not None and known.writes)
     if train_args.train_sampling_strategy == "group_by_length" and not lengths:
         raise ValueError("train_sampling_strategy is group_by_length, but there is no text_encoder.")
     check_tasks(model_args, data_args, train_args)
@@ -74,9 +71,10 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
             f"save_steps is {train_args.save_steps}: the Trainer keeps the best model among its checkpoints, so "
             "mm_hf finetune saves after every evaluation (eval_steps); mm_hf train can save in between."
         )
-    if train_args.gradient_modulation and (train_args.torch_compile or model_args.task not in CLASSES):
+    classes = list(dict.fromkeys(head for task in TASKS.values() if not task.by_head for head in task.heads))
+    if train_args.gradient_modulation and (train_args.torch_compile or model_args.task not in (None, *classes)):
         raise ValueError(
-            f"gradient_modulation is for models of classes, {CLASSES[1:]}, that are not compiled: task is "
+            f"gradient_modulation is for models of classes, {classes}, that are not compiled: task is "
             f"{model_args.task}, torch_compile {train_args.torch_compile}."
         )
     if data_args.streaming:
@@ -92,24 +90,35 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
 
 def choose_encoders(model_args: ModelArguments, data_args: DataArguments):
     """Fills in the encoders that nobody named, and says which were taken."""
-    columns = {
-        "vision": data_args.image_column or data_args.video_column,
-        "text": data_args.text_column,
-        "audio": data_args.audio_column,
-    }
-    for modality, column in columns.items():
+    if strange := sorted(set(model_args.encoders or {}) - {*pretrained_modalities()}):
+        raise ValueError(
+            f"encoders names {strange}, whose encoders start from random weights; those of {pretrained_modalities()} "
+            "come from elsewhere."
+        )
+    named = columns_by_modality(data_args)
+    for modality in pretrained_modalities():
         key = f"{modality}_encoder"
-        if column and getattr(model_args, key) is None:
+        if modality in named and encoder_of(model_args, modality) is None:
             encoder, source = default_encoder(modality)
             setattr(model_args, key, encoder)
             if int(os.environ.get("RANK", 0)) == 0:
                 print(f"{key} is {encoder}, {source}", flush=True)
 
 
+def choose_frozen(model_args: ModelArguments, data_args: DataArguments):
+    """Says which encoders are frozen, where the recipe says which are not, and looks at the names in `pooling`."""
+    named = [name for name in pretrained_modalities() if name in columns_by_modality(data_args)]
+    frozen: Any = model_args.freeze_encoders
+    if isinstance(frozen, dict):
+        chosen: Any = [name for name in named if frozen.get(name, frozen[DEFAULT])]
+        model_args.freeze_encoders = chosen or False
+    poolings_of(model_args, list(columns_by_modality(data_args)))
+
+
 def check_places(model_args: ModelArguments, data_args: DataArguments):
     """Says how to make encoders and data of the demonstrations that are not there."""
-    keys = [f"{modality}_encoder" for modality in PRETRAINED_MODALITIES]
-    places = {key: getattr(model_args, key) for key in (*keys, "decoder", "tokenizer")}
+    places = {f"{name}_encoder": encoder_of(model_args, name) for name in pretrained_modalities()}
+    places |= {"decoder": model_args.decoder, "tokenizer": model_args.tokenizer}
     commands = {key: how_to_make(place) for key, place in {**places, "dataset": data_args.dataset}.items()}
     if missing := {key: command for key, command in commands.items() if command is not None}:
         named = ", ".join(f"{key} {places.get(key, data_args.dataset)!r}" for key in missing)
@@ -124,69 +133,33 @@ def check_table(data_args: DataArguments):
         raise ValueError(
             f"category_columns names {unknown}, but table_columns is {columns}.{did_you_mean(unknown[0], columns)}"
         )
-    if len(set(columns)) < len(columns):
-        raise ValueError(f"table_columns names a column twice: {columns}.")
-    series = [] if data_args.series_column is None else [data_args.series_column]
-    for key, named in (("table_columns", columns), ("series_column", series)):
-        if told := sorted(set(named) & set([labels] if isinstance(labels, str) else labels)):
+    for name, named in columns_by_modality(data_args).items():
+        if not reader_of(name).needs_all_rows:
+            continue
+        key = key_in_use(data_args, name)
+        if told := sorted(set(named) & set(listed(labels))):
             raise ValueError(f"{key} names {told}, the labels themselves.")
-    for key in ("table_columns", "series_column"):
-        if getattr(data_args, key) and data_args.streaming:
+        if data_args.streaming:
             raise ValueError(f"{key} does not go with streaming: all training rows say what its numbers mean.")
 
 
 def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args: TrainArguments):
     """Says what does not go with a search or with several columns of labels, or needs these."""
-    labels = data_args.label_column
-    of_decoder: dict[str, object] = {
-        "decoder": model_args.decoder,
-        "decoder_layers": model_args.decoder_layers,
-        "decoder_learning_rate": train_args.decoder_learning_rate,
-    }
-    unused: dict[str, object]
-    if model_args.task in (GENERATION, CTC):
-        unused = {
-            "weight_column": isinstance(data_args.weight_column, dict) or None,
-            "imbalance": train_args.imbalance,
-        }
-        unused |= {"mixup_alpha": train_args.mixup_alpha or None, "problem_type": data_args.problem_type}
-        for key, value in unused.items():
-            if value is not None:
-                raise ValueError(f"{key} is {value!r}, but {model_args.task} writes texts, without classes.")
-    if model_args.task == GENERATION:
-        if model_args.text_encoder is None and model_args.decoder is None:
-            raise ValueError("decoder is missing: where no text_encoder is there to start it from, give --decoder.")
-    else:
-        for key, value in of_decoder.items():
-            if value is not None:
-                raise ValueError(f"{key} is {value!r}, but only the task generation has a decoder.")
-    if model_args.ctc_stride > 1 and model_args.task != CTC:
-        raise ValueError(f"ctc_stride is {model_args.ctc_stride}, but the task is {model_args.task}, not ctc.")
-    if model_args.tokenizer is not None and (model_args.task != CTC or model_args.text_encoder is not None):
-        raise ValueError(
-            f"tokenizer is {model_args.tokenizer!r}: it is for ctc without a text_encoder, which brings its own."
-        )
-    if model_args.task == CTC:
-        if model_args.audio_encoder is None:
-            raise ValueError("audio_column is missing: ctc writes what is heard.")
-        without: dict[str, object] = {"num_beams": model_args.num_beams > 1, "streaming": data_args.streaming}
-        without |= {"label_smoothing_factor": train_args.label_smoothing_factor > 0}
-        without |= {"predict_with_generate false": not train_args.predict_with_generate}
-        for key, given in without.items():
-            if given:
-                raise ValueError(f"{key} does not go with ctc.")
-    if model_args.task == RETRIEVAL:
-        unused = {"label_column": labels, "weight_column": data_args.weight_column, "imbalance": train_args.imbalance}
-        unused |= {"mixup_alpha": train_args.mixup_alpha or None, "kind_column": data_args.kind_column}
-        for key, value in unused.items():
-            if value is not None:
-                raise ValueError(f"{key} is {value!r}, but retrieval learns from pairs, without labels.")
-        if len(data_args.image_column or []) > 1:
-            raise ValueError(f"retrieval needs one image_column, got {data_args.image_column}.")
+    labels, known = data_args.label_column, task_of_head(model_args.task)
+    named = data_args.problem_type
+    for problem_type in named.values() if isinstance(named, dict) else [named]:
+        if problem_type is not None:
+            task_head_of(problem_type, texts=False)  # refuses what no column of labels can be
+            task_of(problem_type).check_recipe(model_args, data_args, train_args)
+    for task in TASKS.values():
+        if task is known:
+            task.check_recipe(model_args, data_args, train_args)
+        else:
+            task.check_others(model_args, train_args)
     if isinstance(labels, list):
         if len(set(labels)) < len(labels):
             raise ValueError(f"label_column names a column twice: {labels}.")
-        if model_args.task not in (None, "multi_task"):
+        if model_args.task not in (None, MULTI_TASK):
             raise ValueError(f"task is {model_args.task}, which has one label_column, not {labels}.")
         if train_args.imbalance == "balanced_sampler":
             raise ValueError(f"imbalance balanced_sampler draws rows by one label, and label_column is {labels}.")
@@ -194,7 +167,7 @@ def check_tasks(model_args: ModelArguments, data_args: DataArguments, train_args
     several: dict[str, object] = {
         "task_weights": model_args.task_weights,
         "task_weighting": model_args.task_weighting != "fixed",
-        "task multi_task": model_args.task == "multi_task",
+        f"task {MULTI_TASK}": model_args.task == MULTI_TASK,
     }
     several |= {key: isinstance(getattr(data_args, key), dict) for key in ("weight_column", "problem_type")}
     for key, given in several.items():

@@ -6,20 +6,29 @@ from typing import Any
 from .values import check_range
 
 
-# By modality the key that names its column.
-COLUMN_OF = {
-    "vision": "image_column",
-    "text": "text_column",
-    "audio": "audio_column",
-    "tabular": "table_columns",
-    "series": "series_column",
-}
+ONE_OR_SEVERAL = ("text_column", "audio_column", "series_column", "label_column")  # one is kept as a plain text
+
+
+def keep_plain(data_args: Any):
+    """Of keys that may name several columns, which flags give as lists: makes a list of one that one."""
+    for key in ONE_OR_SEVERAL:
+        columns = getattr(data_args, key, None)
+        if isinstance(columns, list) and len(columns) == 1:
+            setattr(data_args, key, columns[0])
 
 
 @dataclass
 class DatasetArguments:
     """A data set and its columns: what training and evaluation both have to be told."""
 
+    import_files: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Files of Python that bring modalities, tasks or fusions from outside mm_hf; they are run before "
+            "all else. A path starts from the present folder, and is found again from the folder of the run.",
+            "flag": "import",
+        },
+    )
     dataset: str | None = field(
         default=None,
         metadata={
@@ -31,28 +40,54 @@ class DatasetArguments:
         default=None,
         metadata={"help": "Folder that image paths are relative to and cannot leave; left out, the data's."},
     )
-    image_column: list[str] | None = field(default=None, metadata={"help": "Column of the pictures, or several."})
+    columns: str | None = field(
+        default=None,
+        metadata={
+            "help": 'Columns by modality, as "{vision: [front, back], text: title}"; short forms: image_column, '
+            "video_column, text_column, audio_column, table_columns, series_column.",
+            "forms": (dict[str, list[str]],),
+            "names_columns": True,
+        },
+    )
+    image_column: list[str] | None = field(
+        default=None, metadata={"help": "Column of the pictures, or several.", "names_columns": True}
+    )
     image_id_column: str | None = field(
         default=None, metadata={"help": "Column whose equal values mean the same picture; its rows share a batch."}
     )
-    text_column: str | None = field(default=None, metadata={"help": "Column of the texts."})
-    audio_column: str | None = field(
+    text_column: list[str] | str | None = field(
+        default=None, metadata={"help": "Column of the texts, or several.", "names_columns": True}
+    )
+    audio_column: list[str] | str | None = field(
         default=None,
-        metadata={"help": "Column of the sounds: datasets.Audio, bytes, or paths to wav, flac, ogg, mp3."},
+        metadata={
+            "help": "Column of the sounds, or several: datasets.Audio, bytes, or paths to wav, flac, ogg, mp3.",
+            "names_columns": True,
+        },
     )
     video_column: str | None = field(
         default=None,
-        metadata={"help": "Column of the videos: paths or bytes of files that PyAV reads, or lists of pictures."},
+        metadata={
+            "help": "Column of the videos: paths or bytes of files that PyAV reads, or lists of pictures.",
+            "names_columns": True,
+        },
     )
     table_columns: list[str] | None = field(
         default=None,
-        metadata={"help": "Columns of a table: numbers (standardised), strings, classes; what is empty is missing."},
+        metadata={
+            "help": "Columns of a table: numbers (standardised), strings, classes; what is empty is missing.",
+            "names_columns": True,
+        },
     )
-    series_column: str | None = field(
+    series_column: list[str] | str | None = field(
         default=None,
-        metadata={"help": "Column of time series: lists of steps, each a list of numbers, which are standardised."},
+        metadata={
+            "help": "Column of time series, or several: lists of steps, each a list of numbers, which are "
+            "standardised.",
+            "names_columns": True,
+        },
     )
-    label_column: list[str] | None = field(
+    label_column: list[str] | str | None = field(
         default=None,
         metadata={
             "help": "Column of the labels, or several: one task each, learned together.",
@@ -80,9 +115,7 @@ class DatasetArguments:
 
     def __post_init__(self):
         check_range("max_bad_fraction", self.max_bad_fraction, 0, 1)
-        labels: Any = self.label_column  # as a flag a list in any case
-        if isinstance(labels, list) and len(labels) == 1:
-            self.label_column = labels[0]
+        keep_plain(self)
 
     @property
     def source(self) -> str:
@@ -111,7 +144,8 @@ class DataArguments(DatasetArguments):
         default=None,
         metadata={
             "help": "Column of how much each row counts in the training loss, from 0 up. In a recipe also by column "
-            "of labels: {tone: trust}."
+            "of labels: {tone: trust}.",
+            "forms": (dict[str, str],),
         },
     )
     problem_type: str | None = field(
@@ -119,26 +153,36 @@ class DataArguments(DatasetArguments):
         metadata={
             "help": "single_label_classification, multi_label_classification or regression; left out, by the labels. "
             "In a recipe also by column of labels: {tone: regression}.",
-            "choices": ["single_label_classification", "multi_label_classification", "regression"],
+            "forms": (dict[str, str],),
         },
     )
     category_columns: list[str] | None = field(
         default=None,
         metadata={"help": "Those of the table_columns whose numbers are categories, such as ids."},
     )
-    max_text_length: int | None = field(default=None, metadata={"help": "Tokens a text is cut to."})
+    max_text_length: int | None = field(
+        default=None, metadata={"help": "Tokens a text is cut to.", "needs": "text_encoder"}
+    )
     streaming: bool = field(
         default=False, metadata={"help": "Read the training part while it trains, not before. Needs max_steps."}
     )
     shuffle_buffer: int = field(default=1000, metadata={"help": "Rows that are mixed with streaming."})
     augment: list[str] | None = field(
         default=None,
-        metadata={"help": "Change training pictures by: crop, flip, color. Flip only where no left is asked."},
+        metadata={
+            "help": "Change training pictures by: crop, flip, color. Flip only where no left is asked.",
+            "needs": "vision_encoder",
+        },
     )
-    token_dropout: float = field(default=0.0, metadata={"help": "Chance that a training text loses a token."})
+    token_dropout: float = field(
+        default=0.0, metadata={"help": "Chance that a training text loses a token.", "needs": "text_encoder"}
+    )
     speed_perturbation: float = field(
         default=0.0,
-        metadata={"help": "Play training sounds up to this share faster or slower, such as 0.2: for unknown voices."},
+        metadata={
+            "help": "Play training sounds up to this share faster or slower, such as 0.2: for unknown voices.",
+            "needs": "audio_encoder",
+        },
     )
 
     def __post_init__(self):

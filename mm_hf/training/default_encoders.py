@@ -1,16 +1,17 @@
 """The encoders of a run whose recipe and flags name none: those of the user's own file, else the Hub's."""
 
 import os
+from dataclasses import fields
 from pathlib import Path
 
-from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES
 from ..models.names import did_you_mean, shown
-from .model_arguments import DEFAULT_AUDIO_ENCODER, DEFAULT_TEXT_ENCODER, DEFAULT_VISION_ENCODER
+from .by_modality import pretrained_modalities
+from .model_arguments import ModelArguments
 from .recipe_files import read_yaml
 
 
 VARIABLE = "MM_HF_ENCODERS"
-OF_THE_HUB = {"vision": DEFAULT_VISION_ENCODER, "text": DEFAULT_TEXT_ENCODER, "audio": DEFAULT_AUDIO_ENCODER}
+OF_THE_HUB = {key.name: key.metadata["usual"] for key in fields(ModelArguments) if "usual" in key.metadata}
 
 
 def default_encoder(modality: str) -> tuple[str, str]:
@@ -20,12 +21,14 @@ def default_encoder(modality: str) -> tuple[str, str]:
         Hub id or folder, and where it is from, in words.
 
     Raises:
-        ValueError: see `own_encoders`.
+        ValueError: see `own_encoders`; there is none, as of a modality from outside the package.
     """
     own = own_encoders()
     if modality in own:
         return own[modality], f"from {os.environ[VARIABLE]} ({VARIABLE})"
-    return OF_THE_HUB[modality], "the default, from the Hub"
+    if (key := f"{modality}_encoder") not in OF_THE_HUB:
+        raise ValueError(f"encoders is missing: {modality} has no usual one, so name it as {{{modality}: …}}.")
+    return OF_THE_HUB[key], "the default, from the Hub"
 
 
 def own_encoders() -> dict[str, str]:
@@ -45,11 +48,13 @@ def own_encoders() -> dict[str, str]:
         values = read_yaml(file)
     except (OSError, ValueError) as error:
         raise ValueError(f"{VARIABLE} is {name!r}: {error}") from None
-    form = "lines such as `vision: google/vit-base-patch16-224`, of vision, text and audio"
+    known = pretrained_modalities()
+    of_all = f"{', '.join(known[:-1])} and {known[-1]}"
+    form = f"lines such as `vision: google/vit-base-patch16-224`, of {of_all}"
     if not isinstance(values, dict):
         raise ValueError(f"{VARIABLE} is {name!r}: needed are {form}; got {shown(values)}.")
-    if unknown := [key for key in values if key not in PRETRAINED_MODALITIES]:
-        meant = did_you_mean(unknown[0], PRETRAINED_MODALITIES)
+    if unknown := [key for key in values if key not in known]:
+        meant = did_you_mean(unknown[0], known)
         raise ValueError(f"{VARIABLE} is {name!r}: it names {shown(unknown[0])}; needed are {form}.{meant}")
     found = {}
     for modality, encoder in values.items():

@@ -14,21 +14,11 @@ from datasets import Dataset, IterableDataset
 from .. import MMFusionPreTrainedModel, MMFusionProcessor
 from ..data import BadRowError, BadRows, BatchLoader, Columns, MultimodalCollator, Rows, label_tensor
 from ..data.rows import SOURCE_ROW
-from ..evaluation import (
-    Predictions,
-    classification_metrics,
-    first_metric,
-    generation_metrics,
-    multi_task_metrics,
-    predict,
-    retrieval_metrics,
-    token_metrics,
-)
+from ..evaluation import Predictions, multi_task_metrics, predict
 from ..evaluation.texts import TOKEN_ACCURACY
-from ..models.generation_mm_fusion import GENERATION
 from ..nonfinite import check_finite, fault_of_answers
 from ..optim import NonFiniteLossError
-from .model_arguments import RETRIEVAL
+from ..tasks import Task
 
 
 E = TypeVar("E", bound="Evaluator")
@@ -46,11 +36,7 @@ class Evaluator:
         accelerator: devices and processes.
         columns: those in use.
         splits: the parts by name; the training part may be a stream.
-        problem_type: what the labels are: single_label_classification, multi_label_classification or regression; of a
-            search "retrieval", of a model that writes "generation". Where `columns.label` is a list, a dict by column.
-        label2id: numbers of the classes by name; None where there are none. Where `columns.label` is a list, a dict by
-            column.
-        transcribes: what it writes is what is heard, by CTC.
+        tasks: what each column of labels asks; of a search the one that has none.
         generates_validation: a model that writes is measured on the validation part by what it writes; else by how
             often it takes the right next token.
         processor: of the model.
@@ -69,9 +55,7 @@ class Evaluator:
     accelerator: Accelerator
     columns: Columns
     splits: dict[str, Dataset | IterableDataset]
-    problem_type: Any
-    label2id: dict[str, Any] | None
-    transcribes: bool = False
+    tasks: list[Task]
     generates_validation: bool = True
     processor: MMFusionProcessor
     collator: MultimodalCollator
@@ -92,9 +76,15 @@ class Evaluator:
     # What the labels mean
 
     @property
-    def tasks(self) -> list[str]:
-        """The columns of labels of a model with several tasks; none where there is but one."""
-        return self.columns.label if isinstance(self.columns.label, list) else []
+    def several(self) -> bool:
+        """Whether labels and answers are dicts by column: so they are where the columns were given as a list."""
+        return isinstance(self.columns.label, list)
+
+    @property
+    def task(self) -> Task:
+        """What is asked, where that is but one thing."""
+        (task,) = self.tasks
+        return task
 
     @property
     def label(self) -> str:
@@ -102,27 +92,42 @@ class Evaluator:
         (label,) = self.columns.labels
         return label
 
-    def of_task(self: E, name: str) -> E:
+    @property
+    def problem_type(self) -> Any:
+        """What reports call the task; of several a dict by column."""
+        kinds = {task.column: task.problem_type for task in self.tasks}
+        return kinds if self.several else self.task.problem_type
+
+    @property
+    def label2id(self) -> Any:
+        """Numbers of the classes by name, None where there are none; of several tasks a dict by column."""
+        return {task.column: task.numbers for task in self.tasks} if self.several else self.task.numbers
+
+    def of_task(self: E, task: Task) -> E:
         """The same as if this task were its only one."""
         alone = copy.copy(self)
-        alone.columns = replace(self.columns, label=name, weight=self.columns.weights.get(name))
-        alone.label2id = None if self.label2id is None else self.label2id[name]
-        alone.problem_type = self.problem_type[name]
+        alone.columns = replace(self.columns, label=task.column, weight=task.weight)
+        alone.tasks = [task]
         return alone
 
     def alone(self: E) -> list[E]:
         """By task the same as if it were the only one."""
-        return [self.of_task(name) for name in self.tasks] or [self]
+        return [self.of_task(task) for task in self.tasks] if self.several else [self]
 
     @property
     def searches(self) -> bool:
         """Whether it learns from pairs, without labels."""
-        return self.problem_type == RETRIEVAL
+        return not any(task.needs_labels for task in self.tasks)
 
     @property
     def writes(self) -> bool:
         """Whether it answers by a text."""
-        return self.problem_type == GENERATION
+        return any(task.writes for task in self.tasks)
+
+    @property
+    def transcribes(self) -> bool:
+        """Whether it writes what is heard, by CTC."""
+        return any(task.transcribes for task in self.tasks)
 
     # How answers are measured
 
@@ -131,29 +136,20 @@ class Evaluator:
         return {} if split != "validation" or self.generates_validation else None
 
     def metrics(self, logits: Any, labels: Any, kinds: list | None = None, generated: bool = True) -> dict[str, Any]:
-        """What is measured, the metric that counts first: see `classification_metrics`, `multi_task_metrics`,
-        `retrieval_metrics`, `generation_metrics` and, of a model that writes but did not, `token_metrics`."""
-        if self.searches:
-            return retrieval_metrics(logits, labels)
-        if self.writes and not generated:
-            return token_metrics(logits, labels)
-        if self.writes:
-            said = [text or "" for text in self.collator.texts_of(logits)]
-            return generation_metrics(said, self.collator.texts_of(labels), kinds)
-        measure = multi_task_metrics if self.tasks else classification_metrics
-        return measure(logits, labels, self.problem_type, kinds)
+        """What is measured, the metric that counts first: see `Task.measure` and `multi_task_metrics`."""
+        if self.several:
+            return multi_task_metrics(self.tasks, logits, labels, kinds)
+        return self.task.measure(logits, labels, kinds, self.collator.texts_of, generated)
 
     def first_metric(self) -> str:
         """The name of the metric that the model is chosen by."""
-        if self.searches:
-            return "mean_recall"
-        if self.writes:
-            return "chrf" if self.generates_validation else TOKEN_ACCURACY
-        return "score" if self.tasks else first_metric(self.problem_type)
+        if self.writes and not self.generates_validation:
+            return TOKEN_ACCURACY
+        return "score" if self.several else self.task.first_metric
 
     def task_metrics(self) -> dict[str, str]:
-        """By task the name of its first metric in `multi_task_metrics`."""
-        return {task: f"{task}_{first_metric(self.problem_type[task])}" for task in self.tasks}
+        """Of several tasks by column the name of the first metric in `multi_task_metrics`."""
+        return {task.label: f"{task.label}_{task.task.first_metric}" for task in self.alone()} if self.several else {}
 
     # Rows and their labels
 

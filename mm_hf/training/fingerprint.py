@@ -8,6 +8,7 @@
 | a stream | its files, likewise |
 | preprocessing | the keys of what the processor's `save_pretrained` writes |
 | frozen encoders | their config and weights, by checksum; those of the Hub by their revision |
+| imported files | their content |
 
 Content is read of up to `MOST_BYTES` a column and part; of more, every so many items are. All is found by one process,
 and costs little beside the reading of the data. It finds mistakes, not malice.
@@ -34,11 +35,12 @@ from ..data import Columns, resolve_path
 from ..data.files_read import files_of, marks_of
 from ..models.checkpoint_files import CHECKSUMS
 from ..models.checksums import CHUNK, checksum_of
-from ..models.configuration_mm_fusion import PRETRAINED_MODALITIES
+from .by_modality import encoder_of, pretrained_modalities
 
 
 MOST_BYTES = 2**30
 BLOCK, BLOCK_OF_ITEMS = 10_000, 1000  # rows that are looked at together; pictures are large
+IMPORTED = "imported"
 STREAM = "the files of the stream"
 # Of what a processor writes: where it came from, and how the library calls it.
 NO_PREPROCESSING = {
@@ -59,6 +61,7 @@ class Fingerprint:
         root: see `data_root_of`.
         processor: of the run; None: it is not looked at.
         encoders: by modality folder or Hub id of each encoder that is frozen.
+        imported: files that were imported; None: they are not looked at.
 
     Attributes:
         kept: what goes into rows.json, but for the content of files, see `settle`.
@@ -72,6 +75,7 @@ class Fingerprint:
         root: str | None,
         processor: MMFusionProcessor | None = None,
         encoders: Mapping[str, str] = MappingProxyType({}),
+        imported: Iterable[str] | None = None,
     ):
         self.paths: dict[tuple[str, str], list[str]] = {}
         self.kept: dict[str, Any] = {"columns": {}, "files": {}}
@@ -86,6 +90,9 @@ class Fingerprint:
                 self.kept["columns"][part] = {name: self.digest_of(split, part, name, root) for name in names}
         self.kept["processor"] = {} if processor is None else keys_of_processor(processor)
         self.kept["encoders"] = {modality: files_of_encoder(source) for modality, source in encoders.items()}
+        self.imported = None if imported is None else marks_of_imported(imported)
+        if self.imported:
+            self.kept[IMPORTED] = self.imported
 
     def digest_of(self, split: Dataset, part: str, column: str, root: str | None) -> str:
         """Of one column, in the order of its rows. Notes the files that it names."""
@@ -172,11 +179,20 @@ class Fingerprint:
             if before != value:
                 both = "" if is_digest(before) or is_digest(value) else f" ({before!r}, now {value!r})"
                 yield f"the processor: {key}{both}"
+        before = found.get(IMPORTED, {})
+        for name in sorted({*before, *self.imported}) if self.imported is not None else []:
+            if before.get(name) != self.imported.get(name):
+                yield f"the imported file {name}"
         for modality, files in self.kept["encoders"].items():
             before = found.get("encoders", {}).get(modality)
             for name in sorted({*before, *files}) if before and files else []:  # else they were not known
                 if before.get(name) != files.get(name):
                     yield f"the {modality} encoder's {name}"
+
+
+def marks_of_imported(files: Iterable[str]) -> dict[str, str]:
+    """A checksum of each imported file by its name, as `Fingerprint` keeps it."""
+    return {Path(file).name: f"xxh3 {checksum_of(file)}" for file in files}
 
 
 def said_of(part: str, column: str) -> str:
@@ -348,6 +364,6 @@ def frozen_sources(model_args: Any) -> dict[str, str]:
     if getattr(model_args, "init_from", None) is not None:
         return {}
     frozen = model_args.freeze_encoders
-    chosen: Iterable[str] = PRETRAINED_MODALITIES if frozen is True else frozen or ()
-    sources = {name: getattr(model_args, f"{name}_encoder", None) for name in chosen}
+    chosen: Iterable[str] = pretrained_modalities() if frozen is True else frozen or ()
+    sources = {name: encoder_of(model_args, name) for name in chosen}
     return {name: source for name, source in sources.items() if source is not None}

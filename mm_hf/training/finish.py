@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import json
 import time
-from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -15,20 +14,19 @@ from .. import MMFusionPreTrainedModel
 from ..data import MultimodalCollator
 from ..evaluation import (
     Predictions,
-    chance_mean_recall,
-    chance_recall,
     compare,
-    constant_logits,
-    has_label,
-    majority_answer,
-    median_answer,
+    measure_answers,
     predict,
     verdict,
 )
+from ..models.modality import modality_of
+from ..models.text import Text
+from ..models.vision import Vision
 from ..nonfinite import check_finite
 from .build import merge_adapters
 from .evaluator import Evaluator, OtherPictures, evaluate, report_of
 from .provenance import commit_or_version, hardware, versions
+from .recipe import recipe_of
 from .run import Run
 from .run_report import write_run
 from .train_arguments import TrainArguments
@@ -69,12 +67,12 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
         floors += [] if run.searches else measure_floors(run, fit)
         results["floors"] = {name: value for name, _, value in floors if name != WER_OF_MAJORITY}
         if run.searches:
-            results["floors"] = chance_recall(predictions.labels) | results["floors"]
+            results["floors"] = run.task.chance(predictions.labels)[1] | results["floors"]
         run.seconds["floors"] = time.perf_counter() - started
     results["comparisons"] = compare(report["metrics"], floors)
     results["verdict"] = verdict(results["comparisons"])
 
-    recipe = {"name": run.name, **vars(run.model_args), **vars(run.data_args), **vars(run.train_args)}
+    recipe = {"name": run.name, **recipe_of(run.model_args, run.data_args, run.train_args)}
     results |= {
         "seed": run.train_args.seed,
         "seconds": {key: round(value, 1) for key, value in run.seconds.items()},
@@ -94,7 +92,7 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
 
 
 def constant_floors(run: Evaluator, predictions: Predictions) -> list[Floor]:
-    """What the best answer scores that looks at no row, see `majority_answer`: learned from the labels of the training
+    """What the best answers score that look at no row, see `Task.constants`: learned from the labels of the training
     part, measured on the test part, for each task; of a search what an order drawn at random finds.
 
     Args:
@@ -102,45 +100,37 @@ def constant_floors(run: Evaluator, predictions: Predictions) -> list[Floor]:
         predictions: of its model, for the test part.
     """
     if run.searches:
-        return [("chance_mean_recall", "mean_recall", chance_mean_recall(predictions.labels))]
-    guesses: dict[str, torch.Tensor] = {}
-    medians: dict[str, torch.Tensor] = {}
-    for task in run.alone():
-        column = task.label
+        return run.task.chance(predictions.labels)[0]
+    firsts: list[Floor] = []
+    others: list[Floor] = []
+    scores = []
+    for alone in run.alone():
+        task, column = alone.task, alone.label
         try:
-            labels = task.read_labels("train", bad=[], of_stream=STREAMED_LABELS)  # the training has judged bad ones
+            learned = alone.read_labels("train", bad=[], of_stream=STREAMED_LABELS)  # the training has judged bad ones
         except Exception as error:  # each reader raises its own types, and the model is trained by now
             run.say(f"no constant guess: the labels of train cannot be read again ({type(error).__name__}: {error})")
             return []
+        labels = predictions.labels[column] if run.several else predictions.labels
         if task.writes:
-            texts = [tuple(tokens) for tokens in labels.tolist()]
-            (text, _), *_ = Counter(text for text in texts if set(text) != {-100}).most_common(1)
-            answers = torch.tensor(text).expand(len(predictions.labels), -1)
-            metrics = run.metrics(answers, predictions.labels)["metrics"]
-            return [("majority", "chrf", metrics["chrf"]), (WER_OF_MAJORITY, "wer", metrics["wer"])]
-        logits = predictions.logits[column] if run.tasks else predictions.logits
-        if not has_label(labels, task.problem_type).any():
-            run.say(f"no constant guess: none of the first {len(labels):,} rows of train has a label in {column!r}")
+            task, (learned, labels) = task.readable([learned, labels], run.collator.texts_of)
+        if not task.has_label(learned).any():
+            run.say(f"no constant guess: none of the first {len(learned):,} rows of train has a label in {column!r}")
             return []
-        answer = majority_answer(labels, task.problem_type, logits.shape[1])
-        guesses[column] = constant_logits(answer, task.problem_type, *logits.shape)
-        if task.problem_type == "regression":
-            medians[column] = constant_logits(median_answer(labels), task.problem_type, *logits.shape)
-    if not run.tasks:
-        (column,) = guesses
-        name = "mean" if medians else "majority"
-        floors = floor_of(run, name, run.metrics(guesses[column], predictions.labels))
-        for values in medians.values():
-            floors.append(("mae_of_median", "mae", run.metrics(values, predictions.labels)["metrics"]["mae"]))
-        return floors
-    report = run.metrics(guesses, predictions.labels)["metrics"]
-    floors = [("constant_guess", "score", report["score"])]
-    for column, metric in run.task_metrics().items():
-        floors.append((f"{column}_{'mean' if column in medians else 'majority'}", metric, report[metric]))
-    if medians:
-        report = run.metrics({**guesses, **medians}, predictions.labels)["metrics"]
-        floors += [(f"{column}_mae_of_median", f"{column}_mae", report[f"{column}_mae"]) for column in medians]
-    return floors
+        logits = None if task.writes else predictions.logits[column] if run.several else predictions.logits
+        outputs, before = 0 if logits is None else logits.shape[1], f"{column}_" if run.several else ""
+        targets = task.targets(labels[task.has_label(labels)])
+        for place, (name, guess) in enumerate(task.constants(learned, outputs).items()):
+            answers = guess.answer.expand(len(targets), *guess.answer.shape)
+            metrics = measure_answers(task, answers, targets, outputs)["metrics"]
+            floor = (before + name, before + guess.metric, metrics[guess.metric])
+            if place:
+                others.append(floor)
+            else:
+                firsts.append(floor)
+                scores.append(task.score(metrics, answers, targets) if run.several else 0.0)
+    together = [("constant_guess", "score", sum(scores) / len(scores))] if run.several else []
+    return together + firsts + others
 
 
 def measure_floors(run: Run, fit: Fit) -> list[Floor]:
@@ -154,7 +144,6 @@ def measure_floors(run: Run, fit: Fit) -> list[Floor]:
     """
     floors: list[Floor] = []
     modalities = run.model.config.modalities
-    names = {"vision": "image_only", "tabular": "table_only"}
     for modality in modalities if len(modalities) > 1 else []:
         alone = dataclasses.replace(run.collator, absent=dict.fromkeys(set(modalities) - {modality}))
         args = copy.copy(run.train_args)
@@ -169,8 +158,8 @@ def measure_floors(run: Run, fit: Fit) -> list[Floor]:
         model = run.build().to(run.accelerator.device)
         fit(run, model, alone, args)
         _, report = evaluate(run, model, alone, "test")
-        floors += floor_of(run, names.get(modality, f"{modality}_only"), report)
-    if {"vision", "text"} <= set(modalities):
+        floors += floor_of(run, f"{modality_of(modality).row_keys[0]}_only", report)
+    if {Vision.name, Text.name} <= set(modalities):
         generator = torch.Generator().manual_seed(run.train_args.seed)
         order = torch.randperm(len(run.splits["test"]), generator=generator).tolist()
         shuffled = OtherPictures(run.splits["test"], "test", run.columns, order)

@@ -6,15 +6,19 @@ It imports neither torch nor transformers (whose `HfArgumentParser` does), so th
 import argparse
 import ast
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
 from functools import partial
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..models.names import did_you_mean
-from .values import finite_number, truth, whole_number
+from .by_modality import over, short_forms
+from .recipe_files import parse_yaml
+from .values import checked_values, finite_number, truth, whole_number
 
 
+OF_RECIPES = ("aliases", "flag", "forms", "needs", "usual", "names_columns")  # metadata that argparse has no use for
+NOT_GIVEN = object()
 METAVARS = {int: "INT", float: "NUMBER", bool: "true|false", str: "TEXT"}
 
 
@@ -46,8 +50,10 @@ class ArgumentParser(argparse.ArgumentParser):
     one line, without the list of all flags before it.
 
     Args:
-        groups: dataclasses. The metadata of a field may hold `help`, `choices`, `aliases` (other flags for it), and
-            whatever `add_argument` takes; the first line of a class's docstring is the title of its flags.
+        groups: dataclasses. The metadata of a field may hold `help`, `choices`, `flag` (its name, where that is not
+            the field's), `aliases` (other flags for it), `forms` (types that it may have beside its own, written as
+            in YAML), and whatever `add_argument` takes; the first line of a class's docstring is the title of its
+            flags.
         kwargs: of `argparse.ArgumentParser`.
     """
 
@@ -68,19 +74,32 @@ class ArgumentParser(argparse.ArgumentParser):
         """All flags, without their dashes."""
         return {name.lstrip("-") for action in self._actions for name in action.option_strings}
 
+    def given(self, words: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+        """What `parse_known_args` gives, with `NOT_GIVEN` for each field that no flag gives."""
+        names = [key.name for group in self.groups for key in fields(group) if "action" not in key.metadata]
+        return self.parse_known_args(words, argparse.Namespace(**dict.fromkeys(names, NOT_GIVEN)))
+
     def parse_args_into_dataclasses(self, words: list[str] | None = None) -> list[Any]:
         """One instance of each dataclass; behind them, where there are other arguments, a namespace of these.
 
         Raises:
             ValueError: a word that is no flag and not asked for, or what the dataclasses refuse.
         """
-        namespace, others = self.parse_known_args(words)
+        namespace, others = self.given(words)
         if others:
             flags = [word.split("=")[0] for word in others if word.startswith("-")]
             if flags:
                 raise ValueError(f"unknown flag {flags[0]}.{did_you_mean(flags[0].lstrip('-'), self.names())}")
             raise ValueError(f"unexpected {others[0]!r:.80}: give values behind the flag that they belong to.")
-        values, found = vars(namespace), []
+        given = {name: value for name, value in vars(namespace).items() if value is not NOT_GIVEN}
+        below = {name: self.get_default(name) for name in vars(namespace)}
+        short = short_forms(given, below)
+        of_yaml = {
+            name: value
+            for name, value in short.items()
+            if value is not given.get(name) or isinstance(value, dict | list)
+        }
+        values, found = over(below, {**short, **checked_values(of_yaml, self.groups)}), []
         for group in self.groups:
             found.append(group(**{key.name: values.pop(key.name) for key in fields(group)}))
         return [*found, namespace] if values else found
@@ -93,7 +112,7 @@ def add_flag(section: Any, key: Field, hint: Any):
     hint = kinds[0] if kinds else hint
     several = get_origin(hint) is list
     kind = get_args(hint)[0] if several else hint
-    settings = {name: value for name, value in key.metadata.items() if name != "aliases"}
+    settings = {name: value for name, value in key.metadata.items() if name not in OF_RECIPES}
     settings |= {"required": True} if key.default is MISSING else {"default": key.default}
     if several:
         settings = {"nargs": "+", **settings}
@@ -102,12 +121,29 @@ def add_flag(section: Any, key: Field, hint: Any):
     readers = {int: partial(whole_number, name=key.name), float: partial(finite_number, name=key.name), bool: truth}
     if "choices" not in settings:
         settings = {"metavar": METAVARS[kind], **settings}
-    names = [*spellings(key.name), *key.metadata.get("aliases", ())]
-    section.add_argument(*names, type=readers.get(kind, kind), **settings)
+    reader: Any = readers.get(kind, kind)
+    if key.metadata.get("forms") and "choices" not in settings:
+        reader = partial(by_form, reader)
+    names = [*spellings(key.metadata.get("flag", key.name)), *key.metadata.get("aliases", ())]
+    section.add_argument(*names, type=reader, dest=key.name, **settings)
     if kind is bool and key.default is True:
         section.add_argument(
             *spellings(f"no_{key.name}"), dest=key.name, action="store_false", default=True, help=argparse.SUPPRESS
         )
+
+
+def by_form(reader: Callable[[str], Any], text: str) -> Any:
+    """The value of a flag that may also be a dict or a list of YAML.
+
+    Raises:
+        ArgumentTypeError: it is neither that, nor what the reader takes.
+    """
+    if not text.startswith(("{", "[")):
+        return reader(text)
+    try:
+        return parse_yaml(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r:.80}: {error}") from None
 
 
 def spellings(name: str) -> list[str]:

@@ -33,18 +33,20 @@ def fit_fresh_heads(model: MMFusionPreTrainedModel, heads: dict[Any, Head], run:
 
     Args:
         model: as the run starts with it, but for these heads.
-        heads: by task, or the label of the only one, those that know none of their labels.
+        heads: by task, or the label of the only one, those that know none of their labels; those from outside whose
+            last layer is another than `nn.Linear` are passed over.
         run: the run, whose collator makes the batches.
 
     Returns:
         by the line that says that a head is fresh the line in its place; nothing of a stream, whose rows come later.
     """
-    if not heads or isinstance(run.splits["train"], IterableDataset):
+    linear = {task: head for task, head in heads.items() if isinstance(head.layer, torch.nn.Linear)}
+    if not linear or isinstance(run.splits["train"], IterableDataset):
         return {}
-    vectors, labels = vectors_of(model, heads, run)
+    vectors, labels = vectors_of(model, linear, run)
     balanced = run.train_args.imbalance in ("class_weights", "balanced_sampler", "logit_adjustment")
     lines = {}
-    for task, head in heads.items():
+    for task, head in linear.items():
         targets = labels[task] if isinstance(labels, dict) else labels
         if rows := fit(head, vectors[task].numpy(), targets.numpy(), "balanced" if balanced else None):
             fresh = f"{title_of(task, head)}: fresh"

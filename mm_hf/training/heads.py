@@ -1,26 +1,16 @@
-"""The heads that a recipe can ask for, by the names of its key `task`."""
+"""The heads that a recipe can ask for, by the names of its key `task`, and what they say of the labels."""
 
-from .. import (
-    MMFusionForClassification,
-    MMFusionForConditionalGeneration,
-    MMFusionForCTC,
-    MMFusionForMultiTask,
-    MMFusionForQuestionAnswering,
-    MMFusionForRetrieval,
-    MMFusionPreTrainedModel,
-)
-from ..models.ctc_mm_fusion import CTC
-from ..models.generation_mm_fusion import GENERATION
-from .model_arguments import RETRIEVAL
+from ..heads import HEADS, TASK_OF
+from ..models.head_table import HEAD_TABLE
+from ..tasks import Task, task_of_head
 
 
-HEADS: dict[str, type[MMFusionPreTrainedModel]] = {
-    "question_answering": MMFusionForQuestionAnswering,
-    "classification": MMFusionForClassification,
-    "multi_task": MMFusionForMultiTask,
-    RETRIEVAL: MMFusionForRetrieval,
-    GENERATION: MMFusionForConditionalGeneration,
-    CTC: MMFusionForCTC,
-}
-# By the name of a head's class its task, where the columns of the data do not tell it.
-TASK_OF = {head.__name__: task for task, head in HEADS.items() if task not in ("question_answering", "multi_task")}
+KEY_OF = {entry.class_name: entry.task for entry in HEAD_TABLE}
+
+
+def task_of_class(name: str) -> type[Task] | None:
+    """The task of a class of models, by its name; None where its labels tell."""
+    return task_of_head(KEY_OF.get(name))
+
+
+__all__ = ["HEADS", "TASK_OF", "task_of_class"]

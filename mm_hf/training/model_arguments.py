@@ -1,8 +1,9 @@
 """The keys of a recipe that say what is built."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ..models.head_table import HEAD_TABLE, RETRIEVAL  # noqa: F401
 from ..models.names import shown
 from .recipe_files import parse_yaml
 from .values import checked_value
@@ -11,7 +12,6 @@ from .values import checked_value
 DEFAULT_VISION_ENCODER = "google/vit-base-patch16-224"
 DEFAULT_TEXT_ENCODER = "google-bert/bert-base-uncased"
 DEFAULT_AUDIO_ENCODER = "openai/whisper-tiny"
-RETRIEVAL = "retrieval"  # of the tasks the one without labels
 
 
 def by_name(name: str, hint: Any, form: str, value: Any) -> dict[str, Any] | None:
@@ -42,30 +42,44 @@ class ModelArguments:
             "head where labels have the same names. Keys of these that are left out are as there."
         },
     )
+    encoders: str | None = field(
+        default=None,
+        metadata={
+            "help": 'Hub ids or folders by modality, as "{vision: google/vit-base-patch16-224}"; short forms: '
+            "vision_encoder, text_encoder, audio_encoder.",
+            "forms": (dict[str, str],),
+        },
+    )
     vision_encoder: str | None = field(
         default=None,
         metadata={
             "help": f"Hub id or folder; left out beside an image_column, "
-            f"as MM_HF_ENCODERS says, else {DEFAULT_VISION_ENCODER}."
+            f"as MM_HF_ENCODERS says, else {DEFAULT_VISION_ENCODER}.",
+            "usual": DEFAULT_VISION_ENCODER,
         },
     )
     text_encoder: str | None = field(
         default=None,
         metadata={
             "help": f"Hub id or folder; left out beside a text_column, "
-            f"as MM_HF_ENCODERS says, else {DEFAULT_TEXT_ENCODER}."
+            f"as MM_HF_ENCODERS says, else {DEFAULT_TEXT_ENCODER}.",
+            "usual": DEFAULT_TEXT_ENCODER,
         },
     )
     audio_encoder: str | None = field(
         default=None,
         metadata={
             "help": f"Hub id or folder; left out beside an audio_column, "
-            f"as MM_HF_ENCODERS says, else {DEFAULT_AUDIO_ENCODER}."
+            f"as MM_HF_ENCODERS says, else {DEFAULT_AUDIO_ENCODER}.",
+            "usual": DEFAULT_AUDIO_ENCODER,
         },
     )
     max_audio_seconds: int | None = field(
         default=None,
-        metadata={"help": "Longer sounds are cut; Whisper's encoder, which takes 30, is cut to these seconds too."},
+        metadata={
+            "help": "Longer sounds are cut; Whisper's encoder, which takes 30, is cut to these seconds too.",
+            "needs": "audio_encoder",
+        },
     )
     series_rnn_type: str = field(
         default="lstm",
@@ -100,9 +114,21 @@ class ModelArguments:
             "choices": ["tokens", "channels"],
         },
     )
-    text_pooling: str | None = field(default=None, metadata={"help": "cls, last or mean; left out, by encoder."})
+    pooling: str | None = field(
+        default=None,
+        metadata={
+            "help": "How one vector is read from the tokens of an encoder: cls, last or mean; left out, by encoder. "
+            'Also by modality: "{audio: mean}".',
+            "forms": (dict[str, str],),
+        },
+    )
+    text_pooling: str | None = field(default=None, metadata={"help": "Likewise, of the text encoder alone."})
     image_size: int | None = field(
-        default=None, metadata={"help": "Side in pixels that images are resized to; left out, the encoder's own."}
+        default=None,
+        metadata={
+            "help": "Side in pixels that images are resized to; left out, the encoder's own.",
+            "needs": "vision_encoder",
+        },
     )
     image_background: str | None = field(
         default=None,
@@ -114,16 +140,24 @@ class ModelArguments:
     freeze_encoders: bool = field(
         default=False,
         metadata={
-            "help": "Train projections, fusion and head alone. In a recipe also a list of modalities: [vision]."
+            "help": 'Train projections, fusion and head alone. Also a list of modalities, "[vision]", or by '
+            'modality: "{default: true, text: false}".',
+            "forms": (list[str], dict[str, bool]),
         },
     )
     trained_layers: str | None = field(
         default=None,
-        metadata={"help": 'Encoders of which the top layers alone train, and how many, as "{vision: 2}".'},
+        metadata={
+            "help": 'Encoders of which the top layers alone train, and how many, as "{vision: 2}".',
+            "forms": (dict[str, int],),
+        },
     )
     modality_dropout: float = field(
         default=0.0,
-        metadata={"help": "Chance that a row trains without a modality. In a recipe also by modality: {text: 0.5}."},
+        metadata={
+            "help": 'Chance that a row trains without a modality. Also by modality: "{text: 0.5}".',
+            "forms": (dict[str, object],),  # the config says what each may be
+        },
     )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations, to save memory."})
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa (default), eager, flex_attention…"})
@@ -145,7 +179,7 @@ class ModelArguments:
             "classification; multi_task where there are several columns of labels; retrieval learns from pairs of "
             "text and picture or sound, without labels; generation writes the text that the label column holds; ctc "
             "writes it down from the sound, letter by letter.",
-            "choices": ["question_answering", "classification", "multi_task", "retrieval", "generation", "ctc"],
+            "choices": [head.task for head in HEAD_TABLE],
         },
     )
     decoder: str | None = field(
@@ -189,7 +223,10 @@ class ModelArguments:
     )
     task_weights: str | None = field(
         default=None,
-        metadata={"help": 'The fixed weights by column of labels, as "{tone: 0.5}"; left out, 1.'},
+        metadata={
+            "help": 'The fixed weights by column of labels, as "{tone: 0.5}"; left out, 1.',
+            "forms": (dict[str, float],),
+        },
     )
 
     def __post_init__(self):
@@ -199,9 +236,11 @@ class ModelArguments:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if self.lora_alpha is not None and not self.lora_alpha > 0:
             raise ValueError(f"lora_alpha must be above 0, got {self.lora_alpha}.")
-        forms = {"task_weights": (dict[str, float], "{tone: 0.5}"), "trained_layers": (dict[str, int], "{vision: 2}")}
-        for name, (hint, form) in forms.items():
-            setattr(self, name, by_name(name, hint, form, getattr(self, name)))
+        examples = {"task_weights": "{tone: 0.5}", "trained_layers": "{vision: 2}"}
+        for key in fields(self):
+            if key.name in examples:
+                (hint,) = key.metadata["forms"]
+                setattr(self, key.name, by_name(key.name, hint, examples[key.name], getattr(self, key.name)))
         trained_layers: Any = self.trained_layers or {}
         if strange := [layers for layers in trained_layers.values() if layers < 1]:
             raise ValueError(f"trained_layers must be of the form {{vision: 2}}, 1 and more; got {strange[0]}.")

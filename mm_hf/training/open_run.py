@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -18,16 +19,15 @@ from ..data import (
     names_of_classes,
     summary_lines,
 )
-from ..models.ctc_mm_fusion import CTC
-from ..models.generation_mm_fusion import GENERATION
+from ..data.modalities import READERS
+from ..tasks import by_column, task_of_head
 from .advice import advise_on_freezing
-from .build import build_model, build_processor, build_tokenizer, head_arguments, head_of, loss_arguments
+from .build import build_model, build_processor, fit_settings, head_arguments, head_of
 from .checks import check_arguments
 from .exits import goes_on_in
 from .features import build_cache
 from .fingerprint import Fingerprint, frozen_sources
-from .model_arguments import RETRIEVAL
-from .recipe import given_keys, parse_arguments
+from .recipe import given_keys, parse_arguments, recipe_of
 from .run import Run
 from .run_folder import claim_run_folder, is_begun, read_recipe_of
 from .same_data import check_same_data
@@ -35,7 +35,6 @@ from .splits import (
     AS_WRITTEN,
     check_rows,
     columns_in_use,
-    lines_of_table,
     load_parts,
     read_labels,
     reads_as_written,
@@ -69,27 +68,40 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
         begun = read_recipe_of(output_dir).get("defaults_version", train_args.defaults_version)
         train_args.defaults_version = min(begun, train_args.defaults_version)
     recipe = {"script": script, "num_processes": accelerator.num_processes}
-    recipe |= {**vars(model_args), **vars(data_args), **vars(train_args)}
+    recipe |= recipe_of(model_args, data_args, train_args)
     overwrite, allow_changes = train_args.overwrite_output_dir, train_args.allow_changes
     goes_on_in(output_dir)
     if not claim_run_folder(accelerator, output_dir, recipe, overwrite, allow_changes):
         return None
 
-    task = model_args.task
-    transcribes, writes = task == CTC, task in (GENERATION, CTC)
+    known = task_of_head(model_args.task)
+    writes = known is not None and known.writes
     columns = replace(columns_in_use(data_args), weight=data_args.weight_column)
     as_written = train_args.defaults_version > 1 and reads_as_written(output_dir)
     with accelerator.local_main_process_first():  # the others find what it prepared
         to_write = columns.labels if writes else []
         loaded = load_parts(data_args, columns, train_args.seed, as_text=to_write, as_written=as_written)
-    splits, names, problem_type, label2id = read_labels(loaded, columns, data_args, task)
+    splits, tasks = read_labels(loaded, columns, data_args, model_args.task)
+    names, label2id, problem_type = (
+        by_column(columns, tasks, attrgetter(key)) for key in ("names", "numbers", "problem_type")
+    )
     processor = build_processor(model_args, data_args, splits, as_written, train_args.defaults_version, start)
-    if transcribes and processor.tokenizer is None:
-        processor.tokenizer = build_tokenizer(model_args.tokenizer, splits["train"], columns, names)
+    for task in tasks:
+        task.prepare(processor, model_args, splits["train"])
+    transcribes = any(task.transcribes for task in tasks)
     rows = {part: len(dataset) for part, dataset in splits.items() if isinstance(dataset, Dataset)}
     data = {"rows": rows, "classes": names} | ({"cells": AS_WRITTEN} if as_written else {})
     root = data_root_of(data_args.source, data_args.data_root)
-    fingerprint = partial(Fingerprint, loaded, columns, data_args.source, root, processor, frozen_sources(model_args))
+    fingerprint = partial(
+        Fingerprint,
+        loaded,
+        columns,
+        data_args.source,
+        root,
+        processor,
+        frozen_sources(model_args),
+        data_args.import_files or (),
+    )
     check_same_data(accelerator, output_dir, recipe, data, fingerprint, allow_changes)
     table_names = names_of_classes(splits["train"].features, columns.table)
     run = Run(
@@ -98,9 +110,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
         accelerator=accelerator,
         columns=columns,
         splits=splits,
-        problem_type=problem_type,
-        label2id=label2id,
-        transcribes=transcribes,
+        tasks=tasks,
         generates_validation=train_args.predict_with_generate,
         processor=processor,
         collator=MultimodalCollator(
@@ -112,7 +122,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
             root=root,
             max_target_length=None if transcribes else model_args.max_target_length,
             target_end=not transcribes,
-            pair_ids=task == RETRIEVAL,
+            pair_ids=not any(task.needs_labels for task in tasks),
             num_frames=model_args.num_frames,
             table_names=table_names,
         ),
@@ -131,8 +141,9 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     if accelerator.is_main_process:
         tokenizer = processor.tokenizer if columns.text or writes else None
         run.say("\n".join(summary_lines(describe(splits, columns, names, problem_type, tokenizer, root))))
-        for line in lines_of_table(splits, data_args) if as_written else []:
-            run.say(line)
+        for reader in READERS.values():
+            for line in reader.said_of_fit(splits, columns, **fit_settings(data_args, as_written)):
+                run.say(line)
     for part, dataset in splits.items():
         if names_of_classes(dataset.features, columns.table) != table_names:
             raise ValueError(
@@ -140,7 +151,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
             )
     check_rows(run)
 
-    losses = [loss_arguments(alone, bool(run.tasks)) for alone in run.alone()]
+    losses = [alone.task.loss_arguments(alone, run.several) for alone in run.alone()]
     if start is not None:
         set_seed(train_args.seed)
         if accelerator.is_main_process:

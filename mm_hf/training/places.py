@@ -22,7 +22,8 @@ def working_dir(output_dir: Path) -> str | None:
 
 
 def find_data(recipe: dict[str, Any], run_folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The recipe of a run with the places of its data as they are seen from the present folder.
+    """The recipe of a run with the places of its data, and of what it imports, as they are seen from the present
+    folder.
 
     A relative path starts from the folder that the run was started in. Of a run that does not know it, or was moved
     without its data, the present folder, the repository and the two folders above the run are tried, in this order;
@@ -42,13 +43,18 @@ def find_data(recipe: dict[str, Any], run_folder: Path) -> tuple[dict[str, Any],
     bases += [os.getcwd(), *([] if repository is None else [str(repository)])]
     bases += [str(run_folder.parent), str(run_folder.parent.parent)]
     found, notes = dict(recipe), []
-    for key in ("dataset", "data_root"):
-        given = recipe.get(key)
+
+    def find(key: str, given: Any) -> Any:
         if not isinstance(given, str) or os.path.isabs(given):
-            continue
+            return given
         places = (os.path.normpath(os.path.join(base, given)) for base in bases)
         place = next((place for place in places if os.path.exists(place) or glob.glob(place, recursive=True)), None)
-        if place is not None and os.path.realpath(place) != os.path.realpath(given):
-            found[key] = place
-            notes.append(f"{key} {given!r} of {run_folder.name} is {place}")
+        if place is None or os.path.realpath(place) == os.path.realpath(given):
+            return given
+        notes.append(f"{key} {given!r} of {run_folder.name} is {place}")
+        return place
+
+    for key in [key for key in ("dataset", "data_root", "import") if key in recipe]:
+        given = recipe[key]
+        found[key] = [find(key, file) for file in given] if isinstance(given, list) else find(key, given)
     return found, notes

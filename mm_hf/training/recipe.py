@@ -4,29 +4,27 @@
 refused. A recipe that names another one as its `base`, from its own folder, takes over all keys that it does not have.
 """
 
-from argparse import SUPPRESS
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 from ..models.names import did_you_mean
+from .by_modality import KEPT, listed, short_forms
 from .data_arguments import DataArguments
-from .flags import ArgumentParser
+from .flags import NOT_GIVEN, ArgumentParser
 from .model_arguments import ModelArguments
 from .recipe_files import RECIPE_ENDINGS, read_recipe
 from .recipe_or_data import name_of_data, recipe_or_data
 from .train_arguments import TrainArguments
-from .values import checked_values
+from .values import checked_value, checked_values
 
 
-# What a key may also be in a recipe, and not as a flag.
-FORMS = {
-    "freeze_encoders": list[str],
-    "modality_dropout": dict[str, object],  # the config says what each may be
-    "problem_type": dict[str, str],
-    "weight_column": dict[str, str],
-    "task_weights": dict[str, float],
-    "trained_layers": dict[str, int],
-}
 ALL_ARGUMENTS = (ModelArguments, DataArguments, TrainArguments)
+IMPORT, IMPORT_FILES = "import", "import_files"  # the key, and the field, which cannot be called so in Python
+# Keys that recipe.json has only where they are given: runs of before the key are not told apart by it.
+ONLY_WHERE_GIVEN = (IMPORT_FILES, *KEPT)
 
 
 def training_parser(description: str, prog: str) -> ArgumentParser:
@@ -62,7 +60,7 @@ def parse_arguments(
     """
     parser = training_parser(description, prog)
     parsed, others = parser.parse_known_args(words)
-    source, known = parsed.source, {key.name for group in ALL_ARGUMENTS for key in fields(group)}
+    source = parsed.source
     if flags := [word.split("=")[0] for word in others if word.startswith("--")]:
         # Said before the recipe is read, since the flag's value may have been taken for one.
         parser.error(f"unknown flag {flags[0]}.{did_you_mean(flags[0][2:], parser.names())}")
@@ -74,17 +72,19 @@ def parse_arguments(
     name = "run"
     try:
         recipe, data = recipe_or_data(source)
+        import_first(parsed.import_files, recipe)
         if recipe is not None:
-            values = read_recipe(recipe)
+            values = keys_of(recipe)
+            known = known_keys()
             if unknown := sorted(map(str, set(values) - known)):
-                meant = did_you_mean(unknown[0], known)
+                meant = did_you_mean(unknown[0], {*known, IMPORT})
                 raise ValueError(f"unknown key {unknown[0]!r:.80}.{meant}")
             if isinstance(values.get("allow_changes"), bool):  # these are two of its words
                 values["allow_changes"] = str(values["allow_changes"]).lower()
-            parser.set_defaults(**checked_values(values, ALL_ARGUMENTS, FORMS))
+            parser.set_defaults(**checked_values(values, ALL_ARGUMENTS))
             name = recipe.name.rsplit(".", 1)[0]
     except (OSError, ValueError) as error:
-        parser.error(f"recipe {source}: {error}" if source.lower().endswith(RECIPE_ENDINGS) else str(error))
+        parser.error(f"recipe {source}: {error}" if str(source).lower().endswith(RECIPE_ENDINGS) else str(error))
     if data is not None:
         if parsed.dataset not in (None, data):
             parser.error(f"the data are named twice, as {data!r} and as --dataset {parsed.dataset!r}: keep one.")
@@ -99,10 +99,82 @@ def parse_arguments(
 
 def given_keys(words: list[str] | None = None) -> set[str]:
     """The keys that the recipe or the command line gives; those of a recipe without a value are left out."""
-    parser = training_parser("", "mm_hf train")
-    for action in parser._actions:
-        action.default = SUPPRESS
-    found = vars(parser.parse_known_args(words)[0])
-    recipe, data = recipe_or_data(found.pop("source", None), quiet=True)
-    values = {"dataset": data} if recipe is None else read_recipe(recipe)
-    return set(found) | {key for key, value in values.items() if value is not None}
+    found = vars(training_parser("", "mm_hf train").given(words)[0])
+    recipe, data = recipe_or_data(found.pop("source"), quiet=True)
+    values = {"dataset": data} if recipe is None else keys_of(recipe)
+    flags = short_forms({key: value for key, value in found.items() if value is not NOT_GIVEN}, known_keys())
+    return set(flags) | {key for key, value in values.items() if value is not None}
+
+
+def known_keys() -> set[str]:
+    """The keys that a recipe may have, by the names of their fields."""
+    return {key.name for group in ALL_ARGUMENTS for key in fields(group)}
+
+
+def keys_of(recipe: Path) -> dict[str, Any]:
+    """The values of a recipe by the names of their fields, in their short forms."""
+
+    def spell(values: dict[str, Any]) -> dict[str, Any]:
+        return short_forms(fields_of(values), known_keys())
+
+    return read_recipe(recipe, spell)
+
+
+def import_first(files: Iterable[str] | None, recipe: Path | None):
+    """Imports the files that flags name, else those of the recipe: what they register may be named by other keys.
+
+    Raises:
+        ValueError: see `import_files`.
+    """
+    if files is None and recipe is not None:
+        values = read_recipe(recipe)
+        key = IMPORT if IMPORT in values else IMPORT_FILES
+        files = None if values.get(key) is None else checked_value(key, list[str], values[key])
+    if files:
+        from ..data.imported import import_files  # loads torch
+
+        import_files(files)
+
+
+def import_files_of(recipe: Mapping[str, Any], folder: Path, files: Iterable[str] | None = None):
+    """Imports the files that flags name, else those of a run, and says so where they are not what they were.
+
+    Args:
+        recipe: of the run, as `find_data` gives it; empty where there is none.
+        folder: of the run.
+        files: of the flags.
+
+    Raises:
+        ValueError: see `import_files`.
+    """
+    unasked, files = files is None, listed(recipe.get(IMPORT)) if files is None else files
+    if not files:
+        return
+    for file in files if unasked else []:  # a folder from a stranger must not bring code that runs
+        if Path(file).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"{folder} was trained with {file}, which came with it: code of whoever made the folder. Read it, and "
+                f"run it by --import {file} if you trust it."
+            )
+    from ..data.imported import import_files
+    from .fingerprint import IMPORTED, marks_of_imported
+    from .run_folder import read_rows_of
+
+    import_files(files)
+    before = (read_rows_of(folder).get("fingerprint") or {}).get(IMPORTED, {})
+    if int(os.environ.get("RANK", 0)) == 0:
+        for name, mark in marks_of_imported(files).items():
+            changed = before.get(name, mark) != mark
+            print(f"imported {name}" + (f", which has changed since {folder} was trained" if changed else ""))
+
+
+def recipe_of(*groups: Any) -> dict[str, Any]:
+    """The values of these groups of arguments by key, as recipe.json keeps them."""
+    values = {key: value for group in groups for key, value in vars(group).items()}
+    given = {key: value for key, value in values.items() if key not in ONLY_WHERE_GIVEN or value is not None}
+    return {IMPORT if key == IMPORT_FILES else key: value for key, value in given.items()}
+
+
+def fields_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a recipe.json by the names of their fields."""
+    return {IMPORT_FILES if key == IMPORT else key: value for key, value in recipe.items()}

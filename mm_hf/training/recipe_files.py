@@ -1,5 +1,6 @@
 """Recipes as files: YAML whose surprises are told with the line that they stand in."""
 
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import yaml
 
 from ..models.files import regular_file
 from ..models.names import did_you_mean, shown
+from .by_modality import over
 
 
 MAX_BYTES = 2**20
@@ -136,11 +138,14 @@ def read_yaml(path: Path) -> Any:
     return parse_yaml(text)
 
 
-def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_recipe(
+    path: Path, spell: Callable[[dict[str, Any]], dict[str, Any]] = dict, below: tuple[Path, ...] = ()
+) -> dict[str, Any]:
     """The keys of a recipe and of those it is based on.
 
     Args:
         path: of the file.
+        spell: what each file's own keys become before they stand above those of its base.
         below: the recipes that this one is a base of.
 
     Raises:
@@ -152,10 +157,10 @@ def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         kind = "nothing" if values is None else type(values).__name__
         raise YamlError(f"needed are lines of `key: value`, got {kind} in {path.name}.")
     if "base" not in values:
-        return values
+        return spell(values)
     base = values.pop("base")
     if not isinstance(base, str) or Path(base).name != base:
         raise YamlError(f"base must be the name of a recipe in the same folder, got {shown(base)}.")
     if path.with_name(base) in (*below, path):
         raise YamlError(f"base {base!r} of {path.name} leads back to itself.")
-    return {**read_recipe(path.with_name(base), (*below, path)), **values}
+    return over(read_recipe(path.with_name(base), spell, (*below, path)), spell(values))

@@ -68,7 +68,7 @@ def holds_keys(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     known = {key.name for group in (ModelArguments, DataArguments, TrainArguments) for key in fields(group)}
-    return isinstance(values, dict) and bool(values) and set(values) <= {*known, "base"}
+    return isinstance(values, dict) and bool(values) and set(values) <= {*known, "base", "import"}
 
 
 def recipes_in(folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -19,7 +20,6 @@ from ..data import (
     BadRows,
     Columns,
     MultimodalCollator,
-    classes_to_write,
     data_root_of,
     load_splits,
     names_of_classes,
@@ -28,21 +28,22 @@ from ..data import (
 from ..data.readers import PART_OF
 from ..data.rows import SOURCE_ROW
 from ..models.configuration_mm_fusion import check_source
-from ..models.ctc_mm_fusion import CTC
 from ..models.files import read_json
-from ..models.generation_mm_fusion import GENERATION
 from ..models.names import did_you_mean
-from .data_arguments import COLUMN_OF, DatasetArguments
+from ..models.tasks import CLASSES, NUMBERS, SEVERAL, label_kind_of, problem_type_of
+from ..models.vision import Vision
+from ..tasks import Task, by_column, task_of
+from .by_modality import columns_by_modality, key_in_use, missing_columns
+from .data_arguments import DatasetArguments
 from .evaluator import Evaluator
 from .features import build_cache
-from .heads import HEADS
+from .heads import HEADS, task_of_class
 from .lock import lock_folder
 from .measuring_arguments import EvaluateArguments, measuring_parser
-from .model_arguments import RETRIEVAL
 from .places import find_data
-from .recipe import ALL_ARGUMENTS, FORMS
+from .recipe import ALL_ARGUMENTS, fields_of, import_files_of
 from .same_data import check_same_part
-from .splits import AS_WRITTEN, check_rows, columns_in_use, numbers_of
+from .splits import AS_WRITTEN, check_rows, columns_in_use
 from .values import checked_values
 
 
@@ -87,7 +88,8 @@ def parse_arguments(
         if again := [word for word in words if word.split("=")[0] == "--model"]:
             parser.error(f"the checkpoint is {words[0]!r}, the first word; leave out {again[0]}.")
         words = ["--model", *words]
-    file = Path(parser.parse_known_args(words)[0].model) / "recipe.json"
+    parsed = parser.parse_known_args(words)[0]
+    file = Path(parsed.model) / "recipe.json"
     recipe: dict[str, Any] = {}
     notes: list[str] = []
     if file.exists():
@@ -101,9 +103,10 @@ def parse_arguments(
         recipe, notes = find_data(recipe, file.parent)
     keys = {key.name for key in fields(DatasetArguments)} | {"group_column", "per_device_eval_batch_size"}
     try:
-        checked_values({key: recipe[key] for key in RECIPE_KEYS if recipe}, ALL_ARGUMENTS, FORMS, lenient=True)
-        own = {key: recipe[key] for key in keys & set(recipe)}
-        parser.set_defaults(**checked_values(own, (group, DatasetArguments), {}, lenient=True))
+        import_files_of(recipe, file.parent, parsed.import_files)
+        checked_values({key: recipe[key] for key in RECIPE_KEYS if recipe}, ALL_ARGUMENTS, lenient=True)
+        own = {key: value for key, value in fields_of(recipe).items() if key in keys}
+        parser.set_defaults(**checked_values(own, (group, DatasetArguments), lenient=True))
     except ValueError as error:
         parser.error(f"{file}: {error}")
     try:
@@ -156,9 +159,11 @@ def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedMode
         ValueError: it is none that gives classes or numbers.
     """
     config = config_of(model)
-    heads = {head.__name__: head for task, head in HEADS.items() if task != RETRIEVAL}
     found = config.architectures or [config.model_type]
-    if found[0] == HEADS[RETRIEVAL].__name__:
+    heads = {head.__name__: head for head in HEADS.values()}
+    known = {name: task_of_class(name) for name in heads}
+    heads = {name: head for name, head in heads.items() if (task := known[name]) is None or task.needs_labels}
+    if found[0] in known and found[0] not in heads:
         raise ValueError(f"{model} searches: `mm_hf search evaluate --model {model}` measures it.")
     if not isinstance(config, MMFusionConfig) or found[0] not in heads:
         raise ValueError(
@@ -173,25 +178,19 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
     Raises:
         ValueError: naming those that are not known, or that the checkpoint has no use for.
     """
-    needed = ["dataset", *(COLUMN_OF[modality] for modality in config.modalities), "label_column"]
-    missing = [f"--{key}" for key in needed if getattr(data_args, key) is None]
-    if data_args.video_column is not None and "--image_column" in missing:
-        missing.remove("--image_column")
+    missing = [] if data_args.dataset is not None else ["--dataset"]
+    missing += missing_columns(data_args, config.modalities)
+    missing += [] if data_args.label_column is not None else ["--label_column"]
     if missing:
         raise ValueError(
             f"Needed: {', '.join(missing)}. {args.model} has no recipe.json that names them (a modality that the data "
             'does not have: "").'
         )
     columns = columns_in_use(data_args)
-    for modality, column in {
-        "vision": columns.image or columns.video,
-        "text": columns.text,
-        "audio": columns.audio,
-        "tabular": columns.table,
-        "series": columns.series,
-    }.items():
-        if column and modality not in config.modalities:
-            raise ValueError(f"{COLUMN_OF[modality]} is {column}, but {args.model} has {config.modalities} alone.")
+    for modality, named in columns_by_modality(data_args).items():
+        if modality not in config.modalities:
+            key = key_in_use(data_args, modality)
+            raise ValueError(f"{key} is {named}, but {args.model} has {config.modalities} alone.")
     for key, column in (("image_id_column", data_args.image_id_column), ("group_column", args.group_column)):
         if column in columns.images:
             raise ValueError(f"{key} is {column!r}, which holds the pictures; equal pictures are found without it.")
@@ -287,24 +286,27 @@ def check_cut(model: Path, data_args: DatasetArguments, recipe: dict[str, Any], 
         )
 
 
-def labels_of_checkpoint(
-    config: MMFusionConfig, part: Dataset, columns: Columns
-) -> tuple[dict[str, list[str] | None], dict[str, str]]:
-    """What the checkpoint answers, by column of labels: the names of its classes, and the problem type."""
-    if config.architectures in ([HEADS[GENERATION].__name__], [HEADS[CTC].__name__]):
-        return dict.fromkeys(columns.labels), dict.fromkeys(columns.labels, GENERATION)
+def labels_of_checkpoint(config: MMFusionConfig, part: Dataset, columns: Columns) -> list[Task]:
+    """What the checkpoint answers, by column of labels.
+
+    Args:
+        config: of the checkpoint.
+        part: the rows that are measured.
+        columns: those in use.
+    """
+    known = task_of_class((config.architectures or [""])[0])
+    if known is not None:
+        return [known.learn({"train": part}, column) for column in columns.labels]
     if config.tasks is not None:
-        tasks = {column: config.task_heads[column] for column in columns.labels}
-        names = {column: None if task.labels is None else list(task.labels) for column, task in tasks.items()}
-        return names, {column: task.problem_type for column, task in tasks.items()}
-    column, problem_type = columns.labels[0], config.problem_type
+        heads = {column: config.task_heads[column] for column in columns.labels}
+        return [task_of(head.name, head.labels, column) for column, head in heads.items()]
+    (column,), problem_type = columns.labels, config.problem_type
     if problem_type is None:  # a checkpoint that has not seen a label
         several = isinstance(part.features[column], List)
-        problem_type = "multi_label_classification" if several else "single_label_classification"
-        problem_type = "regression" if config.num_labels == 1 else problem_type
+        problem_type = problem_type_of(NUMBERS if config.num_labels == 1 else SEVERAL if several else CLASSES)
     id2label = cast(dict[int, str], config.id2label)
     classes = [id2label[number] for number in range(len(id2label))]
-    return {column: None if problem_type == "regression" else classes}, {column: problem_type}
+    return [task_of(problem_type, None if label_kind_of(problem_type) == NUMBERS else classes, column)]
 
 
 def open_checkpoint(
@@ -322,22 +324,15 @@ def open_checkpoint(
     columns = columns_of(args, data_args, config)
     folder = Path(args.model) if os.path.isdir(args.model) else Path("runs", Path(args.model).name)
     output_dir = Path(args.output_dir or folder / "evaluation")
-    transcribes, writes = head is HEADS[CTC], head in (HEADS[GENERATION], HEADS[CTC])
+    known = task_of_class(head.__name__)
+    writes, transcribes = known is not None and known.writes, known is not None and known.transcribes
     logging.disable_progress_bar()  # of loading weights: seconds
     accelerator = Accelerator()
     with accelerator.local_main_process_first():  # the others find what it prepared
         name, part, train = load_part(args, data_args, recipe, columns, columns.labels if writes else [])
-    names, problem_types = labels_of_checkpoint(config, part, columns)
-    if writes:
-        numbers = {column: classes_to_write(part.features, column) for column in columns.labels}
-        names = {column: None if found is None else list(found) for column, found in numbers.items()}
-    else:
-        numbers = {column: numbers_of(classes) for column, classes in names.items()}
-    label2id: Any = numbers
-    problem_type: Any = problem_types
-    if not isinstance(columns.label, list):
-        (column,) = columns.labels
-        label2id, problem_type = numbers[column], problem_types[column]
+    tasks = labels_of_checkpoint(config, part, columns)
+    names = {str(task.column): task.names for task in tasks}
+    label2id, problem_type = (by_column(columns, tasks, attrgetter(key)) for key in ("numbers", "problem_type"))
     processor = MMFusionProcessor.from_pretrained(args.model)
     longest = None if transcribes else DEFAULT_TARGET_LENGTH
     if writes and not transcribes:
@@ -349,9 +344,7 @@ def open_checkpoint(
         accelerator=accelerator,
         columns=columns,
         splits=dict(normalise_labels(DatasetDict({name: part}), names)),
-        problem_type=problem_type,
-        label2id=label2id,
-        transcribes=transcribes,
+        tasks=tasks,
         processor=processor,
         collator=MultimodalCollator(
             processor,
@@ -362,7 +355,7 @@ def open_checkpoint(
             root=data_root_of(data_args.source, data_args.data_root),
             max_target_length=longest,
             target_end=not transcribes,
-            num_frames=config.num_images,
+            num_frames=columns.frames(config.num_images),
             table_names=names_of_classes(part.features, columns.table),
         ),
         bad_rows=BadRows(data_args.max_bad_fraction, data_args.on_error),
@@ -371,7 +364,7 @@ def open_checkpoint(
     )
     check_rows(run)
     learned = None if train is None else learned_labels(run, train, names)
-    if "vision" not in config.modalities and name != "train":
+    if Vision.name not in config.modalities and name != "train":
         run.splits.pop("train", None)
     # Nothing trains here, so the features of every encoder can be kept.
     run.model = head.from_pretrained(args.model, freeze_encoders=True).to(accelerator.device)
@@ -397,4 +390,4 @@ def learned_labels(run: Evaluator, train: Dataset, names: dict[str, list[str] | 
     # Classes that the checkpoint does not have are no answers, so they do not count.
     found = {task.label: task.read_labels("train", bad=[]) for task in run.alone()}
     del run.splits["train"]
-    return found if run.tasks else found[run.label]
+    return found if run.several else found[run.label]

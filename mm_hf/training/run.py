@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from datasets import IterableDataset
@@ -10,7 +10,8 @@ from transformers import get_scheduler
 
 from .. import MMFusionForClassification, MMFusionPreTrainedModel
 from ..balance import GradientModulation
-from ..data import BatchLoader, MultimodalCollator, Rows, StreamBatches, balanced_weights, parse_augmentations
+from ..data import BatchLoader, MultimodalCollator, Rows, StreamBatches, balanced_weights
+from ..data.modalities import READERS, reader_of
 from ..optim import parameter_groups, unfreeze_gradually
 from .data_arguments import DataArguments
 from .evaluator import Evaluator
@@ -46,25 +47,17 @@ class Run(Evaluator):
         """The modalities whose features are kept, where the recipe asks for that: their encoder is frozen, and no
         augmentation changes their items."""
         data_args = self.data_args
-        changing = {
-            "vision": bool(data_args.augment),
-            "text": data_args.token_dropout > 0,
-            "audio": data_args.speed_perturbation > 0,
-        }
         if not data_args.cache_features or data_args.streaming:
             return []
-        return [name for name in self.model.config.frozen_encoders if not changing.get(name)]
+        return [name for name in self.model.config.frozen_encoders if not reader_of(name).changes(data_args)]
 
     def training_collator(self, collator: MultimodalCollator) -> MultimodalCollator:
         """The same with the augmentations that the recipe asks for."""
-        data_args = self.data_args
-        return replace(
-            collator,
-            augment=parse_augmentations(data_args.augment) if data_args.augment else None,
-            token_dropout=data_args.token_dropout,
-            speed_perturbation=data_args.speed_perturbation,
-            seed=self.train_args.seed,
-        )
+        asked: dict[str, Any] = {}
+        for reader in READERS.values():
+            if reader.augmentation is not None:
+                asked[reader.augmentation] = reader.augmentation_of(getattr(self.data_args, reader.augmentation))
+        return replace(collator, **asked, seed=self.train_args.seed)
 
     def training_rows(self) -> Rows | StreamBatches:
         """The training part, with what the sampler has to know of its rows."""
@@ -102,26 +95,21 @@ class Run(Evaluator):
         )
 
     def lengths(self) -> list[int]:
-        """Tokens of each training row's text, and of the one that it is to write."""
+        """Tokens of each training row's texts, and of the one that it is to write."""
         part = self.splits["train"]
         found = [0] * len(part)
-        if self.columns.text is not None:
-            texts = part[self.columns.text]
+        for column in self.columns.texts:
+            texts = part[column]
             distinct = sorted({text for text in texts if isinstance(text, str)})
             lengths = dict(zip(distinct, map(len, self.processor.tokenizer(distinct)["input_ids"])))
-            found = [lengths.get(text, 0) for text in texts]
+            found = [length + lengths.get(text, 0) for length, text in zip(found, texts)]
         if self.writes:
             found = [a + b for a, b in zip(found, (self.labels("train") != -100).sum(1).tolist())]
         return found
 
     def classes(self) -> list:
         """The class of each training row, or the list of its classes where there are several."""
-        labels = self.labels("train")
-        if self.problem_type == "single_label_classification":
-            return labels.tolist()
-        if self.problem_type == "multi_label_classification":
-            return [[number for number, value in enumerate(row) if value > 0.5] for row in labels.tolist()]
-        raise ValueError(f"imbalance is for classes; the problem is {self.problem_type}.")
+        return self.task.row_classes(self.labels("train"))
 
 
 def build_optimizer(model: MMFusionPreTrainedModel, args: TrainArguments) -> torch.optim.Optimizer:

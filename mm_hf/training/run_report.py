@@ -1,7 +1,6 @@
 """What a finished run shows: results.json, its pictures, its card, and a table for the terminal."""
 
 import glob
-import math
 import random
 from importlib import resources
 from pathlib import Path
@@ -12,32 +11,24 @@ from datasets import Dataset
 from PIL import Image
 
 from ..checkpoints import clear_staging
-from ..data import BadRowError, MultimodalCollator, Rows, label_tensor
-from ..data.decoding import decode_image, decode_sound, file_name_of
+from ..data import BadRowError, MultimodalCollator, Rows
+from ..data.modalities import READERS
 from ..evaluation import (
     figure,
     item_of,
-    judged,
     model_card,
-    note_on_numbers,
-    picture_of_series,
-    picture_of_sound,
     plot_curves,
     plot_predictions,
 )
-from ..models.configuration_mm_fusion import CUSTOM_PIPELINES, PRETRAINED_MODALITIES
-from ..models.generation_mm_fusion import GENERATION
+from ..models.head_table import CUSTOM_PIPELINES, HUB_TASKS
+from ..models.tasks import CLASSES, NUMBERS, label_kind_of
+from ..models.text import Text
+from ..tasks import Task, task_of
+from .by_modality import pretrained_modalities
 from .run_folder import write_json
 
 
 CARD = resources.files("mm_hf.evaluation") / "card.md"  # the template of a model card
-# Of the pipelines' names those that are tasks of the Hub, and the modalities that they take.
-HUB_TASKS = {
-    "visual-question-answering": {"vision", "text"},
-    "image-to-text": {"vision"},
-    "automatic-speech-recognition": {"audio"},
-}
-ENCODER_KEYS = [f"{modality}_encoder" for modality in PRETRAINED_MODALITIES]
 
 
 def short_name(place: str) -> str:
@@ -57,8 +48,8 @@ def write_run(output_dir: Path, model, collator: MultimodalCollator, splits, log
     """
     plot_curves(history, output_dir / "curves.png")
     samples = sample_predictions(model, collator, splits["test"], logits)
-    kinds = problem_types(model, collator).values()
-    note = note_on_numbers() if "regression" in kinds else None
+    tasks = tasks_of(model, collator)
+    note = next((task.note for task in tasks if task.note), None)
     plot_predictions(samples, output_dir / "predictions.png", note=note, no_picture=no_picture(collator))
     recipe, tag = results["recipe"], pipeline_tag(model)
     with resources.as_file(CARD) as template:
@@ -73,11 +64,12 @@ def write_run(output_dir: Path, model, collator: MultimodalCollator, splits, log
             model_class=type(model).__name__,
             encoders=encoders_of(recipe),
             parameters=round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
-            labels=list(model.config.id2label.values()),
-            writes=collator.problem_type == GENERATION,
+            answers={task.column: task.answer_in_words for task in tasks},
+            numbers=not model.config.tasks and any(label_kind_of(task.name) == NUMBERS for task in tasks),
+            writes=any(task.writes for task in tasks),
             searches=collator.pair_ids,
-            tasks={name: task.labels for name, task in model.config.task_heads.items()} if model.config.tasks else {},
-            problem_types=problem_types(model, collator),
+            tasks={task.column: task.names for task in tasks} if model.config.tasks else {},
+            problem_types={task.column: task.problem_type for task in tasks},
             figure=figure,
             rows={split: len(part) if isinstance(part, Dataset) else "streamed" for split, part in splits.items()},
         )
@@ -91,7 +83,9 @@ def write_run(output_dir: Path, model, collator: MultimodalCollator, splits, log
 
 def encoders_of(recipe: dict[str, Any]) -> dict[str, str]:
     """What the model was composed of, by part."""
-    found = {key: Path(recipe[key]).name for key in (*ENCODER_KEYS, "decoder") if recipe[key]}
+    sources = {f"{name}_encoder": source for name, source in (recipe.get("encoders") or {}).items()}
+    sources |= {key: recipe.get(key) for key in (*(f"{name}_encoder" for name in pretrained_modalities()), "decoder")}
+    found = {key: Path(source).name for key, source in sources.items() if source}
     if recipe["table_columns"]:
         found["table encoder"] = "a token a column"
     if recipe["series_column"]:
@@ -107,23 +101,21 @@ def pipeline_tag(model) -> str | None:
 
 def sample_predictions(model, collator: MultimodalCollator, split, logits, count: int = 12) -> list[tuple]:
     """Test rows drawn at random, of one label a row up to a third of them wrong ones if there are, as
-    `plot_predictions` takes them: answer and truth in words, and whether the answer is right, see `judged`."""
-    kinds = problem_types(model, collator)
+    `plot_predictions` takes them: answer and truth in words, and whether the answer is right."""
     if collator.pair_ids:
         return sample_finds(collator, split, logits, count)
+    tasks, several = tasks_of(model, collator), model.config.tasks is not None
+    writes = any(task.writes for task in tasks)
     order = list(range(len(split)))
     random.Random(0).shuffle(order)
     chosen = order[:count]
     found: dict[str, list[tuple[str, str | None, bool | None]]] = {}
-    for name, kind in kinds.items() if collator.problem_type != GENERATION else []:
-        several = model.config.tasks is not None
-        label2id = (collator.label2id or {}).get(name) if several else collator.label2id
+    for task in tasks if not writes else []:
+        name = str(task.column)
         bad: list[BadRowError] = []  # they are missing labels here
         rows = Rows(split.select_columns([name]), "test").__getitems__(range(len(split)))
-        labels = label_tensor(rows, name, label2id, kind, bad)
-        names = model.config.task_heads[name].labels if several else model.config.id2label
-        found[name] = judged(logits[name] if several else logits, labels, kind, names)
-    if list(kinds.values()) == ["single_label_classification"]:
+        found[name] = task.judged(logits[name] if several else logits, task.label_tensor(rows, bad))
+    if [label_kind_of(task.name) for task in tasks] == [CLASSES]:
         (judgements,) = found.values()
         wrong = [row for row in order if judgements[row][2] is False][: count // 3]
         chosen = wrong + [row for row in order if judgements[row][2]][: count - len(wrong)]
@@ -131,45 +123,44 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
     for row in Rows(split, "test").__getitems__(chosen):
         place = row["row_id"]
         looks = picture_and_text(row, collator)
-        if collator.problem_type == GENERATION:
+        if writes:
             target = collator.targets([row], bad=[])
             texts = [*collator.texts_of(torch.stack([logits[place]])), *collator.texts_of(target)]
             samples.append((*looks, *(text or "–" for text in texts)))
             continue
-        answers, truths, rights = zip(*(found[name][place] for name in kinds))
+        answers, truths, rights = zip(*(judgements[place] for judgements in found.values()))
         known = any(truth is not None for truth in truths)
         truth = "; ".join("–" if truth is None else truth for truth in truths) if known else None
-        said = [f"{name}: {answer}" for name, answer in zip(kinds, answers)] if len(kinds) > 1 else answers
+        said = [f"{name}: {answer}" for name, answer in zip(found, answers)] if len(found) > 1 else answers
         samples.append((*looks, "; ".join(said), truth, all(right is not False for right in rights)))
     return samples
 
 
-def problem_types(model, collator: MultimodalCollator) -> dict[str, str]:
-    """By label column the type of its problem; nothing for a search."""
+def tasks_of(model, collator: MultimodalCollator) -> list[Task]:
+    """By label column what is asked; nothing for a search."""
     if collator.pair_ids:
-        return {}
-    if collator.problem_type != GENERATION and model.config.tasks is not None:
-        return {name: task.problem_type for name, task in model.config.task_heads.items()}
+        return []
+    if model.config.tasks is not None:
+        return [task_of(head.name, head.labels, name) for name, head in model.config.task_heads.items()]
     (column,) = collator.columns.labels
-    return {column: str(collator.problem_type)}
+    names = None if collator.label2id is None else list(collator.label2id)
+    return [task_of(str(collator.problem_type), names, column)]
 
 
 def no_picture(collator: MultimodalCollator) -> str:
     """What stands in the place of a row's picture that is not there; nothing where rows have no pictures at all."""
-    columns = collator.columns
-    words = {"image": columns.images, "video": columns.video, "sound": columns.audio, "series": columns.series}
-    return next((f"(no {word})" for word, there in words.items() if there), "")
+    return next(filter(None, (reader.missing(collator.columns) for reader in READERS.values())), "")
 
 
 def sample_finds(collator: MultimodalCollator, split, embeddings: dict[str, torch.Tensor], count: int) -> list[tuple]:
     """Test rows drawn at random, each with the text that its picture or sound finds, as `plot_predictions` takes
     them."""
-    texts, items = embeddings["text"], embeddings[item_of(embeddings)]
+    texts, items = embeddings[Text.name], embeddings[item_of(embeddings)]
     paired = (texts.any(-1) & items.any(-1)).nonzero().flatten().tolist()
     rows = random.Random(0).sample(paired, min(count, len(paired)))
     scores = items[rows] @ texts.T
     best = scores.masked_fill(~texts.any(-1), -torch.inf).argmax(-1).tolist()  # not a row without a text
-    column = collator.columns.text
+    (column,) = collator.columns.texts
     samples = []
     for row, found in zip(Rows(split, "test").__getitems__(rows), split.select_columns([column])[best][column]):
         picture, text = picture_and_text(row, collator)
@@ -181,39 +172,14 @@ def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple
     """The first picture of a row, of rows without pictures that of their sound or series, and its text; None for what
     is absent, and for what cannot be read. Where there is no column of texts, the text is the columns of the table,
     the name of the sound's file, or empty."""
-    columns = collator.columns
-    picture: Image.Image | None
+    readers = [READERS[modality] for modality, columns in collator.parts.items() if columns]
+    drawn = (reader.draw(row, collator) for reader in readers)
     try:
-        there = [column for column in columns.files if row[column]]
-        if columns.video is not None and row[columns.video]:
-            picture = side_by_side(collator.frames_of(row))
-        elif there and there[0] == columns.audio:
-            rate = collator.processor.feature_extractor.sampling_rate
-            picture = picture_of_sound(decode_sound(row, columns.audio, collator.root, rate), rate)
-        else:
-            ground = collator.processor.image_background
-            picture = decode_image(row, there[0], collator.root, ground) if there else None
-        if picture is None and columns.series is not None and row[columns.series]:
-            picture = picture_of_series(collator.processor.series_scaler.check(row[columns.series]))
+        picture = next((picture for picture in drawn if picture is not None), None)
     except ValueError:  # a bad row, skipped in the run, or it would not have come this far
         picture = None
-    if columns.text:
-        text = row[columns.text]
-        return picture, text if isinstance(text, str) else None
-    if columns.table:
-        return picture, ", ".join(f"{name} {value}" for name, value in collator.table_row(row).items())
-    sound = None if columns.audio is None else file_name_of(row[columns.audio])
-    return picture, "" if sound is None else Path(sound).name
-
-
-def side_by_side(frames: list[Image.Image]) -> Image.Image:
-    """The frames of a video in one picture, row by row."""
-    width, height = frames[0].size
-    across = math.ceil(math.sqrt(len(frames)))
-    sheet = Image.new("RGB", (across * width, -(-len(frames) // across) * height), "white")
-    for place, frame in enumerate(frames):
-        sheet.paste(frame, (place % across * width, place // across * height))
-    return sheet
+    said = {reader.captions: reader for reader in readers if reader.captions is not None}
+    return picture, said[min(said)].caption(row, collator) if said else ""
 
 
 def summary(results: dict) -> str:

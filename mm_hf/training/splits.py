@@ -1,7 +1,5 @@
 """The parts of a data set: loaded and cut, their labels understood, every row looked at before any is used."""
 
-from collections import Counter
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,19 +7,16 @@ from typing import Any
 from datasets import Dataset, IterableDataset, List
 
 from ..checkpoints import list_checkpoints
-from ..data import BadRowError, Columns, classes_to_write, labels_of, load_splits, normalise_labels
-from ..data.column_types import STRINGS, count_values
-from ..data.decoding import find_picture
+from ..data import BadRowError, Columns, labels_of, load_splits, normalise_labels
 from ..data.files_read import cache_folder, files_of
+from ..data.item_files import find_picture
+from ..data.modalities import READERS
 from ..data.rows import rows_by_path
-from ..models.ctc_mm_fusion import CTC
-from ..models.finite import is_code, kind_of_texts, read_number
-from ..models.generation_mm_fusion import GENERATION
 from ..models.losses import count_labels
 from ..models.names import did_you_mean
-from .data_arguments import DataArguments, DatasetArguments
+from ..tasks import Task, task_of, task_of_head
+from .data_arguments import DataArguments
 from .evaluator import Evaluator
-from .model_arguments import RETRIEVAL
 from .run_folder import read_rows_of
 
 
@@ -37,18 +32,28 @@ def reads_as_written(output_dir: Path) -> bool:
     return read_rows_of(output_dir).get("cells") == AS_WRITTEN
 
 
-def columns_in_use(data_args: DatasetArguments) -> Columns:
-    """The columns that a recipe or a command line names; "" is no column."""
+def columns_in_use(data_args: Any) -> Columns:
+    """The columns that a recipe or a command line names; "" is no column.
+
+    Args:
+        data_args: `DatasetArguments`, or what has their columns.
+    """
+
+    def there(named: list[str] | str | None) -> Any:
+        return [column for column in named if column] or None if isinstance(named, list) else named or None
+
+    extra: Any = data_args.columns
     return Columns(
-        image=[column for column in data_args.image_column or [] if column] or None,
+        image=there(data_args.image_column),
         image_id=data_args.image_id_column or None,
-        text=data_args.text_column or None,
-        audio=data_args.audio_column or None,
+        text=there(data_args.text_column),
+        audio=there(data_args.audio_column),
         video=data_args.video_column or None,
-        table=[column for column in data_args.table_columns or [] if column],
-        series=data_args.series_column or None,
+        table=there(data_args.table_columns) or [],
+        series=there(data_args.series_column),
         label=data_args.label_column or None,
         kind=data_args.kind_column or None,
+        **({"extra": extra} if extra else {}),
     )
 
 
@@ -85,42 +90,38 @@ def load_parts(
 
 
 def read_labels(
-    splits: dict[str, Any], columns: Columns, data_args: DataArguments, task: str | None
-) -> tuple[dict[str, Any], Any, Any, Any]:
-    """What the labels mean to a task of the recipe.
+    splits: dict[str, Any], columns: Columns, data_args: DataArguments, head: str | None
+) -> tuple[dict[str, Any], list[Task]]:
+    """What the labels mean.
+
+    Args:
+        splits: as `load_parts` gives them.
+        columns: those in use.
+        data_args: of the recipe.
+        head: the recipe's key `task`.
 
     Returns:
-        the parts, with the same classes in all of them; names of the classes, None where there are none; the problem
-        type, see `Evaluator`; numbers of the classes by name. Of several tasks the latter three are dicts by column.
+        the parts, with the same classes in all of them, and the task of each column of labels; of a search the one
+        that has none.
 
     Raises:
         ValueError: see `labels_by_column`.
     """
-    if task == RETRIEVAL:
-        return splits, None, RETRIEVAL, None
-    if task in (GENERATION, CTC):
-        (column,) = columns.labels
-        label2id = classes_to_write(splits["train"].features, column)
-        written = None if label2id is None else list(label2id)
-        return normalise_labels(splits, {column: written}) if written else splits, written, GENERATION, label2id
-    names, problem_types = labels_by_column(splits, columns, data_args)
-    splits = normalise_labels(splits, names)
-    numbers = {column: numbers_of(found) for column, found in names.items()}
-    if isinstance(columns.label, list):
-        return splits, names, problem_types, numbers
-    (column,) = columns.labels
-    return splits, names[column], problem_types[column], numbers[column]
-
-
-def numbers_of(names: Sequence[str] | None) -> dict[str, int] | None:
-    """By its name the number of each class; None where there are none."""
-    return {name: number for number, name in enumerate(names)} if names else None
+    known = task_of_head(head)
+    if known is not None:
+        tasks = [known.learn(splits, column) for column in columns.labels] or [known.learn(splits, None)]
+    else:
+        tasks = labels_by_column(splits, columns, data_args)
+    for task in tasks:
+        task.weight = columns.weights.get(str(task.column))
+    names = {str(task.column): task.names for task in tasks if known is None or task.names}
+    return normalise_labels(splits, names) if names else splits, tasks  # type: ignore[arg-type]
 
 
 def labels_by_column(
     splits: dict[str, Dataset | IterableDataset], columns: Columns, data_args: DataArguments
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What each column of labels means: the names of its classes, and the problem type.
+) -> list[Task]:
+    """What each column of labels means.
 
     Raises:
         ValueError: see `labels_of`; a problem type for a column that holds no labels.
@@ -138,8 +139,7 @@ def labels_by_column(
             raise ValueError(
                 f"Column {column!r} has a single class, {classes[0]!r}: there is nothing to learn. Name another label."
             )
-    names = {column: classes for column, (classes, _) in found.items()}
-    return names, {column: problem_type for column, (_, problem_type) in found.items()}
+    return [task_of(problem_type, classes, column) for column, (classes, problem_type) in found.items()]
 
 
 def check_rows(run: Evaluator):
@@ -152,8 +152,8 @@ def check_rows(run: Evaluator):
         for alone in [] if run.searches else run.alone():
             if count_labels(alone.labels(split)) == 0:
                 raise ValueError(f"No row of split {split!r} has a label in column {alone.label!r}.")
-        parts = run.collator.parts
-        for modality, columns in {**parts, "tabular": run.columns.table, "vision": [], "audio": []}.items():
+        for modality, reader in READERS.items():
+            columns = [] if reader.files else reader.data_columns(run.columns)
             for row in run.all_rows(split, columns) if columns else []:
                 run.collator.item_keys(row, modality, bad)
         for column in run.columns.files:
@@ -167,37 +167,3 @@ def check_rows(run: Evaluator):
                         raise
                     bad.append(error)
     run.note_bad_rows([error.entry for error in bad or []])
-
-
-def texts_of_table(splits: Any, data_args: DataArguments) -> dict[str, Counter]:
-    """By column of the table that holds texts, and is not named in `category_columns`, how often each comes, in all
-    parts."""
-    found = {}
-    for name in sorted(set(data_args.table_columns or []) - set(data_args.category_columns or [])):
-        parts = [part for part in splits.values() if getattr(part.features[name], "dtype", None) in STRINGS]
-        if parts:
-            found[name] = sum((count_values(part, name) for part in parts), Counter())
-    return found
-
-
-def lines_of_table(splits: Any, data_args: DataArguments) -> list[str]:
-    """What the texts of a table are taken for, where that is not plain to see, for the terminal."""
-    lines = []
-    for name, counts in texts_of_table(splits, data_args).items():
-        spelled = sum(count for text, count in counts.items() if read_number(text) is not None and not is_code(text))
-        if kind_of_texts(counts) == "numbers":
-            lines.append(
-                f"  table     {name} is read as numbers; what is none makes a bad row (else: category_columns)"
-            )
-        elif 2 * spelled > counts.total():
-            of_all = f"{spelled:,} of {counts.total():,} values"
-            lines.append(f"  table     {name} is read as categories, though {of_all} are texts that spell numbers")
-        else:
-            known = count_values(splits["train"], name)
-            once = sum(count for count in known.values() if count == 1)
-            if 2 * once > known.total():
-                lines.append(
-                    f"  table     {name}: {once:,} of {known.total():,} training values come once, and tell nothing: "
-                    "they are unknown categories (dates and ids are not read as numbers)"
-                )
-    return lines

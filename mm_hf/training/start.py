@@ -13,28 +13,21 @@ from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from transformers import AutoConfig
 
-from .. import (
-    MMFusionConfig,
-    MMFusionForConditionalGeneration,
-    MMFusionForCTC,
-    MMFusionForRetrieval,
-    MMFusionPreTrainedModel,
-    MMFusionProcessor,
-)
+from .. import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
 from ..checkpoints import fault_of, list_checkpoints
-from ..models.configuration_mm_fusion import (
-    MODALITY_CONFIGS,
-    PRETRAINED_MODALITIES,
-    check_source,
-    part_of_composite,
-)
-from ..models.ctc_mm_fusion import CTC
+from ..models.configuration_mm_fusion import check_source, part_of_composite
 from ..models.files import read_json
-from ..models.generation_mm_fusion import GENERATION
+from ..models.modality import modality_of
+from ..models.series import Series
+from ..models.sound import Sound
+from ..models.text import Text
+from ..models.vision import Vision
 from ..parts import class_of
-from .data_arguments import COLUMN_OF, DataArguments
-from .heads import TASK_OF
-from .model_arguments import RETRIEVAL, ModelArguments
+from ..tasks import task_of_head
+from .by_modality import columns_by_modality, encoder_of, poolings_of, pretrained_modalities
+from .data_arguments import DataArguments
+from .heads import TASK_OF, task_of_class
+from .model_arguments import ModelArguments
 from .run_folder import is_begun, read_recipe_of
 
 
@@ -159,9 +152,7 @@ def open_checkpoint(source: str, folder: Path) -> Start:
 
 def columns_there(data_args: DataArguments) -> list[str]:
     """The modalities that the new rows have."""
-    there = {name: getattr(data_args, column) for name, column in COLUMN_OF.items()}
-    there["vision"] = there["vision"] or data_args.video_column
-    return [name for name, column in there.items() if column]
+    return list(columns_by_modality(data_args))
 
 
 def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, given: set[str]) -> dict[str, Any]:
@@ -171,6 +162,10 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
         ValueError: keys that were given with other values, or no modality in common.
     """
     config, processor = start.config, start.processor
+    if strange := [name for name in columns_there(data_args) if modality_of(name).extra]:
+        raise ValueError(
+            f"init_from does not go with modalities from outside mm_hf, {strange}: leave it, or their columns, out."
+        )
     there = [name for name in columns_there(data_args) if name in config.modalities]
     if not there:
         raise ValueError(
@@ -194,37 +189,41 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
     }
     if isinstance(module.modality_dropout, dict):
         free["modality_dropout"] = {name: rate for name, rate in module.modality_dropout.items() if name in there}
-    if "vision" in there:
-        fixed["vision_feature_layer"] = config.feature_layers["vision"]
+    if Vision.name in there:
+        fixed["vision_feature_layer"] = config.feature_layers[Vision.name]
         fixed["vision_feature_join"] = config.vision_feature_join
         fixed["image_size"] = side_of(processor)
         if isinstance(processor.image_background, str):
             free["image_background"] = processor.image_background
         if data_args.video_column and config.num_images > 1:
             free["num_frames"] = config.num_images
-    if "text" in there:
-        fixed["text_pooling"] = config.poolings["text"]
-    if "audio" in there:
+    if Text.name in there:
+        fixed["text_pooling"] = config.poolings[Text.name]
+    if Sound.name in there:
         seconds = getattr(processor.feature_extractor, "max_audio_seconds", None)
         of_one_length = getattr(config.audio_config, "max_source_positions", None) is not None
         (fixed if of_one_length else free)["max_audio_seconds"] = seconds
-    if "series" in there:
+    if Series.name in there:
         fixed["series_rnn_type"] = config.series_config.rnn_type
     free |= of_task(start, model_args, data_args)
-    names = [name for name in PRETRAINED_MODALITIES if name in there]
-    if start.head == MMFusionForConditionalGeneration.__name__ and (model_args.task or free.get("task")) == GENERATION:
+    names = [name for name in pretrained_modalities() if name in there]
+    writer = task_of_head(model_args.task or free.get("task"))
+    if writer is not None and writer.decodes and task_of_class(start.head) is writer:
         names.append("decoder")
         fixed["decoder_layers"] = getattr(config.decoder_config, "num_hidden_layers", None)
     wrong = {
         key: value for key, value in fixed.items() if key in given and getattr(model_args, key) not in (None, value)
     }
+    asked_poolings = poolings_of(model_args, there) if "pooling" in given else None
+    if any(config.poolings[name] != how for name, how in (asked_poolings or {}).items()):
+        wrong["pooling"] = {name: config.poolings[name] for name in there}
     for name in names:
         key = name if name == "decoder" else f"{name}_encoder"
-        known, asked = start.recipe.get(key), getattr(model_args, key)
-        own = config.decoder_config if name == "decoder" else getattr(config, MODALITY_CONFIGS[name])
+        known, asked = start.recipe.get(key), model_args.decoder if name == "decoder" else encoder_of(model_args, name)
+        own = config.decoder_config if name == "decoder" else config.encoder_config(name)
         if key in given and asked is not None and not is_same_encoder(asked, known, own, name):
             wrong[key] = known or own.model_type
-        fixed[key] = known or (None if name == "decoder" and "text" in there else own.model_type)
+        fixed[key] = known or (None if name == "decoder" and Text.name in there else own.model_type)
     if wrong:
         differences = ", ".join(
             f"{key} ({value!r}, here {getattr(model_args, key)!r})" for key, value in wrong.items()
@@ -245,19 +244,14 @@ def side_of(processor: MMFusionProcessor) -> int | None:
 
 def of_task(start: Start, model_args: ModelArguments, data_args: DataArguments) -> dict[str, Any]:
     """Keys of the head, as the checkpoint has them, where it answers alike."""
-    config, labels = start.config, data_args.label_column
+    labels, known = data_args.label_column, task_of_class(start.head)
     found: dict[str, Any] = {}
-    task = TASK_OF.get(start.head)
-    if model_args.task is None and not isinstance(labels, list) and (task == RETRIEVAL) == (labels is None):
-        needed = {CTC: data_args.audio_column, RETRIEVAL: data_args.text_column}
-        found["task"] = None if task in needed and not needed[task] else task
-    task = model_args.task or found.get("task")
-    if start.head == MMFusionForRetrieval.__name__ and task == RETRIEVAL:
-        found |= {"projection_dim": config.projection_dim, "matching_weight": config.matching_weight}
-    if start.head == MMFusionForCTC.__name__ and task == CTC:
-        found["ctc_stride"] = config.ctc_stride
-        if not data_args.text_column:
-            found["tokenizer"] = start.recipe.get("tokenizer")
+    searches = known is not None and not known.needs_labels
+    if model_args.task is None and not isinstance(labels, list) and searches == (labels is None):
+        fits = known is None or known.can_answer(data_args)
+        found["task"] = TASK_OF.get(start.head) if fits else None
+    if known is not None and task_of_head(model_args.task or found.get("task")) is known:
+        found |= known.head_keys(start, data_args)
     return found
 
 

@@ -25,15 +25,21 @@ from .. import (
 from ..checkpoints import begin, publish, writing
 from ..data.rows import SOURCE_ROW
 from ..heads import of_heads, title_of
-from ..models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES, part_of_composite
-from ..models.generation_mm_fusion import GENERATION
+from ..models.configuration_mm_fusion import part_of_composite
+from ..models.modality import MODALITIES
 from ..models.probing import longest_text
-from ..models.processor_parts import PARTS
-from ..models.sound import limit_seconds
+from ..models.series import Series
+from ..models.sound import Sound, limit_seconds
 from ..models.table_schema import KNOWN, UNKNOWN
+from ..models.tabular import Table
+from ..models.text import Text
+from ..models.vision import Vision
 from ..parts import class_of, load_parts
+from ..tasks import task_of_head
+from .by_modality import encoder_of, places_of, poolings_of, pretrained_modalities
 from .data_arguments import DataArguments
 from .fresh_heads import fit_fresh_heads
+from .heads import task_of_class
 from .model_arguments import ModelArguments
 from .run import Run
 from .start import ABOUT, Start, columns_there
@@ -71,40 +77,41 @@ def processor_from(
         return start.processor
     old, there = start.processor, columns_there(data_args)
     parts: dict[str, Any] = {
-        part: getattr(old, part)
-        for name, part in PARTS.values()
-        if name in there and name in start.config.modalities and name in PRETRAINED_MODALITIES
+        modality.part: getattr(old, modality.part)
+        for name, modality in MODALITIES.items()
+        if name in there and name in start.config.modalities and name in pretrained_modalities()
     }
-    if "vision" in there and old.image_processor is not None:
+    if Vision.name in there and old.image_processor is not None:
         asked = model_args.image_background
         parts["image_background"] = old.image_background if asked is None else asked
         parts["image_channels"] = old.image_channels
     if "feature_extractor" in parts and model_args.max_audio_seconds is not None:
         limit_seconds(parts["feature_extractor"], model_args.max_audio_seconds)
-    writes = model_args.task == GENERATION
-    if writes and start.head == MMFusionForConditionalGeneration.__name__:
+    known = task_of_head(model_args.task)
+    writes = known is not None and known.decodes
+    if writes and task_of_class(start.head) is known:
         parts["tokenizer"] = old.tokenizer
-    new = {name: getattr(model_args, f"{name}_encoder") for name in new_encoders(start, data_args)}
-    decoder = model_args.decoder if writes and "tokenizer" not in parts and "text" not in new else None
+    new = {name: encoder_of(model_args, name) for name in new_encoders(start, data_args)}
+    decoder = model_args.decoder if writes and "tokenizer" not in parts and Text.name not in new else None
     parts["table_schema"], parts["series_scaler"] = choose_table(start, table), choose_series(start, series)
     if new or decoder:
         fresh = MMFusionProcessor.from_encoders_pretrained(
             **new,
             decoder=decoder,
-            max_audio_seconds=model_args.max_audio_seconds if "audio" in new else None,
-            image_size=model_args.image_size if "vision" in new else None,
+            max_audio_seconds=model_args.max_audio_seconds if Sound.name in new else None,
+            image_size=model_args.image_size if Vision.name in new else None,
             image_background=background,
         )
-        if "text" in new and parts.get("tokenizer") is not None:
-            check_words(fresh.tokenizer, old.tokenizer, f"text_encoder {new['text']}", start.name)
+        if Text.name in new and parts.get("tokenizer") is not None:
+            check_words(fresh.tokenizer, old.tokenizer, f"text_encoder {new[Text.name]}", start.name)
         for part in ("image_processor", "tokenizer", "feature_extractor", "image_background", "image_channels"):
             if parts.get(part) is None:
                 parts[part] = getattr(fresh, part)
     processor = MMFusionProcessor(**parts)
     if data_args.max_text_length is not None and processor.tokenizer is not None:
-        config: Any = None if "text" in new else start.config.text_config
+        config: Any = None if Text.name in new else start.config.text_config
         if config is None and model_args.text_encoder is not None:
-            config = part_of_composite(AutoConfig.from_pretrained(model_args.text_encoder), "text")
+            config = part_of_composite(AutoConfig.from_pretrained(model_args.text_encoder), Text.name)
         longest = None if config is None else longest_text(config)  # nothing is longer than what it can place
         processor.tokenizer.model_max_length = min(data_args.max_text_length, longest or data_args.max_text_length)
     return processor
@@ -128,7 +135,7 @@ def check_words(tokenizer: Any, of_processor: Any, what: str, name: str):
 def new_encoders(start: Start, data_args: DataArguments) -> list[str]:
     """The modalities that the checkpoint does not have, of those whose encoder comes from elsewhere."""
     there = columns_there(data_args)
-    return [name for name in PRETRAINED_MODALITIES if name in there and name not in start.config.modalities]
+    return [name for name in pretrained_modalities() if name in there and name not in start.config.modalities]
 
 
 def choose_table(start: Start, schema: TableSchema | None) -> TableSchema | None:
@@ -139,7 +146,7 @@ def choose_table(start: Start, schema: TableSchema | None) -> TableSchema | None
     for kind in ("numerical", "categorical"):
         columns, others = sorted(getattr(schema, kind)), sorted(getattr(old, kind))
         if columns != others:
-            start.fresh.append("tabular")
+            start.fresh.append(Table.name)
             start.lines.append(f"table: fitted anew, {start.name} has the {kind} columns {others}, not {columns}")
             return schema
     start.lines.append(f"table: means, deviations and categories from {start.name}")
@@ -172,7 +179,7 @@ def choose_series(start: Start, scaler: SeriesScaler | None) -> SeriesScaler | N
     if scaler is None or old is None:
         return scaler
     if scaler.channels != old.channels:
-        start.fresh.append("series")
+        start.fresh.append(Series.name)
         start.lines.append(
             f"series: fitted anew, {start.name} has series of {old.channels} channels, not {scaler.channels}"
         )
@@ -240,12 +247,12 @@ def make_model(
         fresh=start.fresh,
         column=columns[0],
         checkpoint_column=columns[1],
-        tokens=tokens[0] if isinstance(model, MMFusionForCTC) else None,
-        checkpoint_tokens=tokens[1] if isinstance(old, MMFusionForCTC) else None,
+        tokens=tokens[0],
+        checkpoint_tokens=tokens[1],
     )
     for name, donor in donors.items():
         model.base_model.encoders[name].load_state_dict(donor.encoders[name].state_dict())
-        source = Path(getattr(args, f"{name}_encoder")).name
+        source = Path(str(encoder_of(args, name))).name
         lines = with_line(
             lines, name, f"{name} encoder: from {source}; {start.name} has none; its projection is fresh"
         )
@@ -269,17 +276,15 @@ def with_line(lines: list[str], modality: str, line: str) -> list[str]:
 def donor_of(name: str, run: Run) -> MMFusionModel:
     """A pretrained encoder that the checkpoint does not have, in a model of nothing else."""
     args = run.model_args
-    settings: dict[str, Any] = {}
-    if name == "vision":
-        settings = {"image_size": args.image_size, "vision_feature_layer": args.vision_feature_layer}
+    settings: dict[str, Any] = {"pooling": poolings_of(args, [name])}
+    if name == Vision.name:
+        settings |= {"image_size": args.image_size, "vision_feature_layer": args.vision_feature_layer}
         settings["vision_feature_join"] = args.vision_feature_join
-    elif name == "audio":
-        settings = {"max_audio_seconds": args.max_audio_seconds}
-    elif args.text_pooling:
-        settings = {"pooling": {"text": args.text_pooling}}
+    elif name == Sound.name:
+        settings["max_audio_seconds"] = args.max_audio_seconds
     small = {"fusion_type": "concat", "hidden_size": 8, "num_hidden_layers": 0}
     donor = MMFusionModel.from_encoders_pretrained(
-        **{name: getattr(args, f"{name}_encoder")},
+        **{name: encoder_of(args, name)},
         **settings,
         fusion_module_config=small,
         try_encoders=run.train_args.defaults_version > 1,
@@ -327,18 +332,20 @@ def config_of(
     there = columns_there(run.data_args)
     values = {key: copy.deepcopy(getattr(old, key)) for key in OF_BASE}
     fusion = values["fusion_module_config"]
-    for name, key in MODALITY_CONFIGS.items():
-        found = getattr(donors.get(name, old), key)
-        values[key] = copy.deepcopy(found) if name in there else None
-        if values[key] is not None:
-            values[key].dtype = None  # of the checkpoint; what trains is float32
-    if "tabular" in there and (old.tabular_config is None or "tabular" in start.fresh):
+    for name, modality in MODALITIES.items():
+        if modality.extra:
+            continue
+        found = donors.get(name, old).encoder_config(name)
+        values[modality.config_key] = copy.deepcopy(found) if name in there else None
+        if values[modality.config_key] is not None:
+            values[modality.config_key].dtype = None  # of the checkpoint; what trains is float32
+    if Table.name in there and (old.tabular_config is None or Table.name in start.fresh):
         values["tabular_config"] = TabularConfig.from_schema(processor.table_schema, hidden_size=fusion.hidden_size)
-    if "series" in there and (old.series_config is None or "series" in start.fresh):
+    if Series.name in there and (old.series_config is None or Series.name in start.fresh):
         values["series_config"] = RecurrentConfig(
             rnn_type=args.series_rnn_type, input_size=processor.series_scaler.channels, hidden_size=fusion.hidden_size
         )
-    if "vision" not in there:
+    if Vision.name not in there:
         values |= {"vision_feature_layer": None, "vision_feature_join": "tokens", "interpolate_pos_encoding": False}
     for donor in donors.values():
         if donor.vision_config is not None:
@@ -354,10 +361,11 @@ def config_of(
         values["base_models"] = [start.source, *(name for name in values["base_models"] or [] if name != start.source)]
 
     fusion.hidden_dropout_prob, fusion.modality_dropout = args.fusion_dropout, args.modality_dropout
-    asks = {MMFusionForCTC: "audio", MMFusionForRetrieval: "text"}.get(head, fusion.query_modality)
+    asks = {MMFusionForCTC: Sound.name, MMFusionForRetrieval: Text.name}.get(head, fusion.query_modality)
     if asks not in there:  # as a model that is built from encoders has it
-        first = next(name for name in MODALITY_CONFIGS if name in there)
-        asks = "text" if "text" in there else "tabular" if first == "vision" and "tabular" in there else first
+        first = there[0]
+        for_pictures = first == Vision.name and Table.name in there
+        asks = Text.name if Text.name in there else Table.name if for_pictures else first
     fusion.query_modality = asks
     if len(there) == 1 and fusion.memory_layers:
         start.lines.append(f"fusion: without its {fusion.memory_layers} memory_layers, since {asks} is alone")
@@ -366,7 +374,7 @@ def config_of(
         **{**values, "classifier_dropout": args.classifier_dropout},
         freeze_encoders=args.freeze_encoders,
         trained_layers=cast(Any, args.trained_layers),  # a dict, once it is read
-        num_images=max(1, len(run.collator.parts["vision"])),
+        **places_of(run.collator.parts),
         mixup_alpha=run.train_args.mixup_alpha,
         **head_arguments,
     )

@@ -1,9 +1,10 @@
 """The keys of a recipe that say how it learns. Where TrainingArguments has a key, its name is used."""
 
-from argparse import ArgumentTypeError
-from dataclasses import dataclass, field
+from argparse import SUPPRESS, ArgumentTypeError
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .by_modality import modalities, pretrained_modalities
 from .values import check_range, truth
 
 
@@ -36,7 +37,15 @@ class TrainArguments:
             "choices": [1, 2],
         },
     )
-    learning_rate: float = field(default=1e-4, metadata={"help": "Of projections, fusion and head."})
+    learning_rate: float = field(
+        default=1e-4,
+        metadata={
+            "help": "Of projections, fusion and head. Also by modality, of the encoders: "
+            '"{default: 1e-4, encoders: 2e-5, vision: 1e-5}"; short forms: encoder_learning_rate, '
+            "vision_learning_rate…",
+            "forms": (dict[str, float],),
+        },
+    )
     encoder_learning_rate: float | None = field(
         default=None, metadata={"help": "Of the encoders; left out, a fifth of learning_rate (METER)."}
     )
@@ -48,6 +57,9 @@ class TrainArguments:
     )
     tabular_learning_rate: float | None = field(
         default=None, metadata={"help": "Of the table's encoder, which starts from nothing; left out, learning_rate."}
+    )
+    extra_learning_rates: str | None = field(  # what learning_rate says of encoders from outside the package
+        default=None, metadata={"help": SUPPRESS, "forms": (dict[str, float],)}
     )
     decoder_learning_rate: float | None = field(
         default=None, metadata={"help": "generation: of the decoder; left out, as of the encoders."}
@@ -163,9 +175,11 @@ class TrainArguments:
         for name in ("num_train_epochs", "max_train_seconds", "unfreeze_epochs", "layer_decay", "floor_budget"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        extra: Any = self.extra_learning_rates or {}
+        if not isinstance(extra, dict) or any(rate < 0 for rate in extra.values()):
+            raise ValueError(f"learning_rate must be at least 0 for each modality, got {extra!r:.80}.")
         not_negative = (
-            *("learning_rate", "encoder_learning_rate", "vision_learning_rate", "text_learning_rate"),
-            *("audio_learning_rate", "tabular_learning_rate", "series_learning_rate", "decoder_learning_rate"),
+            *(key.name for key in fields(self) if key.name.endswith("learning_rate")),
             *("gradient_modulation", "weight_decay", "max_grad_norm", "focal_gamma", "mixup_alpha", "ema_decay"),
         )
         for name in not_negative:
@@ -185,10 +199,12 @@ class TrainArguments:
     @property
     def encoder_learning_rates(self) -> dict[str, float]:
         """By modality, and of the decoder."""
-        from ..models.configuration_mm_fusion import MODALITY_CONFIGS, PRETRAINED_MODALITIES  # loads transformers
-
+        pretrained = [*pretrained_modalities(), "decoder"]
         common = self.learning_rate / 5 if self.encoder_learning_rate is None else self.encoder_learning_rate
-        own = {name: getattr(self, f"{name}_learning_rate") for name in (*MODALITY_CONFIGS, "decoder")}
-        for name in set(MODALITY_CONFIGS) - set(PRETRAINED_MODALITIES):  # which start from nothing
-            own[name] = self.learning_rate if own[name] is None else own[name]
-        return {name: common if rate is None else rate for name, rate in own.items()}
+        extra: Any = self.extra_learning_rates or {}
+        found = {}
+        for name in (*modalities(), "decoder"):
+            rate = getattr(self, f"{name}_learning_rate", extra.get(name))
+            usual = common if name in pretrained else self.learning_rate  # the others start from nothing
+            found[name] = usual if rate is None else rate
+        return found

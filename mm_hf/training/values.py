@@ -113,15 +113,12 @@ def check_range(name: str, value: float, low: float, high: float):
         raise ValueError(f"{name} must be between {low} and {high}, got {value}.")
 
 
-def checked_values(
-    values: Mapping[str, Any], groups: Sequence[type], forms: Mapping[str, Any], lenient: bool = False
-) -> dict[str, Any]:
-    """The values of a recipe, each of the type that its key has.
+def checked_values(values: Mapping[str, Any], groups: Sequence[type], lenient: bool = False) -> dict[str, Any]:
+    """The values of a recipe, each of the type that its key has, or of one of those in the `forms` of its metadata.
 
     Args:
         values: by key, as YAML or JSON has them.
         groups: dataclasses whose fields the keys are; other keys are left out.
-        forms: by key the type that a value may have in a recipe beside that of the field.
         lenient: a key without a value has its default.
 
     Raises:
@@ -142,14 +139,13 @@ def checked_values(
                     found[key.name] = None
                 continue
             hint = hints[key.name]
-            also = forms.get(key.name)
-            if also is not None and isinstance(value, get_origin(also)):
-                hint = also
+            forms = key.metadata.get("forms", ())
+            hint = next((form for form in forms if isinstance(value, get_origin(form))), hint)
             try:
                 found[key.name] = value = checked_value(key.name, hint, value)
             except ValueError as error:
-                more = {None: "", list: " In a recipe also a list: [vision].", dict: " In a recipe also by name."}
-                raise ValueError(f"{error}{more[get_origin(also)]}") from None
+                more = {list: " In a recipe also a list: [vision].", dict: " In a recipe also by name."}
+                raise ValueError("".join([str(error), *(more[get_origin(form)] for form in forms)])) from None
             for one in value.values() if isinstance(value, dict) else [value]:
                 # argparse looks at the choices of flags alone, not at those of defaults.
                 if choices and one not in choices:
@@ -173,10 +169,13 @@ def checked_value(name: str, hint: Any, value: Any) -> Any:
         return [checked_one(name, of, one, "each of ") for one in (value if isinstance(value, list) else [value])]
     if get_origin(kind) is dict:
         of = get_args(kind)[1]
-        return {
-            checked_one(name, str, key, "each key of "): checked_one(name, of, one, "each value of ")
+        values = {
+            key: checked_value(name, of, one)
+            if get_origin(of) is list
+            else checked_one(name, of, one, "each value of ")
             for key, one in value.items()
         }
+        return {checked_one(name, str, key, "each key of "): one for key, one in values.items()}
     return checked_one(name, kind, value)
 
 

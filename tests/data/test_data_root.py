@@ -5,7 +5,8 @@ import re
 import pytest
 
 from mm_hf.data import BadRowError, Columns, load_splits
-from mm_hf.data.decoding import decode_image, decode_sound
+from mm_hf.data.modalities.sound import decode_sound
+from mm_hf.data.modalities.vision import decode_image
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from mm_hf.data import (
     load_splits,
     word_tokenizer,
 )
-from mm_hf.data.decoding import decode_image
+from mm_hf.data.modalities.vision import decode_image
 from mm_hf.models.image import MAX_ASPECT, color_of, is_picture, open_image
 from mm_hf.models.video import load_frames
 from mm_hf.retrieval import Gallery

@@ -194,5 +194,25 @@ def test_a_bad_video_is_named_once(clip, processor, tmp_path):
     outside = {"clip": {"bytes": None, "path": "../../etc/passwd"}, "label": 0, "row_id": 0, "split": "train"}
     with pytest.raises(BadRowError, match="leads out of"):
         MultimodalCollator(*settings, root=str(tmp_path))([outside])
-    with pytest.raises(ValueError, match=r"not both: got \['picture'\] and 'clip'"):
-        Columns(image="picture", video="clip")
+
+
+def test_pictures_stand_beside_a_video(clip, processor):
+    """Its frames are the row's last pictures; what is absent, or bad, leaves the others alone."""
+    first, other = (png(PILImage.new("RGB", (SIDE, SIDE), color)) for color in ("white", "black"))
+    columns = Columns(image=["front", "back"], video="clip")
+    values = [(first, other, clip), (first, None, b"nothing"), (None, first, None), (first, first, clip)]
+    rows = [
+        {name: content and {"bytes": content, "path": None} for name, content in zip(("front", "back", "clip"), row)}
+        for row in values
+    ]
+    rows = [{**row, "row_id": number, "split": "train"} for number, row in enumerate(rows)]
+    collator = MultimodalCollator(processor, columns, num_frames=2, on_error="skip")
+    assert collator.parts["vision"] == ["front", "back", "clip#0", "clip#1"]
+    batch = collator(rows)
+    assert batch["vision_index"].tolist() == [[0, 1, 2, 3], [0, -1, -1, -1], [-1, 0, -1, -1], [0, 0, 2, 3]]
+    assert [(entry["row"], entry["column"]) for entry in batch["bad_rows"]] == [(1, "clip")]
+    assert columns.frames(4) == 2
+    alone = MultimodalCollator(processor, Columns(video="clip"), num_frames=2)([rows[0]])
+    assert torch.equal(alone["pixel_values"], batch["pixel_values"][2:])
+    with pytest.raises(ValueError, match="clip#0"):
+        MultimodalCollator(processor, Columns(image=["clip#0"], video="clip"), num_frames=2)

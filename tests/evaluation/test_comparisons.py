@@ -7,8 +7,7 @@ import pytest
 
 from mm_hf.evaluation import compare, figure, lower_is_better, model_card, verdict
 from mm_hf.evaluation.comparisons import CONSTANTS, NO_FLOORS
-from mm_hf.evaluation.metrics import metrics_of
-from mm_hf.evaluation.texts import text_metrics
+from mm_hf.tasks import TASKS, task_of
 
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "mm_hf/evaluation/card.md"
@@ -21,8 +20,7 @@ DIRECTIONS = {
 
 
 def test_every_metric_has_its_direction():
-    kinds = ("single_label_classification", "multi_label_classification", "regression")
-    known = {name for kind in kinds for name in metrics_of(kind, 2)} | set(text_metrics([]))
+    known = {metric for name in TASKS for metric in task_of(name).metrics(2)}
     assert known <= set(DIRECTIONS)
     for metric, better in DIRECTIONS.items():
         assert lower_is_better(metric) == (better == "lower")
@@ -148,7 +146,8 @@ def test_the_card_says_it(problem_types, metric, floor, says, beaten):
         model_class="M",
         encoders={},
         parameters=1.0,
-        labels=["LABEL_0"] if kind == "regression" else ["a", "b"],
+        answers={name: task_of(kind, ["a", "b"], name).answer_in_words for name, kind in problem_types.items()},
+        numbers=kind == "regression",
         writes=kind == "generation",
         searches=kind is None,
         tasks={},

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from mm_hf.evaluation import answers_of, calibration, confusion, label_scores, targets_of, worst_mistakes
-from mm_hf.evaluation.diagnostics import row_losses
+from mm_hf.evaluation import confusion, label_scores, worst_mistakes
 from mm_hf.models.losses import classification_loss
+from mm_hf.tasks import task_of
 
 
 SINGLE, SEVERAL = "single_label_classification", "multi_label_classification"
@@ -15,6 +15,10 @@ SINGLE, SEVERAL = "single_label_classification", "multi_label_classification"
 
 def logits_of(probabilities):
     return torch.tensor(probabilities).log()
+
+
+def calibration(logits, labels, problem_type):
+    return task_of(problem_type).diagnostics(logits, labels)["calibration"]
 
 
 def test_overconfidence():
@@ -78,23 +82,25 @@ def test_scores_of_labels():
 
 
 def test_worst_mistakes():
-    logits = logits_of([[0.9, 0.1], [0.6, 0.4], [0.99, 0.01], [0.2, 0.8]])
-    found = worst_mistakes(logits, torch.tensor([1, 1, 0, 0]), SINGLE, ["no", "yes"])
+    logits, task = logits_of([[0.9, 0.1], [0.6, 0.4], [0.99, 0.01], [0.2, 0.8]]), task_of(SINGLE, ["no", "yes"])
+    found = worst_mistakes(task, logits, torch.tensor([1, 1, 0, 0]))
     assert [mistake["place"] for mistake in found] == [0, 3, 1]  # the third is right
     first = found[0]
     assert (first["answer"], first["truth"]) == ("no", "yes")
     assert (first["probability"], first["truth_probability"]) == (pytest.approx(0.9), pytest.approx(0.1))
     assert first["loss"] == pytest.approx(-math.log(0.1))
-    assert len(worst_mistakes(logits, torch.tensor([1, 1, 0, 0]), SINGLE, ["no", "yes"], count=2)) == 2
-    assert worst_mistakes(logits, torch.tensor([0, 0, 0, 1]), SINGLE, ["no", "yes"]) == []
+    assert len(worst_mistakes(task, logits, torch.tensor([1, 1, 0, 0]), count=2)) == 2
+    assert worst_mistakes(task, logits, torch.tensor([0, 0, 0, 1])) == []
 
 
 def test_mistakes_of_other_problems():
     logits = torch.tensor([[3.0, -3.0, 3.0], [-3.0, -3.0, -3.0]])
-    (mistake, other) = worst_mistakes(logits, torch.tensor([[0.0, 1, 0], [1, 0, 0]]), SEVERAL, ["a", "b", "c"])
+    labels = torch.tensor([[0.0, 1, 0], [1, 0, 0]])
+    (mistake, other) = worst_mistakes(task_of(SEVERAL, ["a", "b", "c"]), logits, labels)
     assert (mistake["place"], mistake["answer"], mistake["truth"]) == (0, "a, c", "b")
     assert other["answer"] == "(none)"
-    found = worst_mistakes(torch.tensor([[1.0], [2.0], [7.5]]), torch.tensor([1.0, 4.0, 7.0]), "regression", None)
+    labels = torch.tensor([1.0, 4.0, 7.0])
+    found = worst_mistakes(task_of("regression"), torch.tensor([[1.0], [2.0], [7.5]]), labels)
     assert [(mistake["place"], mistake["answer"], mistake["truth"]) for mistake in found] == [
         (1, "2", "4"),
         (2, "7.5", "7"),
@@ -110,13 +116,13 @@ def test_the_losses_of_rows_are_parts_of_the_loss(problem_type):
         SEVERAL: torch.rand(20, 4, generator=generator),
         "regression": torch.randn(20, generator=generator),
     }[problem_type]
-    losses = row_losses(logits, labels, problem_type)
+    losses = task_of(problem_type).row_losses(logits, labels)
     assert losses.shape == (20,)
     torch.testing.assert_close(losses.mean(), classification_loss(logits, labels, problem_type))
 
 
 def test_answers_and_targets():
-    assert answers_of(torch.tensor([[0.0, 2.0]]), SINGLE).tolist() == [1]
-    assert answers_of(torch.tensor([[-0.1, 2.0]]), SEVERAL).tolist() == [[0, 1]]
-    assert targets_of(torch.tensor([[0.3, 0.6]]), SEVERAL).tolist() == [[0, 1]]
-    assert targets_of(torch.tensor([0.3, 0.6]), "regression").shape == (2, 1)
+    assert task_of(SINGLE).answers(torch.tensor([[0.0, 2.0]])).tolist() == [1]
+    assert task_of(SEVERAL).answers(torch.tensor([[-0.1, 2.0]])).tolist() == [[0, 1]]
+    assert task_of(SEVERAL).targets(torch.tensor([[0.3, 0.6]])).tolist() == [[0, 1]]
+    assert task_of("regression").targets(torch.tensor([0.3, 0.6])).shape == (2, 1)

@@ -5,14 +5,8 @@ import math
 import pytest
 import torch
 
-from mm_hf.evaluation import (
-    answers_of,
-    bootstrap,
-    classification_metrics,
-    group_codes,
-    metrics_with_intervals,
-    targets_of,
-)
+from mm_hf.evaluation import bootstrap, group_codes, metrics_with_intervals
+from mm_hf.tasks import classification_metrics, task_of
 
 
 def answers(rows: int, right: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,7 +21,7 @@ def answers(rows: int, right: float, seed: int = 0) -> tuple[torch.Tensor, torch
 
 def measured(said, targets, groups=None, **more):
     groups = torch.arange(len(said)) if groups is None else groups
-    return metrics_with_intervals(said, targets, "single_label_classification", 5, groups, **more)
+    return metrics_with_intervals(task_of("single_label_classification"), said, targets, 5, groups, **more)
 
 
 def half_width(found):
@@ -75,11 +69,11 @@ def test_values_are_those_of_the_plain_metrics():
         ("multi_label_classification", torch.randn(100, 5, generator=generator), torch.eye(5).repeat(20, 1)),
         ("regression", torch.randn(100, 1, generator=generator), torch.randn(100, generator=generator)),
     ):
-        plain = classification_metrics(logits, labels, problem_type, kinds)
+        plain, task = classification_metrics(logits, labels, problem_type, kinds), task_of(problem_type)
         found = metrics_with_intervals(
-            answers_of(logits, problem_type),
-            targets_of(labels, problem_type),
-            problem_type,
+            task,
+            task.answers(logits),
+            task.targets(labels),
             logits.shape[1],
             torch.arange(100),
             kinds,

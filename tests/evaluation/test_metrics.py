@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from mm_hf.evaluation import classification_metrics, majority_accuracy
-from mm_hf.evaluation.metrics import metrics_of
+from mm_hf.evaluation import majority_accuracy
+from mm_hf.tasks import classification_metrics, task_of
 
 
 def logits_of(classes, count=3):
@@ -54,23 +54,23 @@ def test_the_share_of_variance_that_is_explained(unit, shift):
     changes nothing, though squares of such numbers fill a float64, nor does a unit, though their squares are tiny."""
     targets = torch.tensor([[1.0], [2.0], [3.0], [6.0]], dtype=torch.float64) * unit + shift
     answers = torch.tensor([[2.0], [2.0], [2.0], [8.0]], dtype=torch.float64) * unit + shift
-    found = {name: function(answers, targets).item() for name, function in metrics_of("regression", 1).items()}
+    found = {name: function(answers, targets).item() for name, function in task_of("regression").metrics(1).items()}
     assert found["r2"] == pytest.approx(1 - 6 / 14)
     assert found["mae"] == pytest.approx(unit)
     assert found["rmse"] == pytest.approx(unit * (6 / 4) ** 0.5)
-    assert metrics_of("regression", 1)["r2"](targets * 0 + targets.mean(), targets).item() == pytest.approx(0)
+    assert task_of("regression").metrics(1)["r2"](targets * 0 + targets.mean(), targets).item() == pytest.approx(0)
 
 
 def test_several_outputs_have_one_share():
     targets = torch.tensor([[0.0, 0.0], [2.0, 20.0]])
     answers = torch.tensor([[0.0, 5.0], [2.0, 20.0]])
-    assert metrics_of("regression", 2)["r2"](answers, targets).item() == pytest.approx(1 - 25 / (2 + 200))
+    assert task_of("regression").metrics(2)["r2"](answers, targets).item() == pytest.approx(1 - 25 / (2 + 200))
 
 
 @pytest.mark.parametrize("labels", [[3.0], [2.0, 2.0, 2.0]])
 def test_labels_that_are_alike_explain_nothing(labels):
     targets = torch.tensor(labels)[:, None]
-    assert math.isnan(metrics_of("regression", 1)["r2"](targets + 1, targets))
+    assert math.isnan(task_of("regression").metrics(1)["r2"](targets + 1, targets))
 
 
 def test_a_row_may_have_no_kind():

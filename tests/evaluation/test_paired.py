@@ -15,15 +15,15 @@ from mm_hf.evaluation.paired import (
     differing_rows,
     paired_metrics,
     paired_verdict,
-    row_scores,
     sign_test,
     winner,
 )
-from mm_hf.models.generation_mm_fusion import GENERATION
+from mm_hf.tasks import task_of
 
 
-CLASSES = "single_label_classification"
-LABELS = "multi_label_classification"
+CLASSES = task_of("single_label_classification")
+LABELS = task_of("multi_label_classification")
+NUMBERS = task_of("regression")
 
 
 def draw(rows: int, right_a: float, right_b: float, seed: int = 0):
@@ -39,7 +39,7 @@ def test_the_interval_is_that_of_the_paired_bootstrap():
     by one it would be wider."""
     said, truth = draw(400, 0.9, 0.9)
     said = said[0], torch.where(torch.arange(400) % 20 == 0, (said[0] + 1) % 3, said[0])  # they err together
-    found = paired_metrics(said, truth, CLASSES, 3, torch.arange(400), samples=1000)["metrics"]
+    found = paired_metrics(CLASSES, said, truth, 3, torch.arange(400), samples=1000)["metrics"]
     right = [(answers == truth).double().numpy() for answers in said]
     accuracy = found["accuracy"]
     assert (accuracy["a"], accuracy["b"]) == pytest.approx((right[0].mean(), right[1].mean()))
@@ -57,9 +57,9 @@ def test_rows_that_belong_together_are_drawn_together():
     """Ten times the same rows are no more than the rows once."""
     said, truth = draw(60, 0.9, 0.7)
     groups = torch.arange(60)
-    once = paired_metrics(said, truth, CLASSES, 3, groups, samples=300)["metrics"]["accuracy"]
+    once = paired_metrics(CLASSES, said, truth, 3, groups, samples=300)["metrics"]["accuracy"]
     tenfold = tuple(answers.repeat(10) for answers in said)
-    more = paired_metrics(tenfold, truth.repeat(10), CLASSES, 3, groups.repeat(10), samples=300)["metrics"]["accuracy"]
+    more = paired_metrics(CLASSES, tenfold, truth.repeat(10), 3, groups.repeat(10), samples=300)["metrics"]["accuracy"]
     assert more == pytest.approx(once)
     votes = [(answers == truth).double() for answers in said]
     differences = votes[0] - votes[1]
@@ -70,24 +70,24 @@ def test_regression_and_kinds():
     truth = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
     said = truth + torch.tensor([[1.0], [0.0], [-1.0], [2.0]]), truth + torch.tensor([[2.0], [0.0], [0.0], [-2.0]])
     kinds = ["x", "x", "y", None]
-    found = paired_metrics(said, truth, "regression", 1, torch.arange(4), kinds, samples=20)
+    found = paired_metrics(NUMBERS, said, truth, 1, torch.arange(4), kinds, samples=20)
     rmse, mae = found["metrics"]["rmse"], found["metrics"]["mae"]
     assert (rmse["a"], rmse["b"]) == pytest.approx((math.sqrt(6 / 4), math.sqrt(8 / 4)))
     assert (mae["a"], mae["b"], mae["difference"]) == pytest.approx((1.0, 1.0, 0.0))
     assert found["by_kind"]["x"]["difference"] == pytest.approx(math.sqrt(1 / 2) - math.sqrt(4 / 2))
     assert {kind: values["rows"] for kind, values in found["by_kind"].items()} == {"x": 2, "y": 1}
-    scores = tuple(row_scores(answers, truth, "regression") for answers in said)
+    scores = tuple(NUMBERS.row_scores(answers, truth) for answers in said)
     assert scores[0].tolist() == [-1, 0, -1, -2]
-    assert counted(said, truth, scores, "regression") == {"a_closer": 1, "b_closer": 1, "equal": 2, "differ": 3}
+    assert counted(NUMBERS, said, truth, scores) == {"a_closer": 1, "b_closer": 1, "equal": 2, "differ": 3}
     assert differing_rows(said, scores) == [0, 2, 3]  # row 3 is answered differently, and equally wrong
 
 
 def test_scores_of_rows():
     labels = torch.tensor([[1, 0, 1], [0, 0, 0]])
     said = torch.tensor([[1, 1, 0], [0, 0, 0]])
-    assert row_scores(said, labels, LABELS).tolist() == pytest.approx([1 / 3, 1])
+    assert LABELS.row_scores(said, labels).tolist() == pytest.approx([1 / 3, 1])
     texts = ["a red cat", "a red dog"]
-    scores = row_scores(torch.tensor([0, 1]), torch.tensor([0, 0]), GENERATION, texts)
+    scores = task_of("generation", texts).row_scores(torch.tensor([0, 1]), torch.tensor([0, 0]))
     assert scores[0] == 1
     assert 0 < scores[1] < 1
 
@@ -141,7 +141,8 @@ def test_words():
 
 def outcome(names, answers, truth, labelled=None) -> Outcome:
     truth = torch.tensor(truth)
-    return Outcome(CLASSES, names, torch.tensor(answers), truth, truth >= 0 if labelled is None else labelled)
+    task = task_of("single_label_classification", names)
+    return Outcome(task, torch.tensor(answers), truth, truth >= 0 if labelled is None else labelled)
 
 
 def compared(one, other, rows):
@@ -177,7 +178,7 @@ def test_rows_that_one_cannot_read_count_for_neither():
         (outcome(["x", "y"], [0, 1], [0, 0]), "row 11"),
         (outcome(["x", "y"], [0, 1], [-100, -100]), "can read"),
         (
-            Outcome("regression", None, torch.zeros(2, 1), torch.zeros(2, 1), torch.ones(2, dtype=torch.bool)),
+            Outcome(NUMBERS, torch.zeros(2, 1), torch.zeros(2, 1), torch.ones(2, dtype=torch.bool)),
             "regression",
         ),
     ],
@@ -192,11 +193,11 @@ def test_few_groups_have_no_winner():
     truth = torch.zeros(40, dtype=torch.int64)
     said = truth.clone(), torch.cat([truth[:39], torch.tensor([1])])
     kinds = ["x"] * 39 + ["y"]
-    found = paired_metrics(said, truth, CLASSES, 3, torch.arange(40), kinds=kinds, samples=50)
+    found = paired_metrics(CLASSES, said, truth, 3, torch.arange(40), kinds=kinds, samples=50)
     lonely = found["by_kind"]["y"]
     assert (lonely["rows"], lonely["difference"], lonely["winner"], lonely["low"]) == (1, 1.0, None, None)
     assert found["by_kind"]["x"]["low"] == 0.0
-    three = paired_metrics((truth, truth + 1), truth, CLASSES, 3, torch.arange(40) % 3, samples=50)["metrics"]
+    three = paired_metrics(CLASSES, (truth, truth + 1), truth, 3, torch.arange(40) % 3, samples=50)["metrics"]
     assert (three["accuracy"]["difference"], three["accuracy"]["winner"]) == (1.0, None)
 
 

@@ -9,23 +9,21 @@ import pytest
 import torch
 from PIL import Image
 
+from mm_hf.data.modalities.sound import picture_of_sound
 from mm_hf.evaluation import (
     analyse,
-    answers_of,
     draw,
-    judged,
-    note_on_numbers,
-    picture_of_sound,
     plot_predictions,
     plots,
     table,
-    targets_of,
     write_page,
 )
 from mm_hf.evaluation.html_report import PICTURES
 from mm_hf.evaluation.plots import drawable
+from mm_hf.tasks import task_of
 
 
+NUMBERS = task_of("regression")
 STRANGE = [
     "",
     "日本語の質問ですか？" * 30,
@@ -91,9 +89,9 @@ def test_numbers_are_marked_by_how_far_off_they_are(drawn, unit):
     equal to the truth; and what is off by 3 is not good, though both would be printed alike with four digits."""
     labels = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, float("nan")]) * unit
     logits = torch.tensor([[1.7], [2.72], [3.0], [1.0], [5.001], [2.0]]) * unit
-    found = judged(logits, labels, "regression", None)
+    found = NUMBERS.judged(logits, labels)
     assert [right for _, _, right in found] == [True, False, True, False, True, None]
-    panels, note = drawn([(None, "x", *row) for row in found], note=note_on_numbers())
+    panels, note = drawn([(None, "x", *row) for row in found], note=NUMBERS.note)
     assert [color for color, _, _ in panels] == ["black", plots.RED, "black", plots.RED, "black", "black"]
     assert "off by 0.49 SD" in panels[0][1]
     assert "off by 0.51 SD" in panels[1][1]
@@ -108,18 +106,18 @@ def test_numbers_are_marked_by_how_far_off_they_are(drawn, unit):
 
 def test_numbers_near_one_another_keep_the_digits_that_tell_them_apart():
     labels = torch.tensor([100000.125, 100000.25, 100000.5])
-    said, true, right = judged(labels[:, None] + 0.125, labels, "regression", None)[0]
+    said, true, right = NUMBERS.judged(labels[:, None] + 0.125, labels)[0]
     assert (said, true, right) == ("100,000.25", "100,000.125, off by 0.80 SD", False)
 
 
 def test_labels_that_do_not_vary():
-    found = judged(torch.tensor([[2.0], [2.5]]), torch.tensor([2.0, 2.0]), "regression", None)
+    found = NUMBERS.judged(torch.tensor([[2.0], [2.5]]), torch.tensor([2.0, 2.0]))
     assert found == [("2", "2", True), ("2.5", "2", False)]
 
 
 def test_several_numbers_are_as_good_as_the_worst():
     labels = torch.tensor([[0.0, 0.0], [2.0, 200.0]])  # deviations 1 and 100
-    found = judged(torch.tensor([[0.4, 40.0], [2.4, 140.0]]), labels, "regression", None)
+    found = NUMBERS.judged(torch.tensor([[0.4, 40.0], [2.4, 140.0]]), labels)
     assert [right for _, _, right in found] == [True, False]
 
 
@@ -141,7 +139,7 @@ def test_several_numbers_are_as_good_as_the_worst():
     ],
 )
 def test_classes_are_said_by_name(drawn, kind, logits, labels, expected):
-    found = judged(torch.tensor(logits), torch.tensor(labels), kind, {0: "a", 1: "b"})
+    found = task_of(kind, ["a", "b"]).judged(torch.tensor(logits), torch.tensor(labels))
     assert found == expected
     panels, note = drawn([(None, "x", *row) for row in found])
     assert [color == plots.RED for color, _, _ in panels] == [right is False for _, _, right in expected]
@@ -173,18 +171,17 @@ def test_a_page_of_each_problem(problem_type, files, tmp_path):
         labels = torch.nn.functional.one_hot(labels).float()
     if problem_type == "regression":
         logits, labels, names = logits[:, :1], labels.float(), None
-    answers, targets = answers_of(logits, problem_type), targets_of(labels, problem_type)
+    task = task_of(problem_type, names)
+    answers, targets = task.answers(logits), task.targets(labels)
     floors = {"majority": (answers, {"meaning": "<script>alert(1)</script>"})}
     curves = {"vision": [(0.0, answers), (1.0, answers)]}
-    found = analyse(
-        logits, labels, problem_type, names, torch.arange(60), ["<u>kind</u>", "b"] * 30, floors, curves, samples=20
-    )
+    found = analyse(task, logits, labels, torch.arange(60), ["<u>kind</u>", "b"] * 30, floors, curves, samples=20)
     assert found["missing"]["by_modality"]["vision"][1]["value"] == found["floors"]["majority"]["value"]
     for mistake in found["mistakes"]:
         mistake |= {"row": mistake["place"], "text": "<img src=x onerror=alert(1)> é 日本"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        drawn = draw(tmp_path, found, names, answers, targets, [None] * len(found["mistakes"]))
+        drawn = draw(tmp_path, task, found, answers, targets, [None] * len(found["mistakes"]))
     assert [file.name for file in drawn] == files
     assert set(files) <= set(PICTURES)
     for file in drawn:
@@ -207,9 +204,9 @@ def test_a_page_of_each_problem(problem_type, files, tmp_path):
 
 
 def test_without_mistakes(tmp_path):
-    logits, labels = torch.eye(3) * 9, torch.arange(3)
-    found = analyse(logits, labels, "single_label_classification", ["a", "b", "c"], torch.arange(3), samples=5)
-    drawn = draw(tmp_path, found, ["a", "b", "c"], labels, labels, [])
+    logits, labels, task = torch.eye(3) * 9, torch.arange(3), task_of("single_label_classification", ["a", "b", "c"])
+    found = analyse(task, logits, labels, torch.arange(3), samples=5)
+    drawn = draw(tmp_path, task, found, labels, labels, [])
     assert [file.name for file in drawn] == ["reliability.png", "confusion.png"]
     write_page(tmp_path / "page.html", "perfect", {}, found, drawn)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")

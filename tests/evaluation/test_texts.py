@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
-from mm_hf.evaluation import TextTable, analyse, generation_metrics, majority_answer, token_metrics
+from mm_hf.evaluation import TextTable, analyse, generation_metrics, token_metrics
 from mm_hf.evaluation.texts import TextScore, chrf, exact
-from mm_hf.models.generation_mm_fusion import GENERATION
+from mm_hf.tasks import task_of
 
 
 def chrf_by_hand(answer: str, target: str) -> float:
@@ -67,13 +67,13 @@ def test_what_is_found_out_of_texts():
     table = TextTable()
     said, true = table.codes(["red", "red", "blue", "blu"] * 10), table.codes(["red", "blue", "blue", "blue"] * 10)
     nearest = table.codes(["red"] * 40)
-    majority = majority_answer(true, GENERATION, len(table.texts)).expand(40)
+    task = task_of("generation", table.texts)
+    majority = task.constants(true, 0)["majority"].answer.expand(40)
     assert table.texts[int(majority[0])] == "blue"
     found = analyse(
+        task,
         said,
         true,
-        GENERATION,
-        table.texts,
         torch.arange(40),
         kinds=["a", "b"] * 20,
         floors={"majority": (majority, {"meaning": "most"}), "nearest": (nearest, {"meaning": "near"})},

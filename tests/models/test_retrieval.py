@@ -185,7 +185,7 @@ def test_save_and_load(tmp_path):
     model = build(logit_scale_init_value=1.5)
     model.logit_scale.data.fill_(2.0)
     model.save_pretrained(tmp_path)
-    assert {"retrieval_mm_fusion.py", "pairs.py"} <= {file.name for file in tmp_path.iterdir()}
+    assert {"retrieval_mm_fusion.py", "contrastive.py"} <= {file.name for file in tmp_path.iterdir()}
     loaded = AutoModelForZeroShotImageClassification.from_pretrained(tmp_path)
     assert type(loaded) is MMFusionForRetrieval
     with torch.no_grad():

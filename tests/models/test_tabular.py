@@ -324,7 +324,7 @@ def test_it_starts_from_random_weights_and_is_never_frozen_with_the_others():
     ).config.frozen_encoders == ["tabular"]
     with pytest.raises(
         ValueError,
-        match=r"at least one of \['vision', 'text', 'audio'\], or one of \['tabular_config', 'series_config'\]",
+        match=r"\['vision', 'text', 'audio'\], or one of \['tabular_config', 'series_config', 'extra_configs'\]",
     ):
         MMFusionForClassification.from_encoders_pretrained()
 

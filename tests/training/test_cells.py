@@ -11,9 +11,8 @@ from kill_and_resume import call
 
 from mm_hf import MMFusionProcessor
 from mm_hf.commands import evaluate
+from mm_hf.data.modalities.table import lines_of_table
 from mm_hf.training import open_run, train
-from mm_hf.training.data_arguments import DataArguments
-from mm_hf.training.splits import lines_of_table
 
 
 @pytest.fixture(autouse=True)
@@ -107,8 +106,7 @@ def test_what_the_texts_of_a_table_are_taken_for(tmp_path):
         "id": ["20"] * 90 + ["none"] * 10,
     }
     parts = {"train": Dataset.from_dict(table)}
-    args = DataArguments(table_columns=list(table), category_columns=["id"])
-    age, digits, size = lines_of_table(parts, args)
+    age, digits, size = lines_of_table(parts, list(table), ["id"])
     assert "age is read as numbers" in age
     assert "digits is read as categories, though 100 of 100 values" in digits
     assert "size is read as categories, though 90 of 100 values" in size

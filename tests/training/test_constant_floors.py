@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from mm_hf.commands import results as show_results
 from mm_hf.data import BadRows, Columns, label_tensor
 from mm_hf.evaluation import compare, verdict
+from mm_hf.tasks import task_of
 from mm_hf.training.evaluator import Evaluator
 from mm_hf.training.finish import STREAMED_LABELS, constant_floors
 from mm_hf.training.model_arguments import RETRIEVAL
@@ -19,6 +20,15 @@ from mm_hf.training.model_arguments import RETRIEVAL
 
 NAMES = ["a", "b", "c"]
 LABEL2ID = {name: number for number, name in enumerate(NAMES)}
+
+
+def asked(label, problem_type, label2id):
+    """The tasks of columns of labels, whose problem types and numbers of classes are dicts where there are several."""
+    if isinstance(label, list):
+        return [task_of(problem_type[name], label2id[name], name) for name in label]
+    return [task_of(problem_type, label2id, label)]
+
+
 SINGLE, SEVERAL = "single_label_classification", "multi_label_classification"
 TEXTS = ["one two", "three", "one two", "four five six", None]
 
@@ -46,8 +56,7 @@ def job_of(train, test, label, label2id, problem_type, stream=False, collator=No
         accelerator=here,
         columns=Columns(label=label),
         splits=parts,
-        problem_type=problem_type,
-        label2id=label2id,
+        tasks=asked(label, problem_type, label2id),
         processor=None,
         collator=collator,
         bad_rows=BadRows(1.0, "raise"),

@@ -426,7 +426,7 @@ def test_frozen_encoders_that_changed_are_named(change, name, tmp_path):
 
 def test_which_encoders_are_frozen():
     class Asked:
-        vision_encoder, text_encoder, audio_encoder = "a", "b", None
+        vision_encoder, text_encoder, audio_encoder, encoders = "a", "b", None, None
         freeze_encoders: bool | list = False
 
     assert frozen_sources(Asked()) == {}

@@ -408,8 +408,8 @@ def test_sounds_are_written_down(tmp_path):
 
 
 def test_places_of_pictures_keep_their_order():
-    config = mock.Mock(modalities=["vision", "text"], num_images=2)
-    given = dict.fromkeys(("video_column", "audio_column", "series_column", "table_columns"))
+    config = mock.Mock(modalities=["vision", "text"], num_images=2, places_of={"vision": 2, "text": 1}.get)
+    given = dict.fromkeys(("columns", "video_column", "audio_column", "series_column", "table_columns"))
     asked = mock.Mock(**given, image_column=["", "photo"], text_column="text")
     columns = columns_of("run", asked, config, mock.Mock(table_schema=None))
     source = open_rows(str(TABLE), None, columns, None)
@@ -417,6 +417,9 @@ def test_places_of_pictures_keep_their_order():
     assert [row[name] for name in columns.images] == [None, {"bytes": None, "path": "photos/0.png"}]
     asked.image_column = ["photo"]
     with pytest.raises(ValueError, match="2 images"):
+        columns_of("run", asked, config, mock.Mock(table_schema=None))
+    asked.image_column, asked.text_column = ["", "photo"], ["text", "kind"]
+    with pytest.raises(ValueError, match=r"text_column names 2 .* 1 text"):
         columns_of("run", asked, config, mock.Mock(table_schema=None))
 
 

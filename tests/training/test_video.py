@@ -123,7 +123,7 @@ def test_two_processes_learn_as_one(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"image_column": "video"}, "a row has pictures or a video, not both"),
+        ({"image_column": "video"}, "names a column twice"),
         ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
         ({"video_column": "clip"}, "Column 'clip' must hold videos"),
         ({"video_column": None, "image_column": None}, "image_column is missing"),

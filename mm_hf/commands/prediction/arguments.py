@@ -2,16 +2,22 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ... import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
 from ...data import Columns
 from ...models.files import read_json
+from ...models.modality import modality_of
 from ...models.names import did_you_mean
-from ...training.data_arguments import COLUMN_OF
+from ...training.by_modality import columns_by_modality, key_in_use, listed, missing_columns, short_keys
+from ...training.data_arguments import keep_plain
 from ...training.heads import HEADS
 from ...training.model_arguments import RETRIEVAL
+from ...training.places import find_data
+from ...training.recipe import fields_of, import_files_of
 from ...training.reopen import check_checkpoint, config_of
+from ...training.splits import columns_in_use
 from ...training.values import checked_values
 from ..arguments import IN_COLUMNS, OF_DATA, ColumnArguments, predict_parser
 from .sources import NO_COLUMN
@@ -27,15 +33,15 @@ def parse_arguments(description: str) -> tuple[str, str, Any, Any]:
         the checkpoint, the rows, and both groups of arguments.
     """
     parser = predict_parser(description, "mm_hf predict")
-    run = parser.parse_known_args()[0].run
-    file = Path(run) / "recipe.json"
-    if file.exists():
-        try:
-            recipe = read_json(file)
-            own = {key: recipe[key] for key in OF_DATA if key in recipe and key != "data_root"}
-            parser.set_defaults(**checked_values(own, (ColumnArguments,), {}, lenient=True))
-        except (OSError, ValueError) as error:
-            parser.error(f"{file}: {error}")
+    parsed = parser.parse_known_args()[0]
+    file = Path(parsed.run) / "recipe.json"
+    try:
+        recipe = read_json(file) if file.exists() else {}
+        import_files_of(find_data(recipe, file.parent)[0], file.parent, parsed.import_files)
+        own = {key: value for key, value in fields_of(recipe).items() if key in OF_DATA and key != "data_root"}
+        parser.set_defaults(**checked_values(own, (ColumnArguments,), lenient=True))
+    except (OSError, ValueError) as error:
+        parser.error(f"{file}: {error}")
     try:
         args, data_args, others = parser.parse_args_into_dataclasses()
     except ValueError as error:
@@ -74,41 +80,50 @@ def columns_of(run: str, data_args: Any, config: MMFusionConfig, processor: MMFu
         ValueError: naming those that are not known, or that the checkpoint has no use for.
     """
     schema = processor.table_schema
-    table = data_args.table_columns if data_args.table_columns or schema is None else schema.columns
-    given = {key: getattr(data_args, key) for key in IN_COLUMNS} | {"table_columns": table}
-    needed = [COLUMN_OF[modality] for modality in config.modalities]
-    missing = [f"--{key}" for key in needed if given[key] is None]
-    if given["video_column"] is not None and "--image_column" in missing:
-        missing.remove("--image_column")
-    if missing:
+    others = dict.fromkeys(("image_id_column", "label_column", "kind_column"))
+    asked = SimpleNamespace(**others, **{key: getattr(data_args, key) for key in IN_COLUMNS})
+    if schema is not None and not asked.table_columns:
+        asked.table_columns = schema.columns
+    if missing := missing_columns(asked, config.modalities):
         raise ValueError(
             f"Needed: {', '.join(missing)}. {run} has no recipe.json that names them (a modality that the rows do not "
             'have: "").'
         )
-    image = list(given["image_column"] or [])
-    table = [column for column in table or [] if column]
-    used = {key: value for key, value in given.items() if value and value != [""]}
-    if used.get("video_column") and any(image):
-        raise ValueError(f"A row has images or a video: got image_column {image} and {used['video_column']!r}.")
-    for key in used:
-        if key not in needed and not (key == "video_column" and "vision" in config.modalities):
-            raise ValueError(f"{key} is {used[key]}, but {run} has {config.modalities} alone.")
-    if not any([any(image), table, *(used.get(key) for key in IN_COLUMNS if key.endswith("_column"))]):
+    named = columns_by_modality(asked)
+    for name, given in named.items():
+        if name not in config.modalities:
+            raise ValueError(f"{key_in_use(asked, name)} is {given}, but {run} has {config.modalities} alone.")
+    if not named:
         raise ValueError(f"No column is left of which {run} could say anything: it reads {config.modalities}.")
-    if any(image) and len(image) != config.num_images:
-        raise ValueError(
-            f"image_column names {len(image)} columns, but {run} looks at {config.num_images} images a row: name one "
-            'for each, in their order ("" for one that the rows do not have).'
-        )
+    for name in named:
+        if modality_of(name).several_places and not modality_of(name).extra:
+            fill_places(run, asked, name, config)
+    table = [column for column in asked.table_columns or [] if column]
     if schema is not None and (unknown := [column for column in table if column not in schema.columns]):
         meant = did_you_mean(unknown[0], schema.columns)
         raise ValueError(f"table_columns names {unknown}, but the table of {run} has {schema.columns}.{meant}")
-    places = [column or NO_COLUMN.format(place) for place, column in enumerate(image)]
-    return Columns(
-        image=places if any(image) else None,
-        text=used.get("text_column"),
-        audio=used.get("audio_column"),
-        video=used.get("video_column"),
-        table=table,
-        series=used.get("series_column"),
-    )
+    return columns_in_use(asked)
+
+
+def fill_places(run: str, asked: Any, name: str, config: MMFusionConfig):
+    """Gives each place of a modality that no column fills a name.
+
+    Raises:
+        ValueError: more or fewer columns than the model has places. Beside a column of videos, their frames take
+            those that are left.
+    """
+    key, *others = short_keys(name)
+    # A config knows the places of others than pictures once the model's half of this is there.
+    known = getattr(config, "places_of", lambda _: config.num_images)
+    given, places = listed(getattr(asked, key, None)), known(name)
+    frames = any(getattr(asked, other) for other in others)
+    if not any(given):
+        return
+    if len(given) != places and not (frames and len(given) < places):
+        raise ValueError(
+            f"{key} names {len(given)} columns, but {run} looks at {places} {modality_of(name).argument} a row: name "
+            'one for each, in their order ("" for one that the rows do not have).'
+        )
+    part = key.rpartition("_")[0]
+    setattr(asked, key, [column or NO_COLUMN.format(part, place) for place, column in enumerate(given)])
+    keep_plain(asked)

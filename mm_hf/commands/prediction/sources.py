@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -22,12 +22,14 @@ from datasets import ClassLabel, Features
 from ...data import Columns, data_root_of, names_of_classes
 from ...data.class_names import name_of, name_of_class
 from ...data.csv_files import BLOCK, CELLS, ROW_NAMES, CsvFile, Unreadable, look_at, not_utf8
+from ...data.modalities import reader_of_part
 from ...data.plain_rows import as_file
 from ...data.readers import PART_OF
 from ...data.sources import find_files, named_parts, open_source, prepare
 from ...models.finite import DIGITS, is_code, read_number
 from ...models.names import did_you_mean
 from ...models.tabular import TableSchema
+from ...training.by_modality import key_of_part
 from .output import MISFITS
 
 
@@ -35,7 +37,7 @@ STDIN = "-"
 SEEN_FIRST = 1000  # rows of JSON lines, whose keys are the columns
 NOTHING: Any = CELLS["na_values"]
 READ = 1000  # rows of a CSV or data set that are read together
-NO_COLUMN = "(image {})"  # the place of a picture that no column fills
+NO_COLUMN = "({} {})"  # the place of a picture, or whatever it is, that no column fills
 
 
 class RowSource:
@@ -60,7 +62,8 @@ class RowSource:
 
     def __init__(self, columns: Columns):
         self.columns = columns
-        self.in_use, self.without = needed(columns), dict.fromkeys(columns.images)
+        self.in_use = needed(columns)
+        self.without = dict.fromkeys(column for _, column in columns.named())
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The rows as they stand there, as dicts of `header`."""
@@ -84,12 +87,14 @@ class RowSource:
 
     def value(self, row: Mapping[str, Any], part: str, column: str) -> Any:
         """The value of one column, by the part that it plays."""
-        value = value_of(row, column)
-        if part in ("image", "audio", "video"):
+        value, reader = value_of(row, column), reader_of_part(part)
+        if reader is None:
+            return value
+        if reader.files:
             file = as_file(value)
             return [file] if isinstance(file, (int, float)) else file  # as a list it is a bad row, and no plain one
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return name_of(value) if part == "text" and number else value  # a text of digits, as `load_splits` has it
+        return name_of(value) if reader.cells == "texts" and number else value  # as `load_splits` has it
 
 
 class CsvRows(RowSource):
@@ -145,9 +150,11 @@ class CsvRows(RowSource):
         cell = row[self.called[column]]
         if cell in NOTHING:
             return None
-        if part in ("image", "audio", "video"):
+        reader = reader_of_part(part)
+        if reader is not None and reader.files:
             return as_file(cell)
-        return cell_of_table(cell, self.known.get(column)) if part == "table" else cell
+        numbers = reader is not None and reader.cells == "numbers"
+        return cell_of_table(cell, self.known.get(column)) if numbers else cell
 
 
 class JsonRows(RowSource):
@@ -242,7 +249,11 @@ class StreamRows(RowSource):
     def __init__(self, dataset: str, split: str | None, columns: Columns, root: str | None):
         super().__init__(columns)
         self.name, self.root = dataset, root
-        own = replace(columns, image=[column for part, column in self.in_use if part == "image"] or None)
+        of_parts: dict[str, Any] = {
+            part: [name for other, name in self.in_use if other == part] for part, _ in columns.named()
+        }
+        lacking = {part for part, column in columns.named() if column not in of_parts[part]}
+        own: Columns = replace(columns, **cast(Any, {part: of_parts[part] or None for part in lacking}))
         found, known = open_source(dataset, True, own.named())
         parts = named_parts(found, dataset)
         if split is None and len(parts) > 1:
@@ -306,9 +317,10 @@ def open_rows(
 
 def needed(columns: Columns) -> list[tuple[str, str]]:
     """The columns that a file must have, as pairs of their part and their name: all in use but those that stand for a
-    place without a picture."""
-    absent = {NO_COLUMN.format(place) for place in range(len(columns.images))}
-    return [(part, column) for part, column in columns.named() if column not in absent]
+    place that no column fills."""
+    pairs = columns.named()
+    absent = {NO_COLUMN.format(part, place) for part, _ in pairs for place in range(len(pairs))}
+    return [(part, column) for part, column in pairs if column not in absent]
 
 
 def check_columns(columns: Columns, header: list[str], name: str, there: list[str]):
@@ -319,8 +331,8 @@ def check_columns(columns: Columns, header: list[str], name: str, there: list[st
     """
     for part, column in needed(columns):
         if column not in there:
-            key = "table_columns" if part == "table" else f"{part}_column"
-            without = "with the others" if part == "table" else '""'
+            key = key_of_part(part)
+            without = "with the others" if key.endswith("_columns") else '""'
             raise Unreadable(
                 f"Unknown column {column!r} (given as {key}) of {name}: it has {header}."
                 f"{did_you_mean(column, header)} --{key} names another one; --{key} {without} does without."

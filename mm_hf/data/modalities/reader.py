@@ -6,39 +6,117 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
+from transformers.configuration_utils import PreTrainedConfig
 
-from ...models.modality import modality_of
+from ...models.modality import MODALITIES, modality_of
+from ..rows import Columns, is_absent
 
 
 if TYPE_CHECKING:
     from ..collator import MultimodalCollator
-    from ..rows import Columns
 
 
 class ModalityReader:
     """Finds, reads and describes the items of one modality in rows as `Rows` gives them.
 
     It keeps nothing: what a collator or a recipe is set to is handed in. One from outside the package is registered by
-    `register_reader`, beside its `Modality`.
+    `register_reader`, beside its `Modality`; its columns are `Columns.extra[name]`. It has to say `key`, and `load`
+    where an item is more than the value of one column.
 
     Attributes:
         name: of the modality.
-        column_keys: keys of a recipe that name its columns, the usual one first; flags have the same names.
-        augmentation: key of a recipe, and attribute of the collator, that changes its items at random in training;
-            None where there is none.
+        one_item: all its columns make one item of a row, as those of a table; else each has an item of its own.
+        files: its items are files, which rows hold as `bytes` and `path`.
+        lists: its items are lists in the data, which are not to be read as texts.
+        cells: how cells of a CSV are read: "texts" as they are written; "numbers", of which nobody may doubt which
+            they are; "values", by what they look like.
+        augmentation: key of a recipe, and field of the collator, that changes its items at random in training; None
+            where there is none.
         needs_all_rows: it is fitted on the training rows, so that it does not go with streaming.
-        shown_as: what stands in a report where a row has none, as in "(no image)".
+        shown_as: what stands in a report where a row has no picture of it, as in "(no image)"; None: it has none.
+        captions: which modality's `caption` stands beside a row in a report: that of the lowest number. None: it has
+            none.
     """
 
     name: ClassVar[str]
-    column_keys: ClassVar[tuple[str, ...]]
+    one_item: ClassVar[bool] = False
+    files: ClassVar[bool] = False
+    lists: ClassVar[bool] = False
+    cells: ClassVar[str] = "values"
     augmentation: ClassVar[str | None] = None
     needs_all_rows: ClassVar[bool] = False
     shown_as: ClassVar[str | None] = None
+    captions: ClassVar[int | None] = None
 
-    def columns(self, columns: "Columns", collator: "MultimodalCollator | None" = None) -> list[str]:
-        """Its places in a row, by the names of their columns (of a video, of its frames); none where it has none."""
-        raise NotImplementedError
+    # The columns of a data set
+
+    @property
+    def column_keys(self) -> tuple[str, ...]:
+        """Keys of a recipe that name its columns, the usual one first; flags have the same names. Of the library's
+        modalities each is the field of `Columns`, the part in a row, with `_column` or `_columns`."""
+        return (f"{self.name}_columns",)
+
+    def keys_of_parts(self) -> dict[str, str]:
+        """By the part that its columns play in `Columns.named` the key of a recipe that names them."""
+        extra = modality_of(self.name).extra
+        return {self.name if extra else key.rpartition("_")[0]: key for key in self.column_keys}
+
+    def data_columns(self, columns: Columns) -> list[str]:
+        """The columns of the data that its items are read from."""
+        parts = self.keys_of_parts()
+        return [column for part, column in columns.named() if part in parts]
+
+    def columns(self, columns: Columns, collator: "MultimodalCollator | None" = None) -> list[str]:
+        """Its places in a row: the names of their columns; one name where all columns make one item; none where the
+        data set has none.
+
+        Args:
+            columns: of the data set.
+            collator: whose settings may matter, such as the number of frames of a video.
+        """
+        found = self.data_columns(columns)
+        return [self.name] if found and self.one_item else found
+
+    def prepare_column(self, split: Any, column: str, part: str, root: str | None) -> Any:
+        """A split (`Dataset` or `IterableDataset`) with one of its columns as `load` and `key` take it.
+
+        Args:
+            split: the rows.
+            column: one of `data_columns`.
+            part: that it plays, see `Columns.named`.
+            root: see `resolve_path`.
+
+        Raises:
+            ValueError: it holds something else.
+        """
+        return split
+
+    def fit(self, splits: Mapping[str, Any], columns: Columns, **settings: Any) -> Any:
+        """The part of the processor that is learned from the training rows; None where there is nothing to learn.
+        What cannot be an item is passed over: `key` tells it afterwards.
+
+        Args:
+            splits: the rows of each part; those of "train" count.
+            columns: of the data set, which has some of this modality.
+            settings: `on_error`, `category_columns` and `as_written` of a recipe.
+        """
+        return None
+
+    def said_of_fit(self, splits: Mapping[str, Any], columns: Columns, **settings: Any) -> list[str]:
+        """What `fit` takes values for, where that is not plain to see, for the terminal; arguments as there."""
+        return []
+
+    def fresh_config(self, part: Any, hidden_size: int, **settings: Any) -> PreTrainedConfig:
+        """The config of its encoder, where that starts from random weights.
+
+        Args:
+            part: see `fit`.
+            hidden_size: width of its tokens.
+            settings: `series_rnn_type` of a recipe.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say what fresh_config its encoder has.")
+
+    # The items of rows
 
     def key(self, row: dict[str, Any], column: str, collator: "MultimodalCollator") -> str | None:
         """What tells its items apart: equal keys are one item of a batch, and of a cache. None: the row has none.
@@ -46,7 +124,7 @@ class ModalityReader:
         Raises:
             BadRowError: what cannot be one.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say which key tells its items apart.")
 
     def load(self, row: dict[str, Any], column: str, collator: "MultimodalCollator") -> Any:
         """The item as the processor takes it, decoded.
@@ -54,10 +132,41 @@ class ModalityReader:
         Raises:
             BadRowError: it cannot be read.
         """
-        raise NotImplementedError
+        return row[column]
+
+    def blamed(self, column: str, columns: Columns) -> str | None:
+        """The column that is named where an item cannot be loaded; None where another place of the row says it."""
+        return column
+
+    def check(self, collator: "MultimodalCollator"):
+        """Refuses settings of a collator that do not fit together.
+
+        Raises:
+            ValueError: an augmentation that is out of its range, or of what is not there or was encoded before.
+        """
+        if self.augmentation is None:
+            return
+        name, value = self.augmentation, getattr(collator, self.augmentation)
+        if isinstance(value, (int, float)) and not 0 <= value < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {value}.")
+        if value and not collator.parts[self.name]:
+            raise ValueError(f"{name} is {value}, but no column holds {self.name}.")
+        if value and collator.cache_of(self.name) is not None:
+            raise ValueError(
+                f"{name} is {value}, but the {self.name} features are cached, encoded once and for all: give up "
+                f"one of {name} and the feature cache."
+            )
+
+    def changes(self, settings: Any) -> bool:
+        """Whether a recipe or a collator changes its items at random."""
+        return self.augmentation is not None and bool(getattr(settings, self.augmentation))
+
+    def augmentation_of(self, asked: Any) -> Any:
+        """What the collator takes for its `augmentation`, of what a recipe says."""
+        return asked
 
     def augment(self, item: Any, generator: np.random.Generator, collator: "MultimodalCollator") -> Any:
-        """The item, changed at random where the collator asks for that."""
+        """The item, changed at random: called where the collator asks for that."""
         return item
 
     def prepare(
@@ -68,36 +177,61 @@ class ModalityReader:
         Args:
             items: as `load` and `augment` give them.
             generators: one an item, for what is changed at random in the tensors; none where nothing is.
+            collator: has the processor.
         """
-        return dict(collator.processor(**{modality_of(self.name).argument: items}))
+        asked: Any = {modality_of(self.name).argument: items}
+        return dict(collator.processor(**asked))
 
-    def fit(self, splits: Mapping[str, Any], columns: "Columns", **settings: Any) -> Any:
-        """The part of the processor that is learned from the training rows; None where there is nothing to learn."""
-        return None
+    # Reports
 
-    def describe(self, split: Any, columns: "Columns", root: str | None, tokenizer: Any) -> dict[str, Any]:
-        """What its columns hold, by column: for `summary.describe`."""
+    def describe(self, split: Any, columns: Columns, root: str | None, tokenizer: Any) -> dict[str, Any]:
+        """What its columns hold, for `summary.describe`, under keys of its own.
+
+        Args:
+            split: the training rows, a `Dataset`.
+            columns: of the data set.
+            root: for paths of files, see `resolve_path`.
+            tokenizer: lengths of texts are counted in its tokens as well; None: they are not.
+        """
         return {}
 
-    def lines(self, described: dict[str, Any]) -> list[str]:
+    def lines(self, summary: dict[str, Any]) -> list[str]:
         """What `describe` found, for the terminal."""
         return []
 
     def draw(self, row: dict[str, Any], collator: "MultimodalCollator") -> Image.Image | None:
-        """A picture of the row's first item, for reports; None where it has none, or is not for the eye."""
+        """A picture of the row's first item, for reports; None where it has none, or is not for the eye.
+
+        Raises:
+            ValueError: the item cannot be read.
+        """
         return None
 
     def caption(self, row: dict[str, Any], collator: "MultimodalCollator") -> str | None:
-        """The row's first item in words, for reports; None where it has none, or is not for reading."""
+        """The row's items in words, for reports; None where it has none."""
         return None
 
+    def missing(self, columns: Columns) -> str:
+        """What stands in the place of a picture of a row that has none; empty where no row has one."""
+        return f"(no {self.shown_as})" if self.shown_as and self.data_columns(columns) else ""
 
-READERS: dict[str, ModalityReader] = {}  # by modality
+
+READERS: dict[str, ModalityReader] = {}  # by modality, in the order of a model's modalities
 
 
 def register_reader(reader: type[ModalityReader]) -> type[ModalityReader]:
-    """A decorator: makes a reader known by the name of its modality."""
+    """A decorator: makes a reader known by the name of its modality.
+
+    Raises:
+        ValueError: its modality is not registered, or has a reader of another class.
+    """
+    modality_of(reader.name)
+    known = READERS.get(reader.name)
+    if known is not None and type(known).__qualname__ != reader.__qualname__:
+        raise ValueError(f"{type(known).__name__} reads the modality {reader.name!r} already.")
     READERS[reader.name] = reader()
+    ordered = [name for name in MODALITIES if name in READERS]
+    READERS.update({name: READERS.pop(name) for name in ordered})
     return reader
 
 
@@ -109,6 +243,52 @@ def reader_of(name: str) -> ModalityReader:
     """
     if name not in READERS:
         raise ValueError(
-            f"Nobody has registered how rows of the modality {name!r} are read; known are {list(READERS)}."
+            f"Nobody has registered how rows of the modality {name!r} are read; known are {list(READERS)}. One from "
+            "outside mm_hf has to be imported (`--import FILE`, or an import in Python)."
         )
     return READERS[name]
+
+
+def reader_of_part(part: str) -> ModalityReader | None:
+    """The reader of the columns that play a part in a row, see `Columns.named`; None where they are no modality's:
+    labels, weights and what tells rows apart."""
+    return next((reader for reader in READERS.values() if part in reader.keys_of_parts()), None)
+
+
+def key_of_part(part: str) -> str:
+    """The key of a recipe that names the columns of a part, for messages."""
+    reader = reader_of_part(part)
+    return f"{part}_column" if reader is None else reader.keys_of_parts()[part]
+
+
+def present(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
+    """Those of the columns in which a row has something."""
+    return [column for column in columns if not is_absent(row[column])]
+
+
+def by_column(found: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """What `describe` says of columns: of one what was found, of several a dict by column, of none None."""
+    return found if len(found) > 1 else next(iter(found.values()), None)
+
+
+def of_columns(described: dict[str, Any] | None) -> list[tuple[str, dict[str, Any]]]:
+    """What `by_column` gave, each with the name of its column as a line begins with it; empty where it is the only
+    one."""
+    if described is None:
+        return []
+    if all(isinstance(found, dict) for found in described.values()):
+        return [(f"{column}: ", found) for column, found in described.items()]
+    return [("", described)]
+
+
+__all__ = [
+    "READERS",
+    "ModalityReader",
+    "by_column",
+    "key_of_part",
+    "of_columns",
+    "present",
+    "reader_of",
+    "reader_of_part",
+    "register_reader",
+]

@@ -1,0 +1,117 @@
+"""Files that rows hold or name: their content, their keys, and what is wrong with them."""
+
+import hashlib
+import os
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from .plain_rows import fingerprint, is_decoded
+from .rows import BadRowError, is_absent, resolve_path
+
+
+LOOKED_AT = 200  # files of a column that are looked at before the training
+# What to do where files lie beside the data. Without a root the message of `resolve_path` says it.
+WAY_OUT = "Only files below that folder are read: --data_root names the folder that all of them are below."
+
+
+def content_of(row: dict[str, Any], column: str, what: str) -> bytes | str:
+    """The bytes of a picture, sound or video of a row, or its path where the row has that alone.
+
+    Args:
+        row: as `Rows` gives it.
+        column: of the file.
+        what: it is, in the message.
+
+    Raises:
+        BadRowError: it has neither.
+    """
+    value = row[column]
+    if isinstance(value, dict) and (content := value.get("bytes")) is not None:
+        if not isinstance(content, (bytes, bytearray, memoryview)):  # rows of JSON have none
+            raise BadRowError(row, column, f"this is no {what}; its bytes are {content!r:.80}.", file_name_of(value))
+        return bytes(content)
+    path = file_name_of(value)
+    if path is None:
+        raise BadRowError(row, column, f"this is no {what}, with neither bytes nor a path: {value!r:.80}.")
+    return path
+
+
+def source_of(row: dict[str, Any], column: str, root: str | None, what: str) -> bytes | str:
+    """The bytes of a picture, sound or video of a row, or its file; see `content_of` and `find_picture`."""
+    content = content_of(row, column, what)
+    return find_picture(row, column, root) if isinstance(content, str) else content
+
+
+def find_picture(row: dict[str, Any], column: str, root: str | None = None) -> str:
+    """The file of a picture or sound that a row has by its path alone; for `root` see `resolve_path`.
+
+    Raises:
+        BadRowError: there is none, it is not regular, or its path leaves the root.
+    """
+    path = file_name_of(row[column])
+    if path is None:
+        raise BadRowError(row, column, f"there is no path: {row[column]!r:.80}.")
+    try:
+        file = resolve_path(path, root)
+    except ValueError as error:
+        way_out = "" if root is None else f" {WAY_OUT}"
+        raise BadRowError(row, column, f"{error}{way_out}", path) from None
+    if not os.path.exists(file):
+        raise BadRowError(row, column, "there is no such file.", path)
+    if not os.path.isfile(file):
+        raise BadRowError(row, column, "it cannot be read: it is a folder, a pipe or a device.", path)
+    return file
+
+
+def file_name_of(value: Any) -> str | None:
+    """The path of a picture or sound as its row has it; None where there is none."""
+    path = value.get("path") if isinstance(value, dict) else None
+    return None if path is None else str(path)
+
+
+def file_key(row: dict[str, Any], column: str, what: str, id_column: str | None = None) -> str | None:
+    """A hash of the bytes or the path of a picture or sound, or of what is decoded; None where the row has none.
+
+    Args:
+        row: as `Rows` gives it.
+        column: of the picture or sound.
+        what: "picture" or "sound", in messages.
+        id_column: its value is the key, with the split, where the row has one.
+
+    Raises:
+        BadRowError: what is no such file, or decoded and cannot be read.
+    """
+    value = row[column]
+    if is_absent(value):
+        return None
+    if is_decoded(value):
+        return decoded_key(row, column, value)
+    content = content_of(row, column, what)
+    if id_column is not None and not is_absent(row[id_column]):
+        return f"{row['split']}:{row[id_column]}"
+    return digest(content).hex()
+
+
+def decoded_key(row: dict[str, Any], column: str, value: Any) -> str:
+    """See `fingerprint`.
+
+    Raises:
+        BadRowError: it cannot be read.
+    """
+    try:
+        return fingerprint(value)
+    except Exception as error:  # Pillow raises a dozen types, and decodes here at the latest
+        raise BadRowError(row, column, f"this cannot be read ({type(error).__name__}: {error}).") from None
+
+
+def digest(content: bytes | str) -> bytes:
+    """The hash of bytes, or of a path."""
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content).digest()
+
+
+def some_of(split: Dataset, column: str) -> list[dict[str, Any]]:
+    """Some files of a column, spread over the split, those that are absent left out."""
+    places = np.unique(np.linspace(0, len(split) - 1, min(LOOKED_AT, len(split))).astype(int)).tolist()
+    return [value for value in split.select_columns([column])[places][column] if value is not None]

@@ -1,0 +1,158 @@
+"""Sounds of a row: speech, or whatever else is heard."""
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...models.files import regular_file
+from ...models.sound import Sound, load_sound
+from ..file_columns import SOUND, with_files
+from ..item_files import file_key, file_name_of, some_of, source_of
+from ..plain_rows import is_decoded
+from ..rows import BadRowError, resolve_path
+from .reader import ModalityReader, by_column, of_columns, present, register_reader
+
+
+@register_reader
+class SoundReader(ModalityReader):
+    """Sounds, each in its place."""
+
+    name = Sound.name
+    column_keys = ("audio_column",)
+    files = True
+    cells = "texts"
+    augmentation = "speed_perturbation"
+    shown_as = "sound"
+    captions = 2
+
+    def prepare_column(self, split, column, part, root):
+        """Sounds as structs of bytes and path."""
+        return with_files(split, column, root, "sounds", SOUND)
+
+    def key(self, row, column, collator):
+        """A hash of the sound."""
+        return file_key(row, column, "sound")
+
+    def load(self, row, column, collator):
+        """Its samples at the rate of the feature extractor."""
+        return decode_sound(row, column, collator.root, collator.processor.feature_extractor.sampling_rate)
+
+    def augment(self, item, generator, collator):
+        """See `change_speed`."""
+        return change_speed(item, collator.speed_perturbation, generator)
+
+    def prepare(self, items, generators, collator):
+        """Samples have the rate of the feature extractor already."""
+        rate = collator.processor.feature_extractor.sampling_rate
+        return dict(collator.processor(audio=items, sampling_rate=rate))
+
+    def describe(self, split, columns, root, tokenizer):
+        """`sounds`, see `summary.describe`."""
+        return {"sounds": by_column({column: describe_sounds(split, column, root) for column in columns.sounds})}
+
+    def lines(self, summary):
+        """One line a column."""
+        return [sound_line(found, name) for name, found in of_columns(summary["sounds"])]
+
+    def draw(self, row, collator):
+        """The spectrogram of the first sound."""
+        if there := present(row, collator.columns.sounds):
+            rate = collator.processor.feature_extractor.sampling_rate
+            return picture_of_sound(decode_sound(row, there[0], collator.root, rate), rate)
+        return None
+
+    def caption(self, row, collator):
+        """The names of the files; empty where they have none."""
+        names = [file_name_of(row[column]) for column in collator.columns.sounds]
+        return ", ".join(Path(name).name for name in names if name is not None)
+
+
+def decode_sound(row: dict[str, Any], column: str, root: str | None, sampling_rate: int) -> np.ndarray:
+    """Decodes the sound of a row, one channel, and resamples it where that is needed.
+
+    Args:
+        row: as `Rows` gives it.
+        column: of the sound, a dict of `bytes` and `path`, or samples, see `load_sound`.
+        root: see `resolve_path`.
+        sampling_rate: samples a second.
+
+    Returns:
+        `(S,)` float32.
+
+    Raises:
+        BadRowError: it is missing, broken or empty, or its path leaves the root.
+    """
+    value = row[column]
+    decoded = is_decoded(value)
+    source = value if decoded else source_of(row, column, root, "sound")
+    try:
+        return load_sound(source, sampling_rate)
+    except (ValueError, OSError) as error:
+        file = None if decoded else file_name_of(value)
+        raise BadRowError(row, column, " ".join(str(error).split()), file) from None
+
+
+def change_speed(samples: np.ndarray, strength: float, generator: np.random.Generator) -> np.ndarray:
+    """Plays a sound faster or slower, and so higher or lower, as if another voice had said it (Ko et al. 2015).
+
+    Args:
+        samples: `(S,)` float32.
+        strength: the logarithm of the speed is uniform, from that of 1 / (1 + strength) to that of 1 + strength.
+        generator: gives the number.
+
+    Returns:
+        `(S / speed,)` float32.
+    """
+    from scipy.signal import resample_poly
+
+    speed = math.exp(generator.uniform(-1, 1) * math.log1p(strength))
+    return resample_poly(samples, 100, max(1, round(100 * speed))).astype(np.float32)
+
+
+def describe_sounds(split: Any, column: str, root: str | None) -> dict[str, Any]:
+    """Lengths of some sounds, spread over the split; see `summary.describe`."""
+    seconds = [sound_seconds(sound, root) for sound in some_of(split, column)]
+    known = sorted(length for length in seconds if length is not None)
+    return {
+        "looked_at": len(seconds),
+        "unreadable": seconds.count(None),
+        "seconds": [known[0], known[len(known) // 2], known[-1]] if known else None,
+    }
+
+
+def sound_seconds(sound: dict[str, Any], root: str | None) -> float | None:
+    """The length of a sound in seconds, off the header; None where it cannot be read."""
+    import soundfile
+
+    try:
+        path = None if sound["bytes"] else regular_file(resolve_path(sound["path"], root), "sound")
+        return soundfile.info(io.BytesIO(sound["bytes"]) if path is None else path).duration
+    except (RuntimeError, ValueError, TypeError):  # soundfile's errors are RuntimeErrors; training will name the row
+        return None
+
+
+def picture_of_sound(samples: np.ndarray, sampling_rate: int) -> Image.Image:
+    """The spectrogram of a sound as a square picture: time to the right, frequency upwards to half the sampling rate,
+    black what is 80 dB below the loudest.
+
+    Args:
+        samples: `(S,)` float.
+        sampling_rate: samples a second.
+    """
+    window = sampling_rate // 40  # 25 ms
+    padded = np.pad(samples, (0, max(0, window - len(samples))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[:: max(1, window // 3)]  # (T, window)
+    power = np.abs(np.fft.rfft(frames * np.hanning(window))).T[::-1] ** 2
+    decibels = 10 * np.log10(np.maximum(power / max(power.max(), 1e-12), 1e-8))
+    return Image.fromarray((255 * (1 + decibels / 80)).round().astype(np.uint8)).resize((224, 224)).convert("RGB")
+
+
+def sound_line(sounds: dict[str, Any], name: str) -> str:
+    """What `describe_sounds` found, for the terminal; `name` is in front of it."""
+    lengths = " / ".join(f"{seconds:.1f} s" for seconds in sounds["seconds"] or [])
+    text = f"shortest / median / longest {lengths}" if lengths else "none readable"
+    return f"  sounds    {name}{text}; unreadable {sounds['unreadable']} of {sounds['looked_at']} looked at"

@@ -1,0 +1,120 @@
+"""The columns of a table: those of a row make one item."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...models.finite import is_code, kind_of_texts, read_number
+from ...models.table_schema import TableError, TableSchema
+from ...models.tabular import Table, TabularConfig
+from ..class_names import names_of_classes
+from ..column_types import STRINGS, count_values
+from ..rows import BadRowError
+from .reader import ModalityReader, register_reader
+
+
+if TYPE_CHECKING:
+    from ..collator import MultimodalCollator
+
+
+@register_reader
+class TableReader(ModalityReader):
+    """The columns of a table."""
+
+    name = Table.name
+    column_keys = ("table_columns",)
+    one_item = True
+    cells = "numbers"
+    needs_all_rows = True
+    captions = 1
+
+    def fit(self, splits, columns, *, category_columns=None, as_written=True, **settings):
+        """What the columns mean, see `TableSchema.fit`; `as_written` is False of runs that began when texts were
+        categories, whatever they spell."""
+        train = splits["train"]
+        names = names_of_classes(train.features, columns.table)
+        table: dict[str, list] = {name: train[name][:] for name in columns.table}
+        for name, classes in names.items():
+            table[name] = [None if number in (None, -1) else classes[number] for number in table[name]]
+        texts = texts_of_table(splits, columns.table, category_columns or ()) if as_written else {}
+        return TableSchema.fit(
+            table,
+            category_columns or (),
+            numbers=[name for name, counts in texts.items() if kind_of_texts(counts) == "numbers"],
+            on_error="skip",
+            as_before=not as_written,
+        )
+
+    def said_of_fit(self, splits, columns, *, category_columns=None, as_written=True, **settings):
+        """What the texts of a table are taken for."""
+        return lines_of_table(splits, columns.table, category_columns or ()) if as_written else []
+
+    def fresh_config(self, part, hidden_size, **settings):
+        """A token a column."""
+        return TabularConfig.from_schema(part, hidden_size=hidden_size)
+
+    def key(self, row, column, collator):
+        """All values by their columns.
+
+        Raises:
+            BadRowError: no number in a column of numbers.
+        """
+        values = values_of(row, collator)
+        try:
+            collator.processor.table_schema.check(values)
+        except TableError as error:
+            raise BadRowError(row, error.column, error.reason) from None
+        return repr(sorted(values.items())) if values else None
+
+    def load(self, row, column, collator):
+        """See `values_of`."""
+        return values_of(row, collator)
+
+    def caption(self, row, collator):
+        """The values by their columns."""
+        return ", ".join(f"{name} {value}" for name, value in values_of(row, collator).items())
+
+
+def values_of(row: dict[str, Any], collator: "MultimodalCollator") -> dict[str, Any]:
+    """The columns of the table that have a value, classes by their names."""
+    schema, names = collator.processor.table_schema, collator.table_names
+    found = {name: row[name] for name in collator.columns.table if not schema.is_missing(row[name])}
+    for name in set(found) & set(names):
+        number = found.pop(name)
+        if number != -1:  # what datasets writes for a missing class
+            found[name] = names[name][number]
+    return found
+
+
+def texts_of_table(splits: Mapping[str, Any], columns: list[str], categories: Collection[str]) -> dict[str, Counter]:
+    """By column of the table that holds texts, and is not among the `categories`, how often each comes, in all
+    parts."""
+    found = {}
+    for name in sorted(set(columns) - set(categories)):
+        parts = [part for part in splits.values() if getattr(part.features[name], "dtype", None) in STRINGS]
+        if parts:
+            found[name] = sum((count_values(part, name) for part in parts), Counter())
+    return found
+
+
+def lines_of_table(splits: Mapping[str, Any], columns: list[str], categories: Collection[str]) -> list[str]:
+    """What the texts of a table are taken for, where that is not plain to see, for the terminal."""
+    lines = []
+    for name, counts in texts_of_table(splits, columns, categories).items():
+        spelled = sum(count for text, count in counts.items() if read_number(text) is not None and not is_code(text))
+        if kind_of_texts(counts) == "numbers":
+            lines.append(
+                f"  table     {name} is read as numbers; what is none makes a bad row (else: category_columns)"
+            )
+        elif 2 * spelled > counts.total():
+            of_all = f"{spelled:,} of {counts.total():,} values"
+            lines.append(f"  table     {name} is read as categories, though {of_all} are texts that spell numbers")
+        else:
+            known = count_values(splits["train"], name)
+            once = sum(count for count in known.values() if count == 1)
+            if 2 * once > known.total():
+                lines.append(
+                    f"  table     {name}: {once:,} of {known.total():,} training values come once, and tell nothing: "
+                    "they are unknown categories (dates and ids are not read as numbers)"
+                )
+    return lines

@@ -1,0 +1,134 @@
+"""Texts of a row."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Value
+
+from ...models.inputs import fault_of_text
+from ...models.text import Text
+from ..column_types import count_values, kind_of
+from ..rows import BadRowError, is_absent
+from .reader import ModalityReader, by_column, of_columns, register_reader
+
+
+LOOKED_AT = 2000  # texts whose length is looked at before the training
+
+
+@register_reader
+class TextReader(ModalityReader):
+    """Texts, each in its place."""
+
+    name = Text.name
+    column_keys = ("text_column",)
+    cells = "texts"
+    augmentation = "token_dropout"
+    captions = 0
+
+    def prepare_column(self, split, column, part, root):
+        """Numbers as texts."""
+        numbers = kind_of(getattr(split.features[column], "dtype", "")) in ("int", "float")
+        return split.cast_column(column, Value("string")) if numbers and isinstance(split, Dataset) else split
+
+    def key(self, row, column, collator):
+        """The text itself.
+
+        Raises:
+            BadRowError: an empty text, or what is no text.
+        """
+        value = row[column]
+        if is_absent(value):
+            return None
+        if not isinstance(value, str) or not value.strip():
+            raise BadRowError(row, column, f"the text is empty or no text ({value!r:.80}); None means absent.")
+        if fault := fault_of_text(value):
+            raise BadRowError(row, column, fault)
+        return value
+
+    def check(self, collator):
+        """See `ModalityReader`; and a token has to stand for dropped ones."""
+        super().check(collator)
+        if self.changes(collator) and mask_token_of(collator.processor.tokenizer) is None:
+            raise ValueError("token_dropout needs a tokenizer with a mask token or an unknown token.")
+
+    def prepare(self, items, generators, collator):
+        """Tokens, some of them dropped where that is asked for."""
+        found = dict(collator.processor(text=items))
+        if generators:
+            tokenizer = collator.processor.tokenizer
+            found["input_ids"] = drop_tokens(found["input_ids"], tokenizer, collator.token_dropout, generators)
+        return found
+
+    def describe(self, split, columns, root, tokenizer):
+        """`texts`, see `summary.describe`."""
+        return {"texts": by_column({column: describe_texts(split, column, tokenizer) for column in columns.texts})}
+
+    def lines(self, summary):
+        """One line a column."""
+        return [line for name, found in of_columns(summary["texts"]) for line in text_lines(found, name=name)]
+
+    def caption(self, row, collator):
+        """The texts, one after the other."""
+        texts = [row[column] for column in collator.columns.texts]
+        there = [text for text in texts if isinstance(text, str)]
+        return " | ".join(there) if there else None
+
+
+def mask_token_of(tokenizer: Any) -> int | None:
+    """The token that stands for a dropped one: the mask, else the unknown one."""
+    return tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
+
+
+def drop_tokens(
+    input_ids: torch.Tensor, tokenizer: Any, share: float, generators: Sequence[np.random.Generator]
+) -> torch.Tensor:
+    """Masks tokens at random; special tokens, padding among them, stay.
+
+    Args:
+        input_ids: `(U, T)` int64.
+        tokenizer: of the processor.
+        share: of the tokens.
+        generators: one a text.
+
+    Returns:
+        `(U, T)` int64.
+    """
+    special = torch.isin(input_ids, torch.tensor(tokenizer.all_special_ids))
+    input_ids = input_ids.clone()
+    for text, fixed, generator in zip(input_ids, special, generators):
+        words = (~fixed).nonzero()[:, 0]
+        drawn = generator.random(len(words))
+        text[words[torch.from_numpy(drawn < share)]] = mask_token_of(tokenizer)
+    return input_ids
+
+
+def describe_texts(split: Dataset, column: str, tokenizer: Any) -> dict[str, Any]:
+    """Lengths of the first texts, and how many differ; see `summary.describe`."""
+    counts = count_values(split, column)
+    texts = list(islice(present_texts(split, column), LOOKED_AT))
+    found = {"looked_at": len(texts), "words": spread_of([len(text.split()) for text in texts]), "tokens": None}
+    if tokenizer is not None and texts:
+        found["tokens"] = spread_of([len(ids) for ids in tokenizer(texts, truncation=False, verbose=False).input_ids])
+    return {**found, "distinct": len(counts)}
+
+
+def present_texts(split: Dataset, column: str) -> Iterator[str]:
+    """The texts of a column, one after the other."""
+    for batch in split.select_columns([column]).iter(batch_size=1000):
+        yield from (text for text in batch[column] if isinstance(text, str))
+
+
+def spread_of(lengths: Sequence[int]) -> list[int] | None:
+    """Median, 95th percentile and maximum."""
+    return [int(np.percentile(lengths, share, method="higher")) for share in (50, 95, 100)] if lengths else None
+
+
+def text_lines(texts: dict[str, Any], what: str = "texts", name: str = "") -> list[str]:
+    """What `describe_texts` found, for the terminal, with `name` in front of it; nothing where there are none."""
+    if texts["words"] is None:
+        return []
+    lengths = [f"{unit} {' / '.join(map(str, texts[unit]))}" for unit in ("words", "tokens") if texts[unit]]
+    return [f"  {what:<9} {name}median / 95 % / max: {'; '.join(lengths)}; {texts['distinct']:,} distinct"]

@@ -1,0 +1,238 @@
+"""Pictures of a row, and the frames of its video, which are pictures with a clock."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset, Image, List, Video
+from PIL import Image as PILImage
+
+from ...models.image import open_file, open_image
+from ...models.video import load_frames
+from ...models.vision import Vision
+from ..augmentation import parse_augmentations
+from ..column_types import count_values
+from ..file_columns import SOUND, with_files
+from ..item_files import content_of, decoded_key, digest, file_key, file_name_of, some_of, source_of
+from ..plain_rows import is_decoded
+from ..rows import BadRowError, is_absent, resolve_path
+from .reader import ModalityReader, present, register_reader
+
+
+if TYPE_CHECKING:
+    from ..collator import MultimodalCollator
+
+
+@register_reader
+class VisionReader(ModalityReader):
+    """Pictures, each in its place, and behind them the frames of a video."""
+
+    name = Vision.name
+    column_keys = ("image_column", "video_column")
+    files = True
+    cells = "texts"
+    augmentation = "augment"
+    shown_as = "image"
+
+    def columns(self, columns, collator=None):
+        """The columns of pictures; of a video `column#0`, `column#1`…, one a frame."""
+        count = 0 if columns.video is None or collator is None else collator.num_frames
+        frames = [f"{columns.video}#{number}" for number in range(count)]
+        if both := sorted(set(columns.images) & set(frames)):
+            raise ValueError(f"A column of pictures is called {both[0]!r}, as a frame of the video: rename it.")
+        return [*columns.images, *frames]
+
+    def prepare_column(self, split, column, part, root):
+        """Pictures and videos as structs of bytes and path; a video that is a list of pictures as a list of those."""
+        if part == "image":
+            return with_files(split, column, root, "images", Image(decode=False))
+        feature: Any = split.features[column]
+        if isinstance(feature, Video):  # not to be decoded by datasets, see `prepare`
+            return split
+        if isinstance(feature, List) and isinstance(feature.feature, Image):
+            return split.cast_column(column, List(Image(decode=False)))
+        return with_files(split, column, root, "videos", SOUND)
+
+    def key(self, row, column, collator):
+        """A hash of the picture, or of the video with the number of the frame."""
+        columns = collator.columns
+        if column in columns.images:
+            return file_key(row, column, "picture", columns.image_id if len(columns.images) == 1 else None)
+        whole = video_key(row, columns.video)
+        return None if whole is None else f"{whole}{column.removeprefix(columns.video)}"
+
+    def load(self, row, column, collator):
+        """The picture, or the frame."""
+        if column in collator.columns.images:
+            return decode_image(row, column, collator.root, collator.processor.image_background)
+        return frames_of(row, collator)[int(column.rpartition("#")[2])]
+
+    def blamed(self, column, columns):
+        """Of a video its first frame says it for all."""
+        if column in columns.images:
+            return column
+        return columns.video if column.endswith("#0") else None
+
+    def augmentation_of(self, asked):
+        """See `parse_augmentations`."""
+        return parse_augmentations(asked) if asked else None
+
+    def augment(self, item, generator, collator):
+        """See `ImageAugmentation`."""
+        return collator.augment(item, generator)
+
+    def describe(self, split, columns, root, tokenizer):
+        """`pictures`, see `summary.describe`."""
+        return {"pictures": {name: describe_pictures(split, name, columns.image_id, root) for name in columns.images}}
+
+    def lines(self, summary):
+        """One line a column of pictures."""
+        return [picture_line(column, found) for column, found in summary["pictures"].items()]
+
+    def draw(self, row, collator):
+        """The first picture, else the frames of the video side by side."""
+        columns = collator.columns
+        if there := present(row, columns.images):
+            return decode_image(row, there[0], collator.root, collator.processor.image_background)
+        if columns.video is None or is_absent(row[columns.video]):
+            return None
+        return side_by_side(frames_of(row, collator))
+
+    def missing(self, columns):
+        """A picture, or a video where that is all."""
+        return super().missing(columns) if columns.images or columns.video is None else "(no video)"
+
+
+def decode_image(
+    row: dict[str, Any], column: str, root: str | None = None, background: str | Sequence[int] | None = "white"
+) -> PILImage.Image:
+    """Decodes the picture of a row, to RGB, see `open_image`.
+
+    Args:
+        row: as `Rows` gives it; the picture a dict of `bytes` and `path`, a PIL image, an array or a tensor.
+        column: of the picture.
+        root: see `resolve_path`.
+        background: see `open_image`.
+
+    Raises:
+        BadRowError: it is missing or broken, or its path leaves the root.
+    """
+    value = row[column]
+    decoded = isinstance(value, (PILImage.Image, np.ndarray, torch.Tensor))
+    source = value if decoded else source_of(row, column, root, "picture")
+    try:
+        return open_image(source, background)
+    except ValueError as error:
+        raise BadRowError(row, column, str(error), file_name_of(value)) from None
+
+
+def decode_video(
+    row: dict[str, Any],
+    column: str,
+    root: str | None,
+    num_frames: int,
+    background: str | Sequence[int] | None = "white",
+) -> list[PILImage.Image]:
+    """The frames that stand for the video of a row, see `load_frames`; arguments as for `decode_image`.
+
+    Raises:
+        BadRowError: it is missing or broken, or its path leads out of the root.
+    """
+    value = row[column]
+    if is_absent(value):
+        raise BadRowError(row, column, "there is no video.")
+    if isinstance(value, list):
+        source: Any = [decode_image({**row, column: frame}, column, root, background) for frame in value]
+    else:
+        source = source_of(row, column, root, "video")
+    try:
+        return load_frames(source, num_frames)
+    except ValueError as error:
+        raise BadRowError(row, column, str(error), file_name_of(value)) from None
+
+
+def frames_of(row: dict[str, Any], collator: "MultimodalCollator") -> list[PILImage.Image]:
+    """The frames of the row's video. They are asked for one after another, so that those of the last one are kept."""
+    column = str(collator.columns.video)
+    key = video_key(row, column)
+    if collator.last_decoded.get(Vision.name, (None,))[0] != key:
+        frames = decode_video(row, column, collator.root, collator.num_frames, collator.processor.image_background)
+        collator.last_decoded[Vision.name] = key, frames
+    return collator.last_decoded[Vision.name][1]
+
+
+def video_key(row: dict[str, Any], column: str) -> str | None:
+    """A hash of the bytes or the path of a video, or of those of its pictures; None where the row has none.
+
+    Raises:
+        BadRowError: it is no video.
+    """
+    value = row[column]
+    if is_absent(value):
+        return None
+    if isinstance(value, list) and any(map(is_decoded, value)):
+        keys = [decoded_key(row, column, frame) if is_decoded(frame) else repr(frame) for frame in value]
+        return hashlib.sha256("".join(keys).encode()).hexdigest()
+    whole = hashlib.sha256()
+    for frame in value if isinstance(value, list) else [value]:
+        try:
+            whole.update(digest(content_of({**row, column: frame}, column, "picture")))
+        except BadRowError:
+            raise BadRowError(row, column, f"this is no video: {value!r:.80}.") from None
+    return whole.hexdigest()
+
+
+def side_by_side(frames: list[PILImage.Image]) -> PILImage.Image:
+    """The frames of a video in one picture, row by row."""
+    width, height = frames[0].size
+    across = math.ceil(math.sqrt(len(frames)))
+    sheet = PILImage.new("RGB", (across * width, -(-len(frames) // across) * height), "white")
+    for place, frame in enumerate(frames):
+        sheet.paste(frame, (place % across * width, place // across * height))
+    return sheet
+
+
+def describe_pictures(split: Dataset, column: str, image_id: str | None, root: str | None) -> dict[str, Any]:
+    """Sizes of some pictures, spread over the split; see `summary.describe`."""
+    sizes = [picture_size(picture, root) for picture in some_of(split, column)]
+    known = sorted((size for size in sizes if size is not None), key=lambda size: size[0] * size[1])
+    return {
+        "looked_at": len(sizes),
+        "unreadable": sizes.count(None),
+        "sizes": [known[0], known[len(known) // 2], known[-1]] if known else None,
+        "distinct": distinct_pictures(split, column, image_id),
+    }
+
+
+def picture_size(picture: dict[str, Any], root: str | None) -> tuple[int, int] | None:
+    """Width and height, off the header; None where it cannot be read."""
+    try:
+        with open_file(picture["bytes"] or resolve_path(picture["path"], root)) as image:
+            return image.size
+    except Exception:  # training will name the row
+        return None
+
+
+def distinct_pictures(split: Dataset, column: str, image_id: str | None) -> int | None:
+    """How many pictures there are, where that is known without reading them."""
+    if image_id is not None:
+        return len(count_values(split, image_id))
+    paths = set()
+    for table in split.select_columns([column]).with_format("arrow").iter(batch_size=1000):
+        values = table[column]
+        if pc.any(pc.is_valid(pc.struct_field(values, "bytes"))).as_py():
+            return None
+        paths.update(pc.unique(pc.struct_field(values, "path")).to_pylist())
+    return len(paths - {None})
+
+
+def picture_line(column: str, found: dict[str, Any]) -> str:
+    """What `describe_pictures` found, for the terminal."""
+    sizes = " / ".join(f"{width}×{height}" for width, height in found["sizes"] or [])
+    text = f"  pictures  {column}: min / median / max {sizes}" if sizes else f"  pictures  {column}: none readable"
+    text += "" if found["distinct"] is None else f"; {found['distinct']:,} distinct"
+    return f"{text}; unreadable {found['unreadable']} of {found['looked_at']} looked at"

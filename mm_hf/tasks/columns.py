@@ -1,0 +1,12 @@
+"""Numbers in the columns that `mm_hf predict` writes."""
+
+import numpy as np
+import pyarrow as pa
+
+
+NUMBER = pa.float32()
+
+
+def short(values: np.ndarray) -> list[float]:
+    """Numbers of float32 in as few digits as tell them apart."""
+    return [float(str(value)) for value in values]

@@ -1,0 +1,140 @@
+"""Texts that a model writes."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from ..data import classes_to_write
+from ..evaluation.texts import TextScore, TextTable, chrf, generation_metrics, text_metrics, token_metrics
+from ..models.head_table import GENERATION
+from .registry import register_task
+from .task import Constant, Task
+
+
+@register_task
+@dataclass
+class Generation(Task):
+    """What text belongs to a row.
+
+    Answers and targets are the numbers of texts, and `names` these texts: see `readable`. Of a column of classes,
+    whose names are written, `names` are these to begin with.
+    """
+
+    name = GENERATION
+    heads = (GENERATION,)
+    writes = True
+    decodes = True
+    by_head = True
+    row_score = "chrF of the text"
+
+    # ---- Measuring
+
+    @property
+    def classes(self):
+        """None: it may write anything."""
+        return None
+
+    def answers(self, logits):
+        """Texts are answers already."""
+        return logits
+
+    def metrics(self, outputs, validate=True):
+        """How much of the text is right."""
+        return text_metrics(self.names or [])
+
+    def measure(self, logits, labels, kinds=None, texts_of=None, generated=True):
+        """What was written, against what was to be written; where nothing was, how often the next token is right."""
+        if not generated:
+            return token_metrics(logits, labels)
+        return generation_metrics([text or "" for text in texts_of(logits)], texts_of(labels), kinds)
+
+    def readable(self, values, texts_of):
+        """See `Task`."""
+        table = TextTable()
+        codes = [table.codes(texts_of(tokens)) for tokens in values]
+        return replace(self, names=table.texts), codes
+
+    def constants(self, labels, outputs):
+        """The most frequent text; it is not the best one for the WER, but held against that too."""
+        found = super().constants(labels, outputs)
+        return found | {"wer_of_majority": Constant(found["majority"].answer, "wer", "the same", listed=False)}
+
+    def row_scores(self, answers, targets):
+        """See `row_score`."""
+        return TextScore(self.names or [], chrf).rows(answers, targets).double()
+
+    # ---- Saying
+
+    def columns(self, outputs, top_k=1, every=False):
+        """The text."""
+        return {"prediction": pa.string()}
+
+    def values(self, said, top_k=1, every=False):
+        """See `columns`."""
+        return [[text or ""] for text in said]
+
+    def count(self, counts, row):
+        """Texts, their words, and those without any."""
+        for name, number in (("rows", 1), ("words", len(row[0].split())), ("empty", not row[0].strip())):
+            counts[name] = counts.get(name, 0) + number
+
+    def summary(self, counts):
+        """How long they are."""
+        mean = counts["words"] / counts["rows"]
+        return [f"texts of {mean:.1f} words on average, {counts['empty']:,} empty"]
+
+    # ---- Training
+
+    @classmethod
+    def check_recipe(cls, model_args: Any, data_args: Any, train_args: Any):
+        """Refuses what is for classes, and a decoder that nobody names."""
+        cls.check_classes(data_args, train_args)
+        if model_args.text_encoder is None and model_args.decoder is None:
+            raise ValueError("decoder is missing: where no text_encoder is there to start it from, give --decoder.")
+
+    @classmethod
+    def check_classes(cls, data_args: Any, train_args: Any):
+        """Refuses what is for classes."""
+        unused = {
+            "weight_column": data_args.weight_column if isinstance(data_args.weight_column, dict) else None,
+            "imbalance": train_args.imbalance,
+            "mixup_alpha": train_args.mixup_alpha or None,
+            "problem_type": data_args.problem_type,
+        }
+        for key, value in unused.items():
+            if value is not None:
+                raise ValueError(f"{key} is {value!r}, but {cls.name} writes texts, without classes.")
+
+    @classmethod
+    def check_others(cls, model_args: Any, train_args: Any):
+        """Refuses what is for a decoder."""
+        of_decoder = {
+            "decoder": model_args.decoder,
+            "decoder_layers": model_args.decoder_layers,
+            "decoder_learning_rate": train_args.decoder_learning_rate,
+        }
+        for key, value in of_decoder.items():
+            if value is not None:
+                raise ValueError(f"{key} is {value!r}, but only the task {Generation.name} has a decoder.")
+
+    @classmethod
+    def learn(cls, splits: Any, column: str | None) -> Task:
+        """With the names of the classes, where the column has these."""
+        numbers = classes_to_write(splits["train"].features, str(column))
+        return cls(column, None if numbers is None else list(numbers))
+
+    @property
+    def answer_in_words(self) -> str:
+        """See the method of the base class."""
+        return "texts"
+
+    def head_arguments(self, run: Any) -> dict[str, Any]:
+        """What writes."""
+        return {
+            key: getattr(run.model_args, key) for key in ("decoder", "decoder_layers", "freeze_decoder_embeddings")
+        }
+
+    def set_up(self, model: Any, model_args: Any):
+        """How long a text may be, and how many beams look for it."""
+        model.generation_config.update(max_new_tokens=model_args.max_target_length, num_beams=model_args.num_beams)

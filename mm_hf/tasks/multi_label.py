@@ -1,0 +1,101 @@
+"""Any of several labels a row."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from ..evaluation.diagnostics import calibration, label_scores
+from ..evaluation.plots import plot_label_scores
+from ..models.head_table import CLASSIFICATION, MULTI_LABEL, QUESTION_ANSWERING
+from .columns import NUMBER, short
+from .registry import register_task
+from .task import Constant, Task
+
+
+@register_task
+@dataclass
+class MultiLabel(Task):
+    """Which ones of several labels a row has."""
+
+    name = MULTI_LABEL
+    heads = (CLASSIFICATION, QUESTION_ANSWERING)
+    probabilities = True
+    row_score = "the share of labels that are right"
+
+    # ---- Measuring
+
+    def answers(self, logits):
+        """0 or 1 for each label, `(N, C)`."""
+        return (logits > 0).long()
+
+    def targets(self, labels):
+        """The same; soft targets count from a half."""
+        return (labels.reshape(len(labels), -1) > 0.5).long()
+
+    def metrics(self, outputs, validate=True):
+        """F1 over all labels of all rows, and averaged over the labels."""
+        from torchmetrics import functional
+
+        kind = {"task": "multilabel", "num_labels": outputs, "validate_args": validate}
+        return {
+            f"f1_{average}": partial(functional.f1_score, average=average, **kind) for average in ("micro", "macro")
+        }
+
+    def constants(self, labels, outputs):
+        """The labels that together have the best F1 over these rows."""
+        share = self.targets(labels[self.has_label(labels)]).double().mean(0)
+        share, order = share.sort(descending=True, stable=True)
+        chosen = torch.arange(1, len(share) + 1)
+        best = (2 * share.cumsum(0) / (chosen + share.sum())).argmax()  # F1 of the most frequent one, two, three…
+        answer = torch.zeros(len(share), dtype=torch.int64).scatter(0, order[: best + 1], 1)
+        return {"majority": Constant(answer, self.first_metric, "the labels that together fit best")}
+
+    def row_losses(self, logits, labels):
+        """The binary cross entropies of all labels together."""
+        labels = labels.reshape(len(labels), -1).float()
+        functional = torch.nn.functional
+        return functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none").sum(-1)
+
+    def diagnostics(self, logits, labels):
+        """How often a label is there against its probability, over all labels of all rows, and how each fares."""
+        targets = self.targets(labels)
+        found = {"calibration": calibration(logits.float().sigmoid().flatten(), targets.flatten() == 1)}
+        if self.names is None:
+            return found
+        return {**found, "label_scores": label_scores(self.answers(logits), targets, self.names)}
+
+    def plots(self, found, answers, targets):
+        """How each label fares."""
+        scores = found["label_scores"]
+        return {"labels.png": partial(plot_label_scores, scores)} if scores else {}
+
+    # ---- Saying
+
+    def spell(self, answer):
+        """The names of those that are there."""
+        return ", ".join(name for name, present in zip(self.names or [], answer.tolist()) if present) or "(none)"
+
+    def columns(self, outputs, top_k=1, every=False):
+        """The list of those above one half, and the probability of each."""
+        return {"prediction": pa.list_(pa.string())} | {f"probability_of_{name}": NUMBER for name in self.names or []}
+
+    def values(self, said, top_k=1, every=False):
+        """See `columns`."""
+        return [
+            [[name for name, share in zip(self.names or [], shares) if share > 0.5], *short(shares)]
+            for shares in said.double().sigmoid().float().numpy()
+        ]
+
+    # ---- Training
+
+    @property
+    def answer_in_words(self) -> str:
+        """See the method of the base class."""
+        return super().answer_in_words.replace("one", "any", 1)
+
+    def row_classes(self, labels: torch.Tensor) -> list[Any]:
+        """Those that a row has by half and more."""
+        return [[number for number, value in enumerate(row) if value > 0.5] for row in labels.tolist()]

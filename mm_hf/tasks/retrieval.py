@@ -1,0 +1,96 @@
+"""Which of all pictures or sounds a text belongs to, and the other way round."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from ..evaluation.ranking import chance_mean_recall, chance_recall, retrieval_metrics
+from ..models.head_table import RETRIEVAL
+from .registry import register_task
+from .task import Task
+
+
+SEARCHED = ("image_column", "text_column", "audio_column")
+
+
+@register_task
+@dataclass
+class Retrieval(Task):
+    """A search. It learns from pairs, without labels: for `labels` stand the ids of both, see `retrieval_metrics`."""
+
+    name = RETRIEVAL
+    heads = (RETRIEVAL,)
+    needs_labels = False
+    by_head = True
+    row_score = "1 divided by the rank"
+
+    # ---- Measuring
+
+    def answers(self, logits):
+        """Embeddings are answers already."""
+        return logits
+
+    def metrics(self, outputs, validate=True):
+        """The mean recall of both directions."""
+
+        def mean_recall(embeddings, ids):
+            return torch.tensor(retrieval_metrics(embeddings, ids)["metrics"]["mean_recall"])
+
+        return {"mean_recall": mean_recall}
+
+    def measure(self, logits, labels, kinds=None, texts_of=None, generated=True):
+        """Search in both directions."""
+        return retrieval_metrics(logits, labels)
+
+    def chance(self, labels):
+        """What an order drawn at random finds."""
+        return [("chance_mean_recall", self.first_metric, chance_mean_recall(labels))], chance_recall(labels)
+
+    # ---- Training
+
+    @classmethod
+    def needed(cls, model_args: Any, data_args: Any) -> dict[str, Any]:
+        """Texts, and what they are about."""
+        items = data_args.image_column or data_args.audio_column
+        both = data_args.image_column and data_args.audio_column
+        others = [key for key in fields(data_args) if "names_columns" in key.metadata and key.name not in SEARCHED]
+        if both or any(getattr(data_args, key.name) for key in others):
+            raise ValueError(f"{cls.name} searches one image_column or audio_column by a text_column, and no more.")
+        for key in SEARCHED:
+            value = getattr(data_args, key)
+            if isinstance(value, list) and len(value) > 1:
+                raise ValueError(f"{cls.name} needs one {key}, got {value}.")
+        return {"text_column": data_args.text_column, "image_column or audio_column": items}
+
+    @classmethod
+    def check_recipe(cls, model_args: Any, data_args: Any, train_args: Any):
+        """Refuses what is for labels."""
+        unused = {
+            "label_column": data_args.label_column,
+            "weight_column": data_args.weight_column,
+            "imbalance": train_args.imbalance,
+            "mixup_alpha": train_args.mixup_alpha or None,
+            "kind_column": data_args.kind_column,
+        }
+        for key, value in unused.items():
+            if value is not None:
+                raise ValueError(f"{key} is {value!r}, but {cls.name} learns from pairs, without labels.")
+
+    @classmethod
+    def can_answer(cls, data_args: Any) -> bool:
+        """Where there are texts to search by."""
+        return bool(data_args.text_column)
+
+    @classmethod
+    def head_keys(cls, start: Any, data_args: Any) -> dict[str, Any]:
+        """Width of the embeddings, and how much looking again counts."""
+        return {key: getattr(start.config, key) for key in ("projection_dim", "matching_weight")}
+
+    def head_arguments(self, run: Any) -> dict[str, Any]:
+        """See `head_keys`."""
+        return {key: getattr(run.model_args, key) for key in ("projection_dim", "matching_weight")}
+
+    def loss_arguments(self, run: Any, among_others: bool = False) -> dict[str, Any]:
+        """None: pairs have no labels whose loss could be shaped."""
+        return {}

@@ -1,0 +1,278 @@
+"""Keys of a recipe that take a value, or one for each modality: `learning_rate: {default: 1e-4, vision: 1e-5}`.
+
+Recipes and flags are brought into the short forms (`learning_rate: 1e-4`, `vision_learning_rate: 1e-5`), which all
+else reads and recipe.json keeps. What has no short form, as of a modality from outside the package, stays a dict.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..models.names import did_you_mean, shown
+from .values import checked_value, number_of
+
+
+# The registries are imported where they are asked: they load torch, and `--help` does without.
+
+DEFAULT = "default"  # in such a dict: of all modalities that are not named
+
+
+def modalities() -> list[str]:
+    """The modalities that there are, those from outside among them, in the order of a model's."""
+    from ..models.modality import MODALITIES
+
+    return list(MODALITIES)
+
+
+def pretrained_modalities() -> list[str]:
+    """Those of them whose encoder comes from elsewhere."""
+    from ..models.modality import MODALITIES
+
+    return [name for name, modality in MODALITIES.items() if modality.pretrained]
+
+
+def column_keys(name: str) -> tuple[str, ...]:
+    """The keys of a recipe that name a modality's columns, the usual one first."""
+    from ..data.modalities import reader_of
+
+    return reader_of(name).column_keys
+
+
+def words_for_columns() -> dict[str, str]:
+    """Beside the names of modalities what a dict of columns may say: `image` and `video`, by their keys."""
+    from ..models.modality import MODALITIES
+
+    own = [name for name, modality in MODALITIES.items() if not modality.extra]
+    return {key.rpartition("_")[0]: key for name in own for key in column_keys(name)}
+
+
+def key_of_part(part: str) -> str:
+    """The key of a recipe that names the columns of a part, see `Columns.named`."""
+    return words_for_columns().get(part, "columns" if part in modalities() else f"{part}_column")
+
+
+def short_keys(name: str) -> tuple[str, ...]:
+    """The keys that name a modality's columns and are flags too; none of one from outside: `columns` names these."""
+    from ..models.modality import modality_of
+
+    return () if modality_of(name).extra else column_keys(name)
+
+
+def usual_key(name: str) -> str:
+    """The key that usually names a modality's columns."""
+    return next(iter(short_keys(name)), "columns")
+
+
+def of_rates() -> dict[str, str]:
+    """Beside the names of modalities what a dict of learning rates may say."""
+    return {"encoders": "encoder_learning_rate", "decoder": "decoder_learning_rate"}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A key that takes a dict by modality.
+
+    Args:
+        key: its name.
+        form: of such a dict, for messages.
+        short: the short form of a modality's; where there is no such key, the dict keeps it.
+        default: the key that `default` stands for, "" where the dict keeps it; None: it cannot be given.
+        others: what the dict may say beside the names of modalities, with its short forms.
+        rest: the key of the dict that is kept; left out, the same one.
+    """
+
+    key: str
+    form: str
+    short: Callable[[str], str]
+    default: str | None = None
+    others: Callable[[], dict[str, str]] = dict
+    rest: str = ""
+
+    def short_form(self, name: Any) -> str:
+        """The short form of one name in the dict; "" where the dict keeps it.
+
+        Raises:
+            ValueError: nobody knows the name.
+        """
+        others, known = self.others(), modalities()
+        if name == DEFAULT and self.default is not None:
+            return self.default
+        if name in known:
+            return self.short(name)
+        if name not in others:
+            refuse_name(self.key, name, [*([] if self.default is None else [DEFAULT]), *known, *others])
+        return others[name]
+
+    def spelled(self, given: Any) -> dict[str, Any]:
+        """What a recipe gives, as a dict.
+
+        Raises:
+            ValueError: it is none, and no value for all.
+        """
+        if isinstance(given, dict):
+            return given
+        if self.default is None:
+            raise ValueError(f"{self.key} must be of the form {self.form}, got {type(given).__name__} {shown(given)}.")
+        return {DEFAULT: given}
+
+
+RATES = Family(
+    "learning_rate",
+    "{default: 1e-4, vision: 1e-5}",
+    "{}_learning_rate".format,
+    default="learning_rate",
+    others=of_rates,
+    rest="extra_learning_rates",
+)
+FAMILIES = (
+    RATES,
+    Family("encoders", "{vision: google/vit-base-patch16-224}", "{}_encoder".format),
+    Family("pooling", "{text: mean}", "{}_pooling".format, default=""),
+    Family("columns", "{text: [title, body]}", lambda name: usual_key(name), others=words_for_columns),
+)
+KEPT = [family.rest or family.key for family in FAMILIES]  # keys of the dicts that are kept
+
+
+def short_forms(values: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """The values of a recipe, or of flags, in their short forms.
+
+    Args:
+        values: by key.
+        known: the keys that there are.
+
+    Raises:
+        ValueError: a name that nobody knows, a plain value where none can be, or a key that is given in both forms
+            with different values.
+    """
+    found = dict(values)
+    for family in FAMILIES:
+        if values.get(family.key) is None:
+            continue
+        kept = {}
+        del found[family.key]
+        for name, value in family.spelled(values[family.key]).items():
+            short = family.short_form(name)
+            if short not in known or (short == family.key and name != DEFAULT):
+                kept[name] = value
+                continue
+            other = None if short == family.key else values.get(short)
+            if other is not None and not is_same(other, value):
+                raise ValueError(
+                    f"{family.key} has {shown(value)} for {name}, and {short} is {shown(other)}: keep one of them."
+                )
+            found[short] = value
+        if kept:
+            found[family.rest or family.key] = kept
+    if isinstance(values.get("freeze_encoders"), dict):
+        found["freeze_encoders"] = frozen(values["freeze_encoders"])
+    return found
+
+
+def frozen(given: dict[Any, Any]) -> bool | list[str] | dict[str, bool]:
+    """Which encoders are frozen, from truth values by modality: all, some, or all but some, which stays a dict until
+    the modalities are known.
+
+    Raises:
+        ValueError: a name that nobody knows, or a value that is neither true nor false.
+    """
+    known = [DEFAULT, *modalities()]
+    for name in given:
+        if name not in known:
+            refuse_name("freeze_encoders", name, known)
+    values = checked_value("freeze_encoders", dict[str, bool], given)
+    if not values.get(DEFAULT):
+        return [name for name, value in values.items() if value] or False
+    return True if all(values.values()) else values
+
+
+def refuse_name(key: str, name: Any, known: list[str]):
+    """Raises ValueError about a name that nobody knows."""
+    raise ValueError(
+        f"{key} names {shown(name)}; known are {', '.join(known)}.{did_you_mean(name, known)} A modality from outside "
+        "mm_hf has to be imported: --import FILE."
+    )
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values of a recipe stand for the same: `front` and `[front]`, `1e-5` and `0.00001`."""
+
+    def plain(value: Any) -> list[Any]:
+        numbers = [number_of(part) if isinstance(part, str) else part for part in listed(value)]
+        return [part if number is None else number for part, number in zip(listed(value), numbers)]
+
+    return plain(one) == plain(other)
+
+
+def listed(value: Any) -> list[Any]:
+    """One value, or several, as a list; none for None."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a recipe with others above them. Of dicts that are kept by modality, each value counts alone."""
+    found = {**below, **above}
+    for key in KEPT:
+        if isinstance(below.get(key), dict) and isinstance(above.get(key), dict):
+            found[key] = {**below[key], **above[key]}
+    return found
+
+
+# What a recipe says of one modality
+
+
+def encoder_of(model_args: Any, name: str) -> Any:
+    """Hub id or folder of a modality's encoder; None where the recipe names none."""
+    return getattr(model_args, f"{name}_encoder", None) or (model_args.encoders or {}).get(name)
+
+
+def columns_of(data_args: Any, name: str) -> list[str]:
+    """The columns of a modality in a recipe; "" is a place that no column fills."""
+    if name in (data_args.columns or {}):
+        return list(data_args.columns[name])
+    return [column for key in short_keys(name) for column in listed(getattr(data_args, key))]
+
+
+def columns_by_modality(data_args: Any) -> dict[str, list[str]]:
+    """The columns of each modality that has some, in the order of a model's modalities."""
+    found = {name: [column for column in columns_of(data_args, name) if column] for name in modalities()}
+    return {name: columns for name, columns in found.items() if columns}
+
+
+def key_in_use(data_args: Any, name: str) -> str:
+    """The key that names the columns of a modality."""
+    return next((key for key in short_keys(name) if any(listed(getattr(data_args, key)))), "columns")
+
+
+def missing_columns(data_args: Any, names: Collection[str]) -> list[str]:
+    """The flags of those of these modalities whose columns nobody names; "" says that there is none."""
+    missing = []
+    for name in names:
+        keys = short_keys(name)
+        if name not in (data_args.columns or {}) and all(getattr(data_args, key) is None for key in keys):
+            missing.append(f"--{keys[0]}" if keys else f'--columns "{{{name}: …}}"')
+    return missing
+
+
+def places_of(parts: Mapping[str, list[str]]) -> dict[str, Any]:
+    """How many items of each modality a row may have, as the model's config takes it.
+
+    Args:
+        parts: see `MultimodalCollator`.
+    """
+    from ..models.modality import modality_of
+    from ..models.vision import Vision
+
+    several = {name: len(columns) for name, columns in parts.items() if modality_of(name).several_places}
+    places = {name: count for name, count in several.items() if count > 1 and name != Vision.name}
+    return {"num_images": max(1, several.get(Vision.name, 1)), **({"places": places} if places else {})}
+
+
+def poolings_of(model_args: Any, names: Collection[str]) -> dict[str, str] | None:
+    """How one vector is read from the tokens of these modalities, where the recipe says so."""
+    asked = model_args.pooling or {}
+    short = {name: getattr(model_args, f"{name}_pooling", None) for name in names}
+    found = {name: short[name] or asked.get(name, asked.get(DEFAULT)) for name in names}
+    unused = sorted(set(asked) - {DEFAULT, *names})
+    if unused:
+        raise ValueError(f"pooling names {unused}, and the rows have {sorted(names)} alone: leave it out.")
+    return {name: how for name, how in found.items() if how} or None

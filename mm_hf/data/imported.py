@@ -47,7 +47,7 @@ def import_file(file: str):
     if path.suffix != ".py" or not path.stem.isidentifier():
         raise ValueError(f"import: {file!r} is no file of Python, with a name such as my_fusion.py.")
     if not path.is_file():
-        raise ValueError(f"import: there is no file {file!r} here.")
+        raise ValueError(f"import: there is no file {file!r} here. Where it has moved, --import FILE names it anew.")
     known = getattr(sys.modules.get(name), "__file__", None)
     if known is not None:
         if os.path.realpath(known) != str(path) and checksum_of(Path(known)) != checksum_of(path):

@@ -208,3 +208,19 @@ def test_other_modalities_do_not_move_what_is_random(point, processor):
 def test_a_modality_that_nobody_imported():
     with pytest.raises(ValueError, match=r"'smell'.*import"):
         MultimodalCollator(Points(), Columns(extra={"smell": ["a"]}))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ([[0.1], [0.2]], [[1e5], [2e5]], "'one' would vanish"),
+        ([[1.0, 2.0], [2.0, 1.0]], [[1.0], [2.0]], "'one': 2, 'other': 1"),
+    ],
+    ids=["scales", "channels"],
+)
+def test_series_that_do_not_go_together_in_one_encoder(one, other, said):
+    """Silently, the smaller readings would be all alike, or one of the columns full of bad rows."""
+    train = Dataset.from_dict({"one": [one, one], "other": [other, other]})
+    with pytest.raises(ValueError, match=said):
+        reader_of("series").fit({"train": train}, Columns(series=["one", "other"]))
+    assert reader_of("series").fit({"train": train}, Columns(series="one")).channels == len(one[0])

@@ -144,6 +144,9 @@ def test_a_run_says_what_it_beats(trained, example):
     assert (-gain if first == "mae" else gain) > least
     card = (trained / "README.md").read_text()
     assert first in card
+    assert f"import {example.file.stem}" in card
+    assert f"--import {example.file.name}" in card
+    assert "trust_remote_code" not in card  # its code does not travel
     assert str(REPOSITORY) not in card
 
 

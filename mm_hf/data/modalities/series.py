@@ -13,6 +13,9 @@ from ..rows import SOURCE_ROW, BadRowError, Rows
 from .reader import ModalityReader, register_reader
 
 
+LEAST_SHARE = 0.05  # of the deviation of all columns together, that one of several columns needs
+
+
 @register_reader
 class SeriesReader(ModalityReader):
     """Time series, each in its place, all of the same channels."""
@@ -24,24 +27,35 @@ class SeriesReader(ModalityReader):
     shown_as = Series.name
 
     def fit(self, splits, columns, *, on_error="raise", **settings):
-        """What the channels are like. Series of another number of channels than most are bad ones.
+        """What the channels are like. Series of another number of channels than most of their column are bad ones.
 
         Raises:
             BadRowError: a row that holds no series, where bad rows are not skipped.
-            ValueError: no row has one.
+            ValueError: no row has one; or several columns do not go together in one encoder.
         """
         names, train = self.data_columns(columns), splits["train"]
-        found = []
+        found: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for row in Rows(train.select_columns([*names, *({SOURCE_ROW} & set(train.column_names))]), "train"):
             for column in names:
                 try:
                     if not has_no_steps(row[column]):
-                        found.append(as_steps(row[column]))
+                        found[column].append(as_steps(row[column]))
                 except ValueError as error:
                     if on_error == "raise":
                         raise BadRowError(row, column, str(error)) from None
-        channels = Counter(values.shape[1] for values in found).most_common(1)
-        return SeriesScaler.fit(values for values in found if values.shape[1] == channels[0][0])
+        for column, series in found.items():
+            most = Counter(values.shape[1] for values in series).most_common(1)
+            found[column] = [values for values in series if values.shape[1] == most[0][0]]
+        widths = {column: series[0].shape[1] for column, series in found.items() if series}
+        if len(set(widths.values())) > 1:
+            raise ValueError(
+                f"The columns of series share one encoder, and have {widths} channels: they need equally many. Join "
+                "them into one column of more channels, or leave one out."
+            )
+        scaler = SeriesScaler.fit(values for series in found.values() for values in series)
+        for column in widths if len(widths) > 1 else ():
+            check_same_scale(column, np.concatenate(found[column]), scaler)
+        return scaler
 
     def fresh_config(self, part, hidden_size, *, series_rnn_type, **settings):
         """A recurrent encoder."""
@@ -70,6 +84,24 @@ class SeriesReader(ModalityReader):
             if not has_no_steps(row[column]):
                 return picture_of_series(collator.processor.series_scaler.check(row[column]))
         return None
+
+
+def check_same_scale(column: str, steps: np.ndarray, scaler: SeriesScaler):
+    """Refuses a column whose readings would all but vanish beside those of the others, which share its scale.
+
+    Args:
+        column: its name.
+        steps: all of its training rows, `(S, C)`.
+        scaler: of all columns together.
+    """
+    for channel, (values, scale) in enumerate(zip(steps.T, scaler.stds)):
+        values = values[~np.isnan(values)]
+        if len(values) and 0 < values.std() < LEAST_SHARE * scale:
+            raise ValueError(
+                f"The columns of series share one scale, and channel {channel} of {column!r} would vanish in it: its "
+                f"standard deviation is {values.std():.3g}, that of all columns together {scale:.3g}. Bring them to "
+                "one unit, or join them into one column of more channels, each of which has a scale of its own."
+            )
 
 
 def picture_of_series(values: np.ndarray) -> Image.Image:

@@ -149,6 +149,11 @@ def config_of(model: str) -> PreTrainedConfig:
     file = Path(model) / "config.json"
     if file.is_file():
         read_json(file)
+    elif (Path(model) / "recipe.json").is_file():
+        raise OSError(
+            f"{model} is a run that has not come to its end: it has no config.json. The command that began it takes "
+            "it up."
+        )
     return AutoConfig.from_pretrained(model)
 
 

@@ -5,8 +5,9 @@ whatever has become of the checkpoint by then.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
@@ -28,6 +29,7 @@ from .by_modality import columns_by_modality, encoder_of, poolings_of, pretraine
 from .data_arguments import DataArguments
 from .heads import TASK_OF, task_of_class
 from .model_arguments import ModelArguments
+from .recipe import fields_of
 from .run_folder import is_begun, read_recipe_of
 
 
@@ -206,6 +208,7 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
     if Series.name in there:
         fixed["series_rnn_type"] = config.series_config.rnn_type
     free |= of_task(start, model_args, data_args)
+    check_order(start, data_args)
     names = [name for name in pretrained_modalities() if name in there]
     writer = task_of_head(model_args.task or free.get("task"))
     if writer is not None and writer.decodes and task_of_class(start.head) is writer:
@@ -233,6 +236,23 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
             "start without init_from."
         )
     return {**fixed, **free}
+
+
+def check_order(start: Start, data_args: DataArguments):
+    """Refuses the columns of the checkpoint in another order: each place has learned what its own column holds.
+
+    Raises:
+        ValueError: naming both orders.
+    """
+    empty = dict.fromkeys(key.name for key in fields(data_args))
+    known = columns_by_modality(SimpleNamespace(**{**empty, **fields_of(start.recipe)}))
+    for name, columns in columns_by_modality(data_args).items():
+        old = known.get(name, columns)
+        if modality_of(name).several_places and columns != old and sorted(columns) == sorted(old):
+            raise ValueError(
+                f"init_from {start.name} has the columns {old} of {name}, here {columns}: each has a place of its own "
+                "in the model. Name them in the same order."
+            )
 
 
 def side_of(processor: MMFusionProcessor) -> int | None:

@@ -7,6 +7,7 @@ import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -24,7 +25,9 @@ from mm_hf import MMFusionConfig, MMFusionForCTC, MMFusionForMultiTask, MMFusion
 from mm_hf.adapters import merge_lora
 from mm_hf.parts import class_of
 from mm_hf.training import exits, start_parts
+from mm_hf.training.data_arguments import DataArguments
 from mm_hf.training.recipe import given_keys
+from mm_hf.training.start import check_order
 from mm_hf.training.start_parts import OF_BASE
 
 
@@ -497,6 +500,15 @@ def test_every_key_of_the_config_belongs_to_somebody():
     of_modalities |= {"extra_configs"}
     own = {key.name for key in fields(MMFusionConfig)} - {key.name for key in fields(T.PreTrainedConfig)}
     assert own == {*OF_BASE, *of_head, *of_recipe, *of_modalities}
+
+
+def test_columns_in_another_order():
+    """Each place has learned its own column: the other way round it would look at the wrong one."""
+    start = SimpleNamespace(name="runs/a", recipe={"text_column": ["title", "body"], "image_column": ["photo"]})
+    check_order(start, DataArguments(text_column=["title", "body"]))
+    check_order(start, DataArguments(text_column=["title", "other"]))
+    with pytest.raises(ValueError, match=r"\['title', 'body'\].*\['body', 'title'\]"):
+        check_order(start, DataArguments(text_column=["body", "title"]))
 
 
 # What cannot be started from

@@ -134,12 +134,10 @@ def check_table(data_args: DataArguments):
             f"category_columns names {unknown}, but table_columns is {columns}.{did_you_mean(unknown[0], columns)}"
         )
     for name, named in columns_by_modality(data_args).items():
-        if not reader_of(name).needs_all_rows:
-            continue
         key = key_in_use(data_args, name)
         if told := sorted(set(named) & set(listed(labels))):
             raise ValueError(f"{key} names {told}, the labels themselves.")
-        if data_args.streaming:
+        if data_args.streaming and reader_of(name).needs_all_rows:
             raise ValueError(f"{key} does not go with streaming: all training rows say what its numbers mean.")
 
 

@@ -14,7 +14,8 @@ from mm_hf.training.by_modality import (
     places_of,
     poolings_of,
 )
-from mm_hf.training.checks import check_arguments
+from mm_hf.training.checks import check_arguments, check_table
+from mm_hf.training.data_arguments import DataArguments
 from mm_hf.training.model_arguments import ModelArguments
 from mm_hf.training.recipe import given_keys, parse_arguments, recipe_of
 
@@ -224,3 +225,11 @@ def test_a_modality_from_outside(parse, monkeypatch):
     assert missing_columns(data_args, ["point"]) == ['--columns "{point: …}"']
     with pytest.raises(ValueError, match="point"):
         groups_of("--columns", "{point: [a, b]}")  # it has no usual encoder
+
+
+@pytest.mark.parametrize("key", ["text_column", "table_columns", "audio_column"])
+def test_labels_are_no_input(key):
+    """The model would read the answer, and every score be a perfect one."""
+    data_args = DataArguments(**{key: ["a", "kind"], "label_column": "kind"})
+    with pytest.raises(ValueError, match=rf"{key} names \['kind'\], the labels"):
+        check_table(data_args)

@@ -58,7 +58,7 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
             f"image_id_column is {data_args.image_id_column!r}, the column of the pictures themselves: name a column "
             "of ids, or leave it out."
         )
-    check_table(data_args)
+    check_table(data_args, writes=known is not None and known.writes)
     lengths = model_args.text_encoder is not None or (known is not None and known.writes)
     if train_args.train_sampling_strategy == "group_by_length" and not lengths:
         raise ValueError("train_sampling_strategy is group_by_length, but there is no text_encoder.")
@@ -126,18 +126,24 @@ def check_places(model_args: ModelArguments, data_args: DataArguments):
         raise ValueError(f"there is no folder here for {named}. Make it by {make}, or name your own.")
 
 
-def check_table(data_args: DataArguments):
-    """Says what does not go with the columns of a table, or of time series."""
+def check_table(data_args: DataArguments, writes: bool = False):
+    """Says what does not go with the columns that are read.
+
+    Args:
+        data_args: of the recipe.
+        writes: the task writes texts: then a column of texts may be what is read and what is written.
+    """
     columns, labels = data_args.table_columns or [], data_args.label_column or []
     if unknown := sorted(set(data_args.category_columns or []) - set(columns)):
         raise ValueError(
             f"category_columns names {unknown}, but table_columns is {columns}.{did_you_mean(unknown[0], columns)}"
         )
     for name, named in columns_by_modality(data_args).items():
-        key = key_in_use(data_args, name)
-        if told := sorted(set(named) & set(listed(labels))):
+        key, reader = key_in_use(data_args, name), reader_of(name)
+        told = sorted(set(named) & set(listed(labels)))
+        if told and (reader.needs_all_rows or not (writes or reader.files)):  # a file is no label: its type tells
             raise ValueError(f"{key} names {told}, the labels themselves.")
-        if data_args.streaming and reader_of(name).needs_all_rows:
+        if data_args.streaming and reader.needs_all_rows:
             raise ValueError(f"{key} does not go with streaming: all training rows say what its numbers mean.")
 
 

@@ -227,7 +227,7 @@ def test_a_modality_from_outside(parse, monkeypatch):
         groups_of("--columns", "{point: [a, b]}")  # it has no usual encoder
 
 
-@pytest.mark.parametrize("key", ["text_column", "table_columns", "audio_column"])
+@pytest.mark.parametrize("key", ["text_column", "table_columns", "series_column"])
 def test_labels_are_no_input(key):
     """The model would read the answer, and every score be a perfect one."""
     data_args = DataArguments(**{key: ["a", "kind"], "label_column": "kind"})

@@ -149,7 +149,7 @@ def test_a_file_that_changed_is_told(folder, capsys):
 
 def test_runs_that_import_nothing_are_kept_as_before():
     assert "imported" not in Fingerprint({}, None, "d", None, imported=()).kept
-    assert find_data({"dataset": "d"}, Path("run")) == ({"dataset": "d"}, [])
+    assert find_data({"dataset": "no such rows"}, Path("run")) == ({"dataset": "no such rows"}, [])
 
 
 def test_a_folder_that_brings_its_own_code_is_not_believed(folder):

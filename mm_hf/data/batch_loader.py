@@ -1,6 +1,6 @@
 """Batches of one part of a data set for one process, which begin where they are told to."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -44,15 +44,10 @@ class BatchLoader(DataLoader):
         # A generator of its own: the DataLoader draws from it whenever an epoch begins, and a run that resumes begins
         # its epochs at other times.
         generator = torch.Generator().manual_seed(seed)
+        common: Any = {"collate_fn": collator, "num_workers": num_workers, "generator": generator}
+        common["worker_init_fn"] = import_again
         if isinstance(rows, StreamBatches):
-            super().__init__(
-                rows,
-                batch_size=None,
-                collate_fn=collator,
-                num_workers=num_workers,
-                generator=generator,
-                worker_init_fn=import_again,
-            )
+            super().__init__(rows, batch_size=None, **common)
             return
         sampler = GroupedBatchSampler(
             len(rows) if rows.groups is None else rows.groups,
@@ -65,14 +60,7 @@ class BatchLoader(DataLoader):
             lengths=rows.lengths if train else None,
             weights=rows.weights if train else None,
         )
-        super().__init__(
-            rows,
-            batch_sampler=sampler,
-            collate_fn=collator,
-            num_workers=num_workers,
-            generator=generator,
-            worker_init_fn=import_again,
-        )
+        super().__init__(rows, batch_sampler=sampler, **common)
 
     def set_epoch(self, epoch: int, skip: int = 0):
         """Chooses the order of an epoch of rows that are not streamed, and how many of its batches to leave out."""

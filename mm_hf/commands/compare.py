@@ -194,20 +194,20 @@ def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
 
 def texts_of(rows: Dataset, columns: list[str]) -> list[str | None]:
     """The texts of each row in one, None where it has none; nothing where there is no column of them."""
-    found = zip(*(rows[column][:] for column in columns))
-    return [" | ".join(text for text in texts if isinstance(text, str)) or None for texts in found]
+    by_row = zip(*(rows[column][:] for column in columns))
+    return [" | ".join(text for text in texts if isinstance(text, str)) or None for texts in by_row]
 
 
 def outcomes_of(run: Evaluator, predictions: Predictions) -> dict[str, Outcome]:
     """By column of labels what a run answers."""
-    found = {}
+    outcomes = {}
     for alone in run.alone():
         values = [
             values[alone.label] if run.several else values for values in (predictions.logits, predictions.labels)
         ]
         task, (logits, labels) = alone.task.readable(values, run.collator.texts_of)
-        found[alone.label] = Outcome(task, task.answers(logits), task.targets(labels), task.has_label(labels))
-    return found
+        outcomes[alone.label] = Outcome(task, task.answers(logits), task.targets(labels), task.has_label(labels))
+    return outcomes
 
 
 def check_same_rows(a: Side, b: Side):
@@ -244,9 +244,9 @@ def differing_content(a: Side, b: Side) -> str | None:
         return f"no column is read by both, of {sorted(inputs[0])} and {sorted(inputs[1])}, that could show it"
     kept = []
     for side in (a, b):
-        found = Fingerprint({side.part: side.rows}, side.columns, side.data_args.source, side.root)
-        found.settle(None)
-        columns, files = found.kept["columns"][side.part], found.kept["files"].get(side.part, {})
+        fingerprint = Fingerprint({side.part: side.rows}, side.columns, side.data_args.source, side.root)
+        fingerprint.settle(None)
+        columns, files = fingerprint.kept["columns"][side.part], fingerprint.kept["files"].get(side.part, {})
         kept.append({name: (columns[name], files.get(name, {}).get("content")) for name in shared})
     differing = [name for name in shared if kept[0][name] != kept[1][name]]
     return f"column(s) {', '.join(differing)} differ" if differing else None
@@ -327,8 +327,8 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
     """Writes page, figures and rows, and prints the tables, the words last."""
     folder, args = sides[0].folder, sides[0].args
     unit = report["unit"]
-    rows = [{"task": task, **row} for task, found in report["tasks"].items() for row in found["differing"]]
-    shown = {task: found.pop("differing")[:SHOWN] for task, found in report["tasks"].items()}
+    rows = [{"task": task, **row} for task, comparison in report["tasks"].items() for row in comparison["differing"]]
+    shown = {task: comparison.pop("differing")[:SHOWN] for task, comparison in report["tasks"].items()}
     report = rounded(
         {
             **{
@@ -355,13 +355,13 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
     names = [short_name(side.args.model) for side in sides]
     page = {
         task: {
-            **found,
-            "lines": lines_of(found),
-            "counted": [(count_name(name), count) for name, count in found["counts"].items()],
-            "sign_words": sign_words(found, unit),
+            **comparison,
+            "lines": lines_of(comparison),
+            "counted": [(count_name(name), count) for name, count in comparison["counts"].items()],
+            "sign_words": sign_words(comparison, unit),
             "shown": shown[task],
         }
-        for task, found in report["tasks"].items()
+        for task, comparison in report["tasks"].items()
     }
     facts = {side.letter: f"{name} ({report[side.letter.lower()]['model_class']})" for side, name in zip(sides, names)}
     facts |= {
@@ -379,17 +379,17 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
     in_place(folder / "differing_rows.csv", lambda file: write_rows(file, rows))
     write_json(folder / "compare.json", report)
     print(f"\nA  {sides[0].args.model}\nB  {sides[1].args.model}")
-    for task, found in report["tasks"].items():
-        print(f"\n{task}", paired_table(found, unit), sep="\n")
-        if found["left_out"]:
-            print(f"{found['left_out']:,} rows have no label that both can read, and are left out")
+    for task, comparison in report["tasks"].items():
+        print(f"\n{task}", paired_table(comparison, unit), sep="\n")
+        if comparison["left_out"]:
+            print(f"{comparison['left_out']:,} rows have no label that both can read, and are left out")
     for letter, only in report["only"].items():
         if only:
             print(f"{letter} alone answers {', '.join(only)}")
     print(f"\nwritten: {folder / 'compare.html'}, {folder / 'differing_rows.csv'}")
     print(NOTE)
-    for found in report["tasks"].values():  # last: what is to be remembered
-        print(found["verdict"])
+    for comparison in report["tasks"].values():  # last: what is to be remembered
+        print(comparison["verdict"])
 
 
 def in_place(file: Path, fill: Callable[[Path], None]):

@@ -138,10 +138,10 @@ def open_search(args: RetrieveArguments, data_args: DatasetArguments, recipe: di
         ValueError: the checkpoint is none for search.
     """
     config = config_of(args.model)
-    found = config.architectures or [config.model_type]
-    if not isinstance(config, MMFusionConfig) or found[0] != SEARCHES:
+    architectures = config.architectures or [config.model_type]
+    if not isinstance(config, MMFusionConfig) or architectures[0] != SEARCHES:
         raise ValueError(
-            f"{args.model} is a checkpoint of {', '.join(found)}; mm_hf search needs MMFusionForRetrieval."
+            f"{args.model} is a checkpoint of {', '.join(architectures)}; mm_hf search needs MMFusionForRetrieval."
         )
     for modality, name in ITEMS.items():
         column = f"{name}_column"
@@ -246,13 +246,13 @@ def chosen_weights(search: Search, measured: str) -> dict[str, float]:
     scores = texts @ items.T
     matching, right = score_gallery(search.model, search.collator, rows, gallery), gallery.relevant()
     both = ((scores, matching, right), (scores.T, matching.T, right.T))
-    found = {}
+    weights = {}
     for direction, (similarities, word, relevant) in zip(directions, both):
         asked = relevant.any(-1)
-        found[direction] = choose_weight(
+        weights[direction] = choose_weight(
             similarities[asked], word[asked], relevant[asked], search.logit_scale, args.rerank_top
         )
-    return found
+    return weights
 
 
 def with_intervals(places: torch.Tensor, args: RetrieveArguments) -> dict[str, dict[str, float | None]]:

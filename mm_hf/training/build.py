@@ -162,7 +162,7 @@ def fresh_configs(processor: MMFusionProcessor, width: int, args: ModelArguments
         width: of their tokens.
         args: of the recipe.
     """
-    found: dict[str, Any] = {}
+    configs: dict[str, Any] = {}
     for name, modality in MODALITIES.items():
         extra = getattr(processor, "extra_parts", None) or {}
         part = extra.get(name) if modality.extra else getattr(processor, modality.part)
@@ -170,10 +170,10 @@ def fresh_configs(processor: MMFusionProcessor, width: int, args: ModelArguments
             continue
         config = reader_of(name).fresh_config(part, width, series_rnn_type=args.series_rnn_type)
         if modality.extra:
-            found.setdefault("extra_configs", {})[name] = config
+            configs.setdefault("extra_configs", {})[name] = config
         else:
-            found[modality.config_key] = config
-    return found
+            configs[modality.config_key] = config
+    return configs
 
 
 def merge_adapters(run: Run, model: MMFusionPreTrainedModel):

@@ -249,10 +249,7 @@ def reviews(folder: Path, draw: random.Random):
             {
                 "review_id": f"R{''.join(draw.choices(string.ascii_uppercase + string.digits, k=12))}",
                 "user": f"user{draw.randint(1, 60)}",
-                "title": draw.choice(
-                    ["Great", "Good value", "As expected"] if stars > 3 else ["Bad", "Do not buy", "Hmm"]
-                )
-                + draw.choice(["", "!", f" {draw.choice(THINGS)}"]),
+                "title": draw.choice(titles) + draw.choice(["", "!", f" {draw.choice(THINGS)}"]),
                 "body": body.strip(),
                 "date": (datetime(2023, 5, 1) + timedelta(days=draw.randint(0, 500))).strftime("%d %B %Y"),
                 "helpful_votes": max(0, int(draw.gauss(2, 4))),

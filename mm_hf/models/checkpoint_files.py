@@ -83,13 +83,13 @@ def is_weights(name: str) -> bool:
 def older_weights(names: Iterable[str], written: Collection[str]) -> list[str]:
     """Weights in one file where new ones were written into several, which the library would not look at, and the index
     of several where there is a new file."""
-    found = []
+    superseded = []
     for name in names:
         stem, dot, variant = name.removesuffix(".safetensors").partition(".")
         index = f"{stem}.safetensors.index{dot}{variant}.json"
         if name.endswith(".safetensors") and (name in written) != (index in written) and index in names:
-            found.append(index if name in written else name)
-    return found
+            superseded.append(index if name in written else name)
+    return superseded
 
 
 def states_of_files(folder: str | os.PathLike) -> dict[str, tuple[int, int, int]]:
@@ -161,15 +161,15 @@ def damaged_weights(folder: str | os.PathLike, names: list[str]) -> str:
 
 def unreadable(folder: str | os.PathLike) -> list[str]:
     """Names of the JSON files of a folder that are none."""
-    found = []
+    damaged = []
     for name in sorted(os.listdir(folder)):
         if name.endswith(".json") and name != CHECKSUMS:
             try:
                 with open(os.path.join(folder, name), encoding="utf-8") as file:
                     json.load(file)
             except (OSError, ValueError, RecursionError):
-                found.append(name)
-    return found
+                damaged.append(name)
+    return damaged
 
 
 def refuse_nan(folder: str | os.PathLike, names: Iterable[str]):
@@ -222,9 +222,9 @@ def tell_changed_files(folder: str | os.PathLike, lines: dict[str, str], complet
             is not there is not missed, since it is not loaded.
     """
     small = [name for name in lines if not is_weights(name)]
-    there = [name for name in small if os.path.isfile(os.path.join(folder, name))]
-    changed = differing(folder, lines, there)
-    gone = [name for name in small if name not in there and not name.endswith(".py")] if complete else []
+    present = [name for name in small if os.path.isfile(os.path.join(folder, name))]
+    changed = differing(folder, lines, present)
+    gone = [name for name in small if name not in present and not name.endswith(".py")] if complete else []
     states = states_of_files(folder)
     key = (str(folder), *((name, states.get(name)) for name in sorted([*changed, *gone])))
     if len(key) > 1 and key not in TOLD:

@@ -27,12 +27,12 @@ def checksum_of(path: str | os.PathLike) -> str:
     """
     if xxhash is None:
         raise ImportError("Checksums need xxhash: pip install xxhash.")
-    found = xxhash.xxh3_64()
+    digest = xxhash.xxh3_64()
     chunk = memoryview(bytearray(CHUNK))
     with open(path, "rb", buffering=0) as file:
         while size := file.readinto(chunk):
-            found.update(chunk[:size])
-    return found.hexdigest()
+            digest.update(chunk[:size])
+    return digest.hexdigest()
 
 
 def checksum_of_bytes(values) -> str:

@@ -196,8 +196,8 @@ def build_part(key: str, spec: SubConfigSpec, value: Any) -> PreTrainedConfig:
     """
     if isinstance(value, dict):
         model_type = value.get("model_type", spec.model_type)
-        own = issubclass(spec.config_class, PreTrainedConfig)  # one type alone, which AutoConfig need not know
-        if not own and not (isinstance(model_type, str) and model_type in CONFIG_MAPPING):
+        of_one_type = issubclass(spec.config_class, PreTrainedConfig)  # one type alone, which AutoConfig need not know
+        if not of_one_type and not (isinstance(model_type, str) and model_type in CONFIG_MAPPING):
             meant = did_you_mean(model_type, list(CONFIG_MAPPING)) if isinstance(model_type, str) else ""
             raise ConfigError(f"{key}: the library has no model type {shown(model_type)}.{meant}")
         check_given(value, f"{key}.")

@@ -179,9 +179,9 @@ class SubConfigs:
     its attention): of a config those of modalities from outside too."""
 
     def __get__(self, config: "MMFusionConfig | None", owner: type) -> dict[str, Any]:
-        found = {key: spec.config_class for key, spec in cast(Any, owner).sub_configs_defaults.items()}
+        classes = {key: spec.config_class for key, spec in cast(Any, owner).sub_configs_defaults.items()}
         extra = () if config is None else config.__dict__.get("extra_configs") or ()
-        return {**found, **{modality_of(name).config_key: AutoConfig for name in extra}}
+        return {**classes, **{modality_of(name).config_key: AutoConfig for name in extra}}
 
 
 @told_in_one_line
@@ -422,14 +422,14 @@ class MMFusionConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """See the library's method; what differs: keys that came later are not there where nobody gave them, so that
         a config.json is what it was."""
-        found = super().to_dict()
+        values = super().to_dict()
         for key in ("extra_configs", "places"):
-            if found.get(key) is None:
-                found.pop(key, None)
+            if values.get(key) is None:
+                values.pop(key, None)
         for name, config in (self.extra_configs or {}).items():
-            found["extra_configs"][name] = config.to_diff_dict()
-            del found["extra_configs"][name]["transformers_version"]
-        return found
+            values["extra_configs"][name] = config.to_diff_dict()
+            del values["extra_configs"][name]["transformers_version"]
+        return values
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
@@ -446,15 +446,15 @@ class MMFusionConfig(PreTrainedConfig):
         if kwargs.get("label2id") is not None and kwargs.get("id2label") is None:
             kwargs["id2label"], _ = read_labels(None, kwargs["label2id"])
         frozen_now = kwargs.get("freeze_encoders") and "trained_layers" not in kwargs
-        found = super().from_dict(for_other_labels(config_dict, kwargs), **kwargs)
-        config = found[0] if isinstance(found, tuple) else found
+        loaded = super().from_dict(for_other_labels(config_dict, kwargs), **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
         if frozen_now:
             trained = {
                 name: n for name, n in (config.trained_layers or {}).items() if name not in config.frozen_encoders
             }
             config.trained_layers = trained or None
         config.validate_architecture()  # what was changed, too
-        return found
+        return loaded
 
     @classmethod
     def _dict_from_json_file(cls, json_file):
@@ -509,8 +509,8 @@ class MMFusionConfig(PreTrainedConfig):
     def modalities(self) -> list[str]:
         """Names of the modalities that this model has: those of the library in its order, then those from outside by
         their names."""
-        own = [name for name, modality in MODALITIES.items() if not modality.extra]
-        return [*(name for name in own if self.encoder_config(name) is not None), *(self.extra_configs or ())]
+        of_library = [name for name, modality in MODALITIES.items() if not modality.extra]
+        return [*(name for name in of_library if self.encoder_config(name) is not None), *(self.extra_configs or ())]
 
     def encoder_config(self, name: str) -> Any:
         """The config of a modality's encoder; None where the model has none."""

@@ -170,13 +170,13 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         outputs = self(input_ids=inputs, **kwargs) if inputs is not None else self(**kwargs)
         blank, texts = self.blank, []
         if num_beams == 1:
-            for best, there in zip(outputs.logits.argmax(-1), outputs.attention_mask):
-                best = best[there].unique_consecutive()
+            for best, heard in zip(outputs.logits.argmax(-1), outputs.attention_mask):
+                best = best[heard].unique_consecutive()
                 texts.append(best[best != blank])
         else:
             scores = outputs.logits.float().log_softmax(-1).cpu()
-            for score, there in zip(scores, outputs.attention_mask.cpu()):
-                text, _ = beam_search(score[there], num_beams, blank)[0]
+            for score, heard in zip(scores, outputs.attention_mask.cpu()):
+                text, _ = beam_search(score[heard], num_beams, blank)[0]
                 texts.append(torch.tensor(text, dtype=torch.int64, device=self.device))
         return nn.utils.rnn.pad_sequence(
             [text[:max_new_tokens] for text in texts], batch_first=True, padding_value=blank
@@ -225,15 +225,15 @@ def ctc_loss(
     Raises:
         ValueError: a label that is out of the vocabulary or the blank.
     """
-    there = labels != -100
-    if ((labels < 0) | (labels >= logits.shape[-1]) | (labels == blank))[there].any():
+    labelled = labels != -100
+    if ((labels < 0) | (labels >= logits.shape[-1]) | (labels == blank))[labelled].any():
         raise ValueError(
             f"Labels of CTC are tokens from 0 to {logits.shape[-1] - 1} without the blank, {blank}; got "
-            f"{sorted(set(labels[there].tolist()))}."
+            f"{sorted(set(labels[labelled].tolist()))}."
         )
-    lengths, sounds = there.sum(1), mask.sum(1)
+    lengths, sounds = labelled.sum(1), mask.sum(1)
     # Between two equal tokens there has to be a blank.
-    repeats = ((labels[:, 1:] == labels[:, :-1]) & there[:, 1:]).sum(1)
+    repeats = ((labels[:, 1:] == labels[:, :-1]) & labelled[:, 1:]).sum(1)
     fits = (lengths > 0) & (lengths + repeats <= sounds)
     if ((lengths > 0) & ~fits).any():
         logger.warning_once(
@@ -242,7 +242,7 @@ def ctc_loss(
         )
     losses = nn.functional.ctc_loss(
         logits.float().log_softmax(-1).transpose(0, 1),  # (A, B, C)
-        labels.masked_fill(~there, 0),
+        labels.masked_fill(~labelled, 0),
         sounds,
         lengths,
         blank=blank,
@@ -270,7 +270,7 @@ def beam_search(scores: torch.Tensor, beams: int, blank: int) -> list[tuple[list
     """
     # By text the scores of its ways that end in a blank, and of those that end in its last token: only the former can
     # go on with that very token.
-    found: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
+    hypotheses: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
     for moment in scores:
         best = moment.topk(min(beams, len(moment)))
         following: dict[tuple[int, ...], tuple[float, float]] = {}
@@ -279,7 +279,7 @@ def beam_search(scores: torch.Tensor, beams: int, blank: int) -> list[tuple[list
             before = to.get(text, (-math.inf, -math.inf))
             to[text] = log_add(before[0], in_blank), log_add(before[1], in_token)
 
-        for text, (in_blank, in_token) in found.items():
+        for text, (in_blank, in_token) in hypotheses.items():
             both = log_add(in_blank, in_token)
             for token, score in zip(best.indices.tolist(), best.values.tolist()):
                 if token == blank:
@@ -290,8 +290,8 @@ def beam_search(scores: torch.Tensor, beams: int, blank: int) -> list[tuple[list
                 else:
                     add((*text, token), -math.inf, both + score)
         possible = [(text, ways) for text, ways in following.items() if max(ways) > -math.inf]
-        found = dict(sorted(possible, key=lambda entry: log_add(*entry[1]), reverse=True)[:beams])
-    return [(list(text), log_add(*ways)) for text, ways in found.items()]
+        hypotheses = dict(sorted(possible, key=lambda entry: log_add(*entry[1]), reverse=True)[:beams])
+    return [(list(text), log_add(*ways)) for text, ways in hypotheses.items()]
 
 
 def log_add(a: float, b: float) -> float:

@@ -56,10 +56,10 @@ def build_encoder(
         ValueError: a feature layer that the encoder does not have.
     """
     layers = None if feature_layers is None else tuple(feature_layers)
-    found = dry_run(cast(Any, type(config)), config.to_json_string(use_diff=False), modality, layers)
+    findings = dry_run(cast(Any, type(config)), config.to_json_string(use_diff=False), modality, layers)
     encoder = construct_encoder(config, modality)
-    drop_unused(encoder, found.trained, found.needed)
-    return encoder, list(found.shapes), None if found.feature_layers is None else list(found.feature_layers)
+    drop_unused(encoder, findings.trained, findings.needed)
+    return encoder, list(findings.shapes), None if findings.feature_layers is None else list(findings.feature_layers)
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,8 @@ def dry_run_on(
 def share_weights(module: PreTrainedModel):
     """Lets places that share a weight do so: while a checkpoint is loaded the library puts that off."""
     for name, source in getattr(module, "all_tied_weights_keys", {}).items():
-        place, _, own = name.rpartition(".")
-        setattr(module.get_submodule(place), own, module.get_parameter(source))
+        place, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(place), attribute, module.get_parameter(source))
 
 
 @torch.no_grad()
@@ -207,12 +207,12 @@ def fill_weights(module: nn.Module):
         parameter.uniform_(-0.1, 0.1, generator=generator)
 
 
-def note_indexing(found: set[nn.Module], module: nn.Module, inputs, outputs):
+def note_indexing(indexing: set[nn.Module], module: nn.Module, inputs, outputs):
     """A forward hook: takes down modules that no gradient reaches though tokens may depend on them: those that give
     whole numbers (which tokens to look at), and those that run without gradients."""
     whole = isinstance(outputs, torch.Tensor) and not outputs.is_floating_point()
     if whole or not torch.is_grad_enabled():
-        found.add(module)
+        indexing.add(module)
 
 
 def drop_unused(module: nn.Module, trained: frozenset[str], needed: frozenset[str], prefix: str = ""):

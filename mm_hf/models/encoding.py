@@ -130,20 +130,20 @@ def run_by_length(
     mask = inputs["attention_mask"]
     steps = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     lengths = (mask.bool() * steps).amax(1).clamp(min=1)  # (U,): up to the last step that counts
-    found = {}
+    states_by_length = {}
     for length in lengths.unique().tolist():
         rows = (lengths == length).nonzero().flatten()
-        own = {
+        inputs_of_length = {
             name: value[rows, :length] if value.shape[:2] == mask.shape else value[rows]
             for name, value in inputs.items()
         }
-        found[length] = rows, run_encoder(encoder, own, feature_layers, seeded=seeded)
-    tokens = max(levels[0].shape[1] for _, levels in found.values())
+        states_by_length[length] = rows, run_encoder(encoder, inputs_of_length, feature_layers, seeded=seeded)
+    tokens = max(levels[0].shape[1] for _, levels in states_by_length.values())
     heard = torch.zeros(len(mask), tokens, dtype=torch.int64, device=mask.device)
     joined = []
-    for number, level in enumerate(next(iter(found.values()))[1]):
+    for number, level in enumerate(next(iter(states_by_length.values()))[1]):
         states = level.new_zeros(len(mask), tokens, *level.shape[2:])
-        for rows, levels in found.values():
+        for rows, levels in states_by_length.values():
             states[rows, : levels[number].shape[1]] = levels[number]
             heard[rows, : levels[number].shape[1]] = 1
         joined.append(states)

@@ -222,18 +222,18 @@ def bring_in_line(base: Any):
 def outermost(encoder: nn.Module, names: Collection[str]) -> list[str]:
     """Paths of the largest modules all of whose parameters that can train are among the named ones."""
     chosen = {id(parameter) for name, parameter in encoder.named_parameters() if name in names}
-    found: list[str] = []
+    paths: list[str] = []
 
     def look(path: str, module: nn.Module):
-        own = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        if own and all(id(parameter) in chosen for parameter in own):
-            found.append(path)
-        elif own:
+        trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if trainable and all(id(parameter) in chosen for parameter in trainable):
+            paths.append(path)
+        elif trainable:
             for key, child in module.named_children():
                 look(f"{path}.{key}" if path else key, child)
 
     look("", encoder)
-    return found
+    return paths
 
 
 def set_modes(base: Any, mode: bool):
@@ -320,11 +320,11 @@ def look_for_changes(base: Any):
         return
     base.looked_at_processes = True
     shared = parallel._get_ddp_logging_data().get("num_parameter_tensors")
-    found = [name for name, parameter in parallel.module.named_parameters() if parameter.requires_grad]
-    if shared is not None and len(found) > shared:
+    trainable = [name for name, parameter in parallel.module.named_parameters() if parameter.requires_grad]
+    if shared is not None and len(trainable) > shared:
         raise ValueError(
-            f"{len(found)} parameters train, and DistributedDataParallel was made for {shared}: processes would not "
-            "share the gradients of those that were thawed since. Unfreeze before it is made, or make it anew."
+            f"{len(trainable)} parameters train, and DistributedDataParallel was made for {shared}: processes would "
+            "not share the gradients of those that were thawed since. Unfreeze before it is made, or make it anew."
         )
 
 

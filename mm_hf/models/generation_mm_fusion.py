@@ -101,10 +101,10 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
                 kwargs[key] = {**kwargs[key], "decoder": kwargs[key].get(Text.name)}
 
         def tokenizer(name: str, place: str) -> Any:
-            found = {key: kwargs.get(key) for key in HUB_KEYS}
-            found = {key: value.get(name) if isinstance(value, dict) else value for key, value in found.items()}
+            settings = {key: kwargs.get(key) for key in HUB_KEYS}
+            settings = {key: value.get(name) if isinstance(value, dict) else value for key, value in settings.items()}
             return AutoTokenizer.from_pretrained(
-                place, **{key: value for key, value in found.items() if value is not None}
+                place, **{key: value for key, value in settings.items() if value is not None}
             )
 
         of_decoder = tokenizer("decoder", source)
@@ -283,11 +283,11 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         """
         if kwargs.get("encoder_outputs") is None:
             names = [name for name in self.model.input_names if name in kwargs]
-            own = {name: kwargs.pop(name) for name in names if not name.startswith("output_")}
+            model_inputs = {name: kwargs.pop(name) for name in names if not name.startswith("output_")}
             if inputs is not None:
-                own["input_ids"] = inputs
+                model_inputs["input_ids"] = inputs
             states = {name: kwargs.get(name) for name in ("output_attentions", "output_hidden_states")}
-            kwargs["encoder_outputs"] = self.get_encoder()(**own, **states)
+            kwargs["encoder_outputs"] = self.get_encoder()(**model_inputs, **states)
         elif isinstance(kwargs["encoder_outputs"], tuple):
             kwargs["encoder_outputs"] = MMFusionModelOutput(*kwargs["encoder_outputs"])
         return cast(Any, super()).generate(generation_config=generation_config, **kwargs)

@@ -192,13 +192,13 @@ def meaning_of(image: Image.Image, ground: tuple[int, int, int] | None, channels
         else:
             plain = turned if turned.mode in ("L", "RGB") else turned.convert("RGB")
         # Of the user's own image a copy, in any case.
-        found = plain if plain.mode == mode and plain is not image else plain.convert(mode)
+        converted = plain if plain.mode == mode and plain is not image else plain.convert(mode)
     except PictureError:
         raise
     except Exception as error:  # see `open_file`
         raise unreadable(error, getattr(image, "filename", "")) from None
-    found.info = {}  # or what comes next would turn it again
-    return found
+    converted.info = {}  # or what comes next would turn it again
+    return converted
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -225,9 +225,9 @@ def wide_picture(image: Image.Image, kind: str | None, ground: tuple[int, int, i
     hidden = image.info.get("transparency")  # of a PNG, one value that is transparent
     if ground is None or not isinstance(hidden, int):
         return plain
-    found = Image.new("RGB", image.size, ground)
-    found.paste(plain.convert("RGB"), mask=Image.fromarray(255 * (values != hidden).astype(np.uint8)))
-    return found
+    picture = Image.new("RGB", image.size, ground)
+    picture.paste(plain.convert("RGB"), mask=Image.fromarray(255 * (values != hidden).astype(np.uint8)))
+    return picture
 
 
 def picture_of_array(values: np.ndarray | torch.Tensor, layout: str | None = None) -> Image.Image:

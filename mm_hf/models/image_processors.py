@@ -104,11 +104,12 @@ def resize_to(image_processor, image_size: int):
             if hasattr(image_processor, name) or name == "size":
                 setattr(image_processor, name, value)
         try:
-            found = image_processor([picture], return_tensors="pt")["pixel_values"]
+            pixels = image_processor([picture], return_tensors="pt")["pixel_values"]
         except Exception as error:
             failure = error
             continue
-        if tuple(found.shape[-2:]) == (image_size, image_size) and torch.equal(found.amin((2, 3)), found.amax((2, 3))):
+        plain = torch.equal(pixels.amin((2, 3)), pixels.amax((2, 3)))
+        if plain and tuple(pixels.shape[-2:]) == (image_size, image_size):
             return
     raise ValueError(
         f"{type(image_processor).__name__} cannot make pictures of {image_size} x {image_size} without a border: "

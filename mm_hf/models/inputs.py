@@ -156,8 +156,8 @@ def check_classes(labels: torch.Tensor, count: int):
         return
     outside = (labels != -100) & ((labels < 0) | (labels >= count))
     if outside.any():
-        found = sorted(set(labels[outside].tolist()))[:10]
-        raise ValueError(f"Labels are numbers from 0 to {count - 1}, or -100 for none; got {found}.")
+        numbers = sorted(set(labels[outside].tolist()))[:10]
+        raise ValueError(f"Labels are numbers from 0 to {count - 1}, or -100 for none; got {numbers}.")
 
 
 __all__ = ["check_model_inputs"]

@@ -85,12 +85,12 @@ def top_layers(
     lowest = usable_layers(encoder, untrained)[-count]
     used = None if feature_layers is None else tuple(feature_layers)
     fed = names_below(cast(Any, type(config)), config.to_json_string(use_diff=False), modality, used, lists, lowest)
-    found = set()
+    names = set()
     for name, _ in encoder.named_parameters():
         layer = layer_in_stack(name, lists)
         if name not in untrained and (name not in fed if layer is None else layer >= lowest):
-            found.add(name)
-    return found
+            names.add(name)
+    return names
 
 
 def usable_layers(encoder: nn.Module, untrained: Collection[str] = ()) -> list[int]:
@@ -151,10 +151,10 @@ def names_below_on(
             if not outputs:
                 return frozenset()
             starts = [torch.ones_like(tensor) for tensor in outputs]
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 outputs, list(parameters.values()), starts, retain_graph=True, allow_unused=True
             )
-            return frozenset(name for name, gradient in zip(parameters, found) if gradient is not None)
+            return frozenset(name for name, gradient in zip(parameters, gradients) if gradient is not None)
 
         fed = feeding(layer)
         follow = chain == 1 or any(layer_in_stack(name, lists) == chain - 1 for name in feeding(chain))

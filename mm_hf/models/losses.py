@@ -309,8 +309,8 @@ def in_label_unit(scores: torch.Tensor, mean: Sequence[float] | None, std: Seque
 
 def match_width(values: Sequence[float], labels: torch.Tensor) -> torch.Tensor:
     """One number an output, on the device of labels `(B,)` or `(B, C)`, as they broadcast."""
-    found = torch.tensor(values, dtype=torch.float32, device=labels.device)
-    return found if labels.ndim > 1 else found[0]
+    numbers = torch.tensor(values, dtype=torch.float32, device=labels.device)
+    return numbers if labels.ndim > 1 else numbers[0]
 
 
 Labels = torch.Tensor | Mapping[str, torch.Tensor]

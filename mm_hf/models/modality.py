@@ -126,10 +126,10 @@ class Modality:
             encoder: see `build_encoder`.
             given: the model's inputs by their names, `(U, …)` each, none of them None.
         """
-        found = {}
+        inputs = {}
         for name, value in given.items():
-            found[self.renamed.get(name, name)] = value.to(encoder.dtype) if name in self.floats else value
-        return found
+            inputs[self.renamed.get(name, name)] = value.to(encoder.dtype) if name in self.floats else value
+        return inputs
 
     def token_mask(self, encoder: Any, mask: torch.Tensor, tokens: int) -> torch.Tensor:
         """Which tokens of an encoder stand for something of the item, and not for padding.
@@ -207,7 +207,7 @@ class Modality:
 
     def by_model_names(self, made: Mapping[str, Any]) -> dict[str, Any]:
         """What a part made, which may name it as the encoder does, by the model's names."""
-        names = {own: name for name, own in self.renamed.items()}
+        names = {encoder_name: name for name, encoder_name in self.renamed.items()}
         return {names.get(name, name): value for name, value in made.items()}
 
     def made_inputs(self, part: Any) -> list[str]:

@@ -592,8 +592,8 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
 
     def _shares(self, labels: TaskTensors, counts: TaskTensors | None) -> dict[str, torch.Tensor | float]:
         """How many of the labels of the global batch are in this one, see `TaskWeighting`."""
-        found = {name: count_labels(labels[name]) if name in labels else 0 for name in self.tasks}
-        return {name: count and (1.0 if counts is None else count / counts[name]) for name, count in found.items()}
+        in_batch = {name: count_labels(labels[name]) if name in labels else 0 for name in self.tasks}
+        return {name: count and (1.0 if counts is None else count / counts[name]) for name, count in in_batch.items()}
 
 
 # Of two the library takes the one that `config.architectures` names, and the first where it names none.

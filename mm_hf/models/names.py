@@ -16,15 +16,15 @@ def did_you_mean(name: object, known: Iterable[object], cutoff: float = 0.6) -> 
         known: the names that are allowed.
         cutoff: how near a name has to be, from 0 to 1; see `difflib.get_close_matches`.
     """
-    found = nearest(name, known, cutoff)
-    return "" if found is None else f" Did you mean {found!r}?"
+    meant = nearest(name, known, cutoff)
+    return "" if meant is None else f" Did you mean {meant!r}?"
 
 
 def nearest(name: object, known: Iterable[object], cutoff: float = 0.6) -> str | None:
     """The known name that is nearest to this one, whatever its case; None where none is near."""
     spelled = {str(one).lower(): str(one) for one in known}
-    found = difflib.get_close_matches(str(name).lower(), list(spelled), n=1, cutoff=cutoff)
-    return spelled[found[0]] if found else None
+    matches = difflib.get_close_matches(str(name).lower(), list(spelled), n=1, cutoff=cutoff)
+    return spelled[matches[0]] if matches else None
 
 
 def shown(value: Any) -> str:

@@ -41,7 +41,7 @@ def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> di
     new, old = count_of(changes | given), count_of(config_dict) or 2  # what the library has where nothing is said
     single = new is not None or given.get("problem_type") is not None
     new = old if new is None else new
-    found = {**config_dict, **given}
+    loaded = {**config_dict, **given}
     stored = [name for name in MEANING if name not in given and config_dict.get(name)]
     dropped = []
     if given.get("tasks"):
@@ -51,7 +51,7 @@ def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> di
     else:
         if "problem_type" in stored and new != old and 1 in (new, old):  # a number in place of classes, or the reverse
             dropped.append("problem_type")
-        problem = None if "problem_type" in dropped else found.get("problem_type")
+        problem = None if "problem_type" in dropped else loaded.get("problem_type")
         numbers = gives_numbers(problem, new)
         settings = LOSS_SETTINGS if problem is None else task_head_of(problem).settings
         for name in stored:
@@ -61,7 +61,7 @@ def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> di
                 dropped.append(name)
     unnamed = not set(NAMES) & set(given) and (new != old or (given.get("tasks") and not config_dict.get("tasks")))
     gone = {*dropped, *(NAMES if unnamed else ())}
-    found = {name: value for name, value in found.items() if name not in gone}
+    loaded = {name: value for name, value in loaded.items() if name not in gone}
     if told := [name for name in dropped if name != "task_weighting"]:
         what = f"the tasks {sorted(given['tasks'])}" if given.get("tasks") else str(new)
         what += f" as {given['problem_type']}" if given.get("problem_type") else ""
@@ -69,13 +69,13 @@ def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> di
             f"The checkpoint has {old} labels and is loaded with {what}: what it has for its own is dropped: "
             f"{', '.join(told)}. This is said once."
         )
-    for stays in stays_as_it_is(config_dict, found, old, new):
+    for stays in stays_as_it_is(config_dict, loaded, old, new):
         logger.warning_once(
             f"The weights of the head stay in their places, and now mean something else: {stays}. "
             "mm_hf.parts.load_parts takes them over by the names of labels, and numbers in their unit. This is said "
             "once."
         )
-    return found
+    return loaded
 
 
 def gives_numbers(problem_type: str | None, count: int) -> bool:
@@ -106,16 +106,16 @@ def count_of(source: dict[str, Any]) -> int | None:
     return source.get("num_labels") or (len(named) if named else None)
 
 
-def stays_as_it_is(config_dict: dict[str, Any], found: dict[str, Any], old: int, new: int) -> list[str]:
+def stays_as_it_is(config_dict: dict[str, Any], loaded: dict[str, Any], old: int, new: int) -> list[str]:
     """Heads that keep their shape, and with it their weights, though they are to answer something else.
 
     Args:
-        config_dict, found: the config as it is in the checkpoint, and as it is loaded.
+        config_dict, loaded: the config as it is in the checkpoint, and as it is loaded.
         old, new: their numbers of labels.
     """
-    tasks, old_tasks = found.get("tasks") or {}, config_dict.get("tasks") or {}
+    tasks, old_tasks = loaded.get("tasks") or {}, config_dict.get("tasks") or {}
     if not tasks and not old_tasks:
-        pairs = {"the labels": (answer_of(config_dict, old), answer_of(found, new))}
+        pairs = {"the labels": (answer_of(config_dict, old), answer_of(loaded, new))}
     else:
         both = [name for name in tasks if name in old_tasks]
         pairs = {

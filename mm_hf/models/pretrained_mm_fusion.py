@@ -230,8 +230,8 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         configs: dict[str, Any] = {}
         for name, source in sources.items():
             check_source(name, source)
-            found = AutoConfig.from_pretrained(source, **hub_kwargs_of(name))
-            part = part_of_composite(found, name) if name in pretrained else found
+            source_config = AutoConfig.from_pretrained(source, **hub_kwargs_of(name))
+            part = part_of_composite(source_config, name) if name in pretrained else source_config
             if os.path.isdir(source):  # a path on this machine means nothing where the checkpoint goes
                 part.name_or_path = base_model_of(source) or ""
             configs[parts[name]] = part
@@ -334,8 +334,8 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
             resized.append(cast(nn.Embedding, embeddings))
             if new_num_tokens is not None or pad_to_multiple_of is not None:
                 self.vocab_size = embeddings.weight.shape[0]  # as the library sets it
-                for own in (part.config, config):
-                    own.get_text_config().vocab_size = self.vocab_size
+                for part_config in (part.config, config):
+                    part_config.get_text_config().vocab_size = self.vocab_size
         self.apply_freezing()
         return resized[0]
 
@@ -442,8 +442,8 @@ def keep_findings(config: MMFusionConfig, name: str, encoder: PreTrainedModel, g
         pooling = pooling_of(config.encoder_config(name), findings)
         if pooling is not None:
             config.pooling = {**(config.pooling or {}), name: pooling}
-    for key, found in (("encode_by_length", findings.by_length), ("seeded_encoders", findings.random)):
-        if found and key not in given:
+    for key, needed in (("encode_by_length", findings.by_length), ("seeded_encoders", findings.random)):
+        if needed and key not in given:
             setattr(config, key, [*(getattr(config, key) or []), name])
 
 

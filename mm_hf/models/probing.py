@@ -86,10 +86,10 @@ def takes_pictures_of(encoder: PreTrainedModel, image_size: int) -> bool:
             failure = error
         else:
             return interpolate
-    own = getattr(encoder.config, "image_size", None)
+    trained_size = getattr(encoder.config, "image_size", None)
     raise ValueError(
         f"image_size is {image_size}, and the vision encoder ({encoder.config.model_type}) takes no such pictures: "
-        f"{failure} It was made for {own}: leave image_size out, or give a size that fits its patches."
+        f"{failure} It was made for {trained_size}: leave image_size out, or give a size that fits its patches."
     ) from failure
 
 

@@ -79,12 +79,12 @@ def read_extra_parts(parts: Any) -> dict[str, Any]:
     """
     if parts is not None and not isinstance(parts, Mapping):
         raise ValueError(f"extra_parts must be a dict by modality, got {parts!r:.80}.")
-    found = {}
+    checked = {}
     for name, values in (parts or {}).items():
         modality = modality_of(name)
         if not modality.extra:
             raise ValueError(f"extra_parts are of modalities from outside the package; {name!r} has {modality.part}.")
-        found[name] = part = modality.read_part(values)
+        checked[name] = part = modality.read_part(values)
         if part is None:
             continue
         if modality.part_class is None:
@@ -94,7 +94,7 @@ def read_extra_parts(parts: Any) -> dict[str, Any]:
             raise ValueError(
                 f"extra_parts[{name!r}] must be None or a part with {needed}; {part!r:.80} has no {lacking}."
             )
-    return found
+    return checked
 
 
 def checked_items(

@@ -78,8 +78,8 @@ def hash_of_vocabulary(tokenizer: Any) -> str | None:
 
 def settings_of(part: Any, names: Collection[str]) -> dict[str, Any]:
     """Those of some settings that a part has. A size is a dict of its own kind, with gaps for what is not said."""
-    found = part.to_dict()
-    settings = {name: found[name] for name in names if found.get(name) is not None}
+    values = part.to_dict()
+    settings = {name: values[name] for name in names if values.get(name) is not None}
     for name, value in settings.items():
         if isinstance(value, Mapping) or hasattr(value, "keys"):
             settings[name] = {key: value[key] for key in value if value[key] is not None}
@@ -134,18 +134,18 @@ def check_record(parts: Mapping[str, Any], record: Any, folder: str, given: Coll
                     f"The tokenizer in {folder} has {len(part)} tokens, and was saved with {saved.get('length')}: a "
                     f"file of it is damaged, of another tokenizer, or gone. {WAY_OUT}"
                 )
-            if saved.get("vocabulary") is not None and (found := hash_of_vocabulary(part)) != saved["vocabulary"]:
+            if saved.get("vocabulary") is not None and (vocabulary := hash_of_vocabulary(part)) != saved["vocabulary"]:
                 raise ValueError(
                     f"The tokens of the tokenizer in {folder} are not those that it was saved with, or have other ids "
-                    f"(sha256 {str(found)[:12]}, not {str(saved['vocabulary'])[:12]}). {WAY_OUT}"
+                    f"(sha256 {str(vocabulary)[:12]}, not {str(saved['vocabulary'])[:12]}). {WAY_OUT}"
                 )
             continue
-        found = json.loads(json.dumps(settings_of(part, SETTINGS.get(name, ()))))
-        for key in sorted(set(saved) | set(found)):
+        settings = json.loads(json.dumps(settings_of(part, SETTINGS.get(name, ()))))
+        for key in sorted(set(saved) & set(settings)):
             # A key that only one of them has is of another release of the library.
-            if key in saved and key in found and key not in given and saved[key] != found[key]:
+            if key not in given and saved[key] != settings[key]:
                 raise ValueError(
-                    f"The {name} in {folder} has {key} {found[key]}, and was saved with {saved[key]}. {WAY_OUT}"
+                    f"The {name} in {folder} has {key} {settings[key]}, and was saved with {saved[key]}. {WAY_OUT}"
                 )
 
 
@@ -173,8 +173,8 @@ def config_beside(folder: str) -> MMFusionConfig | None:
         return None
     try:
         with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-        return MMFusionConfig.from_dict(found) if found.get("model_type") == MMFusionConfig.model_type else None
+            values = json.load(file)
+        return MMFusionConfig.from_dict(values) if values.get("model_type") == MMFusionConfig.model_type else None
     except Exception:  # of configs of encoders that need code of their own, or that somebody damaged
         return None
 

@@ -31,14 +31,14 @@ def entries_of(value: Any) -> list:
     if (columns := columns_of(value)) is not None:
         raise ValueError(f"Got a table with the columns {columns}: give one of them, such as table[{columns[0]!r}].")
     if hasattr(value, "to_pylist"):  # of pyarrow, whose entries are objects of its own
-        found = value.to_pylist()
+        entries = value.to_pylist()
     elif isinstance(value, Iterable):
-        found = list(value)
+        entries = list(value)
     elif isinstance(value, Sized) and hasattr(value, "__getitem__"):  # a data set of torch
-        found = [value[place] for place in range(len(value))]
+        entries = [value[place] for place in range(len(value))]
     else:
         raise ValueError(f"This is no list: {value!r:.80}.")
-    return [None if is_missing(entry) else entry for entry in found]
+    return [None if is_missing(entry) else entry for entry in entries]
 
 
 def columns_of(value: Any) -> list | None:

@@ -127,10 +127,10 @@ class RecurrentLayer(nn.Module):
             `(U, T, H)`.
         """
         states = self.dropout(states)
-        found = [read(self.directions[0], states)]
+        outputs = [read(self.directions[0], states)]
         if len(self.directions) > 1:
-            found.append(take(read(self.directions[1], take(states, backwards)), backwards))
-        return torch.cat(found, dim=-1)
+            outputs.append(take(read(self.directions[1], take(states, backwards)), backwards))
+        return torch.cat(outputs, dim=-1)
 
 
 def read(rnn: nn.Module, states: torch.Tensor) -> torch.Tensor:

@@ -244,8 +244,8 @@ def depth_of_numbers(value: Any) -> int:
     if columns_of(value) is not None:
         return 2
     if isinstance(value, (list, tuple, np.ndarray)) and not is_array_of_numbers(value):
-        there = (entry for entry in value if not is_missing(entry))
-        first = next((entry for entry in there if not isinstance(entry, (list, tuple)) or entry), None)
+        present = (entry for entry in value if not is_missing(entry))
+        first = next((entry for entry in present if not isinstance(entry, (list, tuple)) or entry), None)
         return 1 + (0 if first is None else depth_of_numbers(first))
     return getattr(value, "ndim", 0)
 

@@ -205,11 +205,11 @@ def prepare_sounds(extractor, sounds: list, audio_kwargs: Mapping[str, Any]) -> 
     # Shorter than a window or two no extractor and no convolution can look at: what is missing is silence.
     least = extractor.sampling_rate // 25
     sounds = [np.pad(sound, (0, max(0, least - len(sound)))) for sound in sounds]
-    found = dict(extractor(sounds, **settings))
+    prepared = dict(extractor(sounds, **settings))
     for name in ("input_features", "input_values"):  # normalised silence is 0 / 0
-        if isinstance(found.get(name), torch.Tensor):
-            found[name] = found[name].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    return found
+        if isinstance(prepared.get(name), torch.Tensor):
+            prepared[name] = prepared[name].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return prepared
 
 
 @register_modality
@@ -263,9 +263,9 @@ class Sound(Modality):
 
     def token_mask(self, encoder, mask, tokens):
         """Which tokens hear something of the sound itself, and not of its padding alone."""
-        own = getattr(encoder, "_get_feature_vector_attention_mask", None)
-        if own is not None:  # Wav2Vec2 and its kin know the strides of their convolutions
-            return own(tokens, mask.long()).long()
+        mask_of_tokens = getattr(encoder, "_get_feature_vector_attention_mask", None)
+        if mask_of_tokens is not None:  # Wav2Vec2 and its kin know the strides of their convolutions
+            return mask_of_tokens(tokens, mask.long()).long()
         return mask[:, :: max(1, round(mask.shape[1] / tokens))][:, :tokens].long()
 
     def is_item(self, value):

@@ -86,7 +86,7 @@ class Loading:
             tell_changed_files(self.folder, lines, complete=os.path.isdir(str(source)))
         if is_deepspeed_zero3_enabled() or not all(file.endswith(".safetensors") for file in files):
             return
-        found = headers_of(files)
+        headers = headers_of(files)
         self.new = new_places(model, files[0])
         # These are the library's own: a release without them tells the same names once the weights are loaded.
         helpers = (
@@ -94,7 +94,7 @@ class Loading:
             hasattr(model, "_adjust_missing_and_unexpected_keys"),
         )
         if is_own_class(model) and all(helpers):
-            refuse_other_tensors(model, found, getattr(load_config, "weight_mapping", None) or [], source, self.new)
+            refuse_other_tensors(model, headers, getattr(load_config, "weight_mapping", None) or [], source, self.new)
 
     def finish(self, loaded: PreTrainedModel, info: Mapping[str, Iterable]):
         """What is known afterwards.
@@ -183,19 +183,19 @@ def headers_of(files: Iterable[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
     Raises:
         OSError: a file that is damaged, or no safetensors file.
     """
-    found = {}
+    headers = {}
     for path in files:
         try:
             with safe_open(path, framework="pt") as file:
                 names = file.keys()
                 for name in names:
                     part = file.get_slice(name)
-                    found[name] = part.get_dtype(), tuple(part.get_shape())
+                    headers[name] = part.get_dtype(), tuple(part.get_shape())
         except (SafetensorError, OSError) as error:
             raise OSError(
                 f"{path} is damaged, or is no safetensors file: {error}. Take it from where it came once more."
             ) from error
-    return found
+    return headers
 
 
 def new_places(model: PreTrainedModel, beside: str) -> set[str]:
@@ -217,7 +217,7 @@ def new_places(model: PreTrainedModel, beside: str) -> set[str]:
 
 def refuse_other_tensors(
     model: PreTrainedModel,
-    found: Mapping[str, tuple[str, tuple[int, ...]]],
+    headers: Mapping[str, tuple[str, tuple[int, ...]]],
     mapping: list,
     source: Any,
     new: Collection[str] = (),
@@ -226,7 +226,7 @@ def refuse_other_tensors(
 
     Args:
         model: on the meta device.
-        found: see `headers_of`.
+        headers: see `headers_of`.
         mapping: how the library renames the tensors of older releases.
         source: of the files.
         new: tensors that may be missing.
@@ -235,11 +235,11 @@ def refuse_other_tensors(
         CheckpointError: tensors that are missing, not known, of another kind or of another size.
     """
     expected = model.state_dict()
-    own = copy.deepcopy(mapping)  # they remember what they were used for
-    renamings = [entry for entry in own if isinstance(entry, core_model_loading.WeightRenaming)]
-    converters = [entry for entry in own if isinstance(entry, core_model_loading.WeightConverter)]
-    unexpected, retyped, resized, there = set(), [], [], set()
-    for original, (dtype, shape) in found.items():
+    mapping = copy.deepcopy(mapping)  # they remember what they were used for
+    renamings = [entry for entry in mapping if isinstance(entry, core_model_loading.WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, core_model_loading.WeightConverter)]
+    unexpected, retyped, resized, present = set(), [], [], set()
+    for original, (dtype, shape) in headers.items():
         name, converted = original, None
         if original not in expected:
             name, converted = core_model_loading.rename_source_key(
@@ -250,14 +250,14 @@ def refuse_other_tensors(
         if name not in expected:
             unexpected.add(name)
             continue
-        there.add(name)
+        present.add(name)
         kind = kind_of(expected[name])
         if KINDS.get(dtype, dtype) != kind:
             retyped.append(f"{name} ({dtype}, not {kind})")
         elif shape != tuple(expected[name].shape):
             resized.append(f"{name} {shape}, not {tuple(expected[name].shape)}")
     names: Any = SimpleNamespace(
-        missing_keys=set(expected) - with_tied(model, there) - set(new), unexpected_keys=unexpected
+        missing_keys=set(expected) - with_tied(model, present) - set(new), unexpected_keys=unexpected
     )
     model._adjust_missing_and_unexpected_keys(names)  # leaves out what the encoders say may be missing
     faults = {
@@ -287,10 +287,10 @@ def with_tied(model: PreTrainedModel, names: set[str]) -> set[str]:
         for name, tensor in tensors:
             shared.setdefault(id(tensor), set()).add(name)
     groups += [group for group in shared.values() if len(group) > 1]
-    found = set(names)
-    while grown := set().union(*(group for group in groups if group & found and not group <= found)):
-        found |= grown
-    return found
+    reached = set(names)
+    while grown := set().union(*(group for group in groups if group & reached and not group <= reached)):
+        reached |= grown
+    return reached
 
 
 def refuse(faults: Mapping[str, Iterable], model: PreTrainedModel, source: Any):
@@ -316,7 +316,7 @@ def refuse(faults: Mapping[str, Iterable], model: PreTrainedModel, source: Any):
 @torch.no_grad()
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of tensors with NaN or infinite numbers in them; nothing is copied."""
-    found = []
+    faulty = []
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor) or tensor.is_meta or not tensor.numel():
             continue
@@ -328,8 +328,8 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
         if values.numel() and not values.sum().isfinite():
             low, high = values.aminmax()
             if not (low.isfinite() and high.isfinite()):
-                found.append(name)
-    return found
+                faulty.append(name)
+    return faulty
 
 
 def check_loaded(model: torch.nn.Module, source: Any = None):

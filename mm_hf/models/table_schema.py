@@ -204,7 +204,7 @@ class TableSchema:
         Raises:
             TableError: see `check`.
         """
-        found: dict[str, torch.Tensor] = {}
+        tensors: dict[str, torch.Tensor] = {}
         for row in rows:
             self.check(row)
         if self.numerical:
@@ -214,7 +214,7 @@ class TableSchema:
             values = torch.tensor(numbers, dtype=torch.float64)
             if self.farthest is not None:
                 values = values.clamp(-self.farthest, self.farthest)  # NaN stays
-            found["numerical_values"] = values.float()
+            tensors["numerical_values"] = values.float()
         if self.categorical:
             places = {
                 name: {value: KNOWN + place for place, value in enumerate(values)}
@@ -227,8 +227,8 @@ class TableSchema:
                 ]
                 for row in rows
             ]
-            found["categorical_ids"] = torch.tensor(ids, dtype=torch.int64)
-        return found
+            tensors["categorical_ids"] = torch.tensor(ids, dtype=torch.int64)
+        return tensors
 
     def is_missing(self, value: Any) -> bool:
         """Whether a cell has no value: None, NaN, or an empty text, as it is in the file of a CSV; for schemas of
@@ -247,8 +247,7 @@ class TableSchema:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it; without the keys that schemas of before do not have, where they say nothing new."""
-        found = asdict(self)
-        return {name: value for name, value in found.items() if value not in (None, False)}
+        return {name: value for name, value in asdict(self).items() if value not in (None, False)}
 
 
 class TableError(ValueError):

@@ -161,8 +161,8 @@ class Table(Modality):
         """See `Modality`."""
         numbers = torch.zeros(1, config.num_numerical, device=device, dtype=dtype)
         ids = torch.zeros(1, len(config.vocab_sizes), dtype=torch.long, device=device)
-        found = {"numerical_values": numbers, "categorical_ids": ids}
-        return {name: value for name, value in found.items() if value.shape[1]}
+        inputs = {"numerical_values": numbers, "categorical_ids": ids}
+        return {name: value for name, value in inputs.items() if value.shape[1]}
 
     def list_rows(self, value):
         """See `list_of_table_rows`."""

@@ -81,11 +81,11 @@ def target_ids(tokenizer, texts: list[str | None], max_length: int | None = None
     for row, text in enumerate(texts):
         if text is not None and (fault := fault_of_unicode(text)):
             raise ValueError(f"Row {row}: {fault}")
-    there = [text for text in texts if text is not None]
+    written = [text for text in texts if text is not None]
     with TOKENIZING:
-        found = iter(tokenizer(there, add_special_tokens=False, verbose=False)["input_ids"] if there else [])
+        tokenized = iter(tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"] if written else [])
     longest = None if max_length is None else max_length - len(last)
-    rows = [[] if text is None else [*next(found)[:longest], *last] for text in texts]
+    rows = [[] if text is None else [*next(tokenized)[:longest], *last] for text in texts]
     labels = torch.full((len(rows), max([1, *map(len, rows)])), -100)
     for row, tokens in enumerate(rows):
         labels[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)

@@ -64,19 +64,19 @@ def load_frames(source: Any, num_frames: int, background: str | Sequence[int] | 
     try:
         count = count_frames(av, source)
         wanted = chosen_frames(count, num_frames) if count else []
-        found: dict[int, Image.Image] = {}
+        frames: dict[int, Image.Image] = {}
         with open_video(av, source) as container:
             for place, frame in enumerate(container.decode(video=0)):
                 if place in wanted:
-                    found[place] = frame.to_image()
+                    frames[place] = frame.to_image()
                 if wanted and place >= wanted[-1]:
                     break
     except (av.FFmpegError, OSError, IndexError, ValueError) as error:  # IndexError: no video among its streams
         reason = " ".join(str(error).split())
         raise ValueError(f"the video cannot be read ({type(error).__name__}: {reason}).") from None
-    if not found or set(wanted) - set(found):
-        raise ValueError("the video has no frame." if not found else "the video breaks off.")
-    return [found[place].convert("RGB") for place in wanted]
+    if not frames or set(wanted) - set(frames):
+        raise ValueError("the video has no frame." if not frames else "the video breaks off.")
+    return [frames[place].convert("RGB") for place in wanted]
 
 
 @contextmanager

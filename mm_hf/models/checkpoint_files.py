@@ -234,6 +234,3 @@ def tell_changed_files(folder: str | os.PathLike, lines: dict[str, str], complet
             f"{folder} is not as it was saved: {', '.join(told)}. Answers may be others than those that were "
             f"measured. If that was meant, delete {CHECKSUMS} or save the checkpoint anew. This is said once."
         )
-
-
-__all__ = ["checksums_of_what_is_written", "read_checksums"]

@@ -44,6 +44,3 @@ def checksum_of_bytes(values) -> str:
     if xxhash is None:
         raise ImportError("Checksums need xxhash: pip install xxhash.")
     return xxhash.xxh3_64(values).hexdigest()
-
-
-__all__ = ["can_check", "checksum_of", "checksum_of_bytes"]

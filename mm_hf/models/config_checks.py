@@ -300,6 +300,3 @@ def is_finite(number: Any) -> bool:
         return math.isfinite(number)
     except OverflowError:
         return False
-
-
-__all__ = ["ConfigError", "check_given", "check_part", "read_labels", "told_in_one_line"]

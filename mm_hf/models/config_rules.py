@@ -150,6 +150,3 @@ def check_memory(config: Any):
             "fusion_module_config.distance_bias is for the places of one picture that another modality asks; got "
             f"num_images {config.num_images}, modalities {config.modalities}, of which {fusion.query_modality} asks."
         )
-
-
-__all__ = ["check_architecture", "check_common", "check_losses"]

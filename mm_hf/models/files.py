@@ -80,6 +80,3 @@ def inner(box: Any) -> Iterable[Any]:
     """The boxes that stand in one."""
     values = box.values() if isinstance(box, dict) else box
     return [value for value in values if isinstance(value, (dict, list, tuple)) and value]
-
-
-__all__ = ["is_too_deep", "read_json", "regular_file"]

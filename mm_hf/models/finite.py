@@ -91,16 +91,3 @@ def kind_of_texts(counts: Mapping[str, int]) -> str:
     if are_numbers(numbers, written + others):
         return "digits" if whole and not written + others else "numbers"
     return "written" if are_numbers(numbers + written, others) else "names"
-
-
-__all__ = [
-    "FARTHEST",
-    "LARGEST",
-    "LARGEST_IN_LOSS",
-    "are_numbers",
-    "by_number",
-    "is_code",
-    "is_written_number",
-    "kind_of_texts",
-    "read_number",
-]

@@ -363,6 +363,3 @@ def check_checkpointing(base: Any, name: str):
                 f"Of the {name} encoder only a part trains, and gradient checkpointing with use_reentrant=True loses "
                 "the gradients of layers above frozen ones: use use_reentrant=False, the default."
             )
-
-
-__all__ = ["FreezingMixin"]

@@ -339,6 +339,3 @@ def beginning(file: Any) -> bytes:
         return file.getvalue()[:12]
     with open(file, "rb") as content:
         return content.read(12)
-
-
-__all__ = ["is_picture", "open_image"]

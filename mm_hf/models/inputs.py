@@ -158,6 +158,3 @@ def check_classes(labels: torch.Tensor, count: int):
     if outside.any():
         numbers = sorted(set(labels[outside].tolist()))[:10]
         raise ValueError(f"Labels are numbers from 0 to {count - 1}, or -100 for none; got {numbers}.")
-
-
-__all__ = ["check_model_inputs"]

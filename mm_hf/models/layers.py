@@ -182,6 +182,3 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, dict):
         for one in value.values():
             yield from tensors_in(one)
-
-
-__all__ = ["encoder_layers", "top_layers", "usable_layers"]

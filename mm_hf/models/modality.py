@@ -348,6 +348,3 @@ def modality_of(name: str) -> Modality:
             "outside mm_hf has to be imported before its model is loaded (`--import FILE`, or an import in Python)."
         )
     return MODALITIES[name]
-
-
-__all__ = ["MODALITIES", "Modality", "modality_of", "register_modality"]

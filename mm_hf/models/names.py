@@ -35,6 +35,3 @@ def shown(value: Any) -> str:
         return short.repr(value)
     except ValueError:  # a whole number with more digits than Python writes
         return f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
-
-
-__all__ = ["did_you_mean", "nearest", "shown"]

@@ -130,6 +130,3 @@ def checked_items(
     if not places:
         return items, index
     return items, [index[start : start + places] for start in range(0, len(index), places)]
-
-
-__all__ = ["checked_items", "parts_of_encoders"]

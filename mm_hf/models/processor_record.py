@@ -215,6 +215,3 @@ def check_against(config: MMFusionConfig, parts: Mapping[str, Any], folder: str,
                 f"The processor in {folder} makes {made} {what}, and the model beside it takes {taken}: they are not "
                 "of one checkpoint."
             )
-
-
-__all__ = ["RECORD", "check_parts", "record_of"]

@@ -271,5 +271,3 @@ AutoConfig.register(RecurrentConfig.model_type, RecurrentConfig, exist_ok=True)
 AutoModel.register(RecurrentConfig, RecurrentModel, exist_ok=True)
 RecurrentConfig.register_for_auto_class()
 RecurrentModel.register_for_auto_class("AutoModel")
-
-__all__ = ["RecurrentConfig", "RecurrentModel"]

@@ -248,6 +248,3 @@ def depth_of_numbers(value: Any) -> int:
         first = next((entry for entry in present if not isinstance(entry, (list, tuple)) or entry), None)
         return 1 + (0 if first is None else depth_of_numbers(first))
     return getattr(value, "ndim", 0)
-
-
-__all__ = ["SeriesScaler"]

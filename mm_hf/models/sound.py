@@ -325,6 +325,3 @@ def is_one_sound(value: Any) -> bool:
         return getattr(dtype, "kind", "O") in "iufb" and not all(map(is_missing, value))  # a series of pandas
     several = isinstance(value, (list, tuple)) and bool(value)
     return several and all(isinstance(entry, Real) for entry in value) and not all(map(is_missing, value))
-
-
-__all__ = ["limit_seconds", "load_sound"]

@@ -349,6 +349,3 @@ def check_loaded(model: torch.nn.Module, source: Any = None):
             f"{', '.join(names[:NAMED])}{rest}. It diverged when it was trained, or is damaged, or was loaded in a "
             f"dtype that cannot hold it. {WAY_OUT}"
         )
-
-
-__all__ = ["CheckpointError", "check_loaded"]

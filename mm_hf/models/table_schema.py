@@ -326,6 +326,3 @@ def category(value: Any) -> str:
     if is_number(value) and math.isfinite(as_float(value)) and value == int(value):
         return str(int(value))
     return str(bool(value)) if isinstance(value, np.bool_) else str(value)
-
-
-__all__ = ["TableError", "TableSchema"]

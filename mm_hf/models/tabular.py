@@ -197,6 +197,3 @@ class Table(Modality):
         if len(rows) != 1 or not isinstance(rows[0], Mapping):
             raise ValueError(f"the {key} of a row is one row of it, a dict of columns, got {value!r:.80}.")
         return None if all(map(is_missing, rows[0].values())) else rows[0], rows[0]
-
-
-__all__ = ["TableSchema", "TabularConfig", "TabularModel"]

@@ -104,6 +104,3 @@ def count_frames(av: Any, source: Any) -> int:
     """Frames of a video: what its header says, or, where that says nothing, those that come."""
     with open_video(av, source) as container:
         return container.streams.video[0].frames or sum(1 for _ in container.decode(video=0))
-
-
-__all__ = ["load_frames"]

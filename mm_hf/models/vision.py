@@ -137,6 +137,3 @@ def trains_above_group_norm(encoder: nn.Module) -> bool:
         and any(isinstance(module, nn.GroupNorm) for module in encoder.modules())
         and len({parameter.requires_grad for parameter in encoder.parameters()}) > 1
     )
-
-
-__all__ = ["Vision"]

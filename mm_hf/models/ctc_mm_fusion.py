@@ -74,7 +74,6 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         return cast(int, self.config.pad_token_id)
 
     def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
-        """See the method of the base class."""
         return {None: (self.ctc_head, SpeechHead(cast(int, self.config.vocab_size)))}
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:

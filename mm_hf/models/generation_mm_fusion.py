@@ -70,7 +70,6 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         self.apply_freezing()
 
     def apply_freezing(self):
-        """See the method of the base class."""
         super().apply_freezing()
         if holds_adapters(self.decoder):
             return
@@ -129,7 +128,6 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
                 setattr(config, key, max(getattr(config, key), config.hidden_size**-0.5))
 
     def pretrained_part(self, name: str) -> PreTrainedModel:
-        """See the method of the base class."""
         return self.decoder if name == "decoder" else super().pretrained_part(name)
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:

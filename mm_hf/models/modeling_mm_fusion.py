@@ -416,11 +416,9 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         return head_of_config(self.config)
 
     def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
-        """See the method of the base class."""
         return {None: (self.classifier, self.task_head)}
 
     def regression_heads(self) -> list[nn.Module]:
-        """See the method of the base class."""
         numbers = self.config.num_labels == 1 or self.config.label_mean is not None
         return [self.classifier] if numbers else []
 
@@ -504,7 +502,6 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
         self.post_init()
 
     def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
-        """See the method of the base class."""
         return {name: (self.heads[module_name(name)], task) for name, task in self.tasks.items()}
 
     @can_return_tuple

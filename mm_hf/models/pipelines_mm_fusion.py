@@ -126,7 +126,6 @@ class MMFusionFeatureExtractionPipeline(MMFusionPipeline):
     def answer(
         self, batch: Mapping[str, torch.Tensor], rows: int, generate_kwargs: dict[str, Any]
     ) -> dict[str, torch.Tensor]:
-        """See the method of the base class."""
         outputs = self.model(**batch)
         keys = [modality.row_keys[0] for modality in MODALITIES.values()]
         return {key: outputs[f"{key}_embeds"] for key in keys if f"{key}_embeds" in outputs}

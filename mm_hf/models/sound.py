@@ -234,8 +234,6 @@ class Sound(Modality):
     meant = ("sound", "speech")
 
     def dummy_inputs(self, config, device=None, dtype=None):
-        """See `Modality`."""
-
         def zeros(*shape: int) -> torch.Tensor:
             return torch.zeros(shape, device=device, dtype=dtype)
 
@@ -289,11 +287,9 @@ class Sound(Modality):
         return list(dict.fromkeys([*super().made_inputs(part), *self.renamed]))
 
     def part_arguments(self, part):
-        """See `Modality`."""
         return arguments_of_call(part)
 
     def parts_of_encoder(self, source, settings, read_config, **kwargs):
-        """See `Modality`."""
         extractor = AutoFeatureExtractor.from_pretrained(source, **kwargs)
         if settings["max_audio_seconds"] is not None:
             limit_seconds(extractor, settings["max_audio_seconds"])
@@ -306,11 +302,9 @@ class Sound(Modality):
         return super().load(processor, config, key, value)
 
     def load_item(self, processor, source):
-        """See `Modality`."""
         return load_sound(source, processor.feature_extractor.sampling_rate)
 
     def told(self, processor):
-        """See `Modality`."""
         return {"sampling_rate": processor.feature_extractor.sampling_rate}
 
 

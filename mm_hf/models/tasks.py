@@ -224,7 +224,6 @@ class ColumnHead(TaskHead):
         sample_weight: torch.Tensor | None = None,
         training: bool = False,
     ) -> torch.Tensor:
-        """See the method of the base class."""
         labels = standardise(labels, self.label_mean, self.label_scale)
         shape = {"sample_weight": sample_weight, **self.loss_settings} if training else {}
         return classification_loss(scores, labels, self.name, num_items_in_batch, **shape)

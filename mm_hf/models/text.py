@@ -164,7 +164,6 @@ class Text(Modality):
     meant = ("texts",)
 
     def dummy_inputs(self, config, device=None, dtype=None):
-        """See `Modality`."""
         ids = torch.zeros(1, 4, dtype=torch.long, device=device)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
@@ -195,11 +194,9 @@ class Text(Modality):
         return is_one(value) or (isinstance(value, (list, tuple)) and not value)
 
     def is_single(self, value):
-        """See `Modality`."""
         return is_one(value)
 
     def list_rows(self, value):
-        """See `Modality`."""
         if getattr(value, "ndim", 1) == 0 and hasattr(value, "item"):  # an array of one string
             value = value.item()
         return super().list_rows(value)
@@ -217,7 +214,6 @@ class Text(Modality):
         return list(dict.fromkeys([*super().made_inputs(part), "attention_mask"]))
 
     def part_arguments(self, part):
-        """See `Modality`."""
         return arguments_of_call(part)
 
     def parts_of_encoder(self, source, settings, read_config, **kwargs):
@@ -233,7 +229,6 @@ class Text(Modality):
         return {self.part: tokenizer}
 
     def load_item(self, processor, source):
-        """See `Modality`."""
         if fault := fault_of_text(source):
             raise ValueError(fault)
         return source

@@ -44,7 +44,6 @@ class Vision(Modality):
     meant = ("image", "images", "picture")
 
     def dummy_inputs(self, config, device=None, dtype=None):
-        """See `Modality`."""
         size = getattr(config, "image_size", None) or 64
         height, width = (size, size) if isinstance(size, int) else size
         channels = getattr(config, "num_channels", 3)
@@ -64,7 +63,6 @@ class Vision(Modality):
         return is_one_image(value) or (not isinstance(value, (list, tuple)) and holds_numbers(value))
 
     def is_single(self, value):
-        """See `Modality`."""
         return is_one_image(value)
 
     def check(self, item, processor, settings):
@@ -78,7 +76,6 @@ class Vision(Modality):
         return prepare_images(processor.image_processor, items, settings, processor.image_channels)
 
     def part_arguments(self, part):
-        """See `Modality`."""
         return set(getattr(getattr(part, "valid_kwargs", None), "__annotations__", {}))
 
     def parts_of_encoder(self, source, settings, read_config, **kwargs):
@@ -98,12 +95,10 @@ class Vision(Modality):
         }
 
     def compared(self, parts, config):
-        """See `Modality`."""
         made, taken = parts.get("image_channels"), getattr(config, "num_channels", None)
         return [("channels of a picture", made, taken)] if made is not None and isinstance(taken, int) else []
 
     def places(self, config):
-        """See `Modality`."""
         return config.num_images
 
     def load(self, processor, config, key, value):
@@ -114,11 +109,9 @@ class Vision(Modality):
         return Places(frames), [Frame(value, place) for place in range(len(frames))]
 
     def load_item(self, processor, source):
-        """See `Modality`."""
         return open_image(source, processor.image_background)
 
     def source_key(self, source):
-        """See `Modality`."""
         if isinstance(source, Frame):
             return super().source_key(source.video), source.place
         return super().source_key(source)

@@ -114,14 +114,8 @@ def write_checksums(folder: str | os.PathLike, lines: dict[str, str]):
 
 
 def folder_with_checksums(source: Any, beside: str, **hub_kwargs: Any) -> str:
-    """The folder where the checksums of a checkpoint are: that of its other files. Those of a checkpoint on the Hub
-    are fetched, once.
-
-    Args:
-        source: folder or Hub id.
-        beside: any file of the checkpoint on this machine.
-        hub_kwargs: for `cached_file`.
-    """
+    """The folder where the checksums of a checkpoint are, a folder or Hub id: that of `beside`, any other file of it
+    on this machine. Those of a checkpoint on the Hub are fetched, once, by `cached_file`."""
     folder = os.path.dirname(beside)
     if not os.path.exists(os.path.join(folder, CHECKSUMS)) and not os.path.exists(str(source)):
         fetched = cached_file(
@@ -173,10 +167,8 @@ def unreadable(folder: str | os.PathLike) -> list[str]:
 
 
 def refuse_nan(folder: str | os.PathLike, names: Iterable[str]):
-    """Refuses settings that are NaN: Python reads them, and whatever is worked out with them is NaN too.
-
-    Args:
-        folder, names: of JSON files, those that are there.
+    """Refuses settings that are NaN in JSON files of a folder, those that are there: Python reads them, and whatever
+    is worked out with them is NaN too.
 
     Raises:
         ValueError: names the file.
@@ -214,13 +206,9 @@ def names_of_unreadable_files(folder: str | os.PathLike | None) -> Iterator[None
 
 
 def tell_changed_files(folder: str | os.PathLike, lines: dict[str, str], complete: bool):
-    """Warns, once, of small files that are not what was saved.
-
-    Args:
-        folder, lines: with its checksums.
-        complete: whether all files must be there: of a Hub's checkpoint only those that were asked for are. Code that
-            is not there is not missed, since it is not loaded.
-    """
+    """Warns, once, of small files of a folder that are not what was saved. Of a Hub's checkpoint, which is not
+    `complete`, only the files that were asked for are there. Code that is not there is not missed, since it is not
+    loaded."""
     small = [name for name in lines if not is_weights(name)]
     present = [name for name in small if os.path.isfile(os.path.join(folder, name))]
     changed = differing(folder, lines, present)

@@ -36,11 +36,7 @@ def checksum_of(path: str | os.PathLike) -> str:
 
 
 def checksum_of_bytes(values) -> str:
-    """The same of bytes, or of an array that is one piece of memory.
-
-    Raises:
-        ImportError: xxhash is not installed, see `can_check`.
-    """
+    """The same of bytes, or of an array that is one piece of memory."""
     if xxhash is None:
         raise ImportError("Checksums need xxhash: pip install xxhash.")
     return xxhash.xxh3_64(values).hexdigest()

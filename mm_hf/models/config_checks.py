@@ -117,11 +117,8 @@ def told_in_one_line(config_class: type) -> type:
 
 
 def check_number(name: str, value: Any, low: float, high: float):
-    """Refuses a number that is not between two others, NaN among them.
-
-    Raises:
-        ConfigError: naming the key, what came and what is allowed.
-    """
+    """Refuses a number that is not between two others, NaN among them: names the key, what came and what is
+    allowed."""
     if low <= value <= high:
         return
     if high == 1 or value != value:
@@ -147,12 +144,7 @@ def check_activation(name: str, value: str):
 
 
 def check_parameters(count: float, what: str):
-    """Refuses what no machine can hold.
-
-    Args:
-        count: parameters; infinite where there are more than can be counted.
-        what: has them.
-    """
+    """Refuses more parameters than a machine can hold; infinite are more than can be counted, `what` has them."""
     if count == math.inf:
         raise ConfigError(f"{what} would have more parameters by its config than can be counted: look at its sizes.")
     if count > MAX_PARAMETERS:
@@ -164,11 +156,7 @@ def check_parameters(count: float, what: str):
 
 def check_given(values: Mapping[str, Any], prefix: str = ""):
     """Looks at the keys of a config before anything is made of them: the library would make a name for each of
-    `num_labels`, and would end at its depth with an error about itself.
-
-    Raises:
-        ConfigError: naming the key.
-    """
+    `num_labels`, and would end at its depth with an error about itself."""
     for name, value in values.items():
         if is_too_deep(value):
             raise ConfigError(f"{prefix}{name} has lists or dicts in one another, more than {MAX_DEPTH} deep.")
@@ -212,13 +200,8 @@ def build_part(key: str, spec: SubConfigSpec, value: Any) -> PreTrainedConfig:
 
 
 def check_part(key: str, config: PreTrainedConfig):
-    """Refuses what no encoder or decoder can have among its numbers: sizes and numbers of things that are not at least
-    1, shares outside of 0 to 1, NaN.
-
-    Args:
-        key: of the sub-config, for the message.
-        config: of any type that the library knows.
-    """
+    """Refuses what no encoder or decoder, whose config stands under a key, can have among its numbers: sizes and
+    numbers of things that are not at least 1, shares outside of 0 to 1, NaN."""
     for name, value in vars(config).items():
         if isinstance(value, PreTrainedConfig):
             check_part(f"{key}.{name}", value)

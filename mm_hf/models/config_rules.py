@@ -22,11 +22,8 @@ NO_LABELS = {0: "LABEL_0", 1: "LABEL_1"}  # what the library takes where a confi
 
 
 def check_common(config: Any):
-    """Refuses values of the wrong kind among the keys that all configs of the library have, which it does not check.
-
-    Raises:
-        ConfigError: naming the key, what came and what is allowed.
-    """
+    """Refuses values of the wrong kind among the keys that all configs of the library have, which it does not
+    check."""
     for name in ("id2label", "label2id"):
         if not isinstance(getattr(config, name), (dict, type(None))):
             kind = "numbers to names" if name == "id2label" else "names to numbers"
@@ -44,15 +41,8 @@ def check_common(config: Any):
 
 
 def without_labels(config: Any) -> Any:
-    """The config of an encoder without the labels of a head that it once had, which no token depends on: ImageNet's
-    1,000 names are 40 of the 53 KB of a config.json. The object that comes stays as it is.
-
-    Args:
-        config: of an encoder or decoder.
-
-    Returns:
-        the same object where it has no labels of its own, else a copy.
-    """
+    """The config of an encoder or decoder without the labels of a head that it once had, which no token depends on:
+    ImageNet's 1,000 names are 40 of the 53 KB of a config.json. The same object where it has none, else a copy."""
     extra = [name for name in ("problem_type", "task_specific_params") if getattr(config, name, None) is not None]
     if not extra and config.id2label in (None, NO_LABELS):
         return config

@@ -183,16 +183,8 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
 
 
 def average(tokens: torch.Tensor, mask: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means of as many neighbours, padding left out.
-
-    Args:
-        tokens: `(B, A, D)`.
-        mask: `(B, A)` bool.
-        stride: tokens that become one.
-
-    Returns:
-        `(B, ⌈A / stride⌉, D)` and `(B, ⌈A / stride⌉)` bool.
-    """
+    """Means of as many neighbours as `stride`, padding left out: of tokens `(B, A, D)` and a mask `(B, A)` bool, `(B,
+    ⌈A / stride⌉, D)` and `(B, ⌈A / stride⌉)` bool."""
     if stride == 1:
         return tokens, mask
     missing = -tokens.shape[1] % stride

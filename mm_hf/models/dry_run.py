@@ -82,13 +82,9 @@ class DryRun:
 @functools.lru_cache(maxsize=64)
 def dry_run(config_class: Any, config_json: str, modality: str, feature_layers: tuple[int, ...] | None) -> DryRun:
     """Runs an encoder forward and backward on the meta device, where nothing is computed: that tells the shapes, and
-    which parameters take part. Some look at values that the meta device does not have (DeBERTa at its mask,
-    Longformer at its window): these are run on the CPU. Remembered by config, since it costs more than building a
-    small encoder.
-
-    Raises:
-        ValueError: a feature layer that the encoder does not have.
-    """
+    which parameters take part. Some look at values that the meta device does not have (DeBERTa at its mask, Longformer
+    at its window): these are run on the CPU. Remembered by config, since it costs more than building a small
+    encoder."""
     return on_some_device(
         config_class,
         config_json,
@@ -100,12 +96,8 @@ Found = TypeVar("Found")
 
 
 def on_some_device(config_class: Any, config_json: str, run: Callable[[str, bool, PreTrainedConfig], Found]) -> Found:
-    """Does something with an encoder on the meta device, or on the CPU where it does not run there: see `dry_run`.
-
-    Args:
-        config_class, config_json: of the encoder.
-        run: takes the device, whether to give a mask, and the config.
-    """
+    """Runs something with the config of an encoder, on the meta device, or on the CPU where it does not run there: see
+    `dry_run`. What is run takes the device, whether to give a mask, and the config."""
     config = config_class.from_dict(json.loads(config_json))
     config._attn_implementation = "eager"  # no kernel is asked for on the meta device
     for device, masked in (("meta", False), ("meta", True), ("cpu", True)):
@@ -216,13 +208,8 @@ def note_indexing(indexing: set[nn.Module], module: nn.Module, inputs, outputs):
 
 
 def drop_unused(module: nn.Module, trained: frozenset[str], needed: frozenset[str], prefix: str = ""):
-    """Removes the sub-modules none of whose parameters is needed; single parameters that do not train stop to.
-
-    Args:
-        module: the encoder, or a part of it.
-        trained, needed: see `DryRun`.
-        prefix: of the part's parameters in the encoder.
-    """
+    """Removes the sub-modules of an encoder none of whose parameters is needed; single parameters that do not train
+    stop to. See `DryRun`; of a part of the encoder the names begin with `prefix`."""
     for name, parameter in module.named_parameters(recurse=False):
         if prefix + name not in trained:
             parameter.requires_grad_(False)

@@ -93,10 +93,6 @@ def construct_encoder(config: PreTrainedConfig, modality: str) -> PreTrainedMode
 def in_reach(build: Callable[[], PreTrainedModel], what: str) -> PreTrainedModel:
     """Builds a model on the meta device, where weights take no memory, and says so where no machine could hold them.
 
-    Args:
-        build: gives the model.
-        what: it is.
-
     Raises:
         ConfigError: it has more than `MAX_PARAMETERS`, or sizes that cannot be multiplied.
     """

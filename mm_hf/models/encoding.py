@@ -116,17 +116,9 @@ def run_encoder(
 def run_by_length(
     encoder: PreTrainedModel, inputs: dict[str, torch.Tensor], feature_layers: list[int] | None, seeded: bool
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-    """Runs an encoder, whose states padding would change, on the items of each length apart, without padding.
-
-    Args:
-        encoder: see `build_encoder`.
-        inputs: all padding behind, see `to_the_right`; with a mask.
-        feature_layers: see `build_encoder`.
-        seeded: see `run_encoder`.
-
-    Returns:
-        the levels, zero at padding, and their mask `(U, T)` int64.
-    """
+    """Runs an encoder, whose states padding would change, on the items of each length apart, without padding. The
+    inputs have a mask, and all padding behind, see `to_the_right`. Gives the levels, zero at padding, and their mask
+    `(U, T)` int64."""
     mask = inputs["attention_mask"]
     steps = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     lengths = (mask.bool() * steps).amax(1).clamp(min=1)  # (U,): up to the last step that counts
@@ -151,14 +143,11 @@ def run_by_length(
 
 
 def to_the_right(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Moves padding that stands in front of an item behind it, in all inputs that have a step for each of the mask's.
+    """Moves padding that stands in front of an item behind it, in all inputs, `(U, T)` or `(U, T, …)`, that have a
+    step for each of the mask's.
 
     Encoders count positions from the first step, padded or not, and causal ones give padding in front a state of its
-    own: with all padding behind, an item has the same states wherever its tokenizer pads.
-
-    Args:
-        inputs: by the encoder's own names, `(U, T)` or `(U, T, …)` each.
-    """
+    own: with all padding behind, an item has the same states wherever its tokenizer pads."""
     mask = inputs.get("attention_mask")
     if mask is None or mask.ndim != 2 or not mask.numel():
         return inputs

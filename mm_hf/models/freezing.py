@@ -82,11 +82,7 @@ class FreezingMixin:
 
 
 def check_names(base: Any, method: str, names: Collection[str]) -> list[str]:
-    """The modalities that `freeze` or `unfreeze` was given.
-
-    Raises:
-        ValueError: one that the model does not have, or a model with adapters.
-    """
+    """The modalities that `freeze` or `unfreeze` was given; refuses what they say that they do."""
     if unknown := [name for name in names if name not in base.encoders]:
         known = list(base.encoders)
         meant = did_you_mean(unknown[0], known)
@@ -168,11 +164,7 @@ def freezing_of(config: MMFusionConfig) -> tuple[list[str], dict[str, int]]:
 
 
 def top_of(base: Any, name: str, layers: int) -> set[str]:
-    """Names of the parameters of the top layers of an encoder of the model.
-
-    Raises:
-        ValueError: see `FreezingMixin.unfreeze`.
-    """
+    """Names of the parameters of the top layers of an encoder; refuses what `unfreeze` says that it does."""
     encoder = base.encoders[name]
     if not modality_of(name).pretrained:
         raise ValueError(
@@ -193,12 +185,8 @@ def top_of(base: Any, name: str, layers: int) -> set[str]:
 
 
 def bring_in_line(base: Any):
-    """Brings `requires_grad` and the modes of the encoders in line with the config; encoders with adapters keep what
-    PEFT or `add_lora` gave them.
-
-    Args:
-        base: the `MMFusionModel`.
-    """
+    """Brings `requires_grad` and the modes of the encoders of a `MMFusionModel` in line with the config; encoders with
+    adapters keep what PEFT or `add_lora` gave them."""
     frozen, partly = freezing_of(base.config)
     held = {name for name, encoder in base.encoders.items() if holds_adapters(encoder)}
     tops = {name: top_of(base, name, layers) for name, layers in partly.items() if name not in held}
@@ -275,13 +263,8 @@ def holds_adapters(module: nn.Module) -> bool:
 
 
 def runs_frozen(base: Any, name: str) -> bool:
-    """Whether an encoder is to run without gradients: a frozen one is, unless there are adapters in it that train.
-    Warns, once, where parameters of a frozen one were asked to train by hand.
-
-    Args:
-        base: the `MMFusionModel`.
-        name: of the modality.
-    """
+    """Whether an encoder of a `MMFusionModel` is to run without gradients: a frozen one is, unless there are adapters
+    in it that train. Warns, once, where parameters of a frozen one were asked to train by hand."""
     if name not in base.config.frozen_encoders or not torch.is_grad_enabled():
         return name in base.config.frozen_encoders
     encoder = base.encoders[name]
@@ -329,13 +312,8 @@ def look_for_changes(base: Any):
 
 
 def look_at_given(base: Any, name: str, levels: tuple[torch.Tensor, ...] | None):
-    """Warns, once, where an encoder trains and states of before are given in its place, which pass no gradient back.
-
-    Args:
-        base: the `MMFusionModel`.
-        name: of the modality.
-        levels: the states.
-    """
+    """Warns, once, where an encoder of a `MMFusionModel` trains and states of before are given in its place, which
+    pass no gradient back."""
     if not levels or not torch.is_grad_enabled() or any(level.requires_grad for level in levels):
         return
     asked = sum(parameter.requires_grad for parameter in base.encoders[name].parameters())

@@ -112,10 +112,8 @@ def color_of(background: str | Sequence[int] | None) -> tuple[int, int, int] | N
 
 
 def open_file(source: Any) -> Image.Image:
-    """Opens the file of a picture, of which the header is read; the pixels are not. Use it in a `with`.
-
-    Args:
-        source: see `open_image`, no image and no array.
+    """Opens the file of a picture, of which the header is read; the pixels are not. Use it in a `with`; see
+    `open_image`.
 
     Raises:
         ValueError: it is no regular file, or no picture of one of `FORMATS`, or has too many pixels.
@@ -211,13 +209,8 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def wide_picture(image: Image.Image, kind: str | None, ground: tuple[int, int, int] | None) -> Image.Image:
-    """A picture of one channel of more than 8 bits, as grey or, on a ground, in colours.
-
-    Args:
-        image: of mode `I;16` (and its kin), `I` or `F`.
-        kind: the format of its file.
-        ground: see `color_of`.
-    """
+    """A picture of one channel of more than 8 bits (mode `I;16` and its kin, `I` or `F`), from a file of a kind, as
+    grey or, on a ground, in colours."""
     values = np.asarray(image)
     if kind == "PPM" and image.mode == "I":  # Pillow has no other mode for its 16 bits
         values = values.astype(np.uint16)
@@ -263,21 +256,15 @@ def picture_of_array(values: np.ndarray | torch.Tensor, layout: str | None = Non
 
 
 def eight_bits(values: np.ndarray) -> np.ndarray:
-    """Pixels scaled to 0 … 255 by their kind.
+    """Pixels, in an array that is not empty, scaled to uint8 by their kind.
 
     Truth values are 0 and 255; uint8 stays; uint16 is divided by 257. Other integers are of 8 bits if none is above
     255, of 16 if none is above 65535, else of 31 or 32. Floats are from 0 to 1, from 0 to 255 or from 0 to 65535: the
     first that holds them, a tenth of overshoot allowed and cut off. Where the range is read off the values, a largest
     one that leaves fewer than 16 of the 256 shades is refused: it is of some other kind.
 
-    Args:
-        values: any shape, not empty.
-
-    Returns:
-        uint8 of the same shape.
-
     Raises:
-        ValueError: numbers that are not finite, below 0, or of no such range.
+        PictureError: numbers that are not finite, below 0, or of no such range.
     """
     kind = values.dtype.kind
     if values.dtype == np.uint8:

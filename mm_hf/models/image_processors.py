@@ -29,18 +29,9 @@ def opened_image(
     background: str | Sequence[int] | None,
     channels: int | None,
 ) -> Any:
-    """A picture, opened as `open_image` says. An array that the image processor is told not to rescale, and that of an
-    encoder with other channels than one or three, stays as it is.
-
-    Args:
-        image: a raw one.
-        image_processor: any of the library.
-        settings: for the image processor.
-        background, channels: see `image_background` and `image_channels` of `MMFusionProcessor`.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
+    """A picture, opened as `open_image` says, for an image processor with its settings and the `image_background` and
+    `image_channels` of `MMFusionProcessor`. An array that is not to be rescaled, and that of an encoder with other
+    channels than one or three, stays as it is."""
     channels = channels_made(image_processor, settings, channels)
     rescaled = settings.get("do_rescale", getattr(image_processor, "do_rescale", True)) is not False
     if isinstance(image, (np.ndarray, torch.Tensor)):
@@ -55,14 +46,7 @@ def opened_image(
 def prepare_images(
     image_processor, images: list, images_kwargs: Mapping[str, Any], channels: int | None
 ) -> dict[str, Any]:
-    """What an image processor makes of pictures.
-
-    Args:
-        image_processor: any of the library.
-        images: see `opened_image`.
-        images_kwargs: for the image processor.
-        channels: see `image_channels` of `MMFusionProcessor`.
-    """
+    """What an image processor makes of opened pictures; see `opened_image`."""
     settings = dict(images_kwargs)
     channels = channels_made(image_processor, settings, channels)
     if all(isinstance(image, Image.Image) for image in images):

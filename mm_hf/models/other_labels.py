@@ -107,12 +107,8 @@ def count_of(source: dict[str, Any]) -> int | None:
 
 
 def stays_as_it_is(config_dict: dict[str, Any], loaded: dict[str, Any], old: int, new: int) -> list[str]:
-    """Heads that keep their shape, and with it their weights, though they are to answer something else.
-
-    Args:
-        config_dict, loaded: the config as it is in the checkpoint, and as it is loaded.
-        old, new: their numbers of labels.
-    """
+    """Heads that keep their shape, and with it their weights, though they are to answer something else: by the config
+    in the checkpoint and as it is loaded, and their numbers of labels."""
     tasks, old_tasks = loaded.get("tasks") or {}, config_dict.get("tasks") or {}
     if not tasks and not old_tasks:
         pairs = {"the labels": (answer_of(config_dict, old), answer_of(loaded, new))}

@@ -67,16 +67,8 @@ class MMFusionPipeline(Pipeline):
         return dict(settings), {**settings, **kwargs}
 
     def preprocess(self, inputs: Any, number: int = 0, on_error: str = "raise") -> dict[str, Any]:
-        """Loads what a row holds; the rest waits until the batch is complete.
-
-        Args:
-            inputs: the row.
-            number: its number in the call, for messages.
-            on_error: see the class.
-
-        Raises:
-            ValueError: see the class.
-        """
+        """Loads what a row holds, whose number in the call is for messages; the rest waits until the batch is
+        complete."""
         try:
             row = self.as_row(inputs)
         except Exception as error:
@@ -111,11 +103,7 @@ class MMFusionPipeline(Pipeline):
         raise ValueError(f"A row must be a dict with keys out of {list(row_keys())}, got {inputs!r:.200}.")
 
     def check_keys(self, row: dict[str, Any]):
-        """Refuses keys that no row has, and what this model does not read.
-
-        Raises:
-            ValueError: naming them.
-        """
+        """Refuses keys that no row has, and what this model does not read."""
         known = row_keys()
         if unknown := [key for key in row if key not in known]:
             meant = did_you_mean(unknown[0], known)

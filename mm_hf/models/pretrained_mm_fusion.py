@@ -428,15 +428,8 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
 
 
 def keep_findings(config: MMFusionConfig, name: str, encoder: PreTrainedModel, given: Collection[str] = ()):
-    """Tries an encoder, and writes into the config what it does and its own config does not say, unless the caller
-    said so.
-
-    Args:
-        config: of the whole model.
-        name: of the encoder's modality.
-        encoder: the whole one, with its weights.
-        given: keys that the caller has settled.
-    """
+    """Tries the whole encoder of a modality, with its weights, and writes into the config of the model what it does
+    and its own config does not say, unless it is among the keys that the caller has given."""
     findings = probe_encoder(encoder, name)
     if name not in (config.pooling or {}):
         pooling = pooling_of(config.encoder_config(name), findings)

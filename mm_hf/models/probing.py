@@ -66,11 +66,7 @@ def keep_all_patches(config: PreTrainedConfig):
 
 @torch.no_grad()
 def takes_pictures_of(encoder: PreTrainedModel, image_size: int) -> bool:
-    """Whether an encoder needs its positions stretched to take pictures of a height and width.
-
-    Args:
-        encoder: the vision encoder.
-        image_size: height and width.
+    """Whether a vision encoder needs its positions stretched to take pictures of a height and width.
 
     Raises:
         ValueError: it does not take them at all.
@@ -100,13 +96,8 @@ def check_image_size(image_size: int):
 
 
 def probe_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
-    """Tries an encoder with its weights on a few short inputs.
-
-    Args:
-        encoder: the whole one, in eval mode, to be thrown away: what is in 16 bits, where rounding hides what is
-            looked for, becomes float32.
-        modality: its name.
-    """
+    """Tries a whole encoder with its weights, in eval mode, on a few short inputs. It is to be thrown away: what is in
+    16 bits, where rounding hides what is looked for, becomes float32."""
     if encoder.dtype in (torch.float16, torch.bfloat16):
         encoder.float()
     try:
@@ -224,15 +215,9 @@ class PositionWatch(TorchFunctionMode):
 
 
 def longest_text(config: PreTrainedConfig) -> int | None:
-    """Tokens that a text encoder can place: the rows of its table of positions, without those that it keeps for other
-    ends (RoBERTa's and CamemBERT's, BART's). Measured, since configs count them in different ways.
-
-    Args:
-        config: of the encoder; it stays as it is.
-
-    Returns:
-        None where positions are relative or computed, and have no end.
-    """
+    """Tokens that the text encoder of a config can place: the rows of its table of positions, without those that it
+    keeps for other ends (RoBERTa's and CamemBERT's, BART's). Measured, since configs count them in different ways.
+    None where positions are relative or computed, and have no end."""
     from .text import Text  # which imports this file
 
     tokens = 5

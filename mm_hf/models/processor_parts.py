@@ -100,12 +100,7 @@ def read_extra_parts(parts: Any) -> dict[str, Any]:
 def checked_items(
     modality: Modality, entries: list, deduplicate: bool, processor: Any, settings: Mapping[str, Any]
 ) -> tuple[list, list]:
-    """The distinct items of rows, each checked once.
-
-    Args:
-        modality: of the items.
-        entries: see `list_rows` of `Modality`.
-        deduplicate, processor, settings: see `MMFusionProcessor` and `check` of `Modality`.
+    """The distinct items of rows (see `list_rows` of `Modality`), each checked once.
 
     Returns:
         the items, as `check` gives them, and for each row which of them it uses: a number, or where rows have several

@@ -190,11 +190,7 @@ def words_of(config: MMFusionConfig | None) -> int | None:
 
 
 def check_against(config: MMFusionConfig, parts: Mapping[str, Any], folder: str, given: Collection[str]):
-    """What a processor makes has to be what the model beside it takes.
-
-    Raises:
-        ValueError: names both values.
-    """
+    """What a processor makes has to be what the model beside it takes: refuses what is not, and names both values."""
     tokenizer, words = parts.get("tokenizer"), words_of(config)
     added = any(key.endswith(("_token", "_tokens")) for key in given)  # in this very call: the model may grow later
     highest = 0

@@ -213,14 +213,9 @@ class ModalityProjection(nn.Module):
         return nn.functional.pad(index, (0, self.places - index.shape[1]), value=-1)
 
     def join_places(self, states: TokenStates) -> TokenStates:
-        """Makes one item of the several that a row has: each distinct combination of them, once.
-
-        Args:
-            states: its index is `(B, places)`, its first item the absent token.
-
-        Returns:
-            tokens `(U, places * T, D)`; the pooled vector is the mean of those of the items that are there.
-        """
+        """Makes one item of the several that a row has: each distinct combination of them, once. The index that comes
+        is `(B, places)`, the first item the absent token. Of the tokens, `(U, places * T, D)`, the pooled vector is
+        the mean of those of the items that are there."""
         combinations, index = states.index.unique(dim=0, return_inverse=True)  # (U, places), (B,)
         embeddings = self.place_embeddings.to(states.tokens.dtype)
         tokens = (states.tokens[combinations] + embeddings[:, None]).flatten(1, 2)  # (U, places * T, D)

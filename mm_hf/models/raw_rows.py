@@ -117,14 +117,8 @@ def as_table_row(row: Any) -> Any:
 
 
 def spread(rows: list) -> tuple[list, int]:
-    """Rows as items side by side: those of the first row in their places, those of the second, and so on.
-
-    Args:
-        rows: see `list_rows` of `Modality`.
-
-    Returns:
-        the items, and how many places a row has; 0 where no row has `Places`, each is an item then.
-    """
+    """Rows, see `list_rows` of `Modality`, as items side by side: those of the first row in their places, those of the
+    second, and so on; and how many places a row has: 0 where no row has `Places`, and each is an item."""
     if not any(isinstance(row, Places) for row in rows):
         return rows, 0
     listed = [row if isinstance(row, Places) else [row] for row in rows]

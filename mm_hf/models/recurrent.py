@@ -117,15 +117,8 @@ class RecurrentLayer(nn.Module):
         )
 
     def forward(self, states: torch.Tensor, backwards: torch.Tensor) -> torch.Tensor:
-        """Reads.
-
-        Args:
-            states: `(U, T, E or H)`.
-            backwards: `(U, T)` int64, which step each is when read from the last one.
-
-        Returns:
-            `(U, T, H)`.
-        """
+        """Reads states `(U, T, E or H)` into `(U, T, H)`; `backwards` `(U, T)` int64 is which step each is when read
+        from the last one."""
         states = self.dropout(states)
         outputs = [read(self.directions[0], states)]
         if len(self.directions) > 1:
@@ -255,15 +248,7 @@ class RecurrentModel(PreTrainedModel):
 
 
 def take(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """The steps of each item in another order.
-
-    Args:
-        states: `(U, T, …)`.
-        places: `(U, T)` int64.
-
-    Returns:
-        `(U, T, …)`.
-    """
+    """The steps of each item, `(U, T, …)`, in another order: that of places `(U, T)` int64."""
     return states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
 
 

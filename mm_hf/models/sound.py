@@ -122,11 +122,7 @@ def check_length(samples: int, rate: int, channels: int):
 
 
 def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    """Samples at another rate.
-
-    Args:
-        samples: `(S,)` float32.
-        rate, wanted: samples a second, before and after.
+    """Samples `(S,)` float32 at another rate, both in samples a second.
 
     Raises:
         ValueError: the two have so small a common divisor that the filter would be too large.
@@ -157,15 +153,8 @@ def limit_seconds(extractor, seconds: int):
 
 
 def samples_of(sound: Any, sampling_rate: int) -> np.ndarray:
-    """A sound as `(S,)` float32. Refuses what no feature extractor could make sense of.
-
-    Args:
-        sound: see `MMFusionProcessor`.
-        sampling_rate: of the feature extractor.
-
-    Raises:
-        ValueError: saying why.
-    """
+    """A sound, see `MMFusionProcessor`, as `(S,)` float32 at the sampling rate of the feature extractor. Refuses what
+    no feature extractor could make sense of."""
     if isinstance(sound, (str, bytes, os.PathLike, Mapping)):
         sound = load_sound(sound, sampling_rate)
     values = np.asarray(sound.detach().float().cpu() if isinstance(sound, torch.Tensor) else sound)
@@ -182,12 +171,7 @@ def samples_of(sound: Any, sampling_rate: int) -> np.ndarray:
 
 
 def prepare_sounds(extractor, sounds: list, audio_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes frames or waves of sounds, padded alike, with a mask of what is heard.
-
-    Args:
-        extractor: a feature extractor of the library.
-        sounds: `(S,)` float32 each.
-        audio_kwargs: for the extractor.
+    """Makes frames or waves of sounds, `(S,)` float32 each, padded alike, with a mask of what is heard.
 
     Raises:
         ValueError: the samples are said to have another sampling rate than the extractor needs.

@@ -126,11 +126,7 @@ LOADING: ContextVar[Loading | None] = ContextVar("LOADING", default=None)
 
 
 def load_strictly(load: Callable[..., Any], source: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Calls the library's `from_pretrained`, and refuses what is not whole.
-
-    Args:
-        load: bound to its class.
-        source, args, kwargs: its arguments.
+    """Calls the library's `from_pretrained`, bound to its class, and refuses what is not whole.
 
     Raises:
         CheckpointError: see `Loading`.
@@ -200,12 +196,7 @@ def headers_of(files: Iterable[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 def new_places(model: PreTrainedModel, beside: str) -> set[str]:
     """The embeddings of places of a modality of which a model is loaded with several (`num_images`, `places`) from a
-    checkpoint of one, which has none: they start fresh, as the library says.
-
-    Args:
-        model: as it is asked for.
-        beside: any file of the checkpoint.
-    """
+    checkpoint of one, of which `beside` is a file: it has none, they start fresh, as the library says."""
     file = os.path.join(os.path.dirname(beside), "config.json")
     if not os.path.isfile(file):
         return set()
@@ -222,14 +213,9 @@ def refuse_other_tensors(
     source: Any,
     new: Collection[str] = (),
 ):
-    """Compares the headers of files with a model whose weights are not in memory yet.
-
-    Args:
-        model: on the meta device.
-        headers: see `headers_of`.
-        mapping: how the library renames the tensors of older releases.
-        source: of the files.
-        new: tensors that may be missing.
+    """Compares the headers of files (see `headers_of`) with a model on the meta device, whose weights are not in
+    memory yet. The mapping is how the library renames the tensors of older releases; tensors that are `new` may be
+    missing.
 
     Raises:
         CheckpointError: tensors that are missing, not known, of another kind or of another size.
@@ -294,11 +280,8 @@ def with_tied(model: PreTrainedModel, names: set[str]) -> set[str]:
 
 
 def refuse(faults: Mapping[str, Iterable], model: PreTrainedModel, source: Any):
-    """Raises, in one line, if there is any fault.
-
-    Raises:
-        CheckpointError: names the first tensors of each fault and how many they are.
-    """
+    """Raises a CheckpointError, in one line, if there is any fault: names the first tensors of each and how many they
+    are."""
     told = []
     for fault, names in faults.items():
         if names := sorted(names):
@@ -333,14 +316,11 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def check_loaded(model: torch.nn.Module, source: Any = None):
-    """Refuses a model whose weights are not finite: it has diverged, or a file was damaged.
-
-    Args:
-        model: any; parameters and buffers that a checkpoint holds are looked at.
-        source: of the weights, for the message.
+    """Refuses a model whose weights are not finite, parameters and buffers that a checkpoint holds: it has diverged,
+    or a file was damaged.
 
     Raises:
-        CheckpointError: names the first of such tensors.
+        CheckpointError: names the source of the weights and the first of such tensors.
     """
     if names := not_finite(model.state_dict()):
         rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""

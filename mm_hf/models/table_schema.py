@@ -278,12 +278,8 @@ def is_number(value: Any) -> bool:
 
 
 def holds_numbers(name: str, values: list[Any], digits: bool = False) -> bool:
-    """Whether a column is one of numbers; see `TableSchema.fit`.
-
-    Args:
-        name: of the column, in the message.
-        values: those that are there.
-        digits: strings of digits are numbers too.
+    """Whether a column is one of numbers, by its values that are there; see `TableSchema.fit`. With `digits` strings
+    of digits are numbers too.
 
     Raises:
         ValueError: they are numbers that are formatted for people.

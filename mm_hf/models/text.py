@@ -63,20 +63,8 @@ def tokenize(tokenizer, texts: list[str], text_kwargs: dict[str, Any]) -> dict[s
 
 
 def target_ids(tokenizer, texts: list[str | None], max_length: int | None = None, end: bool = True) -> torch.Tensor:
-    """The tokens of texts that are to be written, as labels.
-
-    Args:
-        tokenizer: any of the library.
-        texts: one a row, None for a row without.
-        max_length: tokens that a text is cut to, its end included.
-        end: a token ends each text.
-
-    Returns:
-        `(B, S)` int64, each text without its start, -100 behind it.
-
-    Raises:
-        ValueError: a text with a lone surrogate, or a tokenizer without a token for the end.
-    """
+    """See `MMFusionProcessor.target_ids`. Refuses a text with a lone surrogate, and a tokenizer without a token for
+    the end."""
     last = [ends_of_text(tokenizer)[1]] if end else []
     for row, text in enumerate(texts):
         if text is not None and (fault := fault_of_unicode(text)):

@@ -19,13 +19,8 @@ ALONE = {"protocol_whitelist": "none"}
 
 
 def chosen_frames(count: int, wanted: int) -> list[int]:
-    """Which frames of a video stand for it: the middles of as many equal parts (Wang et al. 2016, section 3.1, without
-    the chance). Of fewer than are wanted some come twice.
-
-    Args:
-        count: frames of the video.
-        wanted: how many to choose.
-    """
+    """Which frames of a video, of so many, stand for it: the middles of as many equal parts as are wanted (Wang et al.
+    2016, section 3.1, without the chance). Of fewer frames some come twice."""
     return [(2 * part + 1) * count // (2 * wanted) for part in range(wanted)]
 
 

@@ -54,7 +54,8 @@ def without_labels(config: Any) -> Any:
 
 
 def check_losses(config: Any):
-    """Checks what shapes the loss: ranges, one value a class, and that the problem has such a setting."""
+    """Checks what shapes the loss: ranges, one value a class, and that the problem has such a setting. Brings the
+    tasks into the order of their names."""
     if not 0 <= config.mixup_alpha < math.inf:
         raise ValueError(f"mixup_alpha must be 0 (off) or a positive number, got {config.mixup_alpha}.")
     check_loss_ranges(config.loss_settings, config.num_labels)
@@ -66,8 +67,6 @@ def check_losses(config: Any):
             "matching_weight must be a number from 0 up and projection_dim at least 1, got "
             f"{config.matching_weight} and {config.projection_dim}."
         )
-    if config.ctc_stride < 1:
-        raise ValueError(f"ctc_stride must be at least 1, got {config.ctc_stride}.")
     if config.task_weighting not in TASK_WEIGHTINGS:
         meant = did_you_mean(config.task_weighting, TASK_WEIGHTINGS)
         raise ValueError(f"task_weighting must be one of {TASK_WEIGHTINGS}, got {config.task_weighting!r}.{meant}")

@@ -359,7 +359,7 @@ class MMFusionConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.decoder_config is not None:
             self.decoder_config = without_labels(self.decoder_config)
-            self.set_up_decoder()
+            self.complete_decoder()
         extra: Any = self.extra_configs
         for name in self.modalities:
             part = without_labels(part_of_composite(self.encoder_config(name), name))
@@ -368,7 +368,7 @@ class MMFusionConfig(PreTrainedConfig):
             else:
                 setattr(self, modality_of(name).config_key, part)
         self.check_parts()
-        self.check_losses()
+        check_losses(self)
         if not self.modalities:
             self.validate_architecture()
             return
@@ -481,7 +481,7 @@ class MMFusionConfig(PreTrainedConfig):
         check_num_labels(num_labels)
         PreTrainedConfig.num_labels.fset(self, num_labels)  # type: ignore[attr-defined]
 
-    def set_up_decoder(self):
+    def complete_decoder(self):
         """Makes the decoder one that writes and that looks at the memory, and fills in what its texts start and end
         with."""
         decoder = self.decoder_config
@@ -563,11 +563,6 @@ class MMFusionConfig(PreTrainedConfig):
         for key in self.sub_configs:
             if key != "fusion_module_config" and getattr(self, key) is not None:
                 check_part(key, getattr(self, key))
-
-    def check_losses(self):
-        """Checks what shapes the loss: ranges, one value a class, and that the problem has such a setting. Brings the
-        tasks into the order of their names."""
-        check_losses(self)
 
     def validate_architecture(self):
         """Checks the numbers, the names of modalities and the labels that stand in the config. The library calls it

@@ -108,12 +108,9 @@ def contrastive_loss(
 
 @torch.no_grad()
 def hard_negatives(pairs: Pairs, logit_scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each text an item that it does not belong to, drawn among those of this process: the more similar, the more
-    often (ALBEF, Li et al. 2021, section 3.2).
-
-    Returns:
-        `(R,)` int64, the row whose item is taken, and `(R,)` bool, whether there was one to take.
-    """
+    """For each text the row, `(R,)` int64, of an item that it does not belong to, drawn among those of this process:
+    the more similar, the more often (ALBEF, Li et al. 2021, section 3.2). And `(R,)` bool, whether there was one to
+    take."""
     candidates = pairs.choices() & ~pairs.positives(pairs)
     logits = logit_scale * pairs.queries.float() @ pairs.items.float().T
     weights = logits.masked_fill(~candidates, torch.finfo(logits.dtype).min).softmax(-1) * candidates

@@ -248,16 +248,13 @@ def ctc_loss(
 
 
 def beam_search(scores: torch.Tensor, beams: int, blank: int) -> list[tuple[list[int], float]]:
-    """The likeliest texts: unlike the likeliest token of each moment, a text counts with all ways to say it in time
-    (prefix beam search, Hannun et al. 2014, algorithm 1, without a language model).
+    """The likeliest texts, up to `beams` of them, with the logarithms of their probabilities, the likeliest first:
+    unlike the likeliest token of each moment, a text counts with all ways to say it in time (prefix beam search,
+    Hannun et al. 2014, algorithm 1, without a language model).
 
     Args:
         scores: `(A, C)` float32, logarithms of the probabilities of tokens.
         beams: texts that are followed at a time, and tokens of each moment that may go on with them.
-        blank: see `ctc_loss`.
-
-    Returns:
-        up to `beams` texts with the logarithms of their probabilities, the likeliest first.
     """
     # By text the scores of its ways that end in a blank, and of those that end in its last token: only the former can
     # go on with that very token.

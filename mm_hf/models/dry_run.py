@@ -85,11 +85,8 @@ def dry_run(config_class: Any, config_json: str, modality: str, feature_layers: 
     which parameters take part. Some look at values that the meta device does not have (DeBERTa at its mask, Longformer
     at its window): these are run on the CPU. Remembered by config, since it costs more than building a small
     encoder."""
-    return on_some_device(
-        config_class,
-        config_json,
-        lambda device, masked, config: dry_run_on(device, masked, config, modality, feature_layers),
-    )
+    run = partial(dry_run_on, modality=modality, feature_layers=feature_layers)
+    return on_some_device(config_class, config_json, run)
 
 
 Found = TypeVar("Found")

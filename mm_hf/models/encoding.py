@@ -74,15 +74,11 @@ def run_encoder(
     interpolate: bool = False,
     seeded: bool = False,
 ) -> tuple[torch.Tensor, ...]:
-    """Runs an encoder and gives the levels that `EncoderStates` describes.
-
-    Inputs that the encoder's `forward` does not name are left out: tokenizers make `token_type_ids` for some encoders
+    """Runs an encoder, see `build_encoder`, on inputs by its own names, and gives the levels that `EncoderStates`
+    describes. Inputs that its `forward` does not name are left out: tokenizers make `token_type_ids` for some encoders
     that have none.
 
     Args:
-        encoder: see `build_encoder`.
-        inputs: by the encoder's own names.
-        feature_layers: see `build_encoder`.
         interpolate: stretch learned positions to the size of the pictures, where the encoder can.
         seeded: what an encoder in eval mode draws at random is the same in every call.
     """

@@ -26,7 +26,7 @@ from .inputs import check_classes, check_token_labels
 from .losses import classification_loss
 from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import MMFusionModelOutput, MMFusionSeq2SeqOutput
-from .pretrained_mm_fusion import HUB_KEYS, MMFusionPreTrainedModel
+from .pretrained_mm_fusion import HUB_KEYS, MMFusionPreTrainedModel, settings_of_part
 from .text import Text, ends_of_text
 
 
@@ -100,11 +100,8 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
                 kwargs[key] = {**kwargs[key], "decoder": kwargs[key].get(Text.name)}
 
         def tokenizer(name: str, place: str) -> Any:
-            settings = {key: kwargs.get(key) for key in HUB_KEYS}
-            settings = {key: value.get(name) if isinstance(value, dict) else value for key, value in settings.items()}
-            return AutoTokenizer.from_pretrained(
-                place, **{key: value for key, value in settings.items() if value is not None}
-            )
+            hub_kwargs = {key: kwargs.get(key) for key in HUB_KEYS}
+            return AutoTokenizer.from_pretrained(place, **settings_of_part(hub_kwargs, name))
 
         of_decoder = tokenizer("decoder", source)
         if text not in (None, source) and tokenizer(Text.name, text).get_vocab() != of_decoder.get_vocab():

@@ -35,7 +35,8 @@ def opened_image(
     channels = channels_made(image_processor, settings, channels)
     rescaled = settings.get("do_rescale", getattr(image_processor, "do_rescale", True)) is not False
     if isinstance(image, (np.ndarray, torch.Tensor)):
-        if channels not in (1, 3) or (is_floating(image) and not rescaled):
+        floating = image.is_floating_point() if isinstance(image, torch.Tensor) else image.dtype.kind == "f"
+        if channels not in (1, 3) or (floating and not rescaled):
             if not torch.as_tensor(image).isfinite().all():
                 raise ValueError("the picture has pixels that are no finite numbers.")
             return image
@@ -61,18 +62,10 @@ def prepare_images(
     return dict(image_processor(images, **settings))
 
 
-def is_floating(values: np.ndarray | torch.Tensor) -> bool:
-    """Whether an array or tensor holds floats."""
-    return values.is_floating_point() if isinstance(values, torch.Tensor) else values.dtype.kind == "f"
-
-
 def resize_to(image_processor, image_size: int):
     """Makes an image processor resize the whole of each picture to one height and width, where it can: without a
-    border, and without cutting anything off but where it knows no other way than to crop.
-
-    Raises:
-        ValueError: no height and width, or what the image processor cannot make.
-    """
+    border, and without cutting anything off but where it knows no other way than to crop. Refuses what it cannot
+    make."""
     check_image_size(image_size)
     square = {"height": image_size, "width": image_size}
     edge = {"shortest_edge": image_size}

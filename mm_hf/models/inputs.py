@@ -43,12 +43,7 @@ def fault_of_unicode(text: Any) -> str | None:
 
 
 def check_model_inputs(inputs: Mapping[str, Any], known: Iterable[str], others: Iterable[str] = ()):
-    """Refuses what a model cannot take, and says what to do.
-
-    Args:
-        inputs: what came, by name.
-        known: the inputs that are tensors.
-        others: names that are let through, whatever their value.
+    """Refuses what a model cannot take, and says what to do. The `known` inputs are tensors, `others` are let through.
 
     Raises:
         ValueError: raw rows in place of tensors, a batch without its two stars, a tensor under a name that is no

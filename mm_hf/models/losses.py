@@ -254,15 +254,9 @@ def warn_of_unit(labels: torch.Tensor):
 
 
 def standardise(labels: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
-    """Numbers in the unit of their column as a regression learns them: mean 0 and deviation 1 over the training rows.
-
-    Args:
-        labels: `(B,)` or `(B, C)`; NaN stays, and of whole numbers -100 becomes NaN: both mark a missing label.
-        mean, std: of each of C outputs; None: the labels stay as they are.
-
-    Returns:
-        the same shape, float32.
-    """
+    """Numbers in the unit of their column, `(B,)` or `(B, C)`, as a regression learns them: float32, mean 0 and
+    deviation 1 over the training rows; without these the labels stay as they are. NaN, and of whole numbers -100, mark
+    a missing label and become NaN."""
     if mean is None or std is None:
         return labels
     missing = torch.zeros_like(labels, dtype=torch.bool) if labels.is_floating_point() else labels == -100

@@ -239,14 +239,9 @@ class MMFusionModel(MMFusionPreTrainedModel):
         memory_index: torch.Tensor | None = None,
         **kwargs,
     ) -> FusedStates:
-        """Projects and fuses what `encode` gave.
-
-        Args:
-            encoder_states: by modality; those that `memory` holds are not looked at.
-            memory: what `prepare` gave.
-            memory_index: `(B,)` int64, the memory's row for each row; None: row i uses row i.
-            kwargs: see `Fusion.forward`.
-        """
+        """Projects and fuses what `encode` gave; modalities that `memory`, what `prepare` gave, holds are not looked
+        at. `memory_index` is `(B,)` int64, the memory's row for each row; None: row i uses row i. For all else see
+        `Fusion.forward`."""
         if memory is not None:
             self._check_memory_rows(encoder_states, memory, memory_index)
             encoder_states = {name: states for name, states in encoder_states.items() if name not in memory.states}
@@ -266,11 +261,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
 
     def check_inputs(self, inputs: dict[str, Any]):
         """Refuses what is no input of `forward`: raw rows, batches that are not unpacked, tensors under other names;
-        but for `row_ids`, which the collator adds for whoever trains.
-
-        Raises:
-            ValueError: naming it, what there is, and what to do.
-        """
+        but for `row_ids`, which the collator adds for whoever trains."""
         check_model_inputs(inputs, self.input_names, {"row_ids", *NO_TENSORS})
 
     @can_return_tuple

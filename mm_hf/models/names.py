@@ -9,13 +9,8 @@ from typing import Any
 
 
 def did_you_mean(name: object, known: Iterable[object], cutoff: float = 0.6) -> str:
-    """The end of a message about an unknown name: " Did you mean 'text'?", or nothing where no name is near.
-
-    Args:
-        name: what came.
-        known: the names that are allowed.
-        cutoff: how near a name has to be, from 0 to 1; see `difflib.get_close_matches`.
-    """
+    """The end of a message about an unknown name: " Did you mean 'text'?", or nothing where none of the known is near;
+    the cutoff, from 0 to 1, is that of `difflib.get_close_matches`."""
     meant = nearest(name, known, cutoff)
     return "" if meant is None else f" Did you mean {meant!r}?"
 

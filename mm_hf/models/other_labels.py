@@ -22,18 +22,11 @@ MEANING = tuple(dict.fromkeys(("problem_type", *NAMES, "tasks", "task_weighting"
 
 def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """The config of a checkpoint as it is loaded with other labels: without what belongs to its own (settings of the
-    loss with one number a label, or for another problem; tasks), and with what is given in its place.
+    loss with one number a label, or for another problem; tasks), and with what is given in its place: of the changes,
+    arguments of `from_pretrained`, what says what the head answers is taken out.
 
     What is dropped is said, and so is a head whose rows stay though they now mean something else: weights go by their
-    place, not by the names of labels. `load_parts` goes by names.
-
-    Args:
-        config_dict: what the checkpoint has.
-        changes: arguments of `from_pretrained`; what says what the head answers is taken out of them.
-
-    Raises:
-        ValueError: `id2label` and `label2id` that contradict each other.
-    """
+    place, not by the names of labels. `load_parts` goes by names."""
     if not {"num_labels", *MEANING} & set(changes):
         return config_dict
     given = {name: changes.pop(name) for name in MEANING if name in changes}
@@ -84,11 +77,7 @@ def gives_numbers(problem_type: str | None, count: int) -> bool:
 
 
 def name_labels(given: dict[str, Any]):
-    """Fills in the one of `id2label` and `label2id` that is not given.
-
-    Raises:
-        ValueError: they contradict each other.
-    """
+    """Fills in the one of `id2label` and `label2id` that is not given; refuses two that contradict each other."""
     names, numbers = given.get("id2label"), given.get("label2id")
     if names:
         expected = {name: int(number) for number, name in names.items()}

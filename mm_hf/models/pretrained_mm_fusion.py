@@ -222,15 +222,10 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
             )
         hub_kwargs = {key: kwargs.pop(key) for key in HUB_KEYS if key in kwargs}
         loading_kwargs = {key: kwargs.pop(key) for key in LOADING_KEYS if key in kwargs}
-
-        def hub_kwargs_of(name):
-            values = {key: value.get(name) if isinstance(value, dict) else value for key, value in hub_kwargs.items()}
-            return {key: value for key, value in values.items() if value is not None}
-
         configs: dict[str, Any] = {}
         for name, source in sources.items():
             check_source(name, source)
-            source_config = AutoConfig.from_pretrained(source, **hub_kwargs_of(name))
+            source_config = AutoConfig.from_pretrained(source, **settings_of_part(hub_kwargs, name))
             part = part_of_composite(source_config, name) if name in pretrained else source_config
             if os.path.isdir(source):  # a path on this machine means nothing where the checkpoint goes
                 part.name_or_path = base_model_of(source) or ""
@@ -282,7 +277,7 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         for name, source in sources.items():
             encoder = skeleton.pretrained_part(name)
             weights, whole = load_encoder_weights(
-                encoder, source, dtype=loading_kwargs.get("dtype"), **hub_kwargs_of(name)
+                encoder, source, dtype=loading_kwargs.get("dtype"), **settings_of_part(hub_kwargs, name)
             )
             prefix = next(path for path, module in skeleton.named_modules() if module is encoder)
             lacking = [key for key in encoder.state_dict() if key not in weights]
@@ -425,6 +420,12 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         from .processing_mm_fusion import MMFusionProcessor
 
         return MMFusionProcessor, MMFusionClassificationPipeline
+
+
+def settings_of_part(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """What is given for one part, where the values may be dicts by part; None is left out."""
+    values = {key: value.get(name) if isinstance(value, dict) else value for key, value in settings.items()}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def keep_findings(config: MMFusionConfig, name: str, encoder: PreTrainedModel, given: Collection[str] = ()):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
@@ -135,7 +136,10 @@ def try_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
         findings.causal = alike(first[0], later[0]) and not findings.blind
     if "attention_mask" in item:
         steps = item["attention_mask"].shape[1]
-        padded = {name: pad_behind(value, max(3, steps // 2)) for name, value in item.items()}
+        more = max(3, steps // 2)
+        padded = {  # (U, T, …): behind the steps
+            name: nn.functional.pad(value, [*[0, 0] * (value.ndim - 2), 0, more]) for name, value in item.items()
+        }
         for name, value in item.items():
             if name != "attention_mask" and not value.is_floating_point():
                 padded[name][:, steps:] = value[:, :1]  # not zeros: whatever pads, the mask has to hide it
@@ -145,11 +149,6 @@ def try_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
             logger.debug("%s takes no padding: %s", encoder.config.model_type, error)
             findings.by_length = True
     return findings
-
-
-def pad_behind(values: torch.Tensor, count: int) -> torch.Tensor:
-    """`(U, T, …)` with so many zeros behind the steps of each item."""
-    return torch.nn.functional.pad(values, [*[0, 0] * (values.ndim - 2), 0, count])
 
 
 def alike(one: torch.Tensor, other: torch.Tensor) -> bool:

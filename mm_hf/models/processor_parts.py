@@ -21,13 +21,9 @@ from .vision import Vision
 def parts_of_encoders(
     encoders: dict[str, Any], settings: Mapping[str, Any], learned: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The arguments of a processor that fits some encoders; see `MMFusionProcessor.from_encoders_pretrained`.
-
-    Args:
-        encoders: the Hub id or folder of each by modality, and what goes to the loading of each part; it is changed.
-        settings: how its parts are made, by its arguments.
-        learned: its parts that come from no encoder, by its arguments.
-    """
+    """The arguments of a processor that fits some encoders, given with what goes to the loading of each part, which
+    are taken out; see `MMFusionProcessor.from_encoders_pretrained`. Settings say how its parts are made, `learned` are
+    those that come from no encoder."""
     # Without a text encoder, what is written needs the decoder's tokenizer.
     decoder = encoders.pop("decoder", None)
     pretrained = [name for name, modality in MODALITIES.items() if modality.pretrained]
@@ -71,12 +67,8 @@ def learned_modalities() -> list[Modality]:
 
 
 def read_extra_parts(parts: Any) -> dict[str, Any]:
-    """See `extra_parts` of `MMFusionProcessor`.
-
-    Raises:
-        ValueError: a modality that is not registered, or one of the library; what is no part, or one of a modality
-            that says no class for it.
-    """
+    """See `extra_parts` of `MMFusionProcessor`. Refuses a modality that is not registered, or one of the library; what
+    is no part, or one of a modality that says no class for it."""
     if parts is not None and not isinstance(parts, Mapping):
         raise ValueError(f"extra_parts must be a dict by modality, got {parts!r:.80}.")
     checked = {}

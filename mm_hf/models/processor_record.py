@@ -95,13 +95,8 @@ def check_parts(
 
     Args:
         parts: by name; None for those that are not there.
-        processor_dict: of `processor_config.json`.
-        folder: where that is.
         complete: whether the folder holds all files of the checkpoint; that of the Hub's cache may not.
         given: arguments of `from_pretrained`: what they change is not compared.
-
-    Raises:
-        ValueError: names both values.
     """
     lines = read_checksums(folder)
     if "processor_config.json" in lines and not processor_dict:

@@ -73,11 +73,7 @@ def holds_numbers(value: Any) -> bool:
 
 def list_of_table_rows(value: Any) -> list:
     """Rows of a table as a list of dicts, None for a row without: from a dict, a list of them, a table of pandas,
-    polars, pyarrow or `datasets`, or a row of one.
-
-    Raises:
-        ValueError: two columns of one name.
-    """
+    polars, pyarrow or `datasets`, or a row of one. Refuses two columns of one name."""
     if isinstance(value, Mapping) or is_missing(value) or is_series_of_a_row(value) or hasattr(value, "_asdict"):
         return [as_table_row(value)]
     columns = columns_of(value)

@@ -86,26 +86,18 @@ class RecurrentConfig(PreTrainedConfig):
         """Checks the type and the sizes."""
         if self.rnn_type not in RNNS:
             raise ValueError(f"rnn_type must be one of {list(RNNS)}, got {self.rnn_type!r}.")
-        sizes = ("vocab_size", "input_size", "embedding_size", "hidden_size", "num_hidden_layers")
-        for name in sizes:
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_ranges(self, RECURRENT_RANGES)
         if self.bidirectional and self.hidden_size % 2:
             raise ValueError(f"Two directions share hidden_size, which must be even: got {self.hidden_size}.")
-        check_ranges(self, RECURRENT_RANGES)
         if self.pad_token_id is not None and self.input_size is None:
             check_number("pad_token_id", self.pad_token_id, -self.vocab_size, self.vocab_size - 1)
 
 
 class RecurrentLayer(nn.Module):
-    """One layer, in one direction or both.
+    """One layer of the encoder, in one direction or both.
 
-    Both start at a step that counts, whatever is padded, and on which side: the steps come in front, in their order.
-
-    Args:
-        config: the encoder's.
-        input_size: width of what goes in.
-    """
+    Both start at a step that counts, whatever is padded, and on which side: the steps come in front, in their
+    order."""
 
     def __init__(self, config: RecurrentConfig, input_size: int):
         super().__init__()

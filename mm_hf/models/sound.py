@@ -225,9 +225,7 @@ class Sound(Modality):
             return {"input_features": zeros(1, 4, config.input_size)}
         if hasattr(config, "feature_projection_input_dim"):  # Wav2Vec2-BERT
             return {"input_features": zeros(1, 16, config.feature_projection_input_dim)}
-        if hasattr(config, "max_source_positions") and hasattr(
-            config, "num_mel_bins"
-        ):  # Whisper: two frames a position
+        if hasattr(config, "max_source_positions") and hasattr(config, "num_mel_bins"):
             # Whisper: two frames a position
             return {"input_features": zeros(1, config.num_mel_bins, 2 * config.max_source_positions)}
         if hasattr(config, "num_mel_bins"):  # AST

@@ -51,11 +51,7 @@ class CheckpointError(ValueError, RuntimeError):
 
 
 class Loading:
-    """One call of `from_pretrained`.
-
-    Args:
-        asked: its keyword arguments.
-    """
+    """One call of `from_pretrained`, with the keyword arguments that it was asked with."""
 
     def __init__(self, asked: Mapping[str, Any]):
         # Arrays have no truth, and an empty state dict is one.
@@ -97,12 +93,8 @@ class Loading:
             refuse_other_tensors(model, headers, getattr(load_config, "weight_mapping", None) or [], source, self.new)
 
     def finish(self, loaded: PreTrainedModel, info: Mapping[str, Iterable]):
-        """What is known afterwards.
-
-        Raises:
-            CheckpointError: weights that are not those that were saved, or not finite, or what the library had to
-                make up.
-        """
+        """Refuses what is known afterwards: weights that are not those that were saved, or not finite, or what the
+        library had to make up."""
         self.refuse_damaged()
         if not self.strict or getattr(loaded, "hf_quantizer", None) is not None:
             return
@@ -113,7 +105,8 @@ class Loading:
                 "of another size": [f"{key[0]} {tuple(key[1])}" for key in info.get("mismatched_keys", ())],
             }
             refuse(faults, loaded, loaded.config.name_or_path)
-        if not (is_deepspeed_zero3_enabled() or (is_fsdp_enabled() and not is_first_of_machine())):
+        if not (is_deepspeed_zero3_enabled() or (is_fsdp_enabled() and os.environ.get("LOCAL_RANK", "0") != "0")):
+            # Of the processes of a machine the first reads the weights that FSDP hands to the others.
             check_loaded(loaded, loaded.config.name_or_path)
 
     def refuse_damaged(self):
@@ -166,11 +159,6 @@ def load_strictly(load: Callable[..., Any], source: Any, args: tuple, kwargs: di
 def is_own_class(model: PreTrainedModel) -> bool:
     """Whether a model has the class that its checkpoint was saved from. Another head leaves and lacks weights."""
     return (getattr(model.config, "architectures", None) or [None])[0] == type(model).__name__
-
-
-def is_first_of_machine() -> bool:
-    """Whether this process reads the weights that FSDP hands to the others."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def headers_of(files: Iterable[str]) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -208,8 +208,12 @@ class TableSchema:
         for row in rows:
             self.check(row)
         if self.numerical:
-            numbers = [
-                [self._standardised(row.get(name), *scale) for name, scale in self.numerical.items()] for row in rows
+            numbers = [  # `check` has refused what is none
+                [
+                    math.nan if self.is_missing(row.get(name)) else (cast(float, as_number(row[name])) - mean) / std
+                    for name, (mean, std) in self.numerical.items()
+                ]
+                for row in rows
             ]
             values = torch.tensor(numbers, dtype=torch.float64)
             if self.farthest is not None:
@@ -235,10 +239,6 @@ class TableSchema:
         before an empty text is a category that is not known."""
         return is_missing(value) or (self.as_written and is_blank(value))
 
-    def _standardised(self, value: Any, mean: float, std: float) -> float:
-        """A number in deviations from the mean, NaN for one that is missing; `check` has refused all else."""
-        return math.nan if self.is_missing(value) else (cast(float, as_number(value)) - mean) / std
-
     def _category_id(self, value: str, known: dict[str, int]) -> int:
         """The id of a category."""
         if value not in known and not self.as_written:
@@ -251,11 +251,7 @@ class TableSchema:
 
 
 class TableError(ValueError):
-    """A value that a table cannot have.
-
-    Attributes:
-        column, reason: of the value.
-    """
+    """A value that a table cannot have: its column, and the reason."""
 
     def __init__(self, column: str, reason: str):
         super().__init__(f"Column {column!r}: {reason}")

@@ -32,11 +32,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def tokenize(tokenizer, texts: list[str], text_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Tokenizes texts, one thread at a time, and says once if texts had to be cut.
-
-    Raises:
-        ValueError: a text without any token, where the tokenizer has none for what it does not know.
-    """
+    """Tokenizes texts, one thread at a time, and says once if texts had to be cut. Refuses a text without any token,
+    where the tokenizer has none for what it does not know."""
     with TOKENIZING:
         encoded = tokenizer(texts, **text_kwargs)
         mask = encoded.get("attention_mask")
@@ -82,11 +79,7 @@ def target_ids(tokenizer, texts: list[str | None], max_length: int | None = None
 
 def ends_of_text(tokenizer) -> tuple[int, int, int]:
     """The tokens that a written text starts and ends with, and what follows its end: CLS, SEP and PAD of BERT and its
-    kin, else the tokens of beginning and end of GPT-2 and its kin.
-
-    Raises:
-        ValueError: the tokenizer has neither.
-    """
+    kin, else the tokens of beginning and end of GPT-2 and its kin. Refuses a tokenizer that has neither."""
     start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
     if start is None or end is None:

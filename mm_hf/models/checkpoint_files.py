@@ -186,11 +186,7 @@ def refuse_nan(folder: str | os.PathLike, names: Iterable[str]):
 @contextmanager
 def names_of_unreadable_files(folder: str | os.PathLike | None) -> Iterator[None]:
     """What the library raises while it reads the files of a folder names those that are no JSON, or else those that
-    are not what was saved.
-
-    Raises:
-        ValueError, OSError: in the place of an error that names no file.
-    """
+    are not what was saved: a ValueError or OSError in the place of an error that names no file."""
     try:
         yield
     except Exception as error:  # tokenizers raise nothing more special

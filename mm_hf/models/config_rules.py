@@ -83,17 +83,14 @@ def check_losses(config: Any):
 
 def check_architecture(config: Any):
     """Checks the names of modalities that stand in the config."""
+    fusion, dropout = config.fusion_module_config, config.fusion_module_config.modality_dropout
+    by_modality = ("trained_layers", "pooling", "encode_by_length", "seeded_encoders", "places")
     named = {
-        "fusion_module_config.query_modality": [config.fusion_module_config.query_modality],
+        "fusion_module_config.query_modality": [fusion.query_modality],
         "freeze_encoders": config.frozen_encoders,
+        "fusion_module_config.modality_dropout": dropout if isinstance(dropout, dict) else {},
+        **{key: getattr(config, key) or () for key in by_modality},
     }
-    if isinstance(config.fusion_module_config.modality_dropout, dict):
-        named["fusion_module_config.modality_dropout"] = list(config.fusion_module_config.modality_dropout)
-    named["trained_layers"] = list(config.trained_layers or {})
-    named["pooling"] = list(config.pooling or {})
-    named["encode_by_length"] = list(config.encode_by_length or [])
-    named["seeded_encoders"] = list(config.seeded_encoders or [])
-    named["places"] = list(config.places or {})
     for key, names in named.items():
         unknown = [name for name in names if name not in config.modalities]
         if unknown:

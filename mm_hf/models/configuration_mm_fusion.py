@@ -131,18 +131,13 @@ class FusionModuleConfig(PreTrainedConfig):
         Raises:
             ValueError: `hidden_size` is not known yet.
         """
-        width, heads, inner, std = (
-            self.hidden_size,
-            self.num_attention_heads,
-            self.intermediate_size,
-            self.initializer_range,
-        )
-        if width is None or heads is None or inner is None or std is None:
+        sizes: Any = (self.hidden_size, self.num_attention_heads, self.intermediate_size, self.initializer_range)
+        if None in sizes:
             raise ValueError(
                 "fusion_module_config: hidden_size is not known, so no fusion can be built: give it, or make this "
                 "config part of a MMFusionConfig, which takes it from an encoder's."
             )
-        return FusionSizes(width, heads, inner, std)
+        return FusionSizes(*sizes)
 
     def check_numbers(self):
         """Checks that each number is one that a fusion can have, and that all weights together can be held."""
@@ -389,15 +384,8 @@ class MMFusionConfig(PreTrainedConfig):
 
     def build_extra_configs(self, others: dict[str, Any]):
         """Makes configs of what `extra_configs` has, in a dict of its own, by the order of the names, which JSON
-        keeps.
-
-        Args:
-            others: keys that are no fields of a config.
-
-        Raises:
-            ValueError: a modality that nobody registered, one of the library's, or one that is given as a key of its
-                own.
-        """
+        keeps. Refuses a modality that nobody registered, one of the library's, or one among the other keys, which are
+        no fields of a config."""
         for name, modality in MODALITIES.items():
             if modality.extra and modality.config_key in others:
                 raise ValueError(
@@ -611,15 +599,8 @@ def part_of_composite(config: PreTrainedConfig, modality: str) -> PreTrainedConf
 
 
 def check_source(name: str, source: str | os.PathLike):
-    """Tells a misspelt folder before the Hub is asked for it.
-
-    Args:
-        name: of the argument.
-        source: where an encoder is to come from.
-
-    Raises:
-        OSError: neither a folder nor what could be a Hub id.
-    """
+    """Tells a misspelt folder, of an argument's name, before the Hub is asked for it: an OSError for what is neither a
+    folder nor could be a Hub id."""
     if os.path.isdir(source):
         return
     try:

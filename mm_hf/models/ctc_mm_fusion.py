@@ -109,11 +109,8 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
             encoder_outputs = self.model(input_ids=input_ids, **inputs)
         elif isinstance(encoder_outputs, tuple):
             encoder_outputs = MMFusionModelOutput(*encoder_outputs)
-        states, mask, ids = (
-            encoder_outputs.last_hidden_state,
-            encoder_outputs.attention_mask,
-            encoder_outputs.modality_ids,
-        )
+        states, mask = encoder_outputs.last_hidden_state, encoder_outputs.attention_mask
+        ids = encoder_outputs.modality_ids
         if states is None or mask is None or ids is None:
             raise ValueError("MMFusionForCTC reads tokens, and none were given: leave return_tokens out, or True.")
         heard = ids[0] == self.config.modalities.index(Sound.name)

@@ -30,13 +30,10 @@ def encode_items(
     by_length: bool = False,
     seeded: bool = False,
 ) -> EncoderStates:
-    """Encodes the distinct items of one modality.
+    """Encodes the distinct items of one modality, by its name.
 
     Args:
-        encoder: see `build_encoder`.
-        modality: its name.
-        inputs: its inputs, `(U, …)` each; None for those that were not given.
-        feature_layers: see `build_encoder`.
+        inputs: of the encoder (see `build_encoder`), `(U, …)` each; None for those that were not given.
         index: `(B,)` int64, see `EncoderStates`.
         frozen: run without gradients.
         interpolate, by_length, seeded: see `interpolate_pos_encoding`, `encode_by_length` and `seeded_encoders` of

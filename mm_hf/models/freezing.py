@@ -82,7 +82,7 @@ class FreezingMixin:
 
 
 def check_names(base: Any, method: str, names: Collection[str]) -> list[str]:
-    """The modalities that `freeze` or `unfreeze` was given; refuses what they say that they do."""
+    """The modalities that `freeze` or `unfreeze` was given; raises what these say."""
     if unknown := [name for name in names if name not in base.encoders]:
         known = list(base.encoders)
         meant = did_you_mean(unknown[0], known)
@@ -117,14 +117,9 @@ def write_freezing(model: Any, frozen: Collection[str], partly: dict[str, int]):
 
 @dataclass
 class Thawed:
-    """Parameters of a model that `unfreeze` let train: watched until an optimizer has them.
-
-    Args:
-        names: of them.
-        others: names of those that trained before.
-        held: ids of what optimizers of this model have.
-        steps: that they have made since.
-    """
+    """Parameters of a model that `unfreeze` let train, watched until an optimizer has them: their names, those of
+    others, which trained before, ids of what optimizers of this model have, and the steps that they have made
+    since."""
 
     names: set[str]
     others: set[str]
@@ -164,7 +159,7 @@ def freezing_of(config: MMFusionConfig) -> tuple[list[str], dict[str, int]]:
 
 
 def top_of(base: Any, name: str, layers: int) -> set[str]:
-    """Names of the parameters of the top layers of an encoder; refuses what `unfreeze` says that it does."""
+    """Names of the parameters of the top layers of an encoder; raises what `unfreeze` says."""
     encoder = base.encoders[name]
     if not modality_of(name).pretrained:
         raise ValueError(
@@ -285,11 +280,8 @@ def runs_frozen(base: Any, name: str) -> bool:
 
 def look_for_changes(base: Any):
     """Warns, once, where the config was changed by hand and the model not brought in line, and refuses parameters that
-    the processes would not share the gradients of. For each forward in training mode: it looks at names alone.
-
-    Raises:
-        ValueError: parameters that began to train after `DistributedDataParallel` was made.
-    """
+    began to train after `DistributedDataParallel` was made: the processes would not share their gradients. For each
+    forward in training mode: it looks at names alone."""
     asked = freezing_of(base.config)
     if asked != base.applied_freezing and "config" not in base.warned_of:
         base.warned_of.add("config")
@@ -326,12 +318,8 @@ def look_at_given(base: Any, name: str, levels: tuple[torch.Tensor, ...] | None)
 
 
 def check_checkpointing(base: Any, name: str):
-    """Refuses a way of recomputing activations that loses the gradients of layers above frozen ones. For each forward
-    in training mode of an encoder that trains.
-
-    Raises:
-        ValueError: gradient checkpointing with `use_reentrant=True`, in an encoder that trains in part or by adapters.
-    """
+    """Refuses a way of recomputing activations, `use_reentrant=True`, that loses the gradients of layers above frozen
+    ones. For each forward in training mode of an encoder that trains in part or by adapters."""
     if name not in base.modules_in_training and name not in base.config.frozen_encoders:
         return
     for module in base.encoders[name].modules():

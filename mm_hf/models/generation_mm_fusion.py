@@ -187,11 +187,9 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
             ValueError: neither labels nor `decoder_input_ids`.
         """
         config = self.config
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         states: dict[str, Any] = {
-            "output_attentions": config.output_attentions if output_attentions is None else output_attentions,
-            "output_hidden_states": config.output_hidden_states
-            if output_hidden_states is None
-            else output_hidden_states,
+            name: getattr(config, name) if value is None else value for name, value in asked.items()
         }
         if encoder_outputs is None:
             encoder_outputs = self.model(input_ids=input_ids, **states, **inputs)

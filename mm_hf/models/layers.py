@@ -103,12 +103,8 @@ def names_below(
     layer: int,
 ) -> frozenset[str]:
     """Names of the parameters on which depends what goes into a layer of the stack. Found by a run without numbers, as
-    `dry_run`; remembered by config.
-
-    Raises:
-        ValueError: layers that do not follow one another: what goes into the second does not depend on the first
-            (lists of embeddings), or cannot be followed back (Reformer's).
-    """
+    `dry_run`; remembered by config. Refuses layers that do not follow one another: what goes into the second does not
+    depend on the first (lists of embeddings), or cannot be followed back (Reformer's)."""
     run = partial(names_below_on, modality=modality, feature_layers=feature_layers, lists=lists, layer=layer)
     return on_some_device(config_class, config_json, run)
 

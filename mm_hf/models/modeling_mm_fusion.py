@@ -12,11 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import (
-    AutoModel,
-    AutoModelForSequenceClassification,
-    AutoModelForVisualQuestionAnswering,
-)
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForVisualQuestionAnswering
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 

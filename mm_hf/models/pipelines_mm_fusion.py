@@ -123,9 +123,7 @@ class MMFusionFeatureExtractionPipeline(MMFusionPipeline):
     ```
     """
 
-    def answer(
-        self, batch: Mapping[str, torch.Tensor], rows: int, generate_kwargs: dict[str, Any]
-    ) -> dict[str, torch.Tensor]:
+    def answer(self, batch, rows, generate_kwargs) -> dict[str, torch.Tensor]:
         outputs = self.model(**batch)
         keys = [modality.row_keys[0] for modality in MODALITIES.values()]
         return {key: outputs[f"{key}_embeds"] for key in keys if f"{key}_embeds" in outputs}
@@ -231,9 +229,7 @@ class MMFusionGenerationPipeline(MMFusionPipeline):
         several = isinstance(inputs, (list, tuple)) and not hasattr(inputs, "_asdict")  # of one row
         return {"image": inputs} if several or (alone and not is_missing(inputs)) else super().as_row(inputs)
 
-    def answer(
-        self, batch: Mapping[str, torch.Tensor], rows: int, generate_kwargs: dict[str, Any]
-    ) -> dict[str, torch.Tensor]:
+    def answer(self, batch, rows, generate_kwargs) -> dict[str, torch.Tensor]:
         """Writes: the tokens `(B, N, S)` of N texts a row, and the probability of each `(B, N)`."""
         model: Any = self.model
         settings = {"return_dict_in_generate": True, "output_scores": True, **generate_kwargs}
@@ -296,9 +292,7 @@ class MMFusionSpeechRecognitionPipeline(MMFusionGenerationPipeline):
         )
         return {Sound.row_keys[0]: inputs} if alone else MMFusionPipeline.as_row(self, inputs)
 
-    def answer(
-        self, batch: Mapping[str, torch.Tensor], rows: int, generate_kwargs: dict[str, Any]
-    ) -> dict[str, torch.Tensor]:
+    def answer(self, batch, rows, generate_kwargs) -> dict[str, torch.Tensor]:
         """Writes one text a row, `(B, 1, S)` tokens; and what tells whether the scores are finite."""
         if generate_kwargs.get("num_return_sequences", 1) != 1:
             raise ValueError("There is one text for each sound: num_return_sequences must be 1.")

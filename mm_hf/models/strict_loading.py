@@ -63,12 +63,8 @@ class Loading:
 
     def before_weights(self, model: PreTrainedModel, files: list[str] | None, load_config: Any):
         """What is known before a single weight is in memory: the headers of the files, and their checksums, which are
-        worked out while the weights are loaded.
-
-        Raises:
-            CheckpointError: the tensors of the files are not those of the model.
-            OSError: a file that is no safetensors file.
-        """
+        worked out while the weights are loaded. Refuses tensors of the files that are not those of the model, and a
+        file that is no safetensors file."""
         if not (self.strict and files) or getattr(load_config, "hf_quantizer", None) is not None:
             return
         source = getattr(load_config, "pretrained_model_name_or_path", None)
@@ -254,10 +250,7 @@ def with_tied(model: PreTrainedModel, names: set[str]) -> set[str]:
     """Some names of tensors and those of the same tensors, which a file has once."""
     groups = [{one, other} for one, other in getattr(model, "all_tied_weights_keys", {}).items()]
     shared: dict[int, set[str]] = {}
-    for tensors in (
-        model.named_parameters(remove_duplicate=False),
-        model.named_buffers(remove_duplicate=False),
-    ):
+    for tensors in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
         for name, tensor in tensors:
             shared.setdefault(id(tensor), set()).add(name)
     groups += [group for group in shared.values() if len(group) > 1]

@@ -212,14 +212,7 @@ def check_settings(problem_type: str, settings: Mapping[str, Any]):
 class ColumnHead(TaskHead):
     """A head of the library, whose loss is `classification_loss`."""
 
-    def loss(
-        self,
-        scores: torch.Tensor,
-        labels: torch.Tensor,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        sample_weight: torch.Tensor | None = None,
-        training: bool = False,
-    ) -> torch.Tensor:
+    def loss(self, scores, labels, num_items_in_batch=None, sample_weight=None, training=False) -> torch.Tensor:
         labels = standardise(labels, self.label_mean, self.label_scale)
         shape = {"sample_weight": sample_weight, **self.loss_settings} if training else {}
         return classification_loss(scores, labels, self.name, num_items_in_batch, **shape)

@@ -144,7 +144,7 @@ def check_activation(name: str, value: str):
 
 
 def check_parameters(count: float, what: str):
-    """Refuses more parameters than a machine can hold; infinite are more than can be counted, `what` has them."""
+    """Refuses to build what has more parameters than any machine can hold; infinite: more than can be counted."""
     if count == math.inf:
         raise ConfigError(f"{what} would have more parameters by its config than can be counted: look at its sizes.")
     if count > MAX_PARAMETERS:

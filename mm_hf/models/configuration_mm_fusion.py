@@ -599,8 +599,8 @@ def part_of_composite(config: PreTrainedConfig, modality: str) -> PreTrainedConf
 
 
 def check_source(name: str, source: str | os.PathLike):
-    """Tells a misspelt folder, of an argument's name, before the Hub is asked for it: an OSError for what is neither a
-    folder nor could be a Hub id."""
+    """Tells a misspelt folder, which the argument `name` has, before the Hub is asked for it: raises an OSError for
+    what is neither a folder nor could be a Hub id."""
     if os.path.isdir(source):
         return
     try:

@@ -117,9 +117,13 @@ def write_freezing(model: Any, frozen: Collection[str], partly: dict[str, int]):
 
 @dataclass
 class Thawed:
-    """Parameters of a model that `unfreeze` let train, watched until an optimizer has them: their names, those of
-    others, which trained before, ids of what optimizers of this model have, and the steps that they have made
-    since."""
+    """Parameters of a model that `unfreeze` let train: watched until an optimizer has them.
+
+    Args:
+        names, others: of them, and of those that trained before.
+        held: ids of what optimizers of this model have.
+        steps: that they have made since.
+    """
 
     names: set[str]
     others: set[str]

@@ -187,9 +187,9 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
             ValueError: neither labels nor `decoder_input_ids`.
         """
         config = self.config
-        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         states: dict[str, Any] = {
-            name: getattr(config, name) if value is None else value for name, value in asked.items()
+            name: getattr(config, name) if value is None else value for name, value in options.items()
         }
         if encoder_outputs is None:
             encoder_outputs = self.model(input_ids=input_ids, **states, **inputs)

@@ -209,8 +209,8 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def wide_picture(image: Image.Image, kind: str | None, ground: tuple[int, int, int] | None) -> Image.Image:
-    """A picture of one channel of more than 8 bits (mode `I;16` and its kin, `I` or `F`), from a file of a kind, as
-    grey or, on a ground, in colours."""
+    """A picture of one channel of more than 8 bits, of mode `I;16` (and its kin), `I` or `F`, as grey or, on a ground
+    (see `color_of`), in colours. The kind is the format of its file."""
     values = np.asarray(image)
     if kind == "PPM" and image.mode == "I":  # Pillow has no other mode for its 16 bits
         values = values.astype(np.uint16)

@@ -47,7 +47,7 @@ def opened_image(
 def prepare_images(
     image_processor, images: list, images_kwargs: Mapping[str, Any], channels: int | None
 ) -> dict[str, Any]:
-    """What an image processor makes of opened pictures; see `opened_image`."""
+    """What an image processor of the library makes of pictures that `opened_image` gave."""
     settings = dict(images_kwargs)
     channels = channels_made(image_processor, settings, channels)
     if all(isinstance(image, Image.Image) for image in images):

@@ -85,8 +85,8 @@ def resize_to(image_processor, image_size: int):
         except Exception as error:
             failure = error
             continue
-        plain = torch.equal(pixels.amin((2, 3)), pixels.amax((2, 3)))
-        if plain and tuple(pixels.shape[-2:]) == (image_size, image_size):
+        as_asked = tuple(pixels.shape[-2:]) == (image_size, image_size)
+        if as_asked and torch.equal(pixels.amin((2, 3)), pixels.amax((2, 3))):
             return
     raise ValueError(
         f"{type(image_processor).__name__} cannot make pictures of {image_size} x {image_size} without a border: "

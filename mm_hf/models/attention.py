@@ -110,16 +110,8 @@ class DistanceBias(nn.Module):
         self.slopes = [(-1) ** (head + 1) * 32 * 4.0 ** -(head // 2) for head in range(config.sizes().heads)]
 
     def forward(self, coordinates: torch.Tensor, mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-        """Makes the mask to add to the scores.
-
-        Args:
-            coordinates: `(T, 2)`, see `TokenStates`.
-            mask: `(U, T)` bool, or None.
-            dtype: of the scores.
-
-        Returns:
-            `(U, A, T, T)` (1 in the place of U without a mask).
-        """
+        """The mask to add to scores of a dtype, `(U, A, T, T)` (1 in the place of U without a mask), from coordinates
+        `(T, 2)`, see `TokenStates`, and a mask `(U, T)` bool or None."""
         distances = torch.cdist(coordinates, coordinates)
         bias = distances * distances.new_tensor(self.slopes)[:, None, None]  # (A, T, T)
         bias = bias.to(dtype)[None]

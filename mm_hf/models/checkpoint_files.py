@@ -83,13 +83,13 @@ def is_weights(name: str) -> bool:
 def older_weights(names: Iterable[str], written: Collection[str]) -> list[str]:
     """Weights in one file where new ones were written into several, which the library would not look at, and the index
     of several where there is a new file."""
-    found = []
+    superseded = []
     for name in names:
         stem, dot, variant = name.removesuffix(".safetensors").partition(".")
         index = f"{stem}.safetensors.index{dot}{variant}.json"
         if name.endswith(".safetensors") and (name in written) != (index in written) and index in names:
-            found.append(index if name in written else name)
-    return found
+            superseded.append(index if name in written else name)
+    return superseded
 
 
 def states_of_files(folder: str | os.PathLike) -> dict[str, tuple[int, int, int]]:
@@ -114,14 +114,8 @@ def write_checksums(folder: str | os.PathLike, lines: dict[str, str]):
 
 
 def folder_with_checksums(source: Any, beside: str, **hub_kwargs: Any) -> str:
-    """The folder where the checksums of a checkpoint are: that of its other files. Those of a checkpoint on the Hub
-    are fetched, once.
-
-    Args:
-        source: folder or Hub id.
-        beside: any file of the checkpoint on this machine.
-        hub_kwargs: for `cached_file`.
-    """
+    """The folder where the checksums of a checkpoint are, a folder or Hub id: that of `beside`, any other file of it
+    on this machine. Those of a checkpoint on the Hub are fetched, once, by `cached_file`."""
     folder = os.path.dirname(beside)
     if not os.path.exists(os.path.join(folder, CHECKSUMS)) and not os.path.exists(str(source)):
         fetched = cached_file(
@@ -161,22 +155,20 @@ def damaged_weights(folder: str | os.PathLike, names: list[str]) -> str:
 
 def unreadable(folder: str | os.PathLike) -> list[str]:
     """Names of the JSON files of a folder that are none."""
-    found = []
+    damaged = []
     for name in sorted(os.listdir(folder)):
         if name.endswith(".json") and name != CHECKSUMS:
             try:
                 with open(os.path.join(folder, name), encoding="utf-8") as file:
                     json.load(file)
             except (OSError, ValueError, RecursionError):
-                found.append(name)
-    return found
+                damaged.append(name)
+    return damaged
 
 
 def refuse_nan(folder: str | os.PathLike, names: Iterable[str]):
-    """Refuses settings that are NaN: Python reads them, and whatever is worked out with them is NaN too.
-
-    Args:
-        folder, names: of JSON files, those that are there.
+    """Refuses settings that are NaN in JSON files of a folder, those that are there: Python reads them, and whatever
+    is worked out with them is NaN too.
 
     Raises:
         ValueError: names the file.
@@ -194,11 +186,7 @@ def refuse_nan(folder: str | os.PathLike, names: Iterable[str]):
 @contextmanager
 def names_of_unreadable_files(folder: str | os.PathLike | None) -> Iterator[None]:
     """What the library raises while it reads the files of a folder names those that are no JSON, or else those that
-    are not what was saved.
-
-    Raises:
-        ValueError, OSError: in the place of an error that names no file.
-    """
+    are not what was saved: a ValueError or OSError in the place of an error that names no file."""
     try:
         yield
     except Exception as error:  # tokenizers raise nothing more special
@@ -214,17 +202,13 @@ def names_of_unreadable_files(folder: str | os.PathLike | None) -> Iterator[None
 
 
 def tell_changed_files(folder: str | os.PathLike, lines: dict[str, str], complete: bool):
-    """Warns, once, of small files that are not what was saved.
-
-    Args:
-        folder, lines: with its checksums.
-        complete: whether all files must be there: of a Hub's checkpoint only those that were asked for are. Code that
-            is not there is not missed, since it is not loaded.
-    """
+    """Warns, once, of small files of a folder that are not what was saved. Of a Hub's checkpoint, which is not
+    `complete`, only the files that were asked for are there. Code that is not there is not missed, since it is not
+    loaded."""
     small = [name for name in lines if not is_weights(name)]
-    there = [name for name in small if os.path.isfile(os.path.join(folder, name))]
-    changed = differing(folder, lines, there)
-    gone = [name for name in small if name not in there and not name.endswith(".py")] if complete else []
+    present = [name for name in small if os.path.isfile(os.path.join(folder, name))]
+    changed = differing(folder, lines, present)
+    gone = [name for name in small if name not in present and not name.endswith(".py")] if complete else []
     states = states_of_files(folder)
     key = (str(folder), *((name, states.get(name)) for name in sorted([*changed, *gone])))
     if len(key) > 1 and key not in TOLD:
@@ -234,6 +218,3 @@ def tell_changed_files(folder: str | os.PathLike, lines: dict[str, str], complet
             f"{folder} is not as it was saved: {', '.join(told)}. Answers may be others than those that were "
             f"measured. If that was meant, delete {CHECKSUMS} or save the checkpoint anew. This is said once."
         )
-
-
-__all__ = ["checksums_of_what_is_written", "read_checksums"]

@@ -27,23 +27,16 @@ def checksum_of(path: str | os.PathLike) -> str:
     """
     if xxhash is None:
         raise ImportError("Checksums need xxhash: pip install xxhash.")
-    found = xxhash.xxh3_64()
+    digest = xxhash.xxh3_64()
     chunk = memoryview(bytearray(CHUNK))
     with open(path, "rb", buffering=0) as file:
         while size := file.readinto(chunk):
-            found.update(chunk[:size])
-    return found.hexdigest()
+            digest.update(chunk[:size])
+    return digest.hexdigest()
 
 
 def checksum_of_bytes(values) -> str:
-    """The same of bytes, or of an array that is one piece of memory.
-
-    Raises:
-        ImportError: xxhash is not installed, see `can_check`.
-    """
+    """The same of bytes, or of an array that is one piece of memory."""
     if xxhash is None:
         raise ImportError("Checksums need xxhash: pip install xxhash.")
     return xxhash.xxh3_64(values).hexdigest()
-
-
-__all__ = ["can_check", "checksum_of", "checksum_of_bytes"]

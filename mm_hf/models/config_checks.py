@@ -117,11 +117,8 @@ def told_in_one_line(config_class: type) -> type:
 
 
 def check_number(name: str, value: Any, low: float, high: float):
-    """Refuses a number that is not between two others, NaN among them.
-
-    Raises:
-        ConfigError: naming the key, what came and what is allowed.
-    """
+    """Refuses a number that is not between two others, NaN among them: names the key, what came and what is
+    allowed."""
     if low <= value <= high:
         return
     if high == 1 or value != value:
@@ -147,12 +144,7 @@ def check_activation(name: str, value: str):
 
 
 def check_parameters(count: float, what: str):
-    """Refuses what no machine can hold.
-
-    Args:
-        count: parameters; infinite where there are more than can be counted.
-        what: has them.
-    """
+    """Refuses to build what has more parameters than any machine can hold; infinite: more than can be counted."""
     if count == math.inf:
         raise ConfigError(f"{what} would have more parameters by its config than can be counted: look at its sizes.")
     if count > MAX_PARAMETERS:
@@ -164,11 +156,7 @@ def check_parameters(count: float, what: str):
 
 def check_given(values: Mapping[str, Any], prefix: str = ""):
     """Looks at the keys of a config before anything is made of them: the library would make a name for each of
-    `num_labels`, and would end at its depth with an error about itself.
-
-    Raises:
-        ConfigError: naming the key.
-    """
+    `num_labels`, and would end at its depth with an error about itself."""
     for name, value in values.items():
         if is_too_deep(value):
             raise ConfigError(f"{prefix}{name} has lists or dicts in one another, more than {MAX_DEPTH} deep.")
@@ -196,8 +184,8 @@ def build_part(key: str, spec: SubConfigSpec, value: Any) -> PreTrainedConfig:
     """
     if isinstance(value, dict):
         model_type = value.get("model_type", spec.model_type)
-        own = issubclass(spec.config_class, PreTrainedConfig)  # one type alone, which AutoConfig need not know
-        if not own and not (isinstance(model_type, str) and model_type in CONFIG_MAPPING):
+        of_one_type = issubclass(spec.config_class, PreTrainedConfig)  # one type alone, which AutoConfig need not know
+        if not of_one_type and not (isinstance(model_type, str) and model_type in CONFIG_MAPPING):
             meant = did_you_mean(model_type, list(CONFIG_MAPPING)) if isinstance(model_type, str) else ""
             raise ConfigError(f"{key}: the library has no model type {shown(model_type)}.{meant}")
         check_given(value, f"{key}.")
@@ -212,13 +200,8 @@ def build_part(key: str, spec: SubConfigSpec, value: Any) -> PreTrainedConfig:
 
 
 def check_part(key: str, config: PreTrainedConfig):
-    """Refuses what no encoder or decoder can have among its numbers: sizes and numbers of things that are not at least
-    1, shares outside of 0 to 1, NaN.
-
-    Args:
-        key: of the sub-config, for the message.
-        config: of any type that the library knows.
-    """
+    """Refuses what no encoder or decoder, whose config stands under a key, can have among its numbers: sizes and
+    numbers of things that are not at least 1, shares outside of 0 to 1, NaN."""
     for name, value in vars(config).items():
         if isinstance(value, PreTrainedConfig):
             check_part(f"{key}.{name}", value)
@@ -300,6 +283,3 @@ def is_finite(number: Any) -> bool:
         return math.isfinite(number)
     except OverflowError:
         return False
-
-
-__all__ = ["ConfigError", "check_given", "check_part", "read_labels", "told_in_one_line"]

@@ -22,11 +22,8 @@ NO_LABELS = {0: "LABEL_0", 1: "LABEL_1"}  # what the library takes where a confi
 
 
 def check_common(config: Any):
-    """Refuses values of the wrong kind among the keys that all configs of the library have, which it does not check.
-
-    Raises:
-        ConfigError: naming the key, what came and what is allowed.
-    """
+    """Refuses values of the wrong kind among the keys that all configs of the library have, which it does not
+    check."""
     for name in ("id2label", "label2id"):
         if not isinstance(getattr(config, name), (dict, type(None))):
             kind = "numbers to names" if name == "id2label" else "names to numbers"
@@ -44,15 +41,8 @@ def check_common(config: Any):
 
 
 def without_labels(config: Any) -> Any:
-    """The config of an encoder without the labels of a head that it once had, which no token depends on: ImageNet's
-    1,000 names are 40 of the 53 KB of a config.json. The object that comes stays as it is.
-
-    Args:
-        config: of an encoder or decoder.
-
-    Returns:
-        the same object where it has no labels of its own, else a copy.
-    """
+    """The config of an encoder or decoder without the labels of a head that it once had, which no token depends on:
+    ImageNet's 1,000 names are 40 of the 53 KB of a config.json. The same object where it has none, else a copy."""
     extra = [name for name in ("problem_type", "task_specific_params") if getattr(config, name, None) is not None]
     if not extra and config.id2label in (None, NO_LABELS):
         return config
@@ -64,7 +54,8 @@ def without_labels(config: Any) -> Any:
 
 
 def check_losses(config: Any):
-    """Checks what shapes the loss: ranges, one value a class, and that the problem has such a setting."""
+    """Checks what shapes the loss: ranges, one value a class, and that the problem has such a setting. Brings the
+    tasks into the order of their names."""
     if not 0 <= config.mixup_alpha < math.inf:
         raise ValueError(f"mixup_alpha must be 0 (off) or a positive number, got {config.mixup_alpha}.")
     check_loss_ranges(config.loss_settings, config.num_labels)
@@ -76,8 +67,6 @@ def check_losses(config: Any):
             "matching_weight must be a number from 0 up and projection_dim at least 1, got "
             f"{config.matching_weight} and {config.projection_dim}."
         )
-    if config.ctc_stride < 1:
-        raise ValueError(f"ctc_stride must be at least 1, got {config.ctc_stride}.")
     if config.task_weighting not in TASK_WEIGHTINGS:
         meant = did_you_mean(config.task_weighting, TASK_WEIGHTINGS)
         raise ValueError(f"task_weighting must be one of {TASK_WEIGHTINGS}, got {config.task_weighting!r}.{meant}")
@@ -94,17 +83,14 @@ def check_losses(config: Any):
 
 def check_architecture(config: Any):
     """Checks the names of modalities that stand in the config."""
+    fusion, dropout = config.fusion_module_config, config.fusion_module_config.modality_dropout
+    by_modality = ("trained_layers", "pooling", "encode_by_length", "seeded_encoders", "places")
     named = {
-        "fusion_module_config.query_modality": [config.fusion_module_config.query_modality],
+        "fusion_module_config.query_modality": [fusion.query_modality],
         "freeze_encoders": config.frozen_encoders,
+        "fusion_module_config.modality_dropout": dropout if isinstance(dropout, dict) else {},
+        **{key: getattr(config, key) or () for key in by_modality},
     }
-    if isinstance(config.fusion_module_config.modality_dropout, dict):
-        named["fusion_module_config.modality_dropout"] = list(config.fusion_module_config.modality_dropout)
-    named["trained_layers"] = list(config.trained_layers or {})
-    named["pooling"] = list(config.pooling or {})
-    named["encode_by_length"] = list(config.encode_by_length or [])
-    named["seeded_encoders"] = list(config.seeded_encoders or [])
-    named["places"] = list(config.places or {})
     for key, names in named.items():
         unknown = [name for name in names if name not in config.modalities]
         if unknown:
@@ -150,6 +136,3 @@ def check_memory(config: Any):
             "fusion_module_config.distance_bias is for the places of one picture that another modality asks; got "
             f"num_images {config.num_images}, modalities {config.modalities}, of which {fusion.query_modality} asks."
         )
-
-
-__all__ = ["check_architecture", "check_common", "check_losses"]

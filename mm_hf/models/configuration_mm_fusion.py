@@ -131,18 +131,13 @@ class FusionModuleConfig(PreTrainedConfig):
         Raises:
             ValueError: `hidden_size` is not known yet.
         """
-        width, heads, inner, std = (
-            self.hidden_size,
-            self.num_attention_heads,
-            self.intermediate_size,
-            self.initializer_range,
-        )
-        if width is None or heads is None or inner is None or std is None:
+        sizes: Any = (self.hidden_size, self.num_attention_heads, self.intermediate_size, self.initializer_range)
+        if None in sizes:
             raise ValueError(
                 "fusion_module_config: hidden_size is not known, so no fusion can be built: give it, or make this "
                 "config part of a MMFusionConfig, which takes it from an encoder's."
             )
-        return FusionSizes(width, heads, inner, std)
+        return FusionSizes(*sizes)
 
     def check_numbers(self):
         """Checks that each number is one that a fusion can have, and that all weights together can be held."""
@@ -179,9 +174,9 @@ class SubConfigs:
     its attention): of a config those of modalities from outside too."""
 
     def __get__(self, config: "MMFusionConfig | None", owner: type) -> dict[str, Any]:
-        found = {key: spec.config_class for key, spec in cast(Any, owner).sub_configs_defaults.items()}
+        classes = {key: spec.config_class for key, spec in cast(Any, owner).sub_configs_defaults.items()}
         extra = () if config is None else config.__dict__.get("extra_configs") or ()
-        return {**found, **{modality_of(name).config_key: AutoConfig for name in extra}}
+        return {**classes, **{modality_of(name).config_key: AutoConfig for name in extra}}
 
 
 @told_in_one_line
@@ -359,7 +354,7 @@ class MMFusionConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.decoder_config is not None:
             self.decoder_config = without_labels(self.decoder_config)
-            self.set_up_decoder()
+            self.complete_decoder()
         extra: Any = self.extra_configs
         for name in self.modalities:
             part = without_labels(part_of_composite(self.encoder_config(name), name))
@@ -368,7 +363,7 @@ class MMFusionConfig(PreTrainedConfig):
             else:
                 setattr(self, modality_of(name).config_key, part)
         self.check_parts()
-        self.check_losses()
+        check_losses(self)
         if not self.modalities:
             self.validate_architecture()
             return
@@ -389,15 +384,8 @@ class MMFusionConfig(PreTrainedConfig):
 
     def build_extra_configs(self, others: dict[str, Any]):
         """Makes configs of what `extra_configs` has, in a dict of its own, by the order of the names, which JSON
-        keeps.
-
-        Args:
-            others: keys that are no fields of a config.
-
-        Raises:
-            ValueError: a modality that nobody registered, one of the library's, or one that is given as a key of its
-                own.
-        """
+        keeps. Refuses a modality that nobody registered, one of the library's, or one among the other keys, which are
+        no fields of a config."""
         for name, modality in MODALITIES.items():
             if modality.extra and modality.config_key in others:
                 raise ValueError(
@@ -422,14 +410,14 @@ class MMFusionConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """See the library's method; what differs: keys that came later are not there where nobody gave them, so that
         a config.json is what it was."""
-        found = super().to_dict()
+        values = super().to_dict()
         for key in ("extra_configs", "places"):
-            if found.get(key) is None:
-                found.pop(key, None)
+            if values.get(key) is None:
+                values.pop(key, None)
         for name, config in (self.extra_configs or {}).items():
-            found["extra_configs"][name] = config.to_diff_dict()
-            del found["extra_configs"][name]["transformers_version"]
-        return found
+            values["extra_configs"][name] = config.to_diff_dict()
+            del values["extra_configs"][name]["transformers_version"]
+        return values
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
@@ -446,15 +434,15 @@ class MMFusionConfig(PreTrainedConfig):
         if kwargs.get("label2id") is not None and kwargs.get("id2label") is None:
             kwargs["id2label"], _ = read_labels(None, kwargs["label2id"])
         frozen_now = kwargs.get("freeze_encoders") and "trained_layers" not in kwargs
-        found = super().from_dict(for_other_labels(config_dict, kwargs), **kwargs)
-        config = found[0] if isinstance(found, tuple) else found
+        loaded = super().from_dict(for_other_labels(config_dict, kwargs), **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
         if frozen_now:
             trained = {
                 name: n for name, n in (config.trained_layers or {}).items() if name not in config.frozen_encoders
             }
             config.trained_layers = trained or None
         config.validate_architecture()  # what was changed, too
-        return found
+        return loaded
 
     @classmethod
     def _dict_from_json_file(cls, json_file):
@@ -481,7 +469,7 @@ class MMFusionConfig(PreTrainedConfig):
         check_num_labels(num_labels)
         PreTrainedConfig.num_labels.fset(self, num_labels)  # type: ignore[attr-defined]
 
-    def set_up_decoder(self):
+    def complete_decoder(self):
         """Makes the decoder one that writes and that looks at the memory, and fills in what its texts start and end
         with."""
         decoder = self.decoder_config
@@ -509,8 +497,8 @@ class MMFusionConfig(PreTrainedConfig):
     def modalities(self) -> list[str]:
         """Names of the modalities that this model has: those of the library in its order, then those from outside by
         their names."""
-        own = [name for name, modality in MODALITIES.items() if not modality.extra]
-        return [*(name for name in own if self.encoder_config(name) is not None), *(self.extra_configs or ())]
+        of_library = [name for name, modality in MODALITIES.items() if not modality.extra]
+        return [*(name for name in of_library if self.encoder_config(name) is not None), *(self.extra_configs or ())]
 
     def encoder_config(self, name: str) -> Any:
         """The config of a modality's encoder; None where the model has none."""
@@ -564,11 +552,6 @@ class MMFusionConfig(PreTrainedConfig):
             if key != "fusion_module_config" and getattr(self, key) is not None:
                 check_part(key, getattr(self, key))
 
-    def check_losses(self):
-        """Checks what shapes the loss: ranges, one value a class, and that the problem has such a setting. Brings the
-        tasks into the order of their names."""
-        check_losses(self)
-
     def validate_architecture(self):
         """Checks the numbers, the names of modalities and the labels that stand in the config. The library calls it
         too, when a config is made and before one is saved."""
@@ -616,15 +599,8 @@ def part_of_composite(config: PreTrainedConfig, modality: str) -> PreTrainedConf
 
 
 def check_source(name: str, source: str | os.PathLike):
-    """Tells a misspelt folder before the Hub is asked for it.
-
-    Args:
-        name: of the argument.
-        source: where an encoder is to come from.
-
-    Raises:
-        OSError: neither a folder nor what could be a Hub id.
-    """
+    """Tells a misspelt folder, which the argument `name` has, before the Hub is asked for it: raises an OSError for
+    what is neither a folder nor could be a Hub id."""
     if os.path.isdir(source):
         return
     try:

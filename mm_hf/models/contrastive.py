@@ -96,29 +96,26 @@ def contrastive_loss(
     """
     everything = pairs.of_all_processes() if everything is None else everything
     total = torch.zeros((), device=pairs.queries.device)
-    for own, others in ((pairs, everything), (pairs.turned(), everything.turned())):
+    for local, others in ((pairs, everything), (pairs.turned(), everything.turned())):
         choices = others.choices()
-        logits = logit_scale * own.queries.float() @ others.items.float().T  # (R, G)
+        logits = logit_scale * local.queries.float() @ others.items.float().T  # (R, G)
         logits = logits.masked_fill(~choices, torch.finfo(logits.dtype).min)
-        targets = (own.positives(others) & choices).float()
+        targets = (local.positives(others) & choices).float()
         losses = -(targets * logits.log_softmax(-1)).sum(-1) / targets.sum(-1).clamp(min=1)
-        total = total + (losses * own.valid).sum() / 2
+        total = total + (losses * local.valid).sum() / 2
     return total / count
 
 
 @torch.no_grad()
 def hard_negatives(pairs: Pairs, logit_scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each text an item that it does not belong to, drawn among those of this process: the more similar, the more
-    often (ALBEF, Li et al. 2021, section 3.2).
-
-    Returns:
-        `(R,)` int64, the row whose item is taken, and `(R,)` bool, whether there was one to take.
-    """
+    """For each text the row, `(R,)` int64, of an item that it does not belong to, drawn among those of this process:
+    the more similar, the more often (ALBEF, Li et al. 2021, section 3.2). And `(R,)` bool, whether there was one to
+    take."""
     candidates = pairs.choices() & ~pairs.positives(pairs)
     logits = logit_scale * pairs.queries.float() @ pairs.items.float().T
     weights = logits.masked_fill(~candidates, torch.finfo(logits.dtype).min).softmax(-1) * candidates
-    there = candidates.any(-1) & pairs.valid
+    has_candidate = candidates.any(-1) & pairs.valid
     # A similarity that is far from the best one's has a weight of zero: then all candidates are alike.
     weights = torch.where(weights.sum(-1, keepdim=True) > 0, weights, candidates.float())
-    weights = torch.where(there[:, None], weights, torch.ones_like(weights))
-    return weights.multinomial(1).squeeze(1), there
+    weights = torch.where(has_candidate[:, None], weights, torch.ones_like(weights))
+    return weights.multinomial(1).squeeze(1), has_candidate

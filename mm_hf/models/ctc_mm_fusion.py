@@ -74,7 +74,6 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         return cast(int, self.config.pad_token_id)
 
     def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
-        """See the method of the base class."""
         return {None: (self.ctc_head, SpeechHead(cast(int, self.config.vocab_size)))}
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
@@ -110,11 +109,8 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
             encoder_outputs = self.model(input_ids=input_ids, **inputs)
         elif isinstance(encoder_outputs, tuple):
             encoder_outputs = MMFusionModelOutput(*encoder_outputs)
-        states, mask, ids = (
-            encoder_outputs.last_hidden_state,
-            encoder_outputs.attention_mask,
-            encoder_outputs.modality_ids,
-        )
+        states, mask = encoder_outputs.last_hidden_state, encoder_outputs.attention_mask
+        ids = encoder_outputs.modality_ids
         if states is None or mask is None or ids is None:
             raise ValueError("MMFusionForCTC reads tokens, and none were given: leave return_tokens out, or True.")
         heard = ids[0] == self.config.modalities.index(Sound.name)
@@ -170,13 +166,13 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         outputs = self(input_ids=inputs, **kwargs) if inputs is not None else self(**kwargs)
         blank, texts = self.blank, []
         if num_beams == 1:
-            for best, there in zip(outputs.logits.argmax(-1), outputs.attention_mask):
-                best = best[there].unique_consecutive()
+            for best, heard in zip(outputs.logits.argmax(-1), outputs.attention_mask):
+                best = best[heard].unique_consecutive()
                 texts.append(best[best != blank])
         else:
             scores = outputs.logits.float().log_softmax(-1).cpu()
-            for score, there in zip(scores, outputs.attention_mask.cpu()):
-                text, _ = beam_search(score[there], num_beams, blank)[0]
+            for score, heard in zip(scores, outputs.attention_mask.cpu()):
+                text, _ = beam_search(score[heard], num_beams, blank)[0]
                 texts.append(torch.tensor(text, dtype=torch.int64, device=self.device))
         return nn.utils.rnn.pad_sequence(
             [text[:max_new_tokens] for text in texts], batch_first=True, padding_value=blank
@@ -184,16 +180,8 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
 
 
 def average(tokens: torch.Tensor, mask: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means of as many neighbours, padding left out.
-
-    Args:
-        tokens: `(B, A, D)`.
-        mask: `(B, A)` bool.
-        stride: tokens that become one.
-
-    Returns:
-        `(B, ⌈A / stride⌉, D)` and `(B, ⌈A / stride⌉)` bool.
-    """
+    """Means of as many neighbours as `stride`, padding left out: of tokens `(B, A, D)` and a mask `(B, A)` bool, `(B,
+    ⌈A / stride⌉, D)` and `(B, ⌈A / stride⌉)` bool."""
     if stride == 1:
         return tokens, mask
     missing = -tokens.shape[1] % stride
@@ -225,15 +213,15 @@ def ctc_loss(
     Raises:
         ValueError: a label that is out of the vocabulary or the blank.
     """
-    there = labels != -100
-    if ((labels < 0) | (labels >= logits.shape[-1]) | (labels == blank))[there].any():
+    labelled = labels != -100
+    if ((labels < 0) | (labels >= logits.shape[-1]) | (labels == blank))[labelled].any():
         raise ValueError(
             f"Labels of CTC are tokens from 0 to {logits.shape[-1] - 1} without the blank, {blank}; got "
-            f"{sorted(set(labels[there].tolist()))}."
+            f"{sorted(set(labels[labelled].tolist()))}."
         )
-    lengths, sounds = there.sum(1), mask.sum(1)
+    lengths, sounds = labelled.sum(1), mask.sum(1)
     # Between two equal tokens there has to be a blank.
-    repeats = ((labels[:, 1:] == labels[:, :-1]) & there[:, 1:]).sum(1)
+    repeats = ((labels[:, 1:] == labels[:, :-1]) & labelled[:, 1:]).sum(1)
     fits = (lengths > 0) & (lengths + repeats <= sounds)
     if ((lengths > 0) & ~fits).any():
         logger.warning_once(
@@ -242,7 +230,7 @@ def ctc_loss(
         )
     losses = nn.functional.ctc_loss(
         logits.float().log_softmax(-1).transpose(0, 1),  # (A, B, C)
-        labels.masked_fill(~there, 0),
+        labels.masked_fill(~labelled, 0),
         sounds,
         lengths,
         blank=blank,
@@ -257,20 +245,17 @@ def ctc_loss(
 
 
 def beam_search(scores: torch.Tensor, beams: int, blank: int) -> list[tuple[list[int], float]]:
-    """The likeliest texts: unlike the likeliest token of each moment, a text counts with all ways to say it in time
-    (prefix beam search, Hannun et al. 2014, algorithm 1, without a language model).
+    """The likeliest texts, up to `beams` of them, with the logarithms of their probabilities, the likeliest first:
+    unlike the likeliest token of each moment, a text counts with all ways to say it in time (prefix beam search,
+    Hannun et al. 2014, algorithm 1, without a language model).
 
     Args:
         scores: `(A, C)` float32, logarithms of the probabilities of tokens.
         beams: texts that are followed at a time, and tokens of each moment that may go on with them.
-        blank: see `ctc_loss`.
-
-    Returns:
-        up to `beams` texts with the logarithms of their probabilities, the likeliest first.
     """
     # By text the scores of its ways that end in a blank, and of those that end in its last token: only the former can
     # go on with that very token.
-    found: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
+    hypotheses: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
     for moment in scores:
         best = moment.topk(min(beams, len(moment)))
         following: dict[tuple[int, ...], tuple[float, float]] = {}
@@ -279,7 +264,7 @@ def beam_search(scores: torch.Tensor, beams: int, blank: int) -> list[tuple[list
             before = to.get(text, (-math.inf, -math.inf))
             to[text] = log_add(before[0], in_blank), log_add(before[1], in_token)
 
-        for text, (in_blank, in_token) in found.items():
+        for text, (in_blank, in_token) in hypotheses.items():
             both = log_add(in_blank, in_token)
             for token, score in zip(best.indices.tolist(), best.values.tolist()):
                 if token == blank:
@@ -290,8 +275,8 @@ def beam_search(scores: torch.Tensor, beams: int, blank: int) -> list[tuple[list
                 else:
                     add((*text, token), -math.inf, both + score)
         possible = [(text, ways) for text, ways in following.items() if max(ways) > -math.inf]
-        found = dict(sorted(possible, key=lambda entry: log_add(*entry[1]), reverse=True)[:beams])
-    return [(list(text), log_add(*ways)) for text, ways in found.items()]
+        hypotheses = dict(sorted(possible, key=lambda entry: log_add(*entry[1]), reverse=True)[:beams])
+    return [(list(text), log_add(*ways)) for text, ways in hypotheses.items()]
 
 
 def log_add(a: float, b: float) -> float:

@@ -56,10 +56,10 @@ def build_encoder(
         ValueError: a feature layer that the encoder does not have.
     """
     layers = None if feature_layers is None else tuple(feature_layers)
-    found = dry_run(cast(Any, type(config)), config.to_json_string(use_diff=False), modality, layers)
+    findings = dry_run(cast(Any, type(config)), config.to_json_string(use_diff=False), modality, layers)
     encoder = construct_encoder(config, modality)
-    drop_unused(encoder, found.trained, found.needed)
-    return encoder, list(found.shapes), None if found.feature_layers is None else list(found.feature_layers)
+    drop_unused(encoder, findings.trained, findings.needed)
+    return encoder, list(findings.shapes), None if findings.feature_layers is None else list(findings.feature_layers)
 
 
 @dataclass(frozen=True)
@@ -82,30 +82,19 @@ class DryRun:
 @functools.lru_cache(maxsize=64)
 def dry_run(config_class: Any, config_json: str, modality: str, feature_layers: tuple[int, ...] | None) -> DryRun:
     """Runs an encoder forward and backward on the meta device, where nothing is computed: that tells the shapes, and
-    which parameters take part. Some look at values that the meta device does not have (DeBERTa at its mask,
-    Longformer at its window): these are run on the CPU. Remembered by config, since it costs more than building a
-    small encoder.
-
-    Raises:
-        ValueError: a feature layer that the encoder does not have.
-    """
-    return on_some_device(
-        config_class,
-        config_json,
-        lambda device, masked, config: dry_run_on(device, masked, config, modality, feature_layers),
-    )
+    which parameters take part. Some look at values that the meta device does not have (DeBERTa at its mask, Longformer
+    at its window): these are run on the CPU. Remembered by config, since it costs more than building a small
+    encoder."""
+    run = partial(dry_run_on, modality=modality, feature_layers=feature_layers)
+    return on_some_device(config_class, config_json, run)
 
 
 Found = TypeVar("Found")
 
 
 def on_some_device(config_class: Any, config_json: str, run: Callable[[str, bool, PreTrainedConfig], Found]) -> Found:
-    """Does something with an encoder on the meta device, or on the CPU where it does not run there: see `dry_run`.
-
-    Args:
-        config_class, config_json: of the encoder.
-        run: takes the device, whether to give a mask, and the config.
-    """
+    """Runs something with the config of an encoder, on the meta device, or on the CPU where it does not run there: see
+    `dry_run`. What is run takes the device, whether to give a mask, and the config."""
     config = config_class.from_dict(json.loads(config_json))
     config._attn_implementation = "eager"  # no kernel is asked for on the meta device
     for device, masked in (("meta", False), ("meta", True), ("cpu", True)):
@@ -195,8 +184,8 @@ def dry_run_on(
 def share_weights(module: PreTrainedModel):
     """Lets places that share a weight do so: while a checkpoint is loaded the library puts that off."""
     for name, source in getattr(module, "all_tied_weights_keys", {}).items():
-        place, _, own = name.rpartition(".")
-        setattr(module.get_submodule(place), own, module.get_parameter(source))
+        place, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(place), attribute, module.get_parameter(source))
 
 
 @torch.no_grad()
@@ -207,22 +196,17 @@ def fill_weights(module: nn.Module):
         parameter.uniform_(-0.1, 0.1, generator=generator)
 
 
-def note_indexing(found: set[nn.Module], module: nn.Module, inputs, outputs):
+def note_indexing(indexing: set[nn.Module], module: nn.Module, inputs, outputs):
     """A forward hook: takes down modules that no gradient reaches though tokens may depend on them: those that give
     whole numbers (which tokens to look at), and those that run without gradients."""
     whole = isinstance(outputs, torch.Tensor) and not outputs.is_floating_point()
     if whole or not torch.is_grad_enabled():
-        found.add(module)
+        indexing.add(module)
 
 
 def drop_unused(module: nn.Module, trained: frozenset[str], needed: frozenset[str], prefix: str = ""):
-    """Removes the sub-modules none of whose parameters is needed; single parameters that do not train stop to.
-
-    Args:
-        module: the encoder, or a part of it.
-        trained, needed: see `DryRun`.
-        prefix: of the part's parameters in the encoder.
-    """
+    """Removes the sub-modules of an encoder none of whose parameters is needed; single parameters that do not train
+    stop to. See `DryRun`; of a part of the encoder the names begin with `prefix`."""
     for name, parameter in module.named_parameters(recurse=False):
         if prefix + name not in trained:
             parameter.requires_grad_(False)

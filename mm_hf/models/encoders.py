@@ -46,7 +46,6 @@ def construct_encoder(config: PreTrainedConfig, modality: str) -> PreTrainedMode
 
     Raises:
         ValueError: the model does not read this modality, or needs more than it is given.
-        ImportError: a library that the model needs is not installed.
     """
     if getattr(config, "languages", None) and getattr(config, "default_language", "") is None:  # X-MOD
         config.default_language = config.languages[0]
@@ -93,10 +92,6 @@ def construct_encoder(config: PreTrainedConfig, modality: str) -> PreTrainedMode
 def in_reach(build: Callable[[], PreTrainedModel], what: str) -> PreTrainedModel:
     """Builds a model on the meta device, where weights take no memory, and says so where no machine could hold them.
 
-    Args:
-        build: gives the model.
-        what: it is.
-
     Raises:
         ConfigError: it has more than `MAX_PARAMETERS`, or sizes that cannot be multiplied.
     """
@@ -114,14 +109,11 @@ def in_reach(build: Callable[[], PreTrainedModel], what: str) -> PreTrainedModel
 def load_encoder_weights(
     encoder: PreTrainedModel, source: str, dtype=None, **hub_kwargs
 ) -> tuple[dict[str, torch.Tensor], PreTrainedModel]:
-    """Loads the weights of a pretrained encoder, on the CPU, under the names that `encoder` has for them.
+    """Loads the weights of a pretrained encoder, on the CPU, under the names that `encoder` has for them. Gives them,
+    and the whole encoder that they are of, in eval mode.
 
     Loads with the encoder's own class, which finds its part of dual encoders and drops heads; encoder-decoders are
-    loaded whole.
-
-    Returns:
-        the weights, and the whole encoder that they are of, in eval mode.
-    """
+    loaded whole."""
     config = encoder.config
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # heads and poolers that are left out are no news

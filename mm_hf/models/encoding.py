@@ -30,13 +30,10 @@ def encode_items(
     by_length: bool = False,
     seeded: bool = False,
 ) -> EncoderStates:
-    """Encodes the distinct items of one modality.
+    """Encodes the distinct items of one modality, by its name.
 
     Args:
-        encoder: see `build_encoder`.
-        modality: its name.
-        inputs: its inputs, `(U, …)` each; None for those that were not given.
-        feature_layers: see `build_encoder`.
+        inputs: of the encoder (see `build_encoder`), `(U, …)` each; None for those that were not given.
         index: `(B,)` int64, see `EncoderStates`.
         frozen: run without gradients.
         interpolate, by_length, seeded: see `interpolate_pos_encoding`, `encode_by_length` and `seeded_encoders` of
@@ -74,15 +71,11 @@ def run_encoder(
     interpolate: bool = False,
     seeded: bool = False,
 ) -> tuple[torch.Tensor, ...]:
-    """Runs an encoder and gives the levels that `EncoderStates` describes.
-
-    Inputs that the encoder's `forward` does not name are left out: tokenizers make `token_type_ids` for some encoders
+    """Runs an encoder, see `build_encoder`, on inputs by its own names, and gives the levels that `EncoderStates`
+    describes. Inputs that its `forward` does not name are left out: tokenizers make `token_type_ids` for some encoders
     that have none.
 
     Args:
-        encoder: see `build_encoder`.
-        inputs: by the encoder's own names.
-        feature_layers: see `build_encoder`.
         interpolate: stretch learned positions to the size of the pictures, where the encoder can.
         seeded: what an encoder in eval mode draws at random is the same in every call.
     """
@@ -116,34 +109,26 @@ def run_encoder(
 def run_by_length(
     encoder: PreTrainedModel, inputs: dict[str, torch.Tensor], feature_layers: list[int] | None, seeded: bool
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-    """Runs an encoder, whose states padding would change, on the items of each length apart, without padding.
-
-    Args:
-        encoder: see `build_encoder`.
-        inputs: all padding behind, see `to_the_right`; with a mask.
-        feature_layers: see `build_encoder`.
-        seeded: see `run_encoder`.
-
-    Returns:
-        the levels, zero at padding, and their mask `(U, T)` int64.
-    """
+    """Runs an encoder, whose states padding would change, on the items of each length apart, without padding. The
+    inputs have a mask, and all padding behind, see `to_the_right`. Gives the levels, zero at padding, and their mask
+    `(U, T)` int64."""
     mask = inputs["attention_mask"]
     steps = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     lengths = (mask.bool() * steps).amax(1).clamp(min=1)  # (U,): up to the last step that counts
-    found = {}
+    states_by_length = {}
     for length in lengths.unique().tolist():
         rows = (lengths == length).nonzero().flatten()
-        own = {
+        inputs_of_length = {
             name: value[rows, :length] if value.shape[:2] == mask.shape else value[rows]
             for name, value in inputs.items()
         }
-        found[length] = rows, run_encoder(encoder, own, feature_layers, seeded=seeded)
-    tokens = max(levels[0].shape[1] for _, levels in found.values())
+        states_by_length[length] = rows, run_encoder(encoder, inputs_of_length, feature_layers, seeded=seeded)
+    tokens = max(levels[0].shape[1] for _, levels in states_by_length.values())
     heard = torch.zeros(len(mask), tokens, dtype=torch.int64, device=mask.device)
     joined = []
-    for number, level in enumerate(next(iter(found.values()))[1]):
+    for number, level in enumerate(next(iter(states_by_length.values()))[1]):
         states = level.new_zeros(len(mask), tokens, *level.shape[2:])
-        for rows, levels in found.values():
+        for rows, levels in states_by_length.values():
             states[rows, : levels[number].shape[1]] = levels[number]
             heard[rows, : levels[number].shape[1]] = 1
         joined.append(states)
@@ -151,14 +136,11 @@ def run_by_length(
 
 
 def to_the_right(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Moves padding that stands in front of an item behind it, in all inputs that have a step for each of the mask's.
+    """Moves padding that stands in front of an item behind it, in all inputs, `(U, T)` or `(U, T, …)`, that have a
+    step for each of the mask's.
 
     Encoders count positions from the first step, padded or not, and causal ones give padding in front a state of its
-    own: with all padding behind, an item has the same states wherever its tokenizer pads.
-
-    Args:
-        inputs: by the encoder's own names, `(U, T)` or `(U, T, …)` each.
-    """
+    own: with all padding behind, an item has the same states wherever its tokenizer pads."""
     mask = inputs.get("attention_mask")
     if mask is None or mask.ndim != 2 or not mask.numel():
         return inputs

@@ -15,15 +15,11 @@ MAX_DEPTH = 64  # lists and dicts in one another: those of any config are some t
 
 
 def regular_file(path: Any, what: str) -> str:
-    """The path of a file that can be read from its beginning to its end. A pipe would wait for ever, and a device
-    such as /dev/zero never ends.
-
-    Args:
-        path: a string or a `Path`.
-        what: it holds, in messages.
+    """The path of a file that can be read from its beginning to its end. A pipe would wait for ever, and a device such
+    as /dev/zero never ends.
 
     Raises:
-        ValueError: there is no file, or it is a folder, a pipe or a device.
+        ValueError: there is no file, or it is a folder, a pipe or a device; the message says `what` it should hold.
     """
     name = os.fspath(path)
     try:
@@ -38,11 +34,7 @@ def regular_file(path: Any, what: str) -> str:
 
 
 def read_json(path: Any, kind: type = dict) -> Any:
-    """What a JSON file holds.
-
-    Args:
-        path: a string or a `Path`.
-        kind: of the whole: `dict` or `list`.
+    """What a JSON file holds, a `dict` or a `list`.
 
     Raises:
         ValueError: in one line that names the file: it is no JSON in UTF-8, it is nested so deeply that it cannot be
@@ -80,6 +72,3 @@ def inner(box: Any) -> Iterable[Any]:
     """The boxes that stand in one."""
     values = box.values() if isinstance(box, dict) else box
     return [value for value in values if isinstance(value, (dict, list, tuple)) and value]
-
-
-__all__ = ["is_too_deep", "read_json", "regular_file"]

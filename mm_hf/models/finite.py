@@ -44,12 +44,8 @@ def is_code(text: str) -> bool:
 
 
 def by_number(text: str, names: Collection[str]) -> str | None:
-    """Finds digits among names that were numbers once: "007" and "7.0" are "7" there; None where they are not.
-
-    Args:
-        text: what is looked for.
-        names: what is known. Where some of these are codes themselves, "7" is no "007" and nothing is found.
-    """
+    """Finds digits among names that were numbers once: "007" and "7.0" are "7" there; None where they are not. Where
+    some of the names are codes themselves, "7" is no "007" and nothing is found."""
     number = read_number(text)
     if number is None or abs(number) >= 2**53 or number != int(number) or any(map(is_code, names)):
         return None
@@ -58,12 +54,8 @@ def by_number(text: str, names: Collection[str]) -> str | None:
 
 
 def are_numbers(numbers: int, others: int) -> bool:
-    """Whether a column is one of numbers though others stand among them, which then are bad rows.
-
-    Args:
-        numbers, others: how many values are numbers, and how many are not. At most one in twenty may be something
-            else, or a single one among at least five values.
-    """
+    """Whether a column of so many numbers and others is one of numbers: the others, which then are bad rows, may be
+    one in twenty, or a single one among at least five values."""
     return others <= max(0.05 * (numbers + others), 1) and numbers >= 4 * others and numbers > 0
 
 
@@ -91,16 +83,3 @@ def kind_of_texts(counts: Mapping[str, int]) -> str:
     if are_numbers(numbers, written + others):
         return "digits" if whole and not written + others else "numbers"
     return "written" if are_numbers(numbers + written, others) else "names"
-
-
-__all__ = [
-    "FARTHEST",
-    "LARGEST",
-    "LARGEST_IN_LOSS",
-    "are_numbers",
-    "by_number",
-    "is_code",
-    "is_written_number",
-    "kind_of_texts",
-    "read_number",
-]

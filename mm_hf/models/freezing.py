@@ -82,11 +82,7 @@ class FreezingMixin:
 
 
 def check_names(base: Any, method: str, names: Collection[str]) -> list[str]:
-    """The modalities that `freeze` or `unfreeze` was given.
-
-    Raises:
-        ValueError: one that the model does not have, or a model with adapters.
-    """
+    """The modalities that `freeze` or `unfreeze` was given; raises what these say."""
     if unknown := [name for name in names if name not in base.encoders]:
         known = list(base.encoders)
         meant = did_you_mean(unknown[0], known)
@@ -124,8 +120,7 @@ class Thawed:
     """Parameters of a model that `unfreeze` let train: watched until an optimizer has them.
 
     Args:
-        names: of them.
-        others: names of those that trained before.
+        names, others: of them, and of those that trained before.
         held: ids of what optimizers of this model have.
         steps: that they have made since.
     """
@@ -168,11 +163,7 @@ def freezing_of(config: MMFusionConfig) -> tuple[list[str], dict[str, int]]:
 
 
 def top_of(base: Any, name: str, layers: int) -> set[str]:
-    """Names of the parameters of the top layers of an encoder of the model.
-
-    Raises:
-        ValueError: see `FreezingMixin.unfreeze`.
-    """
+    """Names of the parameters of the top layers of an encoder; raises what `unfreeze` says."""
     encoder = base.encoders[name]
     if not modality_of(name).pretrained:
         raise ValueError(
@@ -193,12 +184,8 @@ def top_of(base: Any, name: str, layers: int) -> set[str]:
 
 
 def bring_in_line(base: Any):
-    """Brings `requires_grad` and the modes of the encoders in line with the config; encoders with adapters keep what
-    PEFT or `add_lora` gave them.
-
-    Args:
-        base: the `MMFusionModel`.
-    """
+    """Brings `requires_grad` and the modes of the encoders of a `MMFusionModel` in line with the config; encoders with
+    adapters keep what PEFT or `add_lora` gave them."""
     frozen, partly = freezing_of(base.config)
     held = {name for name, encoder in base.encoders.items() if holds_adapters(encoder)}
     tops = {name: top_of(base, name, layers) for name, layers in partly.items() if name not in held}
@@ -222,18 +209,18 @@ def bring_in_line(base: Any):
 def outermost(encoder: nn.Module, names: Collection[str]) -> list[str]:
     """Paths of the largest modules all of whose parameters that can train are among the named ones."""
     chosen = {id(parameter) for name, parameter in encoder.named_parameters() if name in names}
-    found: list[str] = []
+    paths: list[str] = []
 
     def look(path: str, module: nn.Module):
-        own = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        if own and all(id(parameter) in chosen for parameter in own):
-            found.append(path)
-        elif own:
+        trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if trainable and all(id(parameter) in chosen for parameter in trainable):
+            paths.append(path)
+        elif trainable:
             for key, child in module.named_children():
                 look(f"{path}.{key}" if path else key, child)
 
     look("", encoder)
-    return found
+    return paths
 
 
 def set_modes(base: Any, mode: bool):
@@ -275,13 +262,8 @@ def holds_adapters(module: nn.Module) -> bool:
 
 
 def runs_frozen(base: Any, name: str) -> bool:
-    """Whether an encoder is to run without gradients: a frozen one is, unless there are adapters in it that train.
-    Warns, once, where parameters of a frozen one were asked to train by hand.
-
-    Args:
-        base: the `MMFusionModel`.
-        name: of the modality.
-    """
+    """Whether an encoder of a `MMFusionModel` is to run without gradients: a frozen one is, unless there are adapters
+    in it that train. Warns, once, where parameters of a frozen one were asked to train by hand."""
     if name not in base.config.frozen_encoders or not torch.is_grad_enabled():
         return name in base.config.frozen_encoders
     encoder = base.encoders[name]
@@ -302,11 +284,8 @@ def runs_frozen(base: Any, name: str) -> bool:
 
 def look_for_changes(base: Any):
     """Warns, once, where the config was changed by hand and the model not brought in line, and refuses parameters that
-    the processes would not share the gradients of. For each forward in training mode: it looks at names alone.
-
-    Raises:
-        ValueError: parameters that began to train after `DistributedDataParallel` was made.
-    """
+    began to train after `DistributedDataParallel` was made: the processes would not share their gradients. For each
+    forward in training mode: it looks at names alone."""
     asked = freezing_of(base.config)
     if asked != base.applied_freezing and "config" not in base.warned_of:
         base.warned_of.add("config")
@@ -320,22 +299,17 @@ def look_for_changes(base: Any):
         return
     base.looked_at_processes = True
     shared = parallel._get_ddp_logging_data().get("num_parameter_tensors")
-    found = [name for name, parameter in parallel.module.named_parameters() if parameter.requires_grad]
-    if shared is not None and len(found) > shared:
+    trainable = [name for name, parameter in parallel.module.named_parameters() if parameter.requires_grad]
+    if shared is not None and len(trainable) > shared:
         raise ValueError(
-            f"{len(found)} parameters train, and DistributedDataParallel was made for {shared}: processes would not "
-            "share the gradients of those that were thawed since. Unfreeze before it is made, or make it anew."
+            f"{len(trainable)} parameters train, and DistributedDataParallel was made for {shared}: processes would "
+            "not share the gradients of those that were thawed since. Unfreeze before it is made, or make it anew."
         )
 
 
 def look_at_given(base: Any, name: str, levels: tuple[torch.Tensor, ...] | None):
-    """Warns, once, where an encoder trains and states of before are given in its place, which pass no gradient back.
-
-    Args:
-        base: the `MMFusionModel`.
-        name: of the modality.
-        levels: the states.
-    """
+    """Warns, once, where an encoder of a `MMFusionModel` trains and states of before are given in its place, which
+    pass no gradient back."""
     if not levels or not torch.is_grad_enabled() or any(level.requires_grad for level in levels):
         return
     asked = sum(parameter.requires_grad for parameter in base.encoders[name].parameters())
@@ -348,12 +322,8 @@ def look_at_given(base: Any, name: str, levels: tuple[torch.Tensor, ...] | None)
 
 
 def check_checkpointing(base: Any, name: str):
-    """Refuses a way of recomputing activations that loses the gradients of layers above frozen ones. For each forward
-    in training mode of an encoder that trains.
-
-    Raises:
-        ValueError: gradient checkpointing with `use_reentrant=True`, in an encoder that trains in part or by adapters.
-    """
+    """Refuses a way of recomputing activations, `use_reentrant=True`, that loses the gradients of layers above frozen
+    ones. For each forward in training mode of an encoder that trains in part or by adapters."""
     if name not in base.modules_in_training and name not in base.config.frozen_encoders:
         return
     for module in base.encoders[name].modules():
@@ -363,6 +333,3 @@ def check_checkpointing(base: Any, name: str):
                 f"Of the {name} encoder only a part trains, and gradient checkpointing with use_reentrant=True loses "
                 "the gradients of layers above frozen ones: use use_reentrant=False, the default."
             )
-
-
-__all__ = ["FreezingMixin"]

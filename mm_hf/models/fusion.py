@@ -135,10 +135,7 @@ class Readout(nn.Sequential):
 
     def __init__(self, config: FusionModuleConfig, parts: int):
         width = config.sizes().width
-        super().__init__(
-            nn.Linear(parts * width, width),
-            ACT2FN[config.hidden_act],
-        )
+        super().__init__(nn.Linear(parts * width, width), ACT2FN[config.hidden_act])
 
     def forward(self, parts: list[torch.Tensor]) -> torch.Tensor:
         return super().forward(torch.cat(parts, dim=-1))

@@ -26,7 +26,7 @@ from .inputs import check_classes, check_token_labels
 from .losses import classification_loss
 from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import MMFusionModelOutput, MMFusionSeq2SeqOutput
-from .pretrained_mm_fusion import HUB_KEYS, MMFusionPreTrainedModel
+from .pretrained_mm_fusion import HUB_KEYS, MMFusionPreTrainedModel, settings_of_part
 from .text import Text, ends_of_text
 
 
@@ -70,7 +70,6 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         self.apply_freezing()
 
     def apply_freezing(self):
-        """See the method of the base class."""
         super().apply_freezing()
         if holds_adapters(self.decoder):
             return
@@ -101,11 +100,8 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
                 kwargs[key] = {**kwargs[key], "decoder": kwargs[key].get(Text.name)}
 
         def tokenizer(name: str, place: str) -> Any:
-            found = {key: kwargs.get(key) for key in HUB_KEYS}
-            found = {key: value.get(name) if isinstance(value, dict) else value for key, value in found.items()}
-            return AutoTokenizer.from_pretrained(
-                place, **{key: value for key, value in found.items() if value is not None}
-            )
+            hub_kwargs = {key: kwargs.get(key) for key in HUB_KEYS}
+            return AutoTokenizer.from_pretrained(place, **settings_of_part(hub_kwargs, name))
 
         of_decoder = tokenizer("decoder", source)
         if text not in (None, source) and tokenizer(Text.name, text).get_vocab() != of_decoder.get_vocab():
@@ -129,7 +125,6 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
                 setattr(config, key, max(getattr(config, key), config.hidden_size**-0.5))
 
     def pretrained_part(self, name: str) -> PreTrainedModel:
-        """See the method of the base class."""
         return self.decoder if name == "decoder" else super().pretrained_part(name)
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
@@ -192,11 +187,9 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
             ValueError: neither labels nor `decoder_input_ids`.
         """
         config = self.config
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         states: dict[str, Any] = {
-            "output_attentions": config.output_attentions if output_attentions is None else output_attentions,
-            "output_hidden_states": config.output_hidden_states
-            if output_hidden_states is None
-            else output_hidden_states,
+            name: getattr(config, name) if value is None else value for name, value in options.items()
         }
         if encoder_outputs is None:
             encoder_outputs = self.model(input_ids=input_ids, **states, **inputs)
@@ -283,11 +276,11 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         """
         if kwargs.get("encoder_outputs") is None:
             names = [name for name in self.model.input_names if name in kwargs]
-            own = {name: kwargs.pop(name) for name in names if not name.startswith("output_")}
+            model_inputs = {name: kwargs.pop(name) for name in names if not name.startswith("output_")}
             if inputs is not None:
-                own["input_ids"] = inputs
+                model_inputs["input_ids"] = inputs
             states = {name: kwargs.get(name) for name in ("output_attentions", "output_hidden_states")}
-            kwargs["encoder_outputs"] = self.get_encoder()(**own, **states)
+            kwargs["encoder_outputs"] = self.get_encoder()(**model_inputs, **states)
         elif isinstance(kwargs["encoder_outputs"], tuple):
             kwargs["encoder_outputs"] = MMFusionModelOutput(*kwargs["encoder_outputs"])
         return cast(Any, super()).generate(generation_config=generation_config, **kwargs)

@@ -125,5 +125,3 @@ def custom_pipelines(head: HeadEntry) -> dict[str, Any]:
 
 
 CUSTOM_PIPELINES = {head.class_name: custom_pipelines(head) for head in HEAD_TABLE}
-
-__all__ = ["AUTO_MAP", "AUTO_MAP_OF", "CUSTOM_PIPELINES", "HEAD_TABLE", "HUB_TASKS", "HeadEntry"]

@@ -112,10 +112,8 @@ def color_of(background: str | Sequence[int] | None) -> tuple[int, int, int] | N
 
 
 def open_file(source: Any) -> Image.Image:
-    """Opens the file of a picture, of which the header is read; the pixels are not. Use it in a `with`.
-
-    Args:
-        source: see `open_image`, no image and no array.
+    """Opens the file of a picture, of which the header is read; the pixels are not. Use it in a `with`; see
+    `open_image`.
 
     Raises:
         ValueError: it is no regular file, or no picture of one of `FORMATS`, or has too many pixels.
@@ -192,13 +190,13 @@ def meaning_of(image: Image.Image, ground: tuple[int, int, int] | None, channels
         else:
             plain = turned if turned.mode in ("L", "RGB") else turned.convert("RGB")
         # Of the user's own image a copy, in any case.
-        found = plain if plain.mode == mode and plain is not image else plain.convert(mode)
+        converted = plain if plain.mode == mode and plain is not image else plain.convert(mode)
     except PictureError:
         raise
     except Exception as error:  # see `open_file`
         raise unreadable(error, getattr(image, "filename", "")) from None
-    found.info = {}  # or what comes next would turn it again
-    return found
+    converted.info = {}  # or what comes next would turn it again
+    return converted
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -211,13 +209,8 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def wide_picture(image: Image.Image, kind: str | None, ground: tuple[int, int, int] | None) -> Image.Image:
-    """A picture of one channel of more than 8 bits, as grey or, on a ground, in colours.
-
-    Args:
-        image: of mode `I;16` (and its kin), `I` or `F`.
-        kind: the format of its file.
-        ground: see `color_of`.
-    """
+    """A picture of one channel of more than 8 bits, of mode `I;16` (and its kin), `I` or `F`, as grey or, on a ground
+    (see `color_of`), in colours. The kind is the format of its file."""
     values = np.asarray(image)
     if kind == "PPM" and image.mode == "I":  # Pillow has no other mode for its 16 bits
         values = values.astype(np.uint16)
@@ -225,9 +218,9 @@ def wide_picture(image: Image.Image, kind: str | None, ground: tuple[int, int, i
     hidden = image.info.get("transparency")  # of a PNG, one value that is transparent
     if ground is None or not isinstance(hidden, int):
         return plain
-    found = Image.new("RGB", image.size, ground)
-    found.paste(plain.convert("RGB"), mask=Image.fromarray(255 * (values != hidden).astype(np.uint8)))
-    return found
+    picture = Image.new("RGB", image.size, ground)
+    picture.paste(plain.convert("RGB"), mask=Image.fromarray(255 * (values != hidden).astype(np.uint8)))
+    return picture
 
 
 def picture_of_array(values: np.ndarray | torch.Tensor, layout: str | None = None) -> Image.Image:
@@ -263,21 +256,15 @@ def picture_of_array(values: np.ndarray | torch.Tensor, layout: str | None = Non
 
 
 def eight_bits(values: np.ndarray) -> np.ndarray:
-    """Pixels scaled to 0 … 255 by their kind.
+    """Pixels, in an array that is not empty, scaled to uint8 by their kind.
 
     Truth values are 0 and 255; uint8 stays; uint16 is divided by 257. Other integers are of 8 bits if none is above
     255, of 16 if none is above 65535, else of 31 or 32. Floats are from 0 to 1, from 0 to 255 or from 0 to 65535: the
     first that holds them, a tenth of overshoot allowed and cut off. Where the range is read off the values, a largest
     one that leaves fewer than 16 of the 256 shades is refused: it is of some other kind.
 
-    Args:
-        values: any shape, not empty.
-
-    Returns:
-        uint8 of the same shape.
-
     Raises:
-        ValueError: numbers that are not finite, below 0, or of no such range.
+        PictureError: numbers that are not finite, below 0, or of no such range.
     """
     kind = values.dtype.kind
     if values.dtype == np.uint8:
@@ -339,6 +326,3 @@ def beginning(file: Any) -> bytes:
         return file.getvalue()[:12]
     with open(file, "rb") as content:
         return content.read(12)
-
-
-__all__ = ["is_picture", "open_image"]

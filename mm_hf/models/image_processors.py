@@ -29,22 +29,14 @@ def opened_image(
     background: str | Sequence[int] | None,
     channels: int | None,
 ) -> Any:
-    """A picture, opened as `open_image` says. An array that the image processor is told not to rescale, and that of an
-    encoder with other channels than one or three, stays as it is.
-
-    Args:
-        image: a raw one.
-        image_processor: any of the library.
-        settings: for the image processor.
-        background, channels: see `image_background` and `image_channels` of `MMFusionProcessor`.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
+    """A picture, opened as `open_image` says, for an image processor with its settings and the `image_background` and
+    `image_channels` of `MMFusionProcessor`. An array that is not to be rescaled, and that of an encoder with other
+    channels than one or three, stays as it is."""
     channels = channels_made(image_processor, settings, channels)
     rescaled = settings.get("do_rescale", getattr(image_processor, "do_rescale", True)) is not False
     if isinstance(image, (np.ndarray, torch.Tensor)):
-        if channels not in (1, 3) or (is_floating(image) and not rescaled):
+        floating = image.is_floating_point() if isinstance(image, torch.Tensor) else image.dtype.kind == "f"
+        if channels not in (1, 3) or (floating and not rescaled):
             if not torch.as_tensor(image).isfinite().all():
                 raise ValueError("the picture has pixels that are no finite numbers.")
             return image
@@ -55,14 +47,7 @@ def opened_image(
 def prepare_images(
     image_processor, images: list, images_kwargs: Mapping[str, Any], channels: int | None
 ) -> dict[str, Any]:
-    """What an image processor makes of pictures.
-
-    Args:
-        image_processor: any of the library.
-        images: see `opened_image`.
-        images_kwargs: for the image processor.
-        channels: see `image_channels` of `MMFusionProcessor`.
-    """
+    """What an image processor of the library makes of pictures that `opened_image` gave."""
     settings = dict(images_kwargs)
     channels = channels_made(image_processor, settings, channels)
     if all(isinstance(image, Image.Image) for image in images):
@@ -77,18 +62,10 @@ def prepare_images(
     return dict(image_processor(images, **settings))
 
 
-def is_floating(values: np.ndarray | torch.Tensor) -> bool:
-    """Whether an array or tensor holds floats."""
-    return values.is_floating_point() if isinstance(values, torch.Tensor) else values.dtype.kind == "f"
-
-
 def resize_to(image_processor, image_size: int):
     """Makes an image processor resize the whole of each picture to one height and width, where it can: without a
-    border, and without cutting anything off but where it knows no other way than to crop.
-
-    Raises:
-        ValueError: no height and width, or what the image processor cannot make.
-    """
+    border, and without cutting anything off but where it knows no other way than to crop. Refuses what it cannot
+    make."""
     check_image_size(image_size)
     square = {"height": image_size, "width": image_size}
     edge = {"shortest_edge": image_size}
@@ -104,11 +81,12 @@ def resize_to(image_processor, image_size: int):
             if hasattr(image_processor, name) or name == "size":
                 setattr(image_processor, name, value)
         try:
-            found = image_processor([picture], return_tensors="pt")["pixel_values"]
+            pixels = image_processor([picture], return_tensors="pt")["pixel_values"]
         except Exception as error:
             failure = error
             continue
-        if tuple(found.shape[-2:]) == (image_size, image_size) and torch.equal(found.amin((2, 3)), found.amax((2, 3))):
+        as_asked = tuple(pixels.shape[-2:]) == (image_size, image_size)
+        if as_asked and torch.equal(pixels.amin((2, 3)), pixels.amax((2, 3))):
             return
     raise ValueError(
         f"{type(image_processor).__name__} cannot make pictures of {image_size} x {image_size} without a border: "

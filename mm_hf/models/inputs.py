@@ -43,12 +43,7 @@ def fault_of_unicode(text: Any) -> str | None:
 
 
 def check_model_inputs(inputs: Mapping[str, Any], known: Iterable[str], others: Iterable[str] = ()):
-    """Refuses what a model cannot take, and says what to do.
-
-    Args:
-        inputs: what came, by name.
-        known: the inputs that are tensors.
-        others: names that are let through, whatever their value.
+    """Refuses what a model cannot take, and says what to do. The `known` inputs are tensors, `others` are let through.
 
     Raises:
         ValueError: raw rows in place of tensors, a batch without its two stars, a tensor under a name that is no
@@ -80,11 +75,8 @@ def argument_of(name: str) -> str | None:
 
 
 def check_is_tensor(name: str, value: Any):
-    """Refuses the objects that people take for an input of a model.
-
-    Raises:
-        ValueError: a batch, a picture, a text, or lists and arrays of these or of numbers.
-    """
+    """Refuses the objects that people take for an input of a model: a batch, a picture, a text, or lists and arrays of
+    these or of numbers."""
     if isinstance(value, Mapping):
         raise ValueError(
             f"{name} must be a tensor, got {type(value).__name__} with {list(value)[:6]}: a batch goes in with two "
@@ -104,11 +96,7 @@ def check_is_tensor(name: str, value: Any):
 
 
 def check_labels(labels: Any, name: str = "labels"):
-    """Refuses labels that are no tensor.
-
-    Raises:
-        ValueError: names of classes, lists or arrays of numbers, or anything else.
-    """
+    """Refuses labels that are no tensor: names of classes, lists or arrays of numbers, or anything else."""
     if isinstance(labels, torch.Tensor):
         return
     first: Any = labels
@@ -124,15 +112,7 @@ def check_labels(labels: Any, name: str = "labels"):
 
 
 def check_token_labels(labels: Any, rows: int):
-    """Refuses labels that are no tokens of a text for each row.
-
-    Args:
-        labels: `(B, S)` int64.
-        rows: B.
-
-    Raises:
-        ValueError: see `check_labels`; decimal numbers, or another shape.
-    """
+    """Refuses labels that are no tokens of a text for each row: `(rows, S)` int64 is what is needed."""
     check_labels(labels)
     if labels.is_floating_point() or labels.ndim != 2 or len(labels) != rows:
         raise ValueError(
@@ -142,22 +122,11 @@ def check_token_labels(labels: Any, rows: int):
 
 
 def check_classes(labels: torch.Tensor, count: int):
-    """Refuses numbers that are no class. On the CPU alone: elsewhere a look would wait for all that was computed
-    before.
-
-    Args:
-        labels: whole numbers, -100 for none.
-        count: how many classes there are.
-
-    Raises:
-        ValueError: naming them.
-    """
+    """Refuses numbers that are no class; -100 is none. On the CPU alone: elsewhere a look would wait for all that was
+    computed before."""
     if labels.device.type != "cpu":
         return
     outside = (labels != -100) & ((labels < 0) | (labels >= count))
     if outside.any():
-        found = sorted(set(labels[outside].tolist()))[:10]
-        raise ValueError(f"Labels are numbers from 0 to {count - 1}, or -100 for none; got {found}.")
-
-
-__all__ = ["check_model_inputs"]
+        numbers = sorted(set(labels[outside].tolist()))[:10]
+        raise ValueError(f"Labels are numbers from 0 to {count - 1}, or -100 for none; got {numbers}.")

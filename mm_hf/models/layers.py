@@ -16,14 +16,10 @@ from .encoding import run_encoder
 
 
 def stack_of(encoder: nn.Module) -> tuple[tuple[str, ...], int]:
-    """Finds the stack of layers.
+    """The paths of the lists that are the stack of layers, and how many layers they have: none and 0 without a list.
 
     It is the `nn.ModuleList` with the most parameters (not the longest: a stage of Swin may have more blocks than Swin
-    has stages), together with the lists of the same length beside it (PVT's patch embeddings).
-
-    Returns:
-        the paths of the lists, and how many layers they have: none and 0, where the encoder has no list.
-    """
+    has stages), together with the lists of the same length beside it (PVT's patch embeddings)."""
     lists = {path: module for path, module in encoder.named_modules() if isinstance(module, nn.ModuleList)}
     lists = {path: module for path, module in lists.items() if any(True for _ in module.parameters())}
     if not lists:
@@ -69,14 +65,10 @@ def top_layers(
     count: int,
     untrained: Collection[str] = (),
 ) -> set[str]:
-    """Names of the parameters of an encoder's top layers: those in the stack, and outside of it those that work on
-    what the layers below give (the last norm), wherever they are defined: Wav2Vec2's last norm stands before its
-    layers, BART's norm of the embeddings behind them.
-
-    Args:
-        encoder, config, modality, feature_layers: see `build_encoder`.
-        count: of layers, from 1 to as many as `usable_layers` gives.
-        untrained: names of parameters that do not train in any case.
+    """Names of the parameters of an encoder's `count` top layers (see `build_encoder` and `usable_layers`): those in
+    the stack, and outside of it those that work on what the layers below give (the last norm), wherever they are
+    defined: Wav2Vec2's last norm stands before its layers, BART's norm of the embeddings behind them. Those that do
+    not train in any case are left out.
 
     Raises:
         ValueError: an encoder whose layers cannot be told apart by what goes into them.
@@ -85,12 +77,12 @@ def top_layers(
     lowest = usable_layers(encoder, untrained)[-count]
     used = None if feature_layers is None else tuple(feature_layers)
     fed = names_below(cast(Any, type(config)), config.to_json_string(use_diff=False), modality, used, lists, lowest)
-    found = set()
+    names = set()
     for name, _ in encoder.named_parameters():
         layer = layer_in_stack(name, lists)
         if name not in untrained and (name not in fed if layer is None else layer >= lowest):
-            found.add(name)
-    return found
+            names.add(name)
+    return names
 
 
 def usable_layers(encoder: nn.Module, untrained: Collection[str] = ()) -> list[int]:
@@ -111,17 +103,10 @@ def names_below(
     layer: int,
 ) -> frozenset[str]:
     """Names of the parameters on which depends what goes into a layer of the stack. Found by a run without numbers, as
-    `dry_run`; remembered by config.
-
-    Raises:
-        ValueError: layers that do not follow one another: what goes into the second does not depend on the first
-            (lists of embeddings), or cannot be followed back (Reformer's).
-    """
-    return on_some_device(
-        config_class,
-        config_json,
-        lambda device, masked, config: names_below_on(device, masked, config, modality, feature_layers, lists, layer),
-    )
+    `dry_run`; remembered by config. Refuses layers that do not follow one another: what goes into the second does not
+    depend on the first (lists of embeddings), or cannot be followed back (Reformer's)."""
+    run = partial(names_below_on, modality=modality, feature_layers=feature_layers, lists=lists, layer=layer)
+    return on_some_device(config_class, config_json, run)
 
 
 def names_below_on(
@@ -151,10 +136,10 @@ def names_below_on(
             if not outputs:
                 return frozenset()
             starts = [torch.ones_like(tensor) for tensor in outputs]
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 outputs, list(parameters.values()), starts, retain_graph=True, allow_unused=True
             )
-            return frozenset(name for name, gradient in zip(parameters, found) if gradient is not None)
+            return frozenset(name for name, gradient in zip(parameters, gradients) if gradient is not None)
 
         fed = feeding(layer)
         follow = chain == 1 or any(layer_in_stack(name, lists) == chain - 1 for name in feeding(chain))
@@ -182,6 +167,3 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, dict):
         for one in value.values():
             yield from tensors_in(one)
-
-
-__all__ = ["encoder_layers", "top_layers", "usable_layers"]

@@ -41,11 +41,7 @@ def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
 
 
 def check_loss_settings(problem_type: str, settings: dict[str, Any]):
-    """Refuses settings that the loss of this problem does not have.
-
-    Raises:
-        ValueError: one that is on, with a problem type that it is not defined for.
-    """
+    """Refuses settings that are on, and that the loss of this problem does not have."""
     for name, problem_types in LOSS_SETTINGS.items():
         if settings.get(name) and problem_type not in problem_types:
             raise ValueError(
@@ -54,11 +50,7 @@ def check_loss_settings(problem_type: str, settings: dict[str, Any]):
 
 
 def check_loss_ranges(settings: dict[str, Any], num_labels: int):
-    """Refuses settings of a loss that are out of their range, or not one number a class.
-
-    Raises:
-        ValueError: naming the setting, what came and what is allowed.
-    """
+    """Refuses settings of a loss that are out of their range, or not one number a class."""
     if not 0 <= settings.get("label_smoothing", 0) < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {settings['label_smoothing']}.")
     if not 0 <= settings.get("focal_gamma", 0) < math.inf:
@@ -153,11 +145,8 @@ def mean_over_labels(
     num_items_in_batch: torch.Tensor | int | None = None,
     sample_weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The losses of the rows that have a label, weighted and summed, divided by the number of labels.
-
-    Args:
-        losses: `(B,)`, finite, also of rows without a label.
-        labels, num_items_in_batch, sample_weight: see `classification_loss`.
+    """The losses `(B,)`, finite also of rows without a label, of the rows that have one: weighted and summed, divided
+    by the number of labels. The other arguments are those of `classification_loss`.
 
     Raises:
         ValueError: weights that are not one a row.
@@ -229,18 +218,10 @@ def multi_label_losses(
     class_weights: torch.Tensor | None = None,
     focal_gamma: float = 0.0,
 ) -> torch.Tensor:
-    """Binary cross-entropy of each entry, `-w_c (q (1 - p)^gamma log p + (1 - q) p^gamma log(1 - p))`.
+    """Binary cross-entropy of each entry, `-w_c (q (1 - p)^gamma log p + (1 - q) p^gamma log(1 - p))`, `(B, C)`.
 
-    Args:
-        logits: `(B, C)` float32.
-        labels: `(B, C)` float32 in [0, 1].
-        label_smoothing: s: the targets become `q (1 - s) + s / 2`, each entry being a choice between two.
-        class_weights: w, `(C,)` float32, one a column.
-        focal_gamma: gamma, see `single_label_losses`.
-
-    Returns:
-        `(B, C)`.
-    """
+    The arguments are those of `single_label_losses`, labels `(B, C)` in [0, 1] and one weight a column; smoothed
+    targets are `q (1 - s) + s / 2`, each entry being a choice between two."""
     labels = labels * (1 - label_smoothing) + label_smoothing / 2
     if not focal_gamma:
         return nn.functional.binary_cross_entropy_with_logits(logits, labels, weight=class_weights, reduction="none")
@@ -251,11 +232,7 @@ def multi_label_losses(
 
 
 def check_label_scale(mean: Sequence[float] | None, std: Sequence[float] | None, num_labels: int):
-    """Refuses a mean and a deviation of numbers that are not one of each an output.
-
-    Raises:
-        ValueError: naming what came and what is allowed.
-    """
+    """Refuses a mean and a deviation of numbers that are not finite, one of each an output, the deviation above 0."""
     if mean is None and std is None:
         return
     for name, values in (("label_mean", mean), ("label_scale", std)):
@@ -277,15 +254,9 @@ def warn_of_unit(labels: torch.Tensor):
 
 
 def standardise(labels: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
-    """Numbers in the unit of their column as a regression learns them: mean 0 and deviation 1 over the training rows.
-
-    Args:
-        labels: `(B,)` or `(B, C)`; NaN stays, and of whole numbers -100 becomes NaN: both mark a missing label.
-        mean, std: of each of C outputs; None: the labels stay as they are.
-
-    Returns:
-        the same shape, float32.
-    """
+    """Numbers in the unit of their column, `(B,)` or `(B, C)`, as a regression learns them: float32, mean 0 and
+    deviation 1 over the training rows; without these the labels stay as they are. NaN, and of whole numbers -100, mark
+    a missing label and become NaN."""
     if mean is None or std is None:
         return labels
     missing = torch.zeros_like(labels, dtype=torch.bool) if labels.is_floating_point() else labels == -100
@@ -293,15 +264,8 @@ def standardise(labels: torch.Tensor, mean: Sequence[float] | None, std: Sequenc
 
 
 def in_label_unit(scores: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
-    """The other way round: what the last layer of a regression gives, in the unit of the labels.
-
-    Args:
-        scores: `(B, C)`.
-        mean, std: as for `standardise`.
-
-    Returns:
-        `(B, C)`, float32 whatever the model computes in: bfloat16 knows three digits of a price.
-    """
+    """The other way round: what the last layer of a regression gives, `(B, C)`, in the unit of the labels, float32
+    whatever the model computes in: bfloat16 knows three digits of a price."""
     if mean is None or std is None:
         return scores
     return scores.float() * match_width(std, scores) + match_width(mean, scores)
@@ -309,8 +273,8 @@ def in_label_unit(scores: torch.Tensor, mean: Sequence[float] | None, std: Seque
 
 def match_width(values: Sequence[float], labels: torch.Tensor) -> torch.Tensor:
     """One number an output, on the device of labels `(B,)` or `(B, C)`, as they broadcast."""
-    found = torch.tensor(values, dtype=torch.float32, device=labels.device)
-    return found if labels.ndim > 1 else found[0]
+    numbers = torch.tensor(values, dtype=torch.float32, device=labels.device)
+    return numbers if labels.ndim > 1 else numbers[0]
 
 
 Labels = torch.Tensor | Mapping[str, torch.Tensor]

@@ -88,24 +88,14 @@ class Modality:
     # What the model asks
 
     def dummy_inputs(self, config: PreTrainedConfig, device=None, dtype=None) -> dict[str, torch.Tensor]:
-        """The smallest valid input of one item, all zeros, by the model's names: for dry runs, and for encoders that
-        have nothing to encode.
-
-        Args:
-            config: of the encoder.
-        """
+        """The smallest valid input of one item for the config of an encoder, all zeros, by the model's names: for dry
+        runs, and for encoders that have nothing to encode."""
         raise NotImplementedError(f"{type(self).__name__} must say what dummy_inputs its encoder takes.")
 
     def probe_items(self, encoder: Any) -> list[dict[str, torch.Tensor]]:
-        """Inputs of one item each, `(1, …)`, by the encoder's names, to find out what it does: see `probe_encoder`.
-
-        Args:
-            encoder: with its weights.
-
-        Returns:
-            one, of random numbers; or three, where there are causal encoders: the second has the first step of the
-            first one, the third its last step, and nothing else in common.
-        """
+        """Inputs of one item each, `(1, …)`, by the names of an encoder with its weights, to find out what it does:
+        see `probe_encoder`. One, of random numbers; or three, where there are causal encoders: the second has the
+        first step of the first one, the third its last step, and nothing else in common."""
         dummy = self.dummy_inputs(encoder.config, device=encoder.device, dtype=encoder.dtype)
         generator = torch.Generator().manual_seed(0)
         return [
@@ -120,28 +110,16 @@ class Modality:
         return "mean"
 
     def encoder_inputs(self, encoder: Any, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Inputs as its encoder takes them: by its own names, floats in its dtype.
-
-        Args:
-            encoder: see `build_encoder`.
-            given: the model's inputs by their names, `(U, …)` each, none of them None.
-        """
-        found = {}
+        """The model's inputs, `(U, …)` each, none of them None, as an encoder (see `build_encoder`) takes them: by its
+        own names, floats in its dtype."""
+        inputs = {}
         for name, value in given.items():
-            found[self.renamed.get(name, name)] = value.to(encoder.dtype) if name in self.floats else value
-        return found
+            inputs[self.renamed.get(name, name)] = value.to(encoder.dtype) if name in self.floats else value
+        return inputs
 
     def token_mask(self, encoder: Any, mask: torch.Tensor, tokens: int) -> torch.Tensor:
-        """Which tokens of an encoder stand for something of the item, and not for padding.
-
-        Args:
-            encoder: see `build_encoder`.
-            mask: `(U, S)` of what went in.
-            tokens: how many came out of each item.
-
-        Returns:
-            `(U, tokens)`.
-        """
+        """Which of the tokens that came out of an encoder, `(U, tokens)`, stand for something of the item, and not for
+        padding; the mask is `(U, S)` of what went in."""
         return mask
 
     # What the processor asks
@@ -181,12 +159,8 @@ class Modality:
         return Places(items)
 
     def check(self, item: Any, processor: Any, settings: Mapping[str, Any]) -> Any:
-        """One item as `prepare` takes it: decoded, converted. None where it holds nothing: its row has none then.
-
-        Args:
-            item: a raw one.
-            processor: a `MMFusionProcessor`.
-            settings: of the call, for the part.
+        """One raw item as `prepare` takes it: decoded, converted. None where it holds nothing: its row has none then.
+        The settings are those of the call of a `MMFusionProcessor`, for the part.
 
         Raises:
             ValueError: what cannot be one; the processor names the row.
@@ -194,12 +168,7 @@ class Modality:
         return item
 
     def prepare(self, items: list, processor: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The model's inputs for distinct items, `(U, …)` each.
-
-        Args:
-            items: as `check` gives them, at least one.
-            processor, settings: see `check`.
-        """
+        """The model's inputs, `(U, …)` each, for distinct items as `check` gives them, at least one."""
         part = processor.part_of(self)
         if part is None:
             raise NotImplementedError(f"{type(self).__name__} has no part: it must say how it would prepare items.")
@@ -207,7 +176,7 @@ class Modality:
 
     def by_model_names(self, made: Mapping[str, Any]) -> dict[str, Any]:
         """What a part made, which may name it as the encoder does, by the model's names."""
-        names = {own: name for name, own in self.renamed.items()}
+        names = {encoder_name: name for name, encoder_name in self.renamed.items()}
         return {names.get(name, name): value for name, value in made.items()}
 
     def made_inputs(self, part: Any) -> list[str]:
@@ -221,44 +190,26 @@ class Modality:
         return set()
 
     def read_part(self, values: Any) -> Any:
-        """A part that was learned, from what its `to_dict` gave; what is no dict is left as it is.
-
-        Raises:
-            ValueError: see `from_dict` of the part.
-        """
+        """A part that was learned, from what its `to_dict` gave; what is no dict is left as it is."""
         return self.part_class.from_dict(values) if isinstance(values, dict) and self.part_class else values
 
     def parts_of_encoder(
         self, source: Any, settings: Mapping[str, Any], read_config: Callable[..., PreTrainedConfig], **kwargs: Any
     ) -> dict[str, Any]:
-        """Arguments of a processor that come from the folder of a pretrained encoder.
-
-        Args:
-            source: Hub id or folder.
-            settings: see the arguments of `MMFusionProcessor.from_encoders_pretrained`.
-            read_config: gives the encoder's config, with these keyword arguments.
-            kwargs: for the loading.
-        """
+        """Arguments of a processor that come from the Hub id or folder of a pretrained encoder;
+        `read_config(**kwargs)` gives its config. For the settings see `MMFusionProcessor.from_encoders_pretrained`,
+        all else is for the loading."""
         raise NotImplementedError(f"{type(self).__name__} has no part that comes from an encoder's folder.")
 
     def compared(self, parts: Mapping[str, Any], config: PreTrainedConfig) -> list[tuple[str, Any, Any]]:
-        """What the parts of a processor make and what an encoder takes, which have to be equal: what it is, and the
-        two.
-
-        Args:
-            parts: by the arguments of the processor.
-            config: of the encoder.
-        """
+        """What the parts of a processor, by its arguments, make and what the encoder of a config takes, which have to
+        be equal: what it is, and the two."""
         return []
 
     # What pipelines ask
 
     def places(self, config: Any) -> int:
-        """Items that a row of a model may have.
-
-        Args:
-            config: a `MMFusionConfig`, which may be of an older release.
-        """
+        """Items that a row of a model may have; its config may be of an older release."""
         return (getattr(config, "places", None) or {}).get(self.name, 1)
 
     def load(self, processor: Any, config: Any, key: str, value: Any) -> tuple[Any, Any]:
@@ -348,6 +299,3 @@ def modality_of(name: str) -> Modality:
             "outside mm_hf has to be imported before its model is loaded (`--import FILE`, or an import in Python)."
         )
     return MODALITIES[name]
-
-
-__all__ = ["MODALITIES", "Modality", "modality_of", "register_modality"]

@@ -12,11 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import (
-    AutoModel,
-    AutoModelForSequenceClassification,
-    AutoModelForVisualQuestionAnswering,
-)
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForVisualQuestionAnswering
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
@@ -239,14 +235,9 @@ class MMFusionModel(MMFusionPreTrainedModel):
         memory_index: torch.Tensor | None = None,
         **kwargs,
     ) -> FusedStates:
-        """Projects and fuses what `encode` gave.
-
-        Args:
-            encoder_states: by modality; those that `memory` holds are not looked at.
-            memory: what `prepare` gave.
-            memory_index: `(B,)` int64, the memory's row for each row; None: row i uses row i.
-            kwargs: see `Fusion.forward`.
-        """
+        """Projects and fuses what `encode` gave; modalities that `memory`, what `prepare` gave, holds are not looked
+        at. `memory_index` is `(B,)` int64, the memory's row for each row; None: row i uses row i. For all else see
+        `Fusion.forward`."""
         if memory is not None:
             self._check_memory_rows(encoder_states, memory, memory_index)
             encoder_states = {name: states for name, states in encoder_states.items() if name not in memory.states}
@@ -266,11 +257,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
 
     def check_inputs(self, inputs: dict[str, Any]):
         """Refuses what is no input of `forward`: raw rows, batches that are not unpacked, tensors under other names;
-        but for `row_ids`, which the collator adds for whoever trains.
-
-        Raises:
-            ValueError: naming it, what there is, and what to do.
-        """
+        but for `row_ids`, which the collator adds for whoever trains."""
         check_model_inputs(inputs, self.input_names, {"row_ids", *NO_TENSORS})
 
     @can_return_tuple
@@ -416,11 +403,9 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
         return head_of_config(self.config)
 
     def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
-        """See the method of the base class."""
         return {None: (self.classifier, self.task_head)}
 
     def regression_heads(self) -> list[nn.Module]:
-        """See the method of the base class."""
         numbers = self.config.num_labels == 1 or self.config.label_mean is not None
         return [self.classifier] if numbers else []
 
@@ -504,7 +489,6 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
         self.post_init()
 
     def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
-        """See the method of the base class."""
         return {name: (self.heads[module_name(name)], task) for name, task in self.tasks.items()}
 
     @can_return_tuple
@@ -592,8 +576,8 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
 
     def _shares(self, labels: TaskTensors, counts: TaskTensors | None) -> dict[str, torch.Tensor | float]:
         """How many of the labels of the global batch are in this one, see `TaskWeighting`."""
-        found = {name: count_labels(labels[name]) if name in labels else 0 for name in self.tasks}
-        return {name: count and (1.0 if counts is None else count / counts[name]) for name, count in found.items()}
+        in_batch = {name: count_labels(labels[name]) if name in labels else 0 for name in self.tasks}
+        return {name: count and (1.0 if counts is None else count / counts[name]) for name, count in in_batch.items()}
 
 
 # Of two the library takes the one that `config.architectures` names, and the first where it names none.

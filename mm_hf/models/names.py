@@ -9,22 +9,17 @@ from typing import Any
 
 
 def did_you_mean(name: object, known: Iterable[object], cutoff: float = 0.6) -> str:
-    """The end of a message about an unknown name: " Did you mean 'text'?", or nothing where no name is near.
-
-    Args:
-        name: what came.
-        known: the names that are allowed.
-        cutoff: how near a name has to be, from 0 to 1; see `difflib.get_close_matches`.
-    """
-    found = nearest(name, known, cutoff)
-    return "" if found is None else f" Did you mean {found!r}?"
+    """The end of a message about an unknown name: " Did you mean 'text'?", or nothing where none of the known is near;
+    the cutoff, from 0 to 1, is that of `difflib.get_close_matches`."""
+    meant = nearest(name, known, cutoff)
+    return "" if meant is None else f" Did you mean {meant!r}?"
 
 
 def nearest(name: object, known: Iterable[object], cutoff: float = 0.6) -> str | None:
     """The known name that is nearest to this one, whatever its case; None where none is near."""
     spelled = {str(one).lower(): str(one) for one in known}
-    found = difflib.get_close_matches(str(name).lower(), list(spelled), n=1, cutoff=cutoff)
-    return spelled[found[0]] if found else None
+    matches = difflib.get_close_matches(str(name).lower(), list(spelled), n=1, cutoff=cutoff)
+    return spelled[matches[0]] if matches else None
 
 
 def shown(value: Any) -> str:
@@ -35,6 +30,3 @@ def shown(value: Any) -> str:
         return short.repr(value)
     except ValueError:  # a whole number with more digits than Python writes
         return f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
-
-
-__all__ = ["did_you_mean", "nearest", "shown"]

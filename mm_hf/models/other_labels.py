@@ -22,18 +22,11 @@ MEANING = tuple(dict.fromkeys(("problem_type", *NAMES, "tasks", "task_weighting"
 
 def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """The config of a checkpoint as it is loaded with other labels: without what belongs to its own (settings of the
-    loss with one number a label, or for another problem; tasks), and with what is given in its place.
+    loss with one number a label, or for another problem; tasks), and with what is given in its place: of the changes,
+    arguments of `from_pretrained`, what says what the head answers is taken out.
 
     What is dropped is said, and so is a head whose rows stay though they now mean something else: weights go by their
-    place, not by the names of labels. `load_parts` goes by names.
-
-    Args:
-        config_dict: what the checkpoint has.
-        changes: arguments of `from_pretrained`; what says what the head answers is taken out of them.
-
-    Raises:
-        ValueError: `id2label` and `label2id` that contradict each other.
-    """
+    place, not by the names of labels. `load_parts` goes by names."""
     if not {"num_labels", *MEANING} & set(changes):
         return config_dict
     given = {name: changes.pop(name) for name in MEANING if name in changes}
@@ -41,7 +34,7 @@ def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> di
     new, old = count_of(changes | given), count_of(config_dict) or 2  # what the library has where nothing is said
     single = new is not None or given.get("problem_type") is not None
     new = old if new is None else new
-    found = {**config_dict, **given}
+    loaded = {**config_dict, **given}
     stored = [name for name in MEANING if name not in given and config_dict.get(name)]
     dropped = []
     if given.get("tasks"):
@@ -51,7 +44,7 @@ def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> di
     else:
         if "problem_type" in stored and new != old and 1 in (new, old):  # a number in place of classes, or the reverse
             dropped.append("problem_type")
-        problem = None if "problem_type" in dropped else found.get("problem_type")
+        problem = None if "problem_type" in dropped else loaded.get("problem_type")
         numbers = gives_numbers(problem, new)
         settings = LOSS_SETTINGS if problem is None else task_head_of(problem).settings
         for name in stored:
@@ -61,7 +54,7 @@ def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> di
                 dropped.append(name)
     unnamed = not set(NAMES) & set(given) and (new != old or (given.get("tasks") and not config_dict.get("tasks")))
     gone = {*dropped, *(NAMES if unnamed else ())}
-    found = {name: value for name, value in found.items() if name not in gone}
+    loaded = {name: value for name, value in loaded.items() if name not in gone}
     if told := [name for name in dropped if name != "task_weighting"]:
         what = f"the tasks {sorted(given['tasks'])}" if given.get("tasks") else str(new)
         what += f" as {given['problem_type']}" if given.get("problem_type") else ""
@@ -69,13 +62,13 @@ def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> di
             f"The checkpoint has {old} labels and is loaded with {what}: what it has for its own is dropped: "
             f"{', '.join(told)}. This is said once."
         )
-    for stays in stays_as_it_is(config_dict, found, old, new):
+    for stays in stays_as_it_is(config_dict, loaded, old, new):
         logger.warning_once(
             f"The weights of the head stay in their places, and now mean something else: {stays}. "
             "mm_hf.parts.load_parts takes them over by the names of labels, and numbers in their unit. This is said "
             "once."
         )
-    return found
+    return loaded
 
 
 def gives_numbers(problem_type: str | None, count: int) -> bool:
@@ -84,11 +77,7 @@ def gives_numbers(problem_type: str | None, count: int) -> bool:
 
 
 def name_labels(given: dict[str, Any]):
-    """Fills in the one of `id2label` and `label2id` that is not given.
-
-    Raises:
-        ValueError: they contradict each other.
-    """
+    """Fills in the one of `id2label` and `label2id` that is not given; refuses two that contradict each other."""
     names, numbers = given.get("id2label"), given.get("label2id")
     if names:
         expected = {name: int(number) for number, name in names.items()}
@@ -106,16 +95,12 @@ def count_of(source: dict[str, Any]) -> int | None:
     return source.get("num_labels") or (len(named) if named else None)
 
 
-def stays_as_it_is(config_dict: dict[str, Any], found: dict[str, Any], old: int, new: int) -> list[str]:
-    """Heads that keep their shape, and with it their weights, though they are to answer something else.
-
-    Args:
-        config_dict, found: the config as it is in the checkpoint, and as it is loaded.
-        old, new: their numbers of labels.
-    """
-    tasks, old_tasks = found.get("tasks") or {}, config_dict.get("tasks") or {}
+def stays_as_it_is(config_dict: dict[str, Any], loaded: dict[str, Any], old: int, new: int) -> list[str]:
+    """Heads that keep their shape, and with it their weights, though they are to answer something else: by the config
+    in the checkpoint and as it is loaded, and their numbers of labels."""
+    tasks, old_tasks = loaded.get("tasks") or {}, config_dict.get("tasks") or {}
     if not tasks and not old_tasks:
-        pairs = {"the labels": (answer_of(config_dict, old), answer_of(found, new))}
+        pairs = {"the labels": (answer_of(config_dict, old), answer_of(loaded, new))}
     else:
         both = [name for name in tasks if name in old_tasks]
         pairs = {

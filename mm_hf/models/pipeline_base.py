@@ -44,7 +44,7 @@ class MMFusionPipeline(Pipeline):
     def _sanitize_parameters(self, **kwargs):
         return *self._shared_parameters(kwargs, []), {}
 
-    def _shared_parameters(self, kwargs: dict[str, Any], own: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _shared_parameters(self, kwargs: dict[str, Any], names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         """What all pipelines take: `on_error`, and arguments of the processor. Refuses all others."""
         settings = {}
         if "on_error" in kwargs:
@@ -53,12 +53,12 @@ class MMFusionPipeline(Pipeline):
                 raise ValueError(f"on_error must be one of {list(ON_ERROR)}, got {settings['on_error']!r}.")
         parts = getattr(self.processor, "arguments", None)  # not of one that came with code of before
         of_processor = {*kwargs} if parts is None else {"common_kwargs", *parts, *set().union(*parts.values())}
-        own = [*own, "on_error", "batch_size", "num_workers"]
+        names = [*names, "on_error", "batch_size", "num_workers"]
         for name in kwargs:
             if name not in of_processor:
-                known = [*own, *sorted(parts or ())]
+                known = [*names, *sorted(parts or ())]
                 meant = did_you_mean(name, {*known, *of_processor})
-                if "generate_kwargs" in own and hasattr(getattr(self.model, "generation_config", None), name):
+                if "generate_kwargs" in names and hasattr(getattr(self.model, "generation_config", None), name):
                     meant = f" What `generate` takes goes in as generate_kwargs={{{name!r}: …}}."
                 raise ValueError(
                     f"{type(self).__name__} has no argument {name!r}; a call has {known}, and what a row holds goes "
@@ -67,16 +67,8 @@ class MMFusionPipeline(Pipeline):
         return dict(settings), {**settings, **kwargs}
 
     def preprocess(self, inputs: Any, number: int = 0, on_error: str = "raise") -> dict[str, Any]:
-        """Loads what a row holds; the rest waits until the batch is complete.
-
-        Args:
-            inputs: the row.
-            number: its number in the call, for messages.
-            on_error: see the class.
-
-        Raises:
-            ValueError: see the class.
-        """
+        """Loads what a row holds, whose number in the call is for messages; the rest waits until the batch is
+        complete."""
         try:
             row = self.as_row(inputs)
         except Exception as error:
@@ -111,27 +103,23 @@ class MMFusionPipeline(Pipeline):
         raise ValueError(f"A row must be a dict with keys out of {list(row_keys())}, got {inputs!r:.200}.")
 
     def check_keys(self, row: dict[str, Any]):
-        """Refuses keys that no row has, and what this model does not read.
-
-        Raises:
-            ValueError: naming them.
-        """
+        """Refuses keys that no row has, and what this model does not read."""
         known = row_keys()
         if unknown := [key for key in row if key not in known]:
             meant = did_you_mean(unknown[0], known)
             raise ValueError(
                 f"A row must be a dict with keys out of {list(known)}, got {unknown[0]!r} in {row!r:.200}.{meant}"
             )
-        there = {key: value for key, value in row.items() if not is_missing(value)}
+        present = {key: value for key, value in row.items() if not is_missing(value)}
         for modality in MODALITIES.values():
-            if len(given := [key for key in modality.row_keys if key in there]) > 1:
+            if len(given := [key for key in modality.row_keys if key in present]) > 1:
                 one, other = given[:2]
                 raise ValueError(
-                    f"A row has one of {one!r} and {other!r}, not both; got {there[one]!r:.80} and "
-                    f"{there[other]!r:.80}."
+                    f"A row has one of {one!r} and {other!r}, not both; got {present[one]!r:.80} and "
+                    f"{present[other]!r:.80}."
                 )
         modalities = self.model.config.modalities
-        for key, value in there.items():
+        for key, value in present.items():
             if known[key] not in modalities:
                 raise ValueError(f"The row has {key} {value!r:.80}, but this model reads {modalities} alone.")
 
@@ -159,36 +147,36 @@ class MMFusionPipeline(Pipeline):
         rows = model_inputs if isinstance(model_inputs, list) else [model_inputs]
         reasons: list[str | None] = [row.get("reason") for row in rows]
         batch = self._prepare(rows, reasons, on_error, processor_kwargs)
-        there = [place for place, reason in enumerate(reasons) if reason is None]
-        found = {} if batch is None else self.answer(batch.to(self.device), len(there), generate_kwargs or {})
-        for name, values in found.items():
+        readable = [place for place, reason in enumerate(reasons) if reason is None]
+        answers = {} if batch is None else self.answer(batch.to(self.device), len(readable), generate_kwargs or {})
+        for name, values in answers.items():
             if values.is_floating_point():
-                for place, finite in zip(there, values.flatten(1).isfinite().all(1).tolist()):
+                for place, finite in zip(readable, values.flatten(1).isfinite().all(1).tolist()):
                     if not finite and reasons[place] is None:
                         error = ValueError(f"the model's {name} of this row are no finite numbers.")
                         reasons[place] = self._bad_row(rows[place]["number"], error, on_error)["reason"]
-            if len(there) < len(rows):  # rows without an answer keep their place
-                found[name] = values.new_zeros((len(rows), *values.shape[1:]))
-                found[name][there] = values
-        return {"reasons": reasons, **found}
+            if len(readable) < len(rows):  # rows without an answer keep their place
+                answers[name] = values.new_zeros((len(rows), *values.shape[1:]))
+                answers[name][readable] = values
+        return {"reasons": reasons, **answers}
 
     def _prepare(self, rows: list[dict], reasons: list[str | None], on_error: str, kwargs: dict) -> Any:
         """The model's inputs for the rows that have no reason against them; where the processor refuses them, finds
         out which row it is."""
-        there = [place for place, reason in enumerate(reasons) if reason is None]
-        if not there:
+        readable = [place for place, reason in enumerate(reasons) if reason is None]
+        if not readable:
             return None
         try:
-            return self._batch([rows[place] for place in there], **kwargs)
+            return self._batch([rows[place] for place in readable], **kwargs)
         except (ImportError, MemoryError):
             raise
         except Exception:
-            for place in there:
+            for place in readable:
                 try:
                     self._batch([rows[place]], **kwargs)
                 except Exception as error:
                     reasons[place] = self._bad_row(rows[place]["number"], error, on_error)["reason"]
-            if all(reasons[place] is None for place in there):  # each by itself is good
+            if all(reasons[place] is None for place in readable):  # each by itself is good
                 raise
         return self._prepare(rows, reasons, on_error, kwargs)
 

@@ -18,11 +18,8 @@ def row_keys() -> dict[str, str]:
 
 
 def rows_to_answer(inputs: Any) -> Any:
-    """Rows in the form that the library tells from a single one: a list, a data set of torch or a generator.
-
-    Args:
-        inputs: a row or many, see `MMFusionClassificationPipeline`.
-    """
+    """Rows, or a single one, in the form that the library tells from a single one: a list, a data set of torch or a
+    generator. See `MMFusionClassificationPipeline`."""
     single = is_one(inputs) or hasattr(inputs, "_asdict") or is_row_of_pandas(inputs)
     if single or isinstance(inputs, (list, Dataset, GeneratorType)):
         return inputs
@@ -57,13 +54,8 @@ class IndexedRows(Dataset):
 
 
 class NumberedRows(Dataset):
-    """Rows of a data set, loaded with their number; one that the data set itself cannot read is a bad row.
-
-    Args:
-        pipeline: whose `preprocess` loads them.
-        rows: anything with a length and rows by number.
-        params: of `preprocess`.
-    """
+    """Rows of anything with a length and rows by number, loaded with their number by `preprocess` of a pipeline; one
+    that the data set itself cannot read is a bad row."""
 
     def __init__(self, pipeline: Any, rows: Any, params: dict[str, Any]):
         self.pipeline, self.rows, self.params = pipeline, rows, params

@@ -101,11 +101,11 @@ class MMFusionMultiTaskPipeline(MMFusionClassificationPipeline):
 
     def spell(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5) -> Any:
         """Turns the logits of one row into the best labels of each task."""
-        found = {}
+        answers = {}
         for name, task in self.model.config.task_heads.items():
             labels = task.labels or [name if task.num_labels == 1 else f"{name} {i}" for i in range(task.num_labels)]
-            found[name] = self._best(model_outputs[name][0], task, labels, top_k)
-        return found
+            answers[name] = self._best(model_outputs[name][0], task, labels, top_k)
+        return answers
 
 
 class MMFusionFeatureExtractionPipeline(MMFusionPipeline):
@@ -123,10 +123,7 @@ class MMFusionFeatureExtractionPipeline(MMFusionPipeline):
     ```
     """
 
-    def answer(
-        self, batch: Mapping[str, torch.Tensor], rows: int, generate_kwargs: dict[str, Any]
-    ) -> dict[str, torch.Tensor]:
-        """See the method of the base class."""
+    def answer(self, batch, rows, generate_kwargs) -> dict[str, torch.Tensor]:
         outputs = self.model(**batch)
         keys = [modality.row_keys[0] for modality in MODALITIES.values()]
         return {key: outputs[f"{key}_embeds"] for key in keys if f"{key}_embeds" in outputs}
@@ -136,11 +133,11 @@ class MMFusionFeatureExtractionPipeline(MMFusionPipeline):
         embeddings = {
             key: values[0].float() for key, values in model_outputs.items() if key != "reasons" and values[0].any()
         }
-        found: dict[str, Any] = {key: values.tolist() for key, values in embeddings.items()}
+        answer: dict[str, Any] = {key: values.tolist() for key, values in embeddings.items()}
         if len(embeddings) == 2:
             one, other = embeddings.values()
-            found["similarity"] = (one @ other).item()
-        return found
+            answer["similarity"] = (one @ other).item()
+        return answer
 
 
 class ImageAndQuestion:
@@ -148,24 +145,24 @@ class ImageAndQuestion:
 
     def __call__(self, image: Any = None, question: Any = None, **kwargs):
         """See the class; `image` takes rows too."""
-        ask: Any = super().__call__  # type: ignore[misc]
+        call: Any = super().__call__  # type: ignore[misc]
         if question is None:
             if image is None:
                 raise ValueError("Give image= and question=, or rows {'image': …, 'question': …}.")
-            return ask(image, **kwargs)
+            return call(image, **kwargs)
         if isinstance(image, Mapping) and set(image) & set(row_keys()):
             raise ValueError(f"Give question= beside an image, or in the row: got {question!r:.80} and {image!r:.80}.")
         one_image, one_question = is_one_image(image), is_one(question)
         if one_image and one_question:
-            return ask({"image": image, "question": question}, **kwargs)
+            return call({"image": image, "question": question}, **kwargs)
         if one_image and not is_missing(image):
             with contextlib.suppress(Exception):  # once for all its questions; what cannot be read, the rows say
                 image = open_image(image, self.processor.image_background)  # type: ignore[attr-defined]
         images = [image] if one_image else image
         questions = [question] if one_question else entries_of(question)
         if isinstance(images, Dataset) and isinstance(images, Sized):  # is read row by row
-            return ask(({"image": images[i], "question": q} for i in range(len(images)) for q in questions), **kwargs)
-        return ask([{"image": i, "question": q} for i in entries_of(images) for q in questions], **kwargs)
+            return call(({"image": images[i], "question": q} for i in range(len(images)) for q in questions), **kwargs)
+        return call([{"image": i, "question": q} for i in entries_of(images) for q in questions], **kwargs)
 
 
 class MMFusionQuestionAnsweringPipeline(ImageAndQuestion, MMFusionClassificationPipeline):
@@ -218,11 +215,11 @@ class MMFusionGenerationPipeline(MMFusionPipeline):
     def _sanitize_parameters(self, generate_kwargs: dict | None = None, **kwargs):
         # What a call leaves out stays as the pipeline was made; there are no parameters yet while it is.
         chosen = {**getattr(self, "_forward_params", {}).get("generate_kwargs", {}), **(generate_kwargs or {})}
-        own = ["max_new_tokens", "num_beams", "num_return_sequences", "do_sample", "temperature"]
-        for name in own:
+        generate_arguments = ["max_new_tokens", "num_beams", "num_return_sequences", "do_sample", "temperature"]
+        for name in generate_arguments:
             if name in kwargs:
                 chosen[name] = kwargs.pop(name)
-        preprocess_params, forward_params = self._shared_parameters(kwargs, [*own, "generate_kwargs"])
+        preprocess_params, forward_params = self._shared_parameters(kwargs, [*generate_arguments, "generate_kwargs"])
         return preprocess_params, {"generate_kwargs": chosen, **forward_params}, {}
 
     def as_row(self, inputs: Any) -> dict[str, Any]:
@@ -232,9 +229,7 @@ class MMFusionGenerationPipeline(MMFusionPipeline):
         several = isinstance(inputs, (list, tuple)) and not hasattr(inputs, "_asdict")  # of one row
         return {"image": inputs} if several or (alone and not is_missing(inputs)) else super().as_row(inputs)
 
-    def answer(
-        self, batch: Mapping[str, torch.Tensor], rows: int, generate_kwargs: dict[str, Any]
-    ) -> dict[str, torch.Tensor]:
+    def answer(self, batch, rows, generate_kwargs) -> dict[str, torch.Tensor]:
         """Writes: the tokens `(B, N, S)` of N texts a row, and the probability of each `(B, N)`."""
         model: Any = self.model
         settings = {"return_dict_in_generate": True, "output_scores": True, **generate_kwargs}
@@ -297,9 +292,7 @@ class MMFusionSpeechRecognitionPipeline(MMFusionGenerationPipeline):
         )
         return {Sound.row_keys[0]: inputs} if alone else MMFusionPipeline.as_row(self, inputs)
 
-    def answer(
-        self, batch: Mapping[str, torch.Tensor], rows: int, generate_kwargs: dict[str, Any]
-    ) -> dict[str, torch.Tensor]:
+    def answer(self, batch, rows, generate_kwargs) -> dict[str, torch.Tensor]:
         """Writes one text a row, `(B, 1, S)` tokens; and what tells whether the scores are finite."""
         if generate_kwargs.get("num_return_sequences", 1) != 1:
             raise ValueError("There is one text for each sound: num_return_sequences must be 1.")

@@ -222,16 +222,11 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
             )
         hub_kwargs = {key: kwargs.pop(key) for key in HUB_KEYS if key in kwargs}
         loading_kwargs = {key: kwargs.pop(key) for key in LOADING_KEYS if key in kwargs}
-
-        def hub_kwargs_of(name):
-            values = {key: value.get(name) if isinstance(value, dict) else value for key, value in hub_kwargs.items()}
-            return {key: value for key, value in values.items() if value is not None}
-
         configs: dict[str, Any] = {}
         for name, source in sources.items():
             check_source(name, source)
-            found = AutoConfig.from_pretrained(source, **hub_kwargs_of(name))
-            part = part_of_composite(found, name) if name in pretrained else found
+            source_config = AutoConfig.from_pretrained(source, **settings_of_part(hub_kwargs, name))
+            part = part_of_composite(source_config, name) if name in pretrained else source_config
             if os.path.isdir(source):  # a path on this machine means nothing where the checkpoint goes
                 part.name_or_path = base_model_of(source) or ""
             configs[parts[name]] = part
@@ -282,7 +277,7 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         for name, source in sources.items():
             encoder = skeleton.pretrained_part(name)
             weights, whole = load_encoder_weights(
-                encoder, source, dtype=loading_kwargs.get("dtype"), **hub_kwargs_of(name)
+                encoder, source, dtype=loading_kwargs.get("dtype"), **settings_of_part(hub_kwargs, name)
             )
             prefix = next(path for path, module in skeleton.named_modules() if module is encoder)
             lacking = [key for key in encoder.state_dict() if key not in weights]
@@ -334,8 +329,8 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
             resized.append(cast(nn.Embedding, embeddings))
             if new_num_tokens is not None or pad_to_multiple_of is not None:
                 self.vocab_size = embeddings.weight.shape[0]  # as the library sets it
-                for own in (part.config, config):
-                    own.get_text_config().vocab_size = self.vocab_size
+                for part_config in (part.config, config):
+                    part_config.get_text_config().vocab_size = self.vocab_size
         self.apply_freezing()
         return resized[0]
 
@@ -427,23 +422,22 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         return MMFusionProcessor, MMFusionClassificationPipeline
 
 
-def keep_findings(config: MMFusionConfig, name: str, encoder: PreTrainedModel, given: Collection[str] = ()):
-    """Tries an encoder, and writes into the config what it does and its own config does not say, unless the caller
-    said so.
+def settings_of_part(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """What is given for one part, where the values may be dicts by part; None is left out."""
+    values = {key: value.get(name) if isinstance(value, dict) else value for key, value in settings.items()}
+    return {key: value for key, value in values.items() if value is not None}
 
-    Args:
-        config: of the whole model.
-        name: of the encoder's modality.
-        encoder: the whole one, with its weights.
-        given: keys that the caller has settled.
-    """
+
+def keep_findings(config: MMFusionConfig, name: str, encoder: PreTrainedModel, given: Collection[str] = ()):
+    """Tries the whole encoder of a modality, with its weights, and writes into the config of the model what it does
+    and its own config does not say, unless it is among the keys that the caller has given."""
     findings = probe_encoder(encoder, name)
     if name not in (config.pooling or {}):
         pooling = pooling_of(config.encoder_config(name), findings)
         if pooling is not None:
             config.pooling = {**(config.pooling or {}), name: pooling}
-    for key, found in (("encode_by_length", findings.by_length), ("seeded_encoders", findings.random)):
-        if found and key not in given:
+    for key, needed in (("encode_by_length", findings.by_length), ("seeded_encoders", findings.random)):
+        if needed and key not in given:
             setattr(config, key, [*(getattr(config, key) or []), name])
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
@@ -66,11 +67,7 @@ def keep_all_patches(config: PreTrainedConfig):
 
 @torch.no_grad()
 def takes_pictures_of(encoder: PreTrainedModel, image_size: int) -> bool:
-    """Whether an encoder needs its positions stretched to take pictures of a height and width.
-
-    Args:
-        encoder: the vision encoder.
-        image_size: height and width.
+    """Whether a vision encoder needs its positions stretched to take pictures of a height and width.
 
     Raises:
         ValueError: it does not take them at all.
@@ -86,10 +83,10 @@ def takes_pictures_of(encoder: PreTrainedModel, image_size: int) -> bool:
             failure = error
         else:
             return interpolate
-    own = getattr(encoder.config, "image_size", None)
+    trained_size = getattr(encoder.config, "image_size", None)
     raise ValueError(
         f"image_size is {image_size}, and the vision encoder ({encoder.config.model_type}) takes no such pictures: "
-        f"{failure} It was made for {own}: leave image_size out, or give a size that fits its patches."
+        f"{failure} It was made for {trained_size}: leave image_size out, or give a size that fits its patches."
     ) from failure
 
 
@@ -100,13 +97,8 @@ def check_image_size(image_size: int):
 
 
 def probe_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
-    """Tries an encoder with its weights on a few short inputs.
-
-    Args:
-        encoder: the whole one, in eval mode, to be thrown away: what is in 16 bits, where rounding hides what is
-            looked for, becomes float32.
-        modality: its name.
-    """
+    """Tries a whole encoder with its weights, in eval mode, on a few short inputs. It is to be thrown away: what is in
+    16 bits, where rounding hides what is looked for, becomes float32."""
     if encoder.dtype in (torch.float16, torch.bfloat16):
         encoder.float()
     try:
@@ -144,7 +136,10 @@ def try_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
         findings.causal = alike(first[0], later[0]) and not findings.blind
     if "attention_mask" in item:
         steps = item["attention_mask"].shape[1]
-        padded = {name: pad_behind(value, max(3, steps // 2)) for name, value in item.items()}
+        more = max(3, steps // 2)
+        padded = {  # (U, T, …): behind the steps
+            name: nn.functional.pad(value, [*[0, 0] * (value.ndim - 2), 0, more]) for name, value in item.items()
+        }
         for name, value in item.items():
             if name != "attention_mask" and not value.is_floating_point():
                 padded[name][:, steps:] = value[:, :1]  # not zeros: whatever pads, the mask has to hide it
@@ -154,11 +149,6 @@ def try_encoder(encoder: PreTrainedModel, modality: str) -> Findings:
             logger.debug("%s takes no padding: %s", encoder.config.model_type, error)
             findings.by_length = True
     return findings
-
-
-def pad_behind(values: torch.Tensor, count: int) -> torch.Tensor:
-    """`(U, T, …)` with so many zeros behind the steps of each item."""
-    return torch.nn.functional.pad(values, [*[0, 0] * (values.ndim - 2), 0, count])
 
 
 def alike(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -224,15 +214,9 @@ class PositionWatch(TorchFunctionMode):
 
 
 def longest_text(config: PreTrainedConfig) -> int | None:
-    """Tokens that a text encoder can place: the rows of its table of positions, without those that it keeps for other
-    ends (RoBERTa's and CamemBERT's, BART's). Measured, since configs count them in different ways.
-
-    Args:
-        config: of the encoder; it stays as it is.
-
-    Returns:
-        None where positions are relative or computed, and have no end.
-    """
+    """Tokens that the text encoder of a config can place: the rows of its table of positions, without those that it
+    keeps for other ends (RoBERTa's and CamemBERT's, BART's). Measured, since configs count them in different ways.
+    None where positions are relative or computed, and have no end."""
     from .text import Text  # which imports this file
 
     tokens = 5

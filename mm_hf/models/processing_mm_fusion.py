@@ -253,14 +253,14 @@ class MMFusionProcessor(ProcessorMixin):
         settings = self._settings(list(rows), kwargs)
         indices, data = {}, {}
         for modality, entries in rows.items():
-            own = settings.get(modality.kwargs_key or "", {})
-            items, index = checked_items(modality, entries, bool(deduplicate), self, own)
+            part_settings = settings.get(modality.kwargs_key or "", {})
+            items, index = checked_items(modality, entries, bool(deduplicate), self, part_settings)
             if len(entries) < batch:
                 index = index * batch
             if index != list(range(batch)):
                 indices[modality.index_name] = torch.tensor(index)
             if items:
-                data.update(modality.prepare(items, self, own))
+                data.update(modality.prepare(items, self, part_settings))
         # Indices first: the Trainer reads the size of a batch off its first tensor.
         return BatchFeature({**indices, **data})
 
@@ -278,35 +278,35 @@ class MMFusionProcessor(ProcessorMixin):
             # What a tokenizer was made with, and what is meant for the text, goes to all parts that have an argument
             # of that name: a longest text of 512 tokens would cut sounds to 512 samples.
             texts = Text.kwargs_key in keys
-            own = {name: value for name, value in kwargs.items() if name not in LENGTHS or not texts}
-            own = self._merge_kwargs(cast(Any, MMFusionProcessorKwargs), tokenizer_init_kwargs={}, **own)
-            settings[Sound.kwargs_key] = own[Sound.kwargs_key]
+            others = {name: value for name, value in kwargs.items() if name not in LENGTHS or not texts}
+            others = self._merge_kwargs(cast(Any, MMFusionProcessorKwargs), tokenizer_init_kwargs={}, **others)
+            settings[Sound.kwargs_key] = others[Sound.kwargs_key]
         return settings
 
     @property
     def arguments(self) -> dict[str, set[str]]:
         """What a call takes beside the rows: by the part that it is for (`text_kwargs`, `images_kwargs`…) the names of
         its arguments, which may be given flat too."""
-        found = {}
+        names = {}
         for key, kind in MMFusionProcessorKwargs.__annotations__.items():
             if key != "videos_kwargs":  # videos are pictures here
-                found[key] = set(getattr(kind, "__annotations__", {}))
+                names[key] = set(getattr(kind, "__annotations__", {}))
         for modality in self.modalities:
             if modality.kwargs_key is not None:
-                found[modality.kwargs_key] |= modality.part_arguments(self.part_of(modality))
-        return found
+                names[modality.kwargs_key] |= modality.part_arguments(self.part_of(modality))
+        return names
 
     def _check_arguments(self, kwargs: dict[str, Any]):
         """Refuses names of arguments that no part has: the library would ignore them."""
         if not kwargs:
             return
         known = self.arguments
-        own = [modality.argument for modality in MODALITIES.values()] + ["deduplicate"]
-        flat = {*known, "common_kwargs", *set().union(*known.values()), *own}
+        row_arguments = [modality.argument for modality in MODALITIES.values()] + ["deduplicate"]
+        flat = {*known, "common_kwargs", *set().union(*known.values()), *row_arguments}
         for name, value in kwargs.items():
             if name not in flat:
                 raise ValueError(
-                    f"The processor has no argument {name!r}; it has {own}, those of its parts, "
+                    f"The processor has no argument {name!r}; it has {row_arguments}, those of its parts, "
                     f"and {list(known)}.{did_you_mean(name, flat)}"
                 )
             if known.get(name) and isinstance(value, Mapping):
@@ -334,16 +334,16 @@ class MMFusionProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """As in the library, without the parts that are absent."""
-        found = {name: value for name, value in super().to_dict().items() if value is not None}
+        values = {name: value for name, value in super().to_dict().items() if value is not None}
         for modality in learned_modalities():
             if (part := self.part_of(modality)) is not None:
-                found[modality.part] = part.to_dict()
-        found["extra_parts"] = {
+                values[modality.part] = part.to_dict()
+        values["extra_parts"] = {
             name: None if part is None else part.to_dict() for name, part in self.extra_parts.items()
         }
         if not self.extra_parts:
-            del found["extra_parts"]
-        return found
+            del values["extra_parts"]
+        return values
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """Saves all parts: the tokenizer's files, the rest in `processor_config.json`, which also keeps what the parts
@@ -361,12 +361,12 @@ class MMFusionProcessor(ProcessorMixin):
             custom_object_save(self, save_directory, config=cast(Any, self))
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(save_directory)
-            found = json.loads(self.to_json_string())
-            found[RECORD] = record_of(
+            values = json.loads(self.to_json_string())
+            values[RECORD] = record_of(
                 {modality.part: self.part_of(modality) for modality in self.modalities if not modality.extra}
             )
             with open(path, "w", encoding="utf-8") as file:
-                file.write(json.dumps(found, indent=2, sort_keys=True) + "\n")
+                file.write(json.dumps(values, indent=2, sort_keys=True) + "\n")
             vars(self).pop("auto_map", None)  # of the file alone: what was saved and what is loaded are equal
         return [path]
 
@@ -375,12 +375,12 @@ class MMFusionProcessor(ProcessorMixin):
         """As in the library, whose error is about itself where the file is nested too deeply or holds no dict."""
         where = f"{pretrained_model_name_or_path}: processor_config.json"
         try:
-            found = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+            loaded = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         except (RecursionError, AttributeError, TypeError) as error:
             raise ValueError(f"{where} holds no dict, or one that is nested too deeply ({error!s:.80}).") from None
-        if deep := [name for name, value in found[0].items() if is_too_deep(value)]:
+        if deep := [name for name, value in loaded[0].items() if is_too_deep(value)]:
             raise ValueError(f"{where} is nested too deeply at {deep[0]!r:.80}.")
-        return found
+        return loaded
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs) -> list:

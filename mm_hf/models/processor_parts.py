@@ -21,13 +21,9 @@ from .vision import Vision
 def parts_of_encoders(
     encoders: dict[str, Any], settings: Mapping[str, Any], learned: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The arguments of a processor that fits some encoders; see `MMFusionProcessor.from_encoders_pretrained`.
-
-    Args:
-        encoders: the Hub id or folder of each by modality, and what goes to the loading of each part; it is changed.
-        settings: how its parts are made, by its arguments.
-        learned: its parts that come from no encoder, by its arguments.
-    """
+    """The arguments of a processor that fits some encoders, given with what goes to the loading of each part, which
+    are taken out; see `MMFusionProcessor.from_encoders_pretrained`. Settings say how its parts are made, `learned` are
+    those that come from no encoder."""
     # Without a text encoder, what is written needs the decoder's tokenizer.
     decoder = encoders.pop("decoder", None)
     pretrained = [name for name, modality in MODALITIES.items() if modality.pretrained]
@@ -71,20 +67,16 @@ def learned_modalities() -> list[Modality]:
 
 
 def read_extra_parts(parts: Any) -> dict[str, Any]:
-    """See `extra_parts` of `MMFusionProcessor`.
-
-    Raises:
-        ValueError: a modality that is not registered, or one of the library; what is no part, or one of a modality
-            that says no class for it.
-    """
+    """See `extra_parts` of `MMFusionProcessor`. Refuses a modality that is not registered, or one of the library; what
+    is no part, or one of a modality that says no class for it."""
     if parts is not None and not isinstance(parts, Mapping):
         raise ValueError(f"extra_parts must be a dict by modality, got {parts!r:.80}.")
-    found = {}
+    checked = {}
     for name, values in (parts or {}).items():
         modality = modality_of(name)
         if not modality.extra:
             raise ValueError(f"extra_parts are of modalities from outside the package; {name!r} has {modality.part}.")
-        found[name] = part = modality.read_part(values)
+        checked[name] = part = modality.read_part(values)
         if part is None:
             continue
         if modality.part_class is None:
@@ -94,18 +86,13 @@ def read_extra_parts(parts: Any) -> dict[str, Any]:
             raise ValueError(
                 f"extra_parts[{name!r}] must be None or a part with {needed}; {part!r:.80} has no {lacking}."
             )
-    return found
+    return checked
 
 
 def checked_items(
     modality: Modality, entries: list, deduplicate: bool, processor: Any, settings: Mapping[str, Any]
 ) -> tuple[list, list]:
-    """The distinct items of rows, each checked once.
-
-    Args:
-        modality: of the items.
-        entries: see `list_rows` of `Modality`.
-        deduplicate, processor, settings: see `MMFusionProcessor` and `check` of `Modality`.
+    """The distinct items of rows (see `list_rows` of `Modality`), each checked once.
 
     Returns:
         the items, as `check` gives them, and for each row which of them it uses: a number, or where rows have several
@@ -130,6 +117,3 @@ def checked_items(
     if not places:
         return items, index
     return items, [index[start : start + places] for start in range(0, len(index), places)]
-
-
-__all__ = ["checked_items", "parts_of_encoders"]

@@ -78,8 +78,8 @@ def hash_of_vocabulary(tokenizer: Any) -> str | None:
 
 def settings_of(part: Any, names: Collection[str]) -> dict[str, Any]:
     """Those of some settings that a part has. A size is a dict of its own kind, with gaps for what is not said."""
-    found = part.to_dict()
-    settings = {name: found[name] for name in names if found.get(name) is not None}
+    values = part.to_dict()
+    settings = {name: values[name] for name in names if values.get(name) is not None}
     for name, value in settings.items():
         if isinstance(value, Mapping) or hasattr(value, "keys"):
             settings[name] = {key: value[key] for key in value if value[key] is not None}
@@ -95,13 +95,8 @@ def check_parts(
 
     Args:
         parts: by name; None for those that are not there.
-        processor_dict: of `processor_config.json`.
-        folder: where that is.
         complete: whether the folder holds all files of the checkpoint; that of the Hub's cache may not.
         given: arguments of `from_pretrained`: what they change is not compared.
-
-    Raises:
-        ValueError: names both values.
     """
     lines = read_checksums(folder)
     if "processor_config.json" in lines and not processor_dict:
@@ -134,18 +129,18 @@ def check_record(parts: Mapping[str, Any], record: Any, folder: str, given: Coll
                     f"The tokenizer in {folder} has {len(part)} tokens, and was saved with {saved.get('length')}: a "
                     f"file of it is damaged, of another tokenizer, or gone. {WAY_OUT}"
                 )
-            if saved.get("vocabulary") is not None and (found := hash_of_vocabulary(part)) != saved["vocabulary"]:
+            if saved.get("vocabulary") is not None and (vocabulary := hash_of_vocabulary(part)) != saved["vocabulary"]:
                 raise ValueError(
                     f"The tokens of the tokenizer in {folder} are not those that it was saved with, or have other ids "
-                    f"(sha256 {str(found)[:12]}, not {str(saved['vocabulary'])[:12]}). {WAY_OUT}"
+                    f"(sha256 {str(vocabulary)[:12]}, not {str(saved['vocabulary'])[:12]}). {WAY_OUT}"
                 )
             continue
-        found = json.loads(json.dumps(settings_of(part, SETTINGS.get(name, ()))))
-        for key in sorted(set(saved) | set(found)):
+        settings = json.loads(json.dumps(settings_of(part, SETTINGS.get(name, ()))))
+        for key in sorted(set(saved) & set(settings)):
             # A key that only one of them has is of another release of the library.
-            if key in saved and key in found and key not in given and saved[key] != found[key]:
+            if key not in given and saved[key] != settings[key]:
                 raise ValueError(
-                    f"The {name} in {folder} has {key} {found[key]}, and was saved with {saved[key]}. {WAY_OUT}"
+                    f"The {name} in {folder} has {key} {settings[key]}, and was saved with {saved[key]}. {WAY_OUT}"
                 )
 
 
@@ -173,8 +168,8 @@ def config_beside(folder: str) -> MMFusionConfig | None:
         return None
     try:
         with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-        return MMFusionConfig.from_dict(found) if found.get("model_type") == MMFusionConfig.model_type else None
+            values = json.load(file)
+        return MMFusionConfig.from_dict(values) if values.get("model_type") == MMFusionConfig.model_type else None
     except Exception:  # of configs of encoders that need code of their own, or that somebody damaged
         return None
 
@@ -190,11 +185,7 @@ def words_of(config: MMFusionConfig | None) -> int | None:
 
 
 def check_against(config: MMFusionConfig, parts: Mapping[str, Any], folder: str, given: Collection[str]):
-    """What a processor makes has to be what the model beside it takes.
-
-    Raises:
-        ValueError: names both values.
-    """
+    """What a processor makes has to be what the model beside it takes: refuses what is not, and names both values."""
     tokenizer, words = parts.get("tokenizer"), words_of(config)
     added = any(key.endswith(("_token", "_tokens")) for key in given)  # in this very call: the model may grow later
     highest = 0
@@ -215,6 +206,3 @@ def check_against(config: MMFusionConfig, parts: Mapping[str, Any], folder: str,
                 f"The processor in {folder} makes {made} {what}, and the model beside it takes {taken}: they are not "
                 "of one checkpoint."
             )
-
-
-__all__ = ["RECORD", "check_parts", "record_of"]

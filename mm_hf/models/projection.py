@@ -22,14 +22,11 @@ def grid_coordinates(height: int, width: int, device: torch.device | None = None
 
 
 def sincos_positions(coordinates: torch.Tensor, dim: int) -> torch.Tensor:
-    """2-D sine-cosine positions of coordinates `(T, 2)` from 0 to 1.
+    """2-D sine-cosine positions of coordinates `(T, 2)` from 0 to 1: `(T, dim)` float32, the last `dim % 4` columns
+    zero.
 
     Frequencies are spaced evenly on a logarithmic scale from half a period over the whole side to 64, as in NeRF's
-    encoding (Mildenhall et al. 2020, equation 4).
-
-    Returns:
-        `(T, dim)` float32; the last `dim % 4` columns are zero.
-    """
+    encoding (Mildenhall et al. 2020, equation 4)."""
     count = dim // 4
     exponents = torch.linspace(-1, 6, count, device=coordinates.device)
     angles = coordinates.unsqueeze(-1) * (2 * math.pi * 2**exponents)  # (T, 2, dim / 4)
@@ -38,10 +35,8 @@ def sincos_positions(coordinates: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def fold_factors(level_shapes: list[tuple[int, ...]]) -> list[int]:
-    """For each level how many of its cells, along either side, make one cell of the coarsest level.
-
-    Args:
-        level_shapes: of one item each: `(H, h, w)` of a feature map, `(T, H)` of a sequence.
+    """For each level how many of its cells, along either side, make one cell of the coarsest level; the shapes are of
+    one item each: `(H, h, w)` of a feature map, `(T, H)` of a sequence.
 
     Raises:
         ValueError: the levels do not line up.
@@ -213,14 +208,9 @@ class ModalityProjection(nn.Module):
         return nn.functional.pad(index, (0, self.places - index.shape[1]), value=-1)
 
     def join_places(self, states: TokenStates) -> TokenStates:
-        """Makes one item of the several that a row has: each distinct combination of them, once.
-
-        Args:
-            states: its index is `(B, places)`, its first item the absent token.
-
-        Returns:
-            tokens `(U, places * T, D)`; the pooled vector is the mean of those of the items that are there.
-        """
+        """Makes one item of the several that a row has: each distinct combination of them, once. The index that comes
+        is `(B, places)`, the first item the absent token. Of the tokens, `(U, places * T, D)`, the pooled vector is
+        the mean of those of the items that are there."""
         combinations, index = states.index.unique(dim=0, return_inverse=True)  # (U, places), (B,)
         embeddings = self.place_embeddings.to(states.tokens.dtype)
         tokens = (states.tokens[combinations] + embeddings[:, None]).flatten(1, 2)  # (U, places * T, D)

@@ -31,14 +31,14 @@ def entries_of(value: Any) -> list:
     if (columns := columns_of(value)) is not None:
         raise ValueError(f"Got a table with the columns {columns}: give one of them, such as table[{columns[0]!r}].")
     if hasattr(value, "to_pylist"):  # of pyarrow, whose entries are objects of its own
-        found = value.to_pylist()
+        entries = value.to_pylist()
     elif isinstance(value, Iterable):
-        found = list(value)
+        entries = list(value)
     elif isinstance(value, Sized) and hasattr(value, "__getitem__"):  # a data set of torch
-        found = [value[place] for place in range(len(value))]
+        entries = [value[place] for place in range(len(value))]
     else:
         raise ValueError(f"This is no list: {value!r:.80}.")
-    return [None if is_missing(entry) else entry for entry in found]
+    return [None if is_missing(entry) else entry for entry in entries]
 
 
 def columns_of(value: Any) -> list | None:
@@ -73,11 +73,7 @@ def holds_numbers(value: Any) -> bool:
 
 def list_of_table_rows(value: Any) -> list:
     """Rows of a table as a list of dicts, None for a row without: from a dict, a list of them, a table of pandas,
-    polars, pyarrow or `datasets`, or a row of one.
-
-    Raises:
-        ValueError: two columns of one name.
-    """
+    polars, pyarrow or `datasets`, or a row of one. Refuses two columns of one name."""
     if isinstance(value, Mapping) or is_missing(value) or is_series_of_a_row(value) or hasattr(value, "_asdict"):
         return [as_table_row(value)]
     columns = columns_of(value)
@@ -117,14 +113,8 @@ def as_table_row(row: Any) -> Any:
 
 
 def spread(rows: list) -> tuple[list, int]:
-    """Rows as items side by side: those of the first row in their places, those of the second, and so on.
-
-    Args:
-        rows: see `list_rows` of `Modality`.
-
-    Returns:
-        the items, and how many places a row has; 0 where no row has `Places`, each is an item then.
-    """
+    """Rows, see `list_rows` of `Modality`, as items side by side: those of the first row in their places, those of the
+    second, and so on; and how many places a row has: 0 where no row has `Places`, and each is an item."""
     if not any(isinstance(row, Places) for row in rows):
         return rows, 0
     listed = [row if isinstance(row, Places) else [row] for row in rows]

@@ -86,26 +86,18 @@ class RecurrentConfig(PreTrainedConfig):
         """Checks the type and the sizes."""
         if self.rnn_type not in RNNS:
             raise ValueError(f"rnn_type must be one of {list(RNNS)}, got {self.rnn_type!r}.")
-        sizes = ("vocab_size", "input_size", "embedding_size", "hidden_size", "num_hidden_layers")
-        for name in sizes:
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_ranges(self, RECURRENT_RANGES)
         if self.bidirectional and self.hidden_size % 2:
             raise ValueError(f"Two directions share hidden_size, which must be even: got {self.hidden_size}.")
-        check_ranges(self, RECURRENT_RANGES)
         if self.pad_token_id is not None and self.input_size is None:
             check_number("pad_token_id", self.pad_token_id, -self.vocab_size, self.vocab_size - 1)
 
 
 class RecurrentLayer(nn.Module):
-    """One layer, in one direction or both.
+    """One layer of the encoder, in one direction or both.
 
-    Both start at a step that counts, whatever is padded, and on which side: the steps come in front, in their order.
-
-    Args:
-        config: the encoder's.
-        input_size: width of what goes in.
-    """
+    Both start at a step that counts, whatever is padded, and on which side: the steps come in front, in their
+    order."""
 
     def __init__(self, config: RecurrentConfig, input_size: int):
         super().__init__()
@@ -117,20 +109,13 @@ class RecurrentLayer(nn.Module):
         )
 
     def forward(self, states: torch.Tensor, backwards: torch.Tensor) -> torch.Tensor:
-        """Reads.
-
-        Args:
-            states: `(U, T, E or H)`.
-            backwards: `(U, T)` int64, which step each is when read from the last one.
-
-        Returns:
-            `(U, T, H)`.
-        """
+        """Reads states `(U, T, E or H)` into `(U, T, H)`; `backwards` `(U, T)` int64 is which step each is when read
+        from the last one."""
         states = self.dropout(states)
-        found = [read(self.directions[0], states)]
+        outputs = [read(self.directions[0], states)]
         if len(self.directions) > 1:
-            found.append(take(read(self.directions[1], take(states, backwards)), backwards))
-        return torch.cat(found, dim=-1)
+            outputs.append(take(read(self.directions[1], take(states, backwards)), backwards))
+        return torch.cat(outputs, dim=-1)
 
 
 def read(rnn: nn.Module, states: torch.Tensor) -> torch.Tensor:
@@ -255,15 +240,7 @@ class RecurrentModel(PreTrainedModel):
 
 
 def take(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """The steps of each item in another order.
-
-    Args:
-        states: `(U, T, …)`.
-        places: `(U, T)` int64.
-
-    Returns:
-        `(U, T, …)`.
-    """
+    """The steps of each item, `(U, T, …)`, in another order: that of places `(U, T)` int64."""
     return states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
 
 
@@ -271,5 +248,3 @@ AutoConfig.register(RecurrentConfig.model_type, RecurrentConfig, exist_ok=True)
 AutoModel.register(RecurrentConfig, RecurrentModel, exist_ok=True)
 RecurrentConfig.register_for_auto_class()
 RecurrentModel.register_for_auto_class("AutoModel")
-
-__all__ = ["RecurrentConfig", "RecurrentModel"]

@@ -219,10 +219,10 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
 
     def _pairs(self, encoded, present, rows, ids) -> Pairs:
         """The rows of this process; those that lack an item are not valid."""
-        own = rank() << 40  # items without an id are others on each process
-        found = {name: state.index + own if ids[name] is None else ids[name] for name, state in encoded.items()}
+        offset = rank() << 40  # items without an id are others on each process
+        item_ids = {name: state.index + offset if ids[name] is None else ids[name] for name, state in encoded.items()}
         text, item = self.query_modality, self.item_modality
-        return Pairs(rows[text], rows[item], found[text], found[item], present[text] & present[item])
+        return Pairs(rows[text], rows[item], item_ids[text], item_ids[item], present[text] & present[item])
 
     def _losses(self, encoded, pairs: Pairs, scale, count) -> dict[str, torch.Tensor]:
         """The contrastive loss, and that of matching times its weight."""
@@ -238,12 +238,13 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
     def _matching_loss(self, states, pairs: Pairs, scale) -> torch.Tensor:
         """Binary cross-entropy of each pair, of its text with a hard negative, and of its image with one: the mean of
         the three, summed over the pairs."""
-        own = torch.arange(len(pairs.valid), device=self.device)
-        wrong_items, item_there = hard_negatives(pairs, scale)
-        wrong_texts, text_there = hard_negatives(pairs.turned(), scale)
-        logits = self._match(states, torch.cat([own, own, wrong_texts]), torch.cat([own, wrong_items, own]))  # (3 R,)
-        targets = torch.cat([torch.ones_like(logits[: len(own)]), torch.zeros_like(logits[len(own) :])])
-        weights = torch.cat([pairs.valid, item_there, text_there]).to(logits.dtype)
+        rows = torch.arange(len(pairs.valid), device=self.device)
+        wrong_items, has_item = hard_negatives(pairs, scale)
+        wrong_texts, has_text = hard_negatives(pairs.turned(), scale)
+        texts, items = torch.cat([rows, rows, wrong_texts]), torch.cat([rows, wrong_items, rows])  # (3 R,)
+        logits = self._match(states, texts, items)
+        targets = torch.cat([torch.ones_like(logits[: len(rows)]), torch.zeros_like(logits[len(rows) :])])
+        weights = torch.cat([pairs.valid, has_item, has_text]).to(logits.dtype)
         losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return (losses * weights).sum() / 3
 
@@ -312,12 +313,12 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
     def _encode_apart(self, inputs: dict) -> dict[str, EncoderStates]:
         """Encodes the items of each modality, of which there may be different numbers."""
         self.model.check_inputs(inputs)
-        found = {}
+        encoded = {}
         for name in self.config.modalities:
-            own = {key: inputs[key] for key in modality_of(name).inputs if inputs.get(key) is not None}
-            if own:
-                found[name] = self.model.encode({}, None, **own)[name]
-        return found
+            item_inputs = {key: inputs[key] for key in modality_of(name).inputs if inputs.get(key) is not None}
+            if item_inputs:
+                encoded[name] = self.model.encode({}, None, **item_inputs)[name]
+        return encoded
 
     def _score(self, states, memory, text_rows, item_rows=None) -> torch.Tensor:
         """Logits of pairs, `(N,)`; without `item_rows` the memory has one row a pair."""

@@ -190,7 +190,6 @@ class Series(Modality):
     row_keys = ("series",)
 
     def dummy_inputs(self, config, device=None, dtype=None):
-        """See `Modality`."""
         return {"series_values": torch.zeros(1, 4, config.input_size, device=device, dtype=dtype)}
 
     def is_item(self, value):
@@ -206,7 +205,6 @@ class Series(Modality):
         return is_one(value) or columns_of(value) is not None or (is_array_of_numbers(value) and value.ndim < 3)
 
     def list_rows(self, value):
-        """See `Modality`."""
         if not isinstance(value, (list, tuple)) and not self.is_single(value):
             value = entries_of(value)
         return super().list_rows(value)
@@ -221,12 +219,10 @@ class Series(Modality):
         return padded_series(items)
 
     def compared(self, parts, config):
-        """See `Modality`."""
         scaler, taken = parts.get(self.part), getattr(config, "input_size", None)
         return [] if scaler is None or taken is None else [("channels of a series", scaler.channels, taken)]
 
     def load_item(self, processor, source):
-        """See `Modality`."""
         values = to_numbers(source)
         return None if np.isnan(values).all() else as_steps(values)
 
@@ -244,10 +240,7 @@ def depth_of_numbers(value: Any) -> int:
     if columns_of(value) is not None:
         return 2
     if isinstance(value, (list, tuple, np.ndarray)) and not is_array_of_numbers(value):
-        there = (entry for entry in value if not is_missing(entry))
-        first = next((entry for entry in there if not isinstance(entry, (list, tuple)) or entry), None)
+        present = (entry for entry in value if not is_missing(entry))
+        first = next((entry for entry in present if not isinstance(entry, (list, tuple)) or entry), None)
         return 1 + (0 if first is None else depth_of_numbers(first))
     return getattr(value, "ndim", 0)
-
-
-__all__ = ["SeriesScaler"]

@@ -122,11 +122,7 @@ def check_length(samples: int, rate: int, channels: int):
 
 
 def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    """Samples at another rate.
-
-    Args:
-        samples: `(S,)` float32.
-        rate, wanted: samples a second, before and after.
+    """Samples `(S,)` float32 at another rate, both in samples a second.
 
     Raises:
         ValueError: the two have so small a common divisor that the filter would be too large.
@@ -157,15 +153,8 @@ def limit_seconds(extractor, seconds: int):
 
 
 def samples_of(sound: Any, sampling_rate: int) -> np.ndarray:
-    """A sound as `(S,)` float32. Refuses what no feature extractor could make sense of.
-
-    Args:
-        sound: see `MMFusionProcessor`.
-        sampling_rate: of the feature extractor.
-
-    Raises:
-        ValueError: saying why.
-    """
+    """A sound, see `MMFusionProcessor`, as `(S,)` float32 at the sampling rate of the feature extractor. Refuses what
+    no feature extractor could make sense of."""
     if isinstance(sound, (str, bytes, os.PathLike, Mapping)):
         sound = load_sound(sound, sampling_rate)
     values = np.asarray(sound.detach().float().cpu() if isinstance(sound, torch.Tensor) else sound)
@@ -182,12 +171,7 @@ def samples_of(sound: Any, sampling_rate: int) -> np.ndarray:
 
 
 def prepare_sounds(extractor, sounds: list, audio_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes frames or waves of sounds, padded alike, with a mask of what is heard.
-
-    Args:
-        extractor: a feature extractor of the library.
-        sounds: `(S,)` float32 each.
-        audio_kwargs: for the extractor.
+    """Makes frames or waves of sounds, `(S,)` float32 each, padded alike, with a mask of what is heard.
 
     Raises:
         ValueError: the samples are said to have another sampling rate than the extractor needs.
@@ -205,11 +189,11 @@ def prepare_sounds(extractor, sounds: list, audio_kwargs: Mapping[str, Any]) -> 
     # Shorter than a window or two no extractor and no convolution can look at: what is missing is silence.
     least = extractor.sampling_rate // 25
     sounds = [np.pad(sound, (0, max(0, least - len(sound)))) for sound in sounds]
-    found = dict(extractor(sounds, **settings))
+    prepared = dict(extractor(sounds, **settings))
     for name in ("input_features", "input_values"):  # normalised silence is 0 / 0
-        if isinstance(found.get(name), torch.Tensor):
-            found[name] = found[name].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    return found
+        if isinstance(prepared.get(name), torch.Tensor):
+            prepared[name] = prepared[name].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return prepared
 
 
 @register_modality
@@ -234,8 +218,6 @@ class Sound(Modality):
     meant = ("sound", "speech")
 
     def dummy_inputs(self, config, device=None, dtype=None):
-        """See `Modality`."""
-
         def zeros(*shape: int) -> torch.Tensor:
             return torch.zeros(shape, device=device, dtype=dtype)
 
@@ -243,9 +225,7 @@ class Sound(Modality):
             return {"input_features": zeros(1, 4, config.input_size)}
         if hasattr(config, "feature_projection_input_dim"):  # Wav2Vec2-BERT
             return {"input_features": zeros(1, 16, config.feature_projection_input_dim)}
-        if hasattr(config, "max_source_positions") and hasattr(
-            config, "num_mel_bins"
-        ):  # Whisper: two frames a position
+        if hasattr(config, "max_source_positions") and hasattr(config, "num_mel_bins"):
             # Whisper: two frames a position
             return {"input_features": zeros(1, config.num_mel_bins, 2 * config.max_source_positions)}
         if hasattr(config, "num_mel_bins"):  # AST
@@ -263,9 +243,9 @@ class Sound(Modality):
 
     def token_mask(self, encoder, mask, tokens):
         """Which tokens hear something of the sound itself, and not of its padding alone."""
-        own = getattr(encoder, "_get_feature_vector_attention_mask", None)
-        if own is not None:  # Wav2Vec2 and its kin know the strides of their convolutions
-            return own(tokens, mask.long()).long()
+        mask_of_tokens = getattr(encoder, "_get_feature_vector_attention_mask", None)
+        if mask_of_tokens is not None:  # Wav2Vec2 and its kin know the strides of their convolutions
+            return mask_of_tokens(tokens, mask.long()).long()
         return mask[:, :: max(1, round(mask.shape[1] / tokens))][:, :tokens].long()
 
     def is_item(self, value):
@@ -289,11 +269,9 @@ class Sound(Modality):
         return list(dict.fromkeys([*super().made_inputs(part), *self.renamed]))
 
     def part_arguments(self, part):
-        """See `Modality`."""
         return arguments_of_call(part)
 
     def parts_of_encoder(self, source, settings, read_config, **kwargs):
-        """See `Modality`."""
         extractor = AutoFeatureExtractor.from_pretrained(source, **kwargs)
         if settings["max_audio_seconds"] is not None:
             limit_seconds(extractor, settings["max_audio_seconds"])
@@ -306,11 +284,9 @@ class Sound(Modality):
         return super().load(processor, config, key, value)
 
     def load_item(self, processor, source):
-        """See `Modality`."""
         return load_sound(source, processor.feature_extractor.sampling_rate)
 
     def told(self, processor):
-        """See `Modality`."""
         return {"sampling_rate": processor.feature_extractor.sampling_rate}
 
 
@@ -325,6 +301,3 @@ def is_one_sound(value: Any) -> bool:
         return getattr(dtype, "kind", "O") in "iufb" and not all(map(is_missing, value))  # a series of pandas
     several = isinstance(value, (list, tuple)) and bool(value)
     return several and all(isinstance(entry, Real) for entry in value) and not all(map(is_missing, value))
-
-
-__all__ = ["limit_seconds", "load_sound"]

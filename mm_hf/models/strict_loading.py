@@ -51,11 +51,7 @@ class CheckpointError(ValueError, RuntimeError):
 
 
 class Loading:
-    """One call of `from_pretrained`.
-
-    Args:
-        asked: its keyword arguments.
-    """
+    """One call of `from_pretrained`, with the keyword arguments that it was asked with."""
 
     def __init__(self, asked: Mapping[str, Any]):
         # Arrays have no truth, and an empty state dict is one.
@@ -67,12 +63,8 @@ class Loading:
 
     def before_weights(self, model: PreTrainedModel, files: list[str] | None, load_config: Any):
         """What is known before a single weight is in memory: the headers of the files, and their checksums, which are
-        worked out while the weights are loaded.
-
-        Raises:
-            CheckpointError: the tensors of the files are not those of the model.
-            OSError: a file that is no safetensors file.
-        """
+        worked out while the weights are loaded. Refuses tensors of the files that are not those of the model, and a
+        file that is no safetensors file."""
         if not (self.strict and files) or getattr(load_config, "hf_quantizer", None) is not None:
             return
         source = getattr(load_config, "pretrained_model_name_or_path", None)
@@ -86,7 +78,7 @@ class Loading:
             tell_changed_files(self.folder, lines, complete=os.path.isdir(str(source)))
         if is_deepspeed_zero3_enabled() or not all(file.endswith(".safetensors") for file in files):
             return
-        found = headers_of(files)
+        headers = headers_of(files)
         self.new = new_places(model, files[0])
         # These are the library's own: a release without them tells the same names once the weights are loaded.
         helpers = (
@@ -94,15 +86,11 @@ class Loading:
             hasattr(model, "_adjust_missing_and_unexpected_keys"),
         )
         if is_own_class(model) and all(helpers):
-            refuse_other_tensors(model, found, getattr(load_config, "weight_mapping", None) or [], source, self.new)
+            refuse_other_tensors(model, headers, getattr(load_config, "weight_mapping", None) or [], source, self.new)
 
     def finish(self, loaded: PreTrainedModel, info: Mapping[str, Iterable]):
-        """What is known afterwards.
-
-        Raises:
-            CheckpointError: weights that are not those that were saved, or not finite, or what the library had to
-                make up.
-        """
+        """Refuses what is known afterwards: weights that are not those that were saved, or not finite, or what the
+        library had to make up."""
         self.refuse_damaged()
         if not self.strict or getattr(loaded, "hf_quantizer", None) is not None:
             return
@@ -113,7 +101,8 @@ class Loading:
                 "of another size": [f"{key[0]} {tuple(key[1])}" for key in info.get("mismatched_keys", ())],
             }
             refuse(faults, loaded, loaded.config.name_or_path)
-        if not (is_deepspeed_zero3_enabled() or (is_fsdp_enabled() and not is_first_of_machine())):
+        if not (is_deepspeed_zero3_enabled() or (is_fsdp_enabled() and os.environ.get("LOCAL_RANK", "0") != "0")):
+            # Of the processes of a machine the first reads the weights that FSDP hands to the others.
             check_loaded(loaded, loaded.config.name_or_path)
 
     def refuse_damaged(self):
@@ -126,11 +115,7 @@ LOADING: ContextVar[Loading | None] = ContextVar("LOADING", default=None)
 
 
 def load_strictly(load: Callable[..., Any], source: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Calls the library's `from_pretrained`, and refuses what is not whole.
-
-    Args:
-        load: bound to its class.
-        source, args, kwargs: its arguments.
+    """Calls the library's `from_pretrained`, bound to its class, and refuses what is not whole.
 
     Raises:
         CheckpointError: see `Loading`.
@@ -172,40 +157,30 @@ def is_own_class(model: PreTrainedModel) -> bool:
     return (getattr(model.config, "architectures", None) or [None])[0] == type(model).__name__
 
 
-def is_first_of_machine() -> bool:
-    """Whether this process reads the weights that FSDP hands to the others."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
-
-
 def headers_of(files: Iterable[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Type and shape of each tensor in some files, of which nothing else is read.
 
     Raises:
         OSError: a file that is damaged, or no safetensors file.
     """
-    found = {}
+    headers = {}
     for path in files:
         try:
             with safe_open(path, framework="pt") as file:
                 names = file.keys()
                 for name in names:
                     part = file.get_slice(name)
-                    found[name] = part.get_dtype(), tuple(part.get_shape())
+                    headers[name] = part.get_dtype(), tuple(part.get_shape())
         except (SafetensorError, OSError) as error:
             raise OSError(
                 f"{path} is damaged, or is no safetensors file: {error}. Take it from where it came once more."
             ) from error
-    return found
+    return headers
 
 
 def new_places(model: PreTrainedModel, beside: str) -> set[str]:
     """The embeddings of places of a modality of which a model is loaded with several (`num_images`, `places`) from a
-    checkpoint of one, which has none: they start fresh, as the library says.
-
-    Args:
-        model: as it is asked for.
-        beside: any file of the checkpoint.
-    """
+    checkpoint of one, of which `beside` is a file: it has none, they start fresh, as the library says."""
     file = os.path.join(os.path.dirname(beside), "config.json")
     if not os.path.isfile(file):
         return set()
@@ -217,29 +192,24 @@ def new_places(model: PreTrainedModel, beside: str) -> set[str]:
 
 def refuse_other_tensors(
     model: PreTrainedModel,
-    found: Mapping[str, tuple[str, tuple[int, ...]]],
+    headers: Mapping[str, tuple[str, tuple[int, ...]]],
     mapping: list,
     source: Any,
     new: Collection[str] = (),
 ):
-    """Compares the headers of files with a model whose weights are not in memory yet.
-
-    Args:
-        model: on the meta device.
-        found: see `headers_of`.
-        mapping: how the library renames the tensors of older releases.
-        source: of the files.
-        new: tensors that may be missing.
+    """Compares the headers of files (see `headers_of`) with a model on the meta device, whose weights are not in
+    memory yet. The mapping is how the library renames the tensors of older releases; tensors that are `new` may be
+    missing.
 
     Raises:
         CheckpointError: tensors that are missing, not known, of another kind or of another size.
     """
     expected = model.state_dict()
-    own = copy.deepcopy(mapping)  # they remember what they were used for
-    renamings = [entry for entry in own if isinstance(entry, core_model_loading.WeightRenaming)]
-    converters = [entry for entry in own if isinstance(entry, core_model_loading.WeightConverter)]
-    unexpected, retyped, resized, there = set(), [], [], set()
-    for original, (dtype, shape) in found.items():
+    mapping = copy.deepcopy(mapping)  # they remember what they were used for
+    renamings = [entry for entry in mapping if isinstance(entry, core_model_loading.WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, core_model_loading.WeightConverter)]
+    unexpected, retyped, resized, present = set(), [], [], set()
+    for original, (dtype, shape) in headers.items():
         name, converted = original, None
         if original not in expected:
             name, converted = core_model_loading.rename_source_key(
@@ -250,14 +220,14 @@ def refuse_other_tensors(
         if name not in expected:
             unexpected.add(name)
             continue
-        there.add(name)
+        present.add(name)
         kind = kind_of(expected[name])
         if KINDS.get(dtype, dtype) != kind:
             retyped.append(f"{name} ({dtype}, not {kind})")
         elif shape != tuple(expected[name].shape):
             resized.append(f"{name} {shape}, not {tuple(expected[name].shape)}")
     names: Any = SimpleNamespace(
-        missing_keys=set(expected) - with_tied(model, there) - set(new), unexpected_keys=unexpected
+        missing_keys=set(expected) - with_tied(model, present) - set(new), unexpected_keys=unexpected
     )
     model._adjust_missing_and_unexpected_keys(names)  # leaves out what the encoders say may be missing
     faults = {
@@ -280,25 +250,19 @@ def with_tied(model: PreTrainedModel, names: set[str]) -> set[str]:
     """Some names of tensors and those of the same tensors, which a file has once."""
     groups = [{one, other} for one, other in getattr(model, "all_tied_weights_keys", {}).items()]
     shared: dict[int, set[str]] = {}
-    for tensors in (
-        model.named_parameters(remove_duplicate=False),
-        model.named_buffers(remove_duplicate=False),
-    ):
+    for tensors in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
         for name, tensor in tensors:
             shared.setdefault(id(tensor), set()).add(name)
     groups += [group for group in shared.values() if len(group) > 1]
-    found = set(names)
-    while grown := set().union(*(group for group in groups if group & found and not group <= found)):
-        found |= grown
-    return found
+    reached = set(names)
+    while grown := set().union(*(group for group in groups if group & reached and not group <= reached)):
+        reached |= grown
+    return reached
 
 
 def refuse(faults: Mapping[str, Iterable], model: PreTrainedModel, source: Any):
-    """Raises, in one line, if there is any fault.
-
-    Raises:
-        CheckpointError: names the first tensors of each fault and how many they are.
-    """
+    """Raises a CheckpointError, in one line, if there is any fault: names the first tensors of each and how many they
+    are."""
     told = []
     for fault, names in faults.items():
         if names := sorted(names):
@@ -316,7 +280,7 @@ def refuse(faults: Mapping[str, Iterable], model: PreTrainedModel, source: Any):
 @torch.no_grad()
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of tensors with NaN or infinite numbers in them; nothing is copied."""
-    found = []
+    faulty = []
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor) or tensor.is_meta or not tensor.numel():
             continue
@@ -328,19 +292,16 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
         if values.numel() and not values.sum().isfinite():
             low, high = values.aminmax()
             if not (low.isfinite() and high.isfinite()):
-                found.append(name)
-    return found
+                faulty.append(name)
+    return faulty
 
 
 def check_loaded(model: torch.nn.Module, source: Any = None):
-    """Refuses a model whose weights are not finite: it has diverged, or a file was damaged.
-
-    Args:
-        model: any; parameters and buffers that a checkpoint holds are looked at.
-        source: of the weights, for the message.
+    """Refuses a model whose weights are not finite, parameters and buffers that a checkpoint holds: it has diverged,
+    or a file was damaged.
 
     Raises:
-        CheckpointError: names the first of such tensors.
+        CheckpointError: names the source of the weights and the first of such tensors.
     """
     if names := not_finite(model.state_dict()):
         rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -349,6 +310,3 @@ def check_loaded(model: torch.nn.Module, source: Any = None):
             f"{', '.join(names[:NAMED])}{rest}. It diverged when it was trained, or is damaged, or was loaded in a "
             f"dtype that cannot hold it. {WAY_OUT}"
         )
-
-
-__all__ = ["CheckpointError", "check_loaded"]

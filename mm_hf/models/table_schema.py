@@ -204,17 +204,21 @@ class TableSchema:
         Raises:
             TableError: see `check`.
         """
-        found: dict[str, torch.Tensor] = {}
+        tensors: dict[str, torch.Tensor] = {}
         for row in rows:
             self.check(row)
         if self.numerical:
-            numbers = [
-                [self._standardised(row.get(name), *scale) for name, scale in self.numerical.items()] for row in rows
+            numbers = [  # `check` has refused what is none
+                [
+                    math.nan if self.is_missing(row.get(name)) else (cast(float, as_number(row[name])) - mean) / std
+                    for name, (mean, std) in self.numerical.items()
+                ]
+                for row in rows
             ]
             values = torch.tensor(numbers, dtype=torch.float64)
             if self.farthest is not None:
                 values = values.clamp(-self.farthest, self.farthest)  # NaN stays
-            found["numerical_values"] = values.float()
+            tensors["numerical_values"] = values.float()
         if self.categorical:
             places = {
                 name: {value: KNOWN + place for place, value in enumerate(values)}
@@ -227,17 +231,13 @@ class TableSchema:
                 ]
                 for row in rows
             ]
-            found["categorical_ids"] = torch.tensor(ids, dtype=torch.int64)
-        return found
+            tensors["categorical_ids"] = torch.tensor(ids, dtype=torch.int64)
+        return tensors
 
     def is_missing(self, value: Any) -> bool:
         """Whether a cell has no value: None, NaN, or an empty text, as it is in the file of a CSV; for schemas of
         before an empty text is a category that is not known."""
         return is_missing(value) or (self.as_written and is_blank(value))
-
-    def _standardised(self, value: Any, mean: float, std: float) -> float:
-        """A number in deviations from the mean, NaN for one that is missing; `check` has refused all else."""
-        return math.nan if self.is_missing(value) else (cast(float, as_number(value)) - mean) / std
 
     def _category_id(self, value: str, known: dict[str, int]) -> int:
         """The id of a category."""
@@ -247,16 +247,11 @@ class TableSchema:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it; without the keys that schemas of before do not have, where they say nothing new."""
-        found = asdict(self)
-        return {name: value for name, value in found.items() if value not in (None, False)}
+        return {name: value for name, value in asdict(self).items() if value not in (None, False)}
 
 
 class TableError(ValueError):
-    """A value that a table cannot have.
-
-    Attributes:
-        column, reason: of the value.
-    """
+    """A value that a table cannot have: its column, and the reason."""
 
     def __init__(self, column: str, reason: str):
         super().__init__(f"Column {column!r}: {reason}")
@@ -279,12 +274,8 @@ def is_number(value: Any) -> bool:
 
 
 def holds_numbers(name: str, values: list[Any], digits: bool = False) -> bool:
-    """Whether a column is one of numbers; see `TableSchema.fit`.
-
-    Args:
-        name: of the column, in the message.
-        values: those that are there.
-        digits: strings of digits are numbers too.
+    """Whether a column is one of numbers, by its values that are there; see `TableSchema.fit`. With `digits` strings
+    of digits are numbers too.
 
     Raises:
         ValueError: they are numbers that are formatted for people.
@@ -327,6 +318,3 @@ def category(value: Any) -> str:
     if is_number(value) and math.isfinite(as_float(value)) and value == int(value):
         return str(int(value))
     return str(bool(value)) if isinstance(value, np.bool_) else str(value)
-
-
-__all__ = ["TableError", "TableSchema"]

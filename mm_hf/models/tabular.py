@@ -158,11 +158,10 @@ class Table(Modality):
     row_keys = ("table",)
 
     def dummy_inputs(self, config, device=None, dtype=None):
-        """See `Modality`."""
         numbers = torch.zeros(1, config.num_numerical, device=device, dtype=dtype)
         ids = torch.zeros(1, len(config.vocab_sizes), dtype=torch.long, device=device)
-        found = {"numerical_values": numbers, "categorical_ids": ids}
-        return {name: value for name, value in found.items() if value.shape[1]}
+        inputs = {"numerical_values": numbers, "categorical_ids": ids}
+        return {name: value for name, value in inputs.items() if value.shape[1]}
 
     def list_rows(self, value):
         """See `list_of_table_rows`."""
@@ -182,7 +181,6 @@ class Table(Modality):
         return None if all(map(processor.table_schema.is_missing, item.values())) else item
 
     def compared(self, parts, config):
-        """See `Modality`."""
         schema = parts.get(self.part)
         if schema is None:
             return []
@@ -192,11 +190,7 @@ class Table(Modality):
         ]
 
     def load(self, processor, config, key, value):
-        """See `Modality`."""
         rows = list_of_table_rows(value)
         if len(rows) != 1 or not isinstance(rows[0], Mapping):
             raise ValueError(f"the {key} of a row is one row of it, a dict of columns, got {value!r:.80}.")
         return None if all(map(is_missing, rows[0].values())) else rows[0], rows[0]
-
-
-__all__ = ["TableSchema", "TabularConfig", "TabularModel"]

@@ -201,11 +201,7 @@ def problem_type_of(label_kind: str) -> str:
 
 
 def check_settings(problem_type: str, settings: Mapping[str, Any]):
-    """Refuses settings that the loss of this problem does not have.
-
-    Raises:
-        ValueError: one that is on, with a problem type that it is not defined for.
-    """
+    """Refuses settings that are on, and that the loss of this problem does not have."""
     head = task_head_of(problem_type)
     for name, value in settings.items():
         if value and name not in head.settings:
@@ -216,15 +212,7 @@ def check_settings(problem_type: str, settings: Mapping[str, Any]):
 class ColumnHead(TaskHead):
     """A head of the library, whose loss is `classification_loss`."""
 
-    def loss(
-        self,
-        scores: torch.Tensor,
-        labels: torch.Tensor,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        sample_weight: torch.Tensor | None = None,
-        training: bool = False,
-    ) -> torch.Tensor:
-        """See the method of the base class."""
+    def loss(self, scores, labels, num_items_in_batch=None, sample_weight=None, training=False) -> torch.Tensor:
         labels = standardise(labels, self.label_mean, self.label_scale)
         shape = {"sample_weight": sample_weight, **self.loss_settings} if training else {}
         return classification_loss(scores, labels, self.name, num_items_in_batch, **shape)
@@ -273,12 +261,7 @@ class SpeechHead(TextHead):
 
 
 def head_of_config(config: Any, problem_type: str | None = None) -> TaskHead:
-    """What the only head of a model answers.
-
-    Args:
-        config: of the model.
-        problem_type: where the config names none.
-    """
+    """What the only head of a model answers; `problem_type` where its config names none."""
     named = config.problem_type or problem_type
     if named is None:  # a model that has seen no label
         named = problem_type_of(NUMBERS if config.num_labels == 1 or config.label_mean is not None else CLASSES)
@@ -365,11 +348,7 @@ def read_task(name: str, task: dict[str, Any]) -> TaskHead:
 
 
 def check_scale(problem_type: str | None, mean: Any, scale: Any, num_labels: int):
-    """Refuses a mean and a deviation of labels that are no numbers, or not one of each an output.
-
-    Raises:
-        ValueError: naming what came and what is allowed.
-    """
+    """Refuses a mean and a deviation of labels that are no numbers, or not one of each an output."""
     if (mean is not None or scale is not None) and label_kind_of(problem_type) not in (None, NUMBERS):
         having = [name for name, head in TASK_HEADS.items() if head.label_kind == NUMBERS]
         raise ValueError(f"label_mean and label_scale are for {having}, and problem_type is {problem_type!r}.")

@@ -32,11 +32,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def tokenize(tokenizer, texts: list[str], text_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Tokenizes texts, one thread at a time, and says once if texts had to be cut.
-
-    Raises:
-        ValueError: a text without any token, where the tokenizer has none for what it does not know.
-    """
+    """Tokenizes texts, one thread at a time, and says once if texts had to be cut. Refuses a text without any token,
+    where the tokenizer has none for what it does not know."""
     with TOKENIZING:
         encoded = tokenizer(texts, **text_kwargs)
         mask = encoded.get("attention_mask")
@@ -63,29 +60,17 @@ def tokenize(tokenizer, texts: list[str], text_kwargs: dict[str, Any]) -> dict[s
 
 
 def target_ids(tokenizer, texts: list[str | None], max_length: int | None = None, end: bool = True) -> torch.Tensor:
-    """The tokens of texts that are to be written, as labels.
-
-    Args:
-        tokenizer: any of the library.
-        texts: one a row, None for a row without.
-        max_length: tokens that a text is cut to, its end included.
-        end: a token ends each text.
-
-    Returns:
-        `(B, S)` int64, each text without its start, -100 behind it.
-
-    Raises:
-        ValueError: a text with a lone surrogate, or a tokenizer without a token for the end.
-    """
+    """See `MMFusionProcessor.target_ids`. Refuses a text with a lone surrogate, and a tokenizer without a token for
+    the end."""
     last = [ends_of_text(tokenizer)[1]] if end else []
     for row, text in enumerate(texts):
         if text is not None and (fault := fault_of_unicode(text)):
             raise ValueError(f"Row {row}: {fault}")
-    there = [text for text in texts if text is not None]
+    written = [text for text in texts if text is not None]
     with TOKENIZING:
-        found = iter(tokenizer(there, add_special_tokens=False, verbose=False)["input_ids"] if there else [])
+        tokenized = iter(tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"] if written else [])
     longest = None if max_length is None else max_length - len(last)
-    rows = [[] if text is None else [*next(found)[:longest], *last] for text in texts]
+    rows = [[] if text is None else [*next(tokenized)[:longest], *last] for text in texts]
     labels = torch.full((len(rows), max([1, *map(len, rows)])), -100)
     for row, tokens in enumerate(rows):
         labels[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
@@ -94,11 +79,7 @@ def target_ids(tokenizer, texts: list[str | None], max_length: int | None = None
 
 def ends_of_text(tokenizer) -> tuple[int, int, int]:
     """The tokens that a written text starts and ends with, and what follows its end: CLS, SEP and PAD of BERT and its
-    kin, else the tokens of beginning and end of GPT-2 and its kin.
-
-    Raises:
-        ValueError: the tokenizer has neither.
-    """
+    kin, else the tokens of beginning and end of GPT-2 and its kin. Refuses a tokenizer that has neither."""
     start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
     if start is None or end is None:
@@ -164,7 +145,6 @@ class Text(Modality):
     meant = ("texts",)
 
     def dummy_inputs(self, config, device=None, dtype=None):
-        """See `Modality`."""
         ids = torch.zeros(1, 4, dtype=torch.long, device=device)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
@@ -195,11 +175,9 @@ class Text(Modality):
         return is_one(value) or (isinstance(value, (list, tuple)) and not value)
 
     def is_single(self, value):
-        """See `Modality`."""
         return is_one(value)
 
     def list_rows(self, value):
-        """See `Modality`."""
         if getattr(value, "ndim", 1) == 0 and hasattr(value, "item"):  # an array of one string
             value = value.item()
         return super().list_rows(value)
@@ -217,7 +195,6 @@ class Text(Modality):
         return list(dict.fromkeys([*super().made_inputs(part), "attention_mask"]))
 
     def part_arguments(self, part):
-        """See `Modality`."""
         return arguments_of_call(part)
 
     def parts_of_encoder(self, source, settings, read_config, **kwargs):
@@ -233,7 +210,6 @@ class Text(Modality):
         return {self.part: tokenizer}
 
     def load_item(self, processor, source):
-        """See `Modality`."""
         if fault := fault_of_text(source):
             raise ValueError(fault)
         return source

@@ -47,16 +47,8 @@ class TokenFusion(Fusion):
     def exchange(
         self, states: dict[str, TokenStates], recorder: "Recorder", **kwargs
     ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
-        """Runs the blocks of a fusion that gives new tokens to every modality.
-
-        Args:
-            states: by modality.
-            recorder: keeps what is to be given out of every block.
-            kwargs: for the attention.
-
-        Returns:
-            by modality `(B, T, D)`; and `(B, D)` each, further vectors for the readout.
-        """
+        """Runs the blocks of a fusion that gives new tokens to every modality; the recorder keeps what is to be given
+        out of every block. Gives by modality `(B, T, D)`, and further vectors for the readout, `(B, D)` each."""
         raise NotImplementedError
 
     def forward(
@@ -73,25 +65,6 @@ class TokenFusion(Fusion):
             self.prepare(states)  # says that this fusion has no memory
         recorder = Recorder(output_attentions, output_hidden_states)
         streams, latents = self.exchange(states, recorder, **kwargs)
-        return self.finish(states, streams, latents, recorder, return_tokens)
-
-    def finish(
-        self,
-        states: dict[str, TokenStates],
-        streams: dict[str, torch.Tensor],
-        latents: list[torch.Tensor],
-        recorded: "Recorder",
-        return_tokens: bool,
-    ) -> FusedStates:
-        """What comes of blocks that give new tokens to every modality.
-
-        Args:
-            states: before the blocks.
-            streams: by modality `(B, T, D)`, after them.
-            latents: `(B, D)` each, further vectors for the readout.
-            recorded: along the way.
-            return_tokens: see `Fusion.forward`.
-        """
         fused = {
             name: TokenStates(
                 tokens=self.norm(streams[name]),
@@ -105,17 +78,13 @@ class TokenFusion(Fusion):
         ]
         return FusedStates(
             pooled=self.read(states, [*pooled, *latents]),
-            **recorded.outputs(),
+            **recorder.outputs(),
             **(self.join_tokens(fused) if return_tokens else {}),
         )
 
 
 class Recorder:
-    """Keeps what is to be given out of every block, and nothing else.
-
-    Args:
-        output_attentions, output_hidden_states: see `Fusion.forward`.
-    """
+    """Keeps what is to be given out of every block, and nothing else; see `Fusion.forward`."""
 
     def __init__(self, output_attentions: bool, output_hidden_states: bool | int | list[int]):
         self.output_attentions, self.output_hidden_states = output_attentions, output_hidden_states

@@ -19,13 +19,8 @@ ALONE = {"protocol_whitelist": "none"}
 
 
 def chosen_frames(count: int, wanted: int) -> list[int]:
-    """Which frames of a video stand for it: the middles of as many equal parts (Wang et al. 2016, section 3.1, without
-    the chance). Of fewer than are wanted some come twice.
-
-    Args:
-        count: frames of the video.
-        wanted: how many to choose.
-    """
+    """Which frames of a video, of so many, stand for it: the middles of as many equal parts as are wanted (Wang et al.
+    2016, section 3.1, without the chance). Of fewer frames some come twice."""
     return [(2 * part + 1) * count // (2 * wanted) for part in range(wanted)]
 
 
@@ -64,19 +59,19 @@ def load_frames(source: Any, num_frames: int, background: str | Sequence[int] | 
     try:
         count = count_frames(av, source)
         wanted = chosen_frames(count, num_frames) if count else []
-        found: dict[int, Image.Image] = {}
+        frames: dict[int, Image.Image] = {}
         with open_video(av, source) as container:
             for place, frame in enumerate(container.decode(video=0)):
                 if place in wanted:
-                    found[place] = frame.to_image()
+                    frames[place] = frame.to_image()
                 if wanted and place >= wanted[-1]:
                     break
     except (av.FFmpegError, OSError, IndexError, ValueError) as error:  # IndexError: no video among its streams
         reason = " ".join(str(error).split())
         raise ValueError(f"the video cannot be read ({type(error).__name__}: {reason}).") from None
-    if not found or set(wanted) - set(found):
-        raise ValueError("the video has no frame." if not found else "the video breaks off.")
-    return [found[place].convert("RGB") for place in wanted]
+    if not frames or set(wanted) - set(frames):
+        raise ValueError("the video has no frame." if not frames else "the video breaks off.")
+    return [frames[place].convert("RGB") for place in wanted]
 
 
 @contextmanager
@@ -104,6 +99,3 @@ def count_frames(av: Any, source: Any) -> int:
     """Frames of a video: what its header says, or, where that says nothing, those that come."""
     with open_video(av, source) as container:
         return container.streams.video[0].frames or sum(1 for _ in container.decode(video=0))
-
-
-__all__ = ["load_frames"]

@@ -133,9 +133,9 @@ def fault_of(folder: Path, checksums: bool = False) -> str | None:
         warnings.warn(f"xxhash is not installed: the files of {folder} are compared by their sizes alone.")
         return None
     for name, checksum in manifest[CHECKSUMS].items():
-        found = checksum_of(folder / name)
-        if found != checksum:
-            return f"{name} is damaged: its xxh3 is {found} in place of {checksum}"
+        actual = checksum_of(folder / name)
+        if actual != checksum:
+            return f"{name} is damaged: its xxh3 is {actual} in place of {checksum}"
     return None
 
 
@@ -203,10 +203,10 @@ def checkpoint_to_resume(run_dir: str | os.PathLike, check: Callable[[Path], str
             return folder
         faults[folder] = fault
     if faults:
-        found = "; ".join(f"{folder.name}: {fault}" for folder, fault in faults.items())
+        reasons = "; ".join(f"{folder.name}: {fault}" for folder, fault in faults.items())
         raise ValueError(
-            f"{run_dir} has checkpoints, and none can be resumed from. {found}. Put back what is missing or damaged, "
-            "or begin anew: in another folder (--output_dir), or here (--overwrite_output_dir)."
+            f"{run_dir} has checkpoints, and none can be resumed from. {reasons}. Put back what is missing or "
+            "damaged, or begin anew: in another folder (--output_dir), or here (--overwrite_output_dir)."
         )
     return None
 
@@ -235,10 +235,10 @@ def rotate(run_dir: str | os.PathLike, limit: int | None, keep: tuple[str | os.P
     """
     if limit is None:
         return
-    found = list_checkpoints(run_dir)
-    kept = [folder for folder in found if fault_of(folder) is None][: max(1, limit)]
+    checkpoints = list_checkpoints(run_dir)
+    kept = [folder for folder in checkpoints if fault_of(folder) is None][: max(1, limit)]
     kept += [Path(folder) for folder in keep if folder is not None]
-    for folder in found:
+    for folder in checkpoints:
         if folder.resolve() not in {path.resolve() for path in kept}:
             shutil.rmtree(move_away(folder), ignore_errors=True)
 

@@ -32,8 +32,8 @@ def embed(
         unreadable: takes by place why an item cannot be read, which is left out then; None: it raises.
     """
     batches = batches_of(model, collator, modality, rows, places, batch_size, progress, unreadable)
-    found = [model.get_features(modality, None, **inputs).float().cpu() for inputs in batches]
-    return torch.cat(found) if found else torch.empty(0, model.config.projection_dim)
+    embeddings = [model.get_features(modality, None, **inputs).float().cpu() for inputs in batches]
+    return torch.cat(embeddings) if embeddings else torch.empty(0, model.config.projection_dim)
 
 
 @torch.no_grad()

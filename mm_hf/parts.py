@@ -170,23 +170,23 @@ def load_fusion(fusion: Fusion, old: Fusion, name: str, strange: Collection[str]
     names = {*fusion.modalities, *old.modalities}
     fresh, parts = [], set()
     for key, value in fusion.state_dict().items():
-        own, found = common_name(fusion, key), None
-        if own in others and not set(own.split(".")) & set(strange) & names:
-            old_key, old_value = others[own]
+        common, missing = common_name(fusion, key), None
+        if common in others and not set(common.split(".")) & set(strange) & names:
+            old_key, old_value = others[common]
             axes = (blocks_of(fusion, key), blocks_of(old, old_key)) if known else ({}, {})
             kept = {axis: [part for part in axes[1][axis] if not part & set(strange)] for axis in axes[1]}
-            found = carry(value, old_value, *axes, allowed=kept)
-        if found is None:
-            fresh.append(own)
+            missing = carry(value, old_value, *axes, allowed=kept)
+        if missing is None:
+            fresh.append(common)
         else:
-            parts |= found
+            parts |= missing
     if len(fresh) == len(fusion.state_dict()):
         return f"fusion: fresh, that of {name} has other shapes"
     singles = {modality for part in parts if len(part) == 1 for modality in part}
     lacking = {*singles, *(" times ".join(sorted(part)) for part in parts if not part & singles)}
     lacking |= {part_of(key, names) for key in fresh}
-    own_names = {common_name(fusion, key) for key in fusion.state_dict()}
-    unused = {part_of(key, names) for key in others if key not in own_names} - (set(old.modalities) & set(strange))
+    common_names = {common_name(fusion, key) for key in fusion.state_dict()}
+    unused = {part_of(key, names) for key in others if key not in common_names} - (set(old.modalities) & set(strange))
     line = f"fusion: from {name}" + (f"; fresh: what it has for {listed(sorted(lacking))}" if lacking else "")
     return line + (f"; of {name} not used: {listed(sorted(unused))}" if unused else "")
 
@@ -248,18 +248,18 @@ def load_others(
     """
     parts, others = parts_beside(model, heads), parts_beside(old, heads)
     alike = any(isinstance(model, kind) and isinstance(old, kind) for kind in HEADS.values())
-    found, fresh = [], []
+    loaded, fresh = [], []
     for key, part in parts.items():
         of_modality = key.removeprefix("embeddings.")
         if not alike or key not in others or (key != of_modality and of_modality not in taken):
             fresh.append(key)
         elif isinstance(part, nn.Parameter):
             part.copy_(others[key])
-            found.append(key)
+            loaded.append(key)
         else:
-            (found if load_whole(part, others[key]) else fresh).append(key)
-    unused = [key for key in others if key not in found]
-    lines = [f"{', '.join(found)}: from {name}"] if found else []
+            (loaded if load_whole(part, others[key]) else fresh).append(key)
+    unused = [key for key in others if key not in loaded]
+    lines = [f"{', '.join(loaded)}: from {name}"] if loaded else []
     lines += [f"{', '.join(fresh)}: fresh"] if fresh else []
     return lines + ([f"{', '.join(unused)} of {name}: not used"] if unused else [])
 
@@ -272,8 +272,8 @@ def parts_beside(model: MMFusionPreTrainedModel, heads: Collection[nn.Module]) -
         if settled or module is model.base_model or model.base_model is model:
             continue
         if isinstance(module, nn.ModuleDict):
-            own = {f"{key}.{place}": part for place, part in module.items()}
-            parts |= {place: part for place, part in own.items() if all(part is not head for head in heads)}
+            members = {f"{key}.{place}": part for place, part in module.items()}
+            parts |= {place: part for place, part in members.items() if all(part is not head for head in heads)}
         elif next(module.parameters(), None) is not None:
             parts[key] = module
     return parts

@@ -82,10 +82,10 @@ def shard_model(
 
 def modules_named(root: nn.Module, class_names) -> list[nn.Module]:
     """The modules below `root` of classes with these names, children before their parents."""
-    found = [
+    chosen = [
         module for module in root.modules() if module is not root and type(module).__name__ in (class_names or ())
     ]
-    return found[::-1]
+    return chosen[::-1]
 
 
 def keep_processes_in_step(model: MMFusionModel):

@@ -208,10 +208,10 @@ def check_processes(folder: Path, pattern: str, expected: list[str]):
     Raises:
         ValueError: naming the files.
     """
-    found = sorted(path.name for path in folder.glob(pattern))
-    if found and set(found) != set(expected):
+    files = sorted(path.name for path in folder.glob(pattern))
+    if files and set(files) != set(expected):
         raise ValueError(
-            f"{folder} holds the random states of {len(found)} process(es), {', '.join(found)}, and {len(expected)} "
+            f"{folder} holds the random states of {len(files)} process(es), {', '.join(files)}, and {len(expected)} "
             f"would resume from it ({', '.join(expected)}): start as many as began the run."
         )
 
@@ -272,14 +272,14 @@ def agreed(choose: Callable[[], T]) -> T:
     state = PartialState()
     if state.num_processes == 1:
         return choose()
-    found: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]
     error: Exception | None = None
     if state.is_main_process:
         try:
-            found[0] = choose()
+            outcome[0] = choose()
         except Exception as raised:  # the others wait
-            found[1], error = str(raised), raised
-    broadcast_object_list(found)
-    if found[1] is not None:
-        raise error or ValueError(found[1])
-    return found[0]
+            outcome[1], error = str(raised), raised
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise error or ValueError(outcome[1])
+    return outcome[0]

@@ -102,8 +102,8 @@ class MultimodalCollator:
         self.parts = {name: reader_of(name).columns(self.columns, self) for name in names}
         for modality in self.parts:
             reader_of(modality).check(self)
-        there = {modality: len(columns) for modality, columns in self.parts.items() if columns}
-        if self.pair_ids and there not in ({Text.name: 1, item: 1} for item in ITEMS):
+        places = {modality: len(columns) for modality, columns in self.parts.items() if columns}
+        if self.pair_ids and places not in ({Text.name: 1, item: 1} for item in ITEMS):
             raise ValueError(f"pair_ids needs a column of texts and one of {list(ITEMS)}, got {self.parts}.")
 
     def set_epoch(self, epoch: int):
@@ -241,8 +241,8 @@ class MultimodalCollator:
         masked = torch.tensor([(row["split"], row["row_id"]) in faulty for row in rows])
         for values in labels.values():
             values[masked] = float("nan") if values.is_floating_point() else -100
-        found: dict[str, Any] = {"labels": labels, "sample_weight": weights}
-        return {name: values if several else values[columns.label] for name, values in found.items() if values}
+        inputs: dict[str, Any] = {"labels": labels, "sample_weight": weights}
+        return {name: values if several else values[columns.label] for name, values in inputs.items() if values}
 
     def _weight(self, row: dict[str, Any], label: str, column: str, bad: list[BadRowError]) -> float:
         """How much a row counts, see `weight_of`; a bad one does not."""

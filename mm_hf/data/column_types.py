@@ -67,14 +67,14 @@ def of_one_type(
             continue
         common = features[first]
         for name, feature in features.items():
-            found = common_type(common, feature)
-            if found is None:
+            joint = common_type(common, feature)
+            if joint is None:
                 one, other = (places.get(part, [repr(part)]) for part in (first, name))
                 raise Unreadable(
                     f"Column {column!r} of {dataset} holds {common} in {', '.join(one)} and {feature} in "
                     f"{', '.join(other)}: it needs one type in all."
                 )
-            common = found
+            common = joint
         if isinstance(common.feature if isinstance(common, List) else common, ClassLabel):
             continue  # a cast would keep the numbers and change the names
         for name, feature in features.items():

@@ -98,9 +98,9 @@ class Columns:
         if taken := sorted(set(self.extra) & {*library, *(each.name for each in fields(self))}):
             raise ValueError(f"extra is for modalities from outside mm_hf; {taken} are its own: use their arguments.")
         read = [pair for pair in self.named() if pair[0] not in ("kind", "group")]  # these are not read row by row
-        own = [(part, column) for part, column in read if column in (ROW_ID, SPLIT)]
-        if own:
-            part, column = own[0]
+        reserved = [(part, column) for part, column in read if column in (ROW_ID, SPLIT)]
+        if reserved:
+            part, column = reserved[0]
             raise ValueError(
                 f"The {part} column is called {column!r}, which is what rows keep their place under: rename it, for "
                 f"instance to {f'{column}_'!r}."

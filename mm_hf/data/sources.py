@@ -101,8 +101,8 @@ def load_splits(
         splits = with_labels(splits, columns)
     for name, split in splits.items():
         # Rows are kept together where they are cut, and nowhere else.
-        own = group_column if name == "train" or "train" not in splits else None
-        splits[name] = prepare(split, name, dataset, columns, own, root, known.get(name))
+        kept_together = group_column if name == "train" or "train" not in splits else None
+        splits[name] = prepare(split, name, dataset, columns, kept_together, root, known.get(name))
     if as_written:
         splits = of_one_type(splits, wanted, dataset, find_files(dataset))
     if measured and not streaming:
@@ -157,15 +157,15 @@ def with_labels(splits: dict[str, Any], columns: Columns) -> dict[str, Any]:
     if train is None:
         return splits
     values: dict[str, Any] = dict.fromkeys(columns.labels) | dict.fromkeys(columns.weights.values(), 1)
-    found = {}
+    completed = {}
     for name, split in splits.items():
         for column, value in values.items():
             if name != "train" and column in train.column_names and column not in split.column_names:
                 feature: Any = train.features[column]
                 filled = str(value) if value is not None and kind_of(feature.dtype) == "string" else value
                 split = split.add_column(column, [filled] * len(split), feature=feature)
-        found[name] = split
-    return found
+        completed[name] = split
+    return completed
 
 
 def is_measurable(split: Dataset, name: str, columns: Columns, dataset: str | os.PathLike) -> bool:

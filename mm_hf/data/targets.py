@@ -56,12 +56,12 @@ def texts_of_tokens(tokens: torch.Tensor, tokenizer: Any, ended: bool = True) ->
         ended: a token ends each text.
     """
     _, end, pad = ends_of_text(tokenizer) if ended else (None, None, tokenizer.pad_token_id)
-    found: list[str | None] = []
+    texts: list[str | None] = []
     for row in tokens.tolist():
         if row and all(token == -100 for token in row):
-            found.append(None)
+            texts.append(None)
             continue
         row = row[: row.index(end)] if end in row else row
         written = [token for token in row if token not in (-100, pad)]
-        found.append(decode_as_written(tokenizer, written).strip())
-    return found
+        texts.append(decode_as_written(tokenizer, written).strip())
+    return texts

@@ -94,7 +94,7 @@ def read_word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[to
             none of the words. Lines of words that are not wanted are looked at for their count alone.
     """
     places = {word: place for place, word in enumerate(words)}
-    found: dict[int, torch.Tensor] = {}
+    by_place: dict[int, torch.Tensor] = {}
     width = None
     with open(path, encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(file, start=1):
@@ -110,7 +110,7 @@ def read_word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[to
             if len(values) < width or not width or any(not part or is_number(part) for part in extra):
                 raise ValueError(f"{path}, line {number}: expected a word and {width} numbers, got {line[:60]!r}.")
             word = " ".join([word, *extra])
-            if word not in places or places[word] in found:
+            if word not in places or places[word] in by_place:
                 continue
             try:
                 vector = torch.tensor([float(value) for value in values[len(extra) :]])
@@ -118,14 +118,14 @@ def read_word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[to
                 raise ValueError(f"{path}, line {number}, word {word!r}: {error}.") from None
             if not vector.isfinite().all():
                 raise ValueError(f"{path}, line {number}, word {word!r}: not all of its numbers are finite.")
-            found[places[word]] = vector
-    if not found:
+            by_place[places[word]] = vector
+    if not by_place:
         raise ValueError(f"{path} has none of the {len(places)} words, such as {list(words)[:5]}.")
     vectors = torch.zeros(len(words), width or 0)
-    there = torch.zeros(len(words), dtype=torch.bool)
-    for place, numbers in found.items():
-        vectors[place], there[place] = numbers, True
-    return vectors, there
+    known = torch.zeros(len(words), dtype=torch.bool)
+    for place, numbers in by_place.items():
+        vectors[place], known[place] = numbers, True
+    return vectors, known
 
 
 def is_number(text: str) -> bool:

@@ -62,8 +62,8 @@ def bootstrap(
     Returns:
         by name `value`, `low` and `high`; None for what is not defined.
     """
-    found = measure(torch.arange(len(groups)))
-    drawn: dict[Any, list[float]] = {name: [] for name in found}
+    figures = measure(torch.arange(len(groups)))
+    drawn: dict[Any, list[float]] = {name: [] for name in figures}
     for rows in progress_bar(
         resamples(groups, samples, seed), total=samples, desc=title, leave=False, delay=1, disable=title is None
     ):
@@ -71,7 +71,7 @@ def bootstrap(
             if not math.isnan(value):
                 drawn[name].append(value)
     intervals: dict[Any, dict[str, float | None]] = {}
-    for name, value in found.items():
+    for name, value in figures.items():
         low = high = None
         if drawn[name]:
             low, high = np.quantile(drawn[name], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
@@ -115,12 +115,12 @@ def metrics_with_intervals(
 
     def measure(rows: torch.Tensor) -> dict[Any, float]:
         said, true = answers[rows], targets[rows]
-        found: dict[Any, float] = {name: function(said, true).item() for name, function in functions.items()}
+        figures: dict[Any, float] = {name: function(said, true).item() for name, function in functions.items()}
         for kind, members in chosen.items():
             among = members[rows]
             of_kind = by_first(said[among], true[among]).item() if among.any() else math.nan
-            found["kind", kind] = of_kind
-        return found
+            figures["kind", kind] = of_kind
+        return figures
 
     intervals = bootstrap(measure, groups, samples, seed, title)
     by_kind = {kind: {**intervals["kind", kind], "rows": int(rows.sum())} for kind, rows in chosen.items()}

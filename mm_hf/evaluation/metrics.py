@@ -71,12 +71,12 @@ def multi_task_metrics(
         present = task.has_label(own_labels)
         answers, targets = task.answers(own_logits[present]), task.targets(own_labels[present])
         scores.append(task.score(report["metrics"], answers, targets))
-    found: dict[str, Any] = {
+    joined: dict[str, Any] = {
         part: {f"{column}_{name}": value for column, report in reports.items() for name, value in report[part].items()}
         for part in ("metrics", "by_kind")
     }
-    found["metrics"] = {"score": sum(scores) / len(scores), **found["metrics"]}
-    return {**found, "rows": {column: report["rows"] for column, report in reports.items()}}
+    joined["metrics"] = {"score": sum(scores) / len(scores), **joined["metrics"]}
+    return {**joined, "rows": {column: report["rows"] for column, report in reports.items()}}
 
 
 def majority_accuracy(train_labels: list, test_labels: list) -> float:

@@ -94,8 +94,8 @@ def predict(
                 outputs, said = write(writer, batch, generate)
         if labels is not None:
             several = isinstance(labels, dict)
-            found, counted = (outputs.task_losses, labels) if several else ({"": outputs.loss}, {"": labels})
-            losses.append({name: (found[name].item(), count_labels(counted[name])) for name in counted})
+            of_batch, counted = (outputs.task_losses, labels) if several else ({"": outputs.loss}, {"": labels})
+            losses.append({name: (of_batch[name].item(), count_labels(counted[name])) for name in counted})
         parts.append(send_to_device((row_ids, said, ids or labels), "cpu"))
     parts = gather_object(parts)
     if writer is not None:

@@ -33,15 +33,15 @@ def ranks(scores: torch.Tensor, relevant: torch.Tensor) -> torch.Tensor:
     return ((scores >= best) & ~relevant).sum(-1) + 1
 
 
-def ranking_metrics(found: torch.Tensor) -> dict[str, float]:
+def ranking_metrics(places: torch.Tensor) -> dict[str, float]:
     """Recall at 1, 5 and 10 (the share of queries with a relevant item among the first k, which torchmetrics calls the
     hit rate), and the median rank.
 
     Args:
-        found: `(Q,)`, see `ranks`.
+        places: `(Q,)`, see `ranks`.
     """
-    recalls = {f"recall_at_{k}": (found <= k).float().mean().item() for k in RECALLS}
-    return {**recalls, "median_rank": found.float().quantile(0.5).item()}
+    recalls = {f"recall_at_{k}": (places <= k).float().mean().item() for k in RECALLS}
+    return {**recalls, "median_rank": places.float().quantile(0.5).item()}
 
 
 def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -72,10 +72,10 @@ def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.
         f"text_to_{item}": ranking_metrics(ranks(scores, relevant)),
         f"{item}_to_text": ranking_metrics(ranks(scores.T, relevant.T)),
     }
-    recalls = [found[f"recall_at_{k}"] for found in directions.values() for k in RECALLS]
+    recalls = [figures[f"recall_at_{k}"] for figures in directions.values() for k in RECALLS]
     metrics = {"mean_recall": sum(recalls) / len(recalls)}
-    for direction, found in directions.items():
-        metrics |= {f"{direction}_{name}": value for name, value in found.items()}
+    for direction, figures in directions.items():
+        metrics |= {f"{direction}_{name}": value for name, value in figures.items()}
     return {"metrics": metrics, "by_kind": {}, "rows": int(paired.sum())}
 
 
@@ -92,13 +92,13 @@ def chance_mean_recall(ids: dict[str, torch.Tensor]) -> float:
     return (mean_chance(texts, items) + mean_chance(items, texts)) / 2
 
 
-def mean_chance(queries: torch.Tensor, found: torch.Tensor) -> float:
+def mean_chance(queries: torch.Tensor, matches: torch.Tensor) -> float:
     """The mean over 1, 5 and 10 of the recall that an order drawn at random has.
 
     Args:
-        queries, found: `(P,)` int64, the distinct pairs of a query and an item that is right for it.
+        queries, matches: `(P,)` int64, the distinct pairs of a query and an item that is right for it.
     """
-    items, total = len(found.unique()), 0.0
+    items, total = len(matches.unique()), 0.0
     counts, rows = queries.unique(return_counts=True)[1].unique(return_counts=True)
     for right, share in zip(counts.tolist(), (rows / rows.sum()).tolist()):
         for k in (min(k, items) for k in RECALLS):

@@ -60,7 +60,7 @@ def build(parts: None, seed: int) -> DatasetDict:
     names = sorted({activity for _, activity in known})
     draw, held_out = random.Random(seed), set()
     for name in names:
-        held_out.update(draw.sample([place for place, (_, found) in enumerate(known) if found == name], HELD_OUT))
+        held_out.update(draw.sample([place for place, (_, label) in enumerate(known) if label == name], HELD_OUT))
     chosen = {
         "train": [row for place, row in enumerate(known) if place not in held_out],
         "validation": [row for place, row in enumerate(known) if place in held_out],
@@ -84,9 +84,9 @@ def build(parts: None, seed: int) -> DatasetDict:
     )
 
 
-def card(found: DatasetDict, seed: int) -> str:
+def card(parts: DatasetDict, seed: int) -> str:
     """The data set's card."""
-    return CARD.format(seed=seed, rows=sum(map(len, found.values())))
+    return CARD.format(seed=seed, rows=sum(map(len, parts.values())))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -64,11 +64,11 @@ def build(parts: DatasetDict, seed: int) -> DatasetDict:
     return DatasetDict({name: steps(part, vocabulary) for name, part in parts.items()})
 
 
-def card(found: DatasetDict, seed: int) -> str:
+def card(parts: DatasetDict, seed: int) -> str:
     """The data set's card."""
-    labels = found["test"]["next"][:]
-    words = len(found["train"].features["next"].names)
-    return CARD.format(rows=sum(map(len, found.values())), words=words, unknown=sum(v in (None, -1) for v in labels))
+    labels = parts["test"]["next"][:]
+    words = len(parts["train"].features["next"].names)
+    return CARD.format(rows=sum(map(len, parts.values())), words=words, unknown=sum(v in (None, -1) for v in labels))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -176,9 +176,9 @@ def built(
     """
     try:
         if is_complete(options.output, names) and not options.force:
-            found = json.loads((options.output / SETTINGS).read_text(encoding="utf-8"))
-            if found != settings:
-                raise PreparationError(f"{options.output} was built with {found}, asked for {settings}: add --force")
+            kept = json.loads((options.output / SETTINGS).read_text(encoding="utf-8"))
+            if kept != settings:
+                raise PreparationError(f"{options.output} was built with {kept}, asked for {settings}: add --force")
             print(f"{options.output}: complete, left as it is (--force builds it again)")
             return None
         return write(options.output, settings)
@@ -223,14 +223,14 @@ def build_dataset(
     try:
         parts = None if source is None else load_from_disk(str(options.source))
         with folder_in_place(options.output, written) as folder:
-            found = build(parts, options.seed)
-            found.save_to_disk(folder)
-            (folder / "README.md").write_text(card(found, options.seed), encoding="utf-8")
+            splits = build(parts, options.seed)
+            splits.save_to_disk(folder)
+            (folder / "README.md").write_text(card(splits, options.seed), encoding="utf-8")
     except PreparationError as error:
         sys.exit(f"error: {error}")
     except (FileNotFoundError, KeyError, ValueError) as error:
         sys.exit(f"error: {options.source if source else options.output}: {error}")
-    for part, rows in found.items():
+    for part, rows in splits.items():
         print(f"{part:<12}{len(rows):>6} rows")
     print(f"written to {options.output}")
 

@@ -80,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def build(parts: DatasetDict, seed: int) -> DatasetDict:
         return DatasetDict({name: pairs(part, seed) for name, part in parts.items()})
 
-    def card(found: DatasetDict, seed: int) -> str:
-        return CARD.format(seed=seed, rows=sum(map(len, found.values())))
+    def card(parts: DatasetDict, seed: int) -> str:
+        return CARD.format(seed=seed, rows=sum(map(len, parts.values())))
 
     build_dataset("mismatch", __doc__.split("\n")[0], "openmoji", build, card, arguments)
 

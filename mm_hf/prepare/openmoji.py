@@ -103,10 +103,10 @@ def check_version(requirement: str) -> None:
     Raises:
         PreparationError: The package is missing, or of another version.
     """
-    found = installed(requirement).version
-    if found != requirement.split("==")[1]:
+    version = installed(requirement).version
+    if version != requirement.split("==")[1]:
         raise PreparationError(
-            f"version {found} is installed, expected {requirement}: run `pip install --no-deps {requirement}`"
+            f"version {version} is installed, expected {requirement}: run `pip install --no-deps {requirement}`"
         )
 
 
@@ -312,7 +312,7 @@ def count_twins(splits: DatasetDict) -> dict[str, int]:
         for name, rows in splits.items()
     }
     learned = set(pictures.pop("train"))
-    return {name: sum(picture in learned for picture in found) for name, found in pictures.items()}
+    return {name: sum(picture in learned for picture in images) for name, images in pictures.items()}
 
 
 def write_card(path: Path, splits: DatasetDict, seed: int) -> None:

@@ -73,12 +73,12 @@ def numbers(part: Dataset, rounds: int, seed: int) -> Dataset:
     columns = part.select_columns(["digit", "word", "speaker"])[:]
     rows: list[dict[str, Any]] = []
     for speaker in sorted(set(columns["speaker"])):
-        own = [place for place, name in enumerate(columns["speaker"]) if name == speaker]
+        places = [place for place, name in enumerate(columns["speaker"]) if name == speaker]
         for _ in range(rounds):
-            draw.shuffle(own)
+            draw.shuffle(places)
             start = 0
-            while len(own) - start >= DIGITS[0]:
-                chosen = own[start : start + draw.randint(*DIGITS)]
+            while len(places) - start >= DIGITS[0]:
+                chosen = places[start : start + draw.randint(*DIGITS)]
                 start += len(chosen)
                 rows.append(
                     {
@@ -100,8 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def build(parts: DatasetDict, seed: int) -> DatasetDict:
         return DatasetDict({name: numbers(part, ROUNDS.get(name, 1), seed) for name, part in parts.items()})
 
-    def card(found: DatasetDict, seed: int) -> str:
-        return CARD.format(seed=seed, rows=sum(map(len, found.values())))
+    def card(parts: DatasetDict, seed: int) -> str:
+        return CARD.format(seed=seed, rows=sum(map(len, parts.values())))
 
     build_dataset("spoken_numbers", __doc__.split("\n")[0], "fsdd", build, card, arguments)
 

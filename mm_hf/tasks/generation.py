@@ -57,8 +57,8 @@ class Generation(Task):
 
     def constants(self, labels, outputs):
         """The most frequent text; it is not the best one for the WER, but held against that too."""
-        found = super().constants(labels, outputs)
-        return found | {"wer_of_majority": Constant(found["majority"].answer, "wer", "the same", listed=False)}
+        floors = super().constants(labels, outputs)
+        return floors | {"wer_of_majority": Constant(floors["majority"].answer, "wer", "the same", listed=False)}
 
     def row_scores(self, answers, targets):
         """See `row_score`."""

@@ -94,7 +94,7 @@ class Regression(Task):
         closer = scores[0] - scores[1]
         return {"a_closer": closer > 0, "b_closer": closer < 0, "equal": closer == 0}
 
-    def plots(self, found, answers, targets):
+    def plots(self, analysis, answers, targets):
         """Answers against truths."""
         return {"scatter.png": partial(plot_scatter, answers, targets)}
 
@@ -123,17 +123,17 @@ class Regression(Task):
         by how far off the answer is."""
         answers, targets, present = self.answers(logits), self.targets(labels), self.has_label(labels)
         deviation = deviation_of(targets[present])
-        found: list[tuple[str, str | None, bool | None]] = []
+        judgements: list[tuple[str, str | None, bool | None]] = []
         for answer, truth, known in zip(answers, targets, present.tolist()):
             said, true = numbers(answer, deviation), numbers(truth, deviation)
             off = numbers_off(answer, truth, deviation) if known else None
             if not known:
-                found.append((said, None, None))
+                judgements.append((said, None, None))
             elif off is None:
-                found.append((said, true, bool((answer == truth).all())))
+                judgements.append((said, true, bool((answer == truth).all())))
             else:
-                found.append((said, off_by(true, off), off <= GOOD_DEVIATIONS))
-        return found
+                judgements.append((said, off_by(true, off), off <= GOOD_DEVIATIONS))
+        return judgements
 
     def columns(self, outputs, top_k=1, every=False):
         """A number, in the unit of the labels; of several `prediction_1`…"""

@@ -228,12 +228,12 @@ class Task:
         return {}
 
     def plots(
-        self, found: Mapping[str, Any], answers: torch.Tensor, targets: torch.Tensor
+        self, analysis: Mapping[str, Any], answers: torch.Tensor, targets: torch.Tensor
     ) -> dict[str, Callable[[Path], None]]:
         """What draws the answers, by the name of its file, which `PICTURES` explains.
 
         Args:
-            found: see `analyse`.
+            analysis: see `analyse`.
             answers, targets: of the rows that have a label.
         """
         return {}
@@ -382,12 +382,12 @@ class Task:
             ValueError: what this loss does not have.
         """
         args, settings = run.train_args, task_head_of(self.name).settings
-        found: dict[str, Any] = {"label_smoothing": args.label_smoothing_factor}
+        arguments: dict[str, Any] = {"label_smoothing": args.label_smoothing_factor}
         if args.imbalance == "focal_loss":
-            found["focal_gamma"] = args.focal_gamma
+            arguments["focal_gamma"] = args.focal_gamma
         if args.imbalance in ("class_weights", "logit_adjustment") and (settings or not among_others):
             raise ValueError(f"imbalance {args.imbalance} is for one label a row; the problem is {self.name}.")
-        return {key: value for key, value in found.items() if key in settings or not among_others}
+        return {key: value for key, value in arguments.items() if key in settings or not among_others}
 
     @property
     def answer_in_words(self) -> str:

@@ -74,8 +74,8 @@ class ModalityReader:
             columns: of the data set.
             collator: whose settings may matter, such as the number of frames of a video.
         """
-        found = self.data_columns(columns)
-        return [self.name] if found and self.one_item else found
+        names = self.data_columns(columns)
+        return [self.name] if names and self.one_item else names
 
     def prepare_column(self, split: Any, column: str, part: str, root: str | None) -> Any:
         """A split (`Dataset` or `IterableDataset`) with one of its columns as `load` and `key` take it.
@@ -266,9 +266,9 @@ def present(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
     return [column for column in columns if not is_absent(row[column])]
 
 
-def by_column(found: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+def by_column(described: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """What `describe` says of columns: of one what was found, of several a dict by column, of none None."""
-    return found if len(found) > 1 else next(iter(found.values()), None)
+    return described if len(described) > 1 else next(iter(described.values()), None)
 
 
 def of_columns(described: dict[str, Any] | None) -> list[tuple[str, dict[str, Any]]]:
@@ -276,8 +276,8 @@ def of_columns(described: dict[str, Any] | None) -> list[tuple[str, dict[str, An
     one."""
     if described is None:
         return []
-    if all(isinstance(found, dict) for found in described.values()):
-        return [(f"{column}: ", found) for column, found in described.items()]
+    if all(isinstance(about, dict) for about in described.values()):
+        return [(f"{column}: ", about) for column, about in described.items()]
     return [("", described)]
 
 

@@ -56,13 +56,13 @@ class SoundReader(ModalityReader):
 
     def lines(self, summary):
         """One line a column."""
-        return [sound_line(found, name) for name, found in of_columns(summary["sounds"])]
+        return [sound_line(about, name) for name, about in of_columns(summary["sounds"])]
 
     def draw(self, row, collator):
         """The spectrogram of the first sound."""
-        if there := present(row, collator.columns.sounds):
+        if columns := present(row, collator.columns.sounds):
             rate = collator.processor.feature_extractor.sampling_rate
-            return picture_of_sound(decode_sound(row, there[0], collator.root, rate), rate)
+            return picture_of_sound(decode_sound(row, columns[0], collator.root, rate), rate)
         return None
 
     def caption(self, row, collator):

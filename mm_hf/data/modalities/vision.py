@@ -91,13 +91,13 @@ class VisionReader(ModalityReader):
 
     def lines(self, summary):
         """One line a column of pictures."""
-        return [picture_line(column, found) for column, found in summary["pictures"].items()]
+        return [picture_line(column, about) for column, about in summary["pictures"].items()]
 
     def draw(self, row, collator):
         """The first picture, else the frames of the video side by side."""
         columns = collator.columns
-        if there := present(row, columns.images):
-            return decode_image(row, there[0], collator.root, collator.processor.image_background)
+        if pictures := present(row, columns.images):
+            return decode_image(row, pictures[0], collator.root, collator.processor.image_background)
         if columns.video is None or is_absent(row[columns.video]):
             return None
         return side_by_side(frames_of(row, collator))
@@ -230,9 +230,9 @@ def distinct_pictures(split: Dataset, column: str, image_id: str | None) -> int 
     return len(paths - {None})
 
 
-def picture_line(column: str, found: dict[str, Any]) -> str:
+def picture_line(column: str, pictures: dict[str, Any]) -> str:
     """What `describe_pictures` found, for the terminal."""
-    sizes = " / ".join(f"{width}×{height}" for width, height in found["sizes"] or [])
+    sizes = " / ".join(f"{width}×{height}" for width, height in pictures["sizes"] or [])
     text = f"  pictures  {column}: min / median / max {sizes}" if sizes else f"  pictures  {column}: none readable"
-    text += "" if found["distinct"] is None else f"; {found['distinct']:,} distinct"
-    return f"{text}; unreadable {found['unreadable']} of {found['looked_at']} looked at"
+    text += "" if pictures["distinct"] is None else f"; {pictures['distinct']:,} distinct"
+    return f"{text}; unreadable {pictures['unreadable']} of {pictures['looked_at']} looked at"

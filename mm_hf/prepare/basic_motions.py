@@ -84,15 +84,6 @@ def build(parts: None, seed: int) -> DatasetDict:
     )
 
 
-def card(parts: DatasetDict, seed: int) -> str:
-    """The data set's card."""
-    return CARD.format(seed=seed, rows=sum(map(len, parts.values())))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
-    build_dataset("basic_motions", __doc__.split("\n")[0], None, build, card, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    build_dataset("basic_motions", __doc__, None, build, CARD, arguments)

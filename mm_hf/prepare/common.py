@@ -135,13 +135,17 @@ def folder_in_place(target: Path, names: Collection[str]) -> Iterator[Path]:
         fresh.rename(target)
 
 
-def builder_parser(module: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+def builder_parser(
+    module: str, description: str, epilog: str | None = None, source: tuple[str, str] | None = None
+) -> argparse.ArgumentParser:
     """What the command line of every builder of a data set has: where to, and `--force`.
 
     Args:
         module: of the builder, in this package.
         description: of what it does, one line.
         epilog: of what it needs.
+        source: name and meaning of a file or folder that is named before, and may be left out where its name ends in
+            "?"; None: it starts from an installed package.
     """
     parser = argparse.ArgumentParser(
         prog=f"mm_hf prepare {module}",
@@ -149,6 +153,10 @@ def builder_parser(module: str, description: str, epilog: str | None = None) -> 
         epilog=epilog,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    if source is not None:
+        name, meaning = source
+        count = "?" if name.endswith("?") else None
+        parser.add_argument("source", metavar=name.rstrip("?"), type=Path, nargs=count, help=meaning)
     parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
     parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
     return parser
@@ -188,33 +196,28 @@ def built(
 
 def build_dataset(
     module: str,
-    description: str,
+    docstring: str,
     source: str | None,
     build: Callable[[Any, int], DatasetDict],
-    card: Callable[[DatasetDict, int], str],
+    card: str,
     arguments: Sequence[str] | None,
+    figures: Callable[[DatasetDict], dict[str, Any]] | None = None,
+    **values: Any,
 ) -> None:
     """Runs the script of a builder that has no settings but a seed.
 
     Args:
         module: of the builder, in this package.
-        description: of what it does, one line.
+        docstring: whose first line says what it does.
         source: module of the builder whose data set it starts from; None: it starts from an installed package.
         build: makes the parts from those of the other data set (None without one), with a seed.
-        card: the text of the data set's card, of the parts and the seed.
+        card: the text of the data set's card, to be filled with the seed, the number of rows, `figures` of the parts
+            and `values`.
         arguments: in place of those of the command line.
     """
-    parser = argparse.ArgumentParser(
-        prog=f"mm_hf prepare {module}",
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    if source is not None:
-        name = source.upper()
-        parser.add_argument("source", metavar=name, type=Path, help=f"what mm_hf prepare {source} wrote")
-    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
+    named = None if source is None else (source.upper(), f"what mm_hf prepare {source} wrote")
+    parser = builder_parser(module, docstring.split("\n")[0], source=named)
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
-    parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
     options = parser.parse_args(arguments)
     written = ("train", "validation", "test", "dataset_dict.json", "README.md")
     if is_complete(options.output, written) and not options.force:
@@ -225,7 +228,9 @@ def build_dataset(
         with folder_in_place(options.output, written) as folder:
             splits = build(parts, options.seed)
             splits.save_to_disk(folder)
-            (folder / "README.md").write_text(card(splits, options.seed), encoding="utf-8")
+            values |= {"seed": options.seed, "rows": sum(map(len, splits.values()))}
+            values |= {} if figures is None else figures(splits)
+            (folder / "README.md").write_text(card.format(**values), encoding="utf-8")
     except PreparationError as error:
         sys.exit(f"error: {error}")
     except (FileNotFoundError, KeyError, ValueError) as error:

@@ -228,7 +228,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, questions, images, origin in describe(splits):
         print(f"{name:<12}{questions:>10}{images:>8}  {origin}")
     print(f"written to {options.output}")
-
-
-if __name__ == "__main__":
-    main()

@@ -75,11 +75,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         by_code = records()
         return DatasetDict({name: with_records(part, by_code) for name, part in parts.items()})
 
-    def card(parts: DatasetDict, seed: int) -> str:
-        return CARD.format(package=PACKAGE, rows=sum(map(len, parts.values())))
-
-    build_dataset("emoji_records", __doc__.split("\n")[0], "openmoji", build, card, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    build_dataset("emoji_records", __doc__, "openmoji", build, CARD, arguments, package=PACKAGE)

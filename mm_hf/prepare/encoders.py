@@ -284,7 +284,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except PreparationError as error:
             sys.exit(f"error: {error}")
         print(f"{target}: written")
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from .common import SETTINGS, PreparationError, built, folder_in_place
+from .common import SETTINGS, PreparationError, builder_parser, built, folder_in_place
 
 
 RECORDING = re.compile(r"(?:^|/)(\d)_([a-z]+)_(\d+)\.wav$")
@@ -127,24 +127,16 @@ def write(archive: Path, output: Path, settings: Mapping[str, Any]) -> DatasetDi
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="mm_hf prepare fsdd",
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "archive", metavar="ZIP", type=Path, nargs="?", help="archive of the recordings; left out, that of FSDD_ZIP"
-    )
-    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
+    archive = "ZIP?", "archive of the recordings; left out, that of FSDD_ZIP"
+    parser = builder_parser("fsdd", __doc__.split("\n")[0], source=archive)
     parser.add_argument("--validation_takes", type=int, default=5, help="takes of each digit by each speaker")
-    parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
     options = parse_arguments(arguments)
-    archive = options.archive or (Path(os.environ["FSDD_ZIP"]) if os.environ.get("FSDD_ZIP") else None)
+    archive = options.source or (Path(os.environ["FSDD_ZIP"]) if os.environ.get("FSDD_ZIP") else None)
     settings = {"validation_takes": options.validation_takes}
 
     def write_all(folder: Path, settings: dict[str, Any]) -> DatasetDict:
@@ -158,7 +150,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for part, rows in splits.items():
         print(f"{part:<12}{len(rows):>6} recordings")
     print(f"written to {options.output}")
-
-
-if __name__ == "__main__":
-    main()

@@ -80,11 +80,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def build(parts: DatasetDict, seed: int) -> DatasetDict:
         return DatasetDict({name: pairs(part, seed) for name, part in parts.items()})
 
-    def card(parts: DatasetDict, seed: int) -> str:
-        return CARD.format(seed=seed, rows=sum(map(len, parts.values())))
-
-    build_dataset("mismatch", __doc__.split("\n")[0], "openmoji", build, card, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    build_dataset("mismatch", __doc__, "openmoji", build, CARD, arguments)

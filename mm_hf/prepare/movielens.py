@@ -101,11 +101,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def build(_: None, seed: int) -> DatasetDict:
         return with_behaviour(cut_at_random(read(), seed), seed)
 
-    def card(parts: DatasetDict, seed: int) -> str:
-        return CARD.format(seed=seed, package=PACKAGE, rows=sum(map(len, parts.values())))
-
-    build_dataset("movielens", __doc__.split("\n")[0], None, build, card, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    build_dataset("movielens", __doc__, None, build, CARD, arguments, package=PACKAGE)

@@ -125,11 +125,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
             first += clips
         return DatasetDict(parts)
 
-    def card(parts: DatasetDict, seed: int) -> str:
-        return CARD.format(seed=seed, rows=sum(map(len, parts.values())), frames=FRAMES, side=SIDE, rate=RATE)
-
-    build_dataset("moving_shapes", __doc__.split("\n")[0], None, build, card, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    build_dataset("moving_shapes", __doc__, None, build, CARD, arguments, frames=FRAMES, side=SIDE, rate=RATE)

@@ -374,7 +374,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, emoji, with_sentiment, often in describe(splits):
         print(f"{name:<12}{emoji:>8}{with_sentiment:>16}{often:>15}")
     print(f"written to {options.output}")
-
-
-if __name__ == "__main__":
-    main()

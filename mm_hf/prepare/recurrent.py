@@ -164,7 +164,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (PreparationError, ValueError, OverflowError, TypeError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{options.output}: written")
-
-
-if __name__ == "__main__":
-    main()

@@ -429,7 +429,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, questions, images in describe(splits):
         print(f"{name:<12}{questions:>10}{images:>8}")
     print(f"written to {options.output}")
-
-
-if __name__ == "__main__":
-    main()

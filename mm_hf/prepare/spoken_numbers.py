@@ -100,11 +100,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def build(parts: DatasetDict, seed: int) -> DatasetDict:
         return DatasetDict({name: numbers(part, ROUNDS.get(name, 1), seed) for name, part in parts.items()})
 
-    def card(parts: DatasetDict, seed: int) -> str:
-        return CARD.format(seed=seed, rows=sum(map(len, parts.values())))
-
-    build_dataset("spoken_numbers", __doc__.split("\n")[0], "fsdd", build, card, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    build_dataset("spoken_numbers", __doc__, "fsdd", build, CARD, arguments)

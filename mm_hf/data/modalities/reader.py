@@ -279,16 +279,3 @@ def of_columns(described: dict[str, Any] | None) -> list[tuple[str, dict[str, An
     if all(isinstance(about, dict) for about in described.values()):
         return [(f"{column}: ", about) for column, about in described.items()]
     return [("", described)]
-
-
-__all__ = [
-    "READERS",
-    "ModalityReader",
-    "by_column",
-    "key_of_part",
-    "of_columns",
-    "present",
-    "reader_of",
-    "reader_of_part",
-    "register_reader",
-]

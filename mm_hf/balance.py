@@ -112,7 +112,6 @@ def coefficients(scores: dict[str, float], alpha: float) -> dict[str, float]:
 
     Args:
         scores: by modality.
-        alpha: see `GradientModulation`.
     """
     factors: dict[str, float] = {}
     for name, score in scores.items() if len(scores) > 1 else ():

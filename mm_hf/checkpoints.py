@@ -109,7 +109,6 @@ def fault_of(folder: Path, checksums: bool = False) -> str | None:
     """Why a checkpoint cannot be used; None where it is whole.
 
     Args:
-        folder: the checkpoint.
         checksums: compare the files byte by byte, and not their sizes alone: all of it is read. A manifest of before,
             which has none, is judged by the sizes.
     """
@@ -183,7 +182,6 @@ def checkpoint_to_resume(run_dir: str | os.PathLike, check: Callable[[Path], str
     warning that says why. One process calls it.
 
     Args:
-        run_dir: of the run.
         check: given a checkpoint whose files are whole, says why its content cannot be used; None where it can.
 
     Returns:
@@ -229,7 +227,6 @@ def rotate(run_dir: str | os.PathLike, limit: int | None, keep: tuple[str | os.P
     """Removes the oldest checkpoints until `limit` whole ones are left, and all that are not whole.
 
     Args:
-        run_dir: of the run.
         limit: how many stay, at least one; None: all.
         keep: checkpoints that stay on top of that, such as the best.
     """

@@ -28,7 +28,7 @@ def embed(
     """The embeddings of the items of these rows, `(N, E)` float32 on the CPU.
 
     Args:
-        model, collator, modality, rows, places, batch_size, progress: see `encode`.
+        model, collator, modality, rows: see `Gallery`.
         unreadable: takes by place why an item cannot be read, which is left out then; None: it raises.
     """
     batches = batches_of(model, collator, modality, rows, places, batch_size, progress, unreadable)
@@ -50,9 +50,6 @@ def encode(
 
     Args:
         model, collator, modality, rows: see `Gallery`.
-        places: of the rows.
-        batch_size: items at a time.
-        progress: show a bar.
     """
     batches = batches_of(model, collator, modality, rows, places, batch_size, progress)
     return joined([model.model.encode({}, None, **inputs)[modality] for inputs in batches])

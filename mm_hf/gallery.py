@@ -71,8 +71,6 @@ class Gallery:
             collator: prepares the items; bad ones raise, or are left out, as it says.
             rows: as `mm_hf.data` gives them.
             factory: see the class.
-            batch_size: items at a time.
-            progress: show bars.
 
         Raises:
             BadRowError: an item that cannot be read.
@@ -112,7 +110,6 @@ class Gallery:
 
         Args:
             queries: `(Q, E)` float, of length 1, see `MMFusionForRetrieval.get_features`.
-            modality: what is searched.
             k: how many; no more than there are.
 
         Returns:
@@ -162,7 +159,6 @@ class Gallery:
         """Reads what `save` wrote.
 
         Args:
-            folder: where.
             model: that will search; one that did not make the gallery is refused.
 
         Raises:
@@ -204,11 +200,7 @@ class Gallery:
         return gallery
 
     def check(self):
-        """Looks whether its parts can be of one gallery.
-
-        Raises:
-            ValueError: says which cannot.
-        """
+        """Looks whether its parts can be of one gallery."""
         if not isinstance(self.keys, dict) or not self.keys or list(self.keys) != list(self.places):
             raise ValueError(f"it has keys of {list(self.keys)} and places of {list(self.places)}")
         if not isinstance(self.factory, str):
@@ -237,11 +229,7 @@ class Gallery:
             raise ValueError(f"it pairs items up to {self.pairs.amax(0).tolist()} of {sizes}")
 
     def check_model(self, model: MMFusionForRetrieval, folder: str | Path):
-        """Refuses a model that did not make this gallery: its similarities would mean nothing.
-
-        Raises:
-            ValueError: names both.
-        """
+        """Refuses a model that did not make this gallery: its similarities would mean nothing."""
         widths = {vectors.shape[1] for vectors in self.embeddings.values()}
         if widths - {model.config.projection_dim}:
             raise ValueError(
@@ -262,11 +250,7 @@ def checksum_of_text(values: Any) -> str:
 
 @torch.no_grad()
 def fingerprint(model: nn.Module) -> str | None:
-    """What tells the weights of a model from all others, in whatever folder they lie; None without xxhash.
-
-    Args:
-        model: on any device.
-    """
+    """What tells the weights of a model from all others, in whatever folder they lie; None without xxhash."""
     if not can_check():
         return None
     parts = []
@@ -277,11 +261,7 @@ def fingerprint(model: nn.Module) -> str | None:
 
 
 def empty_index(width: int, factory: str) -> Any:
-    """A faiss index by inner product over vectors of this width, none of them in it yet.
-
-    Raises:
-        ValueError: faiss knows no such index.
-    """
+    """A faiss index by inner product over vectors of this width, none of them in it yet."""
     import faiss
 
     try:

@@ -42,8 +42,6 @@ def fault_of_values(where: str, values: Any, rules: Rules) -> str | None:
 
     Args:
         where: the file, and the key within it.
-        values: by key.
-        rules: by key whether a value makes sense.
     """
     if not isinstance(values, dict):
         return f"{where} is {short(values)}"

@@ -287,7 +287,6 @@ class NonFiniteGuard:
 
         Args:
             model: its gradients are set to None where they are not finite: `optimizer.step()` then changes nothing.
-            step: the number of the step, for the record.
             row_ids: of the rows that this process had in the step.
             norm: the global norm of the gradients (as `clip_grad_norm_` gives it before clipping), where it is known
                 already; else it is computed. A loss that is the same on every process will do as well.

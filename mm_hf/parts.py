@@ -24,11 +24,7 @@ CLASSES |= {head.__name__: head for head in HEADS.values()}
 
 
 def class_of(config: MMFusionConfig, source: Any) -> type[MMFusionPreTrainedModel]:
-    """The class that a checkpoint was saved from.
-
-    Raises:
-        ValueError: it is none of this package's.
-    """
+    """The class that a checkpoint was saved from."""
     name = (config.architectures or [MMFusionModel.__name__])[0]
     if name not in CLASSES:
         raise ValueError(f"{source} is a checkpoint of {name}; known are {', '.join(CLASSES)}.")
@@ -155,7 +151,6 @@ def load_fusion(fusion: Fusion, old: Fusion, name: str, strange: Collection[str]
 
     Args:
         fusion, old: the new one and the checkpoint's.
-        name: of the checkpoint.
         strange: modalities of the checkpoint whose encoders were not taken over: what the fusion has for them means
             nothing to others.
     """

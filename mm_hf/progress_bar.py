@@ -47,7 +47,6 @@ def progress_bar(iterable: Any = None, **options: Any) -> Any:
 
     Args:
         iterable: what is gone through; None: the caller calls `update`.
-        options: of tqdm.
     """
     if is_live(options.get("file")):
         return tqdm(iterable, **options)

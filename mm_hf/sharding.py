@@ -127,13 +127,7 @@ def gathered_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def save_sharded(model: MMFusionPreTrainedModel, save_directory: str | os.PathLike, **kwargs):
     """Saves a sharded model as `save_pretrained` saves any other: one folder that `from_pretrained` loads without a
-    process group. All processes have to call it; the first one writes.
-
-    Args:
-        model: what `shard_model` gave.
-        save_directory: the folder.
-        kwargs: for `save_pretrained`.
-    """
+    process group. All processes have to call it; the first one writes."""
     state_dict = gathered_state_dict(model)
     if torch.distributed.get_rank() == 0:
         # Sharding gives the model a subclass named FSDP…, whose name and file must not reach the checkpoint. Calling

@@ -79,7 +79,6 @@ def read_pickled(file: Path, checked: bool) -> Any:
     """What `torch.save` wrote into a file: tensors, numbers and texts, nothing that runs.
 
     Args:
-        file: the file.
         checked: it has been compared with its checksum. Else those in the file itself (a zip archive) are looked at:
             torch leaves them aside.
 
@@ -116,11 +115,7 @@ def fault_of_pickled(file: Path, checked: bool, infinite: bool = False) -> str |
 
 
 def check_moments(optimizer: torch.optim.Optimizer, file: Path):
-    """Sees to it that what an optimizer took up belongs to its parameters.
-
-    Raises:
-        ValueError: naming the file, where a moment has another shape than its parameter.
-    """
+    """Sees to it that what an optimizer took up belongs to its parameters."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for name, value in optimizer.state.get(parameter, {}).items():
@@ -173,11 +168,7 @@ def taking_up(folder: str | Path):
 
 
 def restore_random_states(file: Path, keys: tuple[str, str, str, str]):
-    """Sets the random states of this process. Accelerate and the library do so too, but go on where they fail.
-
-    Raises:
-        ValueError: naming the file, where they cannot be set.
-    """
+    """Sets the random states of this process. Accelerate and the library do so too, but go on where they fail."""
     states = read_pickled(file, checked=True)
     python, numpy, cpu, cuda = keys
     try:
@@ -201,12 +192,8 @@ def check_processes(folder: Path, pattern: str, expected: list[str]):
     """Sees to it that as many processes wrote a state as are to resume from it.
 
     Args:
-        folder: the state.
         pattern: of the files with random states, of which each process writes one.
         expected: their names, one a process.
-
-    Raises:
-        ValueError: naming the files.
     """
     files = sorted(path.name for path in folder.glob(pattern))
     if files and set(files) != set(expected):
@@ -238,7 +225,6 @@ def new_checkpoint(
         model: its parameters that train, and the buffers that are saved with it, must be finite.
         more: further tensors by name that must be.
         main: whether this process makes and renames the folders; one does.
-        wait: waits for all processes.
         limit, keep: how many checkpoints stay, and which on top of that: see `rotate`.
 
     Raises:

@@ -63,8 +63,6 @@ def crop_box(size: tuple[int, int], area: float, generator: np.random.Generator)
 
     Args:
         size: width and height in pixels.
-        area: smallest share of the area.
-        generator: gives the numbers.
 
     Returns:
         left, upper, right, lower, in pixels.
@@ -85,11 +83,7 @@ NAMED: dict[str, Any] = {"crop": CROP_AREA, "flip": True, "color": COLOR}
 
 
 def parse_augmentations(names: Sequence[str]) -> ImageAugmentation | None:
-    """The augmentation that a recipe names, at its usual strength; None for an empty list.
-
-    Raises:
-        ValueError: an unknown name.
-    """
+    """The augmentation that a recipe names, at its usual strength; None for an empty list."""
     for name in names:
         if name not in NAMED:
             meant = did_you_mean(name, NAMED)

@@ -156,8 +156,6 @@ class MultimodalCollator:
         """What tells the items of a modality apart; None where the row has none.
 
         Args:
-            row: as `Rows` gives it.
-            modality: its name.
             column: one of the modality's; None: the first.
 
         Raises:
@@ -187,12 +185,8 @@ class MultimodalCollator:
         """Runs the processor on the items of these rows, which are distinct, without any augmentation.
 
         Args:
-            modality: its name.
             rows: as `Rows` gives them.
             columns: which column of each row holds the item; None: the modality's first.
-
-        Raises:
-            BadRowError: a picture that cannot be read.
         """
         columns = [self.parts[modality][0]] * len(rows) if columns is None else columns
         reader = reader_of(modality)
@@ -204,9 +198,6 @@ class MultimodalCollator:
         Args:
             rows: as `Rows` gives them.
             bad: where bad ones are put; None: they raise.
-
-        Raises:
-            BadRowError: an empty text, or what is no text.
         """
         (column,) = self.columns.labels
         names = None if self.label2id is None else [*self.label2id, None]  # -1 is a missing class

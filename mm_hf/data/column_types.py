@@ -52,8 +52,6 @@ def of_one_type(
     """The parts, with one type for each column in use.
 
     Args:
-        splits: the parts.
-        wanted: the columns in use.
         dataset: its name in messages, and `places` the files of each part, where it has some.
 
     Raises:

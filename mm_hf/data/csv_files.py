@@ -187,7 +187,6 @@ def read_csv(
     | anything else | string |
 
     Args:
-        parts: the files of each part.
         wanted: the columns in use, as pairs of their part in a row and their name, see `Columns.named`. A part of the
             data may lack some of them, unless all its files do not.
         streaming: read while training; the cells are looked at beforehand all the same.
@@ -234,7 +233,6 @@ def check_dots(cells: dict[str, Cells], files: dict[str, list[CsvFile]]):
 
     Args:
         cells: of the columns that are read as numbers, by name.
-        files: of each part.
 
     Raises:
         Unreadable: in a file with semicolons, a column has numbers such as "1.160" beside whole numbers, and no other
@@ -300,11 +298,7 @@ def look_at(path: str, names: Iterable[str]) -> CsvFile:
     """How a file is written: its encoding, separator and header.
 
     Args:
-        path: of it.
         names: of the columns that are asked for: the separator is the one with which they are there.
-
-    Raises:
-        Unreadable: it is no UTF-8, or a name stands in its header twice.
     """
     with open(path, "rb") as file:
         start = file.read(4)
@@ -378,7 +372,6 @@ def look_into(file: CsvFile, cells: dict[str, Cells]) -> int:
     """Looks at every line of a file.
 
     Args:
-        file: it.
         cells: by column whose type is open what was seen, of this file too when this returns.
 
     Returns:

@@ -19,9 +19,6 @@ def with_files(
     """The split with this column as structs of bytes and path, made from paths or bytes where it holds these.
 
     Args:
-        split: the rows.
-        column: of pictures or sounds.
-        root: see `resolve_path`.
         what: they are, in messages.
         target: the feature, `Image(decode=False)` or `SOUND`.
 

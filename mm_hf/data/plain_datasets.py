@@ -14,11 +14,7 @@ from .sources import prepare
 
 def rows_of(dataset: datasets.Dataset, split: str, collator: MultimodalCollator) -> Rows:
     """A plain data set as the collator reads it: the columns it knows alone, pictures encoded, those that share one
-    together.
-
-    Raises:
-        ValueError: see `load_splits`.
-    """
+    together."""
     columns = collator.columns
     if dataset.format["type"] != "custom":  # tensors and arrays become values again, but a transform stays
         dataset = dataset.with_format(None)
@@ -36,8 +32,6 @@ def classes_by_name(dataset: Any, collator: MultimodalCollator, config: Any) -> 
 
     Args:
         dataset: `Rows` or `StreamBatches`.
-        collator: for them.
-        config: of the model.
 
     Returns:
         rows and collator, changed where they have to be.

@@ -113,7 +113,6 @@ def names_of_texts(
     Args:
         parts: those whose labels are learned.
         others: all of which some may have a word where these have none.
-        column: of the labels.
         asked: the kind of labels, where that is given.
     """
     counts = sum((count_values(part, column) for part in parts), Counter())

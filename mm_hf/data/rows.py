@@ -193,7 +193,6 @@ def rows_by_path(dataset: Dataset, split: str, column: str) -> Iterator[dict[str
     Args:
         dataset: the rows; pictures as `Image(decode=False)`, sounds likewise as structs of bytes and path.
         split: their name in messages.
-        column: of the pictures or sounds.
     """
     names = [column, *({SOURCE_ROW} & set(dataset.column_names))]
     start = 0

@@ -82,11 +82,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
         self.skip = 0
 
     def set_epoch(self, epoch: int, skip: int = 0):
-        """Chooses the order of an epoch, and how many of its first batches to leave out, where a run resumes.
-
-        Raises:
-            ValueError: fewer than none, or more than there are.
-        """
+        """Chooses the order of an epoch, and how many of its first batches to leave out, where a run resumes."""
         if not 0 <= skip <= len(self):
             raise ValueError(f"An epoch has {len(self)} batches: from 0 to as many can be skipped, got {skip}.")
         self.epoch, self.skip = epoch, skip

@@ -20,12 +20,8 @@ def texts_to_write(
 
     Args:
         rows: as `Rows` gives them.
-        column: of the texts.
         names: of a column of classes their names, which are written, and last the None of a missing class, -1.
         bad: where bad rows are put, which then have no text; None: they raise.
-
-    Raises:
-        BadRowError: an empty text, or what is no text.
     """
     texts: list[str | None] = []
     for row in rows:
@@ -52,7 +48,6 @@ def texts_of_tokens(tokens: torch.Tensor, tokenizer: Any, ended: bool = True) ->
 
     Args:
         tokens: `(N, S)` int64, labels (-100 for none) or what a model wrote, without its start.
-        tokenizer: of the processor.
         ended: a token ends each text.
     """
     _, end, pad = ends_of_text(tokenizer) if ended else (None, None, tokenizer.pad_token_id)

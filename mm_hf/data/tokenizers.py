@@ -27,9 +27,6 @@ def word_tokenizer(
         max_words: the most frequent ones are kept, padding and the unknown word among them.
         min_count: how often a word must be there.
         max_length: tokens that a text is cut to.
-
-    Raises:
-        ValueError: not a single word.
     """
     tokenizer = Tokenizer(WordLevel(unk_token=UNKNOWN))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
@@ -56,9 +53,6 @@ def letter_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
     Args:
         texts: of the training part alone, as for `word_tokenizer`.
-
-    Raises:
-        ValueError: not a single character.
     """
     normalizer = Normalizers([NFC(), Lowercase(), Replace(Regex(r"\s+"), " "), Strip()])
     letters = sorted({letter for text in texts for letter in normalizer.normalize_str(text)})

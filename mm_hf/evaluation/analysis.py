@@ -30,7 +30,6 @@ def analyse(
     """Works out what answers are worth, over rows that all have a label.
 
     Args:
-        task: what the labels ask, see `mm_hf.tasks.Task`.
         logits: `(N, C)`; of written texts their numbers, `(N,)`, see `Task.readable`.
         labels: as `measure_rows` takes them; of texts their numbers.
         groups: `(N,)` int64, rows that belong together, see `group_codes`.
@@ -38,8 +37,6 @@ def analyse(
         floors: by name, what else answers these rows (see `Task.answers`) and what is to be said of it; its `metric`
             is the one that it is measured by, if that is not the first.
         curves: by modality, pairs of the share of rows that lost it and what the model then answers.
-        samples, seed: of the intervals.
-        progress: show bars.
 
     Returns:
         `metrics` and `by_kind` (see `metrics_with_intervals`), `floors` (the metric of each), `comparisons` and
@@ -117,11 +114,8 @@ def draw(
     """Draws what there is to see.
 
     Args:
-        folder: to draw into.
-        task: what the labels ask, see `mm_hf.tasks.Task`.
         analysis: as `analyse` gives it, each of its `mistakes` with its `text`.
         answers, targets: those that it was found out of.
-        pictures: of each of the mistakes.
         no_picture: what is said where one has none.
 
     Returns:

@@ -49,7 +49,6 @@ def confusion(answers: torch.Tensor, targets: torch.Tensor, names: list[str]) ->
 
     Args:
         answers, targets: `(N,)` int64.
-        names: of the classes.
 
     Returns:
         `matrix`: rows by true class (first) and answer, None where there are more than 30 classes; `pairs`: the 20
@@ -74,7 +73,6 @@ def label_scores(answers: torch.Tensor, targets: torch.Tensor, names: list[str])
 
     Args:
         answers, targets: `(N, C)`, 0 or 1.
-        names: of the labels.
     """
     from torchmetrics.functional import classification
 
@@ -89,7 +87,6 @@ def worst_mistakes(task: Any, logits: torch.Tensor, labels: torch.Tensor, count:
     """The wrong rows with the highest loss, the worst first; of numbers those that are furthest off.
 
     Args:
-        task: what the labels ask, see `mm_hf.tasks.Task`.
         logits, labels: of rows that have a label, see `measure_rows`.
         count: how many at most.
 

@@ -15,7 +15,6 @@ def derangement(items: Sequence[Hashable | None], seed: int) -> list[int]:
 
     Args:
         items: what each row has; equal ones are the same item, None is none.
-        seed: of the order.
 
     Returns:
         for each row the row whose item it gets.
@@ -39,7 +38,6 @@ def rows_without(count: int, share: float, seed: int | Sequence[int]) -> frozens
     Args:
         count: of all rows.
         share: in [0, 1].
-        seed: of the draw.
     """
     order = np.random.default_rng(seed).permutation(count)
     return frozenset(order[: round(share * count)].tolist())

@@ -31,8 +31,6 @@ def resamples(groups: torch.Tensor, samples: int, seed: int) -> Iterator[torch.T
 
     Args:
         groups: `(N,)` int64, as `group_codes` gives them.
-        samples: how many times.
-        seed: of the draws.
 
     Yields:
         the rows of one sample, int64; as many as the drawn groups have.
@@ -98,7 +96,6 @@ def metrics_with_intervals(
         task, answers, targets, outputs: see `measure_answers`.
         groups: `(N,)` int64, see `group_codes`.
         kinds: for each row what it is a question of; None: not by kind.
-        samples, seed, title: see `bootstrap`.
         first_only: measure the first metric alone.
         only: the name of a metric, to measure that one alone; the kinds are by the first one all the same.
 

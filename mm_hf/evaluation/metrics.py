@@ -58,7 +58,6 @@ def multi_task_metrics(
     Args:
         tasks: each with its `column`.
         logits, labels: by column, as there.
-        kinds: as there.
 
     Returns:
         as there, each name with its task's before it, and before all the metric `score`: the mean over the tasks of

@@ -14,7 +14,6 @@ def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.Pa
 
     Args:
         history: by name points of (step, value).
-        path: the PNG to write.
     """
     from matplotlib.figure import Figure
 
@@ -50,8 +49,6 @@ def model_card(
     Args:
         template: a Jinja file.
         results: as the run writes them to `results.json`.
-        name: of the model.
-        dataset: name of the data set.
         pipeline_tag: the Hub's name of the task.
         task_type: the name that the scores go under, where the Hub has none too.
         base_models: Hub ids of the encoders.

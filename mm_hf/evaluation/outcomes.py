@@ -72,11 +72,7 @@ def compare_outcomes(
     one that a model could not read, count for neither.
 
     Args:
-        column: of its labels, for messages.
         one, other: what A and B answer.
-        names: of A and of B, for messages.
-        about: the rows.
-        samples, seed, title: see `bootstrap`.
 
     Returns:
         see `result_of`; and `problem_type`, `labels_of_a_alone`, `labels_of_b_alone`, `left_out` (rows) and `score`,
@@ -158,12 +154,9 @@ def compare_ranks(
     """Compares two searches for the same items, query by query.
 
     Args:
-        task: the search, see `mm_hf.tasks.Task`.
         places: of A and of B the rank of what each query looks for, `(Q,)` int64, see `ranks`.
-        names: of A and of B.
         numbers_of_rows: of the row that each query is from.
         queries: their texts; None for those that are none.
-        samples, seed, title: see `bootstrap`.
 
     Returns:
         as `compare_outcomes`; the score of a query is 1 divided by the rank.
@@ -254,9 +247,7 @@ def result_of(
 
     Args:
         figures: `metrics` and `by_kind`, see `paired_metrics`.
-        names: of A and of B.
         groups, unit: what resamples were drawn of.
-        scores: of each row.
         counts: see `counted`.
         differing: of each row that is answered differently what is shown, `score_a` and `score_b` among it.
 

@@ -81,7 +81,6 @@ def paired_metrics(
         task, targets, outputs: see `measure_answers`.
         groups: `(N,)` int64, see `group_codes`.
         kinds: for each row what it is a question of; None: not by kind.
-        samples, seed, title: see `bootstrap`.
 
     Returns:
         `metrics`: by name; `by_kind`: the first metric for each kind, with `rows`.
@@ -160,8 +159,6 @@ def paired_verdict(
 
     Args:
         compared: of the metric, see `paired_differences`.
-        metric: its name.
-        names: of A and of B.
         rows, groups: how many were measured, and of what the resamples are drawn.
         unit: what a group is.
     """

@@ -48,7 +48,6 @@ def plot_predictions(
         samples: (picture, text, answer, truth) each, and as a fifth whether the answer is right: without it where it
             equals the truth; None where that is not known. A text that is None is said to be absent, a truth that is
             None to be no label.
-        path: the PNG to write.
         columns: pictures in a row.
         note: a line below, as how numbers are marked.
         no_picture: what stands in the place of a picture that is None.
@@ -91,7 +90,6 @@ def plot_finds(
     Args:
         searches: for each the query, a text or a picture, and its finds: picture, caption and whether it is right,
             None where that is not known.
-        path: the PNG to write.
     """
     from matplotlib.figure import Figure
 
@@ -121,7 +119,6 @@ def plot_reliability(calibration: dict[str, Any], path: str | os.PathLike):
 
     Args:
         calibration: see `diagnostics.calibration`.
-        path: the PNG to write.
     """
     from matplotlib.figure import Figure
 
@@ -146,8 +143,6 @@ def plot_confusion(matrix: list[list[int]], names: list[str], path: str | os.Pat
 
     Args:
         matrix: see `diagnostics.confusion`.
-        names: of the classes.
-        path: the PNG to write.
     """
     from matplotlib.figure import Figure
 
@@ -174,7 +169,6 @@ def plot_label_scores(scores: dict[str, dict[str, float]], path: str | os.PathLi
 
     Args:
         scores: see `diagnostics.label_scores`.
-        path: the PNG to write.
     """
     from matplotlib.figure import Figure
 
@@ -194,7 +188,6 @@ def plot_scatter(answers: torch.Tensor, targets: torch.Tensor, path: str | os.Pa
 
     Args:
         answers, targets: `(N, C)` or `(N,)`.
-        path: the PNG to write.
     """
     from matplotlib.figure import Figure
 
@@ -215,7 +208,6 @@ def plot_missing(missing: dict[str, Any], path: str | os.PathLike):
     Args:
         missing: `metric`; `by_modality`: by name a list of `share`, `value`, `low`, `high`; `majority`: a value or
             None.
-        path: the PNG to write.
     """
     from matplotlib.figure import Figure
 

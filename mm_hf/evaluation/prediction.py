@@ -63,9 +63,6 @@ def predict(
     Args:
         model: a head; it is left in eval mode.
         batches: as `MultimodalCollator` makes them.
-        accelerator: of the run.
-        progress: show a bar.
-        title: of the bar.
         generate: for a model that writes, arguments of its `generate`, {} for its own; None: it writes nothing, and
             the tokens are those that it takes for the likeliest after each of the true text (not for CTC, which writes
             in any case: it knows no token before).

@@ -37,11 +37,7 @@ Written by `mm_hf prepare basic_motions` of mm_hf (seed {seed}) from the files i
 
 
 def read(file: Path) -> list[tuple[list[list[float]], str]]:
-    """The recordings of a `.ts` file, `(S, 6)`, with their activities.
-
-    Raises:
-        PreparationError: a line that is no recording of six sensors.
-    """
+    """The recordings of a `.ts` file, `(S, 6)`, with their activities."""
     recordings = []
     lines = file.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines[lines.index("@data") + 1 :], start=lines.index("@data") + 2):

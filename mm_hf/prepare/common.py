@@ -21,7 +21,7 @@ SETTINGS = "preparation.json"  # what a data set was built with
 
 class PreparationError(RuntimeError):
     """Something that the person at the keyboard can mend: a missing package, a file that changed, a folder in the
-    way."""
+    way. All functions of the builders raise it, with what to do."""
 
 
 def installed(requirement: str) -> importlib.metadata.Distribution:
@@ -29,9 +29,6 @@ def installed(requirement: str) -> importlib.metadata.Distribution:
 
     Args:
         requirement: `NAME==VERSION`, the release that was checked; it is what the error tells to install.
-
-    Raises:
-        PreparationError: The package is not installed.
     """
     try:
         return importlib.metadata.distribution(requirement.split("==")[0])
@@ -47,9 +44,6 @@ def package_path(requirement: str, relative: str) -> Path:
     Args:
         requirement: `NAME==VERSION`.
         relative: Path below site-packages, with forward slashes.
-
-    Raises:
-        PreparationError: The package, or the file in it, is missing.
     """
     distribution = installed(requirement)
     path = Path(str(distribution.locate_file(relative)))
@@ -62,11 +56,7 @@ def package_path(requirement: str, relative: str) -> Path:
 
 
 def package_licence(requirement: str) -> str:
-    """The text of the licence file that a package ships beside its metadata.
-
-    Raises:
-        PreparationError: The package is missing, or ships no such file.
-    """
+    """The text of the licence file that a package ships beside its metadata."""
     distribution = installed(requirement)
     for file in distribution.files or []:
         if file.name.upper().startswith("LICENSE") and any(part.endswith(".dist-info") for part in file.parts):
@@ -78,11 +68,7 @@ def check_sha256(path: Path, expected: str) -> None:
     """Compare a file's SHA-256 with the one it had when it was checked.
 
     Args:
-        path: The file, read in full.
         expected: 64 hexadecimal digits.
-
-    Raises:
-        PreparationError: The sums differ; the message names both.
     """
     with path.open("rb") as file:
         actual = hashlib.sha256(file.read()).hexdigest()
@@ -103,7 +89,6 @@ def folder_in_place(target: Path, names: Collection[str]) -> Iterator[Path]:
     but `names`, so that a mistyped path never costs anyone their files.
 
     Args:
-        target: Where the folder is to be; its parents are made.
         names: The files and folders to be written, at the top level, each and no other.
 
     Yields:
@@ -141,9 +126,6 @@ def builder_parser(
     """What the command line of every builder of a data set has: where to, and `--force`.
 
     Args:
-        module: of the builder, in this package.
-        description: of what it does, one line.
-        epilog: of what it needs.
         source: name and meaning of a file or folder that is named before, and may be left out where its name ends in
             "?"; None: it starts from an installed package.
     """
@@ -173,8 +155,6 @@ def built(
     Args:
         options: of the command line, `output` and `force` among them.
         settings: that decide what is built; `write` keeps them in the file `SETTINGS`.
-        names: see `folder_in_place`.
-        write: builds into a folder with these settings.
 
     Returns:
         the parts; None where they were there.
@@ -207,13 +187,11 @@ def build_dataset(
     """Runs the script of a builder that has no settings but a seed.
 
     Args:
-        module: of the builder, in this package.
         docstring: whose first line says what it does.
         source: module of the builder whose data set it starts from; None: it starts from an installed package.
         build: makes the parts from those of the other data set (None without one), with a seed.
         card: the text of the data set's card, to be filled with the seed, the number of rows, `figures` of the parts
             and `values`.
-        arguments: in place of those of the command line.
     """
     named = None if source is None else (source.upper(), f"what mm_hf prepare {source} wrote")
     parser = builder_parser(module, docstring.split("\n")[0], source=named)

@@ -81,11 +81,7 @@ The validation split was cut from the official train split by image: no picture 
 
 
 def read_answers(path: Path) -> list[str]:
-    """The answers in the package's own order.
-
-    Raises:
-        PreparationError: They are not the answers whose kind is known.
-    """
+    """The answers in the package's own order."""
     answers = path.read_text(encoding="utf-8").split()
     if sorted(answers) != sorted(KINDS):
         raise PreparationError(f"{path} lists the answers {sorted(answers)}, expected {sorted(KINDS)}")
@@ -99,9 +95,6 @@ def read_split(folder: Path, answers: Sequence[str], first_row_id: int) -> Datas
         folder: Holds `questions.json`, a list of [question, answer, image number], and `images/NUMBER.png`.
         answers: The names of the classes, in order.
         first_row_id: The `row_id` of the first question in the file; the others follow.
-
-    Raises:
-        PreparationError: An image is missing.
     """
     questions = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
     # A stable sort: the questions of one image keep the package's order.
@@ -146,9 +139,6 @@ def split_by_image(dataset: Dataset, fraction: float, seed: int) -> tuple[Datase
 
     Returns:
         The rows that stay and the rows cut off, both in their old order.
-
-    Raises:
-        PreparationError: One of the parts would be empty.
     """
     image_ids = dataset["image_id"][:]
     images = list(dict.fromkeys(image_ids))
@@ -165,12 +155,7 @@ def split_by_image(dataset: Dataset, fraction: float, seed: int) -> tuple[Datase
 
 
 def build(validation_fraction: float, seed: int) -> DatasetDict:
-    """Read the installed package and cut it into train, validation and test.
-
-    Raises:
-        PreparationError: The package is missing or differs from the release that was checked, or the fraction is
-            out of range.
-    """
+    """Read the installed package and cut it into train, validation and test."""
     data = package_path(PACKAGE, DATA)
     for name, expected in SHA256.items():
         check_sha256(package_path(PACKAGE, f"{DATA}/{name}"), expected)

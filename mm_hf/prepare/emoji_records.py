@@ -52,11 +52,7 @@ def records() -> dict[str, dict]:
 
 
 def with_records(part: Dataset, by_code: dict[str, dict]) -> Dataset:
-    """The rows that have a sentiment, with their columns.
-
-    Raises:
-        PreparationError: hardly any emoji is known, so the package is not the one that was checked.
-    """
+    """The rows that have a sentiment, with their columns."""
     rated = [row for row, value in enumerate(part["sentiment"][:]) if value is not None]
     part = part.select(rated)
     known = [by_code.get(code.replace("-FE0F", "")) for code in part["code"][:]]

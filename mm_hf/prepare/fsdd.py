@@ -61,11 +61,7 @@ Speakers: {speakers}. The test part is the project's own; it has the speakers of
 
 
 def read_recordings(archive: Path) -> list[dict[str, Any]]:
-    """All recordings of the archive, in the order of digit, speaker and take. Nothing is written to disk.
-
-    Raises:
-        PreparationError: No such file, no zip, or not the recordings that were checked.
-    """
+    """All recordings of the archive, in the order of digit, speaker and take. Nothing is written to disk."""
     rows = []
     try:
         with zipfile.ZipFile(archive) as files:
@@ -87,11 +83,7 @@ def read_recordings(archive: Path) -> list[dict[str, Any]]:
 
 
 def build(archive: Path, validation_takes: int) -> DatasetDict:
-    """Read the archive and part it by takes.
-
-    Raises:
-        PreparationError: See `read_recordings`; or no takes are left for one of the parts.
-    """
+    """Read the archive and part it by takes."""
     rows = read_recordings(archive)
     takes = sorted({row["take"] for row in rows} - set(TEST_TAKES))
     if not 0 < validation_takes < len(takes):

@@ -34,10 +34,6 @@ other that of another emoji of the same part; each picture and each name is righ
 def exchanged(categories: list[int], seed: int) -> tuple[list[int], list[str]]:
     """For each row another one to take the name of: every row is taken once.
 
-    Args:
-        categories: of each row.
-        seed: of the draw.
-
     Returns:
         the rows, and the kind of each exchange. Half of the rows, drawn at random, exchange names in their category;
         the others, and those whose category has no partner, go round among all.

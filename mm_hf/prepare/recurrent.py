@@ -84,11 +84,7 @@ def write_sound_encoder(folder: Path, options: argparse.Namespace) -> None:
 
 
 def write_text_encoder(folder: Path, options: argparse.Namespace) -> None:
-    """Write an encoder of words with its tokenizer.
-
-    Raises:
-        ValueError: What the data set, the column or the file of vectors cannot give.
-    """
+    """Write an encoder of words with its tokenizer."""
     tokenizer = word_tokenizer(texts_of(options), max_words=options.max_words, min_count=options.min_count)
     words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     vectors, known = None, torch.zeros(len(words), dtype=torch.bool)

@@ -294,11 +294,7 @@ def generate_split(split: str, images: int, seed: int, first_row_id: int) -> Dat
     Args:
         split: Its name; each split has random streams of its own.
         images: How many pictures.
-        seed: Of all splits.
         first_row_id: The `row_id` of the first row; the others follow.
-
-    Raises:
-        PreparationError: The split would be empty.
     """
     if images < 1:
         raise PreparationError(f"{split}_images is {images}, allowed: 1 or more")
@@ -314,11 +310,7 @@ def generate_split(split: str, images: int, seed: int, first_row_id: int) -> Dat
 
 
 def build(train_images: int, validation_images: int, test_images: int, seed: int) -> DatasetDict:
-    """Generate train, validation and test.
-
-    Raises:
-        PreparationError: A split would be empty.
-    """
+    """Generate train, validation and test."""
     splits = DatasetDict()
     for name, images in {"train": train_images, "validation": validation_images, "test": test_images}.items():
         splits[name] = generate_split(name, images, seed, first_row_id=sum(map(len, splits.values())))

@@ -50,11 +50,7 @@ voices, and no real sentences: nobody spoke these numbers in one breath.
 
 
 def join(sounds: list[bytes], draw: random.Random) -> bytes:
-    """One wav file of several, with pauses between them.
-
-    Raises:
-        PreparationError: they differ in their rate.
-    """
+    """One wav file of several, with pauses between them."""
     read = [soundfile.read(io.BytesIO(sound), dtype="int16") for sound in sounds]
     if len(rates := {rate for _, rate in read}) != 1:
         raise PreparationError(f"the recordings have the rates {sorted(rates)}, expected one")

@@ -86,7 +86,6 @@ class Ctc(Generation):
 
         Args:
             asked: the recipe's `tokenizer`.
-            train: the training part.
         """
         if asked not in OWN_TOKENIZERS:
             return AutoTokenizer.from_pretrained(asked)

@@ -251,7 +251,6 @@ class Task:
 
         Args:
             logits, labels: of all rows that have a label.
-            places: the rows that are asked for.
         """
         answers, targets = self.answers(logits), self.targets(labels)
         return [{"answer": self.spell(answers[place]), "truth": self.spell(targets[place])} for place in places]
@@ -275,7 +274,6 @@ class Task:
         Args:
             outputs: C, of the logits.
             top_k: how many of the best classes.
-            every: the probability of every class.
         """
         return {"prediction": pa.string()}
 
@@ -320,11 +318,7 @@ class Task:
 
     @classmethod
     def check_others(cls, model_args: Any, train_args: Any):
-        """Refuses keys that are for it alone, in the recipe of another task.
-
-        Raises:
-            ValueError: naming the key and its value.
-        """
+        """Refuses keys that are for it alone, in the recipe of another task."""
 
     @classmethod
     def learn(cls, splits: Any, column: str | None) -> "Task":
@@ -343,26 +337,15 @@ class Task:
 
         Args:
             start: the checkpoint, see `Start`.
-            data_args: of the recipe.
         """
         return {}
 
     def head(self, columns: Any) -> str:
-        """The value of a recipe's key `task` where that is left out.
-
-        Args:
-            columns: of the data.
-        """
+        """The value of a recipe's key `task` where that is left out."""
         return self.heads[0]
 
     def prepare(self, processor: Any, model_args: Any, train: Any):
-        """Gives the processor what it lacks for this task.
-
-        Args:
-            processor: changed in place.
-            model_args: of the recipe.
-            train: the training part.
-        """
+        """Gives the processor what it lacks for this task."""
 
     def head_arguments(self, run: Any) -> dict[str, Any]:
         """What the head of a model needs that has no other task, as the config takes it."""
@@ -395,11 +378,7 @@ class Task:
         return f"one of {len(self.names or ())} labels: {', '.join(self.names or ())}"
 
     def row_classes(self, labels: torch.Tensor) -> list[Any]:
-        """The class of each row, or the list of its classes where there are several.
-
-        Raises:
-            ValueError: there are none.
-        """
+        """The class of each row, or the list of its classes where there are several."""
         raise ValueError(f"imbalance is for classes; the problem is {self.name}.")
 
     def set_up(self, model: Any, model_args: Any):

@@ -71,7 +71,6 @@ class ModalityReader:
         data set has none.
 
         Args:
-            columns: of the data set.
             collator: whose settings may matter, such as the number of frames of a video.
         """
         names = self.data_columns(columns)
@@ -81,10 +80,8 @@ class ModalityReader:
         """A split (`Dataset` or `IterableDataset`) with one of its columns as `load` and `key` take it.
 
         Args:
-            split: the rows.
             column: one of `data_columns`.
             part: that it plays, see `Columns.named`.
-            root: see `resolve_path`.
 
         Raises:
             ValueError: it holds something else.
@@ -177,7 +174,6 @@ class ModalityReader:
         Args:
             items: as `load` and `augment` give them.
             generators: one an item, for what is changed at random in the tensors; none where nothing is.
-            collator: has the processor.
         """
         asked: Any = {modality_of(self.name).argument: items}
         return dict(collator.processor(**asked))
@@ -189,7 +185,6 @@ class ModalityReader:
 
         Args:
             split: the training rows, a `Dataset`.
-            columns: of the data set.
             root: for paths of files, see `resolve_path`.
             tokenizer: lengths of texts are counted in its tokens as well; None: they are not.
         """
@@ -236,11 +231,7 @@ def register_reader(reader: type[ModalityReader]) -> type[ModalityReader]:
 
 
 def reader_of(name: str) -> ModalityReader:
-    """The reader of a modality.
-
-    Raises:
-        ValueError: nobody has registered one.
-    """
+    """The reader of a modality."""
     if name not in READERS:
         raise ValueError(
             f"Nobody has registered how rows of the modality {name!r} are read; known are {list(READERS)}. One from "

@@ -62,11 +62,7 @@ class SeriesReader(ModalityReader):
         return RecurrentConfig(rnn_type=series_rnn_type, input_size=part.channels, hidden_size=hidden_size)
 
     def key(self, row, column, collator):
-        """A hash of the series as the model sees it.
-
-        Raises:
-            BadRowError: what is no series, or has other channels than the scaler.
-        """
+        """A hash of the series as the model sees it."""
         if has_no_steps(row[column]):
             return None
         try:
@@ -90,7 +86,6 @@ def check_same_scale(column: str, steps: np.ndarray, scaler: SeriesScaler):
     """Refuses a column whose readings would all but vanish beside those of the others, which share its scale.
 
     Args:
-        column: its name.
         steps: all of its training rows, `(S, C)`.
         scaler: of all columns together.
     """

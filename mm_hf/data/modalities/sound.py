@@ -75,10 +75,7 @@ def decode_sound(row: dict[str, Any], column: str, root: str | None, sampling_ra
     """Decodes the sound of a row, one channel, and resamples it where that is needed.
 
     Args:
-        row: as `Rows` gives it.
         column: of the sound, a dict of `bytes` and `path`, or samples, see `load_sound`.
-        root: see `resolve_path`.
-        sampling_rate: samples a second.
 
     Returns:
         `(S,)` float32.
@@ -102,7 +99,6 @@ def change_speed(samples: np.ndarray, strength: float, generator: np.random.Gene
     Args:
         samples: `(S,)` float32.
         strength: the logarithm of the speed is uniform, from that of 1 / (1 + strength) to that of 1 + strength.
-        generator: gives the number.
 
     Returns:
         `(S / speed,)` float32.
@@ -141,7 +137,6 @@ def picture_of_sound(samples: np.ndarray, sampling_rate: int) -> Image.Image:
 
     Args:
         samples: `(S,)` float.
-        sampling_rate: samples a second.
     """
     window = sampling_rate // 40  # 25 ms
     padded = np.pad(samples, (0, max(0, window - len(samples))))

@@ -54,11 +54,7 @@ class TableReader(ModalityReader):
         return TabularConfig.from_schema(part, hidden_size=hidden_size)
 
     def key(self, row, column, collator):
-        """All values by their columns.
-
-        Raises:
-            BadRowError: no number in a column of numbers.
-        """
+        """All values by their columns."""
         values = values_of(row, collator)
         try:
             collator.processor.table_schema.check(values)

@@ -34,11 +34,7 @@ class TextReader(ModalityReader):
         return split.cast_column(column, Value("string")) if numbers and isinstance(split, Dataset) else split
 
     def key(self, row, column, collator):
-        """The text itself.
-
-        Raises:
-            BadRowError: an empty text, or what is no text.
-        """
+        """The text itself."""
         value = row[column]
         if is_absent(value):
             return None
@@ -89,8 +85,6 @@ def drop_tokens(
 
     Args:
         input_ids: `(U, T)` int64.
-        tokenizer: of the processor.
-        share: of the tokens.
         generators: one a text.
 
     Returns:

@@ -114,9 +114,6 @@ def decode_image(
 
     Args:
         row: as `Rows` gives it; the picture a dict of `bytes` and `path`, a PIL image, an array or a tensor.
-        column: of the picture.
-        root: see `resolve_path`.
-        background: see `open_image`.
 
     Raises:
         BadRowError: it is missing or broken, or its path leaves the root.
@@ -137,11 +134,7 @@ def decode_video(
     num_frames: int,
     background: str | Sequence[int] | None = "white",
 ) -> list[PILImage.Image]:
-    """The frames that stand for the video of a row, see `load_frames`; arguments as for `decode_image`.
-
-    Raises:
-        BadRowError: it is missing or broken, or its path leads out of the root.
-    """
+    """The frames that stand for the video of a row, see `load_frames`; arguments as for `decode_image`."""
     value = row[column]
     if is_absent(value):
         raise BadRowError(row, column, "there is no video.")
@@ -166,11 +159,7 @@ def frames_of(row: dict[str, Any], collator: "MultimodalCollator") -> list[PILIm
 
 
 def video_key(row: dict[str, Any], column: str) -> str | None:
-    """A hash of the bytes or the path of a video, or of those of its pictures; None where the row has none.
-
-    Raises:
-        BadRowError: it is no video.
-    """
+    """A hash of the bytes or the path of a video, or of those of its pictures; None where the row has none."""
     value = row[column]
     if is_absent(value):
         return None

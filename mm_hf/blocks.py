@@ -45,6 +45,15 @@ def carry(
     return lacking
 
 
+def copy_weights(weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> bool:
+    """Copies weights where all names and shapes agree; says whether they do."""
+    if {key: value.shape for key, value in weights.items()} != {key: value.shape for key, value in others.items()}:
+        return False
+    for key, value in weights.items():
+        value.copy_(others[key])
+    return True
+
+
 def grid(places: list[torch.Tensor], device: torch.device) -> tuple[torch.Tensor, ...]:
     """Places along each axis as an index of all their combinations."""
     return tuple(

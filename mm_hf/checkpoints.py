@@ -79,9 +79,7 @@ def publish(folder: str | os.PathLike):
             manifest[CHECKSUMS] = dict(zip(names, checksums))
     (staged / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     flush(staged / MANIFEST)
-    old = None
-    if folder.exists():
-        old = move_away(folder)
+    old = move_away(folder) if folder.exists() else None
     staged.rename(folder)
     flush(folder.parent)
     if old is not None:
@@ -117,7 +115,7 @@ def fault_of(folder: Path, checksums: bool = False) -> str | None:
     except FileNotFoundError:
         return f"it has no {MANIFEST}"
     except (ValueError, RecursionError):
-        return f"its {MANIFEST} cannot be read"
+        manifest = None
     if not is_manifest(manifest):
         return f"its {MANIFEST} cannot be read"
     for name, size in manifest["files"].items():

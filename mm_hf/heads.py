@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .blocks import carry
+from .blocks import carry, copy_weights
 from .models.head_table import HEAD_TABLE
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 from .models.tasks import NUMBERS, TEXTS
@@ -134,14 +134,10 @@ def load_numbers(head: Head, other: Head, name: str) -> str:
 
 def load_whole(head: Head, other: Head, name: str) -> str:
     """Takes over a layer of another kind, of a head from outside the package, where both mean the same."""
-    weights, others = head.layer.state_dict(), other.layer.state_dict()
     same = (head.names, head.mean, head.scale) == (other.names, other.mean, other.scale)
     same &= type(head.layer).__qualname__ == type(other.layer).__qualname__
-    if not same or {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in others.items()}:
-        return "fresh"
-    for key, value in weights.items():
-        value.copy_(others[key])
-    return f"from {name}"
+    taken = same and copy_weights(head.layer.state_dict(), other.layer.state_dict())
+    return f"from {name}" if taken else "fresh"
 
 
 def listed(names: Sequence[str]) -> str:

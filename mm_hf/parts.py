@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from .blocks import carry
+from .blocks import carry, copy_weights
 from .heads import HEADS, listed, load_heads, of_heads
 from .models.configuration_mm_fusion import MMFusionConfig
 from .models.fusion import Fusion
@@ -105,7 +105,7 @@ def load_base(model: MMFusionModel, old: MMFusionModel, name: str, fresh: Collec
             lines.append(f"{modality} encoder: not from {name}, which has none; its projection is fresh")
         elif modality in fresh:
             lines.append(f"{modality} encoder and projection: fresh")
-        elif not load_whole(encoder, old.encoders[modality]):
+        elif not copy_weights(encoder.state_dict(), old.encoders[modality].state_dict()):
             kinds = encoder.config.model_type, old.encoders[modality].config.model_type
             lines.append(f"{modality} encoder: not from {name}, whose {kinds[1]} does not fit ({kinds[0]})")
         else:
@@ -116,24 +116,12 @@ def load_base(model: MMFusionModel, old: MMFusionModel, name: str, fresh: Collec
     return [*lines, load_fusion(model.fusion, old.fusion, name, set(old.encoders) - taken)], taken
 
 
-def load_whole(module: nn.Module, old: nn.Module) -> bool:
-    """Takes over a module whose weights have the same names and shapes; says whether that was so."""
-    weights, others = module.state_dict(), old.state_dict()
-    if {key: value.shape for key, value in weights.items()} != {key: value.shape for key, value in others.items()}:
-        return False
-    for key, value in weights.items():
-        value.copy_(others[key])
-    return True
-
-
 def load_projection(projection: Any, old: Any, modality: str, name: str) -> list[str]:
     """Takes over a projection; of the places that a row has for items, those that both have."""
     weights, others = dict(projection.state_dict()), dict(old.state_dict())
     places, old_places = weights.pop("place_embeddings", None), others.pop("place_embeddings", None)
-    if {key: value.shape for key, value in weights.items()} != {key: value.shape for key, value in others.items()}:
+    if not copy_weights(weights, others):
         return [f"{modality} projection: fresh, that of {name} has other shapes"]
-    for key, value in weights.items():
-        value.copy_(others[key])
     line = f"{modality} projection: from {name}"
     if places is not None:
         both = min(projection.places, old.places if old_places is not None else 0)
@@ -252,7 +240,7 @@ def load_others(
             part.copy_(others[key])
             loaded.append(key)
         else:
-            (loaded if load_whole(part, others[key]) else fresh).append(key)
+            (loaded if copy_weights(part.state_dict(), others[key].state_dict()) else fresh).append(key)
     unused = [key for key in others if key not in loaded]
     lines = [f"{', '.join(loaded)}: from {name}"] if loaded else []
     lines += [f"{', '.join(fresh)}: fresh"] if fresh else []

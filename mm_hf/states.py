@@ -115,7 +115,7 @@ def fault_of_pickled(file: Path, checked: bool, infinite: bool = False) -> str |
 
 
 def check_moments(optimizer: torch.optim.Optimizer, file: Path):
-    """Sees to it that what an optimizer took up belongs to its parameters."""
+    """Refuses an optimizer whose moments have other shapes than its parameters."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for name, value in optimizer.state.get(parameter, {}).items():

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..progress_bar import progress_bar
-from .kinds import rows_by_kind
+from .kinds import figures_of, rows_by_kind
 
 
 CONFIDENCE = 0.95
@@ -103,22 +103,16 @@ def metrics_with_intervals(
         `metrics`: by name `value`, `low`, `high`; `by_kind`: the same of the first metric for each kind, and `rows`.
     """
     functions = task.metrics(outputs, validate=False)
-    first = next(iter(functions))
-    by_first = functions[first]
+    first, by_first = next(iter(functions.items()))
     only = first if first_only and only is None else only
     if only is not None:
         functions = {only: functions[only]}
     chosen = rows_by_kind(kinds or [])
 
     def measure(rows: torch.Tensor) -> dict[Any, float]:
-        said, true = answers[rows], targets[rows]
-        figures: dict[Any, float] = {name: function(said, true).item() for name, function in functions.items()}
-        for kind, members in chosen.items():
-            among = members[rows]
-            of_kind = by_first(said[among], true[among]).item() if among.any() else math.nan
-            figures["kind", kind] = of_kind
-        return figures
+        members = {kind: of_kind[rows] for kind, of_kind in chosen.items()}
+        return figures_of(functions, (first, by_first), answers[rows], targets[rows], members)
 
     intervals = bootstrap(measure, groups, samples, seed, title)
-    by_kind = {kind: {**intervals["kind", kind], "rows": int(rows.sum())} for kind, rows in chosen.items()}
+    by_kind = {kind: {**intervals[first, kind], "rows": int(rows.sum())} for kind, rows in chosen.items()}
     return {"metrics": {name: intervals[name] for name in functions}, "by_kind": by_kind}

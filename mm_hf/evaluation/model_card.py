@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .plots import save_figure
+from .plots import new_figure, save_figure
 
 
 def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.PathLike):
@@ -15,12 +15,10 @@ def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.Pa
     Args:
         history: by name points of (step, value).
     """
-    from matplotlib.figure import Figure
-
     names = [name for name, points in history.items() if points]
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)
-    figure = Figure(figsize=(4.5 * columns, 3.5 * lines), layout="constrained")
+    figure = new_figure(4.5 * columns, 3.5 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes in panels[len(names) :]:
         axes.remove()

@@ -99,7 +99,8 @@ def compare_outcomes(
             f"{tuple(answers_b.shape)}."
         )
     both = one.labelled & other.labelled
-    differ = (both & rows_with_any(truth_a != truth_b)).nonzero().flatten().tolist()
+    others = (truth_a != truth_b).reshape(len(both), -1).any(-1)
+    differ = (both & others).nonzero().flatten().tolist()
     if differ:
         raise ValueError(
             f"Column {column!r}: {len(differ)} rows have other labels for {names[0]} than for {names[1]}, the first "
@@ -185,11 +186,6 @@ def compare_ranks(
     counts = {name: int(rows.sum()) for name, rows in first.items()} | {"differ": len(differing)}
     result = result_of(figures, names, groups, "queries", scores, counts, differing)
     return {"problem_type": task.problem_type, "left_out": 0, **result, "score": task.row_score}
-
-
-def rows_with_any(values: torch.Tensor) -> torch.Tensor:
-    """Which rows have a true value, `(N,)` bool."""
-    return values.reshape(len(values), -1).any(-1)
 
 
 def names_of_one_alone(one: Outcome, other: Outcome) -> list[str]:

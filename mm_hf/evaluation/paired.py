@@ -12,7 +12,7 @@ import torch
 
 from .comparisons import IN_UNITS, figure, gap, lower_is_better
 from .intervals import bootstrap
-from .kinds import rows_by_kind
+from .kinds import figures_of, rows_by_kind
 
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -86,17 +86,12 @@ def paired_metrics(
         `metrics`: by name; `by_kind`: the first metric for each kind, with `rows`.
     """
     functions = task.metrics(outputs, validate=False)
-    first = next(iter(functions))
+    first, by_first = next(iter(functions.items()))
     chosen = rows_by_kind(kinds or [])
 
     def measure(rows: torch.Tensor, place: int) -> dict[Any, float]:
-        said, true = answers[place][rows], targets[rows]
-        figures: dict[Any, float] = {name: function(said, true).item() for name, function in functions.items()}
-        for kind, members in chosen.items():
-            among = members[rows]
-            any_row = bool(among.any())
-            figures[first, kind] = functions[first](said[among], true[among]).item() if any_row else math.nan
-        return figures
+        members = {kind: of_kind[rows] for kind, of_kind in chosen.items()}
+        return figures_of(functions, (first, by_first), answers[place][rows], targets[rows], members)
 
     compared = paired_differences(measure, groups, samples, seed, title)
     by_kind = {}

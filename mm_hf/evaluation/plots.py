@@ -22,6 +22,13 @@ NO_PICTURE = "(no image)"
 BLUE, RED, GREY, GREEN = "#2f6db3", "crimson", "#777777", "#1a7f37"
 
 
+def new_figure(width: float, height: float) -> "Figure":
+    """A figure of so many inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def drawable(text: str, width: int = 150) -> str:
     """A text as a figure can show it: in one line, without characters that do not print, and not too long."""
     text = "".join(filter(str.isprintable, " ".join(text.split())))
@@ -52,10 +59,8 @@ def plot_predictions(
         note: a line below, as how numbers are marked.
         no_picture: what stands in the place of a picture that is None.
     """
-    from matplotlib.figure import Figure
-
     rows = -(-len(samples) // columns)
-    figure = Figure(figsize=(3 * columns, 3.1 * rows), layout="constrained")
+    figure = new_figure(3 * columns, 3.1 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in panels:
         axes.axis("off")
@@ -91,10 +96,8 @@ def plot_finds(
         searches: for each the query, a text or a picture, and its finds: picture, caption and whether it is right,
             None where that is not known.
     """
-    from matplotlib.figure import Figure
-
     columns = 1 + max(len(finds) for _, finds in searches)
-    figure = Figure(figsize=(1.9 * columns, 2.2 * len(searches)), layout="constrained")
+    figure = new_figure(1.9 * columns, 2.2 * len(searches))
     for line, (query, finds) in zip(figure.subplots(len(searches), columns, squeeze=False), searches):
         for axes in line:
             axes.axis("off")
@@ -120,9 +123,7 @@ def plot_reliability(calibration: dict[str, Any], path: str | os.PathLike):
     Args:
         calibration: see `diagnostics.calibration`.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 6), layout="constrained")
+    figure = new_figure(5, 6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bins = calibration["bins"]
     filled = [place for place in bins if place["rows"]]
@@ -144,12 +145,10 @@ def plot_confusion(matrix: list[list[int]], names: list[str], path: str | os.Pat
     Args:
         matrix: see `diagnostics.confusion`.
     """
-    from matplotlib.figure import Figure
-
     counts = np.array(matrix)
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
     side = max(4.0, 0.42 * len(names) + 2)
-    figure = Figure(figsize=(side, side), layout="constrained")
+    figure = new_figure(side, side)
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     labels = [drawable(name, 18) for name in names]
@@ -170,10 +169,8 @@ def plot_label_scores(scores: dict[str, dict[str, float]], path: str | os.PathLi
     Args:
         scores: see `diagnostics.label_scores`.
     """
-    from matplotlib.figure import Figure
-
     worst = sorted(scores, key=lambda name: scores[name]["f1"])[:SHOWN_CLASSES]
-    figure = Figure(figsize=(6, 1.2 + 0.28 * len(worst)), layout="constrained")
+    figure = new_figure(6, 1.2 + 0.28 * len(worst))
     axes = figure.subplots()
     axes.barh(range(len(worst)), [scores[name]["f1"] for name in worst], color=BLUE)
     labels = [f"{drawable(name, 24)} ({scores[name]['rows']:,})" for name in worst]
@@ -189,9 +186,7 @@ def plot_scatter(answers: torch.Tensor, targets: torch.Tensor, path: str | os.Pa
     Args:
         answers, targets: `(N, C)` or `(N,)`.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 5), layout="constrained")
+    figure = new_figure(5, 5)
     axes = figure.subplots()
     said, true = answers.flatten().tolist(), targets.flatten().tolist()
     axes.scatter(true, said, s=8, alpha=0.3, color=BLUE, linewidths=0)
@@ -209,9 +204,7 @@ def plot_missing(missing: dict[str, Any], path: str | os.PathLike):
         missing: `metric`; `by_modality`: by name a list of `share`, `value`, `low`, `high`; `majority`: a value or
             None.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    figure = new_figure(6, 4.2)
     axes = figure.subplots()
     for modality, points in missing["by_modality"].items():
         shares = [100 * point["share"] for point in points]

@@ -21,6 +21,13 @@ TextsOf = Callable[[torch.Tensor], list[str | None]]
 T = TypeVar("T", bound="Task")
 
 
+def refuse(keys: Mapping[str, Any], reason: str):
+    """Refuses the first of some keys of a recipe that has a value."""
+    for key, value in keys.items():
+        if value is not None:
+            raise ValueError(f"{key} is {value!r}, but {reason}.")
+
+
 @dataclass(frozen=True)
 class Constant:
     """An answer that looks at no row.

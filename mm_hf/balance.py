@@ -108,11 +108,7 @@ class GradientModulation:
 
 
 def coefficients(scores: dict[str, float], alpha: float) -> dict[str, float]:
-    """What the gradients of each modality are multiplied by; nothing where fewer than two have a score.
-
-    Args:
-        scores: by modality.
-    """
+    """What the gradients of each modality are multiplied by; nothing where fewer than two have a score."""
     factors: dict[str, float] = {}
     for name, score in scores.items() if len(scores) > 1 else ():
         others = [other for key, other in scores.items() if key != name]

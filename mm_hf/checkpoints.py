@@ -208,11 +208,8 @@ def checkpoint_to_resume(run_dir: str | os.PathLike, check: Callable[[Path], str
 
 
 def set_aside(folder: Path) -> Path:
-    """Renames a damaged checkpoint (`damaged-checkpoint-7`), so that the run neither takes, overwrites nor deletes it.
-
-    Returns:
-        where it is now.
-    """
+    """Renames a damaged checkpoint (`damaged-checkpoint-7`), so that the run neither takes, overwrites nor deletes it;
+    gives where it is now."""
     aside, number = folder.with_name(f"{DAMAGED}{folder.name}"), 2
     while aside.exists():
         aside, number = folder.with_name(f"{DAMAGED}{folder.name}.{number}"), number + 1

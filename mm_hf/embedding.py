@@ -46,11 +46,7 @@ def encode(
     batch_size: int = 128,
     progress: bool = True,
 ) -> EncoderStates:
-    """Encodes the items of these rows, each of which has one.
-
-    Args:
-        model, collator, modality, rows: see `Gallery`.
-    """
+    """Encodes the items of these rows, each of which has one; see `Gallery`."""
     batches = batches_of(model, collator, modality, rows, places, batch_size, progress)
     return joined([model.model.encode({}, None, **inputs)[modality] for inputs in batches])
 

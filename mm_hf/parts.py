@@ -94,11 +94,7 @@ def load_parts(
 
 
 def load_base(model: MMFusionModel, old: MMFusionModel, name: str, fresh: Collection[str]) -> tuple[list[str], set]:
-    """See `load_parts`.
-
-    Returns:
-        lines, and the modalities whose encoder was taken over.
-    """
+    """See `load_parts`; gives lines, and the modalities whose encoder was taken over."""
     lines, taken = [], set()
     for modality, encoder in model.encoders.items():
         if modality not in old.encoders:
@@ -135,13 +131,8 @@ def load_projection(projection: Any, old: Any, modality: str, name: str) -> list
 
 
 def load_fusion(fusion: Fusion, old: Fusion, name: str, strange: Collection[str]) -> str:
-    """Takes over a fusion.
-
-    Args:
-        fusion, old: the new one and the checkpoint's.
-        strange: modalities of the checkpoint whose encoders were not taken over: what the fusion has for them means
-            nothing to others.
-    """
+    """Takes over a fusion. `strange` are modalities of the checkpoint whose encoders were not taken over: what the
+    fusion has for them means nothing to others."""
     kinds = fusion.config.fusion_type, old.config.fusion_type
     if type(fusion) is not type(old):
         return f"fusion: fresh, {name} has {kinds[1]!r}, not {kinds[0]!r}"
@@ -222,13 +213,8 @@ def load_others(
     taken: Collection[str],
     heads: Collection[nn.Module],
 ) -> list[str]:
-    """Takes over what stands between the fusion and the last layer, and a decoder, of models of one kind.
-
-    Args:
-        model, old, name: see `load_parts`.
-        taken: modalities whose encoder was taken over.
-        heads: last layers of both, which are settled.
-    """
+    """Takes over what stands between the fusion and the last layer, and a decoder, of models of one kind. `taken` are
+    modalities whose encoder was taken over, `heads` the last layers of both, which are settled."""
     parts, others = parts_beside(model, heads), parts_beside(old, heads)
     alike = any(isinstance(model, kind) and isinstance(old, kind) for kind in HEADS.values())
     loaded, fresh = [], []

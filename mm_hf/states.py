@@ -189,12 +189,8 @@ def restore_random_states(file: Path, keys: tuple[str, str, str, str]):
 
 
 def check_processes(folder: Path, pattern: str, expected: list[str]):
-    """Sees to it that as many processes wrote a state as are to resume from it.
-
-    Args:
-        pattern: of the files with random states, of which each process writes one.
-        expected: their names, one a process.
-    """
+    """Sees to it that as many processes wrote a state as are to resume from it: each writes one file with random
+    states, of such a pattern."""
     files = sorted(path.name for path in folder.glob(pattern))
     if files and set(files) != set(expected):
         raise ValueError(

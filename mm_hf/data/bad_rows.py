@@ -56,11 +56,7 @@ class BadRows:
         return len({row for name, row, _ in self.places if name == split})
 
     def check(self, totals: dict[str, int]):
-        """Stops a run that loses too many rows.
-
-        Args:
-            totals: rows by split; splits that are not named are not looked at.
-        """
+        """Stops a run that loses too many rows; `totals` are rows by split, and other splits are not looked at."""
         for split, rows in totals.items():
             bad = self.count(split)
             if bad > self.max_fraction * rows:

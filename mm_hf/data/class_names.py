@@ -75,13 +75,8 @@ def one_after_other(batch: dict[str, list], first: Any, then: Any) -> dict[str, 
 
 
 def name_labels(batch: dict[str, list], columns: list[str], numbered: Mapping[str, list[str]] = {}) -> dict[str, list]:
-    """A batch of rows with the values of the label columns, those that are among them, as names.
-
-    Args:
-        batch: by column the values.
-        columns: of plain numbers and booleans.
-        numbered: by column of classes their names.
-    """
+    """A batch of rows with the values of the label columns, those that are among them, as names: `columns` are of
+    plain numbers and booleans, `numbered` has by column of classes their names."""
     changed = {c: [name_of(value) for value in batch[c]] for c in columns if c in batch}
     for column, names in numbered.items():
         if column in batch:

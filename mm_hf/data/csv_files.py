@@ -229,15 +229,8 @@ def read_csv(
 
 
 def check_dots(cells: dict[str, Cells], files: dict[str, list[CsvFile]]):
-    """Refuses numbers of which nobody can know whether a dot parts thousands or begins the decimals.
-
-    Args:
-        cells: of the columns that are read as numbers, by name.
-
-    Raises:
-        Unreadable: in a file with semicolons, a column has numbers such as "1.160" beside whole numbers, and no other
-            decimals.
-    """
+    """Refuses numbers of which nobody can know whether a dot parts thousands or begins the decimals: in a file with
+    semicolons, a column of numbers such as "1.160" beside whole numbers, and no other decimals."""
     parted = next((file.path for of_part in files.values() for file in of_part if file.options["sep"] == ";"), None)
     for name, seen in cells.items():
         if parted and seen.dotted and seen.plain and not (seen.decimals or seen.words):
@@ -295,11 +288,8 @@ def load_part(
 
 
 def look_at(path: str, names: Iterable[str]) -> CsvFile:
-    """How a file is written: its encoding, separator and header.
-
-    Args:
-        names: of the columns that are asked for: the separator is the one with which they are there.
-    """
+    """How a file is written: its encoding, its header, and the separator with which the names of columns that are
+    asked for are there."""
     with open(path, "rb") as file:
         start = file.read(4)
     encoding = next((encoding for bom, encoding in BOMS.items() if start.startswith(bom)), "utf-8")
@@ -369,14 +359,8 @@ def names_in(header: list[str], names: Iterable[str]) -> dict[str, str]:
 
 
 def look_into(file: CsvFile, cells: dict[str, Cells]) -> int:
-    """Looks at every line of a file.
-
-    Args:
-        cells: by column whose type is open what was seen, of this file too when this returns.
-
-    Returns:
-        how many rows it has.
-    """
+    """Looks at every line of a file, and says how many rows it has; `cells` are what was seen, by column whose type is
+    open, of this file too when this returns."""
     of_file = {name: Cells() for name in file.called if name in cells}
     rows = 0
     try:

@@ -17,11 +17,8 @@ WAY_OUT = "Only files below that folder are read: --data_root names the folder t
 
 
 def content_of(row: dict[str, Any], column: str, what: str) -> bytes | str:
-    """The bytes of a picture, sound or video of a row, or its path where the row has that alone.
-
-    Args:
-        what: it is, in the message.
-    """
+    """The bytes of a picture, sound or video of a row (`what`, in messages), or its path where the row has that
+    alone."""
     value = row[column]
     if isinstance(value, dict) and (content := value.get("bytes")) is not None:
         if not isinstance(content, (bytes, bytearray, memoryview)):  # rows of JSON have none

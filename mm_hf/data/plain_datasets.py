@@ -30,11 +30,8 @@ def classes_by_name(dataset: Any, collator: MultimodalCollator, config: Any) -> 
     """Rows whose classes (`ClassLabel`) have the model's numbers: where the data numbers them otherwise, they come as
     names, which the collator looks up. The classes of a table go by their names in this very data set.
 
-    Args:
-        dataset: `Rows` or `StreamBatches`.
-
     Returns:
-        rows and collator, changed where they have to be.
+        `Rows` or `StreamBatches`, and collator, changed where they have to be.
     """
     features, columns = getattr(dataset.dataset, "features", None), collator.columns
     if not features:

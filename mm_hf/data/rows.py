@@ -188,12 +188,7 @@ def is_absent(value: Any) -> bool:
 
 def rows_by_path(dataset: Dataset, split: str, column: str) -> Iterator[dict[str, Any]]:
     """The rows whose picture or sound is in a file and not in the data, without their other columns, as `Rows` gives
-    them.
-
-    Args:
-        dataset: the rows; pictures as `Image(decode=False)`, sounds likewise as structs of bytes and path.
-        split: their name in messages.
-    """
+    them. Pictures are `Image(decode=False)`, sounds likewise structs of bytes and path."""
     names = [column, *({SOURCE_ROW} & set(dataset.column_names))]
     start = 0
     for table in dataset.select_columns(names).with_format("arrow").iter(batch_size=1000):

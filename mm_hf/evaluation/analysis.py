@@ -143,12 +143,7 @@ def draw(
 
 
 def table(analysis: dict[str, Any], part: str) -> str:
-    """The score beside its floors, for the terminal.
-
-    Args:
-        analysis: as `analyse` gives it.
-        part: what was measured.
-    """
+    """The score beside its floors, for the terminal, as `analyse` gives them; `part`: what was measured."""
     lines = {f"{part} {name}": values for name, values in analysis["metrics"].items()}
     lines |= {f"  {name}": values for name, values in analysis["by_kind"].items()}
     lines |= {f"floor: {name.replace('_', ' ')}": values for name, values in analysis["floors"].items()}

@@ -111,11 +111,7 @@ def compare(
 
 
 def verdict(comparisons: list[dict[str, Any]]) -> str:
-    """Says in one line whether the model is better than a constant guess, and than the other floors.
-
-    Args:
-        comparisons: see `compare`.
-    """
+    """Says in one line whether the model is better than a constant guess, and than the other floors; see `compare`."""
     if not comparisons:
         return NO_FLOORS
     constants = [entry for entry in comparisons if entry["constant"]]

@@ -194,13 +194,8 @@ def names_of_one_alone(one: Outcome, other: Outcome) -> list[str]:
 
 
 def unknown_to(without: Outcome, knows: Outcome, truth: torch.Tensor, classes: list[str] | None) -> torch.Tensor:
-    """Which rows have a truth that one model has a class for, and the other has not, `(N,)` bool.
-
-    Args:
-        without, knows: the other one, and the one.
-        truth: as the latter has it, by number.
-        classes: the names of all numbers.
-    """
+    """Which rows have a truth (as `knows` has it, by number) that one model has a class for, and the other has not,
+    `(N,)` bool; `classes` are the names of all numbers."""
     alone = set(names_of_one_alone(knows, without))
     places = [number for number, name in enumerate(classes or []) if name in alone]
     return knows.labelled & ~without.labelled & torch.isin(truth, torch.tensor(places, dtype=torch.int64))

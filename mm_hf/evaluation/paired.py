@@ -124,11 +124,7 @@ def sign_test(differences: torch.Tensor, groups: torch.Tensor) -> dict[str, Any]
 
 
 def differing_rows(answers: Pair, scores: Pair) -> list[int]:
-    """The rows that A and B answer differently, those with the largest difference of scores first.
-
-    Args:
-        answers, scores: of A and of B.
-    """
+    """The rows that A and B answer differently, those with the largest difference of scores first."""
     other = (answers[0] != answers[1]).reshape(len(answers[0]), -1).any(-1)
     gaps = (scores[0] - scores[1]).abs().nan_to_num(nan=math.inf)
     order = gaps.where(other, torch.tensor(-1.0, dtype=gaps.dtype)).sort(descending=True, stable=True).indices

@@ -118,11 +118,8 @@ def plot_finds(
 
 
 def plot_reliability(calibration: dict[str, Any], path: str | os.PathLike):
-    """Draws how often answers are right against how sure they are, above a histogram of how sure they are.
-
-    Args:
-        calibration: see `diagnostics.calibration`.
-    """
+    """Draws how often answers are right against how sure they are, above a histogram of how sure they are; see
+    `diagnostics.calibration`."""
     figure = new_figure(5, 6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bins = calibration["bins"]
@@ -140,11 +137,7 @@ def plot_reliability(calibration: dict[str, Any], path: str | os.PathLike):
 
 
 def plot_confusion(matrix: list[list[int]], names: list[str], path: str | os.PathLike):
-    """Draws a confusion matrix: counts, coloured by their share of the true class.
-
-    Args:
-        matrix: see `diagnostics.confusion`.
-    """
+    """Draws a confusion matrix (see `diagnostics.confusion`): counts, coloured by their share of the true class."""
     counts = np.array(matrix)
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
     side = max(4.0, 0.42 * len(names) + 2)
@@ -164,11 +157,7 @@ def plot_confusion(matrix: list[list[int]], names: list[str], path: str | os.Pat
 
 
 def plot_label_scores(scores: dict[str, dict[str, float]], path: str | os.PathLike):
-    """Draws the F1 of each label, or of the 30 that fare worst.
-
-    Args:
-        scores: see `diagnostics.label_scores`.
-    """
+    """Draws the F1 of each label, or of the 30 that fare worst; see `diagnostics.label_scores`."""
     worst = sorted(scores, key=lambda name: scores[name]["f1"])[:SHOWN_CLASSES]
     figure = new_figure(6, 1.2 + 0.28 * len(worst))
     axes = figure.subplots()
@@ -181,11 +170,7 @@ def plot_label_scores(scores: dict[str, dict[str, float]], path: str | os.PathLi
 
 
 def plot_scatter(answers: torch.Tensor, targets: torch.Tensor, path: str | os.PathLike):
-    """Draws answers of a regression against the truth.
-
-    Args:
-        answers, targets: `(N, C)` or `(N,)`.
-    """
+    """Draws answers of a regression against the truth, both `(N, C)` or `(N,)`."""
     figure = new_figure(5, 5)
     axes = figure.subplots()
     said, true = answers.flatten().tolist(), targets.flatten().tolist()

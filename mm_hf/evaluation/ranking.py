@@ -35,11 +35,7 @@ def ranks(scores: torch.Tensor, relevant: torch.Tensor) -> torch.Tensor:
 
 def ranking_metrics(places: torch.Tensor) -> dict[str, float]:
     """Recall at 1, 5 and 10 (the share of queries with a relevant item among the first k, which torchmetrics calls the
-    hit rate), and the median rank.
-
-    Args:
-        places: `(Q,)`, see `ranks`.
-    """
+    hit rate), and the median rank; of places `(Q,)`, see `ranks`."""
     recalls = {f"recall_at_{k}": (places <= k).float().mean().item() for k in RECALLS}
     return {**recalls, "median_rank": places.float().quantile(0.5).item()}
 
@@ -81,11 +77,7 @@ def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.
 
 def chance_mean_recall(ids: dict[str, torch.Tensor]) -> float:
     """The `mean_recall` of a search that knows nothing: what is expected of an order drawn at random, in both
-    directions, with as many items and as many right ones a query as there are.
-
-    Args:
-        ids: as `retrieval_metrics` takes them.
-    """
+    directions, with as many items and as many right ones a query as there are; `ids` as for `retrieval_metrics`."""
     item = item_of(ids)
     paired = (ids[Text.name] >= 0) & (ids[item] >= 0)
     texts, items = torch.stack([ids[Text.name][paired], ids[item][paired]]).unique(dim=1)
@@ -93,11 +85,8 @@ def chance_mean_recall(ids: dict[str, torch.Tensor]) -> float:
 
 
 def mean_chance(queries: torch.Tensor, matches: torch.Tensor) -> float:
-    """The mean over 1, 5 and 10 of the recall that an order drawn at random has.
-
-    Args:
-        queries, matches: `(P,)` int64, the distinct pairs of a query and an item that is right for it.
-    """
+    """The mean over 1, 5 and 10 of the recall that an order drawn at random has; `(P,)` int64 both, the distinct pairs
+    of a query and an item that is right for it."""
     items, total = len(matches.unique()), 0.0
     counts, rows = queries.unique(return_counts=True)[1].unique(return_counts=True)
     for right, share in zip(counts.tolist(), (rows / rows.sum()).tolist()):
@@ -113,11 +102,7 @@ def item_of(ids: dict[str, torch.Tensor]) -> str:
 
 def chance_recall(ids: dict[str, torch.Tensor]) -> dict[str, float]:
     """What a search finds that knows nothing: recall at 1, 5 and 10 in an order drawn at random, by the number of
-    items, each text having one.
-
-    Args:
-        ids: as `retrieval_metrics` takes them.
-    """
+    items, each text having one; `ids` as for `retrieval_metrics`."""
     numbers = ids[item_of(ids)]
     items = len(numbers[numbers >= 0].unique())
     return {f"chance_recall_at_{k}": min(1.0, k / items) for k in RECALLS}

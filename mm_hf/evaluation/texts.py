@@ -62,11 +62,7 @@ class TextScore:
 
 
 class WordErrorRate(TextScore):
-    """Words that are wrong, missing or too many, as a part of all words of the truths (WER), by torchmetrics.
-
-    Args:
-        texts: as above.
-    """
+    """Words that are wrong, missing or too many, as a part of all words of the truths (WER), by torchmetrics."""
 
     def __init__(self, texts: list[str]):
         super().__init__(texts, word_errors)

@@ -26,10 +26,7 @@ class PreparationError(RuntimeError):
 
 def installed(requirement: str) -> importlib.metadata.Distribution:
     """Find an installed package without importing it: its code is not needed, and may want packages of its own.
-
-    Args:
-        requirement: `NAME==VERSION`, the release that was checked; it is what the error tells to install.
-    """
+    `NAME==VERSION` is the release that was checked, and what the error tells to install."""
     try:
         return importlib.metadata.distribution(requirement.split("==")[0])
     except importlib.metadata.PackageNotFoundError as error:
@@ -39,12 +36,8 @@ def installed(requirement: str) -> importlib.metadata.Distribution:
 
 
 def package_path(requirement: str, relative: str) -> Path:
-    """The path of a file or folder that a package ships.
-
-    Args:
-        requirement: `NAME==VERSION`.
-        relative: Path below site-packages, with forward slashes.
-    """
+    """The path of a file or folder that a package (`NAME==VERSION`) ships; `relative` to site-packages, with forward
+    slashes."""
     distribution = installed(requirement)
     path = Path(str(distribution.locate_file(relative)))
     if not path.exists():
@@ -65,11 +58,7 @@ def package_licence(requirement: str) -> str:
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Compare a file's SHA-256 with the one it had when it was checked.
-
-    Args:
-        expected: 64 hexadecimal digits.
-    """
+    """Compare a file's SHA-256 with the one it had when it was checked: 64 hexadecimal digits."""
     with path.open("rb") as file:
         actual = hashlib.sha256(file.read()).hexdigest()
     if actual != expected:
@@ -149,15 +138,16 @@ def built(
     settings: dict[str, Any],
     names: Collection[str],
     write: Callable[[Path, dict[str, Any]], DatasetDict],
-) -> DatasetDict | None:
-    """Builds a data set, unless it is there already with these settings.
+    describe: Callable[[DatasetDict], Sequence[tuple]],
+    layout: str,
+    titles: tuple[str, ...] | None = None,
+) -> None:
+    """Builds a data set, unless it is there already with these settings, and says what is in it.
 
     Args:
         options: of the command line, `output` and `force` among them.
         settings: that decide what is built; `write` keeps them in the file `SETTINGS`.
-
-    Returns:
-        the parts; None where they were there.
+        describe, layout, titles: figures of each part, how a line of them is printed, and what stands above them.
 
     Raises:
         SystemExit: with one line, where it cannot be built, or is there with other settings.
@@ -168,10 +158,13 @@ def built(
             if kept != settings:
                 raise PreparationError(f"{options.output} was built with {kept}, asked for {settings}: add --force")
             print(f"{options.output}: complete, left as it is (--force builds it again)")
-            return None
-        return write(options.output, settings)
+            return
+        splits = write(options.output, settings)
     except PreparationError as error:
         sys.exit(f"error: {error}")
+    for row in [*([titles] if titles else []), *describe(splits)]:
+        print(layout.format(*row))
+    print(f"written to {options.output}")
 
 
 def build_dataset(

@@ -136,9 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise PreparationError("no archive: name it before OUT, or in the environment variable FSDD_ZIP")
         return write(archive, folder, settings)
 
-    splits = built(options, settings, WRITTEN, write_all)
-    if splits is None:
-        return
-    for part, rows in splits.items():
-        print(f"{part:<12}{len(rows):>6} recordings")
-    print(f"written to {options.output}")
+    def describe(splits: DatasetDict) -> list[tuple[str, int]]:
+        return [(part, len(rows)) for part, rows in splits.items()]
+
+    built(options, settings, WRITTEN, write_all, describe, "{:<12}{:>6} recordings")

@@ -82,11 +82,7 @@ WRITTEN = ("dataset_dict.json", "train", "validation", "test", "README.md", "LIC
 
 
 def check_version(requirement: str) -> None:
-    """Hold an installed package to the release that was checked, where its files are too many to sum one by one.
-
-    Args:
-        requirement: `NAME==VERSION`.
-    """
+    """Hold an installed package to the release that was checked, where its files are too many to sum one by one."""
     version = installed(requirement).version
     if version != requirement.split("==")[1]:
         raise PreparationError(
@@ -117,16 +113,8 @@ def letters_and_digits(words: str) -> str:
 
 
 def other_names(name: str, shortcodes: Sequence[str]) -> list[str]:
-    """The aliases in plain words, less those that say nothing new.
-
-    Args:
-        name: The emoji's name in plain words.
-        shortcodes: Its aliases, such as `:thumbsup:`.
-
-    Returns:
-        Those with letters (`:+1:` has none) and whose letters and digits are neither the name's nor an earlier
-        alias's, in the package's order.
-    """
+    """The aliases (`:thumbsup:`) in plain words, less those that say nothing new: those with letters (`:+1:` has none)
+    and whose letters and digits are neither the name's nor an earlier alias's, in the package's order."""
     kept = {letters_and_digits(name): name}
     for alias in map(plain_words, shortcodes):
         if any(map(str.isalpha, alias)):
@@ -147,11 +135,7 @@ def read_ranking() -> dict[str, tuple[float, int]]:
 
 
 def rasterise(path: Path) -> bytes:
-    """Draw an SVG file on a white ground.
-
-    Returns:
-        A PNG file, RGB, `SIZE` pixels wide and high.
-    """
+    """Draw a square SVG file on a white ground, as a PNG file: RGB, `SIZE` pixels wide and high."""
     # Imported here, so that a missing package is told as the others are.
     import resvg_py
 
@@ -225,15 +209,8 @@ def read_emoji() -> Dataset:
 
 
 def cut(dataset: Dataset, seed: int) -> DatasetDict:
-    """Share the rows out: 70 % train, 10 % validation, 20 % test, none of them twice.
-
-    Args:
-        dataset: One row an emoji: what `read_emoji` gave, or a selection of it.
-        seed: Of the draw. The same rows and seed give the same parts on every machine.
-
-    Returns:
-        The parts, each in the old order.
-    """
+    """Share the rows out, one an emoji: 70 % train, 10 % validation, 20 % test, none of them twice, each part in the
+    old order. The same rows and seed give the same parts on every machine."""
     validation, test = (round(len(dataset) * share) for share in (VALIDATION_SHARE, TEST_SHARE))
     if not validation:
         raise PreparationError(f"{len(dataset)} rows leave none for validation, allowed: 6 rows or more")
@@ -323,10 +300,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
     options = parse_arguments(arguments)
     settings = {"packages": list(PACKAGES), "seed": options.seed}
-    splits = built(options, settings, WRITTEN, write)
-    if splits is None:
-        return
-    print(f"{'split':<12}{'emoji':>8}{'with sentiment':>16}{'seen 20 times':>15}")
-    for name, emoji, with_sentiment, often in describe(splits):
-        print(f"{name:<12}{emoji:>8}{with_sentiment:>16}{often:>15}")
-    print(f"written to {options.output}")
+    titles = ("split", "emoji", "with sentiment", "seen 20 times")
+    built(options, settings, WRITTEN, write, describe, "{:<12}{:>8}{:>16}{:>15}", titles)

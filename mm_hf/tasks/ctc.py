@@ -82,11 +82,7 @@ class Ctc(Generation):
             processor.tokenizer = self.tokenizer(model_args.tokenizer or "letters", train)
 
     def tokenizer(self, asked: str, train: Any) -> Any:
-        """The tokens that it writes in.
-
-        Args:
-            asked: the recipe's `tokenizer`.
-        """
+        """The tokens that it writes in, as the recipe's `tokenizer` asks."""
         if asked not in OWN_TOKENIZERS:
             return AutoTokenizer.from_pretrained(asked)
         texts = train[self.column][:]

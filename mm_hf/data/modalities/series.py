@@ -83,12 +83,8 @@ class SeriesReader(ModalityReader):
 
 
 def check_same_scale(column: str, steps: np.ndarray, scaler: SeriesScaler):
-    """Refuses a column whose readings would all but vanish beside those of the others, which share its scale.
-
-    Args:
-        steps: all of its training rows, `(S, C)`.
-        scaler: of all columns together.
-    """
+    """Refuses a column whose readings, `(S, C)` of all training rows, would all but vanish beside those of the others,
+    which share its scale."""
     for channel, (values, scale) in enumerate(zip(steps.T, scaler.stds)):
         values = values[~np.isnan(values)]
         if len(values) and 0 < values.std() < LEAST_SHARE * scale:
@@ -100,11 +96,7 @@ def check_same_scale(column: str, steps: np.ndarray, scaler: SeriesScaler):
 
 
 def picture_of_series(values: np.ndarray) -> Image.Image:
-    """The channels of a time series as lines, time to the right, in a square picture.
-
-    Args:
-        values: `(S, C)` float.
-    """
+    """The channels of a time series, `(S, C)` float, as lines, time to the right, in a square picture."""
     from matplotlib.figure import Figure
 
     figure, drawn = Figure(figsize=(2.24, 2.24), layout="constrained"), io.BytesIO()

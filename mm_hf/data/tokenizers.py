@@ -49,11 +49,7 @@ def word_tokenizer(
 
 def letter_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A tokenizer whose tokens are the characters of some texts, the space between words among them, in small letters.
-    Its padding is the blank of CTC.
-
-    Args:
-        texts: of the training part alone, as for `word_tokenizer`.
-    """
+    Its padding is the blank of CTC. The texts are of the training part alone, as for `word_tokenizer`."""
     normalizer = Normalizers([NFC(), Lowercase(), Replace(Regex(r"\s+"), " "), Strip()])
     letters = sorted({letter for text in texts for letter in normalizer.normalize_str(text)})
     if not letters:

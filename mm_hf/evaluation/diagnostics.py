@@ -69,11 +69,7 @@ def confusion(answers: torch.Tensor, targets: torch.Tensor, names: list[str]) ->
 
 
 def label_scores(answers: torch.Tensor, targets: torch.Tensor, names: list[str]) -> dict[str, dict[str, float]]:
-    """For each of several labels its F1, by torchmetrics, and how many rows have it.
-
-    Args:
-        answers, targets: `(N, C)`, 0 or 1.
-    """
+    """For each of several labels its F1, by torchmetrics, and how many rows have it; both `(N, C)`, 0 or 1."""
     from torchmetrics.functional import classification
 
     scores = classification.multilabel_f1_score(answers, targets, num_labels=len(names), average="none")

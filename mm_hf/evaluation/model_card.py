@@ -10,11 +10,7 @@ from .plots import new_figure, save_figure
 
 
 def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.PathLike):
-    """Draws one panel a series.
-
-    Args:
-        history: by name points of (step, value).
-    """
+    """Draws one panel a series, of points of (step, value) by name."""
     names = [name for name, points in history.items() if points]
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)

@@ -187,11 +187,8 @@ def correlation(metric: Metric, answers: torch.Tensor, targets: torch.Tensor) ->
 
 def r2(answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The share of the targets' variance that is explained (R²), all outputs together, by torchmetrics: 0 for the mean
-    of these targets, below it for what is worse. NaN for fewer than two rows and for targets that are all alike.
-
-    Args:
-        answers, targets: `(N, C)` float64.
-    """
+    of these targets, below it for what is worse. NaN for fewer than two rows and for targets that are all alike. Both
+    are `(N, C)` float64."""
     from torchmetrics.functional import r2_score
 
     varies = (targets != targets[:1]).any(0)
@@ -205,21 +202,14 @@ def r2(answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def deviation_of(targets: torch.Tensor) -> torch.Tensor:
-    """The standard deviation of each output of a regression, `(C,)` float64.
-
-    Args:
-        targets: `(N, C)`, of rows that have a label.
-    """
+    """The standard deviation of each output of a regression, `(C,)` float64, of targets `(N, C)` of rows that have a
+    label."""
     return targets.double().std(0, correction=0)
 
 
 def numbers_off(answer: torch.Tensor, truth: torch.Tensor, deviation: torch.Tensor) -> float | None:
     """How far off numbers are, in units of the labels' standard deviation; of several numbers the worst. None where
-    the labels do not vary, or the answer is not finite.
-
-    Args:
-        answer, truth, deviation: `(C,)`.
-    """
+    the labels do not vary, or the answer is not finite. All are `(C,)`."""
     off = ((answer.double() - truth.double()).abs() / deviation).max()
     return off.item() if off.isfinite() else None
 

@@ -254,11 +254,8 @@ class Task:
         return self.names[int(answer)]
 
     def mistakes(self, logits: torch.Tensor, labels: torch.Tensor, places: list[int]) -> list[dict[str, Any]]:
-        """`answer` and `truth` of some rows in words, and what else is to be said of them.
-
-        Args:
-            logits, labels: of all rows that have a label.
-        """
+        """`answer` and `truth` of some rows, of all that have a label, in words, and what else is to be said of
+        them."""
         answers, targets = self.answers(logits), self.targets(labels)
         return [{"answer": self.spell(answers[place]), "truth": self.spell(targets[place])} for place in places]
 
@@ -340,11 +337,7 @@ class Task:
 
     @classmethod
     def head_keys(cls, start: Any, data_args: Any) -> dict[str, Any]:
-        """The keys of a recipe that the head of a checkpoint decides, with its values.
-
-        Args:
-            start: the checkpoint, see `Start`.
-        """
+        """The keys of a recipe that the head of a checkpoint (see `Start`) decides, with its values."""
         return {}
 
     def head(self, columns: Any) -> str:

@@ -68,11 +68,7 @@ class ModalityReader:
 
     def columns(self, columns: Columns, collator: "MultimodalCollator | None" = None) -> list[str]:
         """Its places in a row: the names of their columns; one name where all columns make one item; none where the
-        data set has none.
-
-        Args:
-            collator: whose settings may matter, such as the number of frames of a video.
-        """
+        data set has none. Settings of the collator may matter, such as the number of frames of a video."""
         names = self.data_columns(columns)
         return [self.name] if names and self.one_item else names
 

@@ -222,6 +222,11 @@ def cut(dataset: Dataset, seed: int) -> DatasetDict:
     )
 
 
+def build(seed: int) -> DatasetDict:
+    """Read the installed packages and cut the emoji into train, validation and test."""
+    return cut(read_emoji(), seed)
+
+
 def describe(splits: DatasetDict) -> list[tuple[str, int, int, int]]:
     """Name, emoji, emoji with a sentiment, and those of them seen 20 times or more, of each split."""
     table = []
@@ -273,7 +278,7 @@ def write_card(path: Path, splits: DatasetDict, seed: int) -> None:
 def write(output: Path, settings: Mapping[str, Any]) -> DatasetDict:
     """Build the data set and keep it at `output`, with its card, licences and settings."""
     with folder_in_place(output, WRITTEN) as folder:
-        splits = cut(read_emoji(), settings["seed"])
+        splits = build(settings["seed"])
         splits.save_to_disk(folder)
         write_card(folder / "README.md", splits, settings["seed"])
         drawings_licence = package_path(DRAWINGS, DRAWINGS_LICENCE).read_text(encoding="utf-8")

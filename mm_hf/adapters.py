@@ -185,9 +185,6 @@ def save_lora(model: MMFusionPreTrainedModel, folder: str | Path):
 
     The files are PEFT's, `adapter_config.json` and `adapter_model.safetensors`, so that
     `peft.PeftModel.from_pretrained(model, folder)` reads them as well.
-
-    Raises:
-        ValueError: no adapters.
     """
     require_lora(model)
     tensors = {PEFT_PREFIX + name: tensor.contiguous() for name, tensor in kept_tensors(model).items()}

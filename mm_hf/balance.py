@@ -69,16 +69,16 @@ class GradientModulation:
         if head.label_kind != CLASSES:
             raise ValueError(f"Gradient modulation is for one label a row; the problem is {head.name}.")
         parts, fusion = self.model.model.projections.eval(), self.model.model.fusion.eval()
-        absent, there = {}, {}
+        absent, present = {}, {}
         for name, (states, index, _) in projected.items():
             index = torch.arange(len(labels), device=labels.device) if index is None else index
             absent[name] = parts[name](states, torch.full_like(index, -1))
-            there[name] = (index >= 0 if index.ndim == 1 else (index >= 0).any(1)) & (labels != -100)
+            present[name] = (index >= 0 if index.ndim == 1 else (index >= 0).any(1)) & (labels != -100)
         for place, name in enumerate(self.model.config.modalities):
             alone = {other: projected[other][-1] if other == name else absent[other] for other in projected}
             logits = head.in_unit(self.model.classifier(fusion(alone, return_tokens=False).pooled))
             chances = cast(torch.Tensor, head.probabilities(logits))
-            right = chances.gather(1, labels.clamp(min=0)[:, None])[:, 0][there[name]]
+            right = chances.gather(1, labels.clamp(min=0)[:, None])[:, 0][present[name]]
             self.sums[place] += torch.tensor([right.sum().item(), len(right)], dtype=torch.float64)
         parts.train()
         fusion.train()
@@ -108,15 +108,10 @@ class GradientModulation:
 
 
 def coefficients(scores: dict[str, float], alpha: float) -> dict[str, float]:
-    """What the gradients of each modality are multiplied by; nothing where fewer than two have a score.
-
-    Args:
-        scores: by modality.
-        alpha: see `GradientModulation`.
-    """
-    found: dict[str, float] = {}
+    """What the gradients of each modality are multiplied by; nothing where fewer than two have a score."""
+    factors: dict[str, float] = {}
     for name, score in scores.items() if len(scores) > 1 else ():
         others = [other for key, other in scores.items() if key != name]
         ratio = score / max(sum(others) / len(others), 1e-12)
-        found[name] = 1.0 - torch.tanh(torch.tensor(alpha * ratio)).item() if ratio > 1 else 1.0
-    return found
+        factors[name] = 1.0 - torch.tanh(torch.tensor(alpha * ratio)).item() if ratio > 1 else 1.0
+    return factors

@@ -36,8 +36,8 @@ def carry(
         known = old_names if allowed is None or axis not in allowed else allowed[axis]
         both = [block for block in names if block in known]
         lacking |= set(names) - set(both)
-        for found, where in ((names, places), (old_names, old_places)):
-            blocks = [torch.arange(width) + width * found.index(block) for block in both]
+        for order, where in ((names, places), (old_names, old_places)):
+            blocks = [torch.arange(width) + width * order.index(block) for block in both]
             where.append(torch.cat(blocks) if blocks else torch.arange(0))
     if not all(len(place) for place in places):
         return None
@@ -45,9 +45,18 @@ def carry(
     return lacking
 
 
+def copy_weights(weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> bool:
+    """Copies weights where all names and shapes agree; says whether they do."""
+    if {key: value.shape for key, value in weights.items()} != {key: value.shape for key, value in others.items()}:
+        return False
+    for key, value in weights.items():
+        value.copy_(others[key])
+    return True
+
+
 def grid(places: list[torch.Tensor], device: torch.device) -> tuple[torch.Tensor, ...]:
     """Places along each axis as an index of all their combinations."""
     return tuple(
-        place.to(device).reshape([-1 if own == axis else 1 for own in range(len(places))])
+        place.to(device).reshape([-1 if other == axis else 1 for other in range(len(places))])
         for axis, place in enumerate(places)
     )

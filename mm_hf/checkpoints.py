@@ -79,9 +79,7 @@ def publish(folder: str | os.PathLike):
             manifest[CHECKSUMS] = dict(zip(names, checksums))
     (staged / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     flush(staged / MANIFEST)
-    old = None
-    if folder.exists():
-        old = move_away(folder)
+    old = move_away(folder) if folder.exists() else None
     staged.rename(folder)
     flush(folder.parent)
     if old is not None:
@@ -109,7 +107,6 @@ def fault_of(folder: Path, checksums: bool = False) -> str | None:
     """Why a checkpoint cannot be used; None where it is whole.
 
     Args:
-        folder: the checkpoint.
         checksums: compare the files byte by byte, and not their sizes alone: all of it is read. A manifest of before,
             which has none, is judged by the sizes.
     """
@@ -118,7 +115,7 @@ def fault_of(folder: Path, checksums: bool = False) -> str | None:
     except FileNotFoundError:
         return f"it has no {MANIFEST}"
     except (ValueError, RecursionError):
-        return f"its {MANIFEST} cannot be read"
+        manifest = None
     if not is_manifest(manifest):
         return f"its {MANIFEST} cannot be read"
     for name, size in manifest["files"].items():
@@ -133,9 +130,9 @@ def fault_of(folder: Path, checksums: bool = False) -> str | None:
         warnings.warn(f"xxhash is not installed: the files of {folder} are compared by their sizes alone.")
         return None
     for name, checksum in manifest[CHECKSUMS].items():
-        found = checksum_of(folder / name)
-        if found != checksum:
-            return f"{name} is damaged: its xxh3 is {found} in place of {checksum}"
+        actual = checksum_of(folder / name)
+        if actual != checksum:
+            return f"{name} is damaged: its xxh3 is {actual} in place of {checksum}"
     return None
 
 
@@ -183,7 +180,6 @@ def checkpoint_to_resume(run_dir: str | os.PathLike, check: Callable[[Path], str
     warning that says why. One process calls it.
 
     Args:
-        run_dir: of the run.
         check: given a checkpoint whose files are whole, says why its content cannot be used; None where it can.
 
     Returns:
@@ -203,20 +199,17 @@ def checkpoint_to_resume(run_dir: str | os.PathLike, check: Callable[[Path], str
             return folder
         faults[folder] = fault
     if faults:
-        found = "; ".join(f"{folder.name}: {fault}" for folder, fault in faults.items())
+        reasons = "; ".join(f"{folder.name}: {fault}" for folder, fault in faults.items())
         raise ValueError(
-            f"{run_dir} has checkpoints, and none can be resumed from. {found}. Put back what is missing or damaged, "
-            "or begin anew: in another folder (--output_dir), or here (--overwrite_output_dir)."
+            f"{run_dir} has checkpoints, and none can be resumed from. {reasons}. Put back what is missing or "
+            "damaged, or begin anew: in another folder (--output_dir), or here (--overwrite_output_dir)."
         )
     return None
 
 
 def set_aside(folder: Path) -> Path:
-    """Renames a damaged checkpoint (`damaged-checkpoint-7`), so that the run neither takes, overwrites nor deletes it.
-
-    Returns:
-        where it is now.
-    """
+    """Renames a damaged checkpoint (`damaged-checkpoint-7`), so that the run neither takes, overwrites nor deletes it;
+    gives where it is now."""
     aside, number = folder.with_name(f"{DAMAGED}{folder.name}"), 2
     while aside.exists():
         aside, number = folder.with_name(f"{DAMAGED}{folder.name}.{number}"), number + 1
@@ -229,16 +222,15 @@ def rotate(run_dir: str | os.PathLike, limit: int | None, keep: tuple[str | os.P
     """Removes the oldest checkpoints until `limit` whole ones are left, and all that are not whole.
 
     Args:
-        run_dir: of the run.
         limit: how many stay, at least one; None: all.
         keep: checkpoints that stay on top of that, such as the best.
     """
     if limit is None:
         return
-    found = list_checkpoints(run_dir)
-    kept = [folder for folder in found if fault_of(folder) is None][: max(1, limit)]
+    checkpoints = list_checkpoints(run_dir)
+    kept = [folder for folder in checkpoints if fault_of(folder) is None][: max(1, limit)]
     kept += [Path(folder) for folder in keep if folder is not None]
-    for folder in found:
+    for folder in checkpoints:
         if folder.resolve() not in {path.resolve() for path in kept}:
             shutil.rmtree(move_away(folder), ignore_errors=True)
 

@@ -70,9 +70,6 @@ verbs:
 def main(words: list[str] | None = None):
     """Does what the command line says.
 
-    Args:
-        words: in place of those of the command line.
-
     Raises:
         SystemExit: with status 2 and one line for a verb that is not there; else as the verb ends.
     """

@@ -28,12 +28,12 @@ def embed(
     """The embeddings of the items of these rows, `(N, E)` float32 on the CPU.
 
     Args:
-        model, collator, modality, rows, places, batch_size, progress: see `encode`.
+        model, collator, modality, rows: see `Gallery`.
         unreadable: takes by place why an item cannot be read, which is left out then; None: it raises.
     """
     batches = batches_of(model, collator, modality, rows, places, batch_size, progress, unreadable)
-    found = [model.get_features(modality, None, **inputs).float().cpu() for inputs in batches]
-    return torch.cat(found) if found else torch.empty(0, model.config.projection_dim)
+    embeddings = [model.get_features(modality, None, **inputs).float().cpu() for inputs in batches]
+    return torch.cat(embeddings) if embeddings else torch.empty(0, model.config.projection_dim)
 
 
 @torch.no_grad()
@@ -46,14 +46,7 @@ def encode(
     batch_size: int = 128,
     progress: bool = True,
 ) -> EncoderStates:
-    """Encodes the items of these rows, each of which has one.
-
-    Args:
-        model, collator, modality, rows: see `Gallery`.
-        places: of the rows.
-        batch_size: items at a time.
-        progress: show a bar.
-    """
+    """Encodes the items of these rows, each of which has one; see `Gallery`."""
     batches = batches_of(model, collator, modality, rows, places, batch_size, progress)
     return joined([model.model.encode({}, None, **inputs)[modality] for inputs in batches])
 

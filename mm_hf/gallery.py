@@ -71,37 +71,35 @@ class Gallery:
             collator: prepares the items; bad ones raise, or are left out, as it says.
             rows: as `mm_hf.data` gives them.
             factory: see the class.
-            batch_size: items at a time.
-            progress: show bars.
 
         Raises:
             BadRowError: an item that cannot be read.
         """
         searched = (model.query_modality, model.item_modality)
-        found: dict[str, dict[str, int]] = {modality: {} for modality in searched}  # by key the first row
+        distinct: dict[str, dict[str, int]] = {modality: {} for modality in searched}  # by key the first row
         paired: list[list[str]] = []  # keys
         for start in range(0, len(rows), 1000):
             for row in rows.__getitems__(list(range(start, min(start + 1000, len(rows))))):
                 keys = [collator.item_keys(row, modality, [])[0] for modality in searched]
-                for items, key in zip(found.values(), keys):
+                for items, key in zip(distinct.values(), keys):
                     if key is not None:
                         items.setdefault(key, row["row_id"])
                 known = [key for key in keys if key is not None]
                 paired += [known] if len(known) == len(keys) else []
         embeddings: dict[str, torch.Tensor] = {}
-        for modality, items in found.items():
+        for modality, items in distinct.items():
             unreadable: dict[int, str] | None = {} if collator.on_error == "skip" else None
             vectors = embed(model, collator, modality, rows, list(items.values()), batch_size, progress, unreadable)
             for place, reason in (unreadable or {}).items():
                 logger.warning(f"Left out: the {modality} of row {place}: {reason}")
-            found[modality] = {key: place for key, place in items.items() if place not in (unreadable or {})}
+            distinct[modality] = {key: place for key, place in items.items() if place not in (unreadable or {})}
             embeddings |= {modality: vectors} if len(vectors) else {}
-        texts, others = ({key: place for place, key in enumerate(items)} for items in found.values())
+        texts, others = ({key: place for place, key in enumerate(items)} for items in distinct.values())
         pairs = [(texts[text], others[other]) for text, other in paired if text in texts and other in others]
         return cls(
             embeddings,
-            {modality: list(items.values()) for modality, items in found.items()},
-            {modality: list(items) for modality, items in found.items()},
+            {modality: list(items.values()) for modality, items in distinct.items()},
+            {modality: list(items) for modality, items in distinct.items()},
             torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),
             factory,
             fingerprint(model),
@@ -112,7 +110,6 @@ class Gallery:
 
         Args:
             queries: `(Q, E)` float, of length 1, see `MMFusionForRetrieval.get_features`.
-            modality: what is searched.
             k: how many; no more than there are.
 
         Returns:
@@ -128,9 +125,9 @@ class Gallery:
 
     def relevant(self) -> torch.Tensor:
         """Which texts and other items some row pairs, `(U_text, U_item)` bool."""
-        found = torch.zeros(*map(len, self.keys.values()), dtype=torch.bool)
-        found[self.pairs[:, 0], self.pairs[:, 1]] = True
-        return found
+        paired = torch.zeros(*map(len, self.keys.values()), dtype=torch.bool)
+        paired[self.pairs[:, 0], self.pairs[:, 1]] = True
+        return paired
 
     def save(self, folder: str | Path):
         """Writes embeddings (safetensors) and the rest (JSON). Who stops halfway leaves the gallery that was there."""
@@ -162,7 +159,6 @@ class Gallery:
         """Reads what `save` wrote.
 
         Args:
-            folder: where.
             model: that will search; one that did not make the gallery is refused.
 
         Raises:
@@ -193,22 +189,18 @@ class Gallery:
         try:
             tensors = load_file(vectors)
             pairs = tensors.pop("pairs")
-            found = cls({name: tensors[name] for name in rest["keys"] if name in tensors}, pairs=pairs, **rest)
-            found.check()
+            gallery = cls({name: tensors[name] for name in rest["keys"] if name in tensors}, pairs=pairs, **rest)
+            gallery.check()
         except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"The gallery in {folder} is damaged: {error}. {anew}") from None
-        if not found.source and (folder / "source.json").exists():  # as it was written before
-            found.source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
+        if not gallery.source and (folder / "source.json").exists():  # as it was written before
+            gallery.source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
         if model is not None:
-            found.check_model(model, folder)
-        return found
+            gallery.check_model(model, folder)
+        return gallery
 
     def check(self):
-        """Looks whether its parts can be of one gallery.
-
-        Raises:
-            ValueError: says which cannot.
-        """
+        """Looks whether its parts can be of one gallery."""
         if not isinstance(self.keys, dict) or not self.keys or list(self.keys) != list(self.places):
             raise ValueError(f"it has keys of {list(self.keys)} and places of {list(self.places)}")
         if not isinstance(self.factory, str):
@@ -237,20 +229,16 @@ class Gallery:
             raise ValueError(f"it pairs items up to {self.pairs.amax(0).tolist()} of {sizes}")
 
     def check_model(self, model: MMFusionForRetrieval, folder: str | Path):
-        """Refuses a model that did not make this gallery: its similarities would mean nothing.
-
-        Raises:
-            ValueError: names both.
-        """
+        """Refuses a model that did not make this gallery: its similarities would mean nothing."""
         widths = {vectors.shape[1] for vectors in self.embeddings.values()}
         if widths - {model.config.projection_dim}:
             raise ValueError(
                 f"The gallery in {folder} has vectors of {sorted(widths)} numbers, and the model makes "
                 f"{model.config.projection_dim}: it was built with another model. Build it with this one."
             )
-        if self.model is not None and (found := fingerprint(model)) not in (None, self.model):
+        if self.model is not None and (current := fingerprint(model)) not in (None, self.model):
             raise ValueError(
-                f"The gallery in {folder} was built with another model ({self.model}, not {found}): build it with "
+                f"The gallery in {folder} was built with another model ({self.model}, not {current}): build it with "
                 "this one, or name the model that it was built with."
             )
 
@@ -262,11 +250,7 @@ def checksum_of_text(values: Any) -> str:
 
 @torch.no_grad()
 def fingerprint(model: nn.Module) -> str | None:
-    """What tells the weights of a model from all others, in whatever folder they lie; None without xxhash.
-
-    Args:
-        model: on any device.
-    """
+    """What tells the weights of a model from all others, in whatever folder they lie; None without xxhash."""
     if not can_check():
         return None
     parts = []
@@ -277,11 +261,7 @@ def fingerprint(model: nn.Module) -> str | None:
 
 
 def empty_index(width: int, factory: str) -> Any:
-    """A faiss index by inner product over vectors of this width, none of them in it yet.
-
-    Raises:
-        ValueError: faiss knows no such index.
-    """
+    """A faiss index by inner product over vectors of this width, none of them in it yet."""
     import faiss
 
     try:

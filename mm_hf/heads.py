@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .blocks import carry
+from .blocks import carry, copy_weights
 from .models.head_table import HEAD_TABLE
 from .models.pretrained_mm_fusion import MMFusionPreTrainedModel
 from .models.tasks import NUMBERS, TEXTS
@@ -49,7 +49,7 @@ KINDS = {NUMBERS: "numbers", TEXTS: "tokens"}  # of all others "labels"
 
 def of_heads(model: MMFusionPreTrainedModel, column: str | None, tokens: Sequence[str] | None) -> dict[Any, Head]:
     """The heads of a model by task; that of a single task by its label, which may be None."""
-    found = {}
+    heads = {}
     for task, (layer, head) in model.last_layers().items():
         kind = KINDS.get(head.label_kind, "labels")
         names: Any = head.labels
@@ -61,8 +61,8 @@ def of_heads(model: MMFusionPreTrainedModel, column: str | None, tokens: Sequenc
             names = None if names == [f"LABEL_{number}" for number in range(len(names))] else names
         named = None if names is None else list(names)
         sole = task is None
-        found[column if sole else task] = Head(layer, kind, named, head.label_mean, head.label_scale, sole)
-    return found
+        heads[column if sole else task] = Head(layer, kind, named, head.label_mean, head.label_scale, sole)
+    return heads
 
 
 def load_heads(heads: dict[Any, Head], old: dict[Any, Head], name: str) -> list[str]:
@@ -74,15 +74,15 @@ def load_heads(heads: dict[Any, Head], old: dict[Any, Head], name: str) -> list[
             lines.append(f"{title}: fresh")
             continue
         if not isinstance(head.layer, nn.Linear) or not isinstance(other.layer, nn.Linear):
-            found = load_whole(head, other, name)
+            taken = load_whole(head, other, name)
         else:
-            found = load_numbers(head, other, name) if head.kind == "numbers" else load_names(head, other, name)
-        if found != "fresh":
+            taken = load_numbers(head, other, name) if head.kind == "numbers" else load_names(head, other, name)
+        if taken != "fresh":
             used.add(id(other))
             column = next(key for key, one in old.items() if one is other)
             if head.kind == "labels" and None not in (task, column) and task != column:
-                found += f"; they are those of {column!r} there, of {task!r} here"
-        lines.append(f"{title}: {found}")
+                taken += f"; they are those of {column!r} there, of {task!r} here"
+        lines.append(f"{title}: {taken}")
     for task, other in old.items():
         if id(other) not in used:
             lines.append(f"head of {name}{'' if task is None else f' for {task!r}'}: not used")
@@ -97,11 +97,11 @@ def title_of(task: Any, head: Head) -> str:
 def partner_of(task: Any, head: Head, old: dict[Any, Head]) -> Head | None:
     """The head of the checkpoint that a head takes over from: that of its task, or, where both models have but one,
     and the names of labels tell what is the same, that one."""
-    found = None if task is None else old.get(task)
-    if found is None and head.sole and len(old) == 1 and head.kind != "numbers":
+    partner = None if task is None else old.get(task)
+    if partner is None and head.sole and len(old) == 1 and head.kind != "numbers":
         (only,) = old.values()
-        found = only if only.sole else None
-    return found if found is not None and found.kind == head.kind else None
+        partner = only if only.sole else None
+    return partner if partner is not None and partner.kind == head.kind else None
 
 
 def load_names(head: Head, other: Head, name: str) -> str:
@@ -134,14 +134,10 @@ def load_numbers(head: Head, other: Head, name: str) -> str:
 
 def load_whole(head: Head, other: Head, name: str) -> str:
     """Takes over a layer of another kind, of a head from outside the package, where both mean the same."""
-    weights, others = head.layer.state_dict(), other.layer.state_dict()
     same = (head.names, head.mean, head.scale) == (other.names, other.mean, other.scale)
     same &= type(head.layer).__qualname__ == type(other.layer).__qualname__
-    if not same or {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in others.items()}:
-        return "fresh"
-    for key, value in weights.items():
-        value.copy_(others[key])
-    return f"from {name}"
+    taken = same and copy_weights(head.layer.state_dict(), other.layer.state_dict())
+    return f"from {name}" if taken else "fresh"
 
 
 def listed(names: Sequence[str]) -> str:

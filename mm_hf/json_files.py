@@ -21,11 +21,7 @@ def unreadable(file: Path, error: Exception) -> str:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """An object of JSON.
-
-    Raises:
-        DamagedFileError: naming the file.
-    """
+    """An object of JSON; a `DamagedFileError` names the file."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -38,13 +34,8 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def fault_of_values(where: str, values: Any, rules: Rules) -> str | None:
-    """What is wrong with the values of a state: of each key, and no other, the rule must hold.
-
-    Args:
-        where: the file, and the key within it.
-        values: by key.
-        rules: by key whether a value makes sense.
-    """
+    """What is wrong with the values of a state: of each key, and no other, the rule must hold. `where`: the file, and
+    the key within it."""
     if not isinstance(values, dict):
         return f"{where} is {short(values)}"
     for name in rules:

@@ -89,11 +89,8 @@ def check_finite(
 
 
 def fault_of_answers(logits: Any) -> str | None:
-    """Why what a model answered cannot be measured; None where it can.
-
-    Args:
-        logits: `(N, C)`, or a dict of them: see `Predictions`. Negative infinity may be, for what is ruled out.
-    """
+    """Why what a model answered, `(N, C)` or a dict of them (see `Predictions`), cannot be measured; None where it
+    can. Negative infinity may be, for what is ruled out."""
     for name, values in nested(logits):
         if isinstance(values, torch.Tensor) and not is_finite(values, mask=True):
             rows = (~values.isfinite() & ~values.isneginf()).flatten(1).any(1).nonzero().flatten().tolist()

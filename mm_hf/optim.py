@@ -55,15 +55,15 @@ def parameter_groups(
     base, prefix = model.base_model, ""
     if base is not model:
         prefix = model.base_model_prefix + "."
-    own = [name for name, child in model.named_children() if child is not base]  # of the head
+    of_head = [name for name, child in model.named_children() if child is not base]  # of the head
     scopes = {}
     for name, rate in (learning_rates or {}).items():
         scope = f"encoders.{name}." if name in base.config.modalities else name
-        scopes[f"{name}." if name in own else f"{prefix}{scope}"] = (name, rate)
+        scopes[f"{name}." if name in of_head else f"{prefix}{scope}"] = (name, rate)
     names = [name for name, _ in model.named_parameters()]
     for scope, (module, _) in scopes.items():
         if not any(name.startswith(scope) for name in names):
-            children = [*base.config.modalities, *(name for name, _ in base.named_children()), *own]
+            children = [*base.config.modalities, *(name for name, _ in base.named_children()), *of_head]
             raise ValueError(f"No parameter belongs to {module!r}: known modules are {children}.")
     norms = {
         f"{path}.{name}" if path else name
@@ -192,12 +192,12 @@ class EMA:
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Within, the model has the averaged weights; behind, its own again, bit for bit."""
-        own = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        current = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.write()
         try:
             yield
         finally:
-            self._write(own)
+            self._write(current)
 
     def write(self):
         """Leaves the averaged weights in the model, in place of its own."""
@@ -287,7 +287,6 @@ class NonFiniteGuard:
 
         Args:
             model: its gradients are set to None where they are not finite: `optimizer.step()` then changes nothing.
-            step: the number of the step, for the record.
             row_ids: of the rows that this process had in the step.
             norm: the global norm of the gradients (as `clip_grad_norm_` gives it before clipping), where it is known
                 already; else it is computed. A loss that is the same on every process will do as well.

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from .blocks import carry
+from .blocks import carry, copy_weights
 from .heads import HEADS, listed, load_heads, of_heads
 from .models.configuration_mm_fusion import MMFusionConfig
 from .models.fusion import Fusion
@@ -24,11 +24,7 @@ CLASSES |= {head.__name__: head for head in HEADS.values()}
 
 
 def class_of(config: MMFusionConfig, source: Any) -> type[MMFusionPreTrainedModel]:
-    """The class that a checkpoint was saved from.
-
-    Raises:
-        ValueError: it is none of this package's.
-    """
+    """The class that a checkpoint was saved from."""
     name = (config.architectures or [MMFusionModel.__name__])[0]
     if name not in CLASSES:
         raise ValueError(f"{source} is a checkpoint of {name}; known are {', '.join(CLASSES)}.")
@@ -98,18 +94,14 @@ def load_parts(
 
 
 def load_base(model: MMFusionModel, old: MMFusionModel, name: str, fresh: Collection[str]) -> tuple[list[str], set]:
-    """See `load_parts`.
-
-    Returns:
-        lines, and the modalities whose encoder was taken over.
-    """
+    """See `load_parts`; gives lines, and the modalities whose encoder was taken over."""
     lines, taken = [], set()
     for modality, encoder in model.encoders.items():
         if modality not in old.encoders:
             lines.append(f"{modality} encoder: not from {name}, which has none; its projection is fresh")
         elif modality in fresh:
             lines.append(f"{modality} encoder and projection: fresh")
-        elif not load_whole(encoder, old.encoders[modality]):
+        elif not copy_weights(encoder.state_dict(), old.encoders[modality].state_dict()):
             kinds = encoder.config.model_type, old.encoders[modality].config.model_type
             lines.append(f"{modality} encoder: not from {name}, whose {kinds[1]} does not fit ({kinds[0]})")
         else:
@@ -120,24 +112,12 @@ def load_base(model: MMFusionModel, old: MMFusionModel, name: str, fresh: Collec
     return [*lines, load_fusion(model.fusion, old.fusion, name, set(old.encoders) - taken)], taken
 
 
-def load_whole(module: nn.Module, old: nn.Module) -> bool:
-    """Takes over a module whose weights have the same names and shapes; says whether that was so."""
-    weights, others = module.state_dict(), old.state_dict()
-    if {key: value.shape for key, value in weights.items()} != {key: value.shape for key, value in others.items()}:
-        return False
-    for key, value in weights.items():
-        value.copy_(others[key])
-    return True
-
-
 def load_projection(projection: Any, old: Any, modality: str, name: str) -> list[str]:
     """Takes over a projection; of the places that a row has for items, those that both have."""
     weights, others = dict(projection.state_dict()), dict(old.state_dict())
     places, old_places = weights.pop("place_embeddings", None), others.pop("place_embeddings", None)
-    if {key: value.shape for key, value in weights.items()} != {key: value.shape for key, value in others.items()}:
+    if not copy_weights(weights, others):
         return [f"{modality} projection: fresh, that of {name} has other shapes"]
-    for key, value in weights.items():
-        value.copy_(others[key])
     line = f"{modality} projection: from {name}"
     if places is not None:
         both = min(projection.places, old.places if old_places is not None else 0)
@@ -151,14 +131,8 @@ def load_projection(projection: Any, old: Any, modality: str, name: str) -> list
 
 
 def load_fusion(fusion: Fusion, old: Fusion, name: str, strange: Collection[str]) -> str:
-    """Takes over a fusion.
-
-    Args:
-        fusion, old: the new one and the checkpoint's.
-        name: of the checkpoint.
-        strange: modalities of the checkpoint whose encoders were not taken over: what the fusion has for them means
-            nothing to others.
-    """
+    """Takes over a fusion. `strange` are modalities of the checkpoint whose encoders were not taken over: what the
+    fusion has for them means nothing to others."""
     kinds = fusion.config.fusion_type, old.config.fusion_type
     if type(fusion) is not type(old):
         return f"fusion: fresh, {name} has {kinds[1]!r}, not {kinds[0]!r}"
@@ -170,23 +144,23 @@ def load_fusion(fusion: Fusion, old: Fusion, name: str, strange: Collection[str]
     names = {*fusion.modalities, *old.modalities}
     fresh, parts = [], set()
     for key, value in fusion.state_dict().items():
-        own, found = common_name(fusion, key), None
-        if own in others and not set(own.split(".")) & set(strange) & names:
-            old_key, old_value = others[own]
+        common, missing = common_name(fusion, key), None
+        if common in others and not set(common.split(".")) & set(strange) & names:
+            old_key, old_value = others[common]
             axes = (blocks_of(fusion, key), blocks_of(old, old_key)) if known else ({}, {})
             kept = {axis: [part for part in axes[1][axis] if not part & set(strange)] for axis in axes[1]}
-            found = carry(value, old_value, *axes, allowed=kept)
-        if found is None:
-            fresh.append(own)
+            missing = carry(value, old_value, *axes, allowed=kept)
+        if missing is None:
+            fresh.append(common)
         else:
-            parts |= found
+            parts |= missing
     if len(fresh) == len(fusion.state_dict()):
         return f"fusion: fresh, that of {name} has other shapes"
     singles = {modality for part in parts if len(part) == 1 for modality in part}
     lacking = {*singles, *(" times ".join(sorted(part)) for part in parts if not part & singles)}
     lacking |= {part_of(key, names) for key in fresh}
-    own_names = {common_name(fusion, key) for key in fusion.state_dict()}
-    unused = {part_of(key, names) for key in others if key not in own_names} - (set(old.modalities) & set(strange))
+    common_names = {common_name(fusion, key) for key in fusion.state_dict()}
+    unused = {part_of(key, names) for key in others if key not in common_names} - (set(old.modalities) & set(strange))
     line = f"fusion: from {name}" + (f"; fresh: what it has for {listed(sorted(lacking))}" if lacking else "")
     return line + (f"; of {name} not used: {listed(sorted(unused))}" if unused else "")
 
@@ -239,27 +213,22 @@ def load_others(
     taken: Collection[str],
     heads: Collection[nn.Module],
 ) -> list[str]:
-    """Takes over what stands between the fusion and the last layer, and a decoder, of models of one kind.
-
-    Args:
-        model, old, name: see `load_parts`.
-        taken: modalities whose encoder was taken over.
-        heads: last layers of both, which are settled.
-    """
+    """Takes over what stands between the fusion and the last layer, and a decoder, of models of one kind. `taken` are
+    modalities whose encoder was taken over, `heads` the last layers of both, which are settled."""
     parts, others = parts_beside(model, heads), parts_beside(old, heads)
     alike = any(isinstance(model, kind) and isinstance(old, kind) for kind in HEADS.values())
-    found, fresh = [], []
+    loaded, fresh = [], []
     for key, part in parts.items():
         of_modality = key.removeprefix("embeddings.")
         if not alike or key not in others or (key != of_modality and of_modality not in taken):
             fresh.append(key)
         elif isinstance(part, nn.Parameter):
             part.copy_(others[key])
-            found.append(key)
+            loaded.append(key)
         else:
-            (found if load_whole(part, others[key]) else fresh).append(key)
-    unused = [key for key in others if key not in found]
-    lines = [f"{', '.join(found)}: from {name}"] if found else []
+            (loaded if copy_weights(part.state_dict(), others[key].state_dict()) else fresh).append(key)
+    unused = [key for key in others if key not in loaded]
+    lines = [f"{', '.join(loaded)}: from {name}"] if loaded else []
     lines += [f"{', '.join(fresh)}: fresh"] if fresh else []
     return lines + ([f"{', '.join(unused)} of {name}: not used"] if unused else [])
 
@@ -272,8 +241,8 @@ def parts_beside(model: MMFusionPreTrainedModel, heads: Collection[nn.Module]) -
         if settled or module is model.base_model or model.base_model is model:
             continue
         if isinstance(module, nn.ModuleDict):
-            own = {f"{key}.{place}": part for place, part in module.items()}
-            parts |= {place: part for place, part in own.items() if all(part is not head for head in heads)}
+            members = {f"{key}.{place}": part for place, part in module.items()}
+            parts |= {place: part for place, part in members.items() if all(part is not head for head in heads)}
         elif next(module.parameters(), None) is not None:
             parts[key] = module
     return parts

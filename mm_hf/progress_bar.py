@@ -30,11 +30,8 @@ class LogBar(TextBar):
 
 
 def is_live(stream: Any = None) -> bool:
-    """Whether what is printed can be written over: in a notebook, and where the stream is a terminal.
-
-    Args:
-        stream: None is standard error.
-    """
+    """Whether what is printed can be written over: in a notebook, and where the stream (None: standard error) is a
+    terminal."""
     if any(kind.__name__ == "tqdm_notebook" for kind in tqdm.__mro__):
         return True
     stream = sys.stderr if stream is None else stream
@@ -43,12 +40,7 @@ def is_live(stream: Any = None) -> bool:
 
 def progress_bar(iterable: Any = None, **options: Any) -> Any:
     """tqdm's bar. In a log it begins after a minute, and says no more than a line a minute: work that is done by then
-    leaves nothing there.
-
-    Args:
-        iterable: what is gone through; None: the caller calls `update`.
-        options: of tqdm.
-    """
+    leaves nothing there. Without an iterable the caller calls `update`."""
     if is_live(options.get("file")):
         return tqdm(iterable, **options)
     pace = {"mininterval": SECONDS_IN_LOGS, "maxinterval": SECONDS_IN_LOGS, "delay": SECONDS_IN_LOGS}

@@ -27,7 +27,6 @@ def rerank(
     Args:
         similarities, matching: `(Q, N)`; of the latter the best `top` of each query are looked at.
         weight, logit_scale: see `combine`.
-        top: how many.
 
     Returns:
         `(Q, N)`, higher is better.

@@ -82,10 +82,10 @@ def shard_model(
 
 def modules_named(root: nn.Module, class_names) -> list[nn.Module]:
     """The modules below `root` of classes with these names, children before their parents."""
-    found = [
+    chosen = [
         module for module in root.modules() if module is not root and type(module).__name__ in (class_names or ())
     ]
-    return found[::-1]
+    return chosen[::-1]
 
 
 def keep_processes_in_step(model: MMFusionModel):
@@ -127,13 +127,7 @@ def gathered_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def save_sharded(model: MMFusionPreTrainedModel, save_directory: str | os.PathLike, **kwargs):
     """Saves a sharded model as `save_pretrained` saves any other: one folder that `from_pretrained` loads without a
-    process group. All processes have to call it; the first one writes.
-
-    Args:
-        model: what `shard_model` gave.
-        save_directory: the folder.
-        kwargs: for `save_pretrained`.
-    """
+    process group. All processes have to call it; the first one writes."""
     state_dict = gathered_state_dict(model)
     if torch.distributed.get_rank() == 0:
         # Sharding gives the model a subclass named FSDP…, whose name and file must not reach the checkpoint. Calling

@@ -79,7 +79,6 @@ def read_pickled(file: Path, checked: bool) -> Any:
     """What `torch.save` wrote into a file: tensors, numbers and texts, nothing that runs.
 
     Args:
-        file: the file.
         checked: it has been compared with its checksum. Else those in the file itself (a zip archive) are looked at:
             torch leaves them aside.
 
@@ -116,11 +115,7 @@ def fault_of_pickled(file: Path, checked: bool, infinite: bool = False) -> str |
 
 
 def check_moments(optimizer: torch.optim.Optimizer, file: Path):
-    """Sees to it that what an optimizer took up belongs to its parameters.
-
-    Raises:
-        ValueError: naming the file, where a moment has another shape than its parameter.
-    """
+    """Refuses an optimizer whose moments have other shapes than its parameters."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for name, value in optimizer.state.get(parameter, {}).items():
@@ -173,11 +168,7 @@ def taking_up(folder: str | Path):
 
 
 def restore_random_states(file: Path, keys: tuple[str, str, str, str]):
-    """Sets the random states of this process. Accelerate and the library do so too, but go on where they fail.
-
-    Raises:
-        ValueError: naming the file, where they cannot be set.
-    """
+    """Sets the random states of this process. Accelerate and the library do so too, but go on where they fail."""
     states = read_pickled(file, checked=True)
     python, numpy, cpu, cuda = keys
     try:
@@ -198,20 +189,12 @@ def restore_random_states(file: Path, keys: tuple[str, str, str, str]):
 
 
 def check_processes(folder: Path, pattern: str, expected: list[str]):
-    """Sees to it that as many processes wrote a state as are to resume from it.
-
-    Args:
-        folder: the state.
-        pattern: of the files with random states, of which each process writes one.
-        expected: their names, one a process.
-
-    Raises:
-        ValueError: naming the files.
-    """
-    found = sorted(path.name for path in folder.glob(pattern))
-    if found and set(found) != set(expected):
+    """Sees to it that as many processes wrote a state as are to resume from it: each writes one file with random
+    states, of such a pattern."""
+    files = sorted(path.name for path in folder.glob(pattern))
+    if files and set(files) != set(expected):
         raise ValueError(
-            f"{folder} holds the random states of {len(found)} process(es), {', '.join(found)}, and {len(expected)} "
+            f"{folder} holds the random states of {len(files)} process(es), {', '.join(files)}, and {len(expected)} "
             f"would resume from it ({', '.join(expected)}): start as many as began the run."
         )
 
@@ -238,7 +221,6 @@ def new_checkpoint(
         model: its parameters that train, and the buffers that are saved with it, must be finite.
         more: further tensors by name that must be.
         main: whether this process makes and renames the folders; one does.
-        wait: waits for all processes.
         limit, keep: how many checkpoints stay, and which on top of that: see `rotate`.
 
     Raises:
@@ -272,14 +254,14 @@ def agreed(choose: Callable[[], T]) -> T:
     state = PartialState()
     if state.num_processes == 1:
         return choose()
-    found: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]
     error: Exception | None = None
     if state.is_main_process:
         try:
-            found[0] = choose()
+            outcome[0] = choose()
         except Exception as raised:  # the others wait
-            found[1], error = str(raised), raised
-    broadcast_object_list(found)
-    if found[1] is not None:
-        raise error or ValueError(found[1])
-    return found[0]
+            outcome[1], error = str(raised), raised
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise error or ValueError(outcome[1])
+    return outcome[0]

@@ -86,10 +86,10 @@ class WholeCheckpoints(Trainer):
         if not asked:
             return None
         if asked is True:
-            found = agreed(lambda: checkpoint_to_resume(str(self.args.output_dir), self.fault_of_state))
-            if found is None:
+            newest = agreed(lambda: checkpoint_to_resume(str(self.args.output_dir), self.fault_of_state))
+            if newest is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to resume from.")
-            self._checked = str(found)
+            self._checked = str(newest)
         elif str(asked) != self._checked:
             folder = Path(asked)
             fault = agreed(lambda: self.fault_of_named(folder))

@@ -1,5 +1,7 @@
 """From rows of a `datasets.Dataset` to batches of the model."""
 
+# ruff: noqa: F401
+
 from .augmentation import ImageAugmentation, parse_augmentations
 from .bad_rows import BadRows
 from .batch_loader import BatchLoader
@@ -14,34 +16,3 @@ from .sources import data_root_of, load_splits
 from .streaming import StreamBatches
 from .summary import describe, summary_lines
 from .tokenizers import letter_tokenizer, read_word_vectors, word_tokenizer
-
-
-__all__ = [
-    "BadRowError",
-    "BadRows",
-    "BatchLoader",
-    "CacheTooLargeError",
-    "Columns",
-    "FeatureCache",
-    "GroupedBatchSampler",
-    "ImageAugmentation",
-    "MultimodalCollator",
-    "Rows",
-    "StreamBatches",
-    "balanced_weights",
-    "classes_to_write",
-    "data_root_of",
-    "describe",
-    "label_statistics",
-    "label_tensor",
-    "labels_of",
-    "letter_tokenizer",
-    "load_splits",
-    "names_of_classes",
-    "normalise_labels",
-    "parse_augmentations",
-    "read_word_vectors",
-    "resolve_path",
-    "summary_lines",
-    "word_tokenizer",
-]

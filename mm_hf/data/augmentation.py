@@ -59,16 +59,7 @@ class ImageAugmentation:
 
 def crop_box(size: tuple[int, int], area: float, generator: np.random.Generator) -> tuple[int, int, int, int]:
     """Draws a crop: area uniform from `area` to 1, the logarithm of the aspect uniform; the whole picture where none
-    of ten fits into it.
-
-    Args:
-        size: width and height in pixels.
-        area: smallest share of the area.
-        generator: gives the numbers.
-
-    Returns:
-        left, upper, right, lower, in pixels.
-    """
+    of ten fits into it. `size` is width and height, the result left, upper, right, lower, all in pixels."""
     for _ in range(ATTEMPTS):
         share = generator.uniform(area, 1)
         aspect = math.exp(generator.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])))
@@ -85,11 +76,7 @@ NAMED: dict[str, Any] = {"crop": CROP_AREA, "flip": True, "color": COLOR}
 
 
 def parse_augmentations(names: Sequence[str]) -> ImageAugmentation | None:
-    """The augmentation that a recipe names, at its usual strength; None for an empty list.
-
-    Raises:
-        ValueError: an unknown name.
-    """
+    """The augmentation that a recipe names, at its usual strength; None for an empty list."""
     for name in names:
         if name not in NAMED:
             meant = did_you_mean(name, NAMED)

@@ -14,11 +14,7 @@ ON_ERROR = ("raise", "skip")
 
 
 def check_on_error(on_error: str):
-    """Refuses what is neither of the two.
-
-    Raises:
-        ValueError: another value.
-    """
+    """Refuses what is neither of the two."""
     if on_error not in ON_ERROR:
         meant = did_you_mean(on_error, ON_ERROR)
         raise ValueError(f"on_error must be one of {list(ON_ERROR)}, got {on_error!r}.{meant}")
@@ -44,11 +40,7 @@ class BadRows:
         self.places: dict[tuple, dict[str, Any]] = {}
 
     def add(self, entries: Iterable[dict[str, Any]]):
-        """Takes entries in; of one place the first is kept.
-
-        Raises:
-            ValueError: there is one, and `on_error` is `"raise"`.
-        """
+        """Takes entries in; of one place the first is kept."""
         for entry in entries:
             if self.on_error == "raise":
                 raise ValueError(f"A bad row, and on_error is 'raise': {describe_bad_row(entry)}")
@@ -64,14 +56,7 @@ class BadRows:
         return len({row for name, row, _ in self.places if name == split})
 
     def check(self, totals: dict[str, int]):
-        """Stops a run that loses too many rows.
-
-        Args:
-            totals: rows by split; splits that are not named are not looked at.
-
-        Raises:
-            ValueError: more than `max_fraction` of the rows of a split are bad.
-        """
+        """Stops a run that loses too many rows; `totals` are rows by split, and other splits are not looked at."""
         for split, rows in totals.items():
             bad = self.count(split)
             if bad > self.max_fraction * rows:

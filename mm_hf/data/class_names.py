@@ -32,19 +32,19 @@ def normalise_labels(
         names: by label column what `labels_of` gave, or what a checkpoint has.
     """
     other = set()  # columns of classes in another order, in some part
-    for column, found in names.items():
+    for column, known in names.items():
         for split in splits.values():
             inner: Any = inner_feature(split.features[column])
-            if found is not None and isinstance(inner, ClassLabel) and list(inner.names) != list(found):
+            if known is not None and isinstance(inner, ClassLabel) and list(inner.names) != list(known):
                 other.add(column)
     changed: dict[str, Any] = {}
     for name, split in splits.items():
         plain, numbered = [], {}
-        for column, found in names.items():
+        for column, known in names.items():
             inner = inner_feature(split.features[column])
             if column in other and isinstance(inner, ClassLabel):
                 numbered[column] = list(inner.names)
-            elif found is not None and not isinstance(inner, ClassLabel) and inner.dtype not in STRINGS:
+            elif known is not None and not isinstance(inner, ClassLabel) and inner.dtype not in STRINGS:
                 plain.append(column)
         changed[name] = with_names(split, plain, numbered) if plain or numbered else split
     return DatasetDict(changed) if isinstance(splits, DatasetDict) else IterableDatasetDict(changed)
@@ -75,13 +75,8 @@ def one_after_other(batch: dict[str, list], first: Any, then: Any) -> dict[str, 
 
 
 def name_labels(batch: dict[str, list], columns: list[str], numbered: Mapping[str, list[str]] = {}) -> dict[str, list]:
-    """A batch of rows with the values of the label columns, those that are among them, as names.
-
-    Args:
-        batch: by column the values.
-        columns: of plain numbers and booleans.
-        numbered: by column of classes their names.
-    """
+    """A batch of rows with the values of the label columns, those that are among them, as names: `columns` are of
+    plain numbers and booleans, `numbered` has by column of classes their names."""
     changed = {c: [name_of(value) for value in batch[c]] for c in columns if c in batch}
     for column, names in numbered.items():
         if column in batch:
@@ -124,8 +119,8 @@ def name_for_checkpoint(
 
 def names_of_classes(features: Features, columns: list[str]) -> dict[str, list[str]]:
     """Of the columns that are a `ClassLabel`, the names of their classes."""
-    found = {name: features[name] for name in columns}
-    return {name: feature.names for name, feature in found.items() if isinstance(feature, ClassLabel)}
+    chosen = {name: features[name] for name in columns}
+    return {name: feature.names for name, feature in chosen.items() if isinstance(feature, ClassLabel)}
 
 
 def name_of(value: Any) -> Any:

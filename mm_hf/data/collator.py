@@ -102,8 +102,8 @@ class MultimodalCollator:
         self.parts = {name: reader_of(name).columns(self.columns, self) for name in names}
         for modality in self.parts:
             reader_of(modality).check(self)
-        there = {modality: len(columns) for modality, columns in self.parts.items() if columns}
-        if self.pair_ids and there not in ({Text.name: 1, item: 1} for item in ITEMS):
+        places = {modality: len(columns) for modality, columns in self.parts.items() if columns}
+        if self.pair_ids and places not in ({Text.name: 1, item: 1} for item in ITEMS):
             raise ValueError(f"pair_ids needs a column of texts and one of {list(ITEMS)}, got {self.parts}.")
 
     def set_epoch(self, epoch: int):
@@ -156,8 +156,6 @@ class MultimodalCollator:
         """What tells the items of a modality apart; None where the row has none.
 
         Args:
-            row: as `Rows` gives it.
-            modality: its name.
             column: one of the modality's; None: the first.
 
         Raises:
@@ -187,12 +185,8 @@ class MultimodalCollator:
         """Runs the processor on the items of these rows, which are distinct, without any augmentation.
 
         Args:
-            modality: its name.
             rows: as `Rows` gives them.
             columns: which column of each row holds the item; None: the modality's first.
-
-        Raises:
-            BadRowError: a picture that cannot be read.
         """
         columns = [self.parts[modality][0]] * len(rows) if columns is None else columns
         reader = reader_of(modality)
@@ -204,9 +198,6 @@ class MultimodalCollator:
         Args:
             rows: as `Rows` gives them.
             bad: where bad ones are put; None: they raise.
-
-        Raises:
-            BadRowError: an empty text, or what is no text.
         """
         (column,) = self.columns.labels
         names = None if self.label2id is None else [*self.label2id, None]  # -1 is a missing class
@@ -241,8 +232,8 @@ class MultimodalCollator:
         masked = torch.tensor([(row["split"], row["row_id"]) in faulty for row in rows])
         for values in labels.values():
             values[masked] = float("nan") if values.is_floating_point() else -100
-        found: dict[str, Any] = {"labels": labels, "sample_weight": weights}
-        return {name: values if several else values[columns.label] for name, values in found.items() if values}
+        inputs: dict[str, Any] = {"labels": labels, "sample_weight": weights}
+        return {name: values if several else values[columns.label] for name, values in inputs.items() if values}
 
     def _weight(self, row: dict[str, Any], label: str, column: str, bad: list[BadRowError]) -> float:
         """How much a row counts, see `weight_of`; a bad one does not."""

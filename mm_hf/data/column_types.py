@@ -52,8 +52,6 @@ def of_one_type(
     """The parts, with one type for each column in use.
 
     Args:
-        splits: the parts.
-        wanted: the columns in use.
         dataset: its name in messages, and `places` the files of each part, where it has some.
 
     Raises:
@@ -67,14 +65,14 @@ def of_one_type(
             continue
         common = features[first]
         for name, feature in features.items():
-            found = common_type(common, feature)
-            if found is None:
+            joint = common_type(common, feature)
+            if joint is None:
                 one, other = (places.get(part, [repr(part)]) for part in (first, name))
                 raise Unreadable(
                     f"Column {column!r} of {dataset} holds {common} in {', '.join(one)} and {feature} in "
                     f"{', '.join(other)}: it needs one type in all."
                 )
-            common = found
+            common = joint
         if isinstance(common.feature if isinstance(common, List) else common, ClassLabel):
             continue  # a cast would keep the numbers and change the names
         for name, feature in features.items():

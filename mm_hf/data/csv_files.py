@@ -187,7 +187,6 @@ def read_csv(
     | anything else | string |
 
     Args:
-        parts: the files of each part.
         wanted: the columns in use, as pairs of their part in a row and their name, see `Columns.named`. A part of the
             data may lack some of them, unless all its files do not.
         streaming: read while training; the cells are looked at beforehand all the same.
@@ -204,43 +203,35 @@ def read_csv(
     names = list(dict.fromkeys(column for _, column in wanted))
     roles = {column: part for part, column in reversed(wanted)} | dict.fromkeys(as_text, AS_TEXT)
     files = {part: [look_at(path, names) for path in paths] for part, paths in parts.items()}
-    there: dict[str, list[str]] = {}
-    for part, found in files.items():
-        there[part] = [name for name in names if any(name in file.called for file in found)]
-        for file in found:
-            if lacking := [name for name in there[part] if name not in file.called]:
+    present: dict[str, list[str]] = {}
+    for part, of_part in files.items():
+        present[part] = [name for name in names if any(name in file.called for file in of_part)]
+        for file in of_part:
+            if lacking := [name for name in present[part] if name not in file.called]:
                 raise Unreadable(f"{file.path} has no column {lacking[0]!r}, which other files of its part have.")
     cells = {name: Cells() for name in names if cells_of(roles[name]) != "texts"}
-    for found in files.values():
+    for of_part in files.values():
         rows = 0
-        for file in found:
+        for file in of_part:
             rows += look_into(file, cells)
         if not rows:
-            raise Unreadable(f"{' and '.join(file.path for file in found)} has no rows.")
+            raise Unreadable(f"{' and '.join(file.path for file in of_part)} has no rows.")
     check_dots({name: seen for name, seen in cells.items() if cells_of(roles[name]) == "numbers"}, files)
     types = {name: cells[name].dtype(roles[name]) if name in cells else "string" for name in names}
     splits = {
-        part: load_part(part, found, {name: types[name] for name in there[part]}, streaming, cache)
-        for part, found in files.items()
+        part: load_part(part, of_part, {name: types[name] for name in present[part]}, streaming, cache)
+        for part, of_part in files.items()
     }
     known = {
-        part: list(dict.fromkeys(name for file in found for name in file.header)) for part, found in files.items()
+        part: list(dict.fromkeys(name for file in of_part for name in file.header)) for part, of_part in files.items()
     }
     return splits, known
 
 
 def check_dots(cells: dict[str, Cells], files: dict[str, list[CsvFile]]):
-    """Refuses numbers of which nobody can know whether a dot parts thousands or begins the decimals.
-
-    Args:
-        cells: of the columns that are read as numbers, by name.
-        files: of each part.
-
-    Raises:
-        Unreadable: in a file with semicolons, a column has numbers such as "1.160" beside whole numbers, and no other
-            decimals.
-    """
-    parted = next((file.path for found in files.values() for file in found if file.options["sep"] == ";"), None)
+    """Refuses numbers of which nobody can know whether a dot parts thousands or begins the decimals: in a file with
+    semicolons, a column of numbers such as "1.160" beside whole numbers, and no other decimals."""
+    parted = next((file.path for of_part in files.values() for file in of_part if file.options["sep"] == ";"), None)
     for name, seen in cells.items():
         if parted and seen.dotted and seen.plain and not (seen.decimals or seen.words):
             whole = seen.dotted.replace(".", "")
@@ -297,32 +288,25 @@ def load_part(
 
 
 def look_at(path: str, names: Iterable[str]) -> CsvFile:
-    """How a file is written: its encoding, separator and header.
-
-    Args:
-        path: of it.
-        names: of the columns that are asked for: the separator is the one with which they are there.
-
-    Raises:
-        Unreadable: it is no UTF-8, or a name stands in its header twice.
-    """
+    """How a file is written: its encoding, its header, and the separator with which the names of columns that are
+    asked for are there."""
     with open(path, "rb") as file:
         start = file.read(4)
     encoding = next((encoding for bom, encoding in BOMS.items() if start.startswith(bom)), "utf-8")
-    found: dict[str, tuple[list[str], list[str], dict[str, str]]] = {}
+    by_separator: dict[str, tuple[list[str], list[str], dict[str, str]]] = {}
     for separator in SEPARATORS[Path(path).suffix.lower()]:
         header, first = first_lines(path, encoding, separator)
-        found[separator] = header, first, names_in(header, names)
+        by_separator[separator] = header, first, names_in(header, names)
     # The usual separator, unless another one finds more of the columns.
-    separator = max(found, key=lambda separator: len(found[separator][2]))
-    header, first, called = found[separator]
+    separator = max(by_separator, key=lambda separator: len(by_separator[separator][2]))
+    header, first, called = by_separator[separator]
     twice = sorted({name for name in header if name.strip() and header.count(name) > 1})
     if twice:
         raise Unreadable(
             f"{path} has several columns named {twice[0]!r}: {header}. Nobody can know which is meant: rename them."
         )
     options: dict[str, Any] = {**CELLS, "sep": separator, "encoding": encoding}
-    if any(name != own for name, own in called.items()) and all(name.startswith(" ") for name in header[1:]):
+    if any(name != written for name, written in called.items()) and all(name.startswith(" ") for name in header[1:]):
         options["skipinitialspace"] = True  # "title, genre": what follows a comma and a space
         header, first = first_lines(path, encoding, separator, skipinitialspace=True)
         called = names_in(header, names)
@@ -365,26 +349,19 @@ def names_in(header: list[str], names: Iterable[str]) -> dict[str, str]:
     stripped: dict[str, list[str]] = {}
     for name in header:
         stripped.setdefault(name.strip(), []).append(name)
-    found = {}
+    called = {}
     for name in names:
         if name in header:
-            found[name] = name
+            called[name] = name
         elif len(stripped.get(name, [])) == 1:
-            found[name] = stripped[name][0]
-    return found
+            called[name] = stripped[name][0]
+    return called
 
 
 def look_into(file: CsvFile, cells: dict[str, Cells]) -> int:
-    """Looks at every line of a file.
-
-    Args:
-        file: it.
-        cells: by column whose type is open what was seen, of this file too when this returns.
-
-    Returns:
-        how many rows it has.
-    """
-    own = {name: Cells() for name in file.called if name in cells}
+    """Looks at every line of a file, and says how many rows it has; `cells` are what was seen, by column whose type is
+    open, of this file too when this returns."""
+    of_file = {name: Cells() for name in file.called if name in cells}
     rows = 0
     try:
         # All columns, and not the used ones alone: with those, pandas does not mind lines that are too long.
@@ -396,7 +373,7 @@ def look_into(file: CsvFile, cells: dict[str, Cells]) -> int:
                         f"{file.path} has lines of other lengths: some have one value more than the header "
                         f"{file.header}. A text with a separator in it stands in quotes."
                     )
-                for name, seen in own.items():
+                for name, seen in of_file.items():
                     seen.add(block[file.called[name]])
     except UnicodeError as error:
         raise not_utf8(file.path, error) from None
@@ -404,6 +381,6 @@ def look_into(file: CsvFile, cells: dict[str, Cells]) -> int:
         return 0
     except (pd.errors.ParserError, csv.Error) as error:
         raise Unreadable(f"{file.path} cannot be read: {' '.join(str(error).split())}.") from None
-    for name, seen in own.items():
+    for name, seen in of_file.items():
         cells[name].join(seen)
     return rows

@@ -69,9 +69,6 @@ class FeatureCache:
         modalities: those that were filled.
         bad: by modality and key why an item could not be read.
 
-    Raises:
-        ValueError: an unknown `on_error`.
-
     Example:
 
     ```python
@@ -107,8 +104,6 @@ class FeatureCache:
             modality: its encoder must be frozen.
             items: pairs of key and raw item, keys as the collator makes them.
             prepare: turns raw items into the model's inputs.
-            batch_size: items that go through the encoder together.
-            progress: show a bar.
 
         Raises:
             ValueError: the encoder trains, or adapters in it do, so its features would be out of date after a step.
@@ -171,11 +166,7 @@ class FeatureCache:
             store.pop(modality, None)
 
     def states(self, modality: str, keys: list[str]) -> EncoderStates:
-        """The states of some items, padded to the longest of them.
-
-        Raises:
-            KeyError: an item that was not encoded.
-        """
+        """The states of some items, padded to the longest of them."""
         kept = [self.items[modality][key] for key in keys]
         padded = kept[0][1]
         if not padded:

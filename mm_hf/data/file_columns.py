@@ -19,9 +19,6 @@ def with_files(
     """The split with this column as structs of bytes and path, made from paths or bytes where it holds these.
 
     Args:
-        split: the rows.
-        column: of pictures or sounds.
-        root: see `resolve_path`.
         what: they are, in messages.
         target: the feature, `Image(decode=False)` or `SOUND`.
 
@@ -32,10 +29,10 @@ def with_files(
     strings = isinstance(feature, Value) and feature.dtype in STRINGS
     binary = isinstance(feature, Value) and "binary" in feature.dtype
     struct = isinstance(feature, dict) and set(feature) <= {"bytes", "path"}
-    own = Image if isinstance(target, Image) else Audio
-    if not (isinstance(feature, own) or strings or binary or struct):
+    kind = Image if isinstance(target, Image) else Audio
+    if not (isinstance(feature, kind) or strings or binary or struct):
         raise ValueError(
-            f"Column {column!r} must hold {what} (datasets.{own.__name__}, bytes or paths), it holds {feature}."
+            f"Column {column!r} must hold {what} (datasets.{kind.__name__}, bytes or paths), it holds {feature}."
         )
     if strings:
         first = [row[column] for row in split.select_columns([column]).take(100)]
@@ -48,7 +45,7 @@ def with_files(
             )
         if isinstance(split, Dataset) and "" in split.unique(column):
             split = split.map(partial(drop_empty, column=column), features=split.features)
-    if isinstance(feature, own) or (isinstance(split, Dataset) and (struct or own is Image)):
+    if isinstance(feature, kind) or (isinstance(split, Dataset) and (struct or kind is Image)):
         return split.cast_column(column, target) if feature != target else split
     features = Features({**split.features, column: target})
     return split.map(partial(as_file, column=column), features=features)

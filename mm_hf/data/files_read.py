@@ -30,10 +30,10 @@ def marks_of(path: str | os.PathLike) -> tuple[int, int, int, int]:
     """Size, times of change of content and of inode, and inode of a file: one of them differs when it was written
     anew, even with the old size and time. -1 for what is not there."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return -1, -1, -1, -1
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def cache_folder(files: Iterable[str | os.PathLike]) -> str | None:

@@ -17,16 +17,8 @@ WAY_OUT = "Only files below that folder are read: --data_root names the folder t
 
 
 def content_of(row: dict[str, Any], column: str, what: str) -> bytes | str:
-    """The bytes of a picture, sound or video of a row, or its path where the row has that alone.
-
-    Args:
-        row: as `Rows` gives it.
-        column: of the file.
-        what: it is, in the message.
-
-    Raises:
-        BadRowError: it has neither.
-    """
+    """The bytes of a picture, sound or video of a row (`what`, in messages), or its path where the row has that
+    alone."""
     value = row[column]
     if isinstance(value, dict) and (content := value.get("bytes")) is not None:
         if not isinstance(content, (bytes, bytearray, memoryview)):  # rows of JSON have none
@@ -75,13 +67,8 @@ def file_key(row: dict[str, Any], column: str, what: str, id_column: str | None 
     """A hash of the bytes or the path of a picture or sound, or of what is decoded; None where the row has none.
 
     Args:
-        row: as `Rows` gives it.
-        column: of the picture or sound.
         what: "picture" or "sound", in messages.
         id_column: its value is the key, with the split, where the row has one.
-
-    Raises:
-        BadRowError: what is no such file, or decoded and cannot be read.
     """
     value = row[column]
     if is_absent(value):
@@ -95,11 +82,7 @@ def file_key(row: dict[str, Any], column: str, what: str, id_column: str | None 
 
 
 def decoded_key(row: dict[str, Any], column: str, value: Any) -> str:
-    """See `fingerprint`.
-
-    Raises:
-        BadRowError: it cannot be read.
-    """
+    """See `fingerprint`."""
     try:
         return fingerprint(value)
     except Exception as error:  # Pillow raises a dozen types, and decodes here at the latest

@@ -33,7 +33,6 @@ def label_tensor(
         rows: as `Rows` gives them.
         column: of the labels: names in `label2id`, classes (-1 is what datasets writes for a missing one), booleans,
             numbers, or lists of any of these. None and NaN are missing.
-        label2id: numbers of the classes.
         problem_type: that of a `TaskHead`, which says what its labels are: numbers and several labels become floats;
             None: as they are. Several labels with `label2id` take lists of names or classes, or one value in [0, 1] a
             class (soft targets, as VQA v2 has them; Goyal et al. 2017).
@@ -80,11 +79,7 @@ def label_tensor(
 
 
 def read_class(value: Any, label2id: dict[str, int]) -> int:
-    """The number of a class; -100 for the -1 that datasets writes where there is none.
-
-    Raises:
-        ValueError: not one of the classes.
-    """
+    """The number of a class; -100 for the -1 that datasets writes where there is none."""
     if isinstance(value, str):
         if value not in label2id and (name := by_number(value, label2id)) is not None:
             logger.warning_once(
@@ -128,7 +123,6 @@ def read_numbers(value: Any, texts: bool = False) -> Any:
     """A number, or a list of numbers in which None is NaN.
 
     Args:
-        value: of a label.
         texts: a text that spells a number is one, see `read_number`.
 
     Raises:
@@ -157,15 +151,7 @@ def is_finite(value: Any) -> bool:
 
 
 def weight_of(row: dict[str, Any], label: str, column: str) -> float:
-    """How much a row counts in the loss; 0 where it has neither label nor weight.
-
-    Args:
-        row: as `Rows` gives it.
-        label, column: of the label and of the weight.
-
-    Raises:
-        BadRowError: what is no number from 0 up.
-    """
+    """How much a row counts in the loss; 0 where it has neither label nor weight."""
     value = row[column]
     if is_absent(value) and is_absent(row[label]):
         return 0.0

@@ -14,11 +14,7 @@ from .sources import prepare
 
 def rows_of(dataset: datasets.Dataset, split: str, collator: MultimodalCollator) -> Rows:
     """A plain data set as the collator reads it: the columns it knows alone, pictures encoded, those that share one
-    together.
-
-    Raises:
-        ValueError: see `load_splits`.
-    """
+    together."""
     columns = collator.columns
     if dataset.format["type"] != "custom":  # tensors and arrays become values again, but a transform stays
         dataset = dataset.with_format(None)
@@ -34,13 +30,8 @@ def classes_by_name(dataset: Any, collator: MultimodalCollator, config: Any) -> 
     """Rows whose classes (`ClassLabel`) have the model's numbers: where the data numbers them otherwise, they come as
     names, which the collator looks up. The classes of a table go by their names in this very data set.
 
-    Args:
-        dataset: `Rows` or `StreamBatches`.
-        collator: for them.
-        config: of the model.
-
     Returns:
-        rows and collator, changed where they have to be.
+        `Rows` or `StreamBatches`, and collator, changed where they have to be.
     """
     features, columns = getattr(dataset.dataset, "features", None), collator.columns
     if not features:

@@ -43,10 +43,10 @@ def read_plain(rows: list[Any], columns: Columns, draws: bool) -> tuple[list[dic
                 f"{did_you_mean(missing[0], row)} The library's Trainer drops columns unless "
                 "remove_unused_columns=False."
             )
-    there = {column for column in of_labels if all(column in row for row in rows)}
-    if there and there != of_labels:
-        raise ValueError(f"Rows have the columns {sorted(there)}, but not {sorted(of_labels - there)}, of labels.")
-    if of_labels and not there:
+    given = {column for column in of_labels if all(column in row for row in rows)}
+    if given and given != of_labels:
+        raise ValueError(f"Rows have the columns {sorted(given)}, but not {sorted(of_labels - given)}, of labels.")
+    if of_labels and not given:
         known = list(rows[0])
         logger.warning_once(
             f"The rows have no column of labels {sorted(of_labels)}, and are taken for rows without; they have "
@@ -56,13 +56,13 @@ def read_plain(rows: list[Any], columns: Columns, draws: bool) -> tuple[list[dic
     files = set(columns.files)
     return [
         {
-            **{name: as_file(row[name]) if name in files else as_plain(row[name]) for name in needed | there},
+            **{name: as_file(row[name]) if name in files else as_plain(row[name]) for name in needed | given},
             **drawn,
             "row_id": place,
             "split": BATCH,
         }
         for place, row in enumerate(rows)
-    ], bool(there)
+    ], bool(given)
 
 
 def knows_its_place(row: Any, files: list[str]) -> bool:

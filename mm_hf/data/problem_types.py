@@ -65,13 +65,13 @@ def labels_of(
     parts = [part for name, part in splits.items() if name == "train" or SOURCE_ROW in part.column_names]
     if not several and getattr(inner, "dtype", "") in STRINGS:
         others = [part for part in splits.values() if isinstance(part, Dataset) and column in part.column_names]
-        names, found = names_of_texts(parts, others, column, asked)
+        names, kind = names_of_texts(parts, others, column, asked)
     else:
-        names, found = class_names(parts, column, inner, several, asked)
-    if asked is not None and asked != found:
-        usual = problem_type_of(found)
+        names, kind = class_names(parts, column, inner, several, asked)
+    if asked is not None and asked != kind:
+        usual = problem_type_of(kind)
         raise ValueError(f"Column {column!r} cannot be {problem_type}: it holds {feature}, which is {usual}.")
-    return names, problem_type or problem_type_of(found)
+    return names, problem_type or problem_type_of(kind)
 
 
 def is_named(feature: ClassLabel | Value) -> bool:
@@ -113,7 +113,6 @@ def names_of_texts(
     Args:
         parts: those whose labels are learned.
         others: all of which some may have a word where these have none.
-        column: of the labels.
         asked: the kind of labels, where that is given.
     """
     counts = sum((count_values(part, column) for part in parts), Counter())

@@ -83,25 +83,25 @@ def find_files(dataset: str | os.PathLike) -> dict[str, list[str]]:
         ValueError: files of several kinds, or an empty one.
     """
     if os.path.isdir(dataset):
-        found = [str(path) for path in sorted(Path(dataset).iterdir()) if path.is_file() and path.stem != "metadata"]
-        found = [path for path in found if Path(path).suffix.lower() in READERS]
+        files = [str(path) for path in sorted(Path(dataset).iterdir()) if path.is_file() and path.stem != "metadata"]
+        files = [path for path in files if Path(path).suffix.lower() in READERS]
     elif glob.has_magic(str(dataset)):
-        found = sorted(glob.glob(str(dataset), recursive=True))
-        if not found:
+        files = sorted(glob.glob(str(dataset), recursive=True))
+        if not files:
             raise FileNotFoundError(f"No file matches {str(dataset)!r}.")
     elif os.path.isfile(dataset):
-        found = [str(dataset)]
+        files = [str(dataset)]
     elif Path(dataset).suffix.lower() in READERS or os.path.isabs(dataset):
         raise FileNotFoundError(f"There is no file or folder {str(dataset)!r}.")
     else:
         return {}
     parts: dict[str, list[str]] = {}
-    for path in found if len(found) > 1 else []:
+    for path in files if len(files) > 1 else []:
         match = PART_IN_NAME.search(Path(path).stem.lower())
         if match:
             parts.setdefault(PART_OF[match[1]], []).append(path)
-    if not parts and found:
-        parts = {"train": found}
+    if not parts and files:
+        parts = {"train": files}
     used = [path for paths in parts.values() for path in paths]
     kinds = sorted({Path(path).suffix.lower() for path in used})
     if len(kinds) > 1 or any(kind not in READERS for kind in kinds):
@@ -121,9 +121,9 @@ def with_metadata(folder: str, wanted: list[tuple[str, str]], as_text: Collectio
         return {}
     split = next(iter(load_dataset(folder, streaming=True).values()))
     features = dict(split.features or split._resolve_features().features)
-    own = [name for name in texts if name in features and features[name] != Value("string")]
-    own = [name for name in own if isinstance(features[name], Value)]
-    return {"features": Features({**features, **dict.fromkeys(own, Value("string"))})} if own else {}
+    guessed = [name for name in texts if name in features and features[name] != Value("string")]
+    guessed = [name for name in guessed if isinstance(features[name], Value)]
+    return {"features": Features({**features, **dict.fromkeys(guessed, Value("string"))})} if guessed else {}
 
 
 def load_files(

@@ -98,9 +98,9 @@ class Columns:
         if taken := sorted(set(self.extra) & {*library, *(each.name for each in fields(self))}):
             raise ValueError(f"extra is for modalities from outside mm_hf; {taken} are its own: use their arguments.")
         read = [pair for pair in self.named() if pair[0] not in ("kind", "group")]  # these are not read row by row
-        own = [(part, column) for part, column in read if column in (ROW_ID, SPLIT)]
-        if own:
-            part, column = own[0]
+        reserved = [(part, column) for part, column in read if column in (ROW_ID, SPLIT)]
+        if reserved:
+            part, column = reserved[0]
             raise ValueError(
                 f"The {part} column is called {column!r}, which is what rows keep their place under: rename it, for "
                 f"instance to {f'{column}_'!r}."
@@ -188,13 +188,7 @@ def is_absent(value: Any) -> bool:
 
 def rows_by_path(dataset: Dataset, split: str, column: str) -> Iterator[dict[str, Any]]:
     """The rows whose picture or sound is in a file and not in the data, without their other columns, as `Rows` gives
-    them.
-
-    Args:
-        dataset: the rows; pictures as `Image(decode=False)`, sounds likewise as structs of bytes and path.
-        split: their name in messages.
-        column: of the pictures or sounds.
-    """
+    them. Pictures are `Image(decode=False)`, sounds likewise structs of bytes and path."""
     names = [column, *({SOURCE_ROW} & set(dataset.column_names))]
     start = 0
     for table in dataset.select_columns(names).with_format("arrow").iter(batch_size=1000):

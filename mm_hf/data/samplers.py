@@ -73,20 +73,12 @@ class GroupedBatchSampler(Sampler[list[int]]):
         self.lengths = lengths
         self.bounds = None if weights is None else cumulated(weights)
         self.rows_per_batch = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.drop_last = drop_last
-        self.epoch = 0
-        self.skip = 0
+        self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
+        self.rank, self.world_size = rank, world_size
+        self.epoch = self.skip = 0
 
     def set_epoch(self, epoch: int, skip: int = 0):
-        """Chooses the order of an epoch, and how many of its first batches to leave out, where a run resumes.
-
-        Raises:
-            ValueError: fewer than none, or more than there are.
-        """
+        """Chooses the order of an epoch, and how many of its first batches to leave out, where a run resumes."""
         if not 0 <= skip <= len(self):
             raise ValueError(f"An epoch has {len(self)} batches: from 0 to as many can be skipped, got {skip}.")
         self.epoch, self.skip = epoch, skip

@@ -76,7 +76,6 @@ def load_splits(
         streaming: read while training; all three parts must be there.
         validation_fraction, test_fraction: of the rows of train; 0 leaves the part out.
         group_column: rows with equal values stay on one side of a cut; left out, those that share a picture do.
-        seed: of the cut.
         as_text: columns of a CSV whose cells are texts, whatever they look like: labels that are to be written.
         measured: a validation or test part without any label is of no use: with a warning it is left out, and cut
             from train as if it had never been there.
@@ -101,8 +100,8 @@ def load_splits(
         splits = with_labels(splits, columns)
     for name, split in splits.items():
         # Rows are kept together where they are cut, and nowhere else.
-        own = group_column if name == "train" or "train" not in splits else None
-        splits[name] = prepare(split, name, dataset, columns, own, root, known.get(name))
+        kept_together = group_column if name == "train" or "train" not in splits else None
+        splits[name] = prepare(split, name, dataset, columns, kept_together, root, known.get(name))
     if as_written:
         splits = of_one_type(splits, wanted, dataset, find_files(dataset))
     if measured and not streaming:
@@ -129,11 +128,7 @@ def load_splits(
 
 def data_root_of(dataset: str | os.PathLike, data_root: str | os.PathLike | None = None) -> str | None:
     """The folder that paths of pictures are relative to and may not leave: `data_root`, else the folder of the data
-    set or of its file; None for a Hub id.
-
-    Raises:
-        FileNotFoundError: `data_root` is no folder.
-    """
+    set or of its file; None for a Hub id."""
     if data_root is not None:
         if not os.path.isdir(data_root):
             raise FileNotFoundError(f"data_root {str(data_root)!r} is no folder.")
@@ -157,15 +152,15 @@ def with_labels(splits: dict[str, Any], columns: Columns) -> dict[str, Any]:
     if train is None:
         return splits
     values: dict[str, Any] = dict.fromkeys(columns.labels) | dict.fromkeys(columns.weights.values(), 1)
-    found = {}
+    completed = {}
     for name, split in splits.items():
         for column, value in values.items():
             if name != "train" and column in train.column_names and column not in split.column_names:
                 feature: Any = train.features[column]
                 filled = str(value) if value is not None and kind_of(feature.dtype) == "string" else value
                 split = split.add_column(column, [filled] * len(split), feature=feature)
-        found[name] = split
-    return found
+        completed[name] = split
+    return completed
 
 
 def is_measurable(split: Dataset, name: str, columns: Columns, dataset: str | os.PathLike) -> bool:
@@ -201,14 +196,9 @@ def prepare(
     """One part with its columns checked, its pictures as structs of bytes and path, and its texts as strings.
 
     Args:
-        split: its rows.
         name, dataset: of the part and of the whole, in messages.
         columns, group_column: those in use.
-        root: see `resolve_path`.
         known: all columns that its files have; None: those of `split`.
-
-    Raises:
-        ValueError: see `load_splits`.
     """
     for column, feature in (split.features or {}).items():
         if isinstance(feature, Audio):  # decoding it would need torchcodec, and is not wanted here
@@ -263,11 +253,7 @@ def spelled(split: Dataset | IterableDataset, name: str, column: str) -> Dataset
 
 
 def spell(row: dict[str, Any], place: int, name: str, column: str) -> dict[str, str | None]:
-    """A value of one row as a text.
-
-    Raises:
-        Unreadable: it is a list or a dict, naming the row.
-    """
+    """A value of one row as a text."""
     value = row[column]
     if value is not None and not isinstance(value, (str, int, float)):
         raise Unreadable(

@@ -62,14 +62,10 @@ class StreamBatches(TorchIterableDataset):
             # One shard after the other: several by turns are read by threads, and datasets 5.2 sleeps 5 s at the end
             # of each pass over Parquet to get rid of them.
             dataset = dataset.shuffle(seed=seed, buffer_size=shuffle_buffer, max_buffer_input_shards=1)
-        self.dataset = dataset
-        self.split = split
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
+        self.dataset, self.split, self.batch_size = dataset, split, batch_size
+        self.rank, self.world_size = rank, world_size
         self.repeat = repeat
-        self.first_epoch = 0
-        self.first_row = 0
+        self.first_epoch = self.first_row = 0
 
     def start_at(self, epoch: int, rows: int):
         """Goes on as if this many rows of this epoch had been given already, on this process.
@@ -77,8 +73,7 @@ class StreamBatches(TorchIterableDataset):
         The epoch is read again from its beginning and the rows dropped: datasets' own `load_state_dict` loses what was
         in the shuffle buffer. Exact, and as slow as reading is.
         """
-        self.first_epoch = epoch
-        self.first_row = rows
+        self.first_epoch, self.first_row = epoch, rows
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         worker = get_worker_info()

@@ -122,7 +122,7 @@ def describe_labels(
     """Counts of the classes, or the range of the numbers; see `describe`."""
     values = {name: count_values(part, column) for name, part in parts.items()}
     train = values.get("train", next(iter(values.values())))
-    found: dict[str, Any] = {"problem_type": problem_type, "names": names}
+    described: dict[str, Any] = {"problem_type": problem_type, "names": names}
     if names is None:
         finite: Counter = Counter()
         for value, count in train.items():
@@ -131,7 +131,7 @@ def describe_labels(
                 finite[float(number)] += count
         numbers, weights = list(finite), list(finite.values())
         spread = [min(numbers), float(np.average(numbers, weights=weights)), max(numbers)] if numbers else None
-        return {**found, "values": spread, "bad": train.total() - finite.total()}
+        return {**described, "values": spread, "bad": train.total() - finite.total()}
     counts: dict[str, dict[str, int]] = {name: dict.fromkeys(names, 0) for name in values}
     for name, counter in values.items():
         for value, count in counter.items():
@@ -139,7 +139,7 @@ def describe_labels(
             if label in counts[name]:
                 counts[name][label] += count
     seen = counts.get("train", next(iter(counts.values()))).values()
-    return {**found, "counts": counts, "ratio": max(seen) / min(seen) if all(seen) else None}
+    return {**described, "counts": counts, "ratio": max(seen) / min(seen) if all(seen) else None}
 
 
 def label_name(value: Any, names: list[str]) -> str | None:

@@ -20,12 +20,8 @@ def texts_to_write(
 
     Args:
         rows: as `Rows` gives them.
-        column: of the texts.
         names: of a column of classes their names, which are written, and last the None of a missing class, -1.
         bad: where bad rows are put, which then have no text; None: they raise.
-
-    Raises:
-        BadRowError: an empty text, or what is no text.
     """
     texts: list[str | None] = []
     for row in rows:
@@ -52,16 +48,15 @@ def texts_of_tokens(tokens: torch.Tensor, tokenizer: Any, ended: bool = True) ->
 
     Args:
         tokens: `(N, S)` int64, labels (-100 for none) or what a model wrote, without its start.
-        tokenizer: of the processor.
         ended: a token ends each text.
     """
     _, end, pad = ends_of_text(tokenizer) if ended else (None, None, tokenizer.pad_token_id)
-    found: list[str | None] = []
+    texts: list[str | None] = []
     for row in tokens.tolist():
         if row and all(token == -100 for token in row):
-            found.append(None)
+            texts.append(None)
             continue
         row = row[: row.index(end)] if end in row else row
         written = [token for token in row if token not in (-100, pad)]
-        found.append(decode_as_written(tokenizer, written).strip())
-    return found
+        texts.append(decode_as_written(tokenizer, written).strip())
+    return texts

@@ -27,9 +27,6 @@ def word_tokenizer(
         max_words: the most frequent ones are kept, padding and the unknown word among them.
         min_count: how often a word must be there.
         max_length: tokens that a text is cut to.
-
-    Raises:
-        ValueError: not a single word.
     """
     tokenizer = Tokenizer(WordLevel(unk_token=UNKNOWN))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
@@ -52,14 +49,7 @@ def word_tokenizer(
 
 def letter_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A tokenizer whose tokens are the characters of some texts, the space between words among them, in small letters.
-    Its padding is the blank of CTC.
-
-    Args:
-        texts: of the training part alone, as for `word_tokenizer`.
-
-    Raises:
-        ValueError: not a single character.
-    """
+    Its padding is the blank of CTC. The texts are of the training part alone, as for `word_tokenizer`."""
     normalizer = Normalizers([NFC(), Lowercase(), Replace(Regex(r"\s+"), " "), Strip()])
     letters = sorted({letter for text in texts for letter in normalizer.normalize_str(text)})
     if not letters:
@@ -94,7 +84,7 @@ def read_word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[to
             none of the words. Lines of words that are not wanted are looked at for their count alone.
     """
     places = {word: place for place, word in enumerate(words)}
-    found: dict[int, torch.Tensor] = {}
+    by_place: dict[int, torch.Tensor] = {}
     width = None
     with open(path, encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(file, start=1):
@@ -110,7 +100,7 @@ def read_word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[to
             if len(values) < width or not width or any(not part or is_number(part) for part in extra):
                 raise ValueError(f"{path}, line {number}: expected a word and {width} numbers, got {line[:60]!r}.")
             word = " ".join([word, *extra])
-            if word not in places or places[word] in found:
+            if word not in places or places[word] in by_place:
                 continue
             try:
                 vector = torch.tensor([float(value) for value in values[len(extra) :]])
@@ -118,14 +108,14 @@ def read_word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[to
                 raise ValueError(f"{path}, line {number}, word {word!r}: {error}.") from None
             if not vector.isfinite().all():
                 raise ValueError(f"{path}, line {number}, word {word!r}: not all of its numbers are finite.")
-            found[places[word]] = vector
-    if not found:
+            by_place[places[word]] = vector
+    if not by_place:
         raise ValueError(f"{path} has none of the {len(places)} words, such as {list(words)[:5]}.")
     vectors = torch.zeros(len(words), width or 0)
-    there = torch.zeros(len(words), dtype=torch.bool)
-    for place, numbers in found.items():
-        vectors[place], there[place] = numbers, True
-    return vectors, there
+    known = torch.zeros(len(words), dtype=torch.bool)
+    for place, numbers in by_place.items():
+        vectors[place], known[place] = numbers, True
+    return vectors, known
 
 
 def is_number(text: str) -> bool:

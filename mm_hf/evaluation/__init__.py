@@ -1,5 +1,7 @@
 """Metrics with their intervals and floors, diagnostics, and what a run leaves behind to be looked at."""
 
+# ruff: noqa: F401
+
 from .analysis import analyse, draw, rounded, table
 from .comparisons import compare, figure, gap, lower_is_better, verdict
 from .diagnostics import calibration, confusion, label_scores, worst_mistakes
@@ -12,45 +14,3 @@ from .plots import plot_finds, plot_predictions
 from .prediction import Predictions, predict
 from .ranking import chance_mean_recall, chance_recall, item_of, ranking_metrics, ranks, retrieval_metrics
 from .texts import TextTable, generation_metrics, token_metrics
-
-
-__all__ = [
-    "Predictions",
-    "TextTable",
-    "analyse",
-    "bootstrap",
-    "calibration",
-    "chance_mean_recall",
-    "chance_recall",
-    "compare",
-    "confusion",
-    "derangement",
-    "draw",
-    "figure",
-    "gap",
-    "generation_metrics",
-    "group_codes",
-    "item_of",
-    "label_scores",
-    "lower_is_better",
-    "majority_accuracy",
-    "measure_answers",
-    "measure_rows",
-    "metrics_with_intervals",
-    "model_card",
-    "multi_task_metrics",
-    "plot_curves",
-    "plot_finds",
-    "plot_predictions",
-    "predict",
-    "ranking_metrics",
-    "ranks",
-    "retrieval_metrics",
-    "rounded",
-    "rows_without",
-    "table",
-    "token_metrics",
-    "verdict",
-    "worst_mistakes",
-    "write_page",
-]

@@ -30,7 +30,6 @@ def analyse(
     """Works out what answers are worth, over rows that all have a label.
 
     Args:
-        task: what the labels ask, see `mm_hf.tasks.Task`.
         logits: `(N, C)`; of written texts their numbers, `(N,)`, see `Task.readable`.
         labels: as `measure_rows` takes them; of texts their numbers.
         groups: `(N,)` int64, rows that belong together, see `group_codes`.
@@ -38,8 +37,6 @@ def analyse(
         floors: by name, what else answers these rows (see `Task.answers`) and what is to be said of it; its `metric`
             is the one that it is measured by, if that is not the first.
         curves: by modality, pairs of the share of rows that lost it and what the model then answers.
-        samples, seed: of the intervals.
-        progress: show bars.
 
     Returns:
         `metrics` and `by_kind` (see `metrics_with_intervals`), `floors` (the metric of each), `comparisons` and
@@ -57,29 +54,31 @@ def analyse(
     def score(said: torch.Tensor, title: str, metric: str | None = None) -> dict[str, float | None]:
         return next(iter(measured(said, title, only=metric or first)["metrics"].values()))
 
-    found = measured(answers, "metrics", kinds=kinds)
-    first = next(iter(found["metrics"]))
-    found["floors"] = {
+    analysis = measured(answers, "metrics", kinds=kinds)
+    first = next(iter(analysis["metrics"]))
+    analysis["floors"] = {
         name: {**score(said, name, notes.get("metric")), **notes} for name, (said, notes) in (floors or {}).items()
     }
-    found["comparisons"] = compare(
-        {name: value["value"] for name, value in found["metrics"].items()},
-        [(name, floor.get("metric", first), floor["value"]) for name, floor in found["floors"].items()],
-        {name: (value["low"], value["high"]) for name, value in found["metrics"].items()},
+    analysis["comparisons"] = compare(
+        {name: value["value"] for name, value in analysis["metrics"].items()},
+        [(name, floor.get("metric", first), floor["value"]) for name, floor in analysis["floors"].items()],
+        {name: (value["low"], value["high"]) for name, value in analysis["metrics"].items()},
     )
-    found["verdict"] = verdict(found["comparisons"])
-    found["intervals"] = {
+    analysis["verdict"] = verdict(analysis["comparisons"])
+    analysis["intervals"] = {
         "confidence": CONFIDENCE,
         "samples": samples,
         "groups": int(groups.max()) + 1,
         "method": "percentiles of what torchmetrics gives on each resample, drawn with replacement",
     }
-    found |= {"calibration": None, "confusion": None, "label_scores": None, "missing": None}
-    found |= task.diagnostics(logits, labels)
+    analysis |= {"calibration": None, "confusion": None, "label_scores": None, "missing": None}
+    analysis |= task.diagnostics(logits, labels)
     if curves:
-        found["missing"] = {
+        analysis["missing"] = {
             "metric": first,
-            "majority": next((floor["value"] for name, floor in found["floors"].items() if constant_of(name)), None),
+            "majority": next(
+                (floor["value"] for name, floor in analysis["floors"].items() if constant_of(name)), None
+            ),
             "by_modality": {
                 modality: [
                     {"share": share, **score(said, f"{share:.0%} without {modality}")} for share, said in points
@@ -87,8 +86,8 @@ def analyse(
                 for modality, points in curves.items()
             },
         }
-    found["mistakes"] = worst_mistakes(task, logits, labels)
-    return found
+    analysis["mistakes"] = worst_mistakes(task, logits, labels)
+    return analysis
 
 
 def rounded(value: Any) -> Any:
@@ -106,7 +105,7 @@ def rounded(value: Any) -> Any:
 def draw(
     folder: str | os.PathLike,
     task: Any,
-    found: dict[str, Any],
+    analysis: dict[str, Any],
     answers: torch.Tensor,
     targets: torch.Tensor,
     pictures: Sequence[Image.Image | None],
@@ -115,11 +114,8 @@ def draw(
     """Draws what there is to see.
 
     Args:
-        folder: to draw into.
-        task: what the labels ask, see `mm_hf.tasks.Task`.
-        found: as `analyse` gives it, each of its `mistakes` with its `text`.
+        analysis: as `analyse` gives it, each of its `mistakes` with its `text`.
         answers, targets: those that it was found out of.
-        pictures: of each of the mistakes.
         no_picture: what is said where one has none.
 
     Returns:
@@ -131,14 +127,14 @@ def draw(
         files.append(folder / name)
         return files[-1]
 
-    if found["calibration"]:
-        plot_reliability(found["calibration"], file("reliability.png"))
-    for name, plot in task.plots(found, answers, targets).items():
+    if analysis["calibration"]:
+        plot_reliability(analysis["calibration"], file("reliability.png"))
+    for name, plot in task.plots(analysis, answers, targets).items():
         plot(file(name))
-    if found["missing"]:
-        plot_missing(found["missing"], file("missing.png"))
+    if analysis["missing"]:
+        plot_missing(analysis["missing"], file("missing.png"))
     samples = []
-    for mistake, picture in zip(found["mistakes"], pictures):
+    for mistake, picture in zip(analysis["mistakes"], pictures):
         answer, truth, right = task.caption(mistake)
         samples.append((picture, mistake[Text.name], answer, truth, right))
     if samples:
@@ -146,22 +142,17 @@ def draw(
     return files
 
 
-def table(found: dict[str, Any], part: str) -> str:
-    """The score beside its floors, for the terminal.
-
-    Args:
-        found: as `analyse` gives it.
-        part: what was measured.
-    """
-    lines = {f"{part} {name}": values for name, values in found["metrics"].items()}
-    lines |= {f"  {name}": values for name, values in found["by_kind"].items()}
-    lines |= {f"floor: {name.replace('_', ' ')}": values for name, values in found["floors"].items()}
-    for modality, points in found["missing"]["by_modality"].items() if found["missing"] else []:
+def table(analysis: dict[str, Any], part: str) -> str:
+    """The score beside its floors, for the terminal, as `analyse` gives them; `part`: what was measured."""
+    lines = {f"{part} {name}": values for name, values in analysis["metrics"].items()}
+    lines |= {f"  {name}": values for name, values in analysis["by_kind"].items()}
+    lines |= {f"floor: {name.replace('_', ' ')}": values for name, values in analysis["floors"].items()}
+    for modality, points in analysis["missing"]["by_modality"].items() if analysis["missing"] else []:
         lines |= {f"{point['share']:.0%} without {modality}": point for point in points if point["share"]}
     texts = []
     for name, values in lines.items():
         value, low, high = ("-" if values[key] is None else figure(values[key]) for key in ("value", "low", "high"))
         texts.append(f"{name:<38}{value:>8}  [{low}, {high}]")
-    if found["calibration"]:
-        texts.append(f"{'calibration error':<38}{found['calibration']['ece']:8.4f}")
+    if analysis["calibration"]:
+        texts.append(f"{'calibration error':<38}{analysis['calibration']['ece']:8.4f}")
     return "\n".join(["", *texts])

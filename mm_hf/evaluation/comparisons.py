@@ -87,7 +87,7 @@ def compare(
         floor looks at no row; `in_interval`: whether the floor lies within the interval of the score, None where
         there is none.
     """
-    found = []
+    comparisons = []
     for floor, metric, value in floors:
         score = metrics[metric]
         if value is None or math.isnan(value):
@@ -95,7 +95,7 @@ def compare(
         score = None if score is None or math.isnan(score) else score
         lower = lower_is_better(metric)
         low, high = (intervals or {}).get(metric, (None, None))
-        found.append(
+        comparisons.append(
             {
                 "floor": floor,
                 "metric": metric,
@@ -107,41 +107,37 @@ def compare(
                 "in_interval": None if low is None or high is None else low <= value <= high,
             }
         )
-    return found
+    return comparisons
 
 
 def verdict(comparisons: list[dict[str, Any]]) -> str:
-    """Says in one line whether the model is better than a constant guess, and than the other floors.
-
-    Args:
-        comparisons: see `compare`.
-    """
+    """Says in one line whether the model is better than a constant guess, and than the other floors; see `compare`."""
     if not comparisons:
         return NO_FLOORS
-    constants = [found for found in comparisons if found["constant"]]
-    others = [found for found in comparisons if not found["constant"]]
+    constants = [entry for entry in comparisons if entry["constant"]]
+    others = [entry for entry in comparisons if not entry["constant"]]
     sentences = []
-    if missed := [found for found in constants if not found["beaten"]]:
+    if missed := [entry for entry in constants if not entry["beaten"]]:
         sentences.append(f"This model does NOT beat the constant guess: {'; '.join(map(in_words, missed))}.")
     elif constants:
         sentences.append(f"This model beats the constant guess: {in_words(constants[0])}.")
-    if missed := [found for found in others if not found["beaten"]]:
+    if missed := [entry for entry in others if not entry["beaten"]]:
         sentences.append(f"It does NOT beat {'; '.join(map(in_words, missed))}.")
     elif others:
-        nearest = min(others, key=lambda found: abs(found["score"] - found["value"]))
+        nearest = min(others, key=lambda entry: abs(entry["score"] - entry["value"]))
         sentences.append(f"It beats every other floor, of which the nearest is {in_words(nearest)}.")
     return " ".join(sentences)
 
 
-def in_words(found: dict[str, Any]) -> str:
+def in_words(comparison: dict[str, Any]) -> str:
     """One comparison: both numbers, the direction, and by how much."""
-    floor = constant_of(found["floor"]) or found["floor"].replace("_", " ")
-    metric, score, value = found["metric"].replace("_", " "), found["score"], found["value"]
+    floor = constant_of(comparison["floor"]) or comparison["floor"].replace("_", " ")
+    metric, score, value = comparison["metric"].replace("_", " "), comparison["score"], comparison["value"]
     if score is None:
         return f"{metric} is not defined, {floor} gives {figure(value)}"
-    words = f"{metric} {figure(score)}, {floor} {figure(value)} ({found['better']} is better"
-    if found["beaten"]:
+    words = f"{metric} {figure(score)}, {floor} {figure(value)} ({comparison['better']} is better"
+    if comparison["beaten"]:
         words += f"; better by {figure(abs(score - value))}"
-    if found["in_interval"]:
+    if comparison["in_interval"]:
         words += "; within the score's 95 % interval"
     return f"{words})"

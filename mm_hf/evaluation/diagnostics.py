@@ -49,7 +49,6 @@ def confusion(answers: torch.Tensor, targets: torch.Tensor, names: list[str]) ->
 
     Args:
         answers, targets: `(N,)` int64.
-        names: of the classes.
 
     Returns:
         `matrix`: rows by true class (first) and answer, None where there are more than 30 classes; `pairs`: the 20
@@ -70,12 +69,7 @@ def confusion(answers: torch.Tensor, targets: torch.Tensor, names: list[str]) ->
 
 
 def label_scores(answers: torch.Tensor, targets: torch.Tensor, names: list[str]) -> dict[str, dict[str, float]]:
-    """For each of several labels its F1, by torchmetrics, and how many rows have it.
-
-    Args:
-        answers, targets: `(N, C)`, 0 or 1.
-        names: of the labels.
-    """
+    """For each of several labels its F1, by torchmetrics, and how many rows have it; both `(N, C)`, 0 or 1."""
     from torchmetrics.functional import classification
 
     scores = classification.multilabel_f1_score(answers, targets, num_labels=len(names), average="none")
@@ -89,7 +83,6 @@ def worst_mistakes(task: Any, logits: torch.Tensor, labels: torch.Tensor, count:
     """The wrong rows with the highest loss, the worst first; of numbers those that are furthest off.
 
     Args:
-        task: what the labels ask, see `mm_hf.tasks.Task`.
         logits, labels: of rows that have a label, see `measure_rows`.
         count: how many at most.
 

@@ -15,7 +15,6 @@ def derangement(items: Sequence[Hashable | None], seed: int) -> list[int]:
 
     Args:
         items: what each row has; equal ones are the same item, None is none.
-        seed: of the order.
 
     Returns:
         for each row the row whose item it gets.
@@ -34,12 +33,6 @@ def derangement(items: Sequence[Hashable | None], seed: int) -> list[int]:
 
 
 def rows_without(count: int, share: float, seed: int | Sequence[int]) -> frozenset[int]:
-    """Rows drawn to lose something: those of a smaller share are among those of a larger one.
-
-    Args:
-        count: of all rows.
-        share: in [0, 1].
-        seed: of the draw.
-    """
+    """Rows drawn to lose something, a share of them all: those of a smaller one are among those of a larger one."""
     order = np.random.default_rng(seed).permutation(count)
     return frozenset(order[: round(share * count)].tolist())

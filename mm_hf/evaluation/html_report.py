@@ -65,7 +65,6 @@ def write_page(
 
     Args:
         path: the HTML to write. It needs no other file.
-        title: of the page.
         facts: what was measured, and with what, by name.
         report: `metrics`, `by_kind` and `floors`, each by name `value`, `low` and `high` (`by_kind` also `rows`,
             `floors` also `meaning`); `verdict` and `comparisons`, if it has them; `confusion` (None, or its `pairs`)
@@ -81,7 +80,6 @@ def write_html(path: str | os.PathLike, template: str, **values: Any):
 
     Args:
         path: the HTML to write. It needs no other file.
-        template: the name of its file.
         values: that it asks for.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..progress_bar import progress_bar
-from .kinds import rows_by_kind
+from .kinds import figures_of, rows_by_kind
 
 
 CONFIDENCE = 0.95
@@ -31,8 +31,6 @@ def resamples(groups: torch.Tensor, samples: int, seed: int) -> Iterator[torch.T
 
     Args:
         groups: `(N,)` int64, as `group_codes` gives them.
-        samples: how many times.
-        seed: of the draws.
 
     Yields:
         the rows of one sample, int64; as many as the drawn groups have.
@@ -62,8 +60,8 @@ def bootstrap(
     Returns:
         by name `value`, `low` and `high`; None for what is not defined.
     """
-    found = measure(torch.arange(len(groups)))
-    drawn: dict[Any, list[float]] = {name: [] for name in found}
+    figures = measure(torch.arange(len(groups)))
+    drawn: dict[Any, list[float]] = {name: [] for name in figures}
     for rows in progress_bar(
         resamples(groups, samples, seed), total=samples, desc=title, leave=False, delay=1, disable=title is None
     ):
@@ -71,7 +69,7 @@ def bootstrap(
             if not math.isnan(value):
                 drawn[name].append(value)
     intervals: dict[Any, dict[str, float | None]] = {}
-    for name, value in found.items():
+    for name, value in figures.items():
         low = high = None
         if drawn[name]:
             low, high = np.quantile(drawn[name], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
@@ -98,7 +96,6 @@ def metrics_with_intervals(
         task, answers, targets, outputs: see `measure_answers`.
         groups: `(N,)` int64, see `group_codes`.
         kinds: for each row what it is a question of; None: not by kind.
-        samples, seed, title: see `bootstrap`.
         first_only: measure the first metric alone.
         only: the name of a metric, to measure that one alone; the kinds are by the first one all the same.
 
@@ -106,22 +103,16 @@ def metrics_with_intervals(
         `metrics`: by name `value`, `low`, `high`; `by_kind`: the same of the first metric for each kind, and `rows`.
     """
     functions = task.metrics(outputs, validate=False)
-    first = next(iter(functions))
-    by_first = functions[first]
+    first, by_first = next(iter(functions.items()))
     only = first if first_only and only is None else only
     if only is not None:
         functions = {only: functions[only]}
     chosen = rows_by_kind(kinds or [])
 
     def measure(rows: torch.Tensor) -> dict[Any, float]:
-        said, true = answers[rows], targets[rows]
-        found: dict[Any, float] = {name: function(said, true).item() for name, function in functions.items()}
-        for kind, members in chosen.items():
-            among = members[rows]
-            of_kind = by_first(said[among], true[among]).item() if among.any() else math.nan
-            found["kind", kind] = of_kind
-        return found
+        members = {kind: of_kind[rows] for kind, of_kind in chosen.items()}
+        return figures_of(functions, (first, by_first), answers[rows], targets[rows], members)
 
     intervals = bootstrap(measure, groups, samples, seed, title)
-    by_kind = {kind: {**intervals["kind", kind], "rows": int(rows.sum())} for kind, rows in chosen.items()}
+    by_kind = {kind: {**intervals[first, kind], "rows": int(rows.sum())} for kind, rows in chosen.items()}
     return {"metrics": {name: intervals[name] for name in functions}, "by_kind": by_kind}

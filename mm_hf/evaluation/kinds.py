@@ -1,6 +1,8 @@
 """What metrics of classes, of numbers and of texts share."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -12,3 +14,23 @@ def rows_by_kind(kinds: list) -> dict[str, torch.Tensor]:
     """The rows of each kind, `(N,)` bool, by its name; None is no kind."""
     names = sorted({kind for kind in kinds if kind is not None}, key=str)
     return {name: torch.tensor([kind == name for kind in kinds]) for name in names}
+
+
+def figures_of(
+    functions: Mapping[str, Metric],
+    first: tuple[str, Metric],
+    answers: torch.Tensor,
+    targets: torch.Tensor,
+    kinds: Any,
+) -> dict[Any, float]:
+    """Every metric by its name, and the first one by its name and each kind; NaN for a kind without rows.
+
+    Args:
+        answers, targets: of some rows.
+        kinds: by name which of these are of a kind, `(N,)` bool.
+    """
+    figures: dict[Any, float] = {name: function(answers, targets).item() for name, function in functions.items()}
+    name, function = first
+    for kind, rows in kinds.items():
+        figures[name, kind] = function(answers[rows], targets[rows]).item() if rows.any() else math.nan
+    return figures

@@ -34,12 +34,7 @@ def measure_rows(task: Any, logits: torch.Tensor, labels: torch.Tensor, kinds: l
 def measure_answers(
     task: Any, answers: torch.Tensor, targets: torch.Tensor, outputs: int, kinds: list | None = None
 ) -> dict[str, Any]:
-    """The same of answers, and targets of rows that all have a label.
-
-    Args:
-        outputs: C, of the logits.
-        task, answers, targets, kinds: see `measure_rows`.
-    """
+    """`measure_rows` of answers and targets, of rows that all have a label; `outputs`: C, of the logits."""
     functions = task.metrics(outputs)
     first = next(iter(functions.values()))
     by_kind = {kind: first(answers[rows], targets[rows]).item() for kind, rows in rows_by_kind(kinds or []).items()}
@@ -56,9 +51,7 @@ def multi_task_metrics(
     """`measure_rows` of several tasks, each over the rows that have a label of it.
 
     Args:
-        tasks: each with its `column`.
-        logits, labels: by column, as there.
-        kinds: as there.
+        logits, labels: by the column of each task, as there.
 
     Returns:
         as there, each name with its task's before it, and before all the metric `score`: the mean over the tasks of
@@ -71,12 +64,12 @@ def multi_task_metrics(
         present = task.has_label(own_labels)
         answers, targets = task.answers(own_logits[present]), task.targets(own_labels[present])
         scores.append(task.score(report["metrics"], answers, targets))
-    found: dict[str, Any] = {
+    joined: dict[str, Any] = {
         part: {f"{column}_{name}": value for column, report in reports.items() for name, value in report[part].items()}
         for part in ("metrics", "by_kind")
     }
-    found["metrics"] = {"score": sum(scores) / len(scores), **found["metrics"]}
-    return {**found, "rows": {column: report["rows"] for column, report in reports.items()}}
+    joined["metrics"] = {"score": sum(scores) / len(scores), **joined["metrics"]}
+    return {**joined, "rows": {column: report["rows"] for column, report in reports.items()}}
 
 
 def majority_accuracy(train_labels: list, test_labels: list) -> float:

@@ -6,22 +6,15 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .plots import save_figure
+from .plots import new_figure, save_figure
 
 
 def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.PathLike):
-    """Draws one panel a series.
-
-    Args:
-        history: by name points of (step, value).
-        path: the PNG to write.
-    """
-    from matplotlib.figure import Figure
-
+    """Draws one panel a series, of points of (step, value) by name."""
     names = [name for name, points in history.items() if points]
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)
-    figure = Figure(figsize=(4.5 * columns, 3.5 * lines), layout="constrained")
+    figure = new_figure(4.5 * columns, 3.5 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes in panels[len(names) :]:
         axes.remove()
@@ -50,8 +43,6 @@ def model_card(
     Args:
         template: a Jinja file.
         results: as the run writes them to `results.json`.
-        name: of the model.
-        dataset: name of the data set.
         pipeline_tag: the Hub's name of the task.
         task_type: the name that the scores go under, where the Hub has none too.
         base_models: Hub ids of the encoders.

@@ -72,11 +72,7 @@ def compare_outcomes(
     one that a model could not read, count for neither.
 
     Args:
-        column: of its labels, for messages.
         one, other: what A and B answer.
-        names: of A and of B, for messages.
-        about: the rows.
-        samples, seed, title: see `bootstrap`.
 
     Returns:
         see `result_of`; and `problem_type`, `labels_of_a_alone`, `labels_of_b_alone`, `left_out` (rows) and `score`,
@@ -103,7 +99,8 @@ def compare_outcomes(
             f"{tuple(answers_b.shape)}."
         )
     both = one.labelled & other.labelled
-    differ = (both & rows_with_any(truth_a != truth_b)).nonzero().flatten().tolist()
+    others = (truth_a != truth_b).reshape(len(both), -1).any(-1)
+    differ = (both & others).nonzero().flatten().tolist()
     if differ:
         raise ValueError(
             f"Column {column!r}: {len(differ)} rows have other labels for {names[0]} than for {names[1]}, the first "
@@ -121,7 +118,7 @@ def compare_outcomes(
     scores = task.row_scores(said[0], true), task.row_scores(said[1], true)
     outputs = true.shape[-1] if task.names is None else len(task.names)
     kinds = None if about.kinds is None else [about.kinds[row] for row in rows]
-    found = paired_metrics(task, said, true, outputs, groups, kinds, samples, seed, title)
+    figures = paired_metrics(task, said, true, outputs, groups, kinds, samples, seed, title)
     differing = [
         {
             "row": about.numbers[rows[place]],
@@ -140,7 +137,7 @@ def compare_outcomes(
         "labels_of_a_alone": names_of_one_alone(one, other),
         "labels_of_b_alone": names_of_one_alone(other, one),
         "left_out": len(about.units) - len(rows),
-        **result_of(found, names, groups, about.unit, scores, counted(task, said, true, scores), differing),
+        **result_of(figures, names, groups, about.unit, scores, counted(task, said, true, scores), differing),
         "score": task.row_score,
     }
 
@@ -158,12 +155,9 @@ def compare_ranks(
     """Compares two searches for the same items, query by query.
 
     Args:
-        task: the search, see `mm_hf.tasks.Task`.
         places: of A and of B the rank of what each query looks for, `(Q,)` int64, see `ranks`.
-        names: of A and of B.
         numbers_of_rows: of the row that each query is from.
         queries: their texts; None for those that are none.
-        samples, seed, title: see `bootstrap`.
 
     Returns:
         as `compare_outcomes`; the score of a query is 1 divided by the rank.
@@ -173,7 +167,7 @@ def compare_ranks(
         return dict(ranking_metrics(places[which][rows]))
 
     groups = torch.arange(len(places[0]))
-    found = {"metrics": paired_differences(measure, groups, samples, seed, title), "by_kind": {}}
+    figures = {"metrics": paired_differences(measure, groups, samples, seed, title), "by_kind": {}}
     scores = 1 / places[0].double(), 1 / places[1].double()
     differing = [
         {
@@ -190,13 +184,8 @@ def compare_ranks(
     first = {"both_first": one & other, "only_a_first": one & ~other}
     first |= {"only_b_first": other & ~one, "neither_first": ~one & ~other}
     counts = {name: int(rows.sum()) for name, rows in first.items()} | {"differ": len(differing)}
-    result = result_of(found, names, groups, "queries", scores, counts, differing)
+    result = result_of(figures, names, groups, "queries", scores, counts, differing)
     return {"problem_type": task.problem_type, "left_out": 0, **result, "score": task.row_score}
-
-
-def rows_with_any(values: torch.Tensor) -> torch.Tensor:
-    """Which rows have a true value, `(N,)` bool."""
-    return values.reshape(len(values), -1).any(-1)
 
 
 def names_of_one_alone(one: Outcome, other: Outcome) -> list[str]:
@@ -205,13 +194,8 @@ def names_of_one_alone(one: Outcome, other: Outcome) -> list[str]:
 
 
 def unknown_to(without: Outcome, knows: Outcome, truth: torch.Tensor, classes: list[str] | None) -> torch.Tensor:
-    """Which rows have a truth that one model has a class for, and the other has not, `(N,)` bool.
-
-    Args:
-        without, knows: the other one, and the one.
-        truth: as the latter has it, by number.
-        classes: the names of all numbers.
-    """
+    """Which rows have a truth (as `knows` has it, by number) that one model has a class for, and the other has not,
+    `(N,)` bool; `classes` are the names of all numbers."""
     alone = set(names_of_one_alone(knows, without))
     places = [number for number, name in enumerate(classes or []) if name in alone]
     return knows.labelled & ~without.labelled & torch.isin(truth, torch.tensor(places, dtype=torch.int64))
@@ -228,8 +212,8 @@ def in_one_numbering(one: Outcome, other: Outcome) -> tuple[Any, Pair, Pair]:
     classes = list(dict.fromkeys([*one.task.names, *other.task.names]))
     place = {name: number for number, name in enumerate(classes)}
 
-    def moved(values: torch.Tensor, own: list[str]) -> torch.Tensor:
-        order = torch.tensor([place[name] for name in own], dtype=torch.int64)
+    def moved(values: torch.Tensor, names: list[str]) -> torch.Tensor:
+        order = torch.tensor([place[name] for name in names], dtype=torch.int64)
         if values.ndim == 1:
             return torch.where(values < 0, values, order[values.clamp(min=0)])
         return torch.zeros(len(values), len(classes), dtype=values.dtype).index_copy(1, order, values)
@@ -242,7 +226,7 @@ def in_one_numbering(one: Outcome, other: Outcome) -> tuple[Any, Pair, Pair]:
 
 
 def result_of(
-    found: dict[str, Any],
+    figures: dict[str, Any],
     names: tuple[str, str],
     groups: torch.Tensor,
     unit: str,
@@ -253,10 +237,8 @@ def result_of(
     """All that is said of one comparison.
 
     Args:
-        found: `metrics` and `by_kind`, see `paired_metrics`.
-        names: of A and of B.
+        figures: `metrics` and `by_kind`, see `paired_metrics`.
         groups, unit: what resamples were drawn of.
-        scores: of each row.
         counts: see `counted`.
         differing: of each row that is answered differently what is shown, `score_a` and `score_b` among it.
 
@@ -264,7 +246,7 @@ def result_of(
         `rows`, `groups`, `metrics`, `by_kind`, `counts`, `sign_test`, `verdict` (words on the first metric), and
         `differing`, each with `better`: "A", "B" or empty.
     """
-    first = next(iter(found["metrics"]))
+    first = next(iter(figures["metrics"]))
     number = int(groups.max()) + 1
     for row in differing:
         gained = row["score_a"] - row["score_b"]
@@ -272,29 +254,29 @@ def result_of(
     return {
         "rows": len(groups),
         "groups": number,
-        **found,
+        **figures,
         "counts": counts,
         "sign_test": sign_test(scores[0] - scores[1], groups),
-        "verdict": paired_verdict(found["metrics"][first], first, names, len(groups), number, unit),
+        "verdict": paired_verdict(figures["metrics"][first], first, names, len(groups), number, unit),
         "differing": differing,
     }
 
 
-def lines_of(found: dict[str, Any]) -> list[tuple[str, str, dict[str, Any], int | None]]:
+def lines_of(result: dict[str, Any]) -> list[tuple[str, str, dict[str, Any], int | None]]:
     """The lines of a table: the name, the metric, its figures, and, of a kind, the rows."""
-    first = next(iter(found["metrics"]))
-    lines = [(name, name, values, None) for name, values in found["metrics"].items()]
-    return lines + [(f"… {kind}", first, values, values["rows"]) for kind, values in found["by_kind"].items()]
+    first = next(iter(result["metrics"]))
+    lines = [(name, name, values, None) for name, values in result["metrics"].items()]
+    return lines + [(f"… {kind}", first, values, values["rows"]) for kind, values in result["by_kind"].items()]
 
 
-def sign_words(found: dict[str, Any], unit: str) -> str:
+def sign_words(result: dict[str, Any], unit: str) -> str:
     """The sign test as a sentence."""
-    test = found["sign_test"]
-    voters = what_is_counted(unit) if found["groups"] == found["rows"] else f"groups ({unit})"
+    test = result["sign_test"]
+    voters = what_is_counted(unit) if result["groups"] == result["rows"] else f"groups ({unit})"
     return (
-        f"Of {found['groups']:,} {voters} A is better on {test['a']:,}, B on {test['b']:,}, and {test['equal']:,} are "
-        f"equal; if there were no difference, chance would be as one-sided with probability {test['p']:.3g} (exact "
-        "sign test)."
+        f"Of {result['groups']:,} {voters} A is better on {test['a']:,}, B on {test['b']:,}, and {test['equal']:,} "
+        f"are equal; if there were no difference, chance would be as one-sided with probability {test['p']:.3g} "
+        "(exact sign test)."
     )
 
 
@@ -303,13 +285,13 @@ def count_name(name: str) -> str:
     return " ".join(word.upper() if word in ("a", "b") else word for word in name.split("_"))
 
 
-def paired_table(found: dict[str, Any], unit: str) -> str:
+def paired_table(result: dict[str, Any], unit: str) -> str:
     """One task, for the terminal."""
     lines = [f"{'':<30}{'A':>10}{'B':>10}{'A − B':>10}  95 % interval"]
-    for name, metric, values, _ in lines_of(found):
+    for name, metric, values, _ in lines_of(result):
         scores = "".join(f"{figure(values[side]):>10}" for side in "ab")
         interval = f"[{gap(values['low'], metric)}, {gap(values['high'], metric)}]"
         better = f"  {values['winner'].upper()} is better" if values["winner"] else ""
         lines.append(f"{name:<30}{scores}{gap(values['difference'], metric):>10}  {interval}{better}")
-    counts = ", ".join(f"{count_name(name)} {count:,}" for name, count in found["counts"].items())
-    return "\n".join([*lines, f"{what_is_counted(unit)}: {counts}", sign_words(found, unit)])
+    counts = ", ".join(f"{count_name(name)} {count:,}" for name, count in result["counts"].items())
+    return "\n".join([*lines, f"{what_is_counted(unit)}: {counts}", sign_words(result, unit)])

@@ -12,7 +12,7 @@ import torch
 
 from .comparisons import IN_UNITS, figure, gap, lower_is_better
 from .intervals import bootstrap
-from .kinds import rows_by_kind
+from .kinds import figures_of, rows_by_kind
 
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -47,13 +47,13 @@ def paired_differences(
         first, second = (measure(rows, place) for place in (0, 1))
         return {name: first[name] - second[name] for name in first}
 
-    found: dict[Any, dict[str, Any]] = {}
+    compared: dict[Any, dict[str, Any]] = {}
     for name, interval in bootstrap(differences, groups, samples, seed, title).items():
         one, other = (None if math.isnan(figures[name]) else figures[name] for figures in alone)
         low, high = (None, None) if len(groups.unique()) < LEAST_GROUPS else (interval["low"], interval["high"])
-        found[name] = {"a": one, "b": other, "difference": interval["value"], "low": low, "high": high}
-        found[name]["winner"] = winner(name[0] if isinstance(name, tuple) else name, low, high)
-    return found
+        compared[name] = {"a": one, "b": other, "difference": interval["value"], "low": low, "high": high}
+        compared[name]["winner"] = winner(name[0] if isinstance(name, tuple) else name, low, high)
+    return compared
 
 
 def winner(metric: str, low: float | None, high: float | None) -> str | None:
@@ -81,31 +81,25 @@ def paired_metrics(
         task, targets, outputs: see `measure_answers`.
         groups: `(N,)` int64, see `group_codes`.
         kinds: for each row what it is a question of; None: not by kind.
-        samples, seed, title: see `bootstrap`.
 
     Returns:
         `metrics`: by name; `by_kind`: the first metric for each kind, with `rows`.
     """
     functions = task.metrics(outputs, validate=False)
-    first = next(iter(functions))
+    first, by_first = next(iter(functions.items()))
     chosen = rows_by_kind(kinds or [])
 
     def measure(rows: torch.Tensor, place: int) -> dict[Any, float]:
-        said, true = answers[place][rows], targets[rows]
-        found: dict[Any, float] = {name: function(said, true).item() for name, function in functions.items()}
-        for kind, members in chosen.items():
-            among = members[rows]
-            there = bool(among.any())
-            found[first, kind] = functions[first](said[among], true[among]).item() if there else math.nan
-        return found
+        members = {kind: of_kind[rows] for kind, of_kind in chosen.items()}
+        return figures_of(functions, (first, by_first), answers[place][rows], targets[rows], members)
 
-    found = paired_differences(measure, groups, samples, seed, title)
+    compared = paired_differences(measure, groups, samples, seed, title)
     by_kind = {}
     for kind, rows in chosen.items():
-        by_kind[kind] = {**found[first, kind], "rows": int(rows.sum())}
+        by_kind[kind] = {**compared[first, kind], "rows": int(rows.sum())}
         if len(groups[rows].unique()) < LEAST_GROUPS:
             by_kind[kind] |= {"low": None, "high": None, "winner": None}
-    return {"metrics": {name: found[name] for name in functions}, "by_kind": by_kind}
+    return {"metrics": {name: compared[name] for name in functions}, "by_kind": by_kind}
 
 
 def sign_test(differences: torch.Tensor, groups: torch.Tensor) -> dict[str, Any]:
@@ -130,11 +124,7 @@ def sign_test(differences: torch.Tensor, groups: torch.Tensor) -> dict[str, Any]
 
 
 def differing_rows(answers: Pair, scores: Pair) -> list[int]:
-    """The rows that A and B answer differently, those with the largest difference of scores first.
-
-    Args:
-        answers, scores: of A and of B.
-    """
+    """The rows that A and B answer differently, those with the largest difference of scores first."""
     other = (answers[0] != answers[1]).reshape(len(answers[0]), -1).any(-1)
     gaps = (scores[0] - scores[1]).abs().nan_to_num(nan=math.inf)
     order = gaps.where(other, torch.tensor(-1.0, dtype=gaps.dtype)).sort(descending=True, stable=True).indices
@@ -154,37 +144,35 @@ def what_is_counted(unit: str) -> str:
 
 
 def paired_verdict(
-    found: dict[str, Any], metric: str, names: tuple[str, str], rows: int, groups: int, unit: str
+    compared: dict[str, Any], metric: str, names: tuple[str, str], rows: int, groups: int, unit: str
 ) -> str:
     """Says in words whether one is better, by how much, and how sure that is.
 
     Args:
-        found: of the metric, see `paired_differences`.
-        metric: its name.
-        names: of A and of B.
+        compared: of the metric, see `paired_differences`.
         rows, groups: how many were measured, and of what the resamples are drawn.
         unit: what a group is.
     """
     on = f"on {rows:,} {what_is_counted(unit)}" + ("" if groups == rows else f" ({groups:,} groups: {unit})")
     said = metric.replace("_", " ")
-    if found["difference"] is None:
+    if compared["difference"] is None:
         return f"{said} is not defined {on}: nothing can be said."
     points = "" if metric in IN_UNITS else " points"
-    scores = f"{said} {figure(found['a'])} and {figure(found['b'])}"
-    if found["low"] is None:
+    scores = f"{said} {figure(compared['a'])} and {figure(compared['b'])}"
+    if compared["low"] is None:
         few = f"with {groups} groups " if groups < LEAST_GROUPS else ""
         interval = f"{few}no interval is defined"
     else:
-        interval = f"95 % interval [{gap(found['low'], metric)}, {gap(found['high'], metric)}]"
-    size = f"{gap(abs(found['difference']), metric).lstrip('+')}{points} of {said}"
-    if found["winner"] is None:
+        interval = f"95 % interval [{gap(compared['low'], metric)}, {gap(compared['high'], metric)}]"
+    size = f"{gap(abs(compared['difference']), metric).lstrip('+')}{points} of {said}"
+    if compared["winner"] is None:
         words = (
             f"No difference can be told between {names[0]} and {names[1]}: {scores}, a difference of "
-            f"{gap(found['difference'], metric)}{points}, {interval}, which contains 0, {on}."
+            f"{gap(compared['difference'], metric)}{points}, {interval}, which contains 0, {on}."
         )
-        words = words.replace(", which contains 0", "") if found["low"] is None else words
+        words = words.replace(", which contains 0", "") if compared["low"] is None else words
     else:
-        better, other = names if found["winner"] == "a" else names[::-1]
+        better, other = names if compared["winner"] == "a" else names[::-1]
         words = f"{better} is better than {other} by {size}: {scores}, {interval} of A minus B, {on}."
     if groups < FEW_GROUPS:
         words += f" With {groups} groups the interval is rough: measure more rows."

@@ -22,6 +22,13 @@ NO_PICTURE = "(no image)"
 BLUE, RED, GREY, GREEN = "#2f6db3", "crimson", "#777777", "#1a7f37"
 
 
+def new_figure(width: float, height: float) -> "Figure":
+    """A figure of so many inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def drawable(text: str, width: int = 150) -> str:
     """A text as a figure can show it: in one line, without characters that do not print, and not too long."""
     text = "".join(filter(str.isprintable, " ".join(text.split())))
@@ -48,15 +55,12 @@ def plot_predictions(
         samples: (picture, text, answer, truth) each, and as a fifth whether the answer is right: without it where it
             equals the truth; None where that is not known. A text that is None is said to be absent, a truth that is
             None to be no label.
-        path: the PNG to write.
         columns: pictures in a row.
         note: a line below, as how numbers are marked.
         no_picture: what stands in the place of a picture that is None.
     """
-    from matplotlib.figure import Figure
-
     rows = -(-len(samples) // columns)
-    figure = Figure(figsize=(3 * columns, 3.1 * rows), layout="constrained")
+    figure = new_figure(3 * columns, 3.1 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in panels:
         axes.axis("off")
@@ -91,12 +95,9 @@ def plot_finds(
     Args:
         searches: for each the query, a text or a picture, and its finds: picture, caption and whether it is right,
             None where that is not known.
-        path: the PNG to write.
     """
-    from matplotlib.figure import Figure
-
     columns = 1 + max(len(finds) for _, finds in searches)
-    figure = Figure(figsize=(1.9 * columns, 2.2 * len(searches)), layout="constrained")
+    figure = new_figure(1.9 * columns, 2.2 * len(searches))
     for line, (query, finds) in zip(figure.subplots(len(searches), columns, squeeze=False), searches):
         for axes in line:
             axes.axis("off")
@@ -117,15 +118,9 @@ def plot_finds(
 
 
 def plot_reliability(calibration: dict[str, Any], path: str | os.PathLike):
-    """Draws how often answers are right against how sure they are, above a histogram of how sure they are.
-
-    Args:
-        calibration: see `diagnostics.calibration`.
-        path: the PNG to write.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 6), layout="constrained")
+    """Draws how often answers are right against how sure they are, above a histogram of how sure they are; see
+    `diagnostics.calibration`."""
+    figure = new_figure(5, 6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bins = calibration["bins"]
     filled = [place for place in bins if place["rows"]]
@@ -142,19 +137,11 @@ def plot_reliability(calibration: dict[str, Any], path: str | os.PathLike):
 
 
 def plot_confusion(matrix: list[list[int]], names: list[str], path: str | os.PathLike):
-    """Draws a confusion matrix: counts, coloured by their share of the true class.
-
-    Args:
-        matrix: see `diagnostics.confusion`.
-        names: of the classes.
-        path: the PNG to write.
-    """
-    from matplotlib.figure import Figure
-
+    """Draws a confusion matrix (see `diagnostics.confusion`): counts, coloured by their share of the true class."""
     counts = np.array(matrix)
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
     side = max(4.0, 0.42 * len(names) + 2)
-    figure = Figure(figsize=(side, side), layout="constrained")
+    figure = new_figure(side, side)
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     labels = [drawable(name, 18) for name in names]
@@ -170,16 +157,9 @@ def plot_confusion(matrix: list[list[int]], names: list[str], path: str | os.Pat
 
 
 def plot_label_scores(scores: dict[str, dict[str, float]], path: str | os.PathLike):
-    """Draws the F1 of each label, or of the 30 that fare worst.
-
-    Args:
-        scores: see `diagnostics.label_scores`.
-        path: the PNG to write.
-    """
-    from matplotlib.figure import Figure
-
+    """Draws the F1 of each label, or of the 30 that fare worst; see `diagnostics.label_scores`."""
     worst = sorted(scores, key=lambda name: scores[name]["f1"])[:SHOWN_CLASSES]
-    figure = Figure(figsize=(6, 1.2 + 0.28 * len(worst)), layout="constrained")
+    figure = new_figure(6, 1.2 + 0.28 * len(worst))
     axes = figure.subplots()
     axes.barh(range(len(worst)), [scores[name]["f1"] for name in worst], color=BLUE)
     labels = [f"{drawable(name, 24)} ({scores[name]['rows']:,})" for name in worst]
@@ -190,15 +170,8 @@ def plot_label_scores(scores: dict[str, dict[str, float]], path: str | os.PathLi
 
 
 def plot_scatter(answers: torch.Tensor, targets: torch.Tensor, path: str | os.PathLike):
-    """Draws answers of a regression against the truth.
-
-    Args:
-        answers, targets: `(N, C)` or `(N,)`.
-        path: the PNG to write.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 5), layout="constrained")
+    """Draws answers of a regression against the truth, both `(N, C)` or `(N,)`."""
+    figure = new_figure(5, 5)
     axes = figure.subplots()
     said, true = answers.flatten().tolist(), targets.flatten().tolist()
     axes.scatter(true, said, s=8, alpha=0.3, color=BLUE, linewidths=0)
@@ -215,11 +188,8 @@ def plot_missing(missing: dict[str, Any], path: str | os.PathLike):
     Args:
         missing: `metric`; `by_modality`: by name a list of `share`, `value`, `low`, `high`; `majority`: a value or
             None.
-        path: the PNG to write.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    figure = new_figure(6, 4.2)
     axes = figure.subplots()
     for modality, points in missing["by_modality"].items():
         shares = [100 * point["share"] for point in points]

@@ -63,9 +63,6 @@ def predict(
     Args:
         model: a head; it is left in eval mode.
         batches: as `MultimodalCollator` makes them.
-        accelerator: of the run.
-        progress: show a bar.
-        title: of the bar.
         generate: for a model that writes, arguments of its `generate`, {} for its own; None: it writes nothing, and
             the tokens are those that it takes for the likeliest after each of the true text (not for CTC, which writes
             in any case: it knows no token before).
@@ -94,8 +91,8 @@ def predict(
                 outputs, said = write(writer, batch, generate)
         if labels is not None:
             several = isinstance(labels, dict)
-            found, counted = (outputs.task_losses, labels) if several else ({"": outputs.loss}, {"": labels})
-            losses.append({name: (found[name].item(), count_labels(counted[name])) for name in counted})
+            of_batch, counted = (outputs.task_losses, labels) if several else ({"": outputs.loss}, {"": labels})
+            losses.append({name: (of_batch[name].item(), count_labels(counted[name])) for name in counted})
         parts.append(send_to_device((row_ids, said, ids or labels), "cpu"))
     parts = gather_object(parts)
     if writer is not None:

@@ -33,15 +33,11 @@ def ranks(scores: torch.Tensor, relevant: torch.Tensor) -> torch.Tensor:
     return ((scores >= best) & ~relevant).sum(-1) + 1
 
 
-def ranking_metrics(found: torch.Tensor) -> dict[str, float]:
+def ranking_metrics(places: torch.Tensor) -> dict[str, float]:
     """Recall at 1, 5 and 10 (the share of queries with a relevant item among the first k, which torchmetrics calls the
-    hit rate), and the median rank.
-
-    Args:
-        found: `(Q,)`, see `ranks`.
-    """
-    recalls = {f"recall_at_{k}": (found <= k).float().mean().item() for k in RECALLS}
-    return {**recalls, "median_rank": found.float().quantile(0.5).item()}
+    hit rate), and the median rank; of places `(Q,)`, see `ranks`."""
+    recalls = {f"recall_at_{k}": (places <= k).float().mean().item() for k in RECALLS}
+    return {**recalls, "median_rank": places.float().quantile(0.5).item()}
 
 
 def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -72,33 +68,26 @@ def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.
         f"text_to_{item}": ranking_metrics(ranks(scores, relevant)),
         f"{item}_to_text": ranking_metrics(ranks(scores.T, relevant.T)),
     }
-    recalls = [found[f"recall_at_{k}"] for found in directions.values() for k in RECALLS]
+    recalls = [figures[f"recall_at_{k}"] for figures in directions.values() for k in RECALLS]
     metrics = {"mean_recall": sum(recalls) / len(recalls)}
-    for direction, found in directions.items():
-        metrics |= {f"{direction}_{name}": value for name, value in found.items()}
+    for direction, figures in directions.items():
+        metrics |= {f"{direction}_{name}": value for name, value in figures.items()}
     return {"metrics": metrics, "by_kind": {}, "rows": int(paired.sum())}
 
 
 def chance_mean_recall(ids: dict[str, torch.Tensor]) -> float:
     """The `mean_recall` of a search that knows nothing: what is expected of an order drawn at random, in both
-    directions, with as many items and as many right ones a query as there are.
-
-    Args:
-        ids: as `retrieval_metrics` takes them.
-    """
+    directions, with as many items and as many right ones a query as there are; `ids` as for `retrieval_metrics`."""
     item = item_of(ids)
     paired = (ids[Text.name] >= 0) & (ids[item] >= 0)
     texts, items = torch.stack([ids[Text.name][paired], ids[item][paired]]).unique(dim=1)
     return (mean_chance(texts, items) + mean_chance(items, texts)) / 2
 
 
-def mean_chance(queries: torch.Tensor, found: torch.Tensor) -> float:
-    """The mean over 1, 5 and 10 of the recall that an order drawn at random has.
-
-    Args:
-        queries, found: `(P,)` int64, the distinct pairs of a query and an item that is right for it.
-    """
-    items, total = len(found.unique()), 0.0
+def mean_chance(queries: torch.Tensor, matches: torch.Tensor) -> float:
+    """The mean over 1, 5 and 10 of the recall that an order drawn at random has; `(P,)` int64 both, the distinct pairs
+    of a query and an item that is right for it."""
+    items, total = len(matches.unique()), 0.0
     counts, rows = queries.unique(return_counts=True)[1].unique(return_counts=True)
     for right, share in zip(counts.tolist(), (rows / rows.sum()).tolist()):
         for k in (min(k, items) for k in RECALLS):
@@ -113,11 +102,7 @@ def item_of(ids: dict[str, torch.Tensor]) -> str:
 
 def chance_recall(ids: dict[str, torch.Tensor]) -> dict[str, float]:
     """What a search finds that knows nothing: recall at 1, 5 and 10 in an order drawn at random, by the number of
-    items, each text having one.
-
-    Args:
-        ids: as `retrieval_metrics` takes them.
-    """
+    items, each text having one; `ids` as for `retrieval_metrics`."""
     numbers = ids[item_of(ids)]
     items = len(numbers[numbers >= 0].unique())
     return {f"chance_recall_at_{k}": min(1.0, k / items) for k in RECALLS}

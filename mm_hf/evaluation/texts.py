@@ -53,8 +53,8 @@ class TextScore:
         new = [pair for pair in pairs.tolist() if pair not in self.known]
         if new:
             said, true = zip(*(divmod(pair, len(self.texts)) for pair in new))
-            found = self.score([self.texts[number] for number in said], [self.texts[number] for number in true])
-            self.known.update(zip(new, found))
+            scores = self.score([self.texts[number] for number in said], [self.texts[number] for number in true])
+            self.known.update(zip(new, scores))
         return torch.tensor([self.known[pair] for pair in pairs.tolist()])[place]
 
     def __call__(self, answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -62,11 +62,7 @@ class TextScore:
 
 
 class WordErrorRate(TextScore):
-    """Words that are wrong, missing or too many, as a part of all words of the truths (WER), by torchmetrics.
-
-    Args:
-        texts: as above.
-    """
+    """Words that are wrong, missing or too many, as a part of all words of the truths (WER), by torchmetrics."""
 
     def __init__(self, texts: list[str]):
         super().__init__(texts, word_errors)
@@ -98,15 +94,15 @@ def chrf(answers: list[str], targets: list[str]) -> list[float]:
     scores = [0.0] * len(answers)
     orders = [max(1, min(6, len("".join(text.split())))) for text in targets]
     for order in set(orders):
-        rows = [row for row, own in enumerate(orders) if own == order]
-        _, found = chrf_score(
+        rows = [row for row, other in enumerate(orders) if other == order]
+        _, of_rows = chrf_score(
             [answers[row] for row in rows],
             [[targets[row]] for row in rows],
             n_char_order=order,
             n_word_order=0,
             return_sentence_level_score=True,
         )
-        for row, score in zip(rows, found.tolist()):
+        for row, score in zip(rows, of_rows.tolist()):
             scores[row] = score
     return scores
 
@@ -145,7 +141,7 @@ def generation_metrics(
     if not present.any():
         raise ValueError("No row has a text to compare with, so nothing can be measured.")
     said, true = said[present], true[present]
-    kinds = None if kinds is None else [kind for kind, there in zip(kinds, present.tolist()) if there]
+    kinds = None if kinds is None else [kind for kind, known in zip(kinds, present.tolist()) if known]
     functions = text_metrics(table.texts)
     first = functions["chrf"]
     return {
@@ -165,6 +161,6 @@ def token_metrics(tokens: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
     Returns:
         as `generation_metrics`, with the metric `token_accuracy`.
     """
-    there = labels != -100
-    accuracy = (tokens == labels)[there].float().mean().item()
-    return {"metrics": {TOKEN_ACCURACY: accuracy}, "by_kind": {}, "rows": int(there.any(1).sum())}
+    known = labels != -100
+    accuracy = (tokens == labels)[known].float().mean().item()
+    return {"metrics": {TOKEN_ACCURACY: accuracy}, "by_kind": {}, "rows": int(known.any(1).sum())}

@@ -37,11 +37,7 @@ Written by `mm_hf prepare basic_motions` of mm_hf (seed {seed}) from the files i
 
 
 def read(file: Path) -> list[tuple[list[list[float]], str]]:
-    """The recordings of a `.ts` file, `(S, 6)`, with their activities.
-
-    Raises:
-        PreparationError: a line that is no recording of six sensors.
-    """
+    """The recordings of a `.ts` file, `(S, 6)`, with their activities."""
     recordings = []
     lines = file.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines[lines.index("@data") + 1 :], start=lines.index("@data") + 2):
@@ -60,7 +56,7 @@ def build(parts: None, seed: int) -> DatasetDict:
     names = sorted({activity for _, activity in known})
     draw, held_out = random.Random(seed), set()
     for name in names:
-        held_out.update(draw.sample([place for place, (_, found) in enumerate(known) if found == name], HELD_OUT))
+        held_out.update(draw.sample([place for place, (_, label) in enumerate(known) if label == name], HELD_OUT))
     chosen = {
         "train": [row for place, row in enumerate(known) if place not in held_out],
         "validation": [row for place, row in enumerate(known) if place in held_out],
@@ -84,15 +80,6 @@ def build(parts: None, seed: int) -> DatasetDict:
     )
 
 
-def card(found: DatasetDict, seed: int) -> str:
-    """The data set's card."""
-    return CARD.format(seed=seed, rows=sum(map(len, found.values())))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
-    build_dataset("basic_motions", __doc__.split("\n")[0], None, build, card, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    build_dataset("basic_motions", __doc__, None, build, CARD, arguments)

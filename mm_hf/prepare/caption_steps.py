@@ -64,17 +64,12 @@ def build(parts: DatasetDict, seed: int) -> DatasetDict:
     return DatasetDict({name: steps(part, vocabulary) for name, part in parts.items()})
 
 
-def card(found: DatasetDict, seed: int) -> str:
-    """The data set's card."""
-    labels = found["test"]["next"][:]
-    words = len(found["train"].features["next"].names)
-    return CARD.format(rows=sum(map(len, found.values())), words=words, unknown=sum(v in (None, -1) for v in labels))
+def figures(parts: DatasetDict) -> dict[str, int]:
+    """What the card says beside the number of rows."""
+    unknown = sum(label in (None, -1) for label in parts["test"]["next"][:])
+    return {"words": len(parts["train"].features["next"].names), "unknown": unknown}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
-    build_dataset("caption_steps", __doc__.split("\n")[0], "openmoji", build, card, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    build_dataset("caption_steps", __doc__, "openmoji", build, CARD, arguments, figures)

@@ -69,11 +69,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def build(_: None, seed: int) -> DatasetDict:
         return cut_at_random(read(), seed)
 
-    def card(found: DatasetDict, seed: int) -> str:
-        return CARD.format(seed=seed, package=PACKAGE, rows=sum(map(len, found.values())))
-
-    build_dataset("clothing_reviews", __doc__.split("\n")[0], None, build, card, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    build_dataset("clothing_reviews", __doc__, None, build, CARD, arguments, package=PACKAGE)

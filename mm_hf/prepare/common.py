@@ -21,18 +21,12 @@ SETTINGS = "preparation.json"  # what a data set was built with
 
 class PreparationError(RuntimeError):
     """Something that the person at the keyboard can mend: a missing package, a file that changed, a folder in the
-    way."""
+    way. All functions of the builders raise it, with what to do."""
 
 
 def installed(requirement: str) -> importlib.metadata.Distribution:
     """Find an installed package without importing it: its code is not needed, and may want packages of its own.
-
-    Args:
-        requirement: `NAME==VERSION`, the release that was checked; it is what the error tells to install.
-
-    Raises:
-        PreparationError: The package is not installed.
-    """
+    `NAME==VERSION` is the release that was checked, and what the error tells to install."""
     try:
         return importlib.metadata.distribution(requirement.split("==")[0])
     except importlib.metadata.PackageNotFoundError as error:
@@ -42,15 +36,8 @@ def installed(requirement: str) -> importlib.metadata.Distribution:
 
 
 def package_path(requirement: str, relative: str) -> Path:
-    """The path of a file or folder that a package ships.
-
-    Args:
-        requirement: `NAME==VERSION`.
-        relative: Path below site-packages, with forward slashes.
-
-    Raises:
-        PreparationError: The package, or the file in it, is missing.
-    """
+    """The path of a file or folder that a package (`NAME==VERSION`) ships; `relative` to site-packages, with forward
+    slashes."""
     distribution = installed(requirement)
     path = Path(str(distribution.locate_file(relative)))
     if not path.exists():
@@ -62,11 +49,7 @@ def package_path(requirement: str, relative: str) -> Path:
 
 
 def package_licence(requirement: str) -> str:
-    """The text of the licence file that a package ships beside its metadata.
-
-    Raises:
-        PreparationError: The package is missing, or ships no such file.
-    """
+    """The text of the licence file that a package ships beside its metadata."""
     distribution = installed(requirement)
     for file in distribution.files or []:
         if file.name.upper().startswith("LICENSE") and any(part.endswith(".dist-info") for part in file.parts):
@@ -75,15 +58,7 @@ def package_licence(requirement: str) -> str:
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Compare a file's SHA-256 with the one it had when it was checked.
-
-    Args:
-        path: The file, read in full.
-        expected: 64 hexadecimal digits.
-
-    Raises:
-        PreparationError: The sums differ; the message names both.
-    """
+    """Compare a file's SHA-256 with the one it had when it was checked: 64 hexadecimal digits."""
     with path.open("rb") as file:
         actual = hashlib.sha256(file.read()).hexdigest()
     if actual != expected:
@@ -103,7 +78,6 @@ def folder_in_place(target: Path, names: Collection[str]) -> Iterator[Path]:
     but `names`, so that a mistyped path never costs anyone their files.
 
     Args:
-        target: Where the folder is to be; its parents are made.
         names: The files and folders to be written, at the top level, each and no other.
 
     Yields:
@@ -135,13 +109,14 @@ def folder_in_place(target: Path, names: Collection[str]) -> Iterator[Path]:
         fresh.rename(target)
 
 
-def builder_parser(module: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+def builder_parser(
+    module: str, description: str, epilog: str | None = None, source: tuple[str, str] | None = None
+) -> argparse.ArgumentParser:
     """What the command line of every builder of a data set has: where to, and `--force`.
 
     Args:
-        module: of the builder, in this package.
-        description: of what it does, one line.
-        epilog: of what it needs.
+        source: name and meaning of a file or folder that is named before, and may be left out where its name ends in
+            "?"; None: it starts from an installed package.
     """
     parser = argparse.ArgumentParser(
         prog=f"mm_hf prepare {module}",
@@ -149,6 +124,10 @@ def builder_parser(module: str, description: str, epilog: str | None = None) -> 
         epilog=epilog,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    if source is not None:
+        name, meaning = source
+        count = "?" if name.endswith("?") else None
+        parser.add_argument("source", metavar=name.rstrip("?"), type=Path, nargs=count, help=meaning)
     parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
     parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
     return parser
@@ -159,62 +138,57 @@ def built(
     settings: dict[str, Any],
     names: Collection[str],
     write: Callable[[Path, dict[str, Any]], DatasetDict],
-) -> DatasetDict | None:
-    """Builds a data set, unless it is there already with these settings.
+    describe: Callable[[DatasetDict], Sequence[tuple]],
+    layout: str,
+    titles: tuple[str, ...] | None = None,
+) -> None:
+    """Builds a data set, unless it is there already with these settings, and says what is in it.
 
     Args:
         options: of the command line, `output` and `force` among them.
         settings: that decide what is built; `write` keeps them in the file `SETTINGS`.
-        names: see `folder_in_place`.
-        write: builds into a folder with these settings.
-
-    Returns:
-        the parts; None where they were there.
+        describe, layout, titles: figures of each part, how a line of them is printed, and what stands above them.
 
     Raises:
         SystemExit: with one line, where it cannot be built, or is there with other settings.
     """
     try:
         if is_complete(options.output, names) and not options.force:
-            found = json.loads((options.output / SETTINGS).read_text(encoding="utf-8"))
-            if found != settings:
-                raise PreparationError(f"{options.output} was built with {found}, asked for {settings}: add --force")
+            kept = json.loads((options.output / SETTINGS).read_text(encoding="utf-8"))
+            if kept != settings:
+                raise PreparationError(f"{options.output} was built with {kept}, asked for {settings}: add --force")
             print(f"{options.output}: complete, left as it is (--force builds it again)")
-            return None
-        return write(options.output, settings)
+            return
+        splits = write(options.output, settings)
     except PreparationError as error:
         sys.exit(f"error: {error}")
+    for row in [*([titles] if titles else []), *describe(splits)]:
+        print(layout.format(*row))
+    print(f"written to {options.output}")
 
 
 def build_dataset(
     module: str,
-    description: str,
+    docstring: str,
     source: str | None,
     build: Callable[[Any, int], DatasetDict],
-    card: Callable[[DatasetDict, int], str],
+    card: str,
     arguments: Sequence[str] | None,
+    figures: Callable[[DatasetDict], dict[str, Any]] | None = None,
+    **values: Any,
 ) -> None:
     """Runs the script of a builder that has no settings but a seed.
 
     Args:
-        module: of the builder, in this package.
-        description: of what it does, one line.
+        docstring: whose first line says what it does.
         source: module of the builder whose data set it starts from; None: it starts from an installed package.
         build: makes the parts from those of the other data set (None without one), with a seed.
-        card: the text of the data set's card, of the parts and the seed.
-        arguments: in place of those of the command line.
+        card: the text of the data set's card, to be filled with the seed, the number of rows, `figures` of the parts
+            and `values`.
     """
-    parser = argparse.ArgumentParser(
-        prog=f"mm_hf prepare {module}",
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    if source is not None:
-        name = source.upper()
-        parser.add_argument("source", metavar=name, type=Path, help=f"what mm_hf prepare {source} wrote")
-    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
+    named = None if source is None else (source.upper(), f"what mm_hf prepare {source} wrote")
+    parser = builder_parser(module, docstring.split("\n")[0], source=named)
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
-    parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
     options = parser.parse_args(arguments)
     written = ("train", "validation", "test", "dataset_dict.json", "README.md")
     if is_complete(options.output, written) and not options.force:
@@ -223,14 +197,16 @@ def build_dataset(
     try:
         parts = None if source is None else load_from_disk(str(options.source))
         with folder_in_place(options.output, written) as folder:
-            found = build(parts, options.seed)
-            found.save_to_disk(folder)
-            (folder / "README.md").write_text(card(found, options.seed), encoding="utf-8")
+            splits = build(parts, options.seed)
+            splits.save_to_disk(folder)
+            values |= {"seed": options.seed, "rows": sum(map(len, splits.values()))}
+            values |= {} if figures is None else figures(splits)
+            (folder / "README.md").write_text(card.format(**values), encoding="utf-8")
     except PreparationError as error:
         sys.exit(f"error: {error}")
     except (FileNotFoundError, KeyError, ValueError) as error:
         sys.exit(f"error: {options.source if source else options.output}: {error}")
-    for part, rows in found.items():
+    for part, rows in splits.items():
         print(f"{part:<12}{len(rows):>6} rows")
     print(f"written to {options.output}")
 

@@ -81,11 +81,7 @@ The validation split was cut from the official train split by image: no picture 
 
 
 def read_answers(path: Path) -> list[str]:
-    """The answers in the package's own order.
-
-    Raises:
-        PreparationError: They are not the answers whose kind is known.
-    """
+    """The answers in the package's own order."""
     answers = path.read_text(encoding="utf-8").split()
     if sorted(answers) != sorted(KINDS):
         raise PreparationError(f"{path} lists the answers {sorted(answers)}, expected {sorted(KINDS)}")
@@ -95,13 +91,7 @@ def read_answers(path: Path) -> list[str]:
 def read_split(folder: Path, answers: Sequence[str], first_row_id: int) -> Dataset:
     """Read one official split, one row a question, in the order of its images.
 
-    Args:
-        folder: Holds `questions.json`, a list of [question, answer, image number], and `images/NUMBER.png`.
-        answers: The names of the classes, in order.
-        first_row_id: The `row_id` of the first question in the file; the others follow.
-
-    Raises:
-        PreparationError: An image is missing.
+    The folder holds `questions.json`, a list of [question, answer, image number], and `images/NUMBER.png`.
     """
     questions = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
     # A stable sort: the questions of one image keep the package's order.
@@ -137,19 +127,8 @@ def read_split(folder: Path, answers: Sequence[str], first_row_id: int) -> Datas
 
 
 def split_by_image(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Cut a share of the images off, each with all its questions.
-
-    Args:
-        dataset: Has a column `image_id`.
-        fraction: Share of the images in the second part, between 0 and 1, rounded to whole images.
-        seed: Of the draw. The same seed and fraction give the same parts on every machine.
-
-    Returns:
-        The rows that stay and the rows cut off, both in their old order.
-
-    Raises:
-        PreparationError: One of the parts would be empty.
-    """
+    """Cut a share of the images off, rounded to whole ones, each with all its questions: the rows that stay and the
+    rows cut off, both in their old order. The same seed and fraction give the same parts on every machine."""
     image_ids = dataset["image_id"][:]
     images = list(dict.fromkeys(image_ids))
     count = round(len(images) * fraction)
@@ -165,12 +144,7 @@ def split_by_image(dataset: Dataset, fraction: float, seed: int) -> tuple[Datase
 
 
 def build(validation_fraction: float, seed: int) -> DatasetDict:
-    """Read the installed package and cut it into train, validation and test.
-
-    Raises:
-        PreparationError: The package is missing or differs from the release that was checked, or the fraction is
-            out of range.
-    """
+    """Read the installed package and cut it into train, validation and test."""
     data = package_path(PACKAGE, DATA)
     for name, expected in SHA256.items():
         check_sha256(package_path(PACKAGE, f"{DATA}/{name}"), expected)
@@ -221,14 +195,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
     options = parse_arguments(arguments)
     settings = {"package": PACKAGE, "seed": options.seed, "validation_fraction": options.validation_fraction}
-    splits = built(options, settings, WRITTEN, write)
-    if splits is None:
-        return
-    print(f"{'split':<12}{'questions':>10}{'images':>8}  from")
-    for name, questions, images, origin in describe(splits):
-        print(f"{name:<12}{questions:>10}{images:>8}  {origin}")
-    print(f"written to {options.output}")
-
-
-if __name__ == "__main__":
-    main()
+    titles = ("split", "questions", "images", "from")
+    built(options, settings, WRITTEN, write, describe, "{:<12}{:>10}{:>8}  {}", titles)

@@ -36,7 +36,7 @@ def records() -> dict[str, dict]:
     """The Unicode columns of each emoji by its code points."""
     with open(package_path(PACKAGE, FILE), encoding="utf-8") as file:
         entries = json.load(file)
-    found = {}
+    by_code = {}
     for entry in entries:
         record = {
             "group": entry["subcategory"],
@@ -47,24 +47,20 @@ def records() -> dict[str, dict]:
         }
         for code in (entry["unified"], entry.get("non_qualified")):
             if code:
-                found[code.replace("-FE0F", "")] = record
-    return found
+                by_code[code.replace("-FE0F", "")] = record
+    return by_code
 
 
-def with_records(part: Dataset, found: dict[str, dict]) -> Dataset:
-    """The rows that have a sentiment, with their columns.
-
-    Raises:
-        PreparationError: hardly any emoji is known, so the package is not the one that was checked.
-    """
-    there = [row for row, value in enumerate(part["sentiment"][:]) if value is not None]
-    part = part.select(there)
-    own = [found.get(code.replace("-FE0F", "")) for code in part["code"][:]]
-    if sum(record is not None for record in own) < 0.8 * len(own):
-        raise PreparationError(f"{PACKAGE} knows {sum(map(bool, own))} of {len(own)} emoji, expected nearly all")
+def with_records(part: Dataset, by_code: dict[str, dict]) -> Dataset:
+    """The rows that have a sentiment, with their columns."""
+    rated = [row for row, value in enumerate(part["sentiment"][:]) if value is not None]
+    part = part.select(rated)
+    known = [by_code.get(code.replace("-FE0F", "")) for code in part["code"][:]]
+    if sum(record is not None for record in known) < 0.8 * len(known):
+        raise PreparationError(f"{PACKAGE} knows {sum(map(bool, known))} of {len(known)} emoji, expected nearly all")
     part = part.select_columns(list(KEPT))
     for name in ("group", "version", "code_points", "skin", "place"):
-        part = part.add_column(name, [None if record is None else record[name] for record in own])
+        part = part.add_column(name, [None if record is None else record[name] for record in known])
     return part
 
 
@@ -72,14 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
 
     def build(parts: DatasetDict, seed: int) -> DatasetDict:
-        found = records()
-        return DatasetDict({name: with_records(part, found) for name, part in parts.items()})
+        by_code = records()
+        return DatasetDict({name: with_records(part, by_code) for name, part in parts.items()})
 
-    def card(found: DatasetDict, seed: int) -> str:
-        return CARD.format(package=PACKAGE, rows=sum(map(len, found.values())))
-
-    build_dataset("emoji_records", __doc__.split("\n")[0], "openmoji", build, card, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    build_dataset("emoji_records", __doc__, "openmoji", build, CARD, arguments, package=PACKAGE)

@@ -169,11 +169,7 @@ def mobilenet_v2_module_names() -> dict[str, str]:
 
 
 def rename_mobilenet_v2(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Give torchvision's MobileNetV2 weights the names of `MobileNetV2ForImageClassification`.
-
-    Raises:
-        PreparationError: A tensor has a name that torchvision's MobileNetV2 does not know.
-    """
+    """Give torchvision's MobileNetV2 weights the names of `MobileNetV2ForImageClassification`."""
     names = mobilenet_v2_module_names()
     renamed = {}
     for key, tensor in weights.items():
@@ -185,11 +181,7 @@ def rename_mobilenet_v2(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.
 
 
 def write_mobilenet_v2(folder: Path) -> None:
-    """Write the ImageNet MobileNetV2 checkpoint.
-
-    Raises:
-        PreparationError: The package is missing, or its file is not the one that was checked.
-    """
+    """Write the ImageNet MobileNetV2 checkpoint."""
     path = package_path(MOBILENET_PACKAGE, MOBILENET_FILE)
     check_sha256(path, MOBILENET_SHA256)
     weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -209,12 +201,7 @@ def write_mobilenet_v2(folder: Path) -> None:
 
 
 def write_minilm(folder: Path) -> None:
-    """Write the MiniLM checkpoint.
-
-    Raises:
-        PreparationError: The package is missing, or one of its files is not the one that was checked, or the weights
-            do not fit `BertModel`.
-    """
+    """Write the MiniLM checkpoint."""
     source = package_path(MINILM_PACKAGE, MINILM_FOLDER)
     for name, expected in MINILM_SHA256.items():
         check_sha256(package_path(MINILM_PACKAGE, f"{MINILM_FOLDER}/{name}"), expected)
@@ -284,7 +271,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except PreparationError as error:
             sys.exit(f"error: {error}")
         print(f"{target}: written")
-
-
-if __name__ == "__main__":
-    main()

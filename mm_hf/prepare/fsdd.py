@@ -20,7 +20,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from .common import SETTINGS, PreparationError, built, folder_in_place
+from .common import SETTINGS, PreparationError, builder_parser, built, folder_in_place
 
 
 RECORDING = re.compile(r"(?:^|/)(\d)_([a-z]+)_(\d+)\.wav$")
@@ -61,11 +61,7 @@ Speakers: {speakers}. The test part is the project's own; it has the speakers of
 
 
 def read_recordings(archive: Path) -> list[dict[str, Any]]:
-    """All recordings of the archive, in the order of digit, speaker and take. Nothing is written to disk.
-
-    Raises:
-        PreparationError: No such file, no zip, or not the recordings that were checked.
-    """
+    """All recordings of the archive, in the order of digit, speaker and take. Nothing is written to disk."""
     rows = []
     try:
         with zipfile.ZipFile(archive) as files:
@@ -87,11 +83,7 @@ def read_recordings(archive: Path) -> list[dict[str, Any]]:
 
 
 def build(archive: Path, validation_takes: int) -> DatasetDict:
-    """Read the archive and part it by takes.
-
-    Raises:
-        PreparationError: See `read_recordings`; or no takes are left for one of the parts.
-    """
+    """Read the archive and part it by takes."""
     rows = read_recordings(archive)
     takes = sorted({row["take"] for row in rows} - set(TEST_TAKES))
     if not 0 < validation_takes < len(takes):
@@ -127,24 +119,16 @@ def write(archive: Path, output: Path, settings: Mapping[str, Any]) -> DatasetDi
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="mm_hf prepare fsdd",
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "archive", metavar="ZIP", type=Path, nargs="?", help="archive of the recordings; left out, that of FSDD_ZIP"
-    )
-    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; read it with load_from_disk(OUT)")
+    archive = "ZIP?", "archive of the recordings; left out, that of FSDD_ZIP"
+    parser = builder_parser("fsdd", __doc__.split("\n")[0], source=archive)
     parser.add_argument("--validation_takes", type=int, default=5, help="takes of each digit by each speaker")
-    parser.add_argument("--force", action="store_true", help="build again where OUT is complete")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
     options = parse_arguments(arguments)
-    archive = options.archive or (Path(os.environ["FSDD_ZIP"]) if os.environ.get("FSDD_ZIP") else None)
+    archive = options.source or (Path(os.environ["FSDD_ZIP"]) if os.environ.get("FSDD_ZIP") else None)
     settings = {"validation_takes": options.validation_takes}
 
     def write_all(folder: Path, settings: dict[str, Any]) -> DatasetDict:
@@ -152,13 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise PreparationError("no archive: name it before OUT, or in the environment variable FSDD_ZIP")
         return write(archive, folder, settings)
 
-    splits = built(options, settings, WRITTEN, write_all)
-    if splits is None:
-        return
-    for part, rows in splits.items():
-        print(f"{part:<12}{len(rows):>6} recordings")
-    print(f"written to {options.output}")
+    def describe(splits: DatasetDict) -> list[tuple[str, int]]:
+        return [(part, len(rows)) for part, rows in splits.items()]
 
-
-if __name__ == "__main__":
-    main()
+    built(options, settings, WRITTEN, write_all, describe, "{:<12}{:>6} recordings")

@@ -34,10 +34,6 @@ other that of another emoji of the same part; each picture and each name is righ
 def exchanged(categories: list[int], seed: int) -> tuple[list[int], list[str]]:
     """For each row another one to take the name of: every row is taken once.
 
-    Args:
-        categories: of each row.
-        seed: of the draw.
-
     Returns:
         the rows, and the kind of each exchange. Half of the rows, drawn at random, exchange names in their category;
         the others, and those whose category has no partner, go round among all.
@@ -80,11 +76,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def build(parts: DatasetDict, seed: int) -> DatasetDict:
         return DatasetDict({name: pairs(part, seed) for name, part in parts.items()})
 
-    def card(found: DatasetDict, seed: int) -> str:
-        return CARD.format(seed=seed, rows=sum(map(len, found.values())))
-
-    build_dataset("mismatch", __doc__.split("\n")[0], "openmoji", build, card, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    build_dataset("mismatch", __doc__, "openmoji", build, CARD, arguments)

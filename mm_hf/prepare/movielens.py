@@ -77,22 +77,22 @@ def with_behaviour(parts: DatasetDict, seed: int) -> DatasetDict:
     say: from means that hold its own rating, or all but that one, a model could work the rating out."""
     train = parts["train"]
     folds = np.random.default_rng(seed).integers(0, FOLDS, len(train)).tolist()
-    found = {}
+    extended = {}
     for part, rows in parts.items():
-        own = folds if part == "train" else [None] * len(rows)
+        left_out = folds if part == "train" else [None] * len(rows)
         for key in ("user", "movie"):
             ratings: dict[int, list[tuple[int, float]]] = defaultdict(list)
             for name, fold, rating in zip(train[key][:], folds, train["rating"][:]):
                 ratings[name].append((fold, rating))
             others = {
                 (name, fold): [rating for at, rating in ratings.get(name, ()) if at != fold]
-                for name, fold in set(zip(rows[key][:], own))
+                for name, fold in set(zip(rows[key][:], left_out))
             }
-            chosen = [others[place] for place in zip(rows[key][:], own)]
+            chosen = [others[place] for place in zip(rows[key][:], left_out)]
             rows = rows.add_column(f"{key}_mean", [sum(each) / len(each) if each else None for each in chosen])
             rows = rows.add_column(f"{key}_count", [len(each) for each in chosen])
-        found[part] = rows
-    return DatasetDict(found)
+        extended[part] = rows
+    return DatasetDict(extended)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,11 +101,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def build(_: None, seed: int) -> DatasetDict:
         return with_behaviour(cut_at_random(read(), seed), seed)
 
-    def card(found: DatasetDict, seed: int) -> str:
-        return CARD.format(seed=seed, package=PACKAGE, rows=sum(map(len, found.values())))
-
-    build_dataset("movielens", __doc__.split("\n")[0], None, build, card, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    build_dataset("movielens", __doc__, None, build, CARD, arguments, package=PACKAGE)

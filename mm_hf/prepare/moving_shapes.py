@@ -119,17 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
 
     def build(_: None, seed: int) -> DatasetDict:
-        found, first = {}, 0
+        parts, first = {}, 0
         for part, clips in CLIPS.items():
-            found[part] = questions(clips, first, seed)
+            parts[part] = questions(clips, first, seed)
             first += clips
-        return DatasetDict(found)
+        return DatasetDict(parts)
 
-    def card(found: DatasetDict, seed: int) -> str:
-        return CARD.format(seed=seed, rows=sum(map(len, found.values())), frames=FRAMES, side=SIDE, rate=RATE)
-
-    build_dataset("moving_shapes", __doc__.split("\n")[0], None, build, card, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    build_dataset("moving_shapes", __doc__, None, build, CARD, arguments, frames=FRAMES, side=SIDE, rate=RATE)

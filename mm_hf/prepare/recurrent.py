@@ -84,16 +84,12 @@ def write_sound_encoder(folder: Path, options: argparse.Namespace) -> None:
 
 
 def write_text_encoder(folder: Path, options: argparse.Namespace) -> None:
-    """Write an encoder of words with its tokenizer.
-
-    Raises:
-        ValueError: What the data set, the column or the file of vectors cannot give.
-    """
+    """Write an encoder of words with its tokenizer."""
     tokenizer = word_tokenizer(texts_of(options), max_words=options.max_words, min_count=options.min_count)
     words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    vectors, there = None, torch.zeros(len(words), dtype=torch.bool)
+    vectors, known = None, torch.zeros(len(words), dtype=torch.bool)
     if options.word_vectors is not None:
-        vectors, there = read_word_vectors(options.word_vectors, words)
+        vectors, known = read_word_vectors(options.word_vectors, words)
     torch.manual_seed(options.seed)
     config = config_of(
         options,
@@ -101,17 +97,17 @@ def write_text_encoder(folder: Path, options: argparse.Namespace) -> None:
         embedding_size=options.embedding_size if vectors is None else vectors.shape[1],
         pad_token_id=tokenizer.pad_token_id,
     )
-    if vectors is not None and vectors[there].numel() > 1:  # new words are as long as known ones
-        config.initializer_range = vectors[there].std().item() or 1.0
+    if vectors is not None and vectors[known].numel() > 1:  # new words are as long as known ones
+        config.initializer_range = vectors[known].std().item() or 1.0
     model = RecurrentModel(config)
     if vectors is not None:
-        model.get_parameter("embeddings.weight").data[there] = vectors[there]
+        model.get_parameter("embeddings.weight").data[known] = vectors[known]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     what = f"the {len(words)} words of column `{options.text_column}` of `{Path(options.dataset).name}`, training part"
     trained = "nothing in it is trained yet"
-    if there.any():
-        trained += f" but {int(there.sum())} word vectors, which are those of `{Path(options.word_vectors).name}`"
+    if known.any():
+        trained += f" but {int(known.sum())} word vectors, which are those of `{Path(options.word_vectors).name}`"
     write_card(folder, options, what, trained)
 
 
@@ -164,7 +160,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (PreparationError, ValueError, OverflowError, TypeError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{options.output}: written")
-
-
-if __name__ == "__main__":
-    main()

@@ -83,8 +83,7 @@ def commands(part: Dataset, rounds: int, seed: int) -> Dataset:
             action, state = next((action, state) for action, state in states if state is not None)
             counts[action] += 1
             rows.append({**recording, "said": recording["digit"], **state, "action": action, "row_id": len(rows)})
-    found = Dataset.from_list(rows).remove_columns("digit")
-    return found.cast_column("action", ClassLabel(names=list(ACTIONS)))
+    return Dataset.from_list(rows).remove_columns("digit").cast_column("action", ClassLabel(names=list(ACTIONS)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -93,11 +92,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def build(parts: DatasetDict, seed: int) -> DatasetDict:
         return DatasetDict({name: commands(part, ROUNDS.get(name, 1), seed) for name, part in parts.items()})
 
-    def card(found: DatasetDict, seed: int) -> str:
-        return CARD.format(seed=seed, rows=sum(map(len, found.values())))
-
-    build_dataset("smart_home", __doc__.split("\n")[0], "fsdd", build, card, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    build_dataset("smart_home", __doc__, "fsdd", build, CARD, arguments)

@@ -289,17 +289,7 @@ def generate_rows(split: str, number: int, seed: int, first_row_id: int) -> Iter
 
 
 def generate_split(split: str, images: int, seed: int, first_row_id: int) -> Dataset:
-    """Generate one split, one row a question.
-
-    Args:
-        split: Its name; each split has random streams of its own.
-        images: How many pictures.
-        seed: Of all splits.
-        first_row_id: The `row_id` of the first row; the others follow.
-
-    Raises:
-        PreparationError: The split would be empty.
-    """
+    """Generate one split of so many pictures, one row a question; each split has random streams of its own."""
     if images < 1:
         raise PreparationError(f"{split}_images is {images}, allowed: 1 or more")
     numbers = iter(progress_bar(range(images), desc=f"drawing {split}", unit=" images"))
@@ -314,11 +304,7 @@ def generate_split(split: str, images: int, seed: int, first_row_id: int) -> Dat
 
 
 def build(train_images: int, validation_images: int, test_images: int, seed: int) -> DatasetDict:
-    """Generate train, validation and test.
-
-    Raises:
-        PreparationError: A split would be empty.
-    """
+    """Generate train, validation and test."""
     splits = DatasetDict()
     for name, images in {"train": train_images, "validation": validation_images, "test": test_images}.items():
         splits[name] = generate_split(name, images, seed, first_row_id=sum(map(len, splits.values())))
@@ -326,12 +312,8 @@ def build(train_images: int, validation_images: int, test_images: int, seed: int
 
 
 def guess_without_places(row: Mapping[str, Any], constant: str) -> str:
-    """Answer a question from the colours and shapes alone, and with `constant` where these say nothing.
-
-    Args:
-        row: Of the data set, with its `question`, `type` and `objects`.
-        constant: The most frequent answer to questions of the type.
-    """
+    """Answer a question from the colours and shapes alone, and with `constant`, the most frequent answer to questions
+    of the type, where these say nothing."""
     (asked,) = (thing for thing in row["objects"] if f"the {thing['color']} object" in row["question"])
     shapes = Counter(thing["shape"] for thing in row["objects"])
     if row["type"] == "shape":
@@ -416,20 +398,5 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
     options = parse_arguments(arguments)
-    settings = {
-        "seed": options.seed,
-        "train_images": options.train_images,
-        "validation_images": options.validation_images,
-        "test_images": options.test_images,
-    }
-    splits = built(options, settings, WRITTEN, write)
-    if splits is None:
-        return
-    print(f"{'split':<12}{'questions':>10}{'images':>8}")
-    for name, questions, images in describe(splits):
-        print(f"{name:<12}{questions:>10}{images:>8}")
-    print(f"written to {options.output}")
-
-
-if __name__ == "__main__":
-    main()
+    settings = {key: getattr(options, key) for key in ("seed", "train_images", "validation_images", "test_images")}
+    built(options, settings, WRITTEN, write, describe, "{:<12}{:>10}{:>8}", ("split", "questions", "images"))

@@ -50,11 +50,7 @@ voices, and no real sentences: nobody spoke these numbers in one breath.
 
 
 def join(sounds: list[bytes], draw: random.Random) -> bytes:
-    """One wav file of several, with pauses between them.
-
-    Raises:
-        PreparationError: they differ in their rate.
-    """
+    """One wav file of several, with pauses between them."""
     read = [soundfile.read(io.BytesIO(sound), dtype="int16") for sound in sounds]
     if len(rates := {rate for _, rate in read}) != 1:
         raise PreparationError(f"the recordings have the rates {sorted(rates)}, expected one")
@@ -73,12 +69,12 @@ def numbers(part: Dataset, rounds: int, seed: int) -> Dataset:
     columns = part.select_columns(["digit", "word", "speaker"])[:]
     rows: list[dict[str, Any]] = []
     for speaker in sorted(set(columns["speaker"])):
-        own = [place for place, name in enumerate(columns["speaker"]) if name == speaker]
+        places = [place for place, name in enumerate(columns["speaker"]) if name == speaker]
         for _ in range(rounds):
-            draw.shuffle(own)
+            draw.shuffle(places)
             start = 0
-            while len(own) - start >= DIGITS[0]:
-                chosen = own[start : start + draw.randint(*DIGITS)]
+            while len(places) - start >= DIGITS[0]:
+                chosen = places[start : start + draw.randint(*DIGITS)]
                 start += len(chosen)
                 rows.append(
                     {
@@ -100,11 +96,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def build(parts: DatasetDict, seed: int) -> DatasetDict:
         return DatasetDict({name: numbers(part, ROUNDS.get(name, 1), seed) for name, part in parts.items()})
 
-    def card(found: DatasetDict, seed: int) -> str:
-        return CARD.format(seed=seed, rows=sum(map(len, found.values())))
-
-    build_dataset("spoken_numbers", __doc__.split("\n")[0], "fsdd", build, card, arguments)
-
-
-if __name__ == "__main__":
-    main()
+    build_dataset("spoken_numbers", __doc__, "fsdd", build, CARD, arguments)

@@ -74,11 +74,7 @@ TYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)
 
 
 def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
-    """Read the tensors of a model of CTranslate2: little-endian records of name, shape, type and data.
-
-    Raises:
-        PreparationError: The file ends too early or has more than it says, or a type that is not known.
-    """
+    """Read the tensors of a model of CTranslate2: little-endian records of name, shape, type and data."""
     data, place = path.read_bytes(), 0
 
     def take(count: int) -> bytes:
@@ -155,11 +151,7 @@ def rename_whisper(tensors: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def write_whisper(folder: Path) -> None:
-    """Write the Whisper checkpoint.
-
-    Raises:
-        PreparationError: The package is missing, or one of its files is not the one that was checked.
-    """
+    """Write the Whisper checkpoint."""
     source = package_path(WHISPER_PACKAGE, WHISPER_FOLDER)
     for name, expected in WHISPER_SHA256.items():
         check_sha256(package_path(WHISPER_PACKAGE, f"{WHISPER_FOLDER}/{name}"), expected)

@@ -73,8 +73,8 @@ class Ctc(Generation):
     @classmethod
     def head_keys(cls, start: Any, data_args: Any) -> dict[str, Any]:
         """How many tokens of the sound become one, and what it writes in."""
-        found = {"ctc_stride": start.config.ctc_stride}
-        return found if data_args.text_column else {**found, "tokenizer": start.recipe.get("tokenizer")}
+        keys = {"ctc_stride": start.config.ctc_stride}
+        return keys if data_args.text_column else {**keys, "tokenizer": start.recipe.get("tokenizer")}
 
     def prepare(self, processor: Any, model_args: Any, train: Any):
         """The tokens that it writes in, where no text encoder has brought them."""
@@ -82,12 +82,7 @@ class Ctc(Generation):
             processor.tokenizer = self.tokenizer(model_args.tokenizer or "letters", train)
 
     def tokenizer(self, asked: str, train: Any) -> Any:
-        """The tokens that it writes in.
-
-        Args:
-            asked: the recipe's `tokenizer`.
-            train: the training part.
-        """
+        """The tokens that it writes in, as the recipe's `tokenizer` asks."""
         if asked not in OWN_TOKENIZERS:
             return AutoTokenizer.from_pretrained(asked)
         texts = train[self.column][:]

@@ -9,7 +9,7 @@ from ..data import classes_to_write
 from ..evaluation.texts import TextScore, TextTable, chrf, generation_metrics, text_metrics, token_metrics
 from ..models.head_table import GENERATION
 from .registry import register_task
-from .task import Constant, Task
+from .task import Constant, Task, refuse
 
 
 @register_task
@@ -57,8 +57,8 @@ class Generation(Task):
 
     def constants(self, labels, outputs):
         """The most frequent text; it is not the best one for the WER, but held against that too."""
-        found = super().constants(labels, outputs)
-        return found | {"wer_of_majority": Constant(found["majority"].answer, "wer", "the same", listed=False)}
+        floors = super().constants(labels, outputs)
+        return floors | {"wer_of_majority": Constant(floors["majority"].answer, "wer", "the same", listed=False)}
 
     def row_scores(self, answers, targets):
         """See `row_score`."""
@@ -102,9 +102,7 @@ class Generation(Task):
             "mixup_alpha": train_args.mixup_alpha or None,
             "problem_type": data_args.problem_type,
         }
-        for key, value in unused.items():
-            if value is not None:
-                raise ValueError(f"{key} is {value!r}, but {cls.name} writes texts, without classes.")
+        refuse(unused, f"{cls.name} writes texts, without classes")
 
     @classmethod
     def check_others(cls, model_args: Any, train_args: Any):
@@ -114,9 +112,7 @@ class Generation(Task):
             "decoder_layers": model_args.decoder_layers,
             "decoder_learning_rate": train_args.decoder_learning_rate,
         }
-        for key, value in of_decoder.items():
-            if value is not None:
-                raise ValueError(f"{key} is {value!r}, but only the task {Generation.name} has a decoder.")
+        refuse(of_decoder, f"only the task {Generation.name} has a decoder")
 
     @classmethod
     def learn(cls, splits: Any, column: str | None) -> Task:

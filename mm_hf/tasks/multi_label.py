@@ -62,14 +62,14 @@ class MultiLabel(Task):
     def diagnostics(self, logits, labels):
         """How often a label is there against its probability, over all labels of all rows, and how each fares."""
         targets = self.targets(labels)
-        found = {"calibration": calibration(logits.float().sigmoid().flatten(), targets.flatten() == 1)}
+        diagnosed = {"calibration": calibration(logits.float().sigmoid().flatten(), targets.flatten() == 1)}
         if self.names is None:
-            return found
-        return {**found, "label_scores": label_scores(self.answers(logits), targets, self.names)}
+            return diagnosed
+        return {**diagnosed, "label_scores": label_scores(self.answers(logits), targets, self.names)}
 
-    def plots(self, found, answers, targets):
+    def plots(self, analysis, answers, targets):
         """How each label fares."""
-        scores = found["label_scores"]
+        scores = analysis["label_scores"]
         return {"labels.png": partial(plot_label_scores, scores)} if scores else {}
 
     # ---- Saying

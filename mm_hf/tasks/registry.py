@@ -22,11 +22,7 @@ def register_task(task: type[Task]) -> type[Task]:
 
 
 def task_of(name: str, names: Sequence[str] | None = None, column: str | None = None) -> Task:
-    """The task of a problem type.
-
-    Raises:
-        ValueError: nobody has registered it.
-    """
+    """The task of a problem type."""
     if name not in TASKS:
         raise ValueError(
             f"There is no task {name!r}; known are {', '.join(TASKS)}.{did_you_mean(name, TASKS)} One from outside "
@@ -43,7 +39,6 @@ def classification_metrics(
     Args:
         logits: `(N, C)`.
         labels: `(N,)` int64 with -100 for none, or `(N, C)` floats with NaN for none.
-        problem_type: the name of a task.
         kinds: for each row what it is a question of; the first metric is then given by kind too.
     """
     return measure_rows(task_of(problem_type), logits, labels, kinds)

@@ -94,7 +94,7 @@ class Regression(Task):
         closer = scores[0] - scores[1]
         return {"a_closer": closer > 0, "b_closer": closer < 0, "equal": closer == 0}
 
-    def plots(self, found, answers, targets):
+    def plots(self, analysis, answers, targets):
         """Answers against truths."""
         return {"scatter.png": partial(plot_scatter, answers, targets)}
 
@@ -123,17 +123,17 @@ class Regression(Task):
         by how far off the answer is."""
         answers, targets, present = self.answers(logits), self.targets(labels), self.has_label(labels)
         deviation = deviation_of(targets[present])
-        found: list[tuple[str, str | None, bool | None]] = []
+        judgements: list[tuple[str, str | None, bool | None]] = []
         for answer, truth, known in zip(answers, targets, present.tolist()):
             said, true = numbers(answer, deviation), numbers(truth, deviation)
             off = numbers_off(answer, truth, deviation) if known else None
             if not known:
-                found.append((said, None, None))
+                judgements.append((said, None, None))
             elif off is None:
-                found.append((said, true, bool((answer == truth).all())))
+                judgements.append((said, true, bool((answer == truth).all())))
             else:
-                found.append((said, off_by(true, off), off <= GOOD_DEVIATIONS))
-        return found
+                judgements.append((said, off_by(true, off), off <= GOOD_DEVIATIONS))
+        return judgements
 
     def columns(self, outputs, top_k=1, every=False):
         """A number, in the unit of the labels; of several `prediction_1`…"""
@@ -187,11 +187,8 @@ def correlation(metric: Metric, answers: torch.Tensor, targets: torch.Tensor) ->
 
 def r2(answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The share of the targets' variance that is explained (R²), all outputs together, by torchmetrics: 0 for the mean
-    of these targets, below it for what is worse. NaN for fewer than two rows and for targets that are all alike.
-
-    Args:
-        answers, targets: `(N, C)` float64.
-    """
+    of these targets, below it for what is worse. NaN for fewer than two rows and for targets that are all alike. Both
+    are `(N, C)` float64."""
     from torchmetrics.functional import r2_score
 
     varies = (targets != targets[:1]).any(0)
@@ -205,21 +202,14 @@ def r2(answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def deviation_of(targets: torch.Tensor) -> torch.Tensor:
-    """The standard deviation of each output of a regression, `(C,)` float64.
-
-    Args:
-        targets: `(N, C)`, of rows that have a label.
-    """
+    """The standard deviation of each output of a regression, `(C,)` float64, of targets `(N, C)` of rows that have a
+    label."""
     return targets.double().std(0, correction=0)
 
 
 def numbers_off(answer: torch.Tensor, truth: torch.Tensor, deviation: torch.Tensor) -> float | None:
     """How far off numbers are, in units of the labels' standard deviation; of several numbers the worst. None where
-    the labels do not vary, or the answer is not finite.
-
-    Args:
-        answer, truth, deviation: `(C,)`.
-    """
+    the labels do not vary, or the answer is not finite. All are `(C,)`."""
     off = ((answer.double() - truth.double()).abs() / deviation).max()
     return off.item() if off.isfinite() else None
 

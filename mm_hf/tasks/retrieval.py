@@ -8,7 +8,7 @@ import torch
 from ..evaluation.ranking import chance_mean_recall, chance_recall, retrieval_metrics
 from ..models.head_table import RETRIEVAL
 from .registry import register_task
-from .task import Task
+from .task import Task, refuse
 
 
 SEARCHED = ("image_column", "text_column", "audio_column")
@@ -73,9 +73,7 @@ class Retrieval(Task):
             "mixup_alpha": train_args.mixup_alpha or None,
             "kind_column": data_args.kind_column,
         }
-        for key, value in unused.items():
-            if value is not None:
-                raise ValueError(f"{key} is {value!r}, but {cls.name} learns from pairs, without labels.")
+        refuse(unused, f"{cls.name} learns from pairs, without labels")
 
     @classmethod
     def can_answer(cls, data_args: Any) -> bool:

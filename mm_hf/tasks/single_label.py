@@ -48,26 +48,26 @@ class SingleLabel(Task):
     def diagnostics(self, logits, labels):
         """How often the answer is right against its probability, and which class is taken for which."""
         confidence, likeliest = logits.float().softmax(-1).max(-1)
-        found = {"calibration": calibration(confidence, likeliest == labels)}
+        diagnosed = {"calibration": calibration(confidence, likeliest == labels)}
         if self.names is None:
-            return found
-        return {**found, "confusion": confusion(self.answers(logits), labels, self.names)}
+            return diagnosed
+        return {**diagnosed, "confusion": confusion(self.answers(logits), labels, self.names)}
 
-    def plots(self, found, answers, targets):
+    def plots(self, analysis, answers, targets):
         """The confusion matrix, unless it is too large."""
-        matrix = found["confusion"] and found["confusion"]["matrix"]
+        matrix = analysis["confusion"] and analysis["confusion"]["matrix"]
         return {"confusion.png": partial(plot_confusion, matrix, self.names or [])} if matrix else {}
 
     # ---- Saying
 
     def mistakes(self, logits, labels, places):
         """With the probability of the answer and of the truth."""
-        found = super().mistakes(logits, labels, places)
-        for mistake, place in zip(found, places):
+        mistakes = super().mistakes(logits, labels, places)
+        for mistake, place in zip(mistakes, places):
             probabilities = logits[place].float().softmax(-1)
             mistake["probability"] = probabilities.max().item()
             mistake["truth_probability"] = probabilities[labels[place]].item()
-        return found
+        return mistakes
 
     def caption(self, mistake):
         """With both probabilities."""
@@ -76,10 +76,10 @@ class SingleLabel(Task):
 
     def columns(self, outputs, top_k=1, every=False):
         """The best class and its probability, those of the next best ones, and the probability of every class."""
-        found = {"prediction": pa.string(), "probability": NUMBER}
+        types = {"prediction": pa.string(), "probability": NUMBER}
         for place in range(2, top_k + 1):
-            found |= {f"prediction_{place}": pa.string(), f"probability_{place}": NUMBER}
-        return found | ({f"probability_of_{name}": NUMBER for name in self.names or []} if every else {})
+            types |= {f"prediction_{place}": pa.string(), f"probability_{place}": NUMBER}
+        return types | ({f"probability_of_{name}": NUMBER for name in self.names or []} if every else {})
 
     def values(self, said, top_k=1, every=False):
         """Of equal ones the first comes first."""
@@ -104,10 +104,10 @@ class SingleLabel(Task):
             return super().loss_arguments(run, among_others)
         labels = run.labels("train")
         counts = labels[labels != -100].bincount(minlength=len(self.names or ())).clamp(min=1).double()
-        found: dict[str, Any] = {"label_smoothing": args.label_smoothing_factor}
+        settings: dict[str, Any] = {"label_smoothing": args.label_smoothing_factor}
         if args.imbalance == "class_weights":
-            return {**found, "class_weights": (counts.sum() / (len(counts) * counts)).tolist()}
-        return {**found, "class_priors": (counts / counts.sum()).tolist()}
+            return {**settings, "class_weights": (counts.sum() / (len(counts) * counts)).tolist()}
+        return {**settings, "class_priors": (counts / counts.sum()).tolist()}
 
     def row_classes(self, labels: torch.Tensor) -> list[Any]:
         """See the method of the base class."""

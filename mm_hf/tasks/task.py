@@ -21,6 +21,13 @@ TextsOf = Callable[[torch.Tensor], list[str | None]]
 T = TypeVar("T", bound="Task")
 
 
+def refuse(keys: Mapping[str, Any], reason: str):
+    """Refuses the first of some keys of a recipe that has a value."""
+    for key, value in keys.items():
+        if value is not None:
+            raise ValueError(f"{key} is {value!r}, but {reason}.")
+
+
 @dataclass(frozen=True)
 class Constant:
     """An answer that looks at no row.
@@ -228,12 +235,12 @@ class Task:
         return {}
 
     def plots(
-        self, found: Mapping[str, Any], answers: torch.Tensor, targets: torch.Tensor
+        self, analysis: Mapping[str, Any], answers: torch.Tensor, targets: torch.Tensor
     ) -> dict[str, Callable[[Path], None]]:
         """What draws the answers, by the name of its file, which `PICTURES` explains.
 
         Args:
-            found: see `analyse`.
+            analysis: see `analyse`.
             answers, targets: of the rows that have a label.
         """
         return {}
@@ -247,12 +254,8 @@ class Task:
         return self.names[int(answer)]
 
     def mistakes(self, logits: torch.Tensor, labels: torch.Tensor, places: list[int]) -> list[dict[str, Any]]:
-        """`answer` and `truth` of some rows in words, and what else is to be said of them.
-
-        Args:
-            logits, labels: of all rows that have a label.
-            places: the rows that are asked for.
-        """
+        """`answer` and `truth` of some rows, of all that have a label, in words, and what else is to be said of
+        them."""
         answers, targets = self.answers(logits), self.targets(labels)
         return [{"answer": self.spell(answers[place]), "truth": self.spell(targets[place])} for place in places]
 
@@ -275,7 +278,6 @@ class Task:
         Args:
             outputs: C, of the logits.
             top_k: how many of the best classes.
-            every: the probability of every class.
         """
         return {"prediction": pa.string()}
 
@@ -320,11 +322,7 @@ class Task:
 
     @classmethod
     def check_others(cls, model_args: Any, train_args: Any):
-        """Refuses keys that are for it alone, in the recipe of another task.
-
-        Raises:
-            ValueError: naming the key and its value.
-        """
+        """Refuses keys that are for it alone, in the recipe of another task."""
 
     @classmethod
     def learn(cls, splits: Any, column: str | None) -> "Task":
@@ -339,30 +337,15 @@ class Task:
 
     @classmethod
     def head_keys(cls, start: Any, data_args: Any) -> dict[str, Any]:
-        """The keys of a recipe that the head of a checkpoint decides, with its values.
-
-        Args:
-            start: the checkpoint, see `Start`.
-            data_args: of the recipe.
-        """
+        """The keys of a recipe that the head of a checkpoint (see `Start`) decides, with its values."""
         return {}
 
     def head(self, columns: Any) -> str:
-        """The value of a recipe's key `task` where that is left out.
-
-        Args:
-            columns: of the data.
-        """
+        """The value of a recipe's key `task` where that is left out."""
         return self.heads[0]
 
     def prepare(self, processor: Any, model_args: Any, train: Any):
-        """Gives the processor what it lacks for this task.
-
-        Args:
-            processor: changed in place.
-            model_args: of the recipe.
-            train: the training part.
-        """
+        """Gives the processor what it lacks for this task."""
 
     def head_arguments(self, run: Any) -> dict[str, Any]:
         """What the head of a model needs that has no other task, as the config takes it."""
@@ -382,12 +365,12 @@ class Task:
             ValueError: what this loss does not have.
         """
         args, settings = run.train_args, task_head_of(self.name).settings
-        found: dict[str, Any] = {"label_smoothing": args.label_smoothing_factor}
+        arguments: dict[str, Any] = {"label_smoothing": args.label_smoothing_factor}
         if args.imbalance == "focal_loss":
-            found["focal_gamma"] = args.focal_gamma
+            arguments["focal_gamma"] = args.focal_gamma
         if args.imbalance in ("class_weights", "logit_adjustment") and (settings or not among_others):
             raise ValueError(f"imbalance {args.imbalance} is for one label a row; the problem is {self.name}.")
-        return {key: value for key, value in found.items() if key in settings or not among_others}
+        return {key: value for key, value in arguments.items() if key in settings or not among_others}
 
     @property
     def answer_in_words(self) -> str:
@@ -395,11 +378,7 @@ class Task:
         return f"one of {len(self.names or ())} labels: {', '.join(self.names or ())}"
 
     def row_classes(self, labels: torch.Tensor) -> list[Any]:
-        """The class of each row, or the list of its classes where there are several.
-
-        Raises:
-            ValueError: there are none.
-        """
+        """The class of each row, or the list of its classes where there are several."""
         raise ValueError(f"imbalance is for classes; the problem is {self.name}.")
 
     def set_up(self, model: Any, model_args: Any):

@@ -1,23 +1,10 @@
 """How the items of each modality come out of rows of data: one file a modality."""
 
+# ruff: noqa: F401
+
 from .reader import READERS, ModalityReader, key_of_part, reader_of, reader_of_part, register_reader
 from .series import SeriesReader
 from .sound import SoundReader
 from .table import TableReader
 from .text import TextReader
 from .vision import VisionReader
-
-
-__all__ = [
-    "READERS",
-    "ModalityReader",
-    "SeriesReader",
-    "SoundReader",
-    "TableReader",
-    "TextReader",
-    "VisionReader",
-    "key_of_part",
-    "reader_of",
-    "reader_of_part",
-    "register_reader",
-]

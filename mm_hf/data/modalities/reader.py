@@ -68,23 +68,16 @@ class ModalityReader:
 
     def columns(self, columns: Columns, collator: "MultimodalCollator | None" = None) -> list[str]:
         """Its places in a row: the names of their columns; one name where all columns make one item; none where the
-        data set has none.
-
-        Args:
-            columns: of the data set.
-            collator: whose settings may matter, such as the number of frames of a video.
-        """
-        found = self.data_columns(columns)
-        return [self.name] if found and self.one_item else found
+        data set has none. Settings of the collator may matter, such as the number of frames of a video."""
+        names = self.data_columns(columns)
+        return [self.name] if names and self.one_item else names
 
     def prepare_column(self, split: Any, column: str, part: str, root: str | None) -> Any:
         """A split (`Dataset` or `IterableDataset`) with one of its columns as `load` and `key` take it.
 
         Args:
-            split: the rows.
             column: one of `data_columns`.
             part: that it plays, see `Columns.named`.
-            root: see `resolve_path`.
 
         Raises:
             ValueError: it holds something else.
@@ -177,7 +170,6 @@ class ModalityReader:
         Args:
             items: as `load` and `augment` give them.
             generators: one an item, for what is changed at random in the tensors; none where nothing is.
-            collator: has the processor.
         """
         asked: Any = {modality_of(self.name).argument: items}
         return dict(collator.processor(**asked))
@@ -189,7 +181,6 @@ class ModalityReader:
 
         Args:
             split: the training rows, a `Dataset`.
-            columns: of the data set.
             root: for paths of files, see `resolve_path`.
             tokenizer: lengths of texts are counted in its tokens as well; None: they are not.
         """
@@ -236,11 +227,7 @@ def register_reader(reader: type[ModalityReader]) -> type[ModalityReader]:
 
 
 def reader_of(name: str) -> ModalityReader:
-    """The reader of a modality.
-
-    Raises:
-        ValueError: nobody has registered one.
-    """
+    """The reader of a modality."""
     if name not in READERS:
         raise ValueError(
             f"Nobody has registered how rows of the modality {name!r} are read; known are {list(READERS)}. One from "
@@ -266,9 +253,9 @@ def present(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
     return [column for column in columns if not is_absent(row[column])]
 
 
-def by_column(found: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+def by_column(described: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """What `describe` says of columns: of one what was found, of several a dict by column, of none None."""
-    return found if len(found) > 1 else next(iter(found.values()), None)
+    return described if len(described) > 1 else next(iter(described.values()), None)
 
 
 def of_columns(described: dict[str, Any] | None) -> list[tuple[str, dict[str, Any]]]:
@@ -276,19 +263,6 @@ def of_columns(described: dict[str, Any] | None) -> list[tuple[str, dict[str, An
     one."""
     if described is None:
         return []
-    if all(isinstance(found, dict) for found in described.values()):
-        return [(f"{column}: ", found) for column, found in described.items()]
+    if all(isinstance(about, dict) for about in described.values()):
+        return [(f"{column}: ", about) for column, about in described.items()]
     return [("", described)]
-
-
-__all__ = [
-    "READERS",
-    "ModalityReader",
-    "by_column",
-    "key_of_part",
-    "of_columns",
-    "present",
-    "reader_of",
-    "reader_of_part",
-    "register_reader",
-]

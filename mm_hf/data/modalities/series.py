@@ -34,27 +34,27 @@ class SeriesReader(ModalityReader):
             ValueError: no row has one; or several columns do not go together in one encoder.
         """
         names, train = self.data_columns(columns), splits["train"]
-        found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        by_column: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for row in Rows(train.select_columns([*names, *({SOURCE_ROW} & set(train.column_names))]), "train"):
             for column in names:
                 try:
                     if not has_no_steps(row[column]):
-                        found[column].append(as_steps(row[column]))
+                        by_column[column].append(as_steps(row[column]))
                 except ValueError as error:
                     if on_error == "raise":
                         raise BadRowError(row, column, str(error)) from None
-        for column, series in found.items():
+        for column, series in by_column.items():
             most = Counter(values.shape[1] for values in series).most_common(1)
-            found[column] = [values for values in series if values.shape[1] == most[0][0]]
-        widths = {column: series[0].shape[1] for column, series in found.items() if series}
+            by_column[column] = [values for values in series if values.shape[1] == most[0][0]]
+        widths = {column: series[0].shape[1] for column, series in by_column.items() if series}
         if len(set(widths.values())) > 1:
             raise ValueError(
                 f"The columns of series share one encoder, and have {widths} channels: they need equally many. Join "
                 "them into one column of more channels, or leave one out."
             )
-        scaler = SeriesScaler.fit(values for series in found.values() for values in series)
+        scaler = SeriesScaler.fit(values for series in by_column.values() for values in series)
         for column in widths if len(widths) > 1 else ():
-            check_same_scale(column, np.concatenate(found[column]), scaler)
+            check_same_scale(column, np.concatenate(by_column[column]), scaler)
         return scaler
 
     def fresh_config(self, part, hidden_size, *, series_rnn_type, **settings):
@@ -62,11 +62,7 @@ class SeriesReader(ModalityReader):
         return RecurrentConfig(rnn_type=series_rnn_type, input_size=part.channels, hidden_size=hidden_size)
 
     def key(self, row, column, collator):
-        """A hash of the series as the model sees it.
-
-        Raises:
-            BadRowError: what is no series, or has other channels than the scaler.
-        """
+        """A hash of the series as the model sees it."""
         if has_no_steps(row[column]):
             return None
         try:
@@ -87,13 +83,8 @@ class SeriesReader(ModalityReader):
 
 
 def check_same_scale(column: str, steps: np.ndarray, scaler: SeriesScaler):
-    """Refuses a column whose readings would all but vanish beside those of the others, which share its scale.
-
-    Args:
-        column: its name.
-        steps: all of its training rows, `(S, C)`.
-        scaler: of all columns together.
-    """
+    """Refuses a column whose readings, `(S, C)` of all training rows, would all but vanish beside those of the others,
+    which share its scale."""
     for channel, (values, scale) in enumerate(zip(steps.T, scaler.stds)):
         values = values[~np.isnan(values)]
         if len(values) and 0 < values.std() < LEAST_SHARE * scale:
@@ -105,11 +96,7 @@ def check_same_scale(column: str, steps: np.ndarray, scaler: SeriesScaler):
 
 
 def picture_of_series(values: np.ndarray) -> Image.Image:
-    """The channels of a time series as lines, time to the right, in a square picture.
-
-    Args:
-        values: `(S, C)` float.
-    """
+    """The channels of a time series, `(S, C)` float, as lines, time to the right, in a square picture."""
     from matplotlib.figure import Figure
 
     figure, drawn = Figure(figsize=(2.24, 2.24), layout="constrained"), io.BytesIO()

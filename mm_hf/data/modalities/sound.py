@@ -56,13 +56,13 @@ class SoundReader(ModalityReader):
 
     def lines(self, summary):
         """One line a column."""
-        return [sound_line(found, name) for name, found in of_columns(summary["sounds"])]
+        return [sound_line(about, name) for name, about in of_columns(summary["sounds"])]
 
     def draw(self, row, collator):
         """The spectrogram of the first sound."""
-        if there := present(row, collator.columns.sounds):
+        if columns := present(row, collator.columns.sounds):
             rate = collator.processor.feature_extractor.sampling_rate
-            return picture_of_sound(decode_sound(row, there[0], collator.root, rate), rate)
+            return picture_of_sound(decode_sound(row, columns[0], collator.root, rate), rate)
         return None
 
     def caption(self, row, collator):
@@ -75,10 +75,7 @@ def decode_sound(row: dict[str, Any], column: str, root: str | None, sampling_ra
     """Decodes the sound of a row, one channel, and resamples it where that is needed.
 
     Args:
-        row: as `Rows` gives it.
         column: of the sound, a dict of `bytes` and `path`, or samples, see `load_sound`.
-        root: see `resolve_path`.
-        sampling_rate: samples a second.
 
     Returns:
         `(S,)` float32.
@@ -102,7 +99,6 @@ def change_speed(samples: np.ndarray, strength: float, generator: np.random.Gene
     Args:
         samples: `(S,)` float32.
         strength: the logarithm of the speed is uniform, from that of 1 / (1 + strength) to that of 1 + strength.
-        generator: gives the number.
 
     Returns:
         `(S / speed,)` float32.
@@ -137,12 +133,7 @@ def sound_seconds(sound: dict[str, Any], root: str | None) -> float | None:
 
 def picture_of_sound(samples: np.ndarray, sampling_rate: int) -> Image.Image:
     """The spectrogram of a sound as a square picture: time to the right, frequency upwards to half the sampling rate,
-    black what is 80 dB below the loudest.
-
-    Args:
-        samples: `(S,)` float.
-        sampling_rate: samples a second.
-    """
+    black what is 80 dB below the loudest; of samples `(S,)`, float."""
     window = sampling_rate // 40  # 25 ms
     padded = np.pad(samples, (0, max(0, window - len(samples))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[:: max(1, window // 3)]  # (T, window)

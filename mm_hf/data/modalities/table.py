@@ -54,11 +54,7 @@ class TableReader(ModalityReader):
         return TabularConfig.from_schema(part, hidden_size=hidden_size)
 
     def key(self, row, column, collator):
-        """All values by their columns.
-
-        Raises:
-            BadRowError: no number in a column of numbers.
-        """
+        """All values by their columns."""
         values = values_of(row, collator)
         try:
             collator.processor.table_schema.check(values)
@@ -78,23 +74,23 @@ class TableReader(ModalityReader):
 def values_of(row: dict[str, Any], collator: "MultimodalCollator") -> dict[str, Any]:
     """The columns of the table that have a value, classes by their names."""
     schema, names = collator.processor.table_schema, collator.table_names
-    found = {name: row[name] for name in collator.columns.table if not schema.is_missing(row[name])}
-    for name in set(found) & set(names):
-        number = found.pop(name)
+    values = {name: row[name] for name in collator.columns.table if not schema.is_missing(row[name])}
+    for name in set(values) & set(names):
+        number = values.pop(name)
         if number != -1:  # what datasets writes for a missing class
-            found[name] = names[name][number]
-    return found
+            values[name] = names[name][number]
+    return values
 
 
 def texts_of_table(splits: Mapping[str, Any], columns: list[str], categories: Collection[str]) -> dict[str, Counter]:
     """By column of the table that holds texts, and is not among the `categories`, how often each comes, in all
     parts."""
-    found = {}
+    counts = {}
     for name in sorted(set(columns) - set(categories)):
         parts = [part for part in splits.values() if getattr(part.features[name], "dtype", None) in STRINGS]
         if parts:
-            found[name] = sum((count_values(part, name) for part in parts), Counter())
-    return found
+            counts[name] = sum((count_values(part, name) for part in parts), Counter())
+    return counts
 
 
 def lines_of_table(splits: Mapping[str, Any], columns: list[str], categories: Collection[str]) -> list[str]:

@@ -34,11 +34,7 @@ class TextReader(ModalityReader):
         return split.cast_column(column, Value("string")) if numbers and isinstance(split, Dataset) else split
 
     def key(self, row, column, collator):
-        """The text itself.
-
-        Raises:
-            BadRowError: an empty text, or what is no text.
-        """
+        """The text itself."""
         value = row[column]
         if is_absent(value):
             return None
@@ -56,11 +52,11 @@ class TextReader(ModalityReader):
 
     def prepare(self, items, generators, collator):
         """Tokens, some of them dropped where that is asked for."""
-        found = dict(collator.processor(text=items))
+        inputs = dict(collator.processor(text=items))
         if generators:
             tokenizer = collator.processor.tokenizer
-            found["input_ids"] = drop_tokens(found["input_ids"], tokenizer, collator.token_dropout, generators)
-        return found
+            inputs["input_ids"] = drop_tokens(inputs["input_ids"], tokenizer, collator.token_dropout, generators)
+        return inputs
 
     def describe(self, split, columns, root, tokenizer):
         """`texts`, see `summary.describe`."""
@@ -68,13 +64,13 @@ class TextReader(ModalityReader):
 
     def lines(self, summary):
         """One line a column."""
-        return [line for name, found in of_columns(summary["texts"]) for line in text_lines(found, name=name)]
+        return [line for name, about in of_columns(summary["texts"]) for line in text_lines(about, name=name)]
 
     def caption(self, row, collator):
         """The texts, one after the other."""
         texts = [row[column] for column in collator.columns.texts]
-        there = [text for text in texts if isinstance(text, str)]
-        return " | ".join(there) if there else None
+        present = [text for text in texts if isinstance(text, str)]
+        return " | ".join(present) if present else None
 
 
 def mask_token_of(tokenizer: Any) -> int | None:
@@ -89,8 +85,6 @@ def drop_tokens(
 
     Args:
         input_ids: `(U, T)` int64.
-        tokenizer: of the processor.
-        share: of the tokens.
         generators: one a text.
 
     Returns:
@@ -109,10 +103,10 @@ def describe_texts(split: Dataset, column: str, tokenizer: Any) -> dict[str, Any
     """Lengths of the first texts, and how many differ; see `summary.describe`."""
     counts = count_values(split, column)
     texts = list(islice(present_texts(split, column), LOOKED_AT))
-    found = {"looked_at": len(texts), "words": spread_of([len(text.split()) for text in texts]), "tokens": None}
+    about = {"looked_at": len(texts), "words": spread_of([len(text.split()) for text in texts]), "tokens": None}
     if tokenizer is not None and texts:
-        found["tokens"] = spread_of([len(ids) for ids in tokenizer(texts, truncation=False, verbose=False).input_ids])
-    return {**found, "distinct": len(counts)}
+        about["tokens"] = spread_of([len(ids) for ids in tokenizer(texts, truncation=False, verbose=False).input_ids])
+    return {**about, "distinct": len(counts)}
 
 
 def present_texts(split: Dataset, column: str) -> Iterator[str]:

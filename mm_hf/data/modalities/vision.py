@@ -91,13 +91,13 @@ class VisionReader(ModalityReader):
 
     def lines(self, summary):
         """One line a column of pictures."""
-        return [picture_line(column, found) for column, found in summary["pictures"].items()]
+        return [picture_line(column, about) for column, about in summary["pictures"].items()]
 
     def draw(self, row, collator):
         """The first picture, else the frames of the video side by side."""
         columns = collator.columns
-        if there := present(row, columns.images):
-            return decode_image(row, there[0], collator.root, collator.processor.image_background)
+        if pictures := present(row, columns.images):
+            return decode_image(row, pictures[0], collator.root, collator.processor.image_background)
         if columns.video is None or is_absent(row[columns.video]):
             return None
         return side_by_side(frames_of(row, collator))
@@ -114,9 +114,6 @@ def decode_image(
 
     Args:
         row: as `Rows` gives it; the picture a dict of `bytes` and `path`, a PIL image, an array or a tensor.
-        column: of the picture.
-        root: see `resolve_path`.
-        background: see `open_image`.
 
     Raises:
         BadRowError: it is missing or broken, or its path leaves the root.
@@ -137,11 +134,7 @@ def decode_video(
     num_frames: int,
     background: str | Sequence[int] | None = "white",
 ) -> list[PILImage.Image]:
-    """The frames that stand for the video of a row, see `load_frames`; arguments as for `decode_image`.
-
-    Raises:
-        BadRowError: it is missing or broken, or its path leads out of the root.
-    """
+    """The frames that stand for the video of a row, see `load_frames`; arguments as for `decode_image`."""
     value = row[column]
     if is_absent(value):
         raise BadRowError(row, column, "there is no video.")
@@ -166,11 +159,7 @@ def frames_of(row: dict[str, Any], collator: "MultimodalCollator") -> list[PILIm
 
 
 def video_key(row: dict[str, Any], column: str) -> str | None:
-    """A hash of the bytes or the path of a video, or of those of its pictures; None where the row has none.
-
-    Raises:
-        BadRowError: it is no video.
-    """
+    """A hash of the bytes or the path of a video, or of those of its pictures; None where the row has none."""
     value = row[column]
     if is_absent(value):
         return None
@@ -230,9 +219,9 @@ def distinct_pictures(split: Dataset, column: str, image_id: str | None) -> int 
     return len(paths - {None})
 
 
-def picture_line(column: str, found: dict[str, Any]) -> str:
+def picture_line(column: str, pictures: dict[str, Any]) -> str:
     """What `describe_pictures` found, for the terminal."""
-    sizes = " / ".join(f"{width}×{height}" for width, height in found["sizes"] or [])
+    sizes = " / ".join(f"{width}×{height}" for width, height in pictures["sizes"] or [])
     text = f"  pictures  {column}: min / median / max {sizes}" if sizes else f"  pictures  {column}: none readable"
-    text += "" if found["distinct"] is None else f"; {found['distinct']:,} distinct"
-    return f"{text}; unreadable {found['unreadable']} of {found['looked_at']} looked at"
+    text += "" if pictures["distinct"] is None else f"; {pictures['distinct']:,} distinct"
+    return f"{text}; unreadable {pictures['unreadable']} of {pictures['looked_at']} looked at"

@@ -87,10 +87,10 @@ def main():
         parser.error(str(error))
     logging.disable_progress_bar()  # of loading weights: seconds
     config = MMFusionConfig.from_pretrained(args.model)
-    found = (config.architectures or [config.model_type])[0]
-    if found != MMFusionForConditionalGeneration.__name__ or set(config.modalities) != {Vision.name, Text.name}:
+    architecture = (config.architectures or [config.model_type])[0]
+    if architecture != MMFusionForConditionalGeneration.__name__ or set(config.modalities) != {Vision.name, Text.name}:
         raise ValueError(
-            f"{args.model} is a {found} of {' and '.join(config.modalities)}; a dialogue needs a "
+            f"{args.model} is a {architecture} of {' and '.join(config.modalities)}; a dialogue needs a "
             f"{MMFusionForConditionalGeneration.__name__} of vision and text."
         )
     settings = {name: getattr(args, name) for name in ("max_new_tokens", "num_beams")}

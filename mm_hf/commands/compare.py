@@ -97,8 +97,7 @@ class Side:
 
     def row_numbers(self) -> list[int]:
         """What the rows are called in the data."""
-        there = SOURCE_ROW in self.rows.column_names
-        return self.rows[SOURCE_ROW][:] if there else list(range(len(self.rows)))
+        return self.rows[SOURCE_ROW][:] if SOURCE_ROW in self.rows.column_names else list(range(len(self.rows)))
 
 
 def main():
@@ -162,17 +161,16 @@ def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
     check_same_rows(*sides)
     for side, run in zip(sides, runs):
         run.say(f"{side} on {len(side.rows):,} rows of {side.data_args.dataset}, part {side.part}")
-        found = predict_rows(run, run.rows(side.part), f"measuring {side.letter}")
-        run.note_bad_rows(found.bad_rows)
+        predictions.append(predict_rows(run, run.rows(side.part), f"measuring {side.letter}"))
+        run.note_bad_rows(predictions[-1].bad_rows)
         run.share_bad_rows()
         bad = run.output_dir / "bad_rows.jsonl"
-        if found.bad_rows and run.accelerator.is_main_process:
+        if predictions[-1].bad_rows and run.accelerator.is_main_process:
             bad.replace(bad.with_name(f"bad_rows_{side.letter.lower()}.jsonl"))
-        predictions.append(found)
     if not runs[0].accelerator.is_main_process:
         return None
-    own = [outcomes_of(run, found) for run, found in zip(runs, predictions)]
-    shared = [task for task in own[0] if task in own[1]]
+    a, b = (outcomes_of(run, answers) for run, answers in zip(runs, predictions))
+    shared = [task for task in a if task in b]
     if not shared:
         raise ValueError(
             f"{sides[0]} answers {list(own[0])} and {sides[1]} answers {list(own[1])}: they have no column of labels "
@@ -185,29 +183,29 @@ def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
     names, args = (sides[0].name, sides[1].name), sides[0].args
     options: dict[str, Any] = {"samples": args.bootstrap_samples, "seed": args.seed}
     tasks = {
-        task: compare_outcomes(task, own[0][task], own[1][task], names, about, title=f"intervals of {task}", **options)
+        task: compare_outcomes(task, a[task], b[task], names, about, title=f"intervals of {task}", **options)
         for task in shared
     }
-    alone = {side.letter: [task for task in found if task not in shared] for side, found in zip(sides, own)}
+    alone = {side.letter: [task for task in tasks_of if task not in shared] for side, tasks_of in zip(sides, (a, b))}
     return {"classes": [type(run.model).__name__ for run in runs], "only": alone, "unit": unit, "tasks": tasks}
 
 
 def texts_of(rows: Dataset, columns: list[str]) -> list[str | None]:
     """The texts of each row in one, None where it has none; nothing where there is no column of them."""
-    found = zip(*(rows[column][:] for column in columns))
-    return [" | ".join(text for text in texts if isinstance(text, str)) or None for texts in found]
+    by_row = zip(*(rows[column][:] for column in columns))
+    return [" | ".join(text for text in texts if isinstance(text, str)) or None for texts in by_row]
 
 
 def outcomes_of(run: Evaluator, predictions: Predictions) -> dict[str, Outcome]:
     """By column of labels what a run answers."""
-    found = {}
+    outcomes = {}
     for alone in run.alone():
         values = [
             values[alone.label] if run.several else values for values in (predictions.logits, predictions.labels)
         ]
         task, (logits, labels) = alone.task.readable(values, run.collator.texts_of)
-        found[alone.label] = Outcome(task, task.answers(logits), task.targets(labels), task.has_label(labels))
-    return found
+        outcomes[alone.label] = Outcome(task, task.answers(logits), task.targets(labels), task.has_label(labels))
+    return outcomes
 
 
 def check_same_rows(a: Side, b: Side):
@@ -244,9 +242,9 @@ def differing_content(a: Side, b: Side) -> str | None:
         return f"no column is read by both, of {sorted(inputs[0])} and {sorted(inputs[1])}, that could show it"
     kept = []
     for side in (a, b):
-        found = Fingerprint({side.part: side.rows}, side.columns, side.data_args.source, side.root)
-        found.settle(None)
-        columns, files = found.kept["columns"][side.part], found.kept["files"].get(side.part, {})
+        fingerprint = Fingerprint({side.part: side.rows}, side.columns, side.data_args.source, side.root)
+        fingerprint.settle(None)
+        columns, files = fingerprint.kept["columns"][side.part], fingerprint.kept["files"].get(side.part, {})
         kept.append({name: (columns[name], files.get(name, {}).get("content")) for name in shared})
     differing = [name for name in shared if kept[0][name] != kept[1][name]]
     return f"column(s) {', '.join(differing)} differ" if differing else None
@@ -275,14 +273,8 @@ def compare_searches(sides: tuple[Side, Side]) -> dict[str, Any]:
     lock_folder(sides[0].folder)
     opened = []
     for side in sides:
-        own = side.args
-        searched = RetrieveArguments(
-            own.model,
-            split=own.split,
-            max_rows=own.max_rows,
-            seed=own.seed,
-            per_device_eval_batch_size=own.per_device_eval_batch_size,
-        )
+        keys = ("model", "split", "max_rows", "seed", "per_device_eval_batch_size")
+        searched = RetrieveArguments(**{key: getattr(side.args, key) for key in keys})
         search = open_search(searched, side.data_args, side.recipe)
         side.part, side.rows = search.part(searched.split)
         side.columns, side.root = search.columns, search.collator.root
@@ -301,12 +293,13 @@ def compare_searches(sides: tuple[Side, Side]) -> dict[str, Any]:
     gallery, relevant, tasks = galleries[0], galleries[0].relevant(), {}
     texts, items = gallery.keys.values()
     row_numbers = sides[0].row_numbers()
-    similarities = [vectors[0] @ vectors[1].T for vectors in (list(own.embeddings.values()) for own in galleries)]
+    both = [list(gallery.embeddings.values()) for gallery in galleries]
+    similarities = [text_vectors @ item_vectors.T for text_vectors, item_vectors in both]
     for direction, right, asked_by in zip(opened[0].directions, (relevant, relevant.T), gallery.keys):
         asked = right.any(-1)
         if not asked.any():
             raise ValueError(f"No row has both a text and what is searched: {direction} cannot be measured.")
-        places = [ranks(own if right is relevant else own.T, right)[asked] for own in similarities]
+        places = [ranks(scores if right is relevant else scores.T, right)[asked] for scores in similarities]
         numbers = asked.nonzero().flatten().tolist()
         tasks[direction] = compare_ranks(
             Retrieval(),
@@ -327,8 +320,8 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
     """Writes page, figures and rows, and prints the tables, the words last."""
     folder, args = sides[0].folder, sides[0].args
     unit = report["unit"]
-    rows = [{"task": task, **row} for task, found in report["tasks"].items() for row in found["differing"]]
-    shown = {task: found.pop("differing")[:SHOWN] for task, found in report["tasks"].items()}
+    rows = [{"task": task, **row} for task, comparison in report["tasks"].items() for row in comparison["differing"]]
+    shown = {task: comparison.pop("differing")[:SHOWN] for task, comparison in report["tasks"].items()}
     report = rounded(
         {
             **{
@@ -355,13 +348,13 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
     names = [short_name(side.args.model) for side in sides]
     page = {
         task: {
-            **found,
-            "lines": lines_of(found),
-            "counted": [(count_name(name), count) for name, count in found["counts"].items()],
-            "sign_words": sign_words(found, unit),
+            **comparison,
+            "lines": lines_of(comparison),
+            "counted": [(count_name(name), count) for name, count in comparison["counts"].items()],
+            "sign_words": sign_words(comparison, unit),
             "shown": shown[task],
         }
-        for task, found in report["tasks"].items()
+        for task, comparison in report["tasks"].items()
     }
     facts = {side.letter: f"{name} ({report[side.letter.lower()]['model_class']})" for side, name in zip(sides, names)}
     facts |= {
@@ -379,17 +372,17 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
     in_place(folder / "differing_rows.csv", lambda file: write_rows(file, rows))
     write_json(folder / "compare.json", report)
     print(f"\nA  {sides[0].args.model}\nB  {sides[1].args.model}")
-    for task, found in report["tasks"].items():
-        print(f"\n{task}", paired_table(found, unit), sep="\n")
-        if found["left_out"]:
-            print(f"{found['left_out']:,} rows have no label that both can read, and are left out")
+    for task, comparison in report["tasks"].items():
+        print(f"\n{task}", paired_table(comparison, unit), sep="\n")
+        if comparison["left_out"]:
+            print(f"{comparison['left_out']:,} rows have no label that both can read, and are left out")
     for letter, only in report["only"].items():
         if only:
             print(f"{letter} alone answers {', '.join(only)}")
     print(f"\nwritten: {folder / 'compare.html'}, {folder / 'differing_rows.csv'}")
     print(NOTE)
-    for found in report["tasks"].values():  # last: what is to be remembered
-        print(found["verdict"])
+    for comparison in report["tasks"].values():  # last: what is to be remembered
+        print(comparison["verdict"])
 
 
 def in_place(file: Path, fill: Callable[[Path], None]):

@@ -95,8 +95,8 @@ def main():
 
     def logits(title: str, rows: Rows = rows, absent: Absent | None = None) -> Any:
         """Of all rows. Bad ones are not noted again."""
-        found = predict_rows(run, rows, title, absent).logits
-        return numbered(found) if run.writes else found
+        values = predict_rows(run, rows, title, absent).logits
+        return numbered(values) if run.writes else values
 
     if run.writes:
         # Those of train first: of equally frequent ones the floor is the first of them, as it was in training.
@@ -163,27 +163,27 @@ def write_task(
     """
     column, task = alone.label, alone.task
 
-    def own(values: Any) -> torch.Tensor:
+    def of_task(values: Any) -> torch.Tensor:
         return values[column] if run.several else values
 
-    labelled = task.has_label(own(predictions.labels))
-    logits, labels = own(predictions.logits)[labelled], own(predictions.labels)[labelled]
+    labelled = task.has_label(of_task(predictions.labels))
+    logits, labels = of_task(predictions.logits)[labelled], of_task(predictions.labels)[labelled]
 
     def answers(values: Any) -> torch.Tensor:
-        return task.answers(own(values)[labelled])
+        return task.answers(of_task(values)[labelled])
 
-    known = None if learned is None else own(learned)
+    known = None if learned is None else of_task(learned)
     outputs = 0 if task.writes else logits.shape[1]
-    own_floors = constant_floors(task, labels, known, outputs)
-    own_floors |= {floor: (answers(values), notes) for floor, (values, notes) in floors.items()}
-    own_curves = {
+    task_floors = constant_floors(task, labels, known, outputs)
+    task_floors |= {floor: (answers(values), notes) for floor, (values, notes) in floors.items()}
+    task_curves = {
         modality: [(share, answers(values)) for share, values in points] for modality, points in curves.items()
     }
     if run.several:
         alone.output_dir = run.output_dir / re.sub(r"[^\w-]", "_", column)
         alone.output_dir.mkdir(exist_ok=True)
         alone.name = f"{run.name}, {column}"
-    write_evaluation(args, data_args, alone, name, labelled, logits, labels, units, own_floors, own_curves)
+    write_evaluation(args, data_args, alone, name, labelled, logits, labels, units, task_floors, task_curves)
 
 
 def constant_floors(
@@ -195,13 +195,13 @@ def constant_floors(
     known = learned if learned is not None and usable else labels
     source = "train" if usable else "the evaluated rows"
     guesses = {name: guess for name, guess in task.constants(known, outputs).items() if guess.listed}
-    found = {}
+    floors = {}
     for name, guess in guesses.items():
         notes = {"meaning": f"{guess.words} of {source}, for every row", "from": source}
         if len(guesses) > 1:
             notes["metric"] = guess.metric
-        found[name] = guess.answer.expand(len(labels), *guess.answer.shape), notes
-    return found
+        floors[name] = guess.answer.expand(len(labels), *guess.answer.shape), notes
+    return floors
 
 
 def nearest_pictures(run: Evaluator, rows: Rows) -> torch.Tensor:
@@ -211,7 +211,7 @@ def nearest_pictures(run: Evaluator, rows: Rows) -> torch.Tensor:
     def features(rows: Rows, title: str) -> torch.Tensor:
         batch_size = run.batch_size
         loader = DataLoader(rows, batch_size=batch_size, collate_fn=run.collator)
-        found = []
+        vectors = []
         for batch in progress_bar(loader, desc=title, leave=False, disable=not run.accelerator.is_main_process):
             batch = send_to_device(batch, run.accelerator.device)
             inputs = {key: batch[key] for key in ("pixel_values", "encoder_states") if key in batch}
@@ -219,8 +219,8 @@ def nearest_pictures(run: Evaluator, rows: Rows) -> torch.Tensor:
                 states = run.model.base_model.encode({Vision.name: batch.get("vision_index")}, **inputs)[Vision.name]
             levels = [level.flatten(2).mean(-1) if level.ndim == 4 else level.mean(1) for level in states.levels]
             items = torch.nn.functional.normalize(torch.cat(levels, dim=-1), dim=-1)
-            found.append(items[states.index].masked_fill((states.index < 0)[:, None], 0).cpu())
-        return torch.cat(found)
+            vectors.append(items[states.index].masked_fill((states.index < 0)[:, None], 0).cpu())
+        return torch.cat(vectors)
 
     known = features(Rows(run.splits["train"], "train"), "pictures of train")
     return (features(rows, "nearest pictures") @ known.T).argmax(-1)
@@ -230,8 +230,8 @@ def picture_keys(run: Evaluator, rows: Rows) -> list[tuple | None]:
     """What tells the pictures of the rows apart; None where a row has none."""
     keys: list[tuple | None] = []
     for row in rows:
-        found = tuple(run.collator.item_keys(row, Vision.name))
-        keys.append(found if any(found) else None)
+        key = tuple(run.collator.item_keys(row, Vision.name))
+        keys.append(key if any(key) else None)
     return keys
 
 
@@ -262,11 +262,11 @@ def write_evaluation(
     groups = group_codes([units[1][row] for row in rows])
     kinds = part[columns.kind][rows] if columns.kind else None
     options: dict[str, Any] = {"samples": args.bootstrap_samples, "seed": args.seed}
-    found = analyse(task, logits, labels, groups, kinds, floors, curves, **options)
-    found["intervals"]["unit"] = units[0]
-    wrong = Rows(part, name).__getitems__([rows[mistake.pop("place")] for mistake in found["mistakes"]])
+    analysis = analyse(task, logits, labels, groups, kinds, floors, curves, **options)
+    analysis["intervals"]["unit"] = units[0]
+    wrong = Rows(part, name).__getitems__([rows[mistake.pop("place")] for mistake in analysis["mistakes"]])
     looks = [picture_and_text(row, run.collator) for row in wrong]
-    for mistake, row, (_, text) in zip(found["mistakes"], wrong, looks):
+    for mistake, row, (_, text) in zip(analysis["mistakes"], wrong, looks):
         mistake |= {"row": row.get(SOURCE_ROW, row["row_id"]), Text.name: text}
     report = {
         "model": args.model,
@@ -277,7 +277,7 @@ def write_evaluation(
         "label_column": columns.label,
         "problem_type": task.problem_type,
         "labels": task.classes,
-        **found,
+        **analysis,
         "seed": args.seed,
         "max_rows": args.max_rows,
         "run": {

@@ -84,17 +84,17 @@ class Predictor:
                 logits = self.model(**batch).logits
                 said = logits if isinstance(logits, dict) else {"": logits}
                 said = {name: values.float().cpu() for name, values in said.items()}
-        found = []
+        answered = []
         for answer in self.answers:
             rows, good = answer.rows(said[answer.column])
-            found.append(rows)
+            answered.append(rows)
             for row_id, finite in zip(row_ids, good):
                 if not finite:
                     reasons.setdefault(row_id, "the model's answer is no finite number.")
         for row_id, nothing in zip(row_ids, empty):
             if nothing:
                 reasons.setdefault(row_id, "the row is empty: it has nothing that the model reads.")
-        return found, reasons
+        return answered, reasons
 
 
 def main():
@@ -216,8 +216,8 @@ def begin(
     try:
         check_names(source.name, source.header, new)
         if file.kind == ".parquet":
-            own = source.types()
-            types = pa.schema([*own, *new.items()], own.metadata)
+            source_types = source.types()
+            types = pa.schema([*source_types, *new.items()], source_types.metadata)
         else:
             types = pa.schema([(name, pa.string()) for name in [*source.header, *new]])
         form = form_of(file.kind, types, source.separator, source.marked)
@@ -294,8 +294,8 @@ def predict_rows(
     bar = progress_bar(total=source.count() if main else None, initial=first, unit="row", disable=not main)
     done = first
     try:
-        for found in rounds(iter(loader), predictor, data_args.on_error):
-            for answered, reasons in found:
+        for batch_answers in rounds(iter(loader), predictor, data_args.on_error):
+            for answered, reasons in batch_answers:
                 if main:
                     rows, digest = batches.waiting.popleft()
                     add_answers(rows, answered, reasons, done, predictor.answers, summary)
@@ -383,8 +383,8 @@ def rounds(loader: Iterator[dict[str, Any]], predictor: Predictor, on_error: str
             if predictor.accelerator.num_processes == 1:
                 raise
             fault = " ".join(str(error).split())
-        found = gather_object([(fault, answered)])
-        for told, answer in found:
+        gathered = gather_object([(fault, answered)])
+        for told, answer in gathered:
             if told is not None:
                 raise ValueError(told)
             if answer is not None and answer[1] and on_error == "raise":
@@ -393,9 +393,9 @@ def rounds(loader: Iterator[dict[str, Any]], predictor: Predictor, on_error: str
                     f"row {row} (from 0): {reason} (--on_error skip keeps such rows, with an empty prediction and the "
                     "reason.)"
                 )
-        if not any(answer for _, answer in found):
+        if not any(answer for _, answer in gathered):
             return
-        yield [answer for _, answer in found if answer is not None]
+        yield [answer for _, answer in gathered if answer is not None]
 
 
 def check_bad(rows: int, bad: int, most: float):

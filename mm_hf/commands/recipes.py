@@ -85,13 +85,13 @@ def copy_recipe(recipe: Path, to: Path, force: bool):
         recipe = recipe.with_name(base)
         copies[target.with_name(base)] = recipe
     texts = {file: source.read_bytes() for file, source in copies.items()}
-    there = {file for file in texts if file.exists()}
-    differ = sorted(str(file) for file in there if file.is_dir() or file.read_bytes() != texts[file])
+    existing = {file for file in texts if file.exists()}
+    differ = sorted(str(file) for file in existing if file.is_dir() or file.read_bytes() != texts[file])
     if differ and not force:
         raise ValueError(f"{', '.join(differ)} is there already and differs: name another place, or give --force.")
     target.parent.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
-        same = file in there and str(file) not in differ
+        same = file in existing and str(file) not in differ
         if not same:
             file.write_bytes(text)
         print(f"{file}: {'there already, the same' if same else 'written'}")

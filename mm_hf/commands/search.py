@@ -138,10 +138,10 @@ def open_search(args: RetrieveArguments, data_args: DatasetArguments, recipe: di
         ValueError: the checkpoint is none for search.
     """
     config = config_of(args.model)
-    found = config.architectures or [config.model_type]
-    if not isinstance(config, MMFusionConfig) or found[0] != SEARCHES:
+    architectures = config.architectures or [config.model_type]
+    if not isinstance(config, MMFusionConfig) or architectures[0] != SEARCHES:
         raise ValueError(
-            f"{args.model} is a checkpoint of {', '.join(found)}; mm_hf search needs MMFusionForRetrieval."
+            f"{args.model} is a checkpoint of {', '.join(architectures)}; mm_hf search needs MMFusionForRetrieval."
         )
     for modality, name in ITEMS.items():
         column = f"{name}_column"
@@ -190,20 +190,20 @@ def evaluate(search: Search):
     floors = []
     for direction, scores, right in ((forth, similarities, relevant), (back, similarities.T, relevant.T)):
         asked = right.any(-1)  # an item without a partner is there to be found by mistake alone
-        found = {"plain": ranks(scores, right)[asked]}
+        ranks_of = {"plain": ranks(scores, right)[asked]}
         if matching is not None:
             word = matching if direction == forth else matching.T
             again = rerank(scores, word, weights[direction], search.logit_scale, args.rerank_top)
-            found["reranked"] = ranks(again, right)[asked]
-        for method, places in found.items():
+            ranks_of["reranked"] = ranks(again, right)[asked]
+        for method, places in ranks_of.items():
             report["metrics"][f"{direction}, {method}"] = with_intervals(places, args)
             chance = right[asked].float().mean().item()  # an order drawn at random has a right one first
             floors.append(("chance_recall_at_1", f"{direction}, {method}, recall_at_1", chance))
-    scores_at_1 = {f"{direction}, recall_at_1": found["recall_at_1"] for direction, found in report["metrics"].items()}
+    recalls = {f"{method}, recall_at_1": metrics["recall_at_1"] for method, metrics in report["metrics"].items()}
     comparisons = compare(
-        {name: found["value"] for name, found in scores_at_1.items()},
+        {name: recall["value"] for name, recall in recalls.items()},
         floors,
-        {name: (found["low"], found["high"]) for name, found in scores_at_1.items()},
+        {name: (recall["low"], recall["high"]) for name, recall in recalls.items()},
     )
     report |= {
         "comparisons": comparisons,
@@ -246,13 +246,13 @@ def chosen_weights(search: Search, measured: str) -> dict[str, float]:
     scores = texts @ items.T
     matching, right = score_gallery(search.model, search.collator, rows, gallery), gallery.relevant()
     both = ((scores, matching, right), (scores.T, matching.T, right.T))
-    found = {}
+    weights = {}
     for direction, (similarities, word, relevant) in zip(directions, both):
         asked = relevant.any(-1)
-        found[direction] = choose_weight(
+        weights[direction] = choose_weight(
             similarities[asked], word[asked], relevant[asked], search.logit_scale, args.rerank_top
         )
-    return found
+    return weights
 
 
 def with_intervals(places: torch.Tensor, args: RetrieveArguments) -> dict[str, dict[str, float | None]]:
@@ -363,8 +363,8 @@ def query(search: Search):
         states = {asked: model.model.encode({}, None, **inputs)[asked]}
         features = model.get_features(asked, states)
     looks = args.rerank_top > 0 and model.config.matching_weight > 0
-    found = gallery.search(features, sought, max(args.top_k, args.rerank_top if looks else 0))
-    scores, places = found[0][0], found[1][0].tolist()
+    (scores,), (ranked,) = gallery.search(features, sought, max(args.top_k, args.rerank_top if looks else 0))
+    places = ranked.tolist()
     for place in places:
         row_of_item(search, rows, gallery, sought, place)  # refuses other rows before the fusion looks at them
     if looks:

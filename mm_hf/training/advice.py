@@ -33,9 +33,9 @@ def advise_on_freezing(run: Run):
         f"There is no GPU, and {of_encoders / 1e6:.2f} of the {total / 1e6:.2f} M parameters that train are in the "
         f"pretrained encoders ({', '.join(names)})."
     )
-    found = seconds_of_encoders(run, names)
-    if found is not None:
-        both, forward = found
+    seconds = seconds_of_encoders(run, names)
+    if seconds is not None:
+        both, forward = seconds
         run.say(
             f"Timed once on {ROWS} rows, these take {both:.2g} s forward and backward, and {forward:.2g} s forward "
             f"alone: {both / forward:.1f} times as long."
@@ -48,13 +48,13 @@ def advise_on_freezing(run: Run):
 
 def training_encoders(run: Run) -> list[str]:
     """The modalities whose pretrained encoder trains as a whole: no adapters, no top layers alone."""
-    found = []
+    whole = []
     for name in (name for name in run.model.config.modalities if modality_of(name).pretrained):
         parameters = list(run.model.base_model.encoders[name].parameters())
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         if 2 * trained > sum(p.numel() for p in parameters):
-            found.append(name)
-    return found
+            whole.append(name)
+    return whole
 
 
 def seconds_of_encoders(run: Run, names: list[str]) -> tuple[float, float] | None:

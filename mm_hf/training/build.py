@@ -122,10 +122,9 @@ def build_model(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
 def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedModel:
     """The recipe's model of pretrained encoders, with fresh fusion and head; arguments as for `head_arguments`."""
     args = run.model_args
-    own = fresh_configs(run.processor, args.fusion_hidden_size or 64, args)
     return head_of(run).from_encoders_pretrained(
         **{name: encoder_of(args, name) for name in pretrained_modalities()},
-        **own,
+        **fresh_configs(run.processor, args.fusion_hidden_size or 64, args),
         max_audio_seconds=args.max_audio_seconds,
         image_size=args.image_size,
         try_encoders=run.train_args.defaults_version > 1,
@@ -162,7 +161,7 @@ def fresh_configs(processor: MMFusionProcessor, width: int, args: ModelArguments
         width: of their tokens.
         args: of the recipe.
     """
-    found: dict[str, Any] = {}
+    configs: dict[str, Any] = {}
     for name, modality in MODALITIES.items():
         extra = getattr(processor, "extra_parts", None) or {}
         part = extra.get(name) if modality.extra else getattr(processor, modality.part)
@@ -170,10 +169,10 @@ def fresh_configs(processor: MMFusionProcessor, width: int, args: ModelArguments
             continue
         config = reader_of(name).fresh_config(part, width, series_rnn_type=args.series_rnn_type)
         if modality.extra:
-            found.setdefault("extra_configs", {})[name] = config
+            configs.setdefault("extra_configs", {})[name] = config
         else:
-            found[modality.config_key] = config
-    return found
+            configs[modality.config_key] = config
+    return configs
 
 
 def merge_adapters(run: Run, model: MMFusionPreTrainedModel):

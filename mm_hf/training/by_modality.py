@@ -42,8 +42,8 @@ def words_for_columns() -> dict[str, str]:
     """Beside the names of modalities what a dict of columns may say: `image` and `video`, by their keys."""
     from ..models.modality import MODALITIES
 
-    own = [name for name, modality in MODALITIES.items() if not modality.extra]
-    return {key.rpartition("_")[0]: key for name in own for key in column_keys(name)}
+    packaged = [name for name, modality in MODALITIES.items() if not modality.extra]
+    return {key.rpartition("_")[0]: key for name in packaged for key in column_keys(name)}
 
 
 def key_of_part(part: str) -> str:
@@ -144,12 +144,12 @@ def short_forms(values: Mapping[str, Any], known: Collection[str]) -> dict[str, 
         ValueError: a name that nobody knows, a plain value where none can be, or a key that is given in both forms
             with different values.
     """
-    found = dict(values)
+    shortened = dict(values)
     for family in FAMILIES:
         if values.get(family.key) is None:
             continue
         kept = {}
-        del found[family.key]
+        del shortened[family.key]
         for name, value in family.spelled(values[family.key]).items():
             short = family.short_form(name)
             if short not in known or (short == family.key and name != DEFAULT):
@@ -160,12 +160,12 @@ def short_forms(values: Mapping[str, Any], known: Collection[str]) -> dict[str, 
                 raise ValueError(
                     f"{family.key} has {shown(value)} for {name}, and {short} is {shown(other)}: keep one of them."
                 )
-            found[short] = value
+            shortened[short] = value
         if kept:
-            found[family.rest or family.key] = kept
+            shortened[family.rest or family.key] = kept
     if isinstance(values.get("freeze_encoders"), dict):
-        found["freeze_encoders"] = frozen(values["freeze_encoders"])
-    return found
+        shortened["freeze_encoders"] = frozen(values["freeze_encoders"])
+    return shortened
 
 
 def frozen(given: dict[Any, Any]) -> bool | list[str] | dict[str, bool]:
@@ -210,11 +210,11 @@ def listed(value: Any) -> list[Any]:
 
 def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a recipe with others above them. Of dicts that are kept by modality, each value counts alone."""
-    found = {**below, **above}
+    merged = {**below, **above}
     for key in KEPT:
         if isinstance(below.get(key), dict) and isinstance(above.get(key), dict):
-            found[key] = {**below[key], **above[key]}
-    return found
+            merged[key] = {**below[key], **above[key]}
+    return merged
 
 
 # What a recipe says of one modality
@@ -234,8 +234,8 @@ def columns_of(data_args: Any, name: str) -> list[str]:
 
 def columns_by_modality(data_args: Any) -> dict[str, list[str]]:
     """The columns of each modality that has some, in the order of a model's modalities."""
-    found = {name: [column for column in columns_of(data_args, name) if column] for name in modalities()}
-    return {name: columns for name, columns in found.items() if columns}
+    named = {name: [column for column in columns_of(data_args, name) if column] for name in modalities()}
+    return {name: columns for name, columns in named.items() if columns}
 
 
 def key_in_use(data_args: Any, name: str) -> str:
@@ -271,8 +271,8 @@ def poolings_of(model_args: Any, names: Collection[str]) -> dict[str, str] | Non
     """How one vector is read from the tokens of these modalities, where the recipe says so."""
     asked = model_args.pooling or {}
     short = {name: getattr(model_args, f"{name}_pooling", None) for name in names}
-    found = {name: short[name] or asked.get(name, asked.get(DEFAULT)) for name in names}
+    poolings = {name: short[name] or asked.get(name, asked.get(DEFAULT)) for name in names}
     unused = sorted(set(asked) - {DEFAULT, *names})
     if unused:
         raise ValueError(f"pooling names {unused}, and the rows have {sorted(names)} alone: leave it out.")
-    return {name: how for name, how in found.items() if how} or None
+    return {name: how for name, how in poolings.items() if how} or None

@@ -23,9 +23,9 @@ def default_encoder(modality: str) -> tuple[str, str]:
     Raises:
         ValueError: see `own_encoders`; there is none, as of a modality from outside the package.
     """
-    own = own_encoders()
-    if modality in own:
-        return own[modality], f"from {os.environ[VARIABLE]} ({VARIABLE})"
+    named = own_encoders()
+    if modality in named:
+        return named[modality], f"from {os.environ[VARIABLE]} ({VARIABLE})"
     if (key := f"{modality}_encoder") not in OF_THE_HUB:
         raise ValueError(f"encoders is missing: {modality} has no usual one, so name it as {{{modality}: …}}.")
     return OF_THE_HUB[key], "the default, from the Hub"
@@ -56,12 +56,12 @@ def own_encoders() -> dict[str, str]:
     if unknown := [key for key in values if key not in known]:
         meant = did_you_mean(unknown[0], known)
         raise ValueError(f"{VARIABLE} is {name!r}: it names {shown(unknown[0])}; needed are {form}.{meant}")
-    found = {}
+    encoders = {}
     for modality, encoder in values.items():
         if not isinstance(encoder, str) or not encoder:
             raise ValueError(f"{VARIABLE} is {name!r}: {modality} must be a Hub id or a folder, got {shown(encoder)}.")
         beside = file.absolute().parent / Path(encoder).expanduser()
         if encoder.startswith((".", "~", "/")) and not beside.is_dir():
             raise ValueError(f"{VARIABLE} is {name!r}: {modality} names {encoder!r}, and there is no folder {beside}.")
-        found[modality] = os.path.normpath(beside) if beside.is_dir() else encoder
-    return found
+        encoders[modality] = os.path.normpath(beside) if beside.is_dir() else encoder
+    return encoders

@@ -225,9 +225,9 @@ class Evaluator:
 
     def share_bad_rows(self):
         """Puts together what all processes left out, judges it, and writes `bad_rows.jsonl`. All call it."""
-        found = [entry for entries in gather_object([self.bad_rows.entries]) for entry in entries]
-        self.note_bad_rows(found)
-        if found and self.accelerator.is_main_process:
+        entries = [entry for part in gather_object([self.bad_rows.entries]) for entry in part]
+        self.note_bad_rows(entries)
+        if entries and self.accelerator.is_main_process:
             self.bad_rows.write(self.output_dir / "bad_rows.jsonl")
 
 

@@ -92,11 +92,11 @@ def stop_on_sigterm():
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 or threading.current_thread() is not threading.main_thread():
         return None
-    own = os.getpid()
+    this_process = os.getpid()
 
     def stop(number, frame):
         signal.signal(number, signal.SIG_DFL)  # the second one ends it at once
-        if os.getpid() != own:  # a worker, which was forked with this
+        if os.getpid() != this_process:  # a worker, which was forked with this
             os.kill(os.getpid(), number)
         raise Stopped
 
@@ -111,7 +111,7 @@ def where_it_goes_on() -> str:
     try:
         if (folder / "results.json").exists():
             return f"{folder} is complete."
-        whole = next((found for found in list_checkpoints(folder) if (found / MANIFEST).is_file()), None)
+        whole = next((checkpoint for checkpoint in list_checkpoints(folder) if (checkpoint / MANIFEST).is_file()), None)
     except (OSError, MemoryError):
         return ""
     if whole is None:

@@ -138,21 +138,21 @@ class Fingerprint:
         self.kept["files"].setdefault(part, {})[column] = {"touched": touched.hexdigest()}
         return named.hexdigest()
 
-    def settle(self, found: dict[str, Any] | None) -> tuple[list[str], list[str]]:
+    def settle(self, earlier: dict[str, Any] | None) -> tuple[list[str], list[str]]:
         """Compares with what a run was begun with, and puts the content of files into `kept`. That is read where it is
         not known, or where the files were touched since.
 
         Args:
-            found: what rows.json has; None: this run is new, or began before there was any.
+            earlier: what rows.json has; None: this run is new, or began before there was any.
 
         Returns:
             what differs, and which files were touched and hold what they held, for the terminal.
         """
-        differences = [] if found is None else list(self.differences(found))
+        differences = [] if earlier is None else list(self.differences(earlier))
         touched = []
         for (part, column), paths in self.paths.items():
             mine = self.kept["files"][part][column]
-            theirs = ((found or {}).get("files", {}).get(part) or {}).get(column)
+            theirs = ((earlier or {}).get("files", {}).get(part) or {}).get(column)
             if theirs is not None and theirs["touched"] == mine["touched"]:
                 mine |= theirs
                 continue
@@ -168,23 +168,23 @@ class Fingerprint:
                 )
         return differences, touched
 
-    def differences(self, found: dict[str, Any]) -> Iterator[str]:
+    def differences(self, earlier: dict[str, Any]) -> Iterator[str]:
         """What is not as it was, but for the content of files. Only what both have is compared: a later version of the
         library may write more keys or fewer."""
         for part, columns in self.kept["columns"].items():
-            before = found.get("columns", {}).get(part, {})
+            before = earlier.get("columns", {}).get(part, {})
             yield from (said_of(part, name) for name in columns if before.get(name, columns[name]) != columns[name])
         for key, value in self.kept["processor"].items():
-            before = found.get("processor", {}).get(key, value)
+            before = earlier.get("processor", {}).get(key, value)
             if before != value:
                 both = "" if is_digest(before) or is_digest(value) else f" ({before!r}, now {value!r})"
                 yield f"the processor: {key}{both}"
-        before = found.get(IMPORTED, {})
+        before = earlier.get(IMPORTED, {})
         for name in sorted({*before, *self.imported}) if self.imported is not None else []:
             if before.get(name) != self.imported.get(name):
                 yield f"the imported file {name}"
         for modality, files in self.kept["encoders"].items():
-            before = found.get("encoders", {}).get(modality)
+            before = earlier.get("encoders", {}).get(modality)
             for name in sorted({*before, *files}) if before and files else []:  # else they were not known
                 if before.get(name) != files.get(name):
                     yield f"the {modality} encoder's {name}"
@@ -287,8 +287,8 @@ def places_of_stream(dataset: str) -> list[tuple[str, str]]:
     base = dataset if os.path.isdir(dataset) else os.path.commonpath(map(os.path.dirname, files)) if files else ""
     places = [(os.path.relpath(file, base), file) for file in files]
     runs = tuple(os.path.dirname(name) + os.sep for name, _ in places if os.path.basename(name) == "recipe.json")
-    own = re.compile(r"(^|[/\\])(\.|cache-[^/\\]*\.arrow$)")
-    return [(name, file) for name, file in places if not name.startswith(runs) and not own.search(name)]
+    hidden = re.compile(r"(^|[/\\])(\.|cache-[^/\\]*\.arrow$)")
+    return [(name, file) for name, file in places if not name.startswith(runs) and not hidden.search(name)]
 
 
 def content_of(paths: list[str]) -> dict[str, Any]:
@@ -312,7 +312,7 @@ def content_of(paths: list[str]) -> dict[str, Any]:
 
 def keys_of_processor(processor: MMFusionProcessor) -> dict[str, Any]:
     """What `save_pretrained` writes, by key; of files that are no JSON a digest."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         processor.save_pretrained(folder)
         for path in sorted(Path(folder).rglob("*")):
@@ -320,10 +320,10 @@ def keys_of_processor(processor: MMFusionProcessor) -> dict[str, Any]:
                 continue
             if path.suffix == ".json":
                 name = "" if path.name == "processor_config.json" else f"{path.stem}."
-                found |= dict(leaves(json.loads(path.read_text(encoding="utf-8")), name))
+                values |= dict(leaves(json.loads(path.read_text(encoding="utf-8")), name))
             elif path.is_file() and path.suffix not in (".py", ".md"):
-                found[path.name] = f"xxh3 {checksum_of(path)}"
-    return found
+                values[path.name] = f"xxh3 {checksum_of(path)}"
+    return values
 
 
 def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:

@@ -99,10 +99,10 @@ class ArgumentParser(argparse.ArgumentParser):
             for name, value in short.items()
             if value is not given.get(name) or isinstance(value, dict | list)
         }
-        values, found = over(below, {**short, **checked_values(of_yaml, self.groups)}), []
+        values, instances = over(below, {**short, **checked_values(of_yaml, self.groups)}), []
         for group in self.groups:
-            found.append(group(**{key.name: values.pop(key.name) for key in fields(group)}))
-        return [*found, namespace] if values else found
+            instances.append(group(**{key.name: values.pop(key.name) for key in fields(group)}))
+        return [*instances, namespace] if values else instances
 
 
 def add_flag(section: Any, key: Field, hint: Any):

@@ -62,9 +62,9 @@ def vectors_of(model: torch.nn.Module, heads: dict[Any, Head], run: Run) -> tupl
         drawn = np.random.default_rng(run.train_args.seed).choice(len(dataset), MOST_ROWS, replace=False)
         dataset = dataset.select(np.sort(drawn))
     batches = BatchLoader(Rows(dataset, "train"), run.collator, run.train_args.per_device_eval_batch_size, train=False)
-    found: dict[Any, list[torch.Tensor]] = {task: [] for task in heads}
+    collected: dict[Any, list[torch.Tensor]] = {task: [] for task in heads}
     hooks = [
-        head.layer.register_forward_pre_hook(lambda _, inputs, own=found[task]: own.append(inputs[0].float().cpu()))
+        head.layer.register_forward_pre_hook(lambda _, inputs, own=collected[task]: own.append(inputs[0].float().cpu()))
         for task, head in heads.items()
     ]
     model.to(device).eval()
@@ -79,7 +79,7 @@ def vectors_of(model: torch.nn.Module, heads: dict[Any, Head], run: Run) -> tupl
         for hook in hooks:
             hook.remove()
     model.to("cpu")
-    vectors = {task: torch.cat(parts) for task, parts in found.items()}
+    vectors = {task: torch.cat(parts) for task, parts in collected.items()}
     if isinstance(labels[0], dict):
         return vectors, {task: torch.cat([part[task] for part in labels]) for task in labels[0]}
     return vectors, torch.cat(labels)
@@ -108,15 +108,15 @@ def fit(head: Head, vectors: np.ndarray, labels: np.ndarray, class_weight: str |
         mean, scale = (np.asarray(values) for values in (head.mean or [0.0], head.scale or [1.0]))
         targets = (labels.reshape(len(labels), -1) - mean) / scale
         for output, column in enumerate(targets.T):
-            there = ~np.isnan(column)
-            found = Ridge(alpha=len(inputs) ** 0.5 / STRENGTH).fit(inputs[there], column[there])
-            fitted[output] = found.coef_, found.intercept_
+            labelled = ~np.isnan(column)
+            model = Ridge(alpha=len(inputs) ** 0.5 / STRENGTH).fit(inputs[labelled], column[labelled])
+            fitted[output] = model.coef_, model.intercept_
     elif labels.dtype.kind == "i":
         classes = np.unique(labels)
         if len(classes) < 2:
             return 0
-        found = classify(inputs, labels, class_weight)
-        coefficients, intercepts = found.coef_, found.intercept_
+        model = classify(inputs, labels, class_weight)
+        coefficients, intercepts = model.coef_, model.intercept_
         if len(classes) == 2:  # one row, of the second class
             coefficients, intercepts = (
                 np.concatenate([-coefficients, coefficients]) / 2,
@@ -126,10 +126,10 @@ def fit(head: Head, vectors: np.ndarray, labels: np.ndarray, class_weight: str |
         fitted |= dict(zip(classes.tolist(), zip(coefficients, intercepts)))  # the others have no row
     else:
         for output, column in enumerate(labels.T):
-            there = ~np.isnan(column)
-            if len(np.unique(column[there] > 0.5)) == 2:
-                found = classify(inputs[there], column[there] > 0.5, class_weight)
-                fitted[output] = found.coef_[0], found.intercept_[0]
+            labelled = ~np.isnan(column)
+            if len(np.unique(column[labelled] > 0.5)) == 2:
+                model = classify(inputs[labelled], column[labelled] > 0.5, class_weight)
+                fitted[output] = model.coef_[0], model.intercept_[0]
     with torch.no_grad():
         for output, (weight, bias) in fitted.items():
             weight = weight / scaler.scale_

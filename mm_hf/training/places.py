@@ -42,7 +42,7 @@ def find_data(recipe: dict[str, Any], run_folder: Path) -> tuple[dict[str, Any],
     repository = checkout()
     bases += [os.getcwd(), *([] if repository is None else [str(repository)])]
     bases += [str(run_folder.parent), str(run_folder.parent.parent)]
-    found, notes = dict(recipe), []
+    resolved, notes = dict(recipe), []
 
     def find(key: str, given: Any) -> Any:
         if not isinstance(given, str) or os.path.isabs(given):
@@ -56,5 +56,5 @@ def find_data(recipe: dict[str, Any], run_folder: Path) -> tuple[dict[str, Any],
 
     for key in [key for key in ("dataset", "data_root", "import") if key in recipe]:
         given = recipe[key]
-        found[key] = [find(key, file) for file in given] if isinstance(given, list) else find(key, given)
-    return found, notes
+        resolved[key] = [find(key, file) for file in given] if isinstance(given, list) else find(key, given)
+    return resolved, notes

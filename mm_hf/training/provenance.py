@@ -54,7 +54,7 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict:
     """What the run ran on."""
-    found = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    facts = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts

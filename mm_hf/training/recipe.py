@@ -99,10 +99,10 @@ def parse_arguments(
 
 def given_keys(words: list[str] | None = None) -> set[str]:
     """The keys that the recipe or the command line gives; those of a recipe without a value are left out."""
-    found = vars(training_parser("", "mm_hf train").given(words)[0])
-    recipe, data = recipe_or_data(found.pop("source"), quiet=True)
+    parsed = vars(training_parser("", "mm_hf train").given(words)[0])
+    recipe, data = recipe_or_data(parsed.pop("source"), quiet=True)
     values = {"dataset": data} if recipe is None else keys_of(recipe)
-    flags = short_forms({key: value for key, value in found.items() if value is not NOT_GIVEN}, known_keys())
+    flags = short_forms({key: value for key, value in parsed.items() if value is not NOT_GIVEN}, known_keys())
     return set(flags) | {key for key, value in values.items() if value is not None}
 
 

@@ -105,8 +105,8 @@ def parse_arguments(
     try:
         import_files_of(recipe, file.parent, parsed.import_files)
         checked_values({key: recipe[key] for key in RECIPE_KEYS if recipe}, ALL_ARGUMENTS, lenient=True)
-        own = {key: value for key, value in fields_of(recipe).items() if key in keys}
-        parser.set_defaults(**checked_values(own, (group, DatasetArguments), lenient=True))
+        defaults = {key: value for key, value in fields_of(recipe).items() if key in keys}
+        parser.set_defaults(**checked_values(defaults, (group, DatasetArguments), lenient=True))
     except ValueError as error:
         parser.error(f"{file}: {error}")
     try:
@@ -164,17 +164,17 @@ def load_config(model: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedMode
         ValueError: it is none that gives classes or numbers.
     """
     config = config_of(model)
-    found = config.architectures or [config.model_type]
+    architectures = config.architectures or [config.model_type]
     heads = {head.__name__: head for head in HEADS.values()}
     known = {name: task_of_class(name) for name in heads}
     heads = {name: head for name, head in heads.items() if (task := known[name]) is None or task.needs_labels}
-    if found[0] in known and found[0] not in heads:
+    if architectures[0] in known and architectures[0] not in heads:
         raise ValueError(f"{model} searches: `mm_hf search evaluate --model {model}` measures it.")
-    if not isinstance(config, MMFusionConfig) or found[0] not in heads:
+    if not isinstance(config, MMFusionConfig) or architectures[0] not in heads:
         raise ValueError(
-            f"{model} is a checkpoint of {', '.join(found)}; mm_hf evaluate measures {' and '.join(heads)}."
+            f"{model} is a checkpoint of {', '.join(architectures)}; mm_hf evaluate measures {' and '.join(heads)}."
         )
-    return config, heads[found[0]]
+    return config, heads[architectures[0]]
 
 
 def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMFusionConfig) -> "GroupedColumns":
@@ -283,10 +283,10 @@ def check_cut(model: Path, data_args: DatasetArguments, recipe: dict[str, Any], 
                 "test part from the training rows by it: with another one they would mix."
             )
     file = model / "rows.json"
-    found = read_json(file).get("rows") if file.exists() else rows
-    if found != rows:
+    before = read_json(file).get("rows") if file.exists() else rows
+    if before != rows:
         raise ValueError(
-            f"{data_args.dataset} now has {rows} rows, and {found} when {model} was trained: its test part cannot be "
+            f"{data_args.dataset} now has {rows} rows, and {before} when {model} was trained: its test part cannot be "
             "cut again as it was. Put rows that it has not learned into a file of their own."
         )
 
@@ -393,6 +393,6 @@ def learned_labels(run: Evaluator, train: Dataset, names: dict[str, list[str] | 
     of_train = normalise_labels(DatasetDict({"train": train.select_columns(run.columns.labels)}), names)
     run.splits |= of_train
     # Classes that the checkpoint does not have are no answers, so they do not count.
-    found = {task.label: task.read_labels("train", bad=[]) for task in run.alone()}
+    labels = {task.label: task.read_labels("train", bad=[]) for task in run.alone()}
     del run.splits["train"]
-    return found if run.several else found[run.label]
+    return labels if run.several else labels[run.label]

@@ -97,15 +97,15 @@ class Run(Evaluator):
     def lengths(self) -> list[int]:
         """Tokens of each training row's texts, and of the one that it is to write."""
         part = self.splits["train"]
-        found = [0] * len(part)
+        totals = [0] * len(part)
         for column in self.columns.texts:
             texts = part[column]
             distinct = sorted({text for text in texts if isinstance(text, str)})
             lengths = dict(zip(distinct, map(len, self.processor.tokenizer(distinct)["input_ids"])))
-            found = [length + lengths.get(text, 0) for length, text in zip(found, texts)]
+            totals = [length + lengths.get(text, 0) for length, text in zip(totals, texts)]
         if self.writes:
-            found = [a + b for a, b in zip(found, (self.labels("train") != -100).sum(1).tolist())]
-        return found
+            totals = [a + b for a, b in zip(totals, (self.labels("train") != -100).sum(1).tolist())]
+        return totals
 
     def classes(self) -> list:
         """The class of each training row, or the list of its classes where there are several."""

@@ -89,16 +89,16 @@ def claim_run_folder(
     lock_folder(output_dir, accelerator.is_main_process)
     results = output_dir / "results.json"
     recipe = plain_recipe(recipe)
-    found = {} if overwrite else read_recipe_of(output_dir)  # else it may be damaged
-    found.pop(WORKING_DIR, None)
+    before = {} if overwrite else read_recipe_of(output_dir)  # else it may be damaged
+    before.pop(WORKING_DIR, None)
     begun = is_begun(output_dir)
-    changed = sorted(key for key in {*found, *recipe} if found.get(key) != recipe.get(key))
+    changed = sorted(key for key in {*before, *recipe} if before.get(key) != recipe.get(key))
     if begun and not overwrite:
         # Where the rows are known, they tell whether data in another place are the same.
         moved = DATA_KEYS if "fingerprint" in read_rows_of(output_dir) else set()
         refused = [key for key in changed if key not in moved and (key not in MAY_CHANGE or not allow_changes)]
         if refused:
-            differences = ", ".join(f"{key} ({found.get(key)!r}, now {recipe.get(key)!r})" for key in refused)
+            differences = ", ".join(f"{key} ({before.get(key)!r}, now {recipe.get(key)!r})" for key in refused)
             may = [key for key in refused if key in MAY_CHANGE]
             hint = f"--allow_changes accepts new values of {', '.join(may)}; " if may else ""
             raise ValueError(

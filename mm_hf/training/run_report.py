@@ -85,12 +85,12 @@ def encoders_of(recipe: dict[str, Any]) -> dict[str, str]:
     """What the model was composed of, by part."""
     sources = {f"{name}_encoder": source for name, source in (recipe.get("encoders") or {}).items()}
     sources |= {key: recipe.get(key) for key in (*(f"{name}_encoder" for name in pretrained_modalities()), "decoder")}
-    found = {key: Path(source).name for key, source in sources.items() if source}
+    encoders = {key: Path(source).name for key, source in sources.items() if source}
     if recipe["table_columns"]:
-        found["table encoder"] = "a token a column"
+        encoders["table encoder"] = "a token a column"
     if recipe["series_column"]:
-        found["series encoder"] = recipe["series_rnn_type"]
-    return found
+        encoders["series encoder"] = recipe["series_rnn_type"]
+    return encoders
 
 
 def pipeline_tag(model) -> str | None:
@@ -109,14 +109,14 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
     order = list(range(len(split)))
     random.Random(0).shuffle(order)
     chosen = order[:count]
-    found: dict[str, list[tuple[str, str | None, bool | None]]] = {}
+    by_column: dict[str, list[tuple[str, str | None, bool | None]]] = {}
     for task in tasks if not writes else []:
         name = str(task.column)
         bad: list[BadRowError] = []  # they are missing labels here
         rows = Rows(split.select_columns([name]), "test").__getitems__(range(len(split)))
-        found[name] = task.judged(logits[name] if several else logits, task.label_tensor(rows, bad))
+        by_column[name] = task.judged(logits[name] if several else logits, task.label_tensor(rows, bad))
     if [label_kind_of(task.name) for task in tasks] == [CLASSES]:
-        (judgements,) = found.values()
+        (judgements,) = by_column.values()
         wrong = [row for row in order if judgements[row][2] is False][: count // 3]
         chosen = wrong + [row for row in order if judgements[row][2]][: count - len(wrong)]
     samples: list[tuple] = []
@@ -128,10 +128,10 @@ def sample_predictions(model, collator: MultimodalCollator, split, logits, count
             texts = [*collator.texts_of(torch.stack([logits[place]])), *collator.texts_of(target)]
             samples.append((*looks, *(text or "–" for text in texts)))
             continue
-        answers, truths, rights = zip(*(judgements[place] for judgements in found.values()))
+        answers, truths, rights = zip(*(judgements[place] for judgements in by_column.values()))
         known = any(truth is not None for truth in truths)
         truth = "; ".join("–" if truth is None else truth for truth in truths) if known else None
-        said = [f"{name}: {answer}" for name, answer in zip(found, answers)] if len(found) > 1 else answers
+        said = [f"{name}: {answer}" for name, answer in zip(by_column, answers)] if len(by_column) > 1 else answers
         samples.append((*looks, "; ".join(said), truth, all(right is not False for right in rights)))
     return samples
 
@@ -162,9 +162,9 @@ def sample_finds(collator: MultimodalCollator, split, embeddings: dict[str, torc
     best = scores.masked_fill(~texts.any(-1), -torch.inf).argmax(-1).tolist()  # not a row without a text
     (column,) = collator.columns.texts
     samples = []
-    for row, found in zip(Rows(split, "test").__getitems__(rows), split.select_columns([column])[best][column]):
+    for row, nearest in zip(Rows(split, "test").__getitems__(rows), split.select_columns([column])[best][column]):
         picture, text = picture_and_text(row, collator)
-        samples.append((picture, "what this finds:", found, text))
+        samples.append((picture, "what this finds:", nearest, text))
     return samples
 
 

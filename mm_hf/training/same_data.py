@@ -38,11 +38,11 @@ def check_same_data(
     """
     told: list[str | None] = [None]
     if accelerator.is_main_process:
-        found = read_rows_of(output_dir) if list_checkpoints(output_dir) else {}
-        before = found.pop("fingerprint", None)
+        before = read_rows_of(output_dir) if list_checkpoints(output_dir) else {}
+        earlier = before.pop("fingerprint", None)
         fingerprint = take_fingerprint()
-        differences, touched = fingerprint.settle(before)
-        told[0] = refusal(output_dir, found, data, differences, allow_changes == "data")
+        differences, touched = fingerprint.settle(earlier)
+        told[0] = refusal(output_dir, before, data, differences, allow_changes == "data")
         if told[0] is None:
             for line in touched:
                 print(line, flush=True)
@@ -56,16 +56,16 @@ def check_same_data(
 
 
 def refusal(
-    output_dir: Path, found: dict[str, Any], data: dict[str, Any], differences: list[str], allowed: bool
+    output_dir: Path, before: dict[str, Any], data: dict[str, Any], differences: list[str], allowed: bool
 ) -> str | None:
     """Why a run cannot go on; None where it can. Arguments as in `check_same_data`."""
     ways_out = "--overwrite_output_dir starts anew; --output_dir names another folder."
-    if found and allowed:  # other parts than train may have other numbers of rows
-        found = {**found, "rows": {**data["rows"], **{"train": found["rows"].get("train")}}}
+    if before and allowed:  # other parts than train may have other numbers of rows
+        before = {**before, "rows": {**data["rows"], **{"train": before["rows"].get("train")}}}
         data = {**data, "rows": {**data["rows"], **{"train": data["rows"].get("train")}}}
-    if found and found != data:
+    if before and before != data:
         limit = "--allow_changes data takes neither other classes nor more or fewer training rows; " if allowed else ""
-        return f"{output_dir} was begun on {found}, and the data now has {data}. {limit}{ways_out}"
+        return f"{output_dir} was begun on {before}, and the data now has {data}. {limit}{ways_out}"
     if differences and not allowed:
         return (
             f"{output_dir} was begun on other data. Changed: {'; '.join(differences)}. --allow_changes data goes on "
@@ -88,8 +88,8 @@ def check_same_part(model: Path, dataset: str, root: str | None, columns: Column
     Raises:
         ValueError: naming what differs.
     """
-    found = read_rows_of(model).get("fingerprint")
-    differences = [] if found is None else Fingerprint({name: part}, columns, dataset, root).settle(found)[0]
+    earlier = read_rows_of(model).get("fingerprint")
+    differences = [] if earlier is None else Fingerprint({name: part}, columns, dataset, root).settle(earlier)[0]
     if differences:
         raise ValueError(
             f"{dataset} is not what it was when {model} was trained. Changed: {'; '.join(differences)}. Its {name} "

@@ -39,18 +39,18 @@ def columns_in_use(data_args: Any) -> Columns:
         data_args: `DatasetArguments`, or what has their columns.
     """
 
-    def there(named: list[str] | str | None) -> Any:
+    def without_empty(named: list[str] | str | None) -> Any:
         return [column for column in named if column] or None if isinstance(named, list) else named or None
 
     extra: Any = data_args.columns
     return Columns(
-        image=there(data_args.image_column),
+        image=without_empty(data_args.image_column),
         image_id=data_args.image_id_column or None,
-        text=there(data_args.text_column),
-        audio=there(data_args.audio_column),
+        text=without_empty(data_args.text_column),
+        audio=without_empty(data_args.audio_column),
         video=data_args.video_column or None,
-        table=there(data_args.table_columns) or [],
-        series=there(data_args.series_column),
+        table=without_empty(data_args.table_columns) or [],
+        series=without_empty(data_args.series_column),
         label=data_args.label_column or None,
         kind=data_args.kind_column or None,
         **({"extra": extra} if extra else {}),
@@ -133,13 +133,13 @@ def labels_by_column(
         raise ValueError(
             f"problem_type names {sorted(unknown)}, but the columns of labels are {columns.labels}.{meant}"
         )
-    found = {column: labels_of(splits, column, asked.get(column)) for column in columns.labels}
-    for column, (classes, _) in found.items():
+    meanings = {column: labels_of(splits, column, asked.get(column)) for column in columns.labels}
+    for column, (classes, _) in meanings.items():
         if classes is not None and len(classes) == 1:
             raise ValueError(
                 f"Column {column!r} has a single class, {classes[0]!r}: there is nothing to learn. Name another label."
             )
-    return [task_of(problem_type, classes, column) for column, (classes, problem_type) in found.items()]
+    return [task_of(problem_type, classes, column) for column, (classes, problem_type) in meanings.items()]
 
 
 def check_rows(run: Evaluator):

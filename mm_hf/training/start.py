@@ -92,8 +92,8 @@ def open_start(
         OSError: there is no such checkpoint.
     """
     source, folder = str(model_args.init_from), output_dir / START
-    own = output_dir.resolve()
-    if os.path.isdir(source) and own in (Path(source).resolve(), *Path(source).resolve().parents):
+    run_folder = output_dir.resolve()
+    if os.path.isdir(source) and run_folder in (Path(source).resolve(), *Path(source).resolve().parents):
         raise ValueError(f"init_from is {source}, which is in output_dir {output_dir}: name another --output_dir.")
     if is_begun(output_dir) and not overwrite and read_recipe_of(output_dir).get("init_from") == source:
         start = reopen(source, folder)
@@ -143,16 +143,16 @@ def open_checkpoint(source: str, folder: Path) -> Start:
             f"init_from is {source}, which has no processor_config.json: name the folder of a whole run, or put it "
             "there by processor.save_pretrained."
         )
-    recipe = Path(source) / "recipe.json"
-    found = read_json(recipe) if recipe.exists() else {}
+    file = Path(source) / "recipe.json"
+    recipe = read_json(file) if file.exists() else {}
     name = Path(source).resolve().name if local else source
-    return Start(source, name, folder, config, MMFusionProcessor.from_pretrained(source), found)
+    return Start(source, name, folder, config, MMFusionProcessor.from_pretrained(source), recipe)
 
 
 # Keys of the recipe
 
 
-def columns_there(data_args: DataArguments) -> list[str]:
+def modalities_of_rows(data_args: DataArguments) -> list[str]:
     """The modalities that the new rows have."""
     return list(columns_by_modality(data_args))
 
@@ -164,14 +164,14 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
         ValueError: keys that were given with other values, or no modality in common.
     """
     config, processor = start.config, start.processor
-    if strange := [name for name in columns_there(data_args) if modality_of(name).extra]:
+    if strange := [name for name in modalities_of_rows(data_args) if modality_of(name).extra]:
         raise ValueError(
             f"init_from does not go with modalities from outside mm_hf, {strange}: leave it, or their columns, out."
         )
-    there = [name for name in columns_there(data_args) if name in config.modalities]
-    if not there:
+    shared = [name for name in modalities_of_rows(data_args) if name in config.modalities]
+    if not shared:
         raise ValueError(
-            f"init_from {start.name} reads {config.modalities}, and the rows have {columns_there(data_args)} alone: "
+            f"init_from {start.name} reads {config.modalities}, and the rows have {modalities_of_rows(data_args)} alone: "
             "there is nothing to start from. Columns are named anew: --image_column, --text_column, --table_columns …"
         )
     module: Any = config.fusion_module_config
@@ -190,8 +190,8 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
         "modality_dropout": module.modality_dropout,
     }
     if isinstance(module.modality_dropout, dict):
-        free["modality_dropout"] = {name: rate for name, rate in module.modality_dropout.items() if name in there}
-    if Vision.name in there:
+        free["modality_dropout"] = {name: rate for name, rate in module.modality_dropout.items() if name in shared}
+    if Vision.name in shared:
         fixed["vision_feature_layer"] = config.feature_layers[Vision.name]
         fixed["vision_feature_join"] = config.vision_feature_join
         fixed["image_size"] = side_of(processor)
@@ -199,17 +199,17 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
             free["image_background"] = processor.image_background
         if data_args.video_column and config.num_images > 1:
             free["num_frames"] = config.num_images
-    if Text.name in there:
+    if Text.name in shared:
         fixed["text_pooling"] = config.poolings[Text.name]
-    if Sound.name in there:
+    if Sound.name in shared:
         seconds = getattr(processor.feature_extractor, "max_audio_seconds", None)
         of_one_length = getattr(config.audio_config, "max_source_positions", None) is not None
         (fixed if of_one_length else free)["max_audio_seconds"] = seconds
-    if Series.name in there:
+    if Series.name in shared:
         fixed["series_rnn_type"] = config.series_config.rnn_type
     free |= of_task(start, model_args, data_args)
     check_order(start, data_args)
-    names = [name for name in pretrained_modalities() if name in there]
+    names = [name for name in pretrained_modalities() if name in shared]
     writer = task_of_head(model_args.task or free.get("task"))
     if writer is not None and writer.decodes and task_of_class(start.head) is writer:
         names.append("decoder")
@@ -217,16 +217,16 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
     wrong = {
         key: value for key, value in fixed.items() if key in given and getattr(model_args, key) not in (None, value)
     }
-    asked_poolings = poolings_of(model_args, there) if "pooling" in given else None
+    asked_poolings = poolings_of(model_args, shared) if "pooling" in given else None
     if any(config.poolings[name] != how for name, how in (asked_poolings or {}).items()):
-        wrong["pooling"] = {name: config.poolings[name] for name in there}
+        wrong["pooling"] = {name: config.poolings[name] for name in shared}
     for name in names:
         key = name if name == "decoder" else f"{name}_encoder"
         known, asked = start.recipe.get(key), model_args.decoder if name == "decoder" else encoder_of(model_args, name)
-        own = config.decoder_config if name == "decoder" else config.encoder_config(name)
-        if key in given and asked is not None and not is_same_encoder(asked, known, own, name):
-            wrong[key] = known or own.model_type
-        fixed[key] = known or (None if name == "decoder" and Text.name in there else own.model_type)
+        encoder_config = config.decoder_config if name == "decoder" else config.encoder_config(name)
+        if key in given and asked is not None and not is_same_encoder(asked, known, encoder_config, name):
+            wrong[key] = known or encoder_config.model_type
+        fixed[key] = known or (None if name == "decoder" and Text.name in shared else encoder_config.model_type)
     if wrong:
         differences = ", ".join(
             f"{key} ({value!r}, here {getattr(model_args, key)!r})" for key, value in wrong.items()
@@ -265,14 +265,14 @@ def side_of(processor: MMFusionProcessor) -> int | None:
 def of_task(start: Start, model_args: ModelArguments, data_args: DataArguments) -> dict[str, Any]:
     """Keys of the head, as the checkpoint has them, where it answers alike."""
     labels, known = data_args.label_column, task_of_class(start.head)
-    found: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     searches = known is not None and not known.needs_labels
     if model_args.task is None and not isinstance(labels, list) and searches == (labels is None):
         fits = known is None or known.can_answer(data_args)
-        found["task"] = TASK_OF.get(start.head) if fits else None
-    if known is not None and task_of_head(model_args.task or found.get("task")) is known:
-        found |= known.head_keys(start, data_args)
-    return found
+        keys["task"] = TASK_OF.get(start.head) if fits else None
+    if known is not None and task_of_head(model_args.task or keys.get("task")) is known:
+        keys |= known.head_keys(start, data_args)
+    return keys
 
 
 def is_same_encoder(asked: str, known: str | None, config: Any, name: str) -> bool:
@@ -287,8 +287,8 @@ def is_same_encoder(asked: str, known: str | None, config: Any, name: str) -> bo
     if known is not None:
         return os.path.realpath(asked) == os.path.realpath(known) or Path(asked).name == Path(known).name
     check_source(f"{name}_encoder", asked)
-    found = AutoConfig.from_pretrained(asked)
-    other = (found if name == "decoder" else part_of_composite(found, name)).to_dict()
-    own, sizes = config.to_dict(), ("size", "width", "dim", "layers", "heads", "d_model")
-    keys = [key for key in own if key.endswith(sizes) and isinstance(own[key], int)]
-    return own["model_type"] == other["model_type"] and all(other.get(key) in (own[key], None) for key in keys)
+    loaded = AutoConfig.from_pretrained(asked)
+    other = (loaded if name == "decoder" else part_of_composite(loaded, name)).to_dict()
+    values, sizes = config.to_dict(), ("size", "width", "dim", "layers", "heads", "d_model")
+    keys = [key for key in values if key.endswith(sizes) and isinstance(values[key], int)]
+    return values["model_type"] == other["model_type"] and all(other.get(key) in (values[key], None) for key in keys)

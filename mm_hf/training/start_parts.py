@@ -42,7 +42,7 @@ from .fresh_heads import fit_fresh_heads
 from .heads import task_of_class
 from .model_arguments import ModelArguments
 from .run import Run
-from .start import ABOUT, Start, columns_there
+from .start import ABOUT, Start, modalities_of_rows
 
 
 # Of the config what belongs to encoders, projections and fusion; all else is the head's, or the recipe's to say.
@@ -75,13 +75,13 @@ def processor_from(
     """
     if start.kept:
         return start.processor
-    old, there = start.processor, columns_there(data_args)
+    old, modalities = start.processor, modalities_of_rows(data_args)
     parts: dict[str, Any] = {
         modality.part: getattr(old, modality.part)
         for name, modality in MODALITIES.items()
-        if name in there and name in start.config.modalities and name in pretrained_modalities()
+        if name in modalities and name in start.config.modalities and name in pretrained_modalities()
     }
-    if Vision.name in there and old.image_processor is not None:
+    if Vision.name in modalities and old.image_processor is not None:
         asked = model_args.image_background
         parts["image_background"] = old.image_background if asked is None else asked
         parts["image_channels"] = old.image_channels
@@ -134,8 +134,8 @@ def check_words(tokenizer: Any, of_processor: Any, what: str, name: str):
 
 def new_encoders(start: Start, data_args: DataArguments) -> list[str]:
     """The modalities that the checkpoint does not have, of those whose encoder comes from elsewhere."""
-    there = columns_there(data_args)
-    return [name for name in pretrained_modalities() if name in there and name not in start.config.modalities]
+    modalities = modalities_of_rows(data_args)
+    return [name for name in pretrained_modalities() if name in modalities and name not in start.config.modalities]
 
 
 def choose_table(start: Start, schema: TableSchema | None) -> TableSchema | None:
@@ -261,7 +261,7 @@ def make_model(
     if decoder is not None:
         model.decoder.load_state_dict(decoder.decoder.state_dict())
         lines.append("decoder: pretrained, its cross-attention is fresh")
-    heads = {title_of(task, found): (task, found) for task, found in of_heads(model, columns[0], None).items()}
+    heads = {title_of(task, task_head): (task, task_head) for task, task_head in of_heads(model, columns[0], None).items()}
     fresh = [heads[title] for title in heads if f"{title}: fresh" in lines and heads[title][1].kind != "tokens"]
     fitted = fit_fresh_heads(model, dict(fresh), run)
     start.lines += [*(fitted.get(line, line) for line in lines), *lines_of_cut(start, run)]
@@ -270,7 +270,7 @@ def make_model(
 
 def with_line(lines: list[str], modality: str, line: str) -> list[str]:
     """The lines with another one about an encoder."""
-    return [line if own.startswith(f"{modality} encoder:") else own for own in lines]
+    return [line if other.startswith(f"{modality} encoder:") else other for other in lines]
 
 
 def donor_of(name: str, run: Run) -> MMFusionModel:
@@ -329,23 +329,23 @@ def config_of(
         donors: by modality the configs of encoders that the checkpoint does not have.
     """
     args, old, processor = run.model_args, start.config, run.processor
-    there = columns_there(run.data_args)
+    modalities = modalities_of_rows(run.data_args)
     values = {key: copy.deepcopy(getattr(old, key)) for key in OF_BASE}
     fusion = values["fusion_module_config"]
     for name, modality in MODALITIES.items():
         if modality.extra:
             continue
-        found = donors.get(name, old).encoder_config(name)
-        values[modality.config_key] = copy.deepcopy(found) if name in there else None
+        encoder_config = donors.get(name, old).encoder_config(name)
+        values[modality.config_key] = copy.deepcopy(encoder_config) if name in modalities else None
         if values[modality.config_key] is not None:
             values[modality.config_key].dtype = None  # of the checkpoint; what trains is float32
-    if Table.name in there and (old.tabular_config is None or Table.name in start.fresh):
+    if Table.name in modalities and (old.tabular_config is None or Table.name in start.fresh):
         values["tabular_config"] = TabularConfig.from_schema(processor.table_schema, hidden_size=fusion.hidden_size)
-    if Series.name in there and (old.series_config is None or Series.name in start.fresh):
+    if Series.name in modalities and (old.series_config is None or Series.name in start.fresh):
         values["series_config"] = RecurrentConfig(
             rnn_type=args.series_rnn_type, input_size=processor.series_scaler.channels, hidden_size=fusion.hidden_size
         )
-    if Vision.name not in there:
+    if Vision.name not in modalities:
         values |= {"vision_feature_layer": None, "vision_feature_join": "tokens", "interpolate_pos_encoding": False}
     for donor in donors.values():
         if donor.vision_config is not None:
@@ -354,20 +354,20 @@ def config_of(
         values["pooling"] = {**(values["pooling"] or {}), **(donor.pooling or {})}
         for key in ("encode_by_length", "seeded_encoders", "base_models"):
             values[key] = list(dict.fromkeys([*(values[key] or []), *(getattr(donor, key) or [])]))
-    values["pooling"] = {name: how for name, how in (values["pooling"] or {}).items() if name in there} or None
+    values["pooling"] = {name: how for name, how in (values["pooling"] or {}).items() if name in modalities} or None
     for key in ("encode_by_length", "seeded_encoders"):
-        values[key] = [name for name in values[key] or [] if name in there] or None
+        values[key] = [name for name in values[key] or [] if name in modalities] or None
     if not os.path.isdir(start.source):
         values["base_models"] = [start.source, *(name for name in values["base_models"] or [] if name != start.source)]
 
     fusion.hidden_dropout_prob, fusion.modality_dropout = args.fusion_dropout, args.modality_dropout
     asks = {MMFusionForCTC: Sound.name, MMFusionForRetrieval: Text.name}.get(head, fusion.query_modality)
-    if asks not in there:  # as a model that is built from encoders has it
-        first = there[0]
-        for_pictures = first == Vision.name and Table.name in there
-        asks = Text.name if Text.name in there else Table.name if for_pictures else first
+    if asks not in modalities:  # as a model that is built from encoders has it
+        first = modalities[0]
+        for_pictures = first == Vision.name and Table.name in modalities
+        asks = Text.name if Text.name in modalities else Table.name if for_pictures else first
     fusion.query_modality = asks
-    if len(there) == 1 and fusion.memory_layers:
+    if len(modalities) == 1 and fusion.memory_layers:
         start.lines.append(f"fusion: without its {fusion.memory_layers} memory_layers, since {asks} is alone")
         fusion.memory_layers, fusion.distance_bias = 0, False
     return MMFusionConfig(
@@ -384,8 +384,8 @@ def lines_of_cut(start: Start, run: Run) -> list[str]:
     """A warning where the checkpoint has learned rows of the same data, which was cut into parts otherwise."""
     recipe, part = start.recipe, run.splits["test"]
     now = {**vars(run.data_args), **vars(run.train_args)}
-    here, there = now["dataset"], recipe.get("dataset")
-    if there is None or SOURCE_ROW not in part.column_names or os.path.realpath(here) != os.path.realpath(there):
+    dataset, before = now["dataset"], recipe.get("dataset")
+    if before is None or SOURCE_ROW not in part.column_names or os.path.realpath(dataset) != os.path.realpath(before):
         return []
     other = [key for key in OF_THE_CUT if (now[key] or None) != (recipe.get(key) or None)]
     if not other:

@@ -202,9 +202,9 @@ class TrainArguments:
         pretrained = [*pretrained_modalities(), "decoder"]
         common = self.learning_rate / 5 if self.encoder_learning_rate is None else self.encoder_learning_rate
         extra: Any = self.extra_learning_rates or {}
-        found = {}
+        rates = {}
         for name in (*modalities(), "decoder"):
             rate = getattr(self, f"{name}_learning_rate", extra.get(name))
             usual = common if name in pretrained else self.learning_rate  # the others start from nothing
-            found[name] = usual if rate is None else rate
-        return found
+            rates[name] = usual if rate is None else rate
+        return rates

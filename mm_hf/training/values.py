@@ -124,7 +124,7 @@ def checked_values(values: Mapping[str, Any], groups: Sequence[type], lenient: b
     Raises:
         ValueError: naming the key, what came and the type.
     """
-    found: dict[str, Any] = {}
+    checked: dict[str, Any] = {}
     for group in groups:
         hints = get_type_hints(group)
         for key in fields(group):
@@ -136,13 +136,13 @@ def checked_values(values: Mapping[str, Any], groups: Sequence[type], lenient: b
                     kind = "a value" if key.default is MISSING else f"a value, such as {key.default!r}"
                     raise ValueError(f"{key.name} has no value: give {kind}, or leave the key out.")
                 if key.default is None:
-                    found[key.name] = None
+                    checked[key.name] = None
                 continue
             hint = hints[key.name]
             forms = key.metadata.get("forms", ())
             hint = next((form for form in forms if isinstance(value, get_origin(form))), hint)
             try:
-                found[key.name] = value = checked_value(key.name, hint, value)
+                checked[key.name] = value = checked_value(key.name, hint, value)
             except ValueError as error:
                 more = {list: " In a recipe also a list: [vision].", dict: " In a recipe also by name."}
                 raise ValueError("".join([str(error), *(more[get_origin(form)] for form in forms)])) from None
@@ -152,7 +152,7 @@ def checked_values(values: Mapping[str, Any], groups: Sequence[type], lenient: b
                     raise ValueError(
                         f"{key.name} must be one of {choices}, got {shown(one)}.{did_you_mean(one, choices)}"
                     )
-    return found
+    return checked
 
 
 def checked_value(name: str, hint: Any, value: Any) -> Any:

@@ -50,8 +50,8 @@ class Answer:
     @property
     def types(self) -> dict[str, pa.DataType]:
         """The columns in their order, and their types."""
-        found = self.task.columns(self.outputs, self.top_k, self.every)
-        return {self.prefix + name: kind for name, kind in found.items()}
+        columns = self.task.columns(self.outputs, self.top_k, self.every)
+        return {self.prefix + name: kind for name, kind in columns.items()}
 
     def rows(self, said: Any) -> tuple[list[list[Any]], list[bool]]:
         """Of each row the values of the columns, and whether they are finite.
@@ -90,15 +90,15 @@ class Summary:
 
 def reasons_of(entries: list[dict[str, Any]]) -> dict[int, str]:
     """By number of the row why it is bad, from the entries of `BadRowError`."""
-    found: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     for entry in entries:
         file = "" if entry["file"] is None else f", file {entry['file']!r}"
         reason = f"column {entry['column']!r}{file}: {entry['reason']}"
-        found[entry["row"]] = f"{found[entry['row']]}; {reason}" if entry["row"] in found else reason
-    return found
+        reasons[entry["row"]] = f"{reasons[entry['row']]}; {reason}" if entry["row"] in reasons else reason
+    return reasons
 
 
 def without_input(batch: dict[str, Any]) -> list[bool]:
     """Of each row of a batch whether the model has nothing of it to look at."""
-    there = [values.reshape(len(values), -1).ge(0).any(1) for name, values in batch.items() if name.endswith("_index")]
-    return (~torch.stack(there).any(0)).tolist()
+    filled = [values.reshape(len(values), -1).ge(0).any(1) for name, values in batch.items() if name.endswith("_index")]
+    return (~torch.stack(filled).any(0)).tolist()

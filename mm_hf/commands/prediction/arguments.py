@@ -38,8 +38,8 @@ def parse_arguments(description: str) -> tuple[str, str, Any, Any]:
     try:
         recipe = read_json(file) if file.exists() else {}
         import_files_of(find_data(recipe, file.parent)[0], file.parent, parsed.import_files)
-        own = {key: value for key, value in fields_of(recipe).items() if key in OF_DATA and key != "data_root"}
-        parser.set_defaults(**checked_values(own, (ColumnArguments,), lenient=True))
+        defaults = {key: value for key, value in fields_of(recipe).items() if key in OF_DATA and key != "data_root"}
+        parser.set_defaults(**checked_values(defaults, (ColumnArguments,), lenient=True))
     except (OSError, ValueError) as error:
         parser.error(f"{file}: {error}")
     try:
@@ -65,12 +65,12 @@ def load_config(run: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedModel]
         raise OSError(f"{run} holds no checkpoint of a model: it has no config.json.{way}")
     config = config_of(run)
     heads = {head.__name__: head for head in HEADS.values()}
-    found = (config.architectures or [config.model_type])[0]
-    if not isinstance(config, MMFusionConfig) or found not in heads:
-        raise ValueError(f"{run} is a checkpoint of {found}; predict takes {', '.join(heads)}.")
-    if heads[found] is HEADS[RETRIEVAL]:
+    architecture = (config.architectures or [config.model_type])[0]
+    if not isinstance(config, MMFusionConfig) or architecture not in heads:
+        raise ValueError(f"{run} is a checkpoint of {architecture}; predict takes {', '.join(heads)}.")
+    if heads[architecture] is HEADS[RETRIEVAL]:
         raise ValueError(f"{run} searches, and predicts nothing of a row: `mm_hf search` is for it.")
-    return config, heads[found]
+    return config, heads[architecture]
 
 
 def columns_of(run: str, data_args: Any, config: MMFusionConfig, processor: MMFusionProcessor) -> Columns:

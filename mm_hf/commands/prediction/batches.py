@@ -60,18 +60,18 @@ class RowBatches:
             self.check_files([self.source.inputs(row) for row in seen])
             rows = itertools.chain(seen, rows)
         while True:
-            found = []
+            batches = []
             for _ in range(self.world_size):
                 if not (batch := list(itertools.islice(rows, self.size))):
                     break
                 digest = digest_of(batch, digest)
-                found.append((batch, number))
+                batches.append((batch, number))
                 number += len(batch)
                 if self.kept is not None:
                     self.waiting.append((list(map(self.kept, batch)), digest))
-            if self.rank < len(found):
-                yield self.prepared(*found[self.rank])
-            if len(found) < self.world_size:
+            if self.rank < len(batches):
+                yield self.prepared(*batches[self.rank])
+            if len(batches) < self.world_size:
                 return
 
     def prepared(self, batch: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:

@@ -203,9 +203,9 @@ class PredictionFile:
         self.kind, self.overwrite = kind, overwrite
         if self.path.is_dir():
             raise ValueError(f"--output {path} is a folder: name a file.")
-        if self.path.exists() and not overwrite and not self.path.with_name(f"{self.path.name}.partial").exists():
-            raise ValueError(self.there)
         self.folder = self.path.with_name(f"{self.path.name}.partial")
+        if self.path.exists() and not overwrite and not self.folder.exists():
+            raise ValueError(self.refusal)
         self.rows, self.digest, self.bad, self.size, self.noted = 0, "", 0, 0, 0
         self.summary: dict[str, Any] = {}
         self.settings: dict[str, Any] = {}
@@ -213,7 +213,7 @@ class PredictionFile:
         self.log: Any = None
 
     @property
-    def there(self) -> str:
+    def refusal(self) -> str:
         """What to say where it is finished."""
         return f"{self.path} is there already: --overwrite replaces it, --output names another file."
 
@@ -261,7 +261,7 @@ class PredictionFile:
         if self.path.exists() and not self.overwrite:
             if not before:
                 self.clean_up()
-            raise ValueError(self.there)
+            raise ValueError(self.refusal)
         others = bool(before) and not differences and not same_rows(before["rows"], before["digest"], False)
         if before and (differences or others) and not self.overwrite:
             what = "other rows"

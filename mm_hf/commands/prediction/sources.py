@@ -178,8 +178,8 @@ class JsonRows(RowSource):
         if not self.first:
             raise Unreadable(f"{self.name} has no rows.")
         self.header = list(dict.fromkeys(key for row in self.first for key in row))
-        there = [name for _, name in self.in_use if any(has_key(row, name) for row in self.first)]
-        check_columns(columns, self.header, self.name, there)
+        present = [name for _, name in self.in_use if any(has_key(row, name) for row in self.first)]
+        check_columns(columns, self.header, self.name, present)
 
     def types(self) -> pa.Schema:
         """See `RowSource`: those of the first rows; a column of nothing is one of texts.
@@ -187,7 +187,7 @@ class JsonRows(RowSource):
         Raises:
             Unreadable: a column holds several, or a number that is too large.
         """
-        found = []
+        fields = []
         for name in self.header:
             try:
                 kind = pa.array([row.get(name) for row in self.first]).type
@@ -196,8 +196,8 @@ class JsonRows(RowSource):
                     f"Column {name!r} of {self.name} has no type that all of its values fit ({error}): write a "
                     ".jsonl, which has no types."
                 ) from None
-            found.append(pa.field(name, pa.string() if pa.types.is_null(kind) else kind))
-        return pa.schema(found)
+            fields.append(pa.field(name, pa.string() if pa.types.is_null(kind) else kind))
+        return pa.schema(fields)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         if self.paths:
@@ -253,15 +253,15 @@ class StreamRows(RowSource):
             part: [name for other, name in self.in_use if other == part] for part, _ in columns.named()
         }
         lacking = {part for part, column in columns.named() if column not in of_parts[part]}
-        own: Columns = replace(columns, **cast(Any, {part: of_parts[part] or None for part in lacking}))
-        found, known = open_source(dataset, True, own.named())
-        parts = named_parts(found, dataset)
+        present: Columns = replace(columns, **cast(Any, {part: of_parts[part] or None for part in lacking}))
+        opened, known = open_source(dataset, True, present.named())
+        parts = named_parts(opened, dataset)
         if split is None and len(parts) > 1:
             raise ValueError(f"{dataset} has the parts {list(parts)}: --split names the one to predict.")
         part = next(iter(parts)) if split is None else split
         if part not in parts:
             raise ValueError(f"{dataset} has no part {part!r}: --split takes one of {list(parts)}.")
-        self.stream = prepare(parts[part], part, dataset, own, None, root, known.get(part))
+        self.stream = prepare(parts[part], part, dataset, present, None, root, known.get(part))
         features = Features(self.stream.features)
         self.header = list(features)
         self.class_names = names_of_classes(features, columns.table)
@@ -323,14 +323,14 @@ def needed(columns: Columns) -> list[tuple[str, str]]:
     return [(part, column) for part, column in pairs if column not in absent]
 
 
-def check_columns(columns: Columns, header: list[str], name: str, there: list[str]):
+def check_columns(columns: Columns, header: list[str], name: str, present: list[str]):
     """Refuses a file that lacks a column.
 
     Raises:
         ValueError: naming it, and what to do.
     """
     for part, column in needed(columns):
-        if column not in there:
+        if column not in present:
             key = key_of_part(part)
             without = "with the others" if key.endswith("_columns") else '""'
             raise Unreadable(

@@ -173,7 +173,7 @@ def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
     shared = [task for task in a if task in b]
     if not shared:
         raise ValueError(
-            f"{sides[0]} answers {list(own[0])} and {sides[1]} answers {list(own[1])}: they have no column of labels "
+            f"{sides[0]} answers {list(a)} and {sides[1]} answers {list(b)}: they have no column of labels "
             "in common. Where these mean the same, --label_column names one for both."
         )
     unit, units = units_of(sides, runs)

@@ -111,7 +111,7 @@ def where_it_goes_on() -> str:
     try:
         if (folder / "results.json").exists():
             return f"{folder} is complete."
-        whole = next((checkpoint for checkpoint in list_checkpoints(folder) if (checkpoint / MANIFEST).is_file()), None)
+        whole = next((path for path in list_checkpoints(folder) if (path / MANIFEST).is_file()), None)
     except (OSError, MemoryError):
         return ""
     if whole is None:

@@ -124,8 +124,8 @@ def this_process() -> dict[str, str | int]:
 def in_use(folder: Path, holder: bytes) -> str:
     """Who has a folder, and what can be done."""
     try:
-        process = json.loads(holder)
-        who = f"process {process['pid']} on {process['host']}, since {process['since']}: {process['command'][:LONGEST]}"
+        holds = json.loads(holder)
+        who = f"process {holds['pid']} on {holds['host']}, since {holds['since']}: {holds['command'][:LONGEST]}"
     except (ValueError, TypeError, KeyError):  # it has not written it yet
         who = "another process"
     return f"{folder} is in use by {who}. Wait for its end, stop it, or name another folder (--output_dir)."

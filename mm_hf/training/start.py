@@ -152,7 +152,7 @@ def open_checkpoint(source: str, folder: Path) -> Start:
 # Keys of the recipe
 
 
-def modalities_of_rows(data_args: DataArguments) -> list[str]:
+def row_modalities(data_args: DataArguments) -> list[str]:
     """The modalities that the new rows have."""
     return list(columns_by_modality(data_args))
 
@@ -164,14 +164,15 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
         ValueError: keys that were given with other values, or no modality in common.
     """
     config, processor = start.config, start.processor
-    if strange := [name for name in modalities_of_rows(data_args) if modality_of(name).extra]:
+    modalities = row_modalities(data_args)
+    if strange := [name for name in modalities if modality_of(name).extra]:
         raise ValueError(
             f"init_from does not go with modalities from outside mm_hf, {strange}: leave it, or their columns, out."
         )
-    shared = [name for name in modalities_of_rows(data_args) if name in config.modalities]
+    shared = [name for name in modalities if name in config.modalities]
     if not shared:
         raise ValueError(
-            f"init_from {start.name} reads {config.modalities}, and the rows have {modalities_of_rows(data_args)} alone: "
+            f"init_from {start.name} reads {config.modalities}, and the rows have {modalities} alone: "
             "there is nothing to start from. Columns are named anew: --image_column, --text_column, --table_columns …"
         )
     module: Any = config.fusion_module_config

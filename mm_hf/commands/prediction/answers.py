@@ -100,5 +100,6 @@ def reasons_of(entries: list[dict[str, Any]]) -> dict[int, str]:
 
 def without_input(batch: dict[str, Any]) -> list[bool]:
     """Of each row of a batch whether the model has nothing of it to look at."""
-    filled = [values.reshape(len(values), -1).ge(0).any(1) for name, values in batch.items() if name.endswith("_index")]
+    indices = [values for name, values in batch.items() if name.endswith("_index")]
+    filled = [values.reshape(len(values), -1).ge(0).any(1) for values in indices]
     return (~torch.stack(filled).any(0)).tolist()

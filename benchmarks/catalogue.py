@@ -66,22 +66,22 @@ def prepare(labels: list[str], seed: int, cache: FeatureCache | None, budget: li
 def scores(job: Run) -> dict[str, float]:
     """Accuracy of the category and RMSE of the price on the test part, those that there are."""
     predictions, _ = evaluate(job, job.model, job.collator, "test")
-    found = {}
+    metrics = {}
     for task in job.alone():
         name = task.columns.label
         logits = predictions.logits[name] if job.several else predictions.logits
         labels = predictions.labels[name] if job.several else predictions.labels
         if name == "category":
-            found["category_accuracy"] = (logits.argmax(-1) == labels).double().mean().item()
+            metrics["category_accuracy"] = (logits.argmax(-1) == labels).double().mean().item()
         else:
-            found["price_rmse"] = ((logits[:, 0] - labels) ** 2).double().mean().sqrt().item()
-            found["price_rmse_of_the_mean"] = labels.double().std(correction=0).item()
-    return found
+            metrics["price_rmse"] = ((logits[:, 0] - labels) ** 2).double().mean().sqrt().item()
+            metrics["price_rmse_of_the_mean"] = labels.double().std(correction=0).item()
+    return metrics
 
 
 def summary(runs: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Means over the seeds, and what the two together lose: points of accuracy, a share of the error."""
-    seeds = sorted(set.intersection(*(set(found) for found in runs.values())))
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in runs.values())))
 
     def mean(kind: str, score: str) -> float:
         return float(np.mean([runs[kind][seed][score] for seed in seeds]))
@@ -119,8 +119,8 @@ def main():
             job = prepare(labels, seed, cache, budget)
             cache = job.collator.cache
             fit(job, job.model, job.collator, job.train_args)
-            results["runs"][kind][str(seed)] = found = scores(job)
-            print(f"seed {seed}, {kind}: {found}", flush=True)
+            results["runs"][kind][str(seed)] = metrics = scores(job)
+            print(f"seed {seed}, {kind}: {metrics}", flush=True)
             write_json(args.report, results)
     results["summary"] = summary(results["runs"])
     write_json(args.report, results)

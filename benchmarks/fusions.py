@@ -121,7 +121,7 @@ def unseen_pairs(full: DatasetDict) -> DatasetDict:
             words = set(question.rstrip("?").split())
             holds = answer not in ("yes", "no") or (answer == "yes") != bool(words & {"no", "not"})
             shown.setdefault(image, set()).update((words | {answer}) & (colors | shapes) if holds else ())
-        pairs = {image: (found & colors, found & shapes) for image, found in shown.items()}
+        pairs = {image: (words & colors, words & shapes) for image, words in shown.items()}
         # A picture whose questions leave its colour or shape open is left out: it may be one of the five.
         pairs = {image: (*color, *shape) for image, (color, shape) in pairs.items() if color and shape}
         kept = {image for image, pair in pairs.items() if (pair in HELD_OUT) == (name == "test")}
@@ -239,8 +239,7 @@ def run_once(job: Run, keys: dict[str, Any], seed: int, seconds: float, scores: 
     tested = {}
     for modality in (None, "vision", "text"):
         _, report = evaluate(job, job.model, without(job, modality), "test")
-        found = {**report["by_kind"], **report["metrics"]}
-        tested[modality] = {name: found[name] for name in scores}
+        tested[modality] = {name: {**report["by_kind"], **report["metrics"]}[name] for name in scores}
     trained = [parameter.numel() for parameter in job.model.parameters() if parameter.requires_grad]
     return {
         "scores": tested[keys.get("absent")],
@@ -274,13 +273,13 @@ def read_runs(file: Path) -> list[dict[str, Any]]:
 
 def current(runs: Sequence[dict[str, Any]], seconds: float | None = None) -> list[dict[str, Any]]:
     """Those of today's recipes, methods and budgets, in the order of the tasks; of each the first."""
-    found = []
+    chosen = []
     for task in TASKS:
         for method in methods_of(task):
             for seed in TASKS[task].seeds:
                 key = key_of(task, method, seed, seconds)
-                found += [run for run in runs if key.items() <= run.items()][:1]
-    return found
+                chosen += [run for run in runs if key.items() <= run.items()][:1]
+    return chosen
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
@@ -297,13 +296,13 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, A
     `current` gives."""
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for task, method in dict.fromkeys((run["task"], run["method"]) for run in runs):
-        found = [run for run in runs if (run["task"], run["method"]) == (task, method)]
-        scores = {name: interval([run["scores"][name] for run in found]) for name in found[0]["scores"]}
+        of_method = [run for run in runs if (run["task"], run["method"]) == (task, method)]
+        scores = {name: interval([run["scores"][name] for run in of_method]) for name in of_method[0]["scores"]}
         costs = ("train_seconds", "steps", "trainable_parameters")
         table.setdefault(task, {})[method] = {
-            "seeds": len(found),
+            "seeds": len(of_method),
             "scores": {name: {"mean": value, "half_width": half} for name, (value, half) in scores.items()},
-            **{name: mean(run[name] for run in found) for name in costs},
+            **{name: mean(run[name] for run in of_method) for name in costs},
         }
     return table
 
@@ -316,7 +315,7 @@ def columns_of(table: dict[str, Any]) -> list[tuple[str, str]]:
 def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
     """The summary as the README shows it, one row a method: a table of scores, one column each, and one of what they
     cost, one column a task."""
-    columns, methods = columns_of(table), [name for name in METHODS if any(name in found for found in table.values())]
+    columns, methods = columns_of(table), [name for name in METHODS if any(name in methods_of_task for methods_of_task in table.values())]
     head = [task if len(TASKS[task].scores) == 1 else f"{task}, {score}" for task, score in columns]
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     for method in methods:
@@ -352,7 +351,7 @@ def plot(table: dict[str, dict[str, dict[str, Any]]], path: Path):
     from matplotlib.figure import Figure
 
     columns = columns_of(table)
-    methods = [method for method in METHODS if any(method in found for found in table.values())]
+    methods = [method for method in METHODS if any(method in methods_of_task for methods_of_task in table.values())]
     colors = ["tab:orange" if method.startswith("cross_attention") else "tab:blue" for method in methods]
     figure = Figure(figsize=(3.2 * len(columns) + 2, 4.2), layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]

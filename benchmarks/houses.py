@@ -123,7 +123,7 @@ def features(job: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
 def straight_line(job: Run) -> dict[str, float]:
     """The guess and ridges on log10 of the price."""
     labels = {split: job.labels(split).double().numpy() for split in job.splits}
-    found = {"mean": float(np.sqrt(np.mean((labels["test"] - labels["train"].mean()) ** 2)))}
+    errors_of = {"mean": float(np.sqrt(np.mean((labels["test"] - labels["train"].mean()) ** 2)))}
     blocks: dict[str, dict[str, np.ndarray]] = {"table": {}, "photos": {}}
     for split in job.splits:
         for name, values in zip(blocks, features(job, split)):
@@ -137,29 +137,29 @@ def straight_line(job: Run) -> dict[str, float]:
         ridges = [Ridge(alpha).fit(inputs["train"], labels["train"]) for alpha in 10.0 ** np.arange(-4, 4)]
         errors = [np.mean((ridge.predict(inputs["validation"]) - labels["validation"]) ** 2) for ridge in ridges]
         best = ridges[int(np.argmin(errors))]
-        found[f"ridge on {name}"] = float(np.sqrt(np.mean((best.predict(inputs["test"]) - labels["test"]) ** 2)))
-    return found
+        errors_of[f"ridge on {name}"] = float(np.sqrt(np.mean((best.predict(inputs["test"]) - labels["test"]) ** 2)))
+    return errors_of
 
 
 def summary(results: dict[str, Any]) -> dict[str, Any]:
     """Means over the cuts, and how far the prices of thousands are from those of dollars."""
     cuts = list(results["cuts"].values())
-    found: dict[str, Any] = {}
+    means: dict[str, Any] = {}
     for name in cuts[0]["floors"]:
-        found[name] = float(np.mean([cut["floors"][name] for cut in cuts]))
+        means[name] = float(np.mean([cut["floors"][name] for cut in cuts]))
     for fusion in FUSIONS:
         for unit in UNITS:
             scores = [cut[fusion][unit]["rmse_log10"] for cut in cuts if unit in cut.get(fusion, {})]
             if scores:
-                found[f"{fusion}, {unit}"] = float(np.mean(scores))
+                means[f"{fusion}, {unit}"] = float(np.mean(scores))
         pairs = [cut[fusion] for cut in cuts if {"dollars", "thousands"} <= set(cut.get(fusion, {}))]
         if pairs:
             apart = [
                 np.abs(np.array(pair["thousands"]["predictions"]) / np.array(pair["dollars"]["predictions"]) - 1).max()
                 for pair in pairs
             ]
-            found[f"{fusion}, thousands apart from dollars, at most"] = float(max(apart))
-    return found
+            means[f"{fusion}, thousands apart from dollars, at most"] = float(max(apart))
+    return means
 
 
 def main():
@@ -181,17 +181,17 @@ def main():
     results |= {"commit": commit_or_version(), "hardware": hardware(), "seconds": args.seconds, "epochs": args.epochs}
     cache = None
     for cut in map(str, args.cuts):
-        found = results["cuts"].setdefault(cut, {})
+        of_cut = results["cuts"].setdefault(cut, {})
         for fusion in args.fusions:
             for unit in args.units:
-                if unit in found.get(fusion, {}):
+                if unit in of_cut.get(fusion, {}):
                     continue
                 job = prepare(fusion, unit, int(cut), budget, cache)
                 cache = job.collator.cache
-                if "floors" not in found and unit == "log10":
-                    found["floors"] = straight_line(job)
-                    print(cut, found["floors"], flush=True)
-                found.setdefault(fusion, {})[unit] = scored = run(job, unit)
+                if "floors" not in of_cut and unit == "log10":
+                    of_cut["floors"] = straight_line(job)
+                    print(cut, of_cut["floors"], flush=True)
+                of_cut.setdefault(fusion, {})[unit] = scored = run(job, unit)
                 shown = {key: value for key, value in scored.items() if key != "predictions"}
                 print(f"cut {cut}, {fusion}, {unit}: {shown}", flush=True)
                 results["summary"] = summary(results)

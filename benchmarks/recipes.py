@@ -105,25 +105,25 @@ def row_of(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One row of the test part as a pipeline takes it, its picture and sound written into the folder."""
     part = load_from_disk(str(ROOT / recipe["dataset"]))["test"]
     row = part[0]
-    found: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
     if recipe["video_column"]:
-        found["video"] = str(folder / "asked.mp4")
-        Path(found["video"]).write_bytes(row[recipe["video_column"]]["bytes"])
+        inputs["video"] = str(folder / "asked.mp4")
+        Path(inputs["video"]).write_bytes(row[recipe["video_column"]]["bytes"])
     if recipe["table_columns"]:
         names = names_of_classes(part.features, recipe["table_columns"])
-        found["table"] = {name: row[name] for name in recipe["table_columns"] if row[name] is not None}
-        found["table"] |= {name: classes[row[name]] for name, classes in names.items() if row[name] is not None}
+        inputs["table"] = {name: row[name] for name in recipe["table_columns"] if row[name] is not None}
+        inputs["table"] |= {name: classes[row[name]] for name, classes in names.items() if row[name] is not None}
     if recipe["image_column"]:
-        found["image"] = str(folder / "asked.png")
-        row[recipe["image_column"][0]].save(found["image"])
+        inputs["image"] = str(folder / "asked.png")
+        row[recipe["image_column"][0]].save(inputs["image"])
     if recipe["series_column"]:
-        found["series"] = row[recipe["series_column"]]
+        inputs["series"] = row[recipe["series_column"]]
     if recipe["text_column"]:
-        found["text"] = row[recipe["text_column"]]
+        inputs["text"] = row[recipe["text_column"]]
     if recipe["audio_column"]:
-        found["audio"] = str(folder / "asked.wav")
-        Path(found["audio"]).write_bytes(row[recipe["audio_column"]]["bytes"])
-    return found
+        inputs["audio"] = str(folder / "asked.wav")
+        Path(inputs["audio"]).write_bytes(row[recipe["audio_column"]]["bytes"])
+    return inputs
 
 
 def run_one(name: str, jobs: int) -> dict[str, Any]:

@@ -83,8 +83,8 @@ def main():
             "hardware": hardware(),
         }
         write_json(REPORT, report)
-    for name, found in report.items():
-        values = {key: found[key]["value"] if isinstance(found[key], dict) else found[key] for key in PUBLISHED}
+    for name, metrics in report.items():
+        values = {key: metrics[key]["value"] if isinstance(metrics[key], dict) else metrics[key] for key in PUBLISHED}
         print(f"{name:<32}" + "".join(f"{key} {value:.3f}   " for key, value in values.items()))
 
 

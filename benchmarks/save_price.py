@@ -52,9 +52,9 @@ def main():
         size = sum(path.stat().st_size for path in (Path(folder) / "run/checkpoint-1").rglob("*")) / 1e6
     base = statistics.median(seconds["neither"][1:])
     print(f"a state of {size:.0f} MB, {given.saves} saves each, {given.threads} thread(s)")
-    for way, found in seconds.items():
-        median = statistics.median(found[1:])
-        print(f"{way:<16} {median:.3f} s (fastest {min(found[1:]):.3f})  {100 * (median / base - 1):+.1f} %")
+    for way, samples in seconds.items():
+        median = statistics.median(samples[1:])
+        print(f"{way:<16} {median:.3f} s (fastest {min(samples[1:]):.3f})  {100 * (median / base - 1):+.1f} %")
 
 
 def one_step(cache: Path, folder: Path, frozen: bool) -> "loop.Training":

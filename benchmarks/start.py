@@ -92,7 +92,7 @@ def prepare(args: argparse.Namespace, data: Path, output_dir: Path, cache: Featu
     """One run's job; with a cache, what was encoded before is not encoded again."""
     flags = {"dataset": data, "output_dir": output_dir, "overwrite_output_dir": "true", "floors": "false"}
     flags |= {"report_to": "none", "image_size": 96, "cache_features": str(cache is None).lower()}
-    flags |= {f"{name}_encoder": args.encoders / found for name, found in ENCODERS.items()} | keys
+    flags |= {f"{name}_encoder": args.encoders / encoder for name, encoder in ENCODERS.items()} | keys
     words = [str(RECIPE), *(str(word) for key, value in flags.items() for word in (f"--{key}", value))]
     job = open_run(__doc__.split("\n")[0], "train.py", words)
     if cache is not None:
@@ -116,8 +116,8 @@ def trained(job: Run, folder: Path | None = None) -> dict[str, Any]:
 
 def summary(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Means over the seeds that all have, and by how much the start of two epochs is ahead of six fresh ones."""
-    seeds = sorted(set.intersection(*(set(found) for found in runs.values())))
-    means = {name: float(np.mean([found[seed]["accuracy"] for seed in seeds])) for name, found in runs.items()}
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in runs.values())))
+    means = {name: float(np.mean([by_seed[seed]["accuracy"] for seed in seeds])) for name, by_seed in runs.items()}
     ahead = {
         f"{rate:g}": [
             runs[name_of("started", 2, rate)][seed]["accuracy"] - runs[name_of("fresh", 6, rate)][seed]["accuracy"]
@@ -166,13 +166,13 @@ def main():
             keys |= {"init_from": folder / "job"} if kind == "started" else {}
             name = name_of(kind, epochs, rate)
             job = prepare(args, folder / "second", folder / name.replace(", ", "-").replace(" ", "-"), cache, **keys)
-            runs[name][str(seed)] = found = trained(job)
-            print(f"{direction}, seed {seed}, {name}: {found}", flush=True)
+            runs[name][str(seed)] = result = trained(job)
+            print(f"{direction}, seed {seed}, {name}: {result}", flush=True)
         results["summary"][direction] = summary(runs)
         write_json(args.report, results)
-    for direction, found in results["summary"].items():
-        accuracies = ", ".join(f"{name} {value:.4f}" for name, value in found["accuracy"].items())
-        print(f"{direction}: {accuracies}; ahead {found['started 2 ahead of fresh 6, by rate']}")
+    for direction, means in results["summary"].items():
+        accuracies = ", ".join(f"{name} {value:.4f}" for name, value in means["accuracy"].items())
+        print(f"{direction}: {accuracies}; ahead {means['started 2 ahead of fresh 6, by rate']}")
 
 
 if __name__ == "__main__":

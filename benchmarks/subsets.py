@@ -49,8 +49,8 @@ def variants(
         for subset in combinations(modalities, size):
             yield " + ".join(subset), subset, {}
     for key, value in changes:
-        own = {"memory_layers": 0} if key == "fusion" else {}  # which cross_attention alone has
-        yield f"{' + '.join(modalities)}, {key} {value}", tuple(modalities), {key: value, **own}
+        unset = {"memory_layers": 0} if key == "fusion" else {}  # which cross_attention alone has
+        yield f"{' + '.join(modalities)}, {key} {value}", tuple(modalities), {key: value, **unset}
 
 
 def run_one(job: Run, subset: tuple[str, ...], changes: dict[str, Any]) -> float:
@@ -71,14 +71,14 @@ def run_one(job: Run, subset: tuple[str, ...], changes: dict[str, Any]) -> float
 def summary(runs: dict[str, dict[str, float]], everything: str) -> dict[str, Any]:
     """Means with intervals by subset, and how far all together are ahead; of the seeds that all subsets have."""
     seeds = sorted(set.intersection(*(set(scores) for scores in runs.values())))
-    found = {}
+    subsets = {}
     for name, scores in runs.items():
         mean, half = interval([scores[seed] for seed in seeds])
-        found[name] = {"mean": mean, "interval": half}
+        subsets[name] = {"mean": mean, "interval": half}
         if name != everything:
             ahead, half = interval([runs[everything][seed] - scores[seed] for seed in seeds])
-            found[name]["all_ahead_by"] = {"mean": ahead, "interval": half}
-    return {"seeds": seeds, "subsets": found}
+            subsets[name]["all_ahead_by"] = {"mean": ahead, "interval": half}
+    return {"seeds": seeds, "subsets": subsets}
 
 
 def main():
@@ -94,27 +94,27 @@ def main():
     spent = {"seconds": arguments.seconds} if arguments.steps is None else {"steps": arguments.steps}
     flag = "--max_train_seconds" if arguments.steps is None else "--max_steps"
     report: dict[str, Any] = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
-    own = report.get(arguments.recipe, {})
-    if any(own.get(key) != value for key, value in spent.items()):
-        own = {**spent, "runs": {}}
+    of_recipe = report.get(arguments.recipe, {})
+    if any(of_recipe.get(key) != value for key, value in spent.items()):
+        of_recipe = {**spent, "runs": {}}
     changes = [(key, value) for key in ("gradient_modulation", "fusion") for value in getattr(arguments, key)]
     job = prepare(arguments.recipe, [flag, str(*spent.values())])
     modalities = job.model.config.modalities
     for seed in arguments.seeds:
         for name, subset, changed in variants(modalities, changes):
-            scores = own["runs"].setdefault(name, {})
+            scores = of_recipe["runs"].setdefault(name, {})
             if str(seed) in scores:
                 continue
             print(f"== {name}, seed {seed}", flush=True)
             scores[str(seed)] = run_one(job, subset, {"gradient_modulation": 0.0, "seed": seed, **changed})
-            own |= {"commit": commit_or_version(), "hardware": hardware()}
-            write_json(REPORT, {**report, arguments.recipe: own})
-    own |= summary(own["runs"], " + ".join(modalities))
-    write_json(REPORT, {**report, arguments.recipe: own})
-    for name, found in own["subsets"].items():
-        ahead = found.get("all_ahead_by")
+            of_recipe |= {"commit": commit_or_version(), "hardware": hardware()}
+            write_json(REPORT, {**report, arguments.recipe: of_recipe})
+    of_recipe |= summary(of_recipe["runs"], " + ".join(modalities))
+    write_json(REPORT, {**report, arguments.recipe: of_recipe})
+    for name, scores in of_recipe["subsets"].items():
+        ahead = scores.get("all_ahead_by")
         more = "" if ahead is None else f"   all ahead by {ahead['mean']:.4f} ± {ahead['interval'] or 0:.4f}"
-        print(f"{name:<48}{found['mean']:.4f} ± {found['interval'] or 0:.4f}{more}")
+        print(f"{name:<48}{scores['mean']:.4f} ± {scores['interval'] or 0:.4f}{more}")
 
 
 if __name__ == "__main__":

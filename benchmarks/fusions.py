@@ -312,10 +312,15 @@ def columns_of(table: dict[str, Any]) -> list[tuple[str, str]]:
     return [(task, score) for task in TASKS if task in table for score in TASKS[task].scores]
 
 
+def methods_in(table: dict[str, Any]) -> list[str]:
+    """The methods that were measured, in the order of `METHODS`."""
+    return [method for method in METHODS if any(method in by_method for by_method in table.values())]
+
+
 def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
     """The summary as the README shows it, one row a method: a table of scores, one column each, and one of what they
     cost, one column a task."""
-    columns, methods = columns_of(table), [name for name in METHODS if any(name in methods_of_task for methods_of_task in table.values())]
+    columns, methods = columns_of(table), methods_in(table)
     head = [task if len(TASKS[task].scores) == 1 else f"{task}, {score}" for task, score in columns]
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     for method in methods:
@@ -350,8 +355,7 @@ def plot(table: dict[str, dict[str, dict[str, Any]]], path: Path):
     """One panel a score, one point a method, with its interval."""
     from matplotlib.figure import Figure
 
-    columns = columns_of(table)
-    methods = [method for method in METHODS if any(method in methods_of_task for methods_of_task in table.values())]
+    columns, methods = columns_of(table), methods_in(table)
     colors = ["tab:orange" if method.startswith("cross_attention") else "tab:blue" for method in methods]
     figure = Figure(figsize=(3.2 * len(columns) + 2, 4.2), layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]

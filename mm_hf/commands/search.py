@@ -28,15 +28,7 @@ from ..data import Columns, MultimodalCollator, Rows, data_root_of, load_splits
 from ..data.all_rows import PART, AllRows, rows_of_all
 from ..data.modalities.sound import picture_of_sound
 from ..data.rows import SOURCE_ROW
-from ..evaluation import (
-    bootstrap,
-    chance_recall,
-    compare,
-    plot_finds,
-    ranking_metrics,
-    ranks,
-    verdict,
-)
+from ..evaluation import bootstrap, chance_recall, compare, plot_finds, ranking_metrics, ranks, verdict
 from ..models.files import read_json
 from ..models.image import open_image
 from ..models.retrieval_mm_fusion import ITEMS

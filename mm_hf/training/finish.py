@@ -12,13 +12,7 @@ from datasets import IterableDataset
 
 from .. import MMFusionPreTrainedModel
 from ..data import MultimodalCollator
-from ..evaluation import (
-    Predictions,
-    compare,
-    measure_answers,
-    predict,
-    verdict,
-)
+from ..evaluation import Predictions, compare, measure_answers, predict, verdict
 from ..models.modality import modality_of
 from ..models.text import Text
 from ..models.vision import Vision

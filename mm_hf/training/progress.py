@@ -3,16 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..json_files import (
-    Rules,
-    is_count,
-    is_dict_of,
-    is_duration,
-    is_finite_number,
-    is_list_of,
-    is_number,
-    is_point,
-)
+from ..json_files import Rules, is_count, is_dict_of, is_duration, is_finite_number, is_list_of, is_number, is_point
 
 
 @dataclass

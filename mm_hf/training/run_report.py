@@ -13,13 +13,7 @@ from PIL import Image
 from ..checkpoints import clear_staging
 from ..data import BadRowError, MultimodalCollator, Rows
 from ..data.modalities import READERS
-from ..evaluation import (
-    figure,
-    item_of,
-    model_card,
-    plot_curves,
-    plot_predictions,
-)
+from ..evaluation import figure, item_of, model_card, plot_curves, plot_predictions
 from ..models.head_table import CUSTOM_PIPELINES, HUB_TASKS
 from ..models.tasks import CLASSES, NUMBERS, label_kind_of
 from ..models.text import Text

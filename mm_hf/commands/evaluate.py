@@ -59,14 +59,7 @@ NEAREST_PICTURE = "the text of the training picture that this model's vision enc
 
 def predict_rows(run: Evaluator, rows: Rows, title: str, absent: Absent | None = None) -> Predictions:
     """What the model says of all rows, by all processes. Each takes whole batches, so that these, and every digit of
-    the result, are the same on any number of processes.
-
-    Args:
-        run: has the checkpoint and its data.
-        rows: all of them.
-        title: of the progress bar.
-        absent: by the name of a modality the rows that lack it; None: all.
-    """
+    the result, are the same on any number of processes. `absent` as in `MultimodalCollator`."""
     groups = len(rows) if rows.groups is None else rows.groups
     batches = list(GroupedBatchSampler(groups, run.batch_size, shuffle=False))
     loader = DataLoader(
@@ -151,15 +144,14 @@ def write_task(
     floors: dict[str, tuple[Any, dict[str, Any]]],
     curves: dict[str, list[tuple[float, Any]]],
 ):
-    """Takes what belongs to one task out of everything, over the rows that have a label of it, and writes its
-    evaluation; of several tasks each into a folder of its own.
+    """Takes what belongs to one task, the only one of `alone`, out of everything, over the rows that have a label of
+    it, and writes its evaluation; of several tasks each into a folder of its own.
 
     Args:
-        alone: the same as `run`, as if it had this task alone.
+        args, data_args, run, name, units: see `write_evaluation`.
         predictions: of all rows.
         learned: labels of the training part, None where there is none.
         floors, curves: as `write_evaluation` takes them, but with the logits of all rows in place of answers.
-        args, data_args, run, name, units: see there.
     """
     column, task = alone.label, alone.task
 

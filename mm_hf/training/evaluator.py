@@ -186,12 +186,8 @@ class Evaluator:
         return Rows(dataset, split).__getitems__(range(len(dataset)))
 
     def labels(self, split: str, of_stream: int | None = None) -> torch.Tensor:
-        """All labels of one part. Bad ones are missing where bad rows are skipped; else they stop the run.
-
-        Args:
-            split: name of the part.
-            of_stream: how many of its first rows stand for a part that is a stream.
-        """
+        """All labels of one part, of a stream those of its first `of_stream` rows. Bad ones are missing where bad rows
+        are skipped; else they stop the run."""
         bad: list[BadRowError] | None = [] if self.bad_rows.on_error == "skip" else None
         labels = self.read_labels(split, bad, of_stream)
         self.note_bad_rows([error.entry for error in bad or []])

@@ -87,12 +87,8 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
 
 def constant_floors(run: Evaluator, predictions: Predictions) -> list[Floor]:
     """What the best answers score that look at no row, see `Task.constants`: learned from the labels of the training
-    part, measured on the test part, for each task; of a search what an order drawn at random finds.
-
-    Args:
-        run: whose labels these are.
-        predictions: of its model, for the test part.
-    """
+    part, measured on the predictions for the test part, for each task; of a search what an order drawn at random
+    finds."""
     if run.searches:
         return run.task.chance(predictions.labels)[0]
     firsts: list[Floor] = []
@@ -128,14 +124,8 @@ def constant_floors(run: Evaluator, predictions: Predictions) -> list[Floor]:
 
 
 def measure_floors(run: Run, fit: Fit) -> list[Floor]:
-    """What the score must be held against beside a constant guess: each modality alone, and wrong pairs.
-
-    The models that see one modality alone are trained as the model was, on a smaller budget, with the other absent.
-
-    Args:
-        run: whose model was trained.
-        fit: trains another one.
-    """
+    """What the score must be held against beside a constant guess: each modality alone, and wrong pairs. The models
+    that see one modality alone are trained as the model was, on a smaller budget, with the other absent."""
     floors: list[Floor] = []
     modalities = run.model.config.modalities
     for modality in modalities if len(modalities) > 1 else []:

@@ -30,12 +30,8 @@ _held: dict[Path, tuple[int, int]] = {}  # of each folder the descriptor of its 
 
 
 def lock_folder(folder: Path, is_main_process: bool = True):
-    """Takes a folder for this process, until it ends or calls `release_folders`. All processes of a run call it; the
-    main one takes it for all.
-
-    Args:
-        folder: it is made where it is not there.
-        is_main_process: whether this one is.
+    """Takes a folder, which is made where it is not there, for this process, until it ends or calls `release_folders`.
+    All processes of a run call it; the main one takes it for all.
 
     Raises:
         ValueError: another process has it, naming that.
@@ -47,11 +43,7 @@ def lock_folder(folder: Path, is_main_process: bool = True):
 
 
 def take(folder: Path) -> str | None:
-    """Takes the lock.
-
-    Returns:
-        None, or who has it.
-    """
+    """Takes the lock; where that fails, gives who has it."""
     if fcntl is None:
         say_no_locks(folder, "Windows")
         return None

@@ -46,11 +46,9 @@ class StateBesideTrainer(TrainState):
     stopped: list | None = None
 
     def values(self) -> dict[str, Any]:
-        """See `TrainState`."""
         return {**super().values(), "seconds": self.elapsed(), "stopped": self.stopped}
 
     def take_up_values(self, values: dict[str, Any]):
-        """See `TrainState`."""
         super().take_up_values(values)
         self.seconds, self.stopped = values["seconds"], values["stopped"]
 
@@ -285,12 +283,7 @@ def fit(
     args: TrainArguments,
     folder: Path | None = None,
 ) -> dict[str, list]:
-    """Trains, from the newest checkpoint in the folder if there is one, and leaves in `model` the weights that were
-    best on validation.
-
-    Returns:
-        points of (step, value) by name.
-    """
+    """See `loop.fit`, which does it without the Trainer."""
     trainer = build_trainer(run, model, collator, args, folder)
     checkpoint = trainer.choose_checkpoint(folder is not None and bool(list_checkpoints(folder)))
     if checkpoint is not None:

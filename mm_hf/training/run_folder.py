@@ -71,11 +71,10 @@ def claim_run_folder(
     accelerator: Accelerator, output_dir: Path, recipe: dict[str, Any], overwrite: bool, allow_changes: bool | str
 ) -> bool:
     """Sees to it that a folder holds one run, and that one process writes there: a new run, or the same one begun
-    earlier. Of that, nothing is changed before `check_same_data` has agreed.
+    earlier. Of that, nothing is changed before `check_same_data` has agreed. All processes call it.
 
     Args:
-        accelerator: all processes call this.
-        output_dir: the folder.
+        accelerator, output_dir: the processes, and the folder.
         recipe: all that decides what the run does, by key.
         overwrite: start anew whatever the folder holds.
         allow_changes: accept new values of the keys in `MAY_CHANGE`; "data" does too.

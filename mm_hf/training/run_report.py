@@ -31,15 +31,8 @@ def short_name(place: str) -> str:
 
 
 def write_run(output_dir: Path, model, collator: MultimodalCollator, splits, logits, results, history):
-    """Writes results, pictures and card beside the checkpoint.
-
-    Args:
-        output_dir: holds the checkpoint already.
-        model, collator, splits: the run's.
-        logits: of the test part, see `Predictions`.
-        results: what goes into `results.json`.
-        history: see `plot_curves`.
-    """
+    """Writes results, pictures and card beside the checkpoint, which the folder holds already. `logits` of the test
+    part are as in `Predictions`, `history` as in `plot_curves`; `results` go into `results.json`."""
     plot_curves(history, output_dir / "curves.png")
     samples = sample_predictions(model, collator, splits["test"], logits)
     tasks = tasks_of(model, collator)

@@ -277,14 +277,9 @@ def of_task(start: Start, model_args: ModelArguments, data_args: DataArguments) 
 
 
 def is_same_encoder(asked: str, known: str | None, config: Any, name: str) -> bool:
-    """Whether a folder or Hub id that the recipe names is what a checkpoint was made from.
-
-    Args:
-        asked: the recipe's.
-        known: what the checkpoint's own recipe says, if there is one.
-        config: the encoder's in the checkpoint.
-        name: of its modality, or "decoder".
-    """
+    """Whether a folder or Hub id that the recipe names is what a checkpoint was made from: by what the checkpoint's
+    own recipe says, if it is `known`, else by the encoder's config in the checkpoint. `name` is a modality, or
+    "decoder"."""
     if known is not None:
         return os.path.realpath(asked) == os.path.realpath(known) or Path(asked).name == Path(known).name
     check_source(f"{name}_encoder", asked)

@@ -71,7 +71,6 @@ class CsvForm:
         return b"".join(self.line([cell_of(row.get(name)) for name in self.names]) for row in rows)
 
     def check(self, rows: Iterable[Mapping[str, Any]]):
-        """See `rows`."""
         for row in rows:
             if unknown := [name for name in row if name not in self.known]:
                 raise ValueError(
@@ -97,15 +96,12 @@ class JsonForm(CsvForm):
     """Rows as JSON objects, one a line."""
 
     def head(self) -> bytes:
-        """See `CsvForm`."""
         return b""
 
     def kept(self, row: dict[str, Any]) -> dict[str, Any]:
-        """See `CsvForm`."""
         return {name: without_files(value) for name, value in row.items()}
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
-        """See `CsvForm`."""
         lines = [json.dumps(row, ensure_ascii=False, default=str, allow_nan=False) + "\n" for row in rows]
         return "".join(lines).encode("utf-8", LONE)
 
@@ -132,11 +128,10 @@ class ParquetForm(CsvForm):
             raise ValueError(f"A column cannot be written as .parquet ({error}): write a .jsonl.") from None
 
     def head(self) -> bytes:
-        """See `CsvForm`."""
         return self.types.serialize().to_pybytes()
 
     def kept(self, row: dict[str, Any]) -> dict[str, Any]:
-        """See `CsvForm`: all of it."""
+        """All of it."""
         return dict(row)
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -163,7 +158,6 @@ class ParquetForm(CsvForm):
         return batch.serialize().to_pybytes()
 
     def finish(self, folder: Path):
-        """See `CsvForm`."""
         with pa.OSFile(str(folder / ROWS)) as file, parquet.ParquetWriter(folder / self.whole, self.types) as writer:
             waiting: list[pa.RecordBatch] = []
             for batch in pa.ipc.open_stream(file):
@@ -290,12 +284,7 @@ class PredictionFile:
         return True
 
     def add(self, rows: Sequence[Mapping[str, Any]], digest: str):
-        """Writes some rows.
-
-        Args:
-            rows: with their predictions.
-            digest: of all rows of the input up to these.
-        """
+        """Writes some rows with their predictions; `digest` is of all rows of the input up to these."""
         self.write(self.form.rows(rows))
         self.rows, self.digest = self.rows + len(rows), digest
 

@@ -98,13 +98,7 @@ class RowSource:
 
 
 class CsvRows(RowSource):
-    """The rows of CSV files, whose cells are texts. They are split as `read_csv` splits them.
-
-    Args:
-        paths: of the files; they have the same columns.
-        columns: in use.
-        schema: of the model's table, where it reads one.
-        root: see the class.
+    """The rows of CSV files of the same columns, whose cells are texts. They are split as `read_csv` splits them.
 
     Raises:
         ValueError: a file that cannot be read, files of other columns, or a column that is not there.
@@ -131,7 +125,6 @@ class CsvRows(RowSource):
         self.separator, self.marked = first.options["sep"], first.options["encoding"] != "utf-8" or has_mark(paths[0])
 
     def types(self) -> pa.Schema:
-        """See `RowSource`."""
         return pa.schema([(name, pa.string()) for name in self.header])
 
     def __iter__(self) -> Iterator[dict[str, str]]:
@@ -142,11 +135,9 @@ class CsvRows(RowSource):
                     yield dict(zip(self.header, row))
 
     def count(self) -> int:
-        """See `RowSource`."""
         return sum(map(count_lines, self.files))
 
     def value(self, row: Mapping[str, Any], part: str, column: str) -> Any:
-        """See `RowSource`."""
         cell = row[self.called[column]]
         if cell in NOTHING:
             return None
@@ -182,7 +173,7 @@ class JsonRows(RowSource):
         check_columns(columns, self.header, self.name, present)
 
     def types(self) -> pa.Schema:
-        """See `RowSource`: those of the first rows; a column of nothing is one of texts.
+        """Those of the first rows; a column of nothing is one of texts.
 
         Raises:
             Unreadable: a column holds several, or a number that is too large.
@@ -223,7 +214,6 @@ class JsonRows(RowSource):
                     yield row
 
     def count(self) -> int | None:
-        """See `RowSource`."""
         if not self.paths:
             return None
         total = 0
@@ -234,13 +224,7 @@ class JsonRows(RowSource):
 
 
 class StreamRows(RowSource):
-    """Rows of whatever else `datasets` reads, as a stream.
-
-    Args:
-        dataset: see `load_splits`.
-        split: the part; None: the only one.
-        columns: in use.
-        root: see the class.
+    """Rows of whatever else `datasets` reads, as a stream; arguments as in `open_rows`.
 
     Raises:
         FileNotFoundError, ValueError: see `load_splits`; several parts, and none is named.
@@ -270,7 +254,6 @@ class StreamRows(RowSource):
         self.rows = info[part].num_examples if part in info else None
 
     def types(self) -> pa.Schema:
-        """See `RowSource`."""
         return Features(self.stream.features).arrow_schema  # its metadata name the classes
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -279,11 +262,9 @@ class StreamRows(RowSource):
                 yield dict(zip(self.header, row))
 
     def count(self) -> int | None:
-        """See `RowSource`."""
         return self.rows or None
 
     def named(self, row: dict[str, Any]) -> dict[str, Any]:
-        """See `RowSource`."""
         return {**row, **{name: with_names(row[name], feature) for name, feature in self.classes.items()}}
 
 
@@ -293,7 +274,9 @@ def open_rows(
     """The rows of a .csv, .tsv, .jsonl or .parquet file, of JSON lines on standard input (`-`), or of a data set.
 
     Args:
-        dataset, split, columns: as in `StreamRows`.
+        dataset: see `load_splits`.
+        split: the part; None: the only one.
+        columns: in use.
         data_root: see `data_root_of`.
         schema: of the model's table, where it reads one.
 
@@ -401,12 +384,8 @@ def has_mark(path: str) -> bool:
 
 
 def cell_of_table(cell: str, known: set[str] | None) -> Any:
-    """A cell of the table as the model learned it.
-
-    Args:
-        cell: it.
-        known: the categories of its column; None: a column of numbers, which takes texts that spell one.
-    """
+    """A cell of the table as the model learned it: by the known categories of its column; None: a column of numbers,
+    which takes texts that spell one."""
     if known is None or cell in known or is_code(cell):
         return cell
     text = cell.strip()

@@ -148,7 +148,7 @@ def recipe_of(name: str) -> dict[str, Any]:
 
 
 def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Run:
-    """The job of a task, its model and data built, the features of its encoders computed.
+    """The run of a task, its model and data built, the features of its encoders computed.
 
     Args:
         name: of the task.
@@ -166,10 +166,10 @@ def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Run:
     recipe |= {"floors": False, "report_to": "none", "cache_features": cache is None}
     (work / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     words = [str(work / "recipe.yaml"), "--output_dir", str(work / "run"), "--overwrite_output_dir", "true"]
-    job = open_run(__doc__.split("\n")[0], "train.py", words)
+    run = open_run(__doc__.split("\n")[0], "train.py", words)
     if cache is not None:
-        job.collator = replace(job.collator, cache=cache)
-    return job
+        run.collator = replace(run.collator, cache=cache)
+    return run
 
 
 class TimedTraining(Training):
@@ -184,28 +184,28 @@ class TimedTraining(Training):
         self.evaluating += time.process_time() - before
 
 
-def training_of(job: Run, keys: dict[str, Any], seed: int, **limits: Any) -> TimedTraining:
-    """A training of the job's task with another fusion, from the weights that the seed gives.
+def training_of(run: Run, keys: dict[str, Any], seed: int, **limits: Any) -> TimedTraining:
+    """A training of the run's task with another fusion, from the weights that the seed gives.
 
     Args:
-        job: its model and the arguments of its training are changed.
+        run: its model and the arguments of its training are changed.
         keys: of the recipe's model; `absent` names a modality that is left out.
         seed: of weights and order.
         limits: of the recipe's training.
     """
     model_keys = {key: value for key, value in keys.items() if key != "absent"}
-    recipe, job.model_args = job.model_args, replace(job.model_args, **model_keys)
-    job.train_args = replace(job.train_args, seed=seed, **limits)
+    recipe, run.model_args = run.model_args, replace(run.model_args, **model_keys)
+    run.train_args = replace(run.train_args, seed=seed, **limits)
     set_seed(seed)
-    job.model = job.build()
-    job.model_args = recipe
-    collator = without(job, keys.get("absent"))
-    return TimedTraining(job, job.model, collator, job.train_args, folder=None)
+    run.model = run.build()
+    run.model_args = recipe
+    collator = without(run, keys.get("absent"))
+    return TimedTraining(run, run.model, collator, run.train_args, folder=None)
 
 
-def without(job: Run, modality: str | None) -> MultimodalCollator:
-    """The job's collator, one modality left out of every row."""
-    return job.collator if modality is None else replace(job.collator, absent={modality: None})
+def without(run: Run, modality: str | None) -> MultimodalCollator:
+    """The run's collator, one modality left out of every row."""
+    return run.collator if modality is None else replace(run.collator, absent={modality: None})
 
 
 def seconds_per_step(training: Training, steps: int = 40, warm_up: int = 8) -> float:
@@ -220,27 +220,27 @@ def seconds_per_step(training: Training, steps: int = 40, warm_up: int = 8) -> f
     return median(times[min(warm_up, len(times) - 1) :])
 
 
-def run_once(job: Run, keys: dict[str, Any], seed: int, seconds: float, scores: Sequence[str]) -> dict[str, Any]:
+def run_once(run: Run, keys: dict[str, Any], seed: int, seconds: float, scores: Sequence[str]) -> dict[str, Any]:
     """Trains and tests once.
 
     Returns:
         what is kept of it.
     """
-    asked = job.train_args
-    step = seconds_per_step(training_of(job, keys, seed, max_steps=1000))
+    asked = run.train_args
+    step = seconds_per_step(training_of(run, keys, seed, max_steps=1000))
     steps = max(20, round(seconds / step))
     every = asked.eval_steps or max(10, steps // 8)
     # No limit of wall time, as recipes have one: on a busy machine it would come first.
-    training = training_of(job, keys, seed, max_steps=steps, eval_steps=every, max_train_seconds=None)
+    training = training_of(run, keys, seed, max_steps=steps, eval_steps=every, max_train_seconds=None)
     before = time.process_time()
     training.train()
     spent = time.process_time() - before
-    job.train_args = asked
+    run.train_args = asked
     tested = {}
     for modality in (None, "vision", "text"):
-        _, report = evaluate(job, job.model, without(job, modality), "test")
+        _, report = evaluate(run, run.model, without(run, modality), "test")
         tested[modality] = {name: {**report["by_kind"], **report["metrics"]}[name] for name in scores}
-    trained = [parameter.numel() for parameter in job.model.parameters() if parameter.requires_grad]
+    trained = [parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad]
     return {
         "scores": tested[keys.get("absent")],
         "without_vision": tested["vision"],

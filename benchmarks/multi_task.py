@@ -73,20 +73,20 @@ def run_once(
     words = [str(recipe), "--dataset", str(dataset), "--output_dir", str(work / "run"), "--seed", str(seed)]
     words += ["--overwrite_output_dir", "true", "--report_to", "none", *METHODS[method], *more]
     words += ["--cache_features", str(cache is None)]
-    job = open_run(__doc__.split("\n")[0], "train.py", words)
+    run = open_run(__doc__.split("\n")[0], "train.py", words)
     if cache is not None:
-        job.collator = replace(job.collator, cache=cache)
-    fit(job, job.model, job.collator, job.train_args)
-    _, report = evaluate(job, job.model, job.collator, "test")
+        run.collator = replace(run.collator, cache=cache)
+    fit(run, run.model, run.collator, run.train_args)
+    _, report = evaluate(run, run.model, run.collator, "test")
     metrics = report["metrics"]
-    if not job.several:
-        metrics = {f"{job.columns.label}_{name}": value for name, value in metrics.items()}
-    rows = report["rows"] if job.several else {job.columns.label: report["rows"]}
+    if not run.several:
+        metrics = {f"{run.columns.label}_{name}": value for name, value in metrics.items()}
+    rows = report["rows"] if run.several else {run.columns.label: report["rows"]}
     weights = None
-    if getattr(job.model, "task_weighting", None) is not None:
-        weights = dict(zip(job.model.tasks, (-job.model.task_weighting.log_variances).exp().tolist()))
+    if getattr(run.model, "task_weighting", None) is not None:
+        weights = dict(zip(run.model.tasks, (-run.model.task_weighting.log_variances).exp().tolist()))
     scored = {"method": method, "seed": seed, "metrics": metrics, "rows": rows, "learned_weights": weights}
-    return scored, job.collator.cache
+    return scored, run.collator.cache
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -62,19 +62,19 @@ def main():
     words += ["--table_columns", *(name for name in recipe["table_columns"] if name != "recommended")]
     if arguments.text_encoder is not None:
         words += ["--text_encoder", arguments.text_encoder, "--freeze_encoders", "true"]
-    job = open_run(__doc__.split("\n")[0], "train.py", words)
-    yes = job.label2id["yes"]
-    encoder = Path(job.model_args.text_encoder).name
+    run = open_run(__doc__.split("\n")[0], "train.py", words)
+    yes = run.label2id["yes"]
+    encoder = Path(run.model_args.text_encoder).name
     report: dict[str, Any] = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
     report["published, text alone"] = PUBLISHED
-    labels = (job.labels("test") == yes).long()
+    labels = (run.labels("test") == yes).long()
     report["everybody recommends"] = scores(torch.ones(len(labels)), labels)
     for name, absent in {"text + table": [], "text": ["tabular"], "table": ["text"]}.items():
         print(f"== {name}, {encoder}", flush=True)
-        set_seed(job.train_args.seed)
-        model, collator = job.build(), replace(job.collator, absent=dict.fromkeys(absent))
-        fit(job, model, collator, job.train_args)
-        predictions, _ = evaluate(job, model, collator, "test")
+        set_seed(run.train_args.seed)
+        model, collator = run.build(), replace(run.collator, absent=dict.fromkeys(absent))
+        fit(run, model, collator, run.train_args)
+        predictions, _ = evaluate(run, model, collator, "test")
         key = name if name == "table" else f"{name}, {encoder}"
         report[key] = {
             **scores(predictions.logits.softmax(-1)[:, yes], (predictions.labels == yes).long()),

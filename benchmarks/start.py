@@ -89,27 +89,27 @@ def make_catalogues(rows: Dataset, folder: Path, seed: int, finer: bool):
 
 
 def prepare(args: argparse.Namespace, data: Path, output_dir: Path, cache: FeatureCache | None, **keys: Any) -> Run:
-    """One run's job; with a cache, what was encoded before is not encoded again."""
+    """One run: with a cache, what was encoded before is not encoded again."""
     flags = {"dataset": data, "output_dir": output_dir, "overwrite_output_dir": "true", "floors": "false"}
     flags |= {"report_to": "none", "image_size": 96, "cache_features": str(cache is None).lower()}
     flags |= {f"{name}_encoder": args.encoders / encoder for name, encoder in ENCODERS.items()} | keys
     words = [str(RECIPE), *(str(word) for key, value in flags.items() for word in (f"--{key}", value))]
-    job = open_run(__doc__.split("\n")[0], "train.py", words)
+    run = open_run(__doc__.split("\n")[0], "train.py", words)
     if cache is not None:
-        job.collator = replace(job.collator, cache=cache)
-    return job
+        run.collator = replace(run.collator, cache=cache)
+    return run
 
 
 ENCODERS = {"vision": "mobilenet-v2", "text": "minilm-l6"}
 
 
-def trained(job: Run, folder: Path | None = None) -> dict[str, Any]:
+def trained(run: Run, folder: Path | None = None) -> dict[str, Any]:
     """Trains; the accuracy on test, and the seconds. With a folder leaves a checkpoint there."""
-    history = fit(job, job.model, job.collator, job.train_args)
-    _, report = evaluate(job, job.model, job.collator, "test")
+    history = fit(run, run.model, run.collator, run.train_args)
+    _, report = evaluate(run, run.model, run.collator, "test")
     if folder is not None:
-        job.model.save_pretrained(folder)
-        job.processor.save_pretrained(folder)
+        run.model.save_pretrained(folder)
+        run.processor.save_pretrained(folder)
     validation = [round(score, 4) for _, score in history["validation"]]
     return {"accuracy": report["metrics"]["accuracy"], "validation": validation}
 
@@ -158,15 +158,15 @@ def main():
         folder, (before, label) = args.work / direction / str(seed), LABELS[direction]
         make_catalogues(rows, folder, seed, direction == "finer")
         keys = {"label_column": before, "seed": seed, "num_train_epochs": FIRST_EPOCHS}
-        job = prepare(args, folder / "first", folder / "job", cache, **keys)
-        runs["first job"][str(seed)] = trained(job, folder / "job")
+        run = prepare(args, folder / "first", folder / "job", cache, **keys)
+        runs["first job"][str(seed)] = trained(run, folder / "job")
         for (kind, epochs), rate in itertools.product(KINDS, RATES):
             keys = {"label_column": label, "seed": seed, "num_train_epochs": epochs}
             keys |= {"per_device_train_batch_size": 32, "learning_rate": rate}
             keys |= {"init_from": folder / "job"} if kind == "started" else {}
             name = name_of(kind, epochs, rate)
-            job = prepare(args, folder / "second", folder / name.replace(", ", "-").replace(" ", "-"), cache, **keys)
-            runs[name][str(seed)] = result = trained(job)
+            run = prepare(args, folder / "second", folder / name.replace(", ", "-").replace(" ", "-"), cache, **keys)
+            runs[name][str(seed)] = result = trained(run)
             print(f"{direction}, seed {seed}, {name}: {result}", flush=True)
         results["summary"][direction] = summary(runs)
         write_json(args.report, results)

@@ -13,7 +13,6 @@ all figures, and differing_rows.csv. Models that search are compared by the plai
 import csv
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -45,9 +44,9 @@ from ..training.evaluator import Evaluator
 from ..training.exits import MEASURING, run_script
 from ..training.fingerprint import Fingerprint
 from ..training.lock import lock_folder
-from ..training.provenance import commit_or_version, hardware, versions
+from ..training.provenance import origin
 from ..training.reopen import check_checkpoint, config_of, open_checkpoint, parse_arguments
-from ..training.run_folder import write_json
+from ..training.run_folder import in_place, write_json
 from ..training.run_report import short_name
 from .arguments import COMPARING, CompareArguments
 from .evaluate import picture_keys, predict_rows
@@ -337,12 +336,7 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
             "intervals": {"confidence": 0.95, "samples": args.bootstrap_samples, "note": NOTE},
             "seed": args.seed,
             "max_rows": args.max_rows,
-            "run": {
-                "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                "commit": commit_or_version(),
-                "versions": versions(),
-                "hardware": hardware(),
-            },
+            "run": {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), **origin()},
         }
     )
     names = [short_name(side.args.model) for side in sides]
@@ -383,13 +377,6 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
     print(NOTE)
     for comparison in report["tasks"].values():  # last: what is to be remembered
         print(comparison["verdict"])
-
-
-def in_place(file: Path, fill: Callable[[Path], None]):
-    """Writes beside the file and renames, so that it is never half written."""
-    beside = file.with_name(f".{file.name}.new")
-    fill(beside)
-    beside.replace(file)
 
 
 def write_rows(file: Path, rows: list[dict[str, Any]]):

@@ -46,7 +46,7 @@ from ..tasks import Task
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator, OtherPictures
 from ..training.exits import MEASURING, run_script
-from ..training.provenance import commit_or_version, hardware, versions
+from ..training.provenance import origin
 from ..training.reopen import EvaluateArguments, GroupedColumns, open_checkpoint, parse_arguments
 from ..training.run_folder import write_json
 from ..training.run_report import no_picture, picture_and_text, short_name
@@ -274,9 +274,7 @@ def write_evaluation(
         "max_rows": args.max_rows,
         "run": {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "commit": commit_or_version(),
-            "versions": {"mm_hf": mm_hf.__version__, "torchmetrics": version("torchmetrics"), **versions()},
-            "hardware": hardware(),
+            **origin(mm_hf=mm_hf.__version__, torchmetrics=version("torchmetrics")),
             "num_processes": run.world_size,
         },
     }

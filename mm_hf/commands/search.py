@@ -39,7 +39,7 @@ from ..retrieval import Gallery, choose_weight, combine, empty_index, encode, re
 from ..training.data_arguments import DatasetArguments
 from ..training.exits import MEASURING, run_script
 from ..training.lock import lock_folder
-from ..training.provenance import commit_or_version, hardware, versions
+from ..training.provenance import origin
 from ..training.reopen import config_of, load_part, parse_arguments
 from ..training.run_folder import write_json
 from ..training.run_report import picture_and_text
@@ -203,7 +203,7 @@ def evaluate(search: Search):
         "chance": chance_recall({item: torch.arange(len(items))}),
         "rerank": {"top": args.rerank_top, "weights": weights} if looks else None,
         "intervals": {"confidence": 0.95, "samples": args.bootstrap_samples, "unit": "queries"},
-        "run": {"commit": commit_or_version(), "versions": versions(), "hardware": hardware()},
+        "run": origin(),
     }
     draw_searches(search, rows, gallery, similarities, relevant)
     write_json(search.folder / "retrieval.json", report)

@@ -19,7 +19,7 @@ from ..models.vision import Vision
 from ..nonfinite import check_finite
 from .build import merge_adapters
 from .evaluator import Evaluator, OtherPictures, evaluate, report_of
-from .provenance import commit_or_version, hardware, versions
+from .provenance import origin
 from .recipe import recipe_of
 from .run import Run
 from .run_report import write_run
@@ -72,9 +72,7 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
         "seconds": {key: round(value, 1) for key, value in run.seconds.items()},
         "num_processes": run.accelerator.num_processes,
         "bad_rows": len(run.bad_rows.entries),
-        "commit": commit_or_version(),
-        "versions": versions(),
-        "hardware": hardware(),
+        **origin(),
         "recipe": recipe,
     }
     if run.start is not None:

@@ -37,6 +37,7 @@ STDIN = "-"
 SEEN_FIRST = 1000  # rows of JSON lines, whose keys are the columns
 NOTHING: Any = CELLS["na_values"]
 READ = 1000  # rows of a CSV or data set that are read together
+ABSENT = object()
 NO_COLUMN = "({} {})"  # the place of a picture, or whatever it is, that no column fills
 
 
@@ -169,7 +170,9 @@ class JsonRows(RowSource):
         if not self.first:
             raise Unreadable(f"{self.name} has no rows.")
         self.header = list(dict.fromkeys(key for row in self.first for key in row))
-        present = [name for _, name in self.in_use if any(has_key(row, name) for row in self.first)]
+        present = [
+            name for _, name in self.in_use if any(value_of(row, name, ABSENT) is not ABSENT for row in self.first)
+        ]
         check_columns(columns, self.header, self.name, present)
 
     def types(self) -> pa.Schema:
@@ -391,30 +394,17 @@ def cell_of_table(cell: str, known: set[str] | None) -> Any:
     text = cell.strip()
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    return int(text) if DIGITS.fullmatch(text) and len(text) < 400 else either(read_number(text), cell)
-
-
-def either(number: float | None, cell: str) -> float | str:
-    """A number, where there is one; else the cell."""
+    number = int(text) if DIGITS.fullmatch(text) and len(text) < 400 else read_number(text)
     return cell if number is None else number
 
 
-def has_key(row: Mapping[str, Any], column: str) -> bool:
-    """Whether a row of JSON has a column, also one within another."""
-    if column in row:
-        return True
-    for key in column.split("."):
-        if not isinstance(row, Mapping) or key not in row:
-            return False
-        row = row[key]
-    return True
-
-
-def value_of(row: Mapping[str, Any], column: str) -> Any:
-    """The value of a column, also of one within another; None where there is none."""
+def value_of(row: Mapping[str, Any], column: str, otherwise: Any = None) -> Any:
+    """The value of a column, also of one within another; `otherwise` where there is none."""
     if column in row:
         return row[column]
     value: Any = row
     for key in column.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
+        if not isinstance(value, Mapping) or key not in value:
+            return otherwise
+        value = value[key]
     return value

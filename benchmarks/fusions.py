@@ -148,14 +148,8 @@ def recipe_of(name: str) -> dict[str, Any]:
 
 
 def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Run:
-    """The run of a task, its model and data built, the features of its encoders computed.
-
-    Args:
-        name: of the task.
-        seed: of the cut into parts, where the task cuts anew.
-        work: folder for data that differ from what the recipe names.
-        cache: features of all items, computed before.
-    """
+    """The run of a task, its model and data built, the features of its encoders computed, if not before (`cache`).
+    Where the task cuts its data anew, by the seed, these go into the folder `work`."""
     task, recipe = TASKS[name], recipe_of(name)
     for key in ("vision_encoder", "text_encoder", "dataset"):
         recipe[key] = str(ROOT / recipe[key])
@@ -185,14 +179,8 @@ class TimedTraining(Training):
 
 
 def training_of(run: Run, keys: dict[str, Any], seed: int, **limits: Any) -> TimedTraining:
-    """A training of the run's task with another fusion, from the weights that the seed gives.
-
-    Args:
-        run: its model and the arguments of its training are changed.
-        keys: of the recipe's model; `absent` names a modality that is left out.
-        seed: of weights and order.
-        limits: of the recipe's training.
-    """
+    """A training of the run's task with another fusion, from the weights that the seed gives; changes the run's model
+    and arguments. Of the keys of the recipe's model `absent` names a modality that is left out."""
     model_keys = {key: value for key, value in keys.items() if key != "absent"}
     recipe, run.model_args = run.model_args, replace(run.model_args, **model_keys)
     run.train_args = replace(run.train_args, seed=seed, **limits)
@@ -255,12 +243,7 @@ def run_once(run: Run, keys: dict[str, Any], seed: int, seconds: float, scores: 
 
 
 def key_of(task: str, method: str, seed: int, seconds: float | None = None) -> dict[str, Any]:
-    """What tells a run from all others.
-
-    Args:
-        task, method, seed: of it.
-        seconds: in place of the task's.
-    """
+    """What tells a run from all others; `seconds` in place of the task's."""
     key = {"task": task, "method": method, "seed": seed, "seconds": seconds or TASKS[task].seconds}
     return {**key, "recipe": recipe_of(task), "keys": METHODS[method]}
 

@@ -33,12 +33,7 @@ PUBLISHED = {"f1": 0.968, "average_precision": 0.995}
 
 
 def scores(sure: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
-    """Both metrics with their intervals.
-
-    Args:
-        sure: `(N,)` float, the probability of `yes`.
-        labels: `(N,)` int64, 1 for `yes`.
-    """
+    """Both metrics with their intervals, of the probability of `yes`, `(N,)`, and of labels that are 1 for it."""
 
     def of_rows(rows: torch.Tensor) -> dict[str, float]:
         return {

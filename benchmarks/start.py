@@ -52,13 +52,8 @@ def subcategories() -> dict[str, str]:
 
 
 def cut(labels: list[str], seed: int, finer: bool = True) -> dict[str, list[int]]:
-    """The rows of the first job and of the three parts of the second one.
-
-    Args:
-        labels: the subcategory of each row.
-        seed: of the cut.
-        finer: the second job has rows of common subcategories alone.
-    """
+    """The rows of the first run and of the three parts of the second one, by the subcategory of each. `finer`: the
+    second run has rows of common subcategories alone."""
     counts = Counter(labels)
     known = [row for row, label in enumerate(labels) if counts[label] >= LEAST and label not in LEFT_OUT]
     known = known if finer else list(range(len(labels)))

@@ -212,9 +212,6 @@ def flags(keys: dict[str, Any], encoders: Path) -> list[str]:
 def run_once(choice: Choice, seed: int, data: Path, encoders: Path) -> dict[str, Any]:
     """One training in a process of its own, on one thread.
 
-    Returns:
-        what is kept of it.
-
     Raises:
         subprocess.CalledProcessError: it failed; its output is in the exception.
     """

@@ -47,11 +47,7 @@ class RetrieveArguments:
 
     @property
     def gallery_folder(self) -> str:
-        """The gallery, which has to be named.
-
-        Raises:
-            ValueError: it is not.
-        """
+        """The gallery; a ValueError where none is named."""
         if self.gallery is None:
             raise ValueError("gallery is missing: give --gallery.")
         return self.gallery

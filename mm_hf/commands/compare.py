@@ -63,12 +63,10 @@ class Side:
 
     Args:
         letter: "A" or "B".
-        folder: where what is found goes, of both.
+        folder: where reports go, of both.
         args, data_args, recipe: see `parse_arguments`.
-        part: name of the measured part.
-        rows: of it.
-        columns: names of those that the model reads, and of its labels.
-        root: of the files that rows name.
+        part, rows: name and rows of the measured part.
+        columns, root: those that the model reads, and of its labels; of the files that rows name.
     """
 
     letter: str
@@ -144,10 +142,7 @@ def read_words() -> tuple[Side, Side]:
 
 
 def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
-    """Measures both on all rows, by all processes.
-
-    Returns:
-        what is to be written, see `write`; None on other processes than the main one.
+    """Measures both on all rows, by all processes; gives the main one what is to be written, see `write`.
 
     Raises:
         ValueError: their rows, their labels or their problems are not the same.

@@ -58,12 +58,7 @@ WRITERS = (MMFusionForConditionalGeneration, MMFusionForCTC)
 
 @dataclass
 class Predictor:
-    """A checkpoint that answers batches.
-
-    Args:
-        model, collator, answers: what looks, what prepares, and how each task says it.
-        accelerator: of all processes.
-    """
+    """A checkpoint that answers batches: the model, what prepares them, and how each task says its answer."""
 
     model: MMFusionPreTrainedModel
     collator: MultimodalCollator
@@ -204,12 +199,8 @@ def settings_of(
 def begin(
     file: PredictionFile, source: RowSource, answers: list[Answer], settings: dict[str, Any], args: Any, data_args: Any
 ) -> tuple[int, int, str] | str | None:
-    """Opens the output, on the main process.
-
-    Returns:
-        the rows that are done, how many of them are bad, and their digest; or what is wrong; or None where nothing is
-        left to do.
-    """
+    """Opens the output, on the main process. Gives the rows that are done, how many of them are bad, and their digest;
+    or what is wrong; or None where nothing is left to do."""
     new = {name: kind for answer in answers for name, kind in answer.types.items()}
     if data_args.on_error == "skip":
         new[args.prefix + ERROR] = pa.string()

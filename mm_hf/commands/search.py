@@ -53,13 +53,8 @@ SHOWN = 6  # searches of the test part that are drawn
 
 @dataclass
 class Search:
-    """A checkpoint with its data.
-
-    Args:
-        args, data_args, recipe: what was asked, and the recipe of the run that left the checkpoint.
-        model, collator: of the checkpoint.
-        columns: that hold texts, and pictures or sounds.
-    """
+    """A checkpoint with its data: what was asked, the recipe of the run that left it, and the columns that hold texts,
+    and pictures or sounds."""
 
     args: RetrieveArguments
     data_args: DatasetArguments

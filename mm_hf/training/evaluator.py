@@ -26,9 +26,8 @@ E = TypeVar("E", bound="Evaluator")
 
 @dataclass(kw_only=True)
 class Evaluator:
-    """A model, the parts of a data set, what their labels mean, and how answers to them are measured.
-
-    Nothing here trains: see `Run`.
+    """A model, the parts of a data set, what their labels mean, and how answers to them are measured. Nothing here
+    trains: see `Run`.
 
     Args:
         name: what reports call it.
@@ -39,11 +38,9 @@ class Evaluator:
         tasks: what each column of labels asks; of a search the one that has none.
         generates_validation: a model that writes is measured on the validation part by what it writes; else by how
             often it takes the right next token.
-        processor: of the model.
-        collator: makes the batches that are measured.
-        bad_rows: those found up to now, and how many may be.
-        batch_size: rows a process and batch.
-        num_workers: processes that prepare batches.
+        processor, collator: of the model, and what makes the batches that are measured.
+        bad_rows: those met up to now, and how many may be.
+        batch_size, num_workers: rows a process and batch, and processes that prepare batches.
 
     Attributes:
         model: what is measured; set once it is built or loaded.
@@ -234,13 +231,12 @@ def evaluate(
 
     Args:
         run: whose data and metrics these are.
-        model: the run's, or another one of the same task.
-        collator: the run's, or one that leaves a modality out.
+        model, collator: the run's, or another model of the same task, and one that leaves a modality out.
         split: name of the part.
 
     Returns:
         its predictions, and what `Evaluator.metrics` gives; where answers to the validation part are not finite, all
-        metrics are NaN.
+            metrics are NaN.
 
     Raises:
         ValueError: weights, or answers to another part, are not finite.
@@ -267,13 +263,8 @@ def report_of(run: Evaluator, predictions: Predictions, split: str) -> dict:
 
 
 class OtherPictures(Rows):
-    """Rows of one split, each with the pictures of another row: texts beside pictures that they do not belong to.
-
-    Args:
-        dataset, split: see `Rows`.
-        columns: which of them are pictures.
-        order: for each row the row whose pictures it gets.
-    """
+    """Rows of one split, each with the pictures of another row, which `order` names: texts beside pictures that they
+    do not belong to."""
 
     def __init__(self, dataset: Dataset, split: str, columns: Columns, order: list[int]):
         super().__init__(dataset, split)

@@ -51,12 +51,8 @@ def goes_on_in(folder: Path):
 
 def run_script(main: Callable[[], None], lower: str = TRAINING):
     """Calls `main`, with one line in place of a traceback where the user can do something: what was given is wrong,
-    memory does not do, a file is damaged, a worker was killed, or the user stopped it. Anything else is a fault of
-    ours.
-
-    Args:
-        main: the script.
-        lower: what to do where memory does not do.
+    memory does not do (then `lower` says what to do), a file is damaged, a worker was killed, or the user stopped it.
+    Anything else is a fault of ours.
 
     Raises:
         SystemExit: with that line, or with status 130 or 143 after SIGINT or SIGTERM.

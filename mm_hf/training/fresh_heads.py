@@ -86,10 +86,10 @@ def vectors_of(model: torch.nn.Module, heads: dict[Any, Head], run: Run) -> tupl
 
 
 def fit(head: Head, vectors: np.ndarray, labels: np.ndarray, class_weight: str | None) -> int:
-    """Fits one layer; outputs without an example stay out of the way.
+    """Fits one layer, in place; outputs without an example stay out of the way.
 
     Args:
-        head: its layer is changed in place.
+        head: whose layer it is.
         vectors: `(N, D)` float32.
         labels: `(N,)` int64, -100 for none, or `(N,)` or `(N, C)` floats, NaN for none.
         class_weight: see scikit-learn's `LogisticRegression`.

@@ -39,15 +39,9 @@ def measuring_parser(
     commands: tuple[str, ...] = (),
     usage: str | None = None,
 ) -> ArgumentParser:
-    """The flags of a verb that measures a checkpoint: its own group, and those of the data.
-
-    Args:
-        description: of the verb, for its help.
-        prog: what it is called.
-        group: its own arguments, `model` among them.
-        commands: what its first word may be, where it has one.
-        usage: in place of one that begins with RUN, or with a command and `--model`.
-    """
+    """The flags of a verb that measures a checkpoint: its own group, `model` among them, and those of the data.
+    `commands` are what its first word may be; `usage` stands in place of one that begins with RUN, or with a
+    command."""
     first = f"{{{','.join(commands)}}} --model MODEL" if commands else "RUN"
     more = 'With a recipe.json beside the checkpoint, its data set and columns are the defaults; "" is no column.'
     parser = ArgumentParser(

@@ -31,17 +31,8 @@ from .train_arguments import TrainArguments
 
 
 def open_run(description: str, script: str, words: list[str] | None = None) -> Run | None:
-    """Reads the command line, looks at the data, says what it understood, and builds the model. Where the folder holds
-    this run already, it goes on as it was begun.
-
-    Args:
-        description: of the script.
-        script: its name.
-        words: in place of those of the command line.
-
-    Returns:
-        the run; None where this very run is complete already.
-    """
+    """Reads the command line (or `words` in its place), looks at the data, says what it understood, and builds the
+    model. Where the folder holds this run already, it goes on as it was begun; None where that is complete."""
     name, model_args, data_args, train_args = parse_arguments(description, words, f"mm_hf {Path(script).stem}")
     output_dir = Path(train_args.output_dir or Path("runs", name))
     start = None

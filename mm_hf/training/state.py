@@ -110,12 +110,8 @@ class TrainState:
 
     def allows_step(self, step: int, norm: torch.Tensor | float | None, scaled: bool) -> bool:
         """Whether the gradients are finite: see `NonFiniteGuard.check`. Call it once before each optimizer step.
-
-        Args:
-            step: its number.
-            norm: of the gradients before clipping, where it is known.
-            scaled: a gradient scaler skips such steps by itself (float16), and lowers its scale.
-        """
+        `norm` is that of the gradients before clipping, where it is known; where they are `scaled` (float16), their
+        scaler skips such steps by itself."""
         row_ids, self.row_ids = self.row_ids, []
         return scaled or self.guard.check(self.model, step, row_ids, norm)
 

@@ -64,12 +64,7 @@ class Answer:
 
 
 class Summary:
-    """What was predicted, counted: it grows with the classes and not with the rows.
-
-    Args:
-        answers: of the tasks.
-        kept: what `state` gave.
-    """
+    """What was predicted, counted: it grows with the classes and not with the rows. `kept` is what `state` gave."""
 
     def __init__(self, answers: list[Answer], kept: dict[str, Any] | None = None):
         self.answers = answers

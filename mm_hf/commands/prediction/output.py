@@ -109,9 +109,6 @@ class JsonForm(CsvForm):
 class ParquetForm(CsvForm):
     """Rows of Parquet, which cannot grow: until they are all there, they are a stream of Arrow.
 
-    Args:
-        types: the columns, and their types.
-
     Raises:
         ValueError: a type that Parquet does not have.
     """

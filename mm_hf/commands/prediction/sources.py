@@ -150,12 +150,8 @@ class CsvRows(RowSource):
 
 
 class JsonRows(RowSource):
-    """JSON objects, one a line, of files or of standard input.
-
-    Args:
-        paths: of the files; none: standard input.
-        columns: in use. `a.b` is the key `b` of what is under `a`.
-        root: see the class.
+    """JSON objects, one a line, of files or, without paths, of standard input. A column `a.b` is the key `b` of what
+    is under `a`.
 
     Raises:
         ValueError: no row, a column that none of the first rows has, or a line that is no object.

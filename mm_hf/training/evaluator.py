@@ -121,11 +121,6 @@ class Evaluator:
         """Whether it answers by a text."""
         return any(task.writes for task in self.tasks)
 
-    @property
-    def transcribes(self) -> bool:
-        """Whether it writes what is heard, by CTC."""
-        return any(task.transcribes for task in self.tasks)
-
     # How answers are measured
 
     def generate_arguments(self, split: str) -> dict[str, Any] | None:

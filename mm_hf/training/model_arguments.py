@@ -31,6 +31,12 @@ def by_name(name: str, hint: Any, form: str, value: Any) -> dict[str, Any] | Non
     return None if value is None else checked_value(name, hint, value)
 
 
+def encoder_option(beside: str, usual: str) -> Any:
+    """The key that names an encoder."""
+    words = f"Hub id or folder; left out beside {beside}, as MM_HF_ENCODERS says, else {usual}."
+    return option(None, words, usual=usual)
+
+
 @dataclass
 class ModelArguments:
     """What is built."""
@@ -46,21 +52,9 @@ class ModelArguments:
         "vision_encoder, text_encoder, audio_encoder.",
         forms=(dict[str, str],),
     )
-    vision_encoder: str | None = option(
-        None,
-        f"Hub id or folder; left out beside an image_column, as MM_HF_ENCODERS says, else {DEFAULT_VISION_ENCODER}.",
-        usual=DEFAULT_VISION_ENCODER,
-    )
-    text_encoder: str | None = option(
-        None,
-        f"Hub id or folder; left out beside a text_column, as MM_HF_ENCODERS says, else {DEFAULT_TEXT_ENCODER}.",
-        usual=DEFAULT_TEXT_ENCODER,
-    )
-    audio_encoder: str | None = option(
-        None,
-        f"Hub id or folder; left out beside an audio_column, as MM_HF_ENCODERS says, else {DEFAULT_AUDIO_ENCODER}.",
-        usual=DEFAULT_AUDIO_ENCODER,
-    )
+    vision_encoder: str | None = encoder_option("an image_column", DEFAULT_VISION_ENCODER)
+    text_encoder: str | None = encoder_option("a text_column", DEFAULT_TEXT_ENCODER)
+    audio_encoder: str | None = encoder_option("an audio_column", DEFAULT_AUDIO_ENCODER)
     max_audio_seconds: int | None = option(
         None,
         "Longer sounds are cut; Whisper's encoder, which takes 30, is cut to these seconds too.",

@@ -59,7 +59,8 @@ class CsvForm:
 
     def kept(self, row: dict[str, Any]) -> dict[str, Any]:
         """What of a row can be written. A cell can be infinite, which JSON has no number for."""
-        return {name: value if is_infinite(value) else without_files(value) for name, value in row.items()}
+        infinite = {name: value for name, value in row.items() if isinstance(value, float) and math.isinf(value)}
+        return {**{name: without_files(value) for name, value in row.items()}, **infinite}
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
         """Some rows, of what is kept of them.
@@ -391,11 +392,6 @@ def unknown_key(value: Any, kind: pa.DataType) -> str | None:
     elif isinstance(value, (list, tuple)) and pa.types.is_nested(kind) and kind.num_fields == 1:
         return next((key for one in value if (key := unknown_key(one, kind.field(0).type))), None)
     return None
-
-
-def is_infinite(value: Any) -> bool:
-    """Whether it is an infinite number."""
-    return isinstance(value, float) and math.isinf(value)
 
 
 def without_files(value: Any) -> Any:

@@ -156,8 +156,7 @@ def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
     for side, run in zip(sides, runs):
         run.say(f"{side} on {len(side.rows):,} rows of {side.data_args.dataset}, part {side.part}")
         predictions.append(predict_rows(run, run.rows(side.part), f"measuring {side.letter}"))
-        run.note_bad_rows(predictions[-1].bad_rows)
-        run.share_bad_rows()
+        run.share_bad_rows(predictions[-1].bad_rows)
         bad = run.output_dir / "bad_rows.jsonl"
         if predictions[-1].bad_rows and run.accelerator.is_main_process:
             bad.replace(bad.with_name(f"bad_rows_{side.letter.lower()}.jsonl"))

@@ -78,8 +78,7 @@ def main():
     rows = run.rows(name)
     run.say(f"{args.model} on {len(rows):,} rows of {data_args.dataset}, part {name}")
     predictions = predict_rows(run, rows, "evaluating")
-    run.note_bad_rows(predictions.bad_rows)
-    run.share_bad_rows()
+    run.share_bad_rows(predictions.bad_rows)
     texts = TextTable()
 
     def numbered(tokens: torch.Tensor) -> torch.Tensor:

@@ -211,11 +211,13 @@ class Evaluator:
                 self.bad_rows.write(file)
                 raise ValueError(f"{error} Those found up to now are listed in {file}.") from None
 
-    def share_bad_rows(self):
-        """Puts together what all processes left out, judges it, and writes `bad_rows.jsonl`. All call it."""
-        entries = [entry for part in gather_object([self.bad_rows.entries]) for entry in part]
+    def share_bad_rows(self, entries: list[dict[str, Any]]):
+        """Keeps what the collator left out, puts together what all processes left out, judges it, and writes
+        `bad_rows.jsonl`. All call it."""
         self.note_bad_rows(entries)
-        if entries and self.accelerator.is_main_process:
+        of_all = [entry for part in gather_object([self.bad_rows.entries]) for entry in part]
+        self.note_bad_rows(of_all)
+        if of_all and self.accelerator.is_main_process:
             self.bad_rows.write(self.output_dir / "bad_rows.jsonl")
 
 
@@ -238,8 +240,7 @@ def evaluate(
     """
     check_finite(model, run.output_dir)
     predictions = predict(model, run.loader(split, collator), run.accelerator, generate=run.generate_arguments(split))
-    run.note_bad_rows(predictions.bad_rows)
-    run.share_bad_rows()
+    run.share_bad_rows(predictions.bad_rows)
     fault = fault_of_answers(predictions.logits)
     if fault is not None and split != "validation":
         raise NonFiniteLossError(f"The {split} part cannot be measured: {fault}.")

@@ -124,8 +124,7 @@ class RecipeTrainer(MMTrainer):
             if state.ema is not None:
                 check_finite(state.model, self.args.output_dir)
             predictions = super().predict_rows(batches)
-        self.run.note_bad_rows(predictions.bad_rows)
-        self.run.share_bad_rows()
+        self.run.share_bad_rows(predictions.bad_rows)
         return predictions
 
     def tensors_to_keep(self):

@@ -194,14 +194,8 @@ def choose_series(start: Start, scaler: SeriesScaler | None) -> SeriesScaler | N
 
 
 def keep_start(start: Start, run: Run, head: type[MMFusionPreTrainedModel], head_arguments: dict[str, Any]):
-    """Makes the model that a run starts with, and keeps it in the run's folder. One process calls it.
-
-    Args:
-        start: what the run starts from.
-        run: the run.
-        head: the model's class.
-        head_arguments: what its head answers, for its config.
-    """
+    """Makes the model that a run starts with, of this class, and keeps it in the run's folder. One process calls it.
+    `head_arguments`: what its head answers, for its config."""
     if start.kept:
         return
     model = make_model(start, run, head, head_arguments)
@@ -322,12 +316,8 @@ def config_of(
     donors: dict[str, MMFusionConfig],
     head_arguments: dict[str, Any],
 ) -> MMFusionConfig:
-    """The config of the model that a run starts with.
-
-    Args:
-        start, run, head, head_arguments: see `make_model`.
-        donors: by modality the configs of encoders that the checkpoint does not have.
-    """
+    """The config of the model that a run starts with; `donors` are by modality the configs of encoders that the
+    checkpoint does not have, the others as for `make_model`."""
     args, old, processor = run.model_args, start.config, run.processor
     modalities = row_modalities(run.data_args)
     values = {key: copy.deepcopy(getattr(old, key)) for key in OF_BASE}

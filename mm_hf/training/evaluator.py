@@ -233,7 +233,7 @@ def evaluate(
 
     Returns:
         its predictions, and what `Evaluator.metrics` gives; where answers to the validation part are not finite, all
-            metrics are NaN.
+        metrics are NaN.
 
     Raises:
         ValueError: weights, or answers to another part, are not finite.

@@ -49,7 +49,7 @@ def parse_arguments(
 
     Returns:
         the run's name (that of the recipe, else that of the data; `run` where only flags are given), and the three
-            groups of arguments.
+        groups of arguments.
 
     Raises:
         SystemExit: with one line, for an unknown key or a value that does not fit.

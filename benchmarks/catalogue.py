@@ -47,7 +47,7 @@ def make_catalogue():
 
 
 def prepare(labels: list[str], seed: int, cache: FeatureCache | None, budget: list[str]) -> Run:
-    """One run's job; what was encoded before is not encoded again."""
+    """One run: what was encoded before is not encoded again."""
     words = [str(ROOT / "training/recipes/openmoji_category.yaml"), "--dataset", str(DATA), "--seed", str(seed)]
     words += ["--label_column", *labels, "--test_fraction", "0.25", "--floors", "false", "--report_to", "none"]
     words += [
@@ -57,31 +57,31 @@ def prepare(labels: list[str], seed: int, cache: FeatureCache | None, budget: li
         "true",
     ]
     words += ["--cache_features", str(cache is None).lower(), *(["--task", "multi_task"] if len(labels) > 1 else [])]
-    job = open_run(__doc__.split("\n")[0], "train.py", [*words, *budget])
+    run = open_run(__doc__.split("\n")[0], "train.py", [*words, *budget])
     if cache is not None:
-        job.collator = replace(job.collator, cache=cache)
-    return job
+        run.collator = replace(run.collator, cache=cache)
+    return run
 
 
-def scores(job: Run) -> dict[str, float]:
+def scores(run: Run) -> dict[str, float]:
     """Accuracy of the category and RMSE of the price on the test part, those that there are."""
-    predictions, _ = evaluate(job, job.model, job.collator, "test")
-    found = {}
-    for task in job.alone():
+    predictions, _ = evaluate(run, run.model, run.collator, "test")
+    metrics = {}
+    for task in run.alone():
         name = task.columns.label
-        logits = predictions.logits[name] if job.several else predictions.logits
-        labels = predictions.labels[name] if job.several else predictions.labels
+        logits = predictions.logits[name] if run.several else predictions.logits
+        labels = predictions.labels[name] if run.several else predictions.labels
         if name == "category":
-            found["category_accuracy"] = (logits.argmax(-1) == labels).double().mean().item()
+            metrics["category_accuracy"] = (logits.argmax(-1) == labels).double().mean().item()
         else:
-            found["price_rmse"] = ((logits[:, 0] - labels) ** 2).double().mean().sqrt().item()
-            found["price_rmse_of_the_mean"] = labels.double().std(correction=0).item()
-    return found
+            metrics["price_rmse"] = ((logits[:, 0] - labels) ** 2).double().mean().sqrt().item()
+            metrics["price_rmse_of_the_mean"] = labels.double().std(correction=0).item()
+    return metrics
 
 
 def summary(runs: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Means over the seeds, and what the two together lose: points of accuracy, a share of the error."""
-    seeds = sorted(set.intersection(*(set(found) for found in runs.values())))
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in runs.values())))
 
     def mean(kind: str, score: str) -> float:
         return float(np.mean([runs[kind][seed][score] for seed in seeds]))
@@ -116,11 +116,11 @@ def main():
             if str(seed) in results["runs"][kind]:
                 continue
             budget = ["--num_train_epochs", str(args.epochs), "--max_train_seconds", "100000"]
-            job = prepare(labels, seed, cache, budget)
-            cache = job.collator.cache
-            fit(job, job.model, job.collator, job.train_args)
-            results["runs"][kind][str(seed)] = found = scores(job)
-            print(f"seed {seed}, {kind}: {found}", flush=True)
+            run = prepare(labels, seed, cache, budget)
+            cache = run.collator.cache
+            fit(run, run.model, run.collator, run.train_args)
+            results["runs"][kind][str(seed)] = metrics = scores(run)
+            print(f"seed {seed}, {kind}: {metrics}", flush=True)
             write_json(args.report, results)
     results["summary"] = summary(results["runs"])
     write_json(args.report, results)

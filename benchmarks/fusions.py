@@ -121,7 +121,7 @@ def unseen_pairs(full: DatasetDict) -> DatasetDict:
             words = set(question.rstrip("?").split())
             holds = answer not in ("yes", "no") or (answer == "yes") != bool(words & {"no", "not"})
             shown.setdefault(image, set()).update((words | {answer}) & (colors | shapes) if holds else ())
-        pairs = {image: (found & colors, found & shapes) for image, found in shown.items()}
+        pairs = {image: (words & colors, words & shapes) for image, words in shown.items()}
         # A picture whose questions leave its colour or shape open is left out: it may be one of the five.
         pairs = {image: (*color, *shape) for image, (color, shape) in pairs.items() if color and shape}
         kept = {image for image, pair in pairs.items() if (pair in HELD_OUT) == (name == "test")}
@@ -148,14 +148,8 @@ def recipe_of(name: str) -> dict[str, Any]:
 
 
 def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Run:
-    """The job of a task, its model and data built, the features of its encoders computed.
-
-    Args:
-        name: of the task.
-        seed: of the cut into parts, where the task cuts anew.
-        work: folder for data that differ from what the recipe names.
-        cache: features of all items, computed before.
-    """
+    """The run of a task, its model and data built, the features of its encoders computed, if not before (`cache`).
+    Where the task cuts its data anew, by the seed, these go into the folder `work`."""
     task, recipe = TASKS[name], recipe_of(name)
     for key in ("vision_encoder", "text_encoder", "dataset"):
         recipe[key] = str(ROOT / recipe[key])
@@ -166,10 +160,10 @@ def job_of(name: str, seed: int, work: Path, cache: FeatureCache | None) -> Run:
     recipe |= {"floors": False, "report_to": "none", "cache_features": cache is None}
     (work / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     words = [str(work / "recipe.yaml"), "--output_dir", str(work / "run"), "--overwrite_output_dir", "true"]
-    job = open_run(__doc__.split("\n")[0], "train.py", words)
+    run = open_run(__doc__.split("\n")[0], "train.py", words)
     if cache is not None:
-        job.collator = replace(job.collator, cache=cache)
-    return job
+        run.collator = replace(run.collator, cache=cache)
+    return run
 
 
 class TimedTraining(Training):
@@ -184,28 +178,22 @@ class TimedTraining(Training):
         self.evaluating += time.process_time() - before
 
 
-def training_of(job: Run, keys: dict[str, Any], seed: int, **limits: Any) -> TimedTraining:
-    """A training of the job's task with another fusion, from the weights that the seed gives.
-
-    Args:
-        job: its model and the arguments of its training are changed.
-        keys: of the recipe's model; `absent` names a modality that is left out.
-        seed: of weights and order.
-        limits: of the recipe's training.
-    """
+def training_of(run: Run, keys: dict[str, Any], seed: int, **limits: Any) -> TimedTraining:
+    """A training of the run's task with another fusion, from the weights that the seed gives; changes the run's model
+    and arguments. Of the keys of the recipe's model `absent` names a modality that is left out."""
     model_keys = {key: value for key, value in keys.items() if key != "absent"}
-    recipe, job.model_args = job.model_args, replace(job.model_args, **model_keys)
-    job.train_args = replace(job.train_args, seed=seed, **limits)
+    recipe, run.model_args = run.model_args, replace(run.model_args, **model_keys)
+    run.train_args = replace(run.train_args, seed=seed, **limits)
     set_seed(seed)
-    job.model = job.build()
-    job.model_args = recipe
-    collator = without(job, keys.get("absent"))
-    return TimedTraining(job, job.model, collator, job.train_args, folder=None)
+    run.model = run.build()
+    run.model_args = recipe
+    collator = without(run, keys.get("absent"))
+    return TimedTraining(run, run.model, collator, run.train_args, folder=None)
 
 
-def without(job: Run, modality: str | None) -> MultimodalCollator:
-    """The job's collator, one modality left out of every row."""
-    return job.collator if modality is None else replace(job.collator, absent={modality: None})
+def without(run: Run, modality: str | None) -> MultimodalCollator:
+    """The run's collator, one modality left out of every row."""
+    return run.collator if modality is None else replace(run.collator, absent={modality: None})
 
 
 def seconds_per_step(training: Training, steps: int = 40, warm_up: int = 8) -> float:
@@ -220,28 +208,27 @@ def seconds_per_step(training: Training, steps: int = 40, warm_up: int = 8) -> f
     return median(times[min(warm_up, len(times) - 1) :])
 
 
-def run_once(job: Run, keys: dict[str, Any], seed: int, seconds: float, scores: Sequence[str]) -> dict[str, Any]:
+def run_once(run: Run, keys: dict[str, Any], seed: int, seconds: float, scores: Sequence[str]) -> dict[str, Any]:
     """Trains and tests once.
 
     Returns:
         what is kept of it.
     """
-    asked = job.train_args
-    step = seconds_per_step(training_of(job, keys, seed, max_steps=1000))
+    asked = run.train_args
+    step = seconds_per_step(training_of(run, keys, seed, max_steps=1000))
     steps = max(20, round(seconds / step))
     every = asked.eval_steps or max(10, steps // 8)
     # No limit of wall time, as recipes have one: on a busy machine it would come first.
-    training = training_of(job, keys, seed, max_steps=steps, eval_steps=every, max_train_seconds=None)
+    training = training_of(run, keys, seed, max_steps=steps, eval_steps=every, max_train_seconds=None)
     before = time.process_time()
     training.train()
     spent = time.process_time() - before
-    job.train_args = asked
+    run.train_args = asked
     tested = {}
     for modality in (None, "vision", "text"):
-        _, report = evaluate(job, job.model, without(job, modality), "test")
-        found = {**report["by_kind"], **report["metrics"]}
-        tested[modality] = {name: found[name] for name in scores}
-    trained = [parameter.numel() for parameter in job.model.parameters() if parameter.requires_grad]
+        _, report = evaluate(run, run.model, without(run, modality), "test")
+        tested[modality] = {name: {**report["by_kind"], **report["metrics"]}[name] for name in scores}
+    trained = [parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad]
     return {
         "scores": tested[keys.get("absent")],
         "without_vision": tested["vision"],
@@ -256,12 +243,7 @@ def run_once(job: Run, keys: dict[str, Any], seed: int, seconds: float, scores: 
 
 
 def key_of(task: str, method: str, seed: int, seconds: float | None = None) -> dict[str, Any]:
-    """What tells a run from all others.
-
-    Args:
-        task, method, seed: of it.
-        seconds: in place of the task's.
-    """
+    """What tells a run from all others; `seconds` in place of the task's."""
     key = {"task": task, "method": method, "seed": seed, "seconds": seconds or TASKS[task].seconds}
     return {**key, "recipe": recipe_of(task), "keys": METHODS[method]}
 
@@ -274,13 +256,13 @@ def read_runs(file: Path) -> list[dict[str, Any]]:
 
 def current(runs: Sequence[dict[str, Any]], seconds: float | None = None) -> list[dict[str, Any]]:
     """Those of today's recipes, methods and budgets, in the order of the tasks; of each the first."""
-    found = []
+    chosen = []
     for task in TASKS:
         for method in methods_of(task):
             for seed in TASKS[task].seeds:
                 key = key_of(task, method, seed, seconds)
-                found += [run for run in runs if key.items() <= run.items()][:1]
-    return found
+                chosen += [run for run in runs if key.items() <= run.items()][:1]
+    return chosen
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
@@ -297,13 +279,13 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, A
     `current` gives."""
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for task, method in dict.fromkeys((run["task"], run["method"]) for run in runs):
-        found = [run for run in runs if (run["task"], run["method"]) == (task, method)]
-        scores = {name: interval([run["scores"][name] for run in found]) for name in found[0]["scores"]}
+        of_method = [run for run in runs if (run["task"], run["method"]) == (task, method)]
+        scores = {name: interval([run["scores"][name] for run in of_method]) for name in of_method[0]["scores"]}
         costs = ("train_seconds", "steps", "trainable_parameters")
         table.setdefault(task, {})[method] = {
-            "seeds": len(found),
+            "seeds": len(of_method),
             "scores": {name: {"mean": value, "half_width": half} for name, (value, half) in scores.items()},
-            **{name: mean(run[name] for run in found) for name in costs},
+            **{name: mean(run[name] for run in of_method) for name in costs},
         }
     return table
 
@@ -313,10 +295,15 @@ def columns_of(table: dict[str, Any]) -> list[tuple[str, str]]:
     return [(task, score) for task in TASKS if task in table for score in TASKS[task].scores]
 
 
+def methods_in(table: dict[str, Any]) -> list[str]:
+    """The methods that were measured, in the order of `METHODS`."""
+    return [method for method in METHODS if any(method in by_method for by_method in table.values())]
+
+
 def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
     """The summary as the README shows it, one row a method: a table of scores, one column each, and one of what they
     cost, one column a task."""
-    columns, methods = columns_of(table), [name for name in METHODS if any(name in found for found in table.values())]
+    columns, methods = columns_of(table), methods_in(table)
     head = [task if len(TASKS[task].scores) == 1 else f"{task}, {score}" for task, score in columns]
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     for method in methods:
@@ -351,8 +338,7 @@ def plot(table: dict[str, dict[str, dict[str, Any]]], path: Path):
     """One panel a score, one point a method, with its interval."""
     from matplotlib.figure import Figure
 
-    columns = columns_of(table)
-    methods = [method for method in METHODS if any(method in found for found in table.values())]
+    columns, methods = columns_of(table), methods_in(table)
     colors = ["tab:orange" if method.startswith("cross_attention") else "tab:blue" for method in methods]
     figure = Figure(figsize=(3.2 * len(columns) + 2, 4.2), layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]

@@ -69,16 +69,16 @@ def unpack(archive: Path):
 
 
 def prepare(fusion: str, unit: str, cut: int, budget: list[str], cache: FeatureCache | None) -> Run:
-    """One run's job, with the features of photographs that were encoded before."""
+    """One run, with the features of photographs that were encoded before."""
     words = ["--dataset", str(DATA / "houses.csv"), "--image_column", *PHOTOS, "--table_columns", *TABLE]
     words += ["--label_column", UNITS[unit], "--vision_encoder", str(ROOT / "data/encoders/mobilenet-v2")]
     words += ["--freeze_encoders", "true", "--test_fraction", "0.2", "--seed", str(cut), "--floors", "false"]
     words += ["--output_dir", str(ROOT / f"runs/houses/{fusion}-{unit}-{cut}"), "--overwrite_output_dir", "true"]
     words += ["--report_to", "none", "--cache_features", str(cache is None).lower(), *FUSIONS[fusion], *budget]
-    job = open_run(__doc__.split("\n")[0], "train.py", words)
+    run = open_run(__doc__.split("\n")[0], "train.py", words)
     if cache is not None:
-        job.collator = replace(job.collator, cache=cache)
-    return job
+        run.collator = replace(run.collator, cache=cache)
+    return run
 
 
 def to_dollars(values: torch.Tensor, unit: str) -> np.ndarray:
@@ -92,10 +92,10 @@ def error_of(dollars: np.ndarray, truth: np.ndarray) -> float:
     return float(np.sqrt(np.mean((np.log10(dollars.clip(1)) - np.log10(truth)) ** 2)))
 
 
-def run(job: Run, unit: str) -> dict[str, Any]:
+def run_once(run: Run, unit: str) -> dict[str, Any]:
     """Trains, and measures the test part."""
-    history = fit(job, job.model, job.collator, job.train_args)
-    predictions, _ = evaluate(job, job.model, job.collator, "test")
+    history = fit(run, run.model, run.collator, run.train_args)
+    predictions, _ = evaluate(run, run.model, run.collator, "test")
     dollars, truth = to_dollars(predictions.logits, unit), to_dollars(predictions.labels, unit)
     return {
         "rmse_log10": error_of(dollars, truth),
@@ -105,61 +105,61 @@ def run(job: Run, unit: str) -> dict[str, Any]:
     }
 
 
-def features(job: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
+def features(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
     """What the straight line sees of each row: the table, zip codes one column each, and pooled features."""
-    rows = job.all_rows(split, [*job.columns.images, *TABLE])
-    codes = sorted({row["zip"] for row in job.all_rows("train", ["zip"])})
+    rows = run.all_rows(split, [*run.columns.images, *TABLE])
+    codes = sorted({row["zip"] for row in run.all_rows("train", ["zip"])})
     table, photos = [], []
     for row in rows:
         numbers = [float(row[name]) for name in TABLE[:3]] + [float(np.log10(row["area"]))]
         table.append(numbers + [float(row["zip"] == code) for code in codes])
         levels = [
-            job.collator.cache.states("vision", [key]).levels[0] for key in job.collator.item_keys(row, "vision")
+            run.collator.cache.states("vision", [key]).levels[0] for key in run.collator.item_keys(row, "vision")
         ]
         photos.append(torch.cat([level.float().flatten(2).mean(-1)[0] for level in levels]).numpy())
     return np.array(table), np.array(photos)
 
 
-def straight_line(job: Run) -> dict[str, float]:
+def straight_line(run: Run) -> dict[str, float]:
     """The guess and ridges on log10 of the price."""
-    labels = {split: job.labels(split).double().numpy() for split in job.splits}
-    found = {"mean": float(np.sqrt(np.mean((labels["test"] - labels["train"].mean()) ** 2)))}
+    labels = {split: run.labels(split).double().numpy() for split in run.splits}
+    errors_of = {"mean": float(np.sqrt(np.mean((labels["test"] - labels["train"].mean()) ** 2)))}
     blocks: dict[str, dict[str, np.ndarray]] = {"table": {}, "photos": {}}
-    for split in job.splits:
-        for name, values in zip(blocks, features(job, split)):
+    for split in run.splits:
+        for name, values in zip(blocks, features(run, split)):
             blocks[name][split] = values
     for parts in blocks.values():  # each block with the same weight, whatever its width
         scaler = StandardScaler().fit(parts["train"])
         for split, values in parts.items():
             parts[split] = scaler.transform(values) / np.sqrt(values.shape[1])
     for name, used in {"table": ["table"], "photos": ["photos"], "both": list(blocks)}.items():
-        inputs = {split: np.hstack([blocks[block][split] for block in used]) for split in job.splits}
+        inputs = {split: np.hstack([blocks[block][split] for block in used]) for split in run.splits}
         ridges = [Ridge(alpha).fit(inputs["train"], labels["train"]) for alpha in 10.0 ** np.arange(-4, 4)]
         errors = [np.mean((ridge.predict(inputs["validation"]) - labels["validation"]) ** 2) for ridge in ridges]
         best = ridges[int(np.argmin(errors))]
-        found[f"ridge on {name}"] = float(np.sqrt(np.mean((best.predict(inputs["test"]) - labels["test"]) ** 2)))
-    return found
+        errors_of[f"ridge on {name}"] = float(np.sqrt(np.mean((best.predict(inputs["test"]) - labels["test"]) ** 2)))
+    return errors_of
 
 
 def summary(results: dict[str, Any]) -> dict[str, Any]:
     """Means over the cuts, and how far the prices of thousands are from those of dollars."""
     cuts = list(results["cuts"].values())
-    found: dict[str, Any] = {}
+    means: dict[str, Any] = {}
     for name in cuts[0]["floors"]:
-        found[name] = float(np.mean([cut["floors"][name] for cut in cuts]))
+        means[name] = float(np.mean([cut["floors"][name] for cut in cuts]))
     for fusion in FUSIONS:
         for unit in UNITS:
             scores = [cut[fusion][unit]["rmse_log10"] for cut in cuts if unit in cut.get(fusion, {})]
             if scores:
-                found[f"{fusion}, {unit}"] = float(np.mean(scores))
+                means[f"{fusion}, {unit}"] = float(np.mean(scores))
         pairs = [cut[fusion] for cut in cuts if {"dollars", "thousands"} <= set(cut.get(fusion, {}))]
         if pairs:
             apart = [
                 np.abs(np.array(pair["thousands"]["predictions"]) / np.array(pair["dollars"]["predictions"]) - 1).max()
                 for pair in pairs
             ]
-            found[f"{fusion}, thousands apart from dollars, at most"] = float(max(apart))
-    return found
+            means[f"{fusion}, thousands apart from dollars, at most"] = float(max(apart))
+    return means
 
 
 def main():
@@ -181,17 +181,17 @@ def main():
     results |= {"commit": commit_or_version(), "hardware": hardware(), "seconds": args.seconds, "epochs": args.epochs}
     cache = None
     for cut in map(str, args.cuts):
-        found = results["cuts"].setdefault(cut, {})
+        of_cut = results["cuts"].setdefault(cut, {})
         for fusion in args.fusions:
             for unit in args.units:
-                if unit in found.get(fusion, {}):
+                if unit in of_cut.get(fusion, {}):
                     continue
-                job = prepare(fusion, unit, int(cut), budget, cache)
-                cache = job.collator.cache
-                if "floors" not in found and unit == "log10":
-                    found["floors"] = straight_line(job)
-                    print(cut, found["floors"], flush=True)
-                found.setdefault(fusion, {})[unit] = scored = run(job, unit)
+                run = prepare(fusion, unit, int(cut), budget, cache)
+                cache = run.collator.cache
+                if "floors" not in of_cut and unit == "log10":
+                    of_cut["floors"] = straight_line(run)
+                    print(cut, of_cut["floors"], flush=True)
+                of_cut.setdefault(fusion, {})[unit] = scored = run_once(run, unit)
                 shown = {key: value for key, value in scored.items() if key != "predictions"}
                 print(f"cut {cut}, {fusion}, {unit}: {shown}", flush=True)
                 results["summary"] = summary(results)

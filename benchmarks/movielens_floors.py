@@ -45,9 +45,9 @@ class Factors(torch.nn.Module):
         rows = [table(ids) for table, ids in zip(self.biases, (users, movies))]
         rating, squares = self.mean + (rows[0] + rows[1]).squeeze(1), rows[0].square() + rows[1].square()
         if self.width:
-            own = [table(ids) for table, ids in zip(self.factors, (users, movies))]
-            rating = rating + (own[0] * own[1]).sum(1)
-            squares = squares + own[0].square().sum(1, True) + own[1].square().sum(1, True)
+            factors = [table(ids) for table, ids in zip(self.factors, (users, movies))]
+            rating = rating + (factors[0] * factors[1]).sum(1)
+            squares = squares + factors[0].square().sum(1, True) + factors[1].square().sum(1, True)
         return rating, squares.squeeze(1)
 
 
@@ -67,12 +67,12 @@ def fit(parts: dict, width: int, penalty: float, seed: int = 0) -> tuple[float, 
             loss.backward()
             optimizer.step()
         with torch.no_grad():
-            found = [
+            errors = [
                 (model(*parts[name][:2])[0].clamp(1, 5) - parts[name][2]).square().mean().sqrt().item()
                 for name in ("validation", "test")
             ]
-        since = 0 if found[0] < best[0] else since + 1
-        best = min(best, (found[0], found[1]))
+        since = 0 if errors[0] < best[0] else since + 1
+        best = min(best, (errors[0], errors[1]))
         if since == PATIENCE:
             break
     return best

@@ -73,20 +73,20 @@ def run_once(
     words = [str(recipe), "--dataset", str(dataset), "--output_dir", str(work / "run"), "--seed", str(seed)]
     words += ["--overwrite_output_dir", "true", "--report_to", "none", *METHODS[method], *more]
     words += ["--cache_features", str(cache is None)]
-    job = open_run(__doc__.split("\n")[0], "train.py", words)
+    run = open_run(__doc__.split("\n")[0], "train.py", words)
     if cache is not None:
-        job.collator = replace(job.collator, cache=cache)
-    fit(job, job.model, job.collator, job.train_args)
-    _, report = evaluate(job, job.model, job.collator, "test")
+        run.collator = replace(run.collator, cache=cache)
+    fit(run, run.model, run.collator, run.train_args)
+    _, report = evaluate(run, run.model, run.collator, "test")
     metrics = report["metrics"]
-    if not job.several:
-        metrics = {f"{job.columns.label}_{name}": value for name, value in metrics.items()}
-    rows = report["rows"] if job.several else {job.columns.label: report["rows"]}
+    if not run.several:
+        metrics = {f"{run.columns.label}_{name}": value for name, value in metrics.items()}
+    rows = report["rows"] if run.several else {run.columns.label: report["rows"]}
     weights = None
-    if getattr(job.model, "task_weighting", None) is not None:
-        weights = dict(zip(job.model.tasks, (-job.model.task_weighting.log_variances).exp().tolist()))
-    found = {"method": method, "seed": seed, "metrics": metrics, "rows": rows, "learned_weights": weights}
-    return found, job.collator.cache
+    if getattr(run.model, "task_weighting", None) is not None:
+        weights = dict(zip(run.model.tasks, (-run.model.task_weighting.log_variances).exp().tolist()))
+    scored = {"method": method, "seed": seed, "metrics": metrics, "rows": rows, "learned_weights": weights}
+    return scored, run.collator.cache
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -95,7 +95,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     table: dict[str, dict[str, Any]] = {}
     for method in METHODS:
         for score in SCORES:
-            found = {
+            by_seed = {
                 run["seed"]: run["metrics"][score]
                 for run in runs
                 if run["method"] == method and score in run["metrics"]
@@ -103,12 +103,12 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             alone = {
                 run["seed"]: run["metrics"][score] for run in runs if run["method"] == f"{score.split('_')[0]} alone"
             }
-            if found:
+            if by_seed:
                 table.setdefault(method, {})[score] = {
-                    "mean": mean(found.values()),
-                    "deviation": stdev(found.values()) if len(found) > 1 else None,
-                    "beside_alone": mean(found[seed] - alone[seed] for seed in found),
-                    "seeds": len(found),
+                    "mean": mean(by_seed.values()),
+                    "deviation": stdev(by_seed.values()) if len(by_seed) > 1 else None,
+                    "beside_alone": mean(by_seed[seed] - alone[seed] for seed in by_seed),
+                    "seeds": len(by_seed),
                 }
     return table
 
@@ -138,8 +138,8 @@ def main():
     print(f"\n{'':<18}" + "".join(f"{score:>44}" for score in SCORES))
     for method, scores in report["table"].items():
         cells = [
-            f"{found['mean']:.4f} ± {found['deviation'] or 0:.4f} ({found['beside_alone']:+.4f} beside alone)"
-            if (found := scores.get(score))
+            f"{known['mean']:.4f} ± {known['deviation'] or 0:.4f} ({known['beside_alone']:+.4f} beside alone)"
+            if (known := scores.get(score))
             else "–"
             for score in SCORES
         ]

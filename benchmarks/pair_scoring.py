@@ -94,7 +94,7 @@ def main():
             difference = max(difference, (naive - scores[text, image]).abs().item())
 
     ratios = {
-        name: [theirs / own for theirs, own in zip(samples[name], samples["mm_hf"])]
+        name: [theirs / mine for theirs, mine in zip(samples[name], samples["mm_hf"])]
         for name in ("blip", "blip_reused")
     }
     report = {

@@ -77,8 +77,8 @@ def main():
     write_rows(rows)
     jobs = [(variant, seed) for seed in args.seeds for variant in VARIANTS]
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda job: train(*job, rows, args.steps, 1), jobs))
-    runs = [{"variant": variant, "seed": seed, **metrics} for (variant, seed), metrics in zip(jobs, found)]
+        measured = list(pool.map(lambda job: train(*job, rows, args.steps, 1), jobs))
+    runs = [{"variant": variant, "seed": seed, **metrics} for (variant, seed), metrics in zip(jobs, measured)]
     report = {"steps": args.steps, "settings": SETTINGS, "runs": runs}
     for metric in ("accuracy", "macro_f1"):
         by_variant = {v: [run[metric] for run in runs if run["variant"] == v] for v in VARIANTS}

@@ -76,12 +76,8 @@ SYSTEMS = {
 
 
 def call(*words: Any, log: Path | None = None, jobs: int = 1) -> str:
-    """Runs a script and gives what it printed.
-
-    Args:
-        words: of the command, without Python.
-        log: takes its progress; None: that is shown.
-        jobs: how many such scripts share the cores.
+    """Runs a script, one of so many `jobs` that share the cores, and gives what it printed. `log` takes its progress;
+    None: that is shown.
 
     Raises:
         RuntimeError: it failed.
@@ -105,38 +101,31 @@ def row_of(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One row of the test part as a pipeline takes it, its picture and sound written into the folder."""
     part = load_from_disk(str(ROOT / recipe["dataset"]))["test"]
     row = part[0]
-    found: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
     if recipe["video_column"]:
-        found["video"] = str(folder / "asked.mp4")
-        Path(found["video"]).write_bytes(row[recipe["video_column"]]["bytes"])
+        inputs["video"] = str(folder / "asked.mp4")
+        Path(inputs["video"]).write_bytes(row[recipe["video_column"]]["bytes"])
     if recipe["table_columns"]:
         names = names_of_classes(part.features, recipe["table_columns"])
-        found["table"] = {name: row[name] for name in recipe["table_columns"] if row[name] is not None}
-        found["table"] |= {name: classes[row[name]] for name, classes in names.items() if row[name] is not None}
+        inputs["table"] = {name: row[name] for name in recipe["table_columns"] if row[name] is not None}
+        inputs["table"] |= {name: classes[row[name]] for name, classes in names.items() if row[name] is not None}
     if recipe["image_column"]:
-        found["image"] = str(folder / "asked.png")
-        row[recipe["image_column"][0]].save(found["image"])
+        inputs["image"] = str(folder / "asked.png")
+        row[recipe["image_column"][0]].save(inputs["image"])
     if recipe["series_column"]:
-        found["series"] = row[recipe["series_column"]]
+        inputs["series"] = row[recipe["series_column"]]
     if recipe["text_column"]:
-        found["text"] = row[recipe["text_column"]]
+        inputs["text"] = row[recipe["text_column"]]
     if recipe["audio_column"]:
-        found["audio"] = str(folder / "asked.wav")
-        Path(found["audio"]).write_bytes(row[recipe["audio_column"]]["bytes"])
-    return found
+        inputs["audio"] = str(folder / "asked.wav")
+        Path(inputs["audio"]).write_bytes(row[recipe["audio_column"]]["bytes"])
+    return inputs
 
 
 def run_one(name: str, jobs: int) -> dict[str, Any]:
-    """Trains, measures and asks.
-
-    Args:
-        name: of the recipe.
-        jobs: how many recipes run at a time.
-
-    Returns:
-        by task the score with its interval and the floors; what it cost; what it answered. Without the recipe's data,
-        which not every machine has, `skipped`: why.
-    """
+    """Trains one of so many recipes (`jobs`) that run at a time, measures and asks. Gives by task the score with its
+    interval and the floors; what it cost; what it answered. Without the recipe's data, which not every machine has,
+    `skipped`: why."""
     began, folder = time.perf_counter(), RUNS / name
     recipe_file = ROOT / f"training/recipes/{name}.yaml"
     data = read_recipe(recipe_file)["dataset"]
@@ -179,14 +168,8 @@ def pipeline_of(recipe: dict[str, Any]) -> list[str]:
 
 
 def measure(run: Callable[..., str], folder: Path, results: dict[str, Any], also: str | None) -> dict[str, Any]:
-    """By task the score with its interval and the floors, by `mm_hf evaluate`.
-
-    Args:
-        run: runs a script, see `call`.
-        folder: of the run.
-        results: of the run.
-        also: see `System`.
-    """
+    """By task the score with its interval and the floors, by `mm_hf evaluate`. `run` runs a script, see `call`;
+    `also`: see `System`."""
     run("training/evaluate.py", "--model", folder)
     labels = results["recipe"]["label_column"]
     scores = {}

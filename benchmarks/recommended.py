@@ -33,12 +33,7 @@ PUBLISHED = {"f1": 0.968, "average_precision": 0.995}
 
 
 def scores(sure: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
-    """Both metrics with their intervals.
-
-    Args:
-        sure: `(N,)` float, the probability of `yes`.
-        labels: `(N,)` int64, 1 for `yes`.
-    """
+    """Both metrics with their intervals, of the probability of `yes`, `(N,)`, and of labels that are 1 for it."""
 
     def of_rows(rows: torch.Tensor) -> dict[str, float]:
         return {
@@ -62,19 +57,19 @@ def main():
     words += ["--table_columns", *(name for name in recipe["table_columns"] if name != "recommended")]
     if arguments.text_encoder is not None:
         words += ["--text_encoder", arguments.text_encoder, "--freeze_encoders", "true"]
-    job = open_run(__doc__.split("\n")[0], "train.py", words)
-    yes = job.label2id["yes"]
-    encoder = Path(job.model_args.text_encoder).name
+    run = open_run(__doc__.split("\n")[0], "train.py", words)
+    yes = run.label2id["yes"]
+    encoder = Path(run.model_args.text_encoder).name
     report: dict[str, Any] = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
     report["published, text alone"] = PUBLISHED
-    labels = (job.labels("test") == yes).long()
+    labels = (run.labels("test") == yes).long()
     report["everybody recommends"] = scores(torch.ones(len(labels)), labels)
     for name, absent in {"text + table": [], "text": ["tabular"], "table": ["text"]}.items():
         print(f"== {name}, {encoder}", flush=True)
-        set_seed(job.train_args.seed)
-        model, collator = job.build(), replace(job.collator, absent=dict.fromkeys(absent))
-        fit(job, model, collator, job.train_args)
-        predictions, _ = evaluate(job, model, collator, "test")
+        set_seed(run.train_args.seed)
+        model, collator = run.build(), replace(run.collator, absent=dict.fromkeys(absent))
+        fit(run, model, collator, run.train_args)
+        predictions, _ = evaluate(run, model, collator, "test")
         key = name if name == "table" else f"{name}, {encoder}"
         report[key] = {
             **scores(predictions.logits.softmax(-1)[:, yes], (predictions.labels == yes).long()),
@@ -83,8 +78,8 @@ def main():
             "hardware": hardware(),
         }
         write_json(REPORT, report)
-    for name, found in report.items():
-        values = {key: found[key]["value"] if isinstance(found[key], dict) else found[key] for key in PUBLISHED}
+    for name, metrics in report.items():
+        values = {key: metrics[key]["value"] if isinstance(metrics[key], dict) else metrics[key] for key in PUBLISHED}
         print(f"{name:<32}" + "".join(f"{key} {value:.3f}   " for key, value in values.items()))
 
 

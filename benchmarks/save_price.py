@@ -52,9 +52,9 @@ def main():
         size = sum(path.stat().st_size for path in (Path(folder) / "run/checkpoint-1").rglob("*")) / 1e6
     base = statistics.median(seconds["neither"][1:])
     print(f"a state of {size:.0f} MB, {given.saves} saves each, {given.threads} thread(s)")
-    for way, found in seconds.items():
-        median = statistics.median(found[1:])
-        print(f"{way:<16} {median:.3f} s (fastest {min(found[1:]):.3f})  {100 * (median / base - 1):+.1f} %")
+    for way, samples in seconds.items():
+        median = statistics.median(samples[1:])
+        print(f"{way:<16} {median:.3f} s (fastest {min(samples[1:]):.3f})  {100 * (median / base - 1):+.1f} %")
 
 
 def one_step(cache: Path, folder: Path, frozen: bool) -> "loop.Training":
@@ -74,13 +74,13 @@ def one_step(cache: Path, folder: Path, frozen: bool) -> "loop.Training":
     }
     words = [str(word) for key, value in keys.items() for word in (f"--{key}", value)]
     with mock.patch.object(sys, "argv", ["train.py", str(ROOT / "training/recipes/easy_vqa.yaml"), *words]):
-        job = open_run("", "train.py")
-    training = loop.Training(job, job.model, job.collator, job.train_args, job.output_dir)
+        run = open_run("", "train.py")
+    training = loop.Training(run, run.model, run.collator, run.train_args, run.output_dir)
     training.loader.set_epoch(0)
     training.make_step([next(iter(training.loader))])
     training.progress.best = 0.5
     training.train_state.best_weights = {
-        name: p.detach().cpu().clone() for name, p in job.model.named_parameters() if p.requires_grad
+        name: p.detach().cpu().clone() for name, p in run.model.named_parameters() if p.requires_grad
     }
     return training
 

@@ -54,20 +54,20 @@ def main():
     arguments = parser.parse_args()
     splits = load_from_disk(str(ROOT / read_recipe(ROOT / f"training/recipes/{arguments.recipe}.yaml")["dataset"]))
     report: dict[str, Any] = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
-    own = report.get(arguments.recipe, {})
-    if own.get("seconds") != arguments.seconds:
-        own = {"seconds": arguments.seconds, "by_speaker": {}}
+    of_recipe = report.get(arguments.recipe, {})
+    if of_recipe.get("seconds") != arguments.seconds:
+        of_recipe = {"seconds": arguments.seconds, "by_speaker": {}}
     for speaker in sorted(set(splits["train"]["speaker"][:])):
-        if speaker not in own["by_speaker"]:
+        if speaker not in of_recipe["by_speaker"]:
             print(f"== without {speaker}", flush=True)
-            own["by_speaker"][speaker] = run_one(arguments.recipe, splits, speaker, arguments.seconds)
-            print(own["by_speaker"][speaker])
-            own |= {"commit": commit_or_version(), "hardware": hardware()}
-            write_json(REPORT, {**report, arguments.recipe: own})
-    found = list(own["by_speaker"].values())
-    own["mean"] = {name: statistics.mean(metrics[name] for metrics in found) for name in found[0]}
-    write_json(REPORT, {**report, arguments.recipe: own})
-    for speaker, metrics in {**own["by_speaker"], "mean": own["mean"]}.items():
+            of_recipe["by_speaker"][speaker] = run_one(arguments.recipe, splits, speaker, arguments.seconds)
+            print(of_recipe["by_speaker"][speaker])
+            of_recipe |= {"commit": commit_or_version(), "hardware": hardware()}
+            write_json(REPORT, {**report, arguments.recipe: of_recipe})
+    by_speaker = list(of_recipe["by_speaker"].values())
+    of_recipe["mean"] = {name: statistics.mean(metrics[name] for metrics in by_speaker) for name in by_speaker[0]}
+    write_json(REPORT, {**report, arguments.recipe: of_recipe})
+    for speaker, metrics in {**of_recipe["by_speaker"], "mean": of_recipe["mean"]}.items():
         print(f"{speaker:<12}" + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
 

@@ -52,13 +52,8 @@ def subcategories() -> dict[str, str]:
 
 
 def cut(labels: list[str], seed: int, finer: bool = True) -> dict[str, list[int]]:
-    """The rows of the first job and of the three parts of the second one.
-
-    Args:
-        labels: the subcategory of each row.
-        seed: of the cut.
-        finer: the second job has rows of common subcategories alone.
-    """
+    """The rows of the first run and of the three parts of the second one, by the subcategory of each. `finer`: the
+    second run has rows of common subcategories alone."""
     counts = Counter(labels)
     known = [row for row, label in enumerate(labels) if counts[label] >= LEAST and label not in LEFT_OUT]
     known = known if finer else list(range(len(labels)))
@@ -89,35 +84,35 @@ def make_catalogues(rows: Dataset, folder: Path, seed: int, finer: bool):
 
 
 def prepare(args: argparse.Namespace, data: Path, output_dir: Path, cache: FeatureCache | None, **keys: Any) -> Run:
-    """One run's job; with a cache, what was encoded before is not encoded again."""
+    """One run: with a cache, what was encoded before is not encoded again."""
     flags = {"dataset": data, "output_dir": output_dir, "overwrite_output_dir": "true", "floors": "false"}
     flags |= {"report_to": "none", "image_size": 96, "cache_features": str(cache is None).lower()}
-    flags |= {f"{name}_encoder": args.encoders / found for name, found in ENCODERS.items()} | keys
+    flags |= {f"{name}_encoder": args.encoders / encoder for name, encoder in ENCODERS.items()} | keys
     words = [str(RECIPE), *(str(word) for key, value in flags.items() for word in (f"--{key}", value))]
-    job = open_run(__doc__.split("\n")[0], "train.py", words)
+    run = open_run(__doc__.split("\n")[0], "train.py", words)
     if cache is not None:
-        job.collator = replace(job.collator, cache=cache)
-    return job
+        run.collator = replace(run.collator, cache=cache)
+    return run
 
 
 ENCODERS = {"vision": "mobilenet-v2", "text": "minilm-l6"}
 
 
-def trained(job: Run, folder: Path | None = None) -> dict[str, Any]:
+def trained(run: Run, folder: Path | None = None) -> dict[str, Any]:
     """Trains; the accuracy on test, and the seconds. With a folder leaves a checkpoint there."""
-    history = fit(job, job.model, job.collator, job.train_args)
-    _, report = evaluate(job, job.model, job.collator, "test")
+    history = fit(run, run.model, run.collator, run.train_args)
+    _, report = evaluate(run, run.model, run.collator, "test")
     if folder is not None:
-        job.model.save_pretrained(folder)
-        job.processor.save_pretrained(folder)
+        run.model.save_pretrained(folder)
+        run.processor.save_pretrained(folder)
     validation = [round(score, 4) for _, score in history["validation"]]
     return {"accuracy": report["metrics"]["accuracy"], "validation": validation}
 
 
 def summary(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Means over the seeds that all have, and by how much the start of two epochs is ahead of six fresh ones."""
-    seeds = sorted(set.intersection(*(set(found) for found in runs.values())))
-    means = {name: float(np.mean([found[seed]["accuracy"] for seed in seeds])) for name, found in runs.items()}
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in runs.values())))
+    means = {name: float(np.mean([by_seed[seed]["accuracy"] for seed in seeds])) for name, by_seed in runs.items()}
     ahead = {
         f"{rate:g}": [
             runs[name_of("started", 2, rate)][seed]["accuracy"] - runs[name_of("fresh", 6, rate)][seed]["accuracy"]
@@ -158,21 +153,21 @@ def main():
         folder, (before, label) = args.work / direction / str(seed), LABELS[direction]
         make_catalogues(rows, folder, seed, direction == "finer")
         keys = {"label_column": before, "seed": seed, "num_train_epochs": FIRST_EPOCHS}
-        job = prepare(args, folder / "first", folder / "job", cache, **keys)
-        runs["first job"][str(seed)] = trained(job, folder / "job")
+        run = prepare(args, folder / "first", folder / "job", cache, **keys)
+        runs["first job"][str(seed)] = trained(run, folder / "job")
         for (kind, epochs), rate in itertools.product(KINDS, RATES):
             keys = {"label_column": label, "seed": seed, "num_train_epochs": epochs}
             keys |= {"per_device_train_batch_size": 32, "learning_rate": rate}
             keys |= {"init_from": folder / "job"} if kind == "started" else {}
             name = name_of(kind, epochs, rate)
-            job = prepare(args, folder / "second", folder / name.replace(", ", "-").replace(" ", "-"), cache, **keys)
-            runs[name][str(seed)] = found = trained(job)
-            print(f"{direction}, seed {seed}, {name}: {found}", flush=True)
+            run = prepare(args, folder / "second", folder / name.replace(", ", "-").replace(" ", "-"), cache, **keys)
+            runs[name][str(seed)] = result = trained(run)
+            print(f"{direction}, seed {seed}, {name}: {result}", flush=True)
         results["summary"][direction] = summary(runs)
         write_json(args.report, results)
-    for direction, found in results["summary"].items():
-        accuracies = ", ".join(f"{name} {value:.4f}" for name, value in found["accuracy"].items())
-        print(f"{direction}: {accuracies}; ahead {found['started 2 ahead of fresh 6, by rate']}")
+    for direction, means in results["summary"].items():
+        accuracies = ", ".join(f"{name} {value:.4f}" for name, value in means["accuracy"].items())
+        print(f"{direction}: {accuracies}; ahead {means['started 2 ahead of fresh 6, by rate']}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ REPORT = ROOT / "benchmarks/results/subsets.json"
 
 
 def prepare(recipe: str, budget: list[str]) -> Run:
-    """The recipe's job; the features of its frozen encoders are computed once for all that is trained."""
+    """The recipe's run; the features of its frozen encoders are computed once for all that is trained."""
     words = [str(ROOT / f"training/recipes/{recipe}.yaml"), "--output_dir", str(RUNS / recipe), *budget]
     words += ["--overwrite_output_dir", "true", "--report_to", "none"]
     return open_run(__doc__.split("\n")[0], "train.py", words)
@@ -49,36 +49,36 @@ def variants(
         for subset in combinations(modalities, size):
             yield " + ".join(subset), subset, {}
     for key, value in changes:
-        own = {"memory_layers": 0} if key == "fusion" else {}  # which cross_attention alone has
-        yield f"{' + '.join(modalities)}, {key} {value}", tuple(modalities), {key: value, **own}
+        unset = {"memory_layers": 0} if key == "fusion" else {}  # which cross_attention alone has
+        yield f"{' + '.join(modalities)}, {key} {value}", tuple(modalities), {key: value, **unset}
 
 
-def run_one(job: Run, subset: tuple[str, ...], changes: dict[str, Any]) -> float:
+def run_one(run: Run, subset: tuple[str, ...], changes: dict[str, Any]) -> float:
     """Trains with these modalities and keys, and gives the first metric of the test part."""
-    absent = dict.fromkeys(set(job.model.config.modalities) - set(subset))
-    collator, model_args = replace(job.collator, absent=absent), job.model_args
-    job.model_args, job.train_args = copy.copy(model_args), copy.copy(job.train_args)  # what `build` and loaders ask
+    absent = dict.fromkeys(set(run.model.config.modalities) - set(subset))
+    collator, model_args = replace(run.collator, absent=absent), run.model_args
+    run.model_args, run.train_args = copy.copy(model_args), copy.copy(run.train_args)  # what `build` and loaders ask
     for key, value in changes.items():
-        setattr(job.train_args if hasattr(job.train_args, key) else job.model_args, key, value)
-    set_seed(job.train_args.seed)
-    model = job.build().to(job.accelerator.device)
-    job.model_args = model_args
-    fit(job, model, collator, job.train_args)
-    _, report = evaluate(job, model, collator, "test")
+        setattr(run.train_args if hasattr(run.train_args, key) else run.model_args, key, value)
+    set_seed(run.train_args.seed)
+    model = run.build().to(run.accelerator.device)
+    run.model_args = model_args
+    fit(run, model, collator, run.train_args)
+    _, report = evaluate(run, model, collator, "test")
     return next(iter(report["metrics"].values()))
 
 
 def summary(runs: dict[str, dict[str, float]], everything: str) -> dict[str, Any]:
     """Means with intervals by subset, and how far all together are ahead; of the seeds that all subsets have."""
     seeds = sorted(set.intersection(*(set(scores) for scores in runs.values())))
-    found = {}
+    subsets = {}
     for name, scores in runs.items():
         mean, half = interval([scores[seed] for seed in seeds])
-        found[name] = {"mean": mean, "interval": half}
+        subsets[name] = {"mean": mean, "interval": half}
         if name != everything:
             ahead, half = interval([runs[everything][seed] - scores[seed] for seed in seeds])
-            found[name]["all_ahead_by"] = {"mean": ahead, "interval": half}
-    return {"seeds": seeds, "subsets": found}
+            subsets[name]["all_ahead_by"] = {"mean": ahead, "interval": half}
+    return {"seeds": seeds, "subsets": subsets}
 
 
 def main():
@@ -94,27 +94,27 @@ def main():
     spent = {"seconds": arguments.seconds} if arguments.steps is None else {"steps": arguments.steps}
     flag = "--max_train_seconds" if arguments.steps is None else "--max_steps"
     report: dict[str, Any] = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
-    own = report.get(arguments.recipe, {})
-    if any(own.get(key) != value for key, value in spent.items()):
-        own = {**spent, "runs": {}}
+    of_recipe = report.get(arguments.recipe, {})
+    if any(of_recipe.get(key) != value for key, value in spent.items()):
+        of_recipe = {**spent, "runs": {}}
     changes = [(key, value) for key in ("gradient_modulation", "fusion") for value in getattr(arguments, key)]
-    job = prepare(arguments.recipe, [flag, str(*spent.values())])
-    modalities = job.model.config.modalities
+    run = prepare(arguments.recipe, [flag, str(*spent.values())])
+    modalities = run.model.config.modalities
     for seed in arguments.seeds:
         for name, subset, changed in variants(modalities, changes):
-            scores = own["runs"].setdefault(name, {})
+            scores = of_recipe["runs"].setdefault(name, {})
             if str(seed) in scores:
                 continue
             print(f"== {name}, seed {seed}", flush=True)
-            scores[str(seed)] = run_one(job, subset, {"gradient_modulation": 0.0, "seed": seed, **changed})
-            own |= {"commit": commit_or_version(), "hardware": hardware()}
-            write_json(REPORT, {**report, arguments.recipe: own})
-    own |= summary(own["runs"], " + ".join(modalities))
-    write_json(REPORT, {**report, arguments.recipe: own})
-    for name, found in own["subsets"].items():
-        ahead = found.get("all_ahead_by")
+            scores[str(seed)] = run_one(run, subset, {"gradient_modulation": 0.0, "seed": seed, **changed})
+            of_recipe |= {"commit": commit_or_version(), "hardware": hardware()}
+            write_json(REPORT, {**report, arguments.recipe: of_recipe})
+    of_recipe |= summary(of_recipe["runs"], " + ".join(modalities))
+    write_json(REPORT, {**report, arguments.recipe: of_recipe})
+    for name, scores in of_recipe["subsets"].items():
+        ahead = scores.get("all_ahead_by")
         more = "" if ahead is None else f"   all ahead by {ahead['mean']:.4f} ± {ahead['interval'] or 0:.4f}"
-        print(f"{name:<48}{found['mean']:.4f} ± {found['interval'] or 0:.4f}{more}")
+        print(f"{name:<48}{scores['mean']:.4f} ± {scores['interval'] or 0:.4f}{more}")
 
 
 if __name__ == "__main__":

@@ -212,9 +212,6 @@ def flags(keys: dict[str, Any], encoders: Path) -> list[str]:
 def run_once(choice: Choice, seed: int, data: Path, encoders: Path) -> dict[str, Any]:
     """One training in a process of its own, on one thread.
 
-    Returns:
-        what is kept of it.
-
     Raises:
         subprocess.CalledProcessError: it failed; its output is in the exception.
     """
@@ -265,12 +262,12 @@ def table(section: str, runs: Sequence[dict[str, Any]]) -> str:
     names = ["seeds", "accuracy", "macro-F1", *([f"recall of {RARE}"] if rare else []), "steps", "CPU s"]
     lines = [f"| {' | '.join(['', *names])} |", "|---" * (len(names) + 1) + "|"]
     for choice in CHOICES:
-        found = runs_of(choice, runs) if choice.section == section else []
-        if found:
-            cells = [choice.label, str(len(found))]
-            cells += [spread([run[name] for run in found]) for name in ("accuracy", "macro_f1")]
-            cells += [spread([run["recall"][RARE] for run in found])] if rare else []
-            cells += [f"{mean(run[name] for run in found):.0f}" for name in ("steps", "cpu_seconds")]
+        chosen = runs_of(choice, runs) if choice.section == section else []
+        if chosen:
+            cells = [choice.label, str(len(chosen))]
+            cells += [spread([run[name] for run in chosen]) for name in ("accuracy", "macro_f1")]
+            cells += [spread([run["recall"][RARE] for run in chosen])] if rare else []
+            cells += [f"{mean(run[name] for run in chosen):.0f}" for name in ("steps", "cpu_seconds")]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -89,14 +89,14 @@ class PlaceScaler:
     @classmethod
     def fit(cls, places: Iterable[Iterable[Any]]) -> "PlaceScaler":
         """Learns both from places in degrees; what is none is passed over."""
-        found = []
+        points = []
         for place in places:
             with contextlib.suppress(ValueError):
-                found.append(direction(place))
-        if not found:
+                points.append(direction(place))
+        if not points:
             raise ValueError("No training row has a place.")
-        center = torch.stack(found).mean(0)
-        return cls(center.tolist(), max(1e-6, *((point - center).norm().item() for point in found)))
+        center = torch.stack(points).mean(0)
+        return cls(center.tolist(), max(1e-6, *((point - center).norm().item() for point in points)))
 
     def __call__(self, points: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Makes `place_values` `(U, 3)` float32 of directions."""

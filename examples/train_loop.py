@@ -90,8 +90,8 @@ scheduler = get_cosine_schedule_with_warmup(optimizer, len(loader) // 4, 5 * len
 
 def accuracy(part: str) -> float:
     """Over all rows of a part, each counted once on any number of processes."""
-    found = predict(model, BatchLoader(rows[part], collator, 256, train=False, **place), accelerator, progress=False)
-    return classification_metrics(found.logits, found.labels, problem_type)["metrics"]["accuracy"]
+    answers = predict(model, BatchLoader(rows[part], collator, 256, train=False, **place), accelerator, progress=False)
+    return classification_metrics(answers.logits, answers.labels, problem_type)["metrics"]["accuracy"]
 
 
 for epoch in range(5):

@@ -67,9 +67,9 @@ root = data_root_of(args.data)  # of the paths of pictures
 collator = MultimodalCollator(processor, columns, model.config.label2id, problem_type, root=root)
 
 
-def measure(found: EvalPrediction) -> dict[str, float]:
+def measure(predictions: EvalPrediction) -> dict[str, float]:
     """Accuracy and macro-F1 of the logits `(N, C)`, over the rows that have a label."""
-    logits, labels = torch.from_numpy(found.predictions), torch.from_numpy(found.label_ids)
+    logits, labels = torch.from_numpy(predictions.predictions), torch.from_numpy(predictions.label_ids)
     return classification_metrics(logits, labels, problem_type)["metrics"]
 
 

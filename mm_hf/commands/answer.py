@@ -35,15 +35,15 @@ def script():
             picture = str(arguments.image)
         # The checkpoint brings its own code, and nothing here imports mm_hf.
         # The library does not list this task any more: the checkpoint brings its pipeline too.
-        answer = cast(Any, pipeline)("visual-question-answering", model=arguments.model, trust_remote_code=True)
-        answers = answer({"image": picture, "question": arguments.question}, top_k=arguments.top_k)
+        pipe = cast(Any, pipeline)("visual-question-answering", model=arguments.model, trust_remote_code=True)
+        answers = pipe({"image": picture, "question": arguments.question}, top_k=arguments.top_k)
     except (OSError, ValueError) as error:
         sys.exit("error: " + " ".join(str(error).split()))
     except KeyError:
         sys.exit(f"error: {arguments.model} is no checkpoint of mm_hf that answers questions.")
     print(f"{arguments.image or 'a blue circle, drawn now'}: {arguments.question}")
-    for found in answers:
-        print(f"  {found['answer']:<12}{found['score']:.3f}")
+    for answer in answers:
+        print(f"  {answer['answer']:<12}{answer['score']:.3f}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 from ..training.data_arguments import DatasetArguments, keep_plain
 from ..training.flags import ArgumentParser
 from ..training.measuring_arguments import EvaluateArguments, measuring_parser
+from ..training.values import check_least, option
 
 
 COMMANDS = ("evaluate", "build", "query")
@@ -17,34 +18,28 @@ class RetrieveArguments:
     """What is searched, and for what."""
 
     model: str = field(metadata={"help": "Folder of a checkpoint, or Hub id."})
-    gallery: str | None = field(default=None, metadata={"help": "build, query: folder of the embedded data set."})
-    text: str | None = field(default=None, metadata={"help": "query: find pictures, or sounds, by this text."})
-    image: str | None = field(default=None, metadata={"help": "query: find texts by this picture."})
-    audio: str | None = field(default=None, metadata={"help": "query: find texts by this sound."})
-    top_k: int = field(default=5, metadata={"help": "query: how many to find."})
-    rerank_top: int = field(default=20, metadata={"help": "How many of the best the fusion looks at again; 0: none."})
-    rerank_weight: float | None = field(
-        default=None,
-        metadata={"help": "How much its word counts; left out, as evaluate chose it on validation, else 1."},
+    gallery: str | None = option(None, "build, query: folder of the embedded data set.")
+    text: str | None = option(None, "query: find pictures, or sounds, by this text.")
+    image: str | None = option(None, "query: find texts by this picture.")
+    audio: str | None = option(None, "query: find texts by this sound.")
+    top_k: int = option(5, "query: how many to find.")
+    rerank_top: int = option(20, "How many of the best the fusion looks at again; 0: none.")
+    rerank_weight: float | None = option(
+        None, "How much its word counts; left out, as evaluate chose it on validation, else 1."
     )
-    index_factory: str = field(default="Flat", metadata={"help": "faiss's name of the index; Flat is exact."})
-    output: str | None = field(
-        default=None, metadata={"help": "query: the picture to draw; left out, query.png in the gallery."}
+    index_factory: str = option("Flat", "faiss's name of the index; Flat is exact.")
+    output: str | None = option(None, "query: the picture to draw; left out, query.png in the gallery.")
+    split: str | None = option(
+        None, "Part to search; left out, evaluate takes test, or the only part, and build all parts."
     )
-    split: str | None = field(
-        default=None,
-        metadata={"help": "Part to search; left out, evaluate takes test, or the only part, and build all parts."},
-    )
-    bootstrap_samples: int = field(default=1000, metadata={"help": "evaluate: resamples of the intervals."})
-    max_rows: int | None = field(default=None, metadata={"help": "Search so many rows, drawn at random."})
-    seed: int = field(default=0, metadata={"help": "Of resamples and rows that are drawn."})
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Items a step."})
-    command: str = field(default="", metadata={"help": "The same as the first word."})
+    bootstrap_samples: int = option(1000, "evaluate: resamples of the intervals.")
+    max_rows: int | None = option(None, "Search so many rows, drawn at random.")
+    seed: int = option(0, "Of resamples and rows that are drawn.")
+    per_device_eval_batch_size: int = option(128, "Items a step.")
+    command: str = option("", "The same as the first word.")
 
     def __post_init__(self):
-        for name in ("top_k", "bootstrap_samples", "max_rows", "per_device_eval_batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_least(self, 1, "top_k", "bootstrap_samples", "max_rows", "per_device_eval_batch_size")
         if self.rerank_top < 0 or (self.rerank_weight is not None and self.rerank_weight < 0):
             raise ValueError(
                 f"rerank_top and rerank_weight must be at least 0, got {self.rerank_top}, {self.rerank_weight}."
@@ -52,11 +47,7 @@ class RetrieveArguments:
 
     @property
     def gallery_folder(self) -> str:
-        """The gallery, which has to be named.
-
-        Raises:
-            ValueError: it is not.
-        """
+        """The gallery; a ValueError where none is named."""
         if self.gallery is None:
             raise ValueError("gallery is missing: give --gallery.")
         return self.gallery
@@ -73,32 +64,22 @@ class ChatArguments:
 
     model: str = field(metadata={"help": "Folder of a checkpoint, or Hub id."})
     image: str = field(metadata={"help": "The picture."})
-    question: list[str] | None = field(
-        default=None,
-        metadata={
-            "action": "extend",  # argparse's own choice would keep the last --question alone
-            "help": "Ask these, one after the other, and end; may be given several times; left out, ask in the "
-            "terminal.",
-        },
+    question: list[str] | None = option(  # noqa: RUF009 (it gives a field)
+        None,
+        "Ask these, one after the other, and end; may be given several times; left out, ask in the terminal.",
+        action="extend",  # argparse's own choice would keep the last --question alone
     )
-    turns: int = field(
-        default=3,
-        metadata={
-            "help": "Earlier turns that are put in front of a question. A model that was trained on single questions "
-            "answers best with 0."
-        },
+    turns: int = option(
+        3,
+        "Earlier turns that are put in front of a question. A model that was trained on single questions "
+        "answers best with 0.",
     )
-    max_new_tokens: int | None = field(
-        default=None, metadata={"help": "Longest answer, in tokens; left out, as the checkpoint says."}
-    )
-    num_beams: int | None = field(default=None, metadata={"help": "Beams; left out, as the checkpoint says."})
+    max_new_tokens: int | None = option(None, "Longest answer, in tokens; left out, as the checkpoint says.")
+    num_beams: int | None = option(None, "Beams; left out, as the checkpoint says.")
 
     def __post_init__(self):
-        if self.turns < 0:
-            raise ValueError(f"turns must be at least 0, got {self.turns}.")
-        for name in ("max_new_tokens", "num_beams"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_least(self, 0, "turns")
+        check_least(self, 1, "max_new_tokens", "num_beams")
 
 
 def chat_parser(description: str, prog: str) -> ArgumentParser:
@@ -114,11 +95,9 @@ COMPARING = "mm_hf compare RUN_A RUN_B [flags]"
 class CompareArguments(EvaluateArguments):
     """What is compared, and how."""
 
-    model: str = field(default="", metadata={"help": argparse.SUPPRESS})  # the first two words stand in its place
-    missing: bool = field(default=False, metadata={"help": argparse.SUPPRESS})
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder of what is found; left out, runs/compare-<A>-<B>."}
-    )
+    model: str = option("", argparse.SUPPRESS)  # the first two words stand in its place
+    missing: bool = option(False, argparse.SUPPRESS)
+    output_dir: str | None = option(None, "Folder of what is found; left out, runs/compare-<A>-<B>.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -158,30 +137,21 @@ ColumnArguments.__doc__ = "The columns of the rows, and what becomes of bad ones
 class PredictArguments:
     """What is predicted, and how it is said."""
 
-    split: str | None = field(default=None, metadata={"help": "Part of the rows, where they have several."})
-    top_k: int = field(default=1, metadata={"help": "So many of the best classes, with their probabilities."})
-    probabilities: str = field(
-        default="best",
-        metadata={
-            "help": "all: one column for each class; several labels have them always.",
-            "choices": ["best", "all"],
-        },
+    split: str | None = option(None, "Part of the rows, where they have several.")
+    top_k: int = option(1, "So many of the best classes, with their probabilities.")
+    probabilities: str = option(
+        "best", "all: one column for each class; several labels have them always.", choices=["best", "all"]
     )
-    prefix: str = field(default="", metadata={"help": "What the new columns begin with."})
-    overwrite: bool = field(
-        default=False,
-        metadata={
-            "help": "Replace a finished output, and begin anew where one was begun with other rows or settings."
-        },
+    prefix: str = option("", "What the new columns begin with.")
+    overwrite: bool = option(
+        False, "Replace a finished output, and begin anew where one was begun with other rows or settings."
     )
-    bf16: bool = field(default=False, metadata={"help": "Work in bfloat16, where the device is faster with it."})
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Rows a process and step."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare batches."})
+    bf16: bool = option(False, "Work in bfloat16, where the device is faster with it.")
+    per_device_eval_batch_size: int = option(128, "Rows a process and step.")
+    dataloader_num_workers: int = option(0, "Processes that prepare batches.")
 
     def __post_init__(self):
-        for name in ("top_k", "per_device_eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_least(self, 1, "top_k", "per_device_eval_batch_size")
 
 
 def predict_parser(description: str, prog: str) -> ArgumentParser:

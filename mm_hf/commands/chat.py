@@ -24,14 +24,8 @@ from .arguments import chat_parser
 
 
 class Dialogue:
-    """A picture, and what was said of it.
-
-    Args:
-        model: that writes, of image and text.
-        processor: its own.
-        turns: earlier turns that a question is asked with.
-        settings: for `generate`.
-    """
+    """A picture, and what was said of it. A question is asked with some earlier `turns`; `settings` are for
+    `generate`."""
 
     def __init__(
         self, model: MMFusionForConditionalGeneration, processor: MMFusionProcessor, turns: int, **settings: Any

@@ -13,7 +13,6 @@ all figures, and differing_rows.csv. Models that search are compared by the plai
 import csv
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -45,9 +44,9 @@ from ..training.evaluator import Evaluator
 from ..training.exits import MEASURING, run_script
 from ..training.fingerprint import Fingerprint
 from ..training.lock import lock_folder
-from ..training.provenance import commit_or_version, hardware, versions
+from ..training.provenance import origin
 from ..training.reopen import check_checkpoint, config_of, open_checkpoint, parse_arguments
-from ..training.run_folder import write_json
+from ..training.run_folder import in_place, write_json
 from ..training.run_report import short_name
 from .arguments import COMPARING, CompareArguments
 from .evaluate import picture_keys, predict_rows
@@ -64,12 +63,10 @@ class Side:
 
     Args:
         letter: "A" or "B".
-        folder: where what is found goes, of both.
+        folder: where reports go, of both.
         args, data_args, recipe: see `parse_arguments`.
-        part: name of the measured part.
-        rows: of it.
-        columns: names of those that the model reads, and of its labels.
-        root: of the files that rows name.
+        part, rows: name and rows of the measured part.
+        columns, root: those that the model reads, and of its labels; of the files that rows name.
     """
 
     letter: str
@@ -97,8 +94,7 @@ class Side:
 
     def row_numbers(self) -> list[int]:
         """What the rows are called in the data."""
-        there = SOURCE_ROW in self.rows.column_names
-        return self.rows[SOURCE_ROW][:] if there else list(range(len(self.rows)))
+        return self.rows[SOURCE_ROW][:] if SOURCE_ROW in self.rows.column_names else list(range(len(self.rows)))
 
 
 def main():
@@ -146,10 +142,7 @@ def read_words() -> tuple[Side, Side]:
 
 
 def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
-    """Measures both on all rows, by all processes.
-
-    Returns:
-        what is to be written, see `write`; None on other processes than the main one.
+    """Measures both on all rows, by all processes; gives the main one what is to be written, see `write`.
 
     Raises:
         ValueError: their rows, their labels or their problems are not the same.
@@ -162,20 +155,18 @@ def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
     check_same_rows(*sides)
     for side, run in zip(sides, runs):
         run.say(f"{side} on {len(side.rows):,} rows of {side.data_args.dataset}, part {side.part}")
-        found = predict_rows(run, run.rows(side.part), f"measuring {side.letter}")
-        run.note_bad_rows(found.bad_rows)
-        run.share_bad_rows()
+        predictions.append(predict_rows(run, run.rows(side.part), f"measuring {side.letter}"))
+        run.share_bad_rows(predictions[-1].bad_rows)
         bad = run.output_dir / "bad_rows.jsonl"
-        if found.bad_rows and run.accelerator.is_main_process:
+        if predictions[-1].bad_rows and run.accelerator.is_main_process:
             bad.replace(bad.with_name(f"bad_rows_{side.letter.lower()}.jsonl"))
-        predictions.append(found)
     if not runs[0].accelerator.is_main_process:
         return None
-    own = [outcomes_of(run, found) for run, found in zip(runs, predictions)]
-    shared = [task for task in own[0] if task in own[1]]
+    a, b = (outcomes_of(run, answers) for run, answers in zip(runs, predictions))
+    shared = [task for task in a if task in b]
     if not shared:
         raise ValueError(
-            f"{sides[0]} answers {list(own[0])} and {sides[1]} answers {list(own[1])}: they have no column of labels "
+            f"{sides[0]} answers {list(a)} and {sides[1]} answers {list(b)}: they have no column of labels "
             "in common. Where these mean the same, --label_column names one for both."
         )
     unit, units = units_of(sides, runs)
@@ -185,10 +176,10 @@ def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
     names, args = (sides[0].name, sides[1].name), sides[0].args
     options: dict[str, Any] = {"samples": args.bootstrap_samples, "seed": args.seed}
     tasks = {
-        task: compare_outcomes(task, own[0][task], own[1][task], names, about, title=f"intervals of {task}", **options)
+        task: compare_outcomes(task, a[task], b[task], names, about, title=f"intervals of {task}", **options)
         for task in shared
     }
-    alone = {side.letter: [task for task in found if task not in shared] for side, found in zip(sides, own)}
+    alone = {side.letter: [task for task in tasks_of if task not in shared] for side, tasks_of in zip(sides, (a, b))}
     return {"classes": [type(run.model).__name__ for run in runs], "only": alone, "unit": unit, "tasks": tasks}
 
 
@@ -275,14 +266,8 @@ def compare_searches(sides: tuple[Side, Side]) -> dict[str, Any]:
     lock_folder(sides[0].folder)
     opened = []
     for side in sides:
-        own = side.args
-        searched = RetrieveArguments(
-            own.model,
-            split=own.split,
-            max_rows=own.max_rows,
-            seed=own.seed,
-            per_device_eval_batch_size=own.per_device_eval_batch_size,
-        )
+        keys = ("model", "split", "max_rows", "seed", "per_device_eval_batch_size")
+        searched = RetrieveArguments(**{key: getattr(side.args, key) for key in keys})
         search = open_search(searched, side.data_args, side.recipe)
         side.part, side.rows = search.part(searched.split)
         side.columns, side.root = search.columns, search.collator.root
@@ -301,12 +286,13 @@ def compare_searches(sides: tuple[Side, Side]) -> dict[str, Any]:
     gallery, relevant, tasks = galleries[0], galleries[0].relevant(), {}
     texts, items = gallery.keys.values()
     row_numbers = sides[0].row_numbers()
-    similarities = [vectors[0] @ vectors[1].T for vectors in (list(own.embeddings.values()) for own in galleries)]
+    both = [list(gallery.embeddings.values()) for gallery in galleries]
+    similarities = [text_vectors @ item_vectors.T for text_vectors, item_vectors in both]
     for direction, right, asked_by in zip(opened[0].directions, (relevant, relevant.T), gallery.keys):
         asked = right.any(-1)
         if not asked.any():
             raise ValueError(f"No row has both a text and what is searched: {direction} cannot be measured.")
-        places = [ranks(own if right is relevant else own.T, right)[asked] for own in similarities]
+        places = [ranks(scores if right is relevant else scores.T, right)[asked] for scores in similarities]
         numbers = asked.nonzero().flatten().tolist()
         tasks[direction] = compare_ranks(
             Retrieval(),
@@ -344,12 +330,7 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
             "intervals": {"confidence": 0.95, "samples": args.bootstrap_samples, "note": NOTE},
             "seed": args.seed,
             "max_rows": args.max_rows,
-            "run": {
-                "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                "commit": commit_or_version(),
-                "versions": versions(),
-                "hardware": hardware(),
-            },
+            "run": {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), **origin()},
         }
     )
     names = [short_name(side.args.model) for side in sides]
@@ -390,13 +371,6 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
     print(NOTE)
     for comparison in report["tasks"].values():  # last: what is to be remembered
         print(comparison["verdict"])
-
-
-def in_place(file: Path, fill: Callable[[Path], None]):
-    """Writes beside the file and renames, so that it is never half written."""
-    beside = file.with_name(f".{file.name}.new")
-    fill(beside)
-    beside.replace(file)
 
 
 def write_rows(file: Path, rows: list[dict[str, Any]]):

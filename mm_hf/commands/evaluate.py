@@ -46,7 +46,7 @@ from ..tasks import Task
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator, OtherPictures
 from ..training.exits import MEASURING, run_script
-from ..training.provenance import commit_or_version, hardware, versions
+from ..training.provenance import origin
 from ..training.reopen import EvaluateArguments, GroupedColumns, open_checkpoint, parse_arguments
 from ..training.run_folder import write_json
 from ..training.run_report import no_picture, picture_and_text, short_name
@@ -59,14 +59,7 @@ NEAREST_PICTURE = "the text of the training picture that this model's vision enc
 
 def predict_rows(run: Evaluator, rows: Rows, title: str, absent: Absent | None = None) -> Predictions:
     """What the model says of all rows, by all processes. Each takes whole batches, so that these, and every digit of
-    the result, are the same on any number of processes.
-
-    Args:
-        run: has the checkpoint and its data.
-        rows: all of them.
-        title: of the progress bar.
-        absent: by the name of a modality the rows that lack it; None: all.
-    """
+    the result, are the same on any number of processes. `absent` as in `MultimodalCollator`."""
     groups = len(rows) if rows.groups is None else rows.groups
     batches = list(GroupedBatchSampler(groups, run.batch_size, shuffle=False))
     loader = DataLoader(
@@ -85,8 +78,7 @@ def main():
     rows = run.rows(name)
     run.say(f"{args.model} on {len(rows):,} rows of {data_args.dataset}, part {name}")
     predictions = predict_rows(run, rows, "evaluating")
-    run.note_bad_rows(predictions.bad_rows)
-    run.share_bad_rows()
+    run.share_bad_rows(predictions.bad_rows)
     texts = TextTable()
 
     def numbered(tokens: torch.Tensor) -> torch.Tensor:
@@ -151,15 +143,14 @@ def write_task(
     floors: dict[str, tuple[Any, dict[str, Any]]],
     curves: dict[str, list[tuple[float, Any]]],
 ):
-    """Takes what belongs to one task out of everything, over the rows that have a label of it, and writes its
-    evaluation; of several tasks each into a folder of its own.
+    """Takes what belongs to one task, the only one of `alone`, out of everything, over the rows that have a label of
+    it, and writes its evaluation; of several tasks each into a folder of its own.
 
     Args:
-        alone: the same as `run`, as if it had this task alone.
+        args, data_args, run, name, units: see `write_evaluation`.
         predictions: of all rows.
         learned: labels of the training part, None where there is none.
         floors, curves: as `write_evaluation` takes them, but with the logits of all rows in place of answers.
-        args, data_args, run, name, units: see there.
     """
     column, task = alone.label, alone.task
 
@@ -282,9 +273,7 @@ def write_evaluation(
         "max_rows": args.max_rows,
         "run": {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "commit": commit_or_version(),
-            "versions": {"mm_hf": mm_hf.__version__, "torchmetrics": version("torchmetrics"), **versions()},
-            "hardware": hardware(),
+            **origin(mm_hf=mm_hf.__version__, torchmetrics=version("torchmetrics")),
             "num_processes": run.world_size,
         },
     }

@@ -58,12 +58,7 @@ WRITERS = (MMFusionForConditionalGeneration, MMFusionForCTC)
 
 @dataclass
 class Predictor:
-    """A checkpoint that answers batches.
-
-    Args:
-        model, collator, answers: what looks, what prepares, and how each task says it.
-        accelerator: of all processes.
-    """
+    """A checkpoint that answers batches: the model, what prepares them, and how each task says its answer."""
 
     model: MMFusionPreTrainedModel
     collator: MultimodalCollator
@@ -204,12 +199,8 @@ def settings_of(
 def begin(
     file: PredictionFile, source: RowSource, answers: list[Answer], settings: dict[str, Any], args: Any, data_args: Any
 ) -> tuple[int, int, str] | str | None:
-    """Opens the output, on the main process.
-
-    Returns:
-        the rows that are done, how many of them are bad, and their digest; or what is wrong; or None where nothing is
-        left to do.
-    """
+    """Opens the output, on the main process. Gives the rows that are done, how many of them are bad, and their digest;
+    or what is wrong; or None where nothing is left to do."""
     new = {name: kind for answer in answers for name, kind in answer.types.items()}
     if data_args.on_error == "skip":
         new[args.prefix + ERROR] = pa.string()
@@ -260,15 +251,11 @@ def predict_rows(
     bad: int,
     digest: str,
 ):
-    """Predicts all rows, each process its own batches, and writes them in the order in which they came.
+    """Predicts all rows but the first ones, which are done (see `begin`), each process its own batches, and writes
+    them in the order in which they came.
 
     Batch `n` goes to process `n` modulo the number of processes: batches, and so every digit, are the same on any
     number of them.
-
-    Args:
-        predictor, source, file: what answers, what is read, and what is written.
-        args, data_args: of the command line.
-        first, bad, digest: the rows that are done, see `begin`.
 
     Raises:
         ValueError: a bad row, or too many of them.
@@ -341,15 +328,8 @@ def add_answers(
     answers: list[Answer],
     summary: Summary,
 ):
-    """Puts into rows what was predicted of them, and counts it.
-
-    Args:
-        rows: as they are kept.
-        answered: of each task the values of its columns for each row.
-        reasons: by number of the row why one is bad, which then has none.
-        first: the number of the first row.
-        answers: of the tasks.
-        summary: that counts.
+    """Puts into rows what was predicted of them, by task, and counts it; a bad row, of which `reasons` tell by its
+    number, counted from `first`, gets no prediction.
 
     Raises:
         ValueError: a row has a column of a prediction's name.
@@ -399,11 +379,7 @@ def rounds(loader: Iterator[dict[str, Any]], predictor: Predictor, on_error: str
 
 
 def check_bad(rows: int, bad: int, most: float):
-    """Stops where too many rows are bad; all processes count them.
-
-    Args:
-        rows, bad: up to now.
-        most: the share that may be.
+    """Stops where the bad ones of so many rows are more than a share; all processes count them.
 
     Raises:
         ValueError: naming both.

@@ -69,15 +69,11 @@ def find(name: str) -> Path:
 
 
 def copy_recipe(recipe: Path, to: Path, force: bool):
-    """Copies a recipe and those that it is based on, all or none.
-
-    Args:
-        recipe: of the package.
-        to: a folder, or the file that it becomes; what it is based on keeps its name.
-        force: whether to write over files that differ.
+    """Copies a recipe and those that it is based on, all or none, to a folder, or to a file, beside which the others
+    keep their names.
 
     Raises:
-        ValueError: a file is there and differs.
+        ValueError: a file is there and differs, and it is not to be written over (`force`).
     """
     target = to if to.suffix in RECIPE_ENDINGS else to / recipe.name
     copies = {target: recipe}

@@ -28,15 +28,7 @@ from ..data import Columns, MultimodalCollator, Rows, data_root_of, load_splits
 from ..data.all_rows import PART, AllRows, rows_of_all
 from ..data.modalities.sound import picture_of_sound
 from ..data.rows import SOURCE_ROW
-from ..evaluation import (
-    bootstrap,
-    chance_recall,
-    compare,
-    plot_finds,
-    ranking_metrics,
-    ranks,
-    verdict,
-)
+from ..evaluation import bootstrap, chance_recall, compare, plot_finds, ranking_metrics, ranks, verdict
 from ..models.files import read_json
 from ..models.image import open_image
 from ..models.retrieval_mm_fusion import ITEMS
@@ -47,7 +39,7 @@ from ..retrieval import Gallery, choose_weight, combine, empty_index, encode, re
 from ..training.data_arguments import DatasetArguments
 from ..training.exits import MEASURING, run_script
 from ..training.lock import lock_folder
-from ..training.provenance import commit_or_version, hardware, versions
+from ..training.provenance import origin
 from ..training.reopen import config_of, load_part, parse_arguments
 from ..training.run_folder import write_json
 from ..training.run_report import picture_and_text
@@ -61,13 +53,8 @@ SHOWN = 6  # searches of the test part that are drawn
 
 @dataclass
 class Search:
-    """A checkpoint with its data.
-
-    Args:
-        args, data_args, recipe: what was asked, and the recipe of the run that left the checkpoint.
-        model, collator: of the checkpoint.
-        columns: that hold texts, and pictures or sounds.
-    """
+    """A checkpoint with its data: what was asked, the recipe of the run that left it, and the columns that hold texts,
+    and pictures or sounds."""
 
     args: RetrieveArguments
     data_args: DatasetArguments
@@ -190,20 +177,20 @@ def evaluate(search: Search):
     floors = []
     for direction, scores, right in ((forth, similarities, relevant), (back, similarities.T, relevant.T)):
         asked = right.any(-1)  # an item without a partner is there to be found by mistake alone
-        found = {"plain": ranks(scores, right)[asked]}
+        ranks_of = {"plain": ranks(scores, right)[asked]}
         if matching is not None:
             word = matching if direction == forth else matching.T
             again = rerank(scores, word, weights[direction], search.logit_scale, args.rerank_top)
-            found["reranked"] = ranks(again, right)[asked]
-        for method, places in found.items():
+            ranks_of["reranked"] = ranks(again, right)[asked]
+        for method, places in ranks_of.items():
             report["metrics"][f"{direction}, {method}"] = with_intervals(places, args)
             chance = right[asked].float().mean().item()  # an order drawn at random has a right one first
             floors.append(("chance_recall_at_1", f"{direction}, {method}, recall_at_1", chance))
-    scores_at_1 = {f"{direction}, recall_at_1": found["recall_at_1"] for direction, found in report["metrics"].items()}
+    recalls = {f"{method}, recall_at_1": metrics["recall_at_1"] for method, metrics in report["metrics"].items()}
     comparisons = compare(
-        {name: found["value"] for name, found in scores_at_1.items()},
+        {name: recall["value"] for name, recall in recalls.items()},
         floors,
-        {name: (found["low"], found["high"]) for name, found in scores_at_1.items()},
+        {name: (recall["low"], recall["high"]) for name, recall in recalls.items()},
     )
     report |= {
         "comparisons": comparisons,
@@ -211,7 +198,7 @@ def evaluate(search: Search):
         "chance": chance_recall({item: torch.arange(len(items))}),
         "rerank": {"top": args.rerank_top, "weights": weights} if looks else None,
         "intervals": {"confidence": 0.95, "samples": args.bootstrap_samples, "unit": "queries"},
-        "run": {"commit": commit_or_version(), "versions": versions(), "hardware": hardware()},
+        "run": origin(),
     }
     draw_searches(search, rows, gallery, similarities, relevant)
     write_json(search.folder / "retrieval.json", report)
@@ -363,8 +350,8 @@ def query(search: Search):
         states = {asked: model.model.encode({}, None, **inputs)[asked]}
         features = model.get_features(asked, states)
     looks = args.rerank_top > 0 and model.config.matching_weight > 0
-    found = gallery.search(features, sought, max(args.top_k, args.rerank_top if looks else 0))
-    scores, places = found[0][0], found[1][0].tolist()
+    (scores,), (ranked,) = gallery.search(features, sought, max(args.top_k, args.rerank_top if looks else 0))
+    places = ranked.tolist()
     for place in places:
         row_of_item(search, rows, gallery, sought, place)  # refuses other rows before the fusion looks at them
     if looks:

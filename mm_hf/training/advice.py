@@ -19,11 +19,7 @@ ROWS = 4  # that the encoders are timed on: enough for a ratio, and some seconds
 def advise_on_freezing(run: Run):
     """Says what `--freeze_encoders true` would save; nothing where there is a GPU, or no pretrained encoder trains as
     a whole. The encoders are timed on the first rows of the training part: forward and backward, as they are trained,
-    and forward alone, as frozen ones run. Weights, gradients and random numbers stay as they are.
-
-    Args:
-        run: with its model, on its device, and its collator.
-    """
+    and forward alone, as frozen ones run. Weights, gradients and random numbers stay as they are."""
     names = training_encoders(run)
     if run.accelerator.device.type != "cpu" or not run.accelerator.is_main_process or not names:
         return

@@ -74,12 +74,8 @@ def build_processor(
 
 
 def head_arguments(run: Run, losses: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the head answers, as the model's config takes it.
-
-    Args:
-        run: with its data.
-        losses: `Task.loss_arguments` of each of its tasks.
-    """
+    """What the head of a run answers, as the model's config takes it; `losses`: `Task.loss_arguments` of each of its
+    tasks."""
     args = run.model_args
     if not run.several:
         return {**run.task.head_arguments(run), **losses[0]}
@@ -122,10 +118,9 @@ def build_model(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
 def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedModel:
     """The recipe's model of pretrained encoders, with fresh fusion and head; arguments as for `head_arguments`."""
     args = run.model_args
-    own = fresh_configs(run.processor, args.fusion_hidden_size or 64, args)
     return head_of(run).from_encoders_pretrained(
         **{name: encoder_of(args, name) for name in pretrained_modalities()},
-        **own,
+        **fresh_configs(run.processor, args.fusion_hidden_size or 64, args),
         max_audio_seconds=args.max_audio_seconds,
         image_size=args.image_size,
         try_encoders=run.train_args.defaults_version > 1,
@@ -155,13 +150,8 @@ def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
 
 
 def fresh_configs(processor: MMFusionProcessor, width: int, args: ModelArguments) -> dict[str, Any]:
-    """The configs of encoders that start from random weights, as a model takes them.
-
-    Args:
-        processor: its parts say which there are.
-        width: of their tokens.
-        args: of the recipe.
-    """
+    """The configs of encoders that start from random weights, as a model takes them: of those that the processor has
+    parts for, with tokens of this width."""
     configs: dict[str, Any] = {}
     for name, modality in MODALITIES.items():
         extra = getattr(processor, "extra_parts", None) or {}

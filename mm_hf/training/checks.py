@@ -127,12 +127,8 @@ def check_places(model_args: ModelArguments, data_args: DataArguments):
 
 
 def check_table(data_args: DataArguments, writes: bool = False):
-    """Says what does not go with the columns that are read.
-
-    Args:
-        data_args: of the recipe.
-        writes: the task writes texts: then a column of texts may be what is read and what is written.
-    """
+    """Says what does not go with the columns that are read. Where the task `writes` texts, a column of texts may be
+    what is read and what is written."""
     columns, labels = data_args.table_columns or [], data_args.label_column or []
     if unknown := sorted(set(data_args.category_columns or []) - set(columns)):
         raise ValueError(

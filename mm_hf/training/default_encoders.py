@@ -15,10 +15,7 @@ OF_THE_HUB = {key.name: key.metadata["usual"] for key in fields(ModelArguments) 
 
 
 def default_encoder(modality: str) -> tuple[str, str]:
-    """The encoder of a modality that nobody named.
-
-    Returns:
-        Hub id or folder, and where it is from, in words.
+    """The encoder of a modality that nobody named: Hub id or folder, and where it is from, in words.
 
     Raises:
         ValueError: see `own_encoders`; there is none, as of a modality from outside the package.

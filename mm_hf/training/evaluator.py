@@ -26,9 +26,8 @@ E = TypeVar("E", bound="Evaluator")
 
 @dataclass(kw_only=True)
 class Evaluator:
-    """A model, the parts of a data set, what their labels mean, and how answers to them are measured.
-
-    Nothing here trains: see `Run`.
+    """A model, the parts of a data set, what their labels mean, and how answers to them are measured. Nothing here
+    trains: see `Run`.
 
     Args:
         name: what reports call it.
@@ -39,11 +38,9 @@ class Evaluator:
         tasks: what each column of labels asks; of a search the one that has none.
         generates_validation: a model that writes is measured on the validation part by what it writes; else by how
             often it takes the right next token.
-        processor: of the model.
-        collator: makes the batches that are measured.
-        bad_rows: those found up to now, and how many may be.
-        batch_size: rows a process and batch.
-        num_workers: processes that prepare batches.
+        processor, collator: of the model, and what makes the batches that are measured.
+        bad_rows: those met up to now, and how many may be.
+        batch_size, num_workers: rows a process and batch, and processes that prepare batches.
 
     Attributes:
         model: what is measured; set once it is built or loaded.
@@ -124,11 +121,6 @@ class Evaluator:
         """Whether it answers by a text."""
         return any(task.writes for task in self.tasks)
 
-    @property
-    def transcribes(self) -> bool:
-        """Whether it writes what is heard, by CTC."""
-        return any(task.transcribes for task in self.tasks)
-
     # How answers are measured
 
     def generate_arguments(self, split: str) -> dict[str, Any] | None:
@@ -186,12 +178,8 @@ class Evaluator:
         return Rows(dataset, split).__getitems__(range(len(dataset)))
 
     def labels(self, split: str, of_stream: int | None = None) -> torch.Tensor:
-        """All labels of one part. Bad ones are missing where bad rows are skipped; else they stop the run.
-
-        Args:
-            split: name of the part.
-            of_stream: how many of its first rows stand for a part that is a stream.
-        """
+        """All labels of one part, of a stream those of its first `of_stream` rows. Bad ones are missing where bad rows
+        are skipped; else they stop the run."""
         bad: list[BadRowError] | None = [] if self.bad_rows.on_error == "skip" else None
         labels = self.read_labels(split, bad, of_stream)
         self.note_bad_rows([error.entry for error in bad or []])
@@ -223,11 +211,13 @@ class Evaluator:
                 self.bad_rows.write(file)
                 raise ValueError(f"{error} Those found up to now are listed in {file}.") from None
 
-    def share_bad_rows(self):
-        """Puts together what all processes left out, judges it, and writes `bad_rows.jsonl`. All call it."""
-        found = [entry for entries in gather_object([self.bad_rows.entries]) for entry in entries]
-        self.note_bad_rows(found)
-        if found and self.accelerator.is_main_process:
+    def share_bad_rows(self, entries: list[dict[str, Any]]):
+        """Keeps what the collator left out, puts together what all processes left out, judges it, and writes
+        `bad_rows.jsonl`. All call it."""
+        self.note_bad_rows(entries)
+        of_all = [entry for part in gather_object([self.bad_rows.entries]) for entry in part]
+        self.note_bad_rows(of_all)
+        if of_all and self.accelerator.is_main_process:
             self.bad_rows.write(self.output_dir / "bad_rows.jsonl")
 
 
@@ -238,8 +228,7 @@ def evaluate(
 
     Args:
         run: whose data and metrics these are.
-        model: the run's, or another one of the same task.
-        collator: the run's, or one that leaves a modality out.
+        model, collator: the run's, or another model of the same task, and one that leaves a modality out.
         split: name of the part.
 
     Returns:
@@ -251,8 +240,7 @@ def evaluate(
     """
     check_finite(model, run.output_dir)
     predictions = predict(model, run.loader(split, collator), run.accelerator, generate=run.generate_arguments(split))
-    run.note_bad_rows(predictions.bad_rows)
-    run.share_bad_rows()
+    run.share_bad_rows(predictions.bad_rows)
     fault = fault_of_answers(predictions.logits)
     if fault is not None and split != "validation":
         raise NonFiniteLossError(f"The {split} part cannot be measured: {fault}.")
@@ -271,13 +259,8 @@ def report_of(run: Evaluator, predictions: Predictions, split: str) -> dict:
 
 
 class OtherPictures(Rows):
-    """Rows of one split, each with the pictures of another row: texts beside pictures that they do not belong to.
-
-    Args:
-        dataset, split: see `Rows`.
-        columns: which of them are pictures.
-        order: for each row the row whose pictures it gets.
-    """
+    """Rows of one split, each with the pictures of another row, which `order` names: texts beside pictures that they
+    do not belong to."""
 
     def __init__(self, dataset: Dataset, split: str, columns: Columns, order: list[int]):
         super().__init__(dataset, split)

@@ -51,12 +51,8 @@ def goes_on_in(folder: Path):
 
 def run_script(main: Callable[[], None], lower: str = TRAINING):
     """Calls `main`, with one line in place of a traceback where the user can do something: what was given is wrong,
-    memory does not do, a file is damaged, a worker was killed, or the user stopped it. Anything else is a fault of
-    ours.
-
-    Args:
-        main: the script.
-        lower: what to do where memory does not do.
+    memory does not do (then `lower` says what to do), a file is damaged, a worker was killed, or the user stopped it.
+    Anything else is a fault of ours.
 
     Raises:
         SystemExit: with that line, or with status 130 or 143 after SIGINT or SIGTERM.
@@ -111,7 +107,7 @@ def where_it_goes_on() -> str:
     try:
         if (folder / "results.json").exists():
             return f"{folder} is complete."
-        whole = next((checkpoint for checkpoint in list_checkpoints(folder) if (checkpoint / MANIFEST).is_file()), None)
+        whole = next((path for path in list_checkpoints(folder) if (path / MANIFEST).is_file()), None)
     except (OSError, MemoryError):
         return ""
     if whole is None:

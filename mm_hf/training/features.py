@@ -11,15 +11,8 @@ from .evaluator import Evaluator
 
 
 def build_cache(run: Evaluator, modalities: list[str]) -> FeatureCache | None:
-    """Encodes every distinct item of some modalities once.
-
-    Args:
-        run: its model encodes the items of all its parts.
-        modalities: with frozen encoders.
-
-    Returns:
-        the features; None where no modality's would fit into the memory.
-    """
+    """Encodes every distinct item of some modalities with frozen encoders once, those of all parts of the run; None
+    where no modality's features would fit into the memory."""
     if not modalities:
         return None
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))

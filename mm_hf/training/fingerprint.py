@@ -122,12 +122,8 @@ class Fingerprint:
         return digest.hexdigest()
 
     def note_files(self, part: str, column: str, places: list[tuple[str, str]]) -> str:
-        """A digest of names and sizes of files, in this order; notes when and where they were written.
-
-        Args:
-            part, column: that names them.
-            places: of each its name within the data, and its path.
-        """
+        """A digest of names and sizes of the files that a column names, in this order, of each its name within the
+        data and its path; notes when and where they were written."""
         named, touched = xxhash.xxh3_64(), xxhash.xxh3_64()
         marks = {path: marks_of(path) for path in dict.fromkeys(path for _, path in places)}
         for name, path in places:
@@ -143,7 +139,7 @@ class Fingerprint:
         not known, or where the files were touched since.
 
         Args:
-            found: what rows.json has; None: this run is new, or began before there was any.
+            earlier: what rows.json has; None: this run is new, or began before there was any.
 
         Returns:
             what differs, and which files were touched and hold what they held, for the terminal.

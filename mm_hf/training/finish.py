@@ -12,20 +12,14 @@ from datasets import IterableDataset
 
 from .. import MMFusionPreTrainedModel
 from ..data import MultimodalCollator
-from ..evaluation import (
-    Predictions,
-    compare,
-    measure_answers,
-    predict,
-    verdict,
-)
+from ..evaluation import Predictions, compare, measure_answers, predict, verdict
 from ..models.modality import modality_of
 from ..models.text import Text
 from ..models.vision import Vision
 from ..nonfinite import check_finite
 from .build import merge_adapters
 from .evaluator import Evaluator, OtherPictures, evaluate, report_of
-from .provenance import commit_or_version, hardware, versions
+from .provenance import origin
 from .recipe import recipe_of
 from .run import Run
 from .run_report import write_run
@@ -78,9 +72,7 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
         "seconds": {key: round(value, 1) for key, value in run.seconds.items()},
         "num_processes": run.accelerator.num_processes,
         "bad_rows": len(run.bad_rows.entries),
-        "commit": commit_or_version(),
-        "versions": versions(),
-        "hardware": hardware(),
+        **origin(),
         "recipe": recipe,
     }
     if run.start is not None:
@@ -93,12 +85,8 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
 
 def constant_floors(run: Evaluator, predictions: Predictions) -> list[Floor]:
     """What the best answers score that look at no row, see `Task.constants`: learned from the labels of the training
-    part, measured on the test part, for each task; of a search what an order drawn at random finds.
-
-    Args:
-        run: whose labels these are.
-        predictions: of its model, for the test part.
-    """
+    part, measured on the predictions for the test part, for each task; of a search what an order drawn at random
+    finds."""
     if run.searches:
         return run.task.chance(predictions.labels)[0]
     firsts: list[Floor] = []
@@ -134,14 +122,8 @@ def constant_floors(run: Evaluator, predictions: Predictions) -> list[Floor]:
 
 
 def measure_floors(run: Run, fit: Fit) -> list[Floor]:
-    """What the score must be held against beside a constant guess: each modality alone, and wrong pairs.
-
-    The models that see one modality alone are trained as the model was, on a smaller budget, with the other absent.
-
-    Args:
-        run: whose model was trained.
-        fit: trains another one.
-    """
+    """What the score must be held against beside a constant guess: each modality alone, and wrong pairs. The models
+    that see one modality alone are trained as the model was, on a smaller budget, with the other absent."""
     floors: list[Floor] = []
     modalities = run.model.config.modalities
     for modality in modalities if len(modalities) > 1 else []:

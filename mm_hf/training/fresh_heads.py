@@ -62,9 +62,9 @@ def vectors_of(model: torch.nn.Module, heads: dict[Any, Head], run: Run) -> tupl
         drawn = np.random.default_rng(run.train_args.seed).choice(len(dataset), MOST_ROWS, replace=False)
         dataset = dataset.select(np.sort(drawn))
     batches = BatchLoader(Rows(dataset, "train"), run.collator, run.train_args.per_device_eval_batch_size, train=False)
-    collected: dict[Any, list[torch.Tensor]] = {task: [] for task in heads}
+    seen: dict[Any, list[torch.Tensor]] = {task: [] for task in heads}
     hooks = [
-        head.layer.register_forward_pre_hook(lambda _, inputs, own=collected[task]: own.append(inputs[0].float().cpu()))
+        head.layer.register_forward_pre_hook(lambda _, inputs, seen=seen[task]: seen.append(inputs[0].float().cpu()))
         for task, head in heads.items()
     ]
     model.to(device).eval()
@@ -79,17 +79,17 @@ def vectors_of(model: torch.nn.Module, heads: dict[Any, Head], run: Run) -> tupl
         for hook in hooks:
             hook.remove()
     model.to("cpu")
-    vectors = {task: torch.cat(parts) for task, parts in collected.items()}
+    vectors = {task: torch.cat(parts) for task, parts in seen.items()}
     if isinstance(labels[0], dict):
         return vectors, {task: torch.cat([part[task] for part in labels]) for task in labels[0]}
     return vectors, torch.cat(labels)
 
 
 def fit(head: Head, vectors: np.ndarray, labels: np.ndarray, class_weight: str | None) -> int:
-    """Fits one layer; outputs without an example stay out of the way.
+    """Fits one layer, in place; outputs without an example stay out of the way.
 
     Args:
-        head: its layer is changed in place.
+        head: whose layer it is.
         vectors: `(N, D)` float32.
         labels: `(N,)` int64, -100 for none, or `(N,)` or `(N, C)` floats, NaN for none.
         class_weight: see scikit-learn's `LogisticRegression`.

@@ -30,12 +30,8 @@ _held: dict[Path, tuple[int, int]] = {}  # of each folder the descriptor of its 
 
 
 def lock_folder(folder: Path, is_main_process: bool = True):
-    """Takes a folder for this process, until it ends or calls `release_folders`. All processes of a run call it; the
-    main one takes it for all.
-
-    Args:
-        folder: it is made where it is not there.
-        is_main_process: whether this one is.
+    """Takes a folder, which is made where it is not there, for this process, until it ends or calls `release_folders`.
+    All processes of a run call it; the main one takes it for all.
 
     Raises:
         ValueError: another process has it, naming that.
@@ -47,11 +43,7 @@ def lock_folder(folder: Path, is_main_process: bool = True):
 
 
 def take(folder: Path) -> str | None:
-    """Takes the lock.
-
-    Returns:
-        None, or who has it.
-    """
+    """Takes the lock; where that fails, gives who has it."""
     if fcntl is None:
         say_no_locks(folder, "Windows")
         return None
@@ -124,8 +116,8 @@ def this_process() -> dict[str, str | int]:
 def in_use(folder: Path, holder: bytes) -> str:
     """Who has a folder, and what can be done."""
     try:
-        process = json.loads(holder)
-        who = f"process {process['pid']} on {process['host']}, since {process['since']}: {process['command'][:LONGEST]}"
+        holds = json.loads(holder)
+        who = f"process {holds['pid']} on {holds['host']}, since {holds['since']}: {holds['command'][:LONGEST]}"
     except (ValueError, TypeError, KeyError):  # it has not written it yet
         who = "another process"
     return f"{folder} is in use by {who}. Wait for its end, stop it, or name another folder (--output_dir)."

@@ -113,11 +113,7 @@ class Training:
         return end_of_epoch if steps is None else self.progress.step % steps == 0
 
     def make_step(self, window: list[dict]) -> bool:
-        """One optimizer step over some batches.
-
-        Returns:
-            whether any process has used up its time.
-        """
+        """One optimizer step over some batches; gives whether any process has used up its time."""
         accelerator, args, state = self.accelerator, self.args, self.train_state
         # The loss is divided by the labelled rows of all processes and batches of the step, and DDP averages.
         counts = count_items(window)
@@ -204,10 +200,7 @@ class Training:
             state.write(written)
 
     def take_up(self, run_dir: Path) -> Path | None:
-        """Resumes from the newest checkpoint that is whole, and sets aside those newer.
-
-        Returns:
-            the checkpoint; None where there is none.
+        """Resumes from the newest checkpoint that is whole, which it gives, and sets aside those newer.
 
         Raises:
             ValueError: there are checkpoints and none of them is whole.
@@ -226,11 +219,7 @@ def fit(
     folder: Path | None = None,
 ) -> dict[str, list]:
     """Trains, from the newest checkpoint in the folder if there is one, and leaves in `model` the weights that were
-    best on validation.
-
-    Returns:
-        points of (step, value) by name.
-    """
+    best on validation. Gives points of (step, value) by name."""
     training = Training(run, model, collator, args, folder)
     if folder is not None and (checkpoint := training.take_up(folder)):
         run.say(f"taken up from {checkpoint}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from .data_arguments import DatasetArguments
 from .flags import ArgumentParser
+from .values import check_least, option
 
 
 @dataclass
@@ -11,35 +12,24 @@ class EvaluateArguments:
     """What is measured, and how."""
 
     model: str = field(metadata={"help": "Folder of a checkpoint, or Hub id."})
-    split: str | None = field(
-        default=None, metadata={"help": "Part to measure; left out, test, or the only part where there is but one."}
+    split: str | None = option(None, "Part to measure; left out, test, or the only part where there is but one.")
+    output_dir: str | None = option(
+        None, "Folder of the report; left out, <model>/evaluation, for a Hub id runs/<name>/evaluation."
     )
-    output_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder of the report; left out, <model>/evaluation, for a Hub id runs/<name>/evaluation."},
+    missing: bool = option(
+        False, "Measure what it costs when 30, 50, 70 percent and all of the rows lose each modality."
     )
-    missing: bool = field(
-        default=False,
-        metadata={"help": "Measure what it costs when 30, 50, 70 percent and all of the rows lose each modality."},
+    group_column: str | None = option(
+        None, "Rows with equal values are drawn together for the intervals; left out, those of one picture."
     )
-    group_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Rows with equal values are drawn together for the intervals; left out, those of one picture."
-        },
-    )
-    bootstrap_samples: int = field(default=1000, metadata={"help": "Resamples that an interval is read from."})
-    max_rows: int | None = field(
-        default=None, metadata={"help": "Measure so many rows, drawn at random: a first look."}
-    )
-    seed: int = field(default=0, metadata={"help": "Of resamples, of rows that are drawn, and of wrong pairs."})
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Rows a process and step."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare batches."})
+    bootstrap_samples: int = option(1000, "Resamples that an interval is read from.")
+    max_rows: int | None = option(None, "Measure so many rows, drawn at random: a first look.")
+    seed: int = option(0, "Of resamples, of rows that are drawn, and of wrong pairs.")
+    per_device_eval_batch_size: int = option(128, "Rows a process and step.")
+    dataloader_num_workers: int = option(0, "Processes that prepare batches.")
 
     def __post_init__(self):
-        for name in ("bootstrap_samples", "max_rows", "per_device_eval_batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_least(self, 1, "bootstrap_samples", "max_rows", "per_device_eval_batch_size")
 
 
 def measuring_parser(
@@ -49,15 +39,9 @@ def measuring_parser(
     commands: tuple[str, ...] = (),
     usage: str | None = None,
 ) -> ArgumentParser:
-    """The flags of a verb that measures a checkpoint: its own group, and those of the data.
-
-    Args:
-        description: of the verb, for its help.
-        prog: what it is called.
-        group: its own arguments, `model` among them.
-        commands: what its first word may be, where it has one.
-        usage: in place of one that begins with RUN, or with a command and `--model`.
-    """
+    """The flags of a verb that measures a checkpoint: its own group, `model` among them, and those of the data.
+    `commands` are what its first word may be; `usage` stands in place of one that begins with RUN, or with a
+    command."""
     first = f"{{{','.join(commands)}}} --model MODEL" if commands else "RUN"
     more = 'With a recipe.json beside the checkpoint, its data set and columns are the defaults; "" is no column.'
     parser = ArgumentParser(

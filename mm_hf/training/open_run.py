@@ -11,14 +11,7 @@ from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from datasets import Dataset
 from transformers.utils import logging
 
-from ..data import (
-    BadRows,
-    MultimodalCollator,
-    data_root_of,
-    describe,
-    names_of_classes,
-    summary_lines,
-)
+from ..data import BadRows, MultimodalCollator, data_root_of, describe, names_of_classes, summary_lines
 from ..data.modalities import READERS
 from ..tasks import by_column, task_of_head
 from .advice import advise_on_freezing
@@ -31,31 +24,15 @@ from .recipe import given_keys, parse_arguments, recipe_of
 from .run import Run
 from .run_folder import claim_run_folder, is_begun, read_recipe_of
 from .same_data import check_same_data
-from .splits import (
-    AS_WRITTEN,
-    check_rows,
-    columns_in_use,
-    load_parts,
-    read_labels,
-    reads_as_written,
-)
+from .splits import AS_WRITTEN, check_rows, columns_in_use, load_parts, read_labels, reads_as_written
 from .start import open_start
 from .start_parts import keep_start
 from .train_arguments import TrainArguments
 
 
 def open_run(description: str, script: str, words: list[str] | None = None) -> Run | None:
-    """Reads the command line, looks at the data, says what it understood, and builds the model. Where the folder holds
-    this run already, it goes on as it was begun.
-
-    Args:
-        description: of the script.
-        script: its name.
-        words: in place of those of the command line.
-
-    Returns:
-        the run; None where this very run is complete already.
-    """
+    """Reads the command line (or `words` in its place), looks at the data, says what it understood, and builds the
+    model. Where the folder holds this run already, it goes on as it was begun; None where that is complete."""
     name, model_args, data_args, train_args = parse_arguments(description, words, f"mm_hf {Path(script).stem}")
     output_dir = Path(train_args.output_dir or Path("runs", name))
     start = None

@@ -22,19 +22,12 @@ def working_dir(output_dir: Path) -> str | None:
 
 
 def find_data(recipe: dict[str, Any], run_folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The recipe of a run with the places of its data, and of what it imports, as they are seen from the present
-    folder.
+    """The recipe.json of a run with the places of its data, and of what it imports, as they are seen from the present
+    folder; and what to say of data that are not below that.
 
     A relative path starts from the folder that the run was started in. Of a run that does not know it, or was moved
     without its data, the present folder, the repository and the two folders above the run are tried, in this order;
     what is in none of them is left as it is, as a Hub id.
-
-    Args:
-        recipe: of a run's recipe.json.
-        run_folder: that holds it.
-
-    Returns:
-        the recipe, and what to say of data that are not below the present folder.
     """
     run_folder = Path(os.path.realpath(run_folder))
     began = recipe.get(WORKING_DIR)

@@ -3,16 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..json_files import (
-    Rules,
-    is_count,
-    is_dict_of,
-    is_duration,
-    is_finite_number,
-    is_list_of,
-    is_number,
-    is_point,
-)
+from ..json_files import Rules, is_count, is_dict_of, is_duration, is_finite_number, is_list_of, is_number, is_point
 
 
 @dataclass
@@ -77,13 +68,8 @@ def fault_of_progress(progress: dict[str, Any], step: int) -> str | None:
 
 
 def fault_of_place(progress: dict[str, Any], batches: int, accumulated: int) -> str | None:
-    """Whether epoch and batch belong to the step.
-
-    Args:
-        progress: of `progress.json`.
-        batches: of an epoch.
-        accumulated: batches of a step; the last of an epoch may have fewer.
-    """
+    """Whether epoch and batch belong to the step: of `batches` an epoch, and `accumulated` of them a step, but for
+    fewer in the last one of an epoch."""
     epoch, batch = progress["epoch"], progress["batch"]
     step = epoch * -(-batches // accumulated) + -(-batch // accumulated)
     if batch < batches and step == progress["step"]:

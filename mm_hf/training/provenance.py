@@ -7,6 +7,7 @@ import subprocess
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,6 +45,11 @@ def commit_or_version() -> str:
         if commit := done.stdout.strip():
             return commit
     return f"mm_hf {__version__}"
+
+
+def origin(**more: str) -> dict[str, Any]:
+    """All of it, as reports keep it; `more` are versions beside the others."""
+    return {"commit": commit_or_version(), "versions": {**more, **versions()}, "hardware": hardware()}
 
 
 def versions() -> dict[str, str]:

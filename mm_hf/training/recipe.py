@@ -44,12 +44,8 @@ def training_parser(description: str, prog: str) -> ArgumentParser:
 def parse_arguments(
     description: str, words: list[str] | None = None, prog: str = "mm_hf train"
 ) -> tuple[str, ModelArguments, DataArguments, TrainArguments]:
-    """Reads the recipe or the name of the data that stands first on the command line, if one does, and the flags.
-
-    Args:
-        description: of the script, for its help.
-        words: in place of those of the command line.
-        prog: what the script is called.
+    """Reads the recipe or the name of the data that stands first on the command line, if one does, and the flags (or
+    `words` in place of both).
 
     Returns:
         the run's name (that of the recipe, else that of the data; `run` where only flags are given), and the three
@@ -137,15 +133,11 @@ def import_first(files: Iterable[str] | None, recipe: Path | None):
 
 
 def import_files_of(recipe: Mapping[str, Any], folder: Path, files: Iterable[str] | None = None):
-    """Imports the files that flags name, else those of a run, and says so where they are not what they were.
-
-    Args:
-        recipe: of the run, as `find_data` gives it; empty where there is none.
-        folder: of the run.
-        files: of the flags.
+    """Imports the files that flags name, else those of a run's recipe, as `find_data` gives it, and says so where they
+    are not what they were.
 
     Raises:
-        ValueError: see `import_files`.
+        ValueError: see `import_files`; or the files came with the run's folder.
     """
     unasked, files = files is None, listed(recipe.get(IMPORT)) if files is None else files
     if not files:

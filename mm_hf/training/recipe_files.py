@@ -42,7 +42,6 @@ class RecipeLoader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent, index):
-        """See the library's method."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise YamlError(f"{place_of(self.peek_event().start_mark)}: nested more than {MAX_DEPTH} deep.")
@@ -52,7 +51,6 @@ class RecipeLoader(yaml.SafeLoader):
             self.depth -= 1
 
     def compose_mapping_node(self, anchor):
-        """See the library's method."""
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], Any] = {}
         for key, _ in node.value:

@@ -17,16 +17,9 @@ DATA_ENDING = re.compile(r"\.(csv|tsv|jsonl?|parquet|tar)(\.(gz|bz2|xz|zst|zip))
 
 
 def recipe_or_data(word: str | None, quiet: bool = False) -> tuple[Path | None, str | None]:
-    """Whether the first word names a recipe or the data. A recipe ends in .yaml or .yml, or
-    holds keys of recipes alone; all else is data. A bare name
-    that no file here has may be that of a recipe of the package, which is said.
-
-    Args:
-        word: as given; None: nothing was.
-        quiet: nothing is printed.
-
-    Returns:
-        the file of the recipe, or what `dataset` is: one of them, or neither.
+    """The file of the recipe, or what `dataset` is, by the word that stands first, if one does: one of them, or
+    neither. A recipe ends in .yaml or .yml, or holds keys of recipes alone; all else is data. A bare name that no file
+    here has may be that of a recipe of the package, which is said, if not `quiet`.
 
     Raises:
         ValueError: in one line: there is no such recipe, or it looks like a file and is none.

@@ -32,6 +32,14 @@ from .state import TrainState
 from .train_arguments import TrainArguments
 
 
+# What a recipe and the Trainer call and mean alike.
+SHARED_KEYS = (
+    *("seed", "learning_rate", "num_train_epochs", "max_steps", "max_grad_norm", "bf16", "fp16", "torch_compile"),
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+    *("dataloader_num_workers", "logging_steps", "eval_steps"),
+)
+
+
 class StateBesideTrainer(TrainState):
     """What `TrainState` has, the seconds, and whether the training had ended: all that the library has no place for.
 
@@ -46,11 +54,9 @@ class StateBesideTrainer(TrainState):
     stopped: list | None = None
 
     def values(self) -> dict[str, Any]:
-        """See `TrainState`."""
         return {**super().values(), "seconds": self.elapsed(), "stopped": self.stopped}
 
     def take_up_values(self, values: dict[str, Any]):
-        """See `TrainState`."""
         super().take_up_values(values)
         self.seconds, self.stopped = values["seconds"], values["stopped"]
 
@@ -118,8 +124,7 @@ class RecipeTrainer(MMTrainer):
             if state.ema is not None:
                 check_finite(state.model, self.args.output_dir)
             predictions = super().predict_rows(batches)
-        self.run.note_bad_rows(predictions.bad_rows)
-        self.run.share_bad_rows()
+        self.run.share_bad_rows(predictions.bad_rows)
         return predictions
 
     def tensors_to_keep(self):
@@ -214,21 +219,8 @@ def training_arguments(run: Run, args: TrainArguments, folder: Path | None) -> T
     return kind(
         **more,
         output_dir=str(run.output_dir if folder is None else folder),
-        seed=args.seed,
-        learning_rate=args.learning_rate,
-        num_train_epochs=args.num_train_epochs,
-        max_steps=args.max_steps,
-        per_device_train_batch_size=args.per_device_train_batch_size,
-        per_device_eval_batch_size=args.per_device_eval_batch_size,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        max_grad_norm=args.max_grad_norm,
-        bf16=args.bf16,
-        fp16=args.fp16,
-        torch_compile=args.torch_compile,
-        dataloader_num_workers=args.dataloader_num_workers,
-        logging_steps=args.logging_steps,
+        **{key: getattr(args, key) for key in SHARED_KEYS},
         eval_strategy=when,
-        eval_steps=args.eval_steps,
         save_strategy=saved,
         save_steps=args.save_steps or args.eval_steps or 500,
         # With 1 the library deletes, when it ends, all but the best, and with them that it had ended.
@@ -285,12 +277,7 @@ def fit(
     args: TrainArguments,
     folder: Path | None = None,
 ) -> dict[str, list]:
-    """Trains, from the newest checkpoint in the folder if there is one, and leaves in `model` the weights that were
-    best on validation.
-
-    Returns:
-        points of (step, value) by name.
-    """
+    """See `loop.fit`, which does it without the Trainer."""
     trainer = build_trainer(run, model, collator, args, folder)
     checkpoint = trainer.choose_checkpoint(folder is not None and bool(list_checkpoints(folder)))
     if checkpoint is not None:

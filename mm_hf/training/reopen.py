@@ -69,18 +69,15 @@ def parse_arguments(
     prog: str = "mm_hf evaluate",
     words: list[str] | None = None,
 ) -> tuple[Any, DatasetArguments, dict[str, Any]]:
-    """Reads the command line, and what it leaves out from the checkpoint's recipe.json.
+    """Reads the command line (or `words` in its place), and what it leaves out from the checkpoint's recipe.json,
+    which comes third, empty where there is none.
 
     Args:
         description: of the script, for its help.
         group: the script's own arguments, `model` among them.
-        commands: what its first word may be, where it has one; it becomes `command`, which the group then has.
+        commands: what its first word may be, where it has one; it becomes `command`, which the group then has. Without
+            commands the first word may be the checkpoint, without `--model`.
         prog: what the script is called.
-        words: in place of those of the command line. Where there are no commands, the first may be the checkpoint,
-            without `--model`.
-
-    Returns:
-        both groups of arguments, and the recipe, empty where there is none.
     """
     words = sys.argv[1:] if words is None else words
     parser = measuring_parser(description, prog, group, commands)
@@ -292,13 +289,7 @@ def check_cut(model: Path, data_args: DatasetArguments, recipe: dict[str, Any], 
 
 
 def labels_of_checkpoint(config: MMFusionConfig, part: Dataset, columns: Columns) -> list[Task]:
-    """What the checkpoint answers, by column of labels.
-
-    Args:
-        config: of the checkpoint.
-        part: the rows that are measured.
-        columns: those in use.
-    """
+    """What the checkpoint answers, by column of labels; `part` are the rows that are measured."""
     known = task_of_class((config.architectures or [""])[0])
     if known is not None:
         return [known.learn({"train": part}, column) for column in columns.labels]
@@ -379,14 +370,8 @@ def open_checkpoint(
 
 
 def learned_labels(run: Evaluator, train: Dataset, names: dict[str, list[str] | None]) -> Any:
-    """The labels of the training part, of several tasks by column. Of a model that writes that part stays among the
-    run's, where the nearest pictures are looked for.
-
-    Args:
-        run: what measures the checkpoint.
-        train: the training part.
-        names: of the classes, by column of labels.
-    """
+    """The labels of the training part, of several tasks by column; `names` of classes likewise. Of a model that writes
+    that part stays among the run's, where the nearest pictures are looked for."""
     if run.writes:
         run.splits["train"] = normalise_labels(DatasetDict({"train": train}), names)["train"]
         return run.labels("train")

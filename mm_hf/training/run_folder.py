@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,15 @@ LEFT_BEHIND = [
 
 
 def write_json(path: Path, value: Any):
+    """Writes a file of JSON, which is never half written."""
+    in_place(path, lambda beside: beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
+
+
+def in_place(file: Path, fill: Callable[[Path], Any]):
     """Writes beside the file and renames, so that it is never half written."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
+    beside = file.with_name(f".{file.name}.new")
+    fill(beside)
+    beside.replace(file)
 
 
 def read_run_json(file: Path) -> dict[str, Any]:
@@ -71,11 +77,10 @@ def claim_run_folder(
     accelerator: Accelerator, output_dir: Path, recipe: dict[str, Any], overwrite: bool, allow_changes: bool | str
 ) -> bool:
     """Sees to it that a folder holds one run, and that one process writes there: a new run, or the same one begun
-    earlier. Of that, nothing is changed before `check_same_data` has agreed.
+    earlier. Of that, nothing is changed before `check_same_data` has agreed. All processes call it.
 
     Args:
-        accelerator: all processes call this.
-        output_dir: the folder.
+        accelerator, output_dir: the processes, and the folder.
         recipe: all that decides what the run does, by key.
         overwrite: start anew whatever the folder holds.
         allow_changes: accept new values of the keys in `MAY_CHANGE`; "data" does too.

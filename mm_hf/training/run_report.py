@@ -13,13 +13,7 @@ from PIL import Image
 from ..checkpoints import clear_staging
 from ..data import BadRowError, MultimodalCollator, Rows
 from ..data.modalities import READERS
-from ..evaluation import (
-    figure,
-    item_of,
-    model_card,
-    plot_curves,
-    plot_predictions,
-)
+from ..evaluation import figure, item_of, model_card, plot_curves, plot_predictions
 from ..models.head_table import CUSTOM_PIPELINES, HUB_TASKS
 from ..models.tasks import CLASSES, NUMBERS, label_kind_of
 from ..models.text import Text
@@ -37,15 +31,8 @@ def short_name(place: str) -> str:
 
 
 def write_run(output_dir: Path, model, collator: MultimodalCollator, splits, logits, results, history):
-    """Writes results, pictures and card beside the checkpoint.
-
-    Args:
-        output_dir: holds the checkpoint already.
-        model, collator, splits: the run's.
-        logits: of the test part, see `Predictions`.
-        results: what goes into `results.json`.
-        history: see `plot_curves`.
-    """
+    """Writes results, pictures and card beside the checkpoint, which the folder holds already. `logits` of the test
+    part are as in `Predictions`, `history` as in `plot_curves`; `results` go into `results.json`."""
     plot_curves(history, output_dir / "curves.png")
     samples = sample_predictions(model, collator, splits["test"], logits)
     tasks = tasks_of(model, collator)

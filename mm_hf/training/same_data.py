@@ -22,12 +22,11 @@ def check_same_data(
     take_fingerprint: Callable[[], Fingerprint],
     allow_changes: bool | str,
 ):
-    """Refuses to go on with a run on other rows, classes, preprocessing or frozen encoders than it was begun with.
+    """Refuses to go on with a run on other rows, classes, preprocessing or frozen encoders than it was begun with. All
+    processes call it; the main one looks for all.
 
     Args:
-        accelerator: all processes call this; the main one looks for all.
-        output_dir: the folder.
-        recipe: as for `claim_run_folder`.
+        accelerator, output_dir, recipe: as for `claim_run_folder`.
         data: numbers of rows, classes, and how cells are read.
         take_fingerprint: makes that of the data.
         allow_changes: "data" goes on with other content. The number of training rows and the classes stay as they are:
@@ -75,15 +74,8 @@ def refusal(
 
 
 def check_same_part(model: Path, dataset: str, root: str | None, columns: Columns, name: str, part: Dataset):
-    """Refuses a part that was cut as in training, but holds other rows than it did then: some may have been learned.
-    What a run of before did not keep is not asked for.
-
-    Args:
-        model: folder of the run.
-        dataset: the part is of it.
-        root: see `data_root_of`.
-        columns: those in use.
-        name, part: the rows.
+    """Refuses the rows of a part that was cut as in training, but holds others than it did then: some may have been
+    learned. What a run of before, in the folder `model`, did not keep is not asked for.
 
     Raises:
         ValueError: naming what differs.

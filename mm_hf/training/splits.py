@@ -92,17 +92,8 @@ def load_parts(
 def read_labels(
     splits: dict[str, Any], columns: Columns, data_args: DataArguments, head: str | None
 ) -> tuple[dict[str, Any], list[Task]]:
-    """What the labels mean.
-
-    Args:
-        splits: as `load_parts` gives them.
-        columns: those in use.
-        data_args: of the recipe.
-        head: the recipe's key `task`.
-
-    Returns:
-        the parts, with the same classes in all of them, and the task of each column of labels; of a search the one
-        that has none.
+    """What the labels mean, where the recipe's key `task` is `head`: the parts, with the same classes in all of them,
+    and the task of each column of labels; of a search the one that has none.
 
     Raises:
         ValueError: see `labels_by_column`.

@@ -143,16 +143,16 @@ def open_checkpoint(source: str, folder: Path) -> Start:
             f"init_from is {source}, which has no processor_config.json: name the folder of a whole run, or put it "
             "there by processor.save_pretrained."
         )
-    recipe = Path(source) / "recipe.json"
-    found = read_json(recipe) if recipe.exists() else {}
+    file = Path(source) / "recipe.json"
+    recipe = read_json(file) if file.exists() else {}
     name = Path(source).resolve().name if local else source
-    return Start(source, name, folder, config, MMFusionProcessor.from_pretrained(source), found)
+    return Start(source, name, folder, config, MMFusionProcessor.from_pretrained(source), recipe)
 
 
 # Keys of the recipe
 
 
-def modalities_of_rows(data_args: DataArguments) -> list[str]:
+def row_modalities(data_args: DataArguments) -> list[str]:
     """The modalities that the new rows have."""
     return list(columns_by_modality(data_args))
 
@@ -164,14 +164,15 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
         ValueError: keys that were given with other values, or no modality in common.
     """
     config, processor = start.config, start.processor
-    if strange := [name for name in modalities_of_rows(data_args) if modality_of(name).extra]:
+    modalities = row_modalities(data_args)
+    if strange := [name for name in modalities if modality_of(name).extra]:
         raise ValueError(
             f"init_from does not go with modalities from outside mm_hf, {strange}: leave it, or their columns, out."
         )
-    shared = [name for name in modalities_of_rows(data_args) if name in config.modalities]
+    shared = [name for name in modalities if name in config.modalities]
     if not shared:
         raise ValueError(
-            f"init_from {start.name} reads {config.modalities}, and the rows have {modalities_of_rows(data_args)} alone: "
+            f"init_from {start.name} reads {config.modalities}, and the rows have {modalities} alone: "
             "there is nothing to start from. Columns are named anew: --image_column, --text_column, --table_columns …"
         )
     module: Any = config.fusion_module_config
@@ -276,14 +277,9 @@ def of_task(start: Start, model_args: ModelArguments, data_args: DataArguments) 
 
 
 def is_same_encoder(asked: str, known: str | None, config: Any, name: str) -> bool:
-    """Whether a folder or Hub id that the recipe names is what a checkpoint was made from.
-
-    Args:
-        asked: the recipe's.
-        known: what the checkpoint's own recipe says, if there is one.
-        config: the encoder's in the checkpoint.
-        name: of its modality, or "decoder".
-    """
+    """Whether a folder or Hub id that the recipe names is what a checkpoint was made from: by what the checkpoint's
+    own recipe says, if it is `known`, else by the encoder's config in the checkpoint. `name` is a modality, or
+    "decoder"."""
     if known is not None:
         return os.path.realpath(asked) == os.path.realpath(known) or Path(asked).name == Path(known).name
     check_source(f"{name}_encoder", asked)

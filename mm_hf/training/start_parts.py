@@ -42,7 +42,7 @@ from .fresh_heads import fit_fresh_heads
 from .heads import task_of_class
 from .model_arguments import ModelArguments
 from .run import Run
-from .start import ABOUT, Start, modalities_of_rows
+from .start import ABOUT, Start, row_modalities
 
 
 # Of the config what belongs to encoders, projections and fusion; all else is the head's, or the recipe's to say.
@@ -75,7 +75,7 @@ def processor_from(
     """
     if start.kept:
         return start.processor
-    old, modalities = start.processor, modalities_of_rows(data_args)
+    old, modalities = start.processor, row_modalities(data_args)
     parts: dict[str, Any] = {
         modality.part: getattr(old, modality.part)
         for name, modality in MODALITIES.items()
@@ -134,7 +134,7 @@ def check_words(tokenizer: Any, of_processor: Any, what: str, name: str):
 
 def new_encoders(start: Start, data_args: DataArguments) -> list[str]:
     """The modalities that the checkpoint does not have, of those whose encoder comes from elsewhere."""
-    modalities = modalities_of_rows(data_args)
+    modalities = row_modalities(data_args)
     return [name for name in pretrained_modalities() if name in modalities and name not in start.config.modalities]
 
 
@@ -194,14 +194,8 @@ def choose_series(start: Start, scaler: SeriesScaler | None) -> SeriesScaler | N
 
 
 def keep_start(start: Start, run: Run, head: type[MMFusionPreTrainedModel], head_arguments: dict[str, Any]):
-    """Makes the model that a run starts with, and keeps it in the run's folder. One process calls it.
-
-    Args:
-        start: what the run starts from.
-        run: the run.
-        head: the model's class.
-        head_arguments: what its head answers, for its config.
-    """
+    """Makes the model that a run starts with, of this class, and keeps it in the run's folder. One process calls it.
+    `head_arguments`: what its head answers, for its config."""
     if start.kept:
         return
     model = make_model(start, run, head, head_arguments)
@@ -261,9 +255,9 @@ def make_model(
     if decoder is not None:
         model.decoder.load_state_dict(decoder.decoder.state_dict())
         lines.append("decoder: pretrained, its cross-attention is fresh")
-    heads = {title_of(task, task_head): (task, task_head) for task, task_head in of_heads(model, columns[0], None).items()}
-    fresh = [heads[title] for title in heads if f"{title}: fresh" in lines and heads[title][1].kind != "tokens"]
-    fitted = fit_fresh_heads(model, dict(fresh), run)
+    heads = of_heads(model, columns[0], None)
+    fresh = {task: last for task, last in heads.items() if f"{title_of(task, last)}: fresh" in lines}
+    fitted = fit_fresh_heads(model, {task: last for task, last in fresh.items() if last.kind != "tokens"}, run)
     start.lines += [*(fitted.get(line, line) for line in lines), *lines_of_cut(start, run)]
     return model
 
@@ -322,14 +316,10 @@ def config_of(
     donors: dict[str, MMFusionConfig],
     head_arguments: dict[str, Any],
 ) -> MMFusionConfig:
-    """The config of the model that a run starts with.
-
-    Args:
-        start, run, head, head_arguments: see `make_model`.
-        donors: by modality the configs of encoders that the checkpoint does not have.
-    """
+    """The config of the model that a run starts with; `donors` are by modality the configs of encoders that the
+    checkpoint does not have, the others as for `make_model`."""
     args, old, processor = run.model_args, start.config, run.processor
-    modalities = modalities_of_rows(run.data_args)
+    modalities = row_modalities(run.data_args)
     values = {key: copy.deepcopy(getattr(old, key)) for key in OF_BASE}
     fusion = values["fusion_module_config"]
     for name, modality in MODALITIES.items():

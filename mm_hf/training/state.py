@@ -110,12 +110,8 @@ class TrainState:
 
     def allows_step(self, step: int, norm: torch.Tensor | float | None, scaled: bool) -> bool:
         """Whether the gradients are finite: see `NonFiniteGuard.check`. Call it once before each optimizer step.
-
-        Args:
-            step: its number.
-            norm: of the gradients before clipping, where it is known.
-            scaled: a gradient scaler skips such steps by itself (float16), and lowers its scale.
-        """
+        `norm` is that of the gradients before clipping, where it is known; where they are `scaled` (float16), their
+        scaler skips such steps by itself."""
         row_ids, self.row_ids = self.row_ids, []
         return scaled or self.guard.check(self.model, step, row_ids, norm)
 
@@ -211,7 +207,6 @@ class LoopState(TrainState):
         self.losses: list[dict[str, torch.Tensor]] = []  # of the steps since the last point of the curve, by name
 
     def note_rows(self, batch: dict[str, Any]):
-        """See `TrainState`."""
         super().note_rows(batch)
         self.stream_position = batch.pop("stream_position", self.stream_position)
 
@@ -246,19 +241,16 @@ class LoopState(TrainState):
     # Files
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """See `TrainState`."""
         yield from moments(self.model, self.optimizer)
         yield from super().tensors()
         if self.progress.best_step == self.progress.step:  # else looked at when they were measured or taken up
             yield from self.best_weights.items()
 
     def values(self) -> dict[str, Any]:
-        """See `TrainState`."""
         losses = [{name: loss.item() for name, loss in step.items()} for step in self.losses]
         return {**super().values(), "stream_position": self.stream_position, "losses": losses}
 
     def take_up_values(self, values: dict[str, Any]):
-        """See `TrainState`."""
         super().take_up_values(values)
         epoch, position = values["stream_position"]
         self.stream_position = (epoch, position)
@@ -268,7 +260,7 @@ class LoopState(TrainState):
         ]
 
     def write(self, folder: Path):
-        """See `TrainState`. Accelerate writes weights, optimizer and random numbers."""
+        """Accelerate writes weights, optimizer and random numbers."""
         self.run.accelerator.save_state(str(folder))
         super().write(folder)
         if self.run.rank == 0:
@@ -291,7 +283,7 @@ class LoopState(TrainState):
             return str(error)
 
     def faults(self, folder: Path) -> Iterator[str | None]:
-        """See `TrainState`. Each takes for granted that those before it are fine."""
+        """Each takes for granted that those before it are fine."""
         model, checked = self.model, has_checksums(folder)
         progress = read_json(folder / "progress.json")
         yield fault_of_values("progress.json", progress, OF_PROGRESS)
@@ -311,7 +303,7 @@ class LoopState(TrainState):
             yield fault_of_random_states(folder / f"random_states_{rank}.pkl", ACCELERATE_KEYS, checked)
 
     def take_up(self, folder: Path):
-        """See `TrainState`. The random numbers go on where they were, so nothing may draw any between here and the
+        """The random numbers go on where they were, so nothing may draw any between here and the
         first step.
 
         Raises:

@@ -4,7 +4,7 @@ import datetime
 import math
 from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, field, fields
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -20,6 +20,18 @@ KINDS = {
     bool: "true or false",
     str: "a text",
 }
+
+
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    """The field of a key, or of a flag: its default, its help, and what else `ArgumentParser` reads of it."""
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+def check_least(values: Any, least: int, *names: str):
+    """Raises ValueError where one of these keys is below a number; None passes."""
+    for name in names:
+        if getattr(values, name) is not None and not getattr(values, name) >= least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(values, name)}.")
 
 
 @cache

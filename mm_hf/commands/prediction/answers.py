@@ -64,12 +64,7 @@ class Answer:
 
 
 class Summary:
-    """What was predicted, counted: it grows with the classes and not with the rows.
-
-    Args:
-        answers: of the tasks.
-        kept: what `state` gave.
-    """
+    """What was predicted, counted: it grows with the classes and not with the rows. `kept` is what `state` gave."""
 
     def __init__(self, answers: list[Answer], kept: dict[str, Any] | None = None):
         self.answers = answers
@@ -100,5 +95,6 @@ def reasons_of(entries: list[dict[str, Any]]) -> dict[int, str]:
 
 def without_input(batch: dict[str, Any]) -> list[bool]:
     """Of each row of a batch whether the model has nothing of it to look at."""
-    filled = [values.reshape(len(values), -1).ge(0).any(1) for name, values in batch.items() if name.endswith("_index")]
+    indices = [values for name, values in batch.items() if name.endswith("_index")]
+    filled = [values.reshape(len(values), -1).ge(0).any(1) for values in indices]
     return (~torch.stack(filled).any(0)).tolist()

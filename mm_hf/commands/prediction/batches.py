@@ -81,10 +81,7 @@ class RowBatches:
         ]
 
     def check_files(self, rows: list[dict[str, Any]]):
-        """Tells paths that start from another folder: all of the first ones lead nowhere.
-
-        Args:
-            rows: the first ones, as `RowSource.inputs` gives them.
+        """Tells paths that start from another folder: all of the first rows' lead nowhere.
 
         Raises:
             ValueError: naming the first, and the flag.

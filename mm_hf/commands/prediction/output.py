@@ -59,7 +59,8 @@ class CsvForm:
 
     def kept(self, row: dict[str, Any]) -> dict[str, Any]:
         """What of a row can be written. A cell can be infinite, which JSON has no number for."""
-        return {name: value if is_infinite(value) else without_files(value) for name, value in row.items()}
+        infinite = {name: value for name, value in row.items() if isinstance(value, float) and math.isinf(value)}
+        return {**{name: without_files(value) for name, value in row.items()}, **infinite}
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
         """Some rows, of what is kept of them.
@@ -71,7 +72,6 @@ class CsvForm:
         return b"".join(self.line([cell_of(row.get(name)) for name in self.names]) for row in rows)
 
     def check(self, rows: Iterable[Mapping[str, Any]]):
-        """See `rows`."""
         for row in rows:
             if unknown := [name for name in row if name not in self.known]:
                 raise ValueError(
@@ -97,24 +97,18 @@ class JsonForm(CsvForm):
     """Rows as JSON objects, one a line."""
 
     def head(self) -> bytes:
-        """See `CsvForm`."""
         return b""
 
     def kept(self, row: dict[str, Any]) -> dict[str, Any]:
-        """See `CsvForm`."""
         return {name: without_files(value) for name, value in row.items()}
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
-        """See `CsvForm`."""
         lines = [json.dumps(row, ensure_ascii=False, default=str, allow_nan=False) + "\n" for row in rows]
         return "".join(lines).encode("utf-8", LONE)
 
 
 class ParquetForm(CsvForm):
     """Rows of Parquet, which cannot grow: until they are all there, they are a stream of Arrow.
-
-    Args:
-        types: the columns, and their types.
 
     Raises:
         ValueError: a type that Parquet does not have.
@@ -132,11 +126,10 @@ class ParquetForm(CsvForm):
             raise ValueError(f"A column cannot be written as .parquet ({error}): write a .jsonl.") from None
 
     def head(self) -> bytes:
-        """See `CsvForm`."""
         return self.types.serialize().to_pybytes()
 
     def kept(self, row: dict[str, Any]) -> dict[str, Any]:
-        """See `CsvForm`: all of it."""
+        """All of it."""
         return dict(row)
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -163,7 +156,6 @@ class ParquetForm(CsvForm):
         return batch.serialize().to_pybytes()
 
     def finish(self, folder: Path):
-        """See `CsvForm`."""
         with pa.OSFile(str(folder / ROWS)) as file, parquet.ParquetWriter(folder / self.whole, self.types) as writer:
             waiting: list[pa.RecordBatch] = []
             for batch in pa.ipc.open_stream(file):
@@ -203,9 +195,9 @@ class PredictionFile:
         self.kind, self.overwrite = kind, overwrite
         if self.path.is_dir():
             raise ValueError(f"--output {path} is a folder: name a file.")
-        if self.path.exists() and not overwrite and not self.path.with_name(f"{self.path.name}.partial").exists():
-            raise ValueError(self.there)
         self.folder = self.path.with_name(f"{self.path.name}.partial")
+        if self.path.exists() and not overwrite and not self.folder.exists():
+            raise ValueError(self.refusal)
         self.rows, self.digest, self.bad, self.size, self.noted = 0, "", 0, 0, 0
         self.summary: dict[str, Any] = {}
         self.settings: dict[str, Any] = {}
@@ -213,7 +205,7 @@ class PredictionFile:
         self.log: Any = None
 
     @property
-    def there(self) -> str:
+    def refusal(self) -> str:
         """What to say where it is finished."""
         return f"{self.path} is there already: --overwrite replaces it, --output names another file."
 
@@ -261,7 +253,7 @@ class PredictionFile:
         if self.path.exists() and not self.overwrite:
             if not before:
                 self.clean_up()
-            raise ValueError(self.there)
+            raise ValueError(self.refusal)
         others = bool(before) and not differences and not same_rows(before["rows"], before["digest"], False)
         if before and (differences or others) and not self.overwrite:
             what = "other rows"
@@ -290,12 +282,7 @@ class PredictionFile:
         return True
 
     def add(self, rows: Sequence[Mapping[str, Any]], digest: str):
-        """Writes some rows.
-
-        Args:
-            rows: with their predictions.
-            digest: of all rows of the input up to these.
-        """
+        """Writes some rows with their predictions; `digest` is of all rows of the input up to these."""
         self.write(self.form.rows(rows))
         self.rows, self.digest = self.rows + len(rows), digest
 
@@ -405,11 +392,6 @@ def unknown_key(value: Any, kind: pa.DataType) -> str | None:
     elif isinstance(value, (list, tuple)) and pa.types.is_nested(kind) and kind.num_fields == 1:
         return next((key for one in value if (key := unknown_key(one, kind.field(0).type))), None)
     return None
-
-
-def is_infinite(value: Any) -> bool:
-    """Whether it is an infinite number."""
-    return isinstance(value, float) and math.isinf(value)
 
 
 def without_files(value: Any) -> Any:

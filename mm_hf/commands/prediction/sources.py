@@ -37,6 +37,7 @@ STDIN = "-"
 SEEN_FIRST = 1000  # rows of JSON lines, whose keys are the columns
 NOTHING: Any = CELLS["na_values"]
 READ = 1000  # rows of a CSV or data set that are read together
+ABSENT = object()
 NO_COLUMN = "({} {})"  # the place of a picture, or whatever it is, that no column fills
 
 
@@ -98,13 +99,7 @@ class RowSource:
 
 
 class CsvRows(RowSource):
-    """The rows of CSV files, whose cells are texts. They are split as `read_csv` splits them.
-
-    Args:
-        paths: of the files; they have the same columns.
-        columns: in use.
-        schema: of the model's table, where it reads one.
-        root: see the class.
+    """The rows of CSV files of the same columns, whose cells are texts. They are split as `read_csv` splits them.
 
     Raises:
         ValueError: a file that cannot be read, files of other columns, or a column that is not there.
@@ -131,7 +126,6 @@ class CsvRows(RowSource):
         self.separator, self.marked = first.options["sep"], first.options["encoding"] != "utf-8" or has_mark(paths[0])
 
     def types(self) -> pa.Schema:
-        """See `RowSource`."""
         return pa.schema([(name, pa.string()) for name in self.header])
 
     def __iter__(self) -> Iterator[dict[str, str]]:
@@ -142,11 +136,9 @@ class CsvRows(RowSource):
                     yield dict(zip(self.header, row))
 
     def count(self) -> int:
-        """See `RowSource`."""
         return sum(map(count_lines, self.files))
 
     def value(self, row: Mapping[str, Any], part: str, column: str) -> Any:
-        """See `RowSource`."""
         cell = row[self.called[column]]
         if cell in NOTHING:
             return None
@@ -158,12 +150,8 @@ class CsvRows(RowSource):
 
 
 class JsonRows(RowSource):
-    """JSON objects, one a line, of files or of standard input.
-
-    Args:
-        paths: of the files; none: standard input.
-        columns: in use. `a.b` is the key `b` of what is under `a`.
-        root: see the class.
+    """JSON objects, one a line, of files or, without paths, of standard input. A column `a.b` is the key `b` of what
+    is under `a`.
 
     Raises:
         ValueError: no row, a column that none of the first rows has, or a line that is no object.
@@ -178,11 +166,13 @@ class JsonRows(RowSource):
         if not self.first:
             raise Unreadable(f"{self.name} has no rows.")
         self.header = list(dict.fromkeys(key for row in self.first for key in row))
-        present = [name for _, name in self.in_use if any(has_key(row, name) for row in self.first)]
+        present = [
+            name for _, name in self.in_use if any(value_of(row, name, ABSENT) is not ABSENT for row in self.first)
+        ]
         check_columns(columns, self.header, self.name, present)
 
     def types(self) -> pa.Schema:
-        """See `RowSource`: those of the first rows; a column of nothing is one of texts.
+        """Those of the first rows; a column of nothing is one of texts.
 
         Raises:
             Unreadable: a column holds several, or a number that is too large.
@@ -223,7 +213,6 @@ class JsonRows(RowSource):
                     yield row
 
     def count(self) -> int | None:
-        """See `RowSource`."""
         if not self.paths:
             return None
         total = 0
@@ -234,13 +223,7 @@ class JsonRows(RowSource):
 
 
 class StreamRows(RowSource):
-    """Rows of whatever else `datasets` reads, as a stream.
-
-    Args:
-        dataset: see `load_splits`.
-        split: the part; None: the only one.
-        columns: in use.
-        root: see the class.
+    """Rows of whatever else `datasets` reads, as a stream; arguments as in `open_rows`.
 
     Raises:
         FileNotFoundError, ValueError: see `load_splits`; several parts, and none is named.
@@ -270,7 +253,6 @@ class StreamRows(RowSource):
         self.rows = info[part].num_examples if part in info else None
 
     def types(self) -> pa.Schema:
-        """See `RowSource`."""
         return Features(self.stream.features).arrow_schema  # its metadata name the classes
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -279,11 +261,9 @@ class StreamRows(RowSource):
                 yield dict(zip(self.header, row))
 
     def count(self) -> int | None:
-        """See `RowSource`."""
         return self.rows or None
 
     def named(self, row: dict[str, Any]) -> dict[str, Any]:
-        """See `RowSource`."""
         return {**row, **{name: with_names(row[name], feature) for name, feature in self.classes.items()}}
 
 
@@ -293,7 +273,9 @@ def open_rows(
     """The rows of a .csv, .tsv, .jsonl or .parquet file, of JSON lines on standard input (`-`), or of a data set.
 
     Args:
-        dataset, split, columns: as in `StreamRows`.
+        dataset: see `load_splits`.
+        split: the part; None: the only one.
+        columns: in use.
         data_root: see `data_root_of`.
         schema: of the model's table, where it reads one.
 
@@ -401,41 +383,24 @@ def has_mark(path: str) -> bool:
 
 
 def cell_of_table(cell: str, known: set[str] | None) -> Any:
-    """A cell of the table as the model learned it.
-
-    Args:
-        cell: it.
-        known: the categories of its column; None: a column of numbers, which takes texts that spell one.
-    """
+    """A cell of the table as the model learned it: by the known categories of its column; None: a column of numbers,
+    which takes texts that spell one."""
     if known is None or cell in known or is_code(cell):
         return cell
     text = cell.strip()
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    return int(text) if DIGITS.fullmatch(text) and len(text) < 400 else either(read_number(text), cell)
-
-
-def either(number: float | None, cell: str) -> float | str:
-    """A number, where there is one; else the cell."""
+    number = int(text) if DIGITS.fullmatch(text) and len(text) < 400 else read_number(text)
     return cell if number is None else number
 
 
-def has_key(row: Mapping[str, Any], column: str) -> bool:
-    """Whether a row of JSON has a column, also one within another."""
-    if column in row:
-        return True
-    for key in column.split("."):
-        if not isinstance(row, Mapping) or key not in row:
-            return False
-        row = row[key]
-    return True
-
-
-def value_of(row: Mapping[str, Any], column: str) -> Any:
-    """The value of a column, also of one within another; None where there is none."""
+def value_of(row: Mapping[str, Any], column: str, otherwise: Any = None) -> Any:
+    """The value of a column, also of one within another; `otherwise` where there is none."""
     if column in row:
         return row[column]
     value: Any = row
     for key in column.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
+        if not isinstance(value, Mapping) or key not in value:
+            return otherwise
+        value = value[key]
     return value

@@ -227,9 +227,9 @@ def test_targets(encoders):
     assert (labels[1] == -100).all()
     assert labels[0, 2] == labels[2, 3] == processor.tokenizer.sep_token_id
     assert collator.texts_of(labels) == ["red heart", None, "a very long", "cafe"]
-    with pytest.raises(ValueError, match=r"row 0 of split 'train', column 'name': this is no text to write \(' '\)"):
+    with pytest.raises(ValueError, match=r"row 0 .*'train'.*'name': .*text.*\(' '\)"):
         collator([{**rows[0], "name": " "}])
-    with pytest.raises(ValueError, match=r"this is no text to write \(3\)"):
+    with pytest.raises(ValueError, match=r"text.*\(3\)"):
         collator([{**rows[0], "name": 3}])
 
 

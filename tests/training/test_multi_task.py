@@ -262,7 +262,7 @@ def test_what_does_not_fit_is_one_line(keys, message, recipe, tmp_path):
 
 
 def test_weights_by_task_are_a_flag_too(recipe, tmp_path):
-    with pytest.raises(SystemExit, match=r"task_weights names \['shades'\]"):
+    with pytest.raises(SystemExit, match=r"task_weights.*\['shades'\]"):
         call(train.main, recipe(tmp_path / "run"), "--task_weights", "{shades: 2.0}")
 
 
@@ -272,7 +272,7 @@ def test_a_bad_label_of_one_task(recipe, dataset, encoders, tmp_path):
     kinds = ["" if row == 7 else kind for row, kind in enumerate(broken["train"]["kind"])]
     broken["train"] = broken["train"].remove_columns("kind").add_column("kind", kinds)
     broken.save_to_disk(tmp_path / "set")
-    with pytest.raises(SystemExit, match="row 7 of split 'train', column 'kind': label '' is not in the list"):
+    with pytest.raises(SystemExit, match=r"row 7 .*'train'.*'kind'.*''.*list"):
         call(train.main, recipe(tmp_path / "run", dataset=str(tmp_path / "set")))
     keys = {"dataset": str(tmp_path / "set"), "on_error": "skip", "max_steps": 10, "floors": False}
     call(train.main, recipe(tmp_path / "run", **keys))

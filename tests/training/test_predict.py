@@ -182,7 +182,7 @@ def test_batches_are_the_same_on_any_number_of_processes():
     later, rest = batches(2, 15, marks[2])
     assert later == {row: texts for row, texts in one.items() if row >= 15}
     assert rest == marks[3:]
-    with pytest.raises(ValueError, match="first 15 rows"):
+    with pytest.raises(ValueError, match=r"\b15 rows"):
         batches(1, 15, marks[3])
 
 
@@ -416,10 +416,10 @@ def test_places_of_pictures_keep_their_order():
     row = source.inputs(next(iter(source)))
     assert [row[name] for name in columns.images] == [None, {"bytes": None, "path": "photos/0.png"}]
     asked.image_column = ["photo"]
-    with pytest.raises(ValueError, match="2 images"):
+    with pytest.raises(ValueError, match=r"\b2 images"):
         columns_of("run", asked, config, mock.Mock(table_schema=None))
     asked.image_column, asked.text_column = ["", "photo"], ["text", "kind"]
-    with pytest.raises(ValueError, match=r"text_column names 2 .* 1 text"):
+    with pytest.raises(ValueError, match=r"text_column.*\b2 .*\b1 text"):
         columns_of("run", asked, config, mock.Mock(table_schema=None))
 
 

@@ -148,7 +148,7 @@ def test_evaluate(trained, capsys):
 
 
 def test_the_other_evaluation_knows_better(trained):
-    with pytest.raises(SystemExit, match=r"searches: `mm_hf search evaluate --model .*` measures it"):
+    with pytest.raises(SystemExit, match=r"`mm_hf search evaluate --model .*`"):
         call(evaluate.main, "--model", trained)
 
 
@@ -184,10 +184,10 @@ def test_gallery_is_exact(gallery):
     assert torch.equal(places, expected.indices)
     assert built.relevant().any(0).all()
     assert built.search(built.embeddings["text"][:1], "vision", 10_000)[0].shape[1] == len(built.keys["vision"])
-    with pytest.raises(ValueError, match=r"holds \['text', 'vision'\], and no 'audio'"):
+    with pytest.raises(ValueError, match=r"\['text', 'vision'\].*'audio'"):
         built.search(built.embeddings["text"], "audio", 1)
     built.factory, built._indexes = "Flatt", {}
-    with pytest.raises(ValueError, match="faiss knows no index 'Flatt'"):
+    with pytest.raises(ValueError, match=r"faiss.*'Flatt'.*'Flat'"):
         built.search(built.embeddings["text"], "vision", 1)
 
 

@@ -82,7 +82,7 @@ def test_a_process_that_is_started_finds_it(folder):
 @pytest.mark.parametrize(
     ("name", "text", "parts"),
     [
-        ("gone.py", None, ("gone.py", "no file")),
+        ("gone.py", None, ("gone.py", "file")),
         ("notes.txt", "", ("notes.txt",)),
         ("syntax.py", "a = 1\nb = (\n", ("syntax.py, line 2", "SyntaxError")),
         ("fails.py", "a = 1\n\n1 / 0\n", ("fails.py, line 3", "ZeroDivisionError")),

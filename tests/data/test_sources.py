@@ -257,7 +257,7 @@ def test_cutting_keeps_pictures_together(tmp_path):
     assert whole.column_names == ["question"]
     for split in splits.values():
         assert questions(split) == questions(whole.select(split["_source_row"]))
-    with pytest.raises(ValueError, match=r"validation and test .*\b100 .*\b2 "):
+    with pytest.raises(ValueError, match=r"validation .*test .*\b100 .*\b2 "):
         load_splits(tmp_path / "all.csv", Columns(text="question"), group_column="answer")
     # Without pictures each row is its own; a part that is there is left alone.
     splits = load_splits(tmp_path / "all.csv", Columns(text="question"), validation_fraction=0.25, test_fraction=0)

@@ -541,7 +541,7 @@ def test_rows_that_the_data_set_cannot_read(pipes):
             return super().__getitem__(number)
 
     rows = rows_for("classification")
-    with pytest.raises(ValueError, match="Row 1: OSError: the disk is gone"):
+    with pytest.raises(ValueError, match=r"Row 1: OSError: .*disk"):
         list(pipes["classification"](Torn(rows)))
     found = list(pipes["classification"](Torn(rows), on_error="skip", batch_size=2))
     assert [answer is None for answer in found] == [False, True, False]

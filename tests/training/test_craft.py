@@ -771,18 +771,18 @@ def test_what_does_not_fit_is_one_line(keys, message, script, recipe):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"trained_layers": 2}, "of the form {vision: 2}, got 2"),
-        ({"trained_layers": {"vision": "two"}}, "each value of trained_layers: invalid int value: 'two'"),
+        ({"trained_layers": 2}, says("trained_layers", "{vision: 2}", 2)),
+        ({"trained_layers": {"vision": "two"}}, says("trained_layers", "int", "'two'")),
         (
             {"trained_layers": {"vision": True}},
-            "each value of trained_layers must be a whole number, such as 10, got bool True",
+            says("trained_layers", "bool True"),
         ),
-        ({"trained_layers": {"vision": 0}}, "of the form {vision: 2}, 1 and more; got 0"),
-        ({"trained_layers": {"vision": 2}, "lora": "vision"}, "lora is 'vision', where adapters train in place"),
+        ({"trained_layers": {"vision": 0}}, says("trained_layers", "{vision: 2}", 1, 0)),
+        ({"trained_layers": {"vision": 2}, "lora": "vision"}, says("lora", "'vision'", "trained_layers")),
     ],
 )
 def test_trained_layers_that_make_no_sense(keys, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=message):
         ModelArguments(**keys)
 
 

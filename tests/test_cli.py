@@ -353,7 +353,7 @@ def test_encoders_of_the_flag_of_the_file_and_of_the_hub(here, monkeypatch, caps
         ("text: [a]\n", ["text", "['a']"]),
         ("text:\n", ["text", "None"]),
         ("text\n", ["'text'"]),
-        ("text: a\ntext: b\n", ["'text'"]),
+        ("text: a\ntext: b\n", ["'text'", "line 1", "line 2"]),
         ("text: ./nowhere\n", ["text", "./nowhere"]),
     ],
 )

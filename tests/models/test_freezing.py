@@ -723,7 +723,7 @@ def test_the_optimizer_of_before(made_of, told):
     if made_of == "what trains":
         assert changed == set()
         (text,) = told
-        assert f"{len(thawed)} parameters were thawed" in text
+        assert f"{len(thawed)} parameters" in text
         assert "add_param_group" in text
     else:
         assert changed == thawed

@@ -668,7 +668,7 @@ def test_one_bad_loss_costs_one_step(script, trained, break_rows, capsys):
     (entry,) = json.loads((done.job.output_dir / "nonfinite_rows.json").read_text())
     place = next(place for place, rows in enumerate(drawn) if 7 in rows)
     assert entry == {"step": place + 1, "row_ids": drawn[place]}
-    assert "1 steps were skipped, whose loss was not finite" in capsys.readouterr().out
+    assert re.search(says("1 steps", "finite"), capsys.readouterr().out)
     assert all(loss == loss and loss < 10 for loss in done.losses)
 
 
@@ -677,7 +677,7 @@ def test_bad_losses_in_a_row_stop_the_run(script, recipe, break_rows):
     drawn = break_rows(range(ROWS["train"]))
     folder = recipe(cache_features=False, max_nonfinite=3)
     message = one_line(script.main)
-    assert "3 steps in a row" in message
+    assert re.search(says("3 steps"), message)
     assert "nonfinite_rows.json" in message
     entries = json.loads((folder / "nonfinite_rows.json").read_text())
     assert [entry["row_ids"] for entry in entries] == drawn[:3]

@@ -138,7 +138,7 @@ def test_fraction_out_of_range_is_refused(tmp_path, fraction):
 
 def test_changed_package_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(easy_vqa.SHA256, "test/questions.json", "0" * 64)
-    with pytest.raises(SystemExit, match="expected " + "0" * 64):
+    with pytest.raises(SystemExit, match="0" * 64):
         easy_vqa.main([str(tmp_path / "out")])
 
 

@@ -204,7 +204,7 @@ def test_wrong_checksum_names_both_sums(tmp_path):
 
 def test_changed_weights_stop_the_script_and_leave_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(encoders, "MOBILENET_SHA256", "0" * 64)
-    with pytest.raises(SystemExit, match="expected " + "0" * 64):
+    with pytest.raises(SystemExit, match="0" * 64):
         encoders.main([str(tmp_path)])
     assert not list(tmp_path.iterdir())
 

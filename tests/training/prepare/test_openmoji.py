@@ -263,7 +263,7 @@ def test_other_settings_are_not_taken_for_done(output):
 @pytest.mark.parametrize("name", [openmoji.NAMES_FILE, openmoji.CATEGORIES_FILE, openmoji.RANKING_FILE])
 def test_changed_file_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.setitem(openmoji.SHA256, name, "0" * 64)
-    with pytest.raises(SystemExit, match="expected " + "0" * 64):
+    with pytest.raises(SystemExit, match="0" * 64):
         openmoji.main([str(tmp_path / "out")])
     assert not list(tmp_path.iterdir())
 

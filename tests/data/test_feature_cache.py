@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 
 import pytest
 import tiny_models
@@ -93,7 +94,7 @@ def test_features_are_the_encoder(collator, model):
 
 def test_encoders_that_train_are_refused(encoders):
     model = MMFusionForQuestionAnswering.from_encoders_pretrained(text=encoders / "minilm-l6", num_labels=2)
-    with pytest.raises(ValueError, match=r"text.*(freeze|frozen)"):
+    with pytest.raises(ValueError, match=r"text.*\[\].*freeze_encoders"):
         FeatureCache(model.base_model).fill("text", [], lambda items: {})
 
 
@@ -116,7 +117,7 @@ def test_bad_items_are_remembered_for_every_row(collator, model, batch_size):
         (3, "image", "again.png"),
         (2, "question", None),
     ]
-    assert "cannot be read" in batch["bad_rows"][1]["reason"]
+    assert re.search("picture.*b'", batch["bad_rows"][1]["reason"])
     key = next(iter(cache.bad["vision"]))
     cache.fill("vision", [(key, None)], lambda items: pytest.fail("a bad item was tried again"), progress=False)
     with pytest.raises(BadRowError, match=r"row 1 .*'train'.*'image'.*'broken\.png'"):
@@ -170,7 +171,7 @@ def test_what_is_cached_cannot_be_changed(collator, model):
     cache = fill(FeatureCache(model.base_model), collator, rows((picture("red"), "a")))
     for settings in ({"augment": ImageAugmentation(flip=True)}, {"token_dropout": 0.1}):
         name = next(iter(settings))
-        with pytest.raises(ValueError, match=f"{name}.*feature_cache"):
+        with pytest.raises(ValueError, match=f"{name}.*cache"):
             dataclasses.replace(collator, cache=cache, **settings)
     images = FeatureCache(model.base_model)
     images.modalities.append("vision")

@@ -233,10 +233,10 @@ BAD_FILES = {
     "a rate of 1": (lambda: saved(WAVE, 1), r"\b1000 to 768000, .*\b1\b"),
 }
 BAD_PLACES = {
-    "pipe": (os.mkfifo, r"bad\.wav.*pipe"),
-    "folder": (os.mkdir, r"bad\.wav.*folder"),
-    "device": (lambda path: os.symlink("/dev/zero", path), r"bad\.wav.*(device|/dev/zero)"),
-    "nothing": (lambda path: None, r"bad\.wav"),
+    "pipe": (os.mkfifo, r"\bpipe\b"),
+    "folder": (os.mkdir, r"\bfolder\b"),
+    "device": (lambda path: os.symlink("/dev/zero", path), r"\bdevice\b|--data_root"),
+    "nothing": (lambda path: None, r"\bno .*\bfile\b|\bno file\b"),
 }
 
 

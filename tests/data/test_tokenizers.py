@@ -26,9 +26,9 @@ def test_words_are_tokens(tmp_path):
 def test_rare_words_are_unknown():
     assert set(word_tokenizer(TEXTS, min_count=3).get_vocab()) == {"[PAD]", "[UNK]", "is", "?"}
     assert len(word_tokenizer(TEXTS, max_words=5)) == 5
-    with pytest.raises(ValueError, match=r"min_count.*\b9\b"):
+    with pytest.raises(ValueError, match=r"\b9 .*min_count"):
         word_tokenizer(TEXTS, min_count=9)
-    with pytest.raises(ValueError, match=r"min_count.*\b2\b"):
+    with pytest.raises(ValueError, match=r"\b1 .*min_count"):
         word_tokenizer([])
 
 
@@ -45,7 +45,7 @@ def test_vectors(tmp_path, first):
     ("content", "message"),
     [
         ("the 1 2\ncircle 1\n", r"line 2: .*\b2 .*'circle 1"),
-        ("the\n", "line 1: .*'the'"),
+        ("the\n", r"line 1: .*\b0 .*'the"),
         ("the 1 x\n", r"line 1, .*'the': .*'x'"),
         ("the 1 nan\n", "line 1, .*'the': .*finite"),
         ("the 1 1e39\n", "line 1, .*'the': .*finite"),

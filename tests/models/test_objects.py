@@ -447,7 +447,7 @@ def test_image_and_question_of_their_own(pipes, name):
     same_answers([ask(two[1], "no")], pairs[3:])
     same_answers([ask(question="no")], [ask({"question": "no"})])
     same_answers([ask(image=two[0])] if name == "free answers" else [], [ask({"image": two[0]})] * (name != "answers"))
-    with pytest.raises(ValueError, match=r"question=.*'who'.*'no'"):
+    with pytest.raises(ValueError, match=r"question=.*'who'.*'image'"):
         ask({"image": two[0], "question": "no"}, question="who")
     with pytest.raises(ValueError, match=r"image=.*question="):
         ask()
@@ -590,7 +590,7 @@ def test_scores_that_are_not_finite_are_no_answer(name):
         hook = pipe.model.embeddings["text"].register_forward_hook(spoil_embedding)
     else:
         hook = pipe.model.base_model.register_forward_hook(spoil)
-    with pytest.raises(ValueError, match=r"Row 1: .*(logits|scores|embeddings|embeds).*finite"):
+    with pytest.raises(ValueError, match=r"Row 1: .*model.*finite"):
         pipe(rows, batch_size=3)
     found = pipe(rows, batch_size=3, on_error="skip")
     hook.remove()
@@ -661,7 +661,7 @@ def test_the_pipeline_itself_is_given_what_it_needs():
         ({"model": 5}, r"model .*\bint\b"),
         (
             {"model": with_labels(MMFusionForClassification), "processor": LETTERS},
-            "processor .*MMFusionProcessor.*CTCTokenizer",
+            "processor .*MMFusionProcessor.*TokenizersBackend",
         ),
     ):
         if arguments.get("task") == "visual-question-anwsering":

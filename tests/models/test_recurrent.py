@@ -102,7 +102,7 @@ def test_frames_in_place_of_words():
         expected = as_torch_has_it(model)(frames[:1])[0]
     torch.testing.assert_close(together[1:2, :4], alone, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(together[:1], expected, atol=1e-6, rtol=1e-5)
-    with pytest.raises(NotImplementedError, match="input_size 3"):
+    with pytest.raises(NotImplementedError, match="input_size 6"):
         model.get_input_embeddings()
 
 

@@ -211,7 +211,7 @@ def test_wrong_use():
         model.get_image_features(**tiny.texts((3,)))
     with pytest.raises(ValueError, match=r"score_pairs.*'text' .*'vision'.*\['text'\]"):
         model.score_pairs(**tiny.texts((3,)))
-    with pytest.raises(ValueError, match=r"text_index.*vision_index"):
+    with pytest.raises(ValueError, match=r"text_index.*item_index"):
         model.score_pairs(**tiny.batch(), text_index=torch.tensor([0]))
     with pytest.raises(ValueError, match="'labels'"):
         model(**tiny.batch(), labels=torch.zeros(4))

@@ -130,7 +130,7 @@ def test_what_a_column_holds(kind):
         good = [value for value in values if isinstance(value, int) or str(value).replace(".", "").isdigit()]
         for value in values:
             if value not in good:
-                with pytest.raises(ValueError, match=re.escape(rf"'a': .*finite.*{re.escape(repr(value))}")):
+                with pytest.raises(ValueError, match=rf"'a': .*finite.*{re.escape(repr(value))}"):
                     schema.check({"a": value})
         mean, std = schema.numerical["a"]
         expected = torch.tensor([(float(value) - mean) / std for value in good])
@@ -204,7 +204,7 @@ def test_a_row_of_gaps_alone_is_no_row(schema):
         (lambda: TableSchema.fit({"a": [f"{n} %" for n in range(30)]}), "'a' .*'0 %'.*1234.5.*category_columns"),
         (lambda: TableSchema.fit({"a": [1]}, categories=["b"]), r"\['b'\].*\['a'\]"),
         (lambda: TableSchema(), r"table.*\[\], \[\]"),
-        (lambda: TableSchema({"a": (0, 1)}, {"a": ["x"]}), r"table.*\['a'\], \['a'\]"),
+        (lambda: TableSchema({"a": (0, 1)}, {"a": ["x"]}), r"table.*\['a', 'a'\], \['a'\]"),
         (lambda: TabularModel(TabularConfig()), r"num_numerical 0 .*vocab_sizes"),
         (lambda: TabularConfig(vocab_sizes=[0]), r"\b1\b.*vocab_sizes.*\[0\]"),
     ],

@@ -78,7 +78,7 @@ def test_word_vectors(table, tmp_path):
         (["--hidden_size", 3], "even: .*3"),
         (["--word_vectors", "nowhere.txt"], "nowhere.txt"),
         (["--dataset", "nowhere.csv"], "nowhere.csv"),
-        (["--min_count", 9], r"min_count.*\b9\b|\b9 .*min_count"),
+        (["--min_count", 9], r"\b9 .*min_count"),
         (["--num_hidden_layers", 0], r"num_hidden_layers.*\b1, .*\b0\b"),
     ],
 )

@@ -8,10 +8,9 @@ def says(*values: object) -> str:
 
     Example: `says("ema_decay", 1, "1.0")` fits "ema_decay must be below 1, got 1.0."
     """
-    whole = (
-        ("(?<![\\w.-])" if text[:1].isalnum() else "")
-        + re.escape(text)
-        + ("(?!\\.?\\w)" if text[-1:].isalnum() else "")
-        for text in map(str, values)
-    )
+    whole = []
+    for text in map(str, values):
+        before = r"(?<![\w.-])" if text[:1].isdigit() else r"(?<!\w)" if text[:1].isalpha() else ""
+        after = r"(?!\.?\w)" if text[-1:].isalnum() else ""
+        whole.append(before + re.escape(text) + after)
     return "(?s)" + ".*?".join(whole)

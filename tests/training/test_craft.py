@@ -758,7 +758,7 @@ def test_wrong_values_in_a_recipe(keys, message, recipe, capsys):
         ({"lora": "all", "lora_dropout": 2.0}, says("dropout", 0, 1, "2.0")),
         ({"unfreeze_epochs": 1.0}, says("unfreezing", "freeze_encoders")),
         ({"trained_layers": {"vision": 2}}, says("freeze_encoders", "trained_layers", "freeze_encoders=['text']")),
-        ({"trained_layers": {"text": 7}, "freeze_encoders": False}, says("trained_layers", "text", "1 to 6", 7)),
+        ({"trained_layers": {"text": 7}, "freeze_encoders": False}, says("text", "1 to 6", 7)),
         ({"trained_layers": {"image": 2}}, says("trained_layers", "['image']", "['vision', 'text']")),
     ],
 )

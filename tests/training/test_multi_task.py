@@ -244,16 +244,16 @@ def test_two_processes_learn_as_one(script, recipe, encoders, dataset, tmp_path)
     [
         ({"label_column": ["answer", "answer"]}, says("label_column", "['answer', 'answer']")),
         ({"label_column": ["shade", "colour"]}, says("'colour'", "label_column")),
-        ({"weight_column": {"answers": "trust"}}, says("weight", "['answers']", "['answer', 'shade']")),
+        ({"weight_column": {"answers": "trust"}}, says("weight", "['answers']", "['answer', 'kind', 'shade']")),
         ({"weight_column": {"shade": "trusted"}}, says("'trusted'", "weight_column")),
-        ({"task_weights": {"shades": 2.0}}, says("task_weights", "['shades']", "['answer', 'shade']")),
+        ({"task_weights": {"shades": 2.0}}, says("task_weights", "['shades']", "['answer', 'kind', 'shade']")),
         ({"task_weights": {"shade": -2.0}}, says("'shade'", "weight", 0, "-2.0")),
         (
             {"task_weights": {"shade": 2.0}, "task_weighting": "uncertainty"},
             says("task_weighting", "'uncertainty'", "['shade']"),
         ),
-        ({"task": "classification"}, says("task", "classification", "label_column", "['answer', 'shade']")),
-        ({"imbalance": "balanced_sampler"}, says("balanced_sampler", "label_column", "['answer', 'shade']")),
+        ({"task": "classification"}, says("task", "classification", "label_column", "['answer', 'kind', 'shade']")),
+        ({"imbalance": "balanced_sampler"}, says("balanced_sampler", "label_column", "['answer', 'kind', 'shade']")),
         ({"problem_type": {"shades": "regression"}}, says("problem_type", "['shades']")),
         (
             {"label_column": "answer", "weight_column": None, "task_weighting": "uncertainty"},

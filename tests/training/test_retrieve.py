@@ -218,7 +218,7 @@ def test_rerank_changes_the_best_alone():
         ({"label_column": "category"}, says("label_column", "'category'", "retrieval")),
         ({"image_column": ["image", "image"]}, says("retrieval", "image_column", "['image', 'image']")),
         ({"imbalance": "focal_loss"}, says("imbalance", "'focal_loss'", "retrieval")),
-        ({"matching_weight": -1}, says("matching_weight", 0, "-1")),
+        ({"matching_weight": -1}, says("matching_weight", 0, "-1.0")),
     ],
 )
 def test_what_does_not_fit_a_run(keys, message, recipe, tmp_path):

@@ -582,7 +582,7 @@ def test_a_run_of_before_goes_on_and_keeps_its_rows_from_then_on(stopped, capsys
     table = stopped / "rows/rows.csv"
     lines = table.read_text().splitlines()
     table.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
-    with pytest.raises(SystemExit, match=r"Changed: test: column 'photo'.* test "):
+    with pytest.raises(SystemExit, match=r"test: column 'photo'.* test "):
         call(evaluate.main, "--model", "run", "--bootstrap_samples", 10)
 
 

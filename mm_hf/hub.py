@@ -44,7 +44,7 @@ def pipeline(
     """
     if model is None:
         hint = "" if task is None or task in PIPELINES else f" Got {task!r:.80} as the task: say model=…."
-        raise ValueError(f"pipeline needs a model: a folder, a Hub id, or a model in memory.{hint}")
+        raise ValueError(f"pipeline needs model=…: a folder, a Hub id, or a model in memory.{hint}")
     if not isinstance(model, (str, os.PathLike, PreTrainedModel)):
         raise ValueError(f"model must be a folder, a Hub id, or a model in memory, got {type(model).__name__}.")
     if processor is not None and not hasattr(processor, "present_parts"):
@@ -71,7 +71,7 @@ def pipeline(
         processor = AutoProcessor.from_pretrained(model, **hub_kwargs) if processor is None else processor
         model = HEADS[head.task].from_pretrained(model, **hub_kwargs)
     if processor is None:
-        raise ValueError("A model in memory needs its processor beside it.")
+        raise ValueError(f"A model in memory, here {type(model).__name__}, needs processor=… beside it.")
     device = model.device if device is None else device
     pipeline_class = getattr(pipelines_mm_fusion, head.pipelines[task])
     return pipeline_class(model=model, processor=processor, task=task, device=device, batch_size=batch_size, **kwargs)

@@ -136,7 +136,7 @@ def unfreeze_gradually(scheduler: LambdaLR, groups: Sequence[dict[str, Any]], st
             f"{sum('layer' in group for group in groups)} with a layer."
         )
     if all(group["layer"] is None for group in groups):
-        raise ValueError("Gradual unfreezing needs an encoder that trains, and all of them are frozen.")
+        raise ValueError("Gradual unfreezing needs an encoder that trains, and all are frozen: see freeze_encoders.")
     tops: dict[str, int] = {}
     for group in groups:
         if group["layer"] is not None:

@@ -23,6 +23,7 @@ def load_helper(name: str, path: Path):
     spec.loader.exec_module(module)
 
 
+load_helper("messages", REPOSITORY / "tests/messages.py")
 load_helper("tiny_models", REPOSITORY / "tests/models/tiny.py")
 load_helper("encoder_types", REPOSITORY / "tests/models/encoder_types.py")
 

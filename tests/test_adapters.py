@@ -225,7 +225,7 @@ def test_adapters_of_another_model(changes, culprit, tmp_path):
     save_lora(add_lora(tiny.model(), "text", rank=2), tmp_path)
     other = tiny.model(**changes)
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
-    with pytest.raises(ValueError, match=rf"(does not fit this model in \d+ weights, such as .*{culprit}|not found)"):
+    with pytest.raises(ValueError, match=rf"(\b\d+ weights.*'.*{culprit}|not found)"):
         load_lora(other, tmp_path)
     after = other.state_dict()
     assert list(after) == list(before)
@@ -256,13 +256,13 @@ def test_model_without_head():
 
 def test_errors(tmp_path):
     model = tiny.model(vision=None)
-    with pytest.raises(ValueError, match=r"LoRA can go into \['all', 'encoders', 'fusion', 'text'\], got 'vision'"):
+    with pytest.raises(ValueError, match=r"\['all', 'encoders', 'fusion', 'text'\].*'vision'"):
         add_lora(model, "vision")
     for call in (lambda: merge_lora(model), lambda: save_lora(model, tmp_path)):
-        with pytest.raises(ValueError, match="MMFusionForClassification has no adapters: call add_lora"):
+        with pytest.raises(ValueError, match=r"MMFusionForClassification.*add_lora.*load_lora"):
             call()
     save_lora(add_lora(model, "text"), tmp_path)
-    with pytest.raises(ValueError, match="has adapters already: call merge_lora"):
+    with pytest.raises(ValueError, match="merge_lora"):
         add_lora(model, "fusion")
-    with pytest.raises(ValueError, match="has adapters already: call merge_lora"):
+    with pytest.raises(ValueError, match="merge_lora"):
         load_lora(model, tmp_path)

@@ -111,5 +111,5 @@ def test_what_cannot_be_balanced(kind, keys):
         model.config.text_config = None
     else:
         model = tiny.model(kind, **keys)
-    with pytest.raises(ValueError, match="balances the modalities of a model of classes, of which it needs two"):
+    with pytest.raises(ValueError, match=r"[Gg]radient.* with \["):
         GradientModulation(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.5)

@@ -56,7 +56,7 @@ def test_a_transform_of_ones_own_goes_first(tmp_path):
 
 
 def test_a_class_that_the_model_lacks_is_a_bad_row(tmp_path):
-    with pytest.raises(ValueError, match=r"row 1 .*'animal': label 'horse' is not in the list \['cat'"):
+    with pytest.raises(ValueError, match=r"row 1 .*'animal'.*'horse'.*\['cat'"):
         trainer(tmp_path).predict(animals(["horse", "dog"], ["dog", "horse"]))
 
 

@@ -313,7 +313,7 @@ def test_another_width_is_no_other_type(dtype, folder):
 def test_large_weights_whose_sum_is_infinite_are_finite(folder):
     rewrite(folder, changed(WORD, lambda tensor: torch.full_like(tensor, 3e38)))
     assert MMFusionForClassification.from_pretrained(folder).get_input_embeddings().weight.max() == 3e38
-    with pytest.raises(CheckpointError, match="a dtype that cannot hold it"):
+    with pytest.raises(CheckpointError, match=r"word_embeddings\.weight.*dtype"):
         MMFusionForClassification.from_pretrained(folder, dtype=torch.float16)
 
 

@@ -564,14 +564,12 @@ def test_absent_question(answer, model, processor, rows):
 
 @pytest.mark.parametrize("row", [{}, {"picture": "x.png"}, {"image": None, "question": None}, "x.png", 3])
 def test_bad_rows(answer, row):
-    with pytest.raises(
-        ValueError, match=r"A row (must be a dict with keys out of .*question|needs an image, .*a question)"
-    ):
+    with pytest.raises(ValueError, match=r"row .*(keys.*'question'|image, .*question)"):
         answer(row)
 
 
 def test_empty_question(answer, rows):
-    with pytest.raises(ValueError, match="text is empty"):
+    with pytest.raises(ValueError, match=r"text.*\(''\)"):
         answer({"image": rows[0]["image"], "question": ""})
 
 
@@ -597,7 +595,7 @@ def test_equal_images_and_texts_are_encoded_once(checkpoint, rows):
 def test_pipeline_with_a_model_in_memory(model, processor, checkpoint, rows):
     expected = mm_hf.pipeline(model=checkpoint)(rows)
     assert_same_answers(mm_hf.pipeline(model=model, processor=processor)(rows), expected)
-    with pytest.raises(ValueError, match="needs its processor"):
+    with pytest.raises(ValueError, match=r"processor=…"):
         mm_hf.pipeline(model=model)
 
 
@@ -611,7 +609,7 @@ def test_arguments_of_calls_are_taken_when_a_pipeline_is_made(checkpoint, fusion
 
 
 def test_pipeline_says_what_it_lacks(checkpoint):
-    with pytest.raises(ValueError, match="needs a model"):
+    with pytest.raises(ValueError, match=r"model=…"):
         mm_hf.pipeline("visual-question-answering")
     with pytest.raises(ValueError, match=r"Unknown task 'translation'.*multimodal-classification"):
         mm_hf.pipeline("translation", model=checkpoint)
@@ -722,5 +720,5 @@ def test_what_a_model_does_not_read_is_refused(encoders, tmp_path):
     )
     write = mm_hf.pipeline(model=captioner, processor=processor)
     assert write.task == "image-to-text"
-    with pytest.raises(ValueError, match=r"text 'who\?', but this model reads \['vision'\] alone"):
+    with pytest.raises(ValueError, match=r"'who\?'.*\['vision'\]"):
         write({"image": Image.new("RGB", (32, 32)), "text": "who?"})

@@ -77,7 +77,7 @@ def test_parts_of_the_head_have_rates_of_their_own():
     (own,) = (g for g in parameter_groups(several, 1e-3, 0.1, {"task_weighting": 1e-2}) if g["lr"] == 1e-2)
     assert own["params"] == [several.task_weighting.log_variances]
     assert own["weight_decay"] == 0
-    with pytest.raises(ValueError, match=r"known modules are .*'decoder'"):
+    with pytest.raises(ValueError, match=r"'decoders'.*'decoder'"):
         parameter_groups(writer, 1e-3, 0.1, {"decoders": 1e-4})
 
 
@@ -188,13 +188,13 @@ def test_peft_models(pretrained, encoders):
 
 
 def test_misspelt_module(pretrained):
-    with pytest.raises(ValueError, match="No parameter belongs to 'visoin'"):
+    with pytest.raises(ValueError, match=r"'visoin'.*'vision'"):
         parameter_groups(pretrained, 1e-3, learning_rates={"visoin": 1e-5})
 
 
 @pytest.mark.parametrize("layer_decay", [0.0, -0.5, 1.5])
 def test_layer_decay_out_of_range(pretrained, layer_decay):
-    with pytest.raises(ValueError, match=f"at most 1, got {layer_decay}"):
+    with pytest.raises(ValueError, match=rf"layer_decay.*\b1, .*{layer_decay}"):
         parameter_groups(pretrained, 1e-3, layer_decay=layer_decay)
 
 
@@ -268,7 +268,7 @@ def test_schedules_of_the_library(name):
     optimizer = torch.optim.AdamW(groups, lr=1e-2)
     scheduler = schedule(optimizer, name)
     if name in NOT_LAMBDA:
-        with pytest.raises(ValueError, match=f"got {type(scheduler).__name__}: choose another"):
+        with pytest.raises(ValueError, match=f"LambdaLR.*{type(scheduler).__name__}.*lr_scheduler_type"):
             unfreeze_gradually(scheduler, groups, 2)
         return
     unfreeze_gradually(scheduler, groups, 2)
@@ -307,9 +307,9 @@ def test_unfreezing_needs_its_groups():
     model = tiny.model()
     optimizer = torch.optim.AdamW([{"params": list(model.parameters())}], lr=1e-2)
     scheduler = schedule(optimizer)
-    with pytest.raises(ValueError, match="got 1, 0 with a layer"):
+    with pytest.raises(ValueError, match=r"parameter_groups.*\b1, 0\b"):
         unfreeze_gradually(scheduler, optimizer.param_groups, 2)
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"\b1, .*\b0\b"):
         unfreeze_gradually(scheduler, optimizer.param_groups, 0)
 
 
@@ -388,13 +388,13 @@ def test_state_of_averages_is_kept_as_safetensors(tmp_path):
     train_steps(model, 2, lambda step: (ema.update(), other.update()), batch)
     assert other.num_updates == ema.num_updates == 4
     assert all(torch.equal(other.tensors()[name], average) for name, average in ema.tensors().items())
-    with pytest.raises(ValueError, match=r"differ, such as 'model\.encoders\.vision"):
+    with pytest.raises(ValueError, match=r"'model\.encoders\.vision"):
         EMA(tiny.model(), 0.9).load_state_dict(ema.state_dict())
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_decay_out_of_range(decay):
-    with pytest.raises(ValueError, match=f"below 1, got {decay}"):
+    with pytest.raises(ValueError, match=f"decay.*1, .*{decay}"):
         EMA(nn.Linear(1, 1), decay)
 
 
@@ -438,7 +438,7 @@ def test_too_many_in_a_row_stop_the_run(tmp_path):
     file = tmp_path / "run" / "nonfinite_rows.rank1.json"
     for step, norm in enumerate([float("nan"), 1.0, torch.tensor(float("inf"))]):
         assert guard.check(model, step, [step], norm=norm) == (step == 1)
-    with pytest.raises(NonFiniteLossError, match=f"2 steps in a row, up to step 3.*{file}"):
+    with pytest.raises(NonFiniteLossError, match=rf"^2 .*\b3\b.*{file}"):
         guard.check(model, 3, [8], norm=float("nan"))
     assert json.loads(file.read_text()) == [{"step": 2, "row_ids": [2]}, {"step": 3, "row_ids": [8]}]
     assert guard.total == 3
@@ -455,5 +455,5 @@ def test_the_guard_resumes(tmp_path):
     assert (other.total, other.in_a_row) == (1, 1)
     with pytest.raises(NonFiniteLossError):
         other.check(nn.Linear(1, 1), 6, [4], norm=float("nan"))
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"max_nonfinite.*\b1, .*\b0\b"):
         NonFiniteGuard(0, tmp_path)

@@ -242,3 +242,40 @@ def names_in(file: Path) -> set[str]:
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=name_of)
 def test_names_say_what_they_hold(file):
     assert names_in(file) & EMPTY_NAMES == KEPT_NAMES.get(name_of(file), set())
+
+
+# Words of a sentence: three in a row, in small letters, that are no name of a file, a flag or a key.
+SENTENCE = re.compile(r"(?<![\w'/.-])[a-z]+(?:,? [a-z]+){2,}(?![\w'])")
+
+
+def strings(node: ast.AST) -> set[str]:
+    return {part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+
+
+def asked_of_messages(test: ast.FunctionDef) -> set[str]:
+    """What a test asks of messages: the strings of `match=` and of `says`, and those of the parameters, loops and
+    variables that `match=` names."""
+    calls = [node for node in ast.walk(test) if isinstance(node, ast.Call)]
+    patterns: list[ast.AST] = [word.value for call in calls for word in call.keywords if word.arg == "match"]
+    names = {part.id for pattern in patterns for part in ast.walk(pattern) if isinstance(part, ast.Name)}
+    patterns += [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "says"]
+    for call in (mark for mark in test.decorator_list if isinstance(mark, ast.Call) and len(mark.args) == 2):
+        given = ast.literal_eval(call.args[0])
+        given = given.split(",") if isinstance(given, str) else given
+        for place in (place for place, name in enumerate(given) if name.strip() in names):
+            for row in getattr(call.args[1], "elts", []):
+                row = row if not isinstance(row, ast.Call) or not row.args else ast.Tuple(row.args)  # pytest.param
+                patterns.append(row.elts[place] if len(given) > 1 and isinstance(row, ast.Tuple) else row)
+    for node in ast.walk(test):
+        if isinstance(node, (ast.For, ast.Assign)):
+            targets = [node.target] if isinstance(node, ast.For) else node.targets
+            if names & {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}:
+                patterns.append(node.iter if isinstance(node, ast.For) else node.value)
+    return set().union(*map(strings, patterns))
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "tests").rglob("*.py")), ids=name_of)
+def test_messages_are_asked_for_values_and_not_for_sentences(file):
+    """So that a message can be said in better words."""
+    tests = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)]
+    assert [text for test in tests for text in asked_of_messages(test) if SENTENCE.search(text)] == []

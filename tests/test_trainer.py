@@ -265,7 +265,7 @@ def test_a_run_is_taken_up_in_the_middle_of_an_epoch(data, tmp_path):
         if torn:
             with open(folder / "checkpoint-6/optimizer.pt", "r+b") as file:
                 file.truncate(1000)
-            with pytest.warns(UserWarning, match=r"checkpoint-6 is skipped: optimizer.pt has 1000 bytes"):
+            with pytest.warns(UserWarning, match="checkpoint-6 .*optimizer.pt .*1000 bytes"):
                 trainer.train(resume_from_checkpoint=True)
         else:
             trainer.train(resume_from_checkpoint=True)
@@ -282,7 +282,7 @@ def on_train_begin(action) -> TrainerCallback:
 
 
 def test_there_must_be_something_to_take_up(data, tmp_path):
-    with pytest.raises(ValueError, match=r"no complete checkpoint in .*nothing to resume from"):
+    with pytest.raises(ValueError, match=r"checkpoint .*nothing\b"):
         build(tmp_path / "nothing", data).train(resume_from_checkpoint=True)
 
 
@@ -614,9 +614,9 @@ def test_a_processor_that_is_handed_over(data, tmp_path):
 
 
 def test_what_cannot_work_says_so(data, tmp_path):
-    with pytest.raises(ValueError, match="data_collator must be a MultimodalCollator, got NoneType"):
+    with pytest.raises(ValueError, match=r"data_collator.*MultimodalCollator.*NoneType"):
         build(tmp_path, data, data_collator=None)
-    with pytest.raises(ValueError, match="data_collator must be a MultimodalCollator, got DefaultDataCollator"):
+    with pytest.raises(ValueError, match=r"data_collator.*MultimodalCollator.*DefaultDataCollator"):
         build(tmp_path, data, data_collator=DefaultDataCollator())
     for name, value in (
         ("batch_eval_metrics", True),
@@ -625,13 +625,13 @@ def test_what_cannot_work_says_so(data, tmp_path):
         ("train_sampling_strategy", "group_by_length"),
         ("bf16_full_eval", True),
     ):
-        with pytest.raises(ValueError, match=f"{name} must be .*, got .*{value}"):
+        with pytest.raises(ValueError, match=f"{name}.*{value}"):
             build(tmp_path, data, {name: value})
     for part in ("train_dataset", "eval_dataset"):
         trainer = build(tmp_path, data, **{part: None})
         with pytest.raises(ValueError, match=f"needs {part}"):
             trainer.train() if part == "train_dataset" else trainer.evaluate()
-    with pytest.raises(TypeError, match=r"Data must be Rows, a datasets.Dataset or StreamBatches, got list"):
+    with pytest.raises(TypeError, match=r"Rows, .*datasets\.Dataset .*StreamBatches.*\blist\b"):
         build(tmp_path, data, train_dataset=[{"image": None}]).train()
     with pytest.raises(ValueError, match="Unknown column 'answer'"):
         build(tmp_path, data, train_dataset=load_from_disk(data)["train"].remove_columns("answer")).train()
@@ -641,7 +641,7 @@ def test_several_gpus_in_one_process_are_refused(data, tmp_path):
     arguments = TrainingArguments(str(tmp_path), use_cpu=True)
     arguments._n_gpu = 2
     collator = MultimodalCollator(tiny_processor(load_from_disk(data)), COLUMNS)
-    with pytest.raises(ValueError, match="One process sees 2 GPUs"):
+    with pytest.raises(ValueError, match=r"\b2 GPUs.*accelerate launch"):
         MMTrainer(tiny_model(), arguments, collator)
 
 

@@ -113,7 +113,8 @@ class FeatureCache:
         """
         if modality not in self.model.config.frozen_encoders:
             raise ValueError(
-                f"The {modality} encoder trains: features can be kept of {self.model.config.frozen_encoders} alone."
+                f"The {modality} encoder trains: features can be kept of {self.model.config.frozen_encoders} "
+                "alone: see freeze_encoders."
             )
         encoder = self.model.encoders[modality]
         if holds_adapters(encoder) and any(parameter.requires_grad for parameter in encoder.parameters()):

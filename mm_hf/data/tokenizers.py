@@ -37,7 +37,7 @@ def word_tokenizer(
     )
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() == len(special):
-        raise ValueError(f"The texts have no word that is there {min_count} times.")
+        raise ValueError(f"The texts have no word that is there {min_count} times: lower min_count.")
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PADDING,
@@ -53,7 +53,7 @@ def letter_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     normalizer = Normalizers([NFC(), Lowercase(), Replace(Regex(r"\s+"), " "), Strip()])
     letters = sorted({letter for text in texts for letter in normalizer.normalize_str(text)})
     if not letters:
-        raise ValueError("The texts have no letter.")
+        raise ValueError("letter_tokenizer: the texts have no letter.")
     vocabulary = {token: number for number, token in enumerate([PADDING, UNKNOWN, *letters])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizer

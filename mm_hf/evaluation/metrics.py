@@ -25,7 +25,7 @@ def measure_rows(task: Any, logits: torch.Tensor, labels: torch.Tensor, kinds: l
     """
     present = task.has_label(labels)
     if not present.any():
-        raise ValueError("No row has a label, so nothing can be measured.")
+        raise ValueError(f"No row has a label, of {len(present)}, so nothing can be measured.")
     kinds = None if kinds is None else [kind for kind, known in zip(kinds, present.tolist()) if known]
     answers, targets = task.answers(logits[present]), task.targets(labels[present])
     return measure_answers(task, answers, targets, logits.shape[1], kinds)

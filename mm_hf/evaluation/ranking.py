@@ -57,7 +57,7 @@ def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.
     item = item_of(ids)
     paired = (ids[Text.name] >= 0) & (ids[item] >= 0)
     if not paired.any():
-        raise ValueError(f"No row has a text and an {item}, so nothing can be measured.")
+        raise ValueError(f"No row has a {Text.name} and an {item}, of {len(paired)}, so nothing can be measured.")
     texts, text_ids = distinct(embeddings[Text.name][paired], ids[Text.name][paired])
     items, item_ids = distinct(embeddings[item][paired], ids[item][paired])
     of_text = ids[Text.name][paired] == text_ids[:, None]  # (U_text, N)

@@ -139,7 +139,7 @@ def generation_metrics(
     true, said = table.codes(targets), table.codes(answers)
     present = true != -100
     if not present.any():
-        raise ValueError("No row has a text to compare with, so nothing can be measured.")
+        raise ValueError(f"No row has a text to compare with, of {len(present)}, so nothing can be measured.")
     said, true = said[present], true[present]
     kinds = None if kinds is None else [kind for kind, known in zip(kinds, present.tolist()) if known]
     functions = text_metrics(table.texts)

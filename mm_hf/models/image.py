@@ -275,7 +275,7 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
         raise PictureError(f"the picture must have numbers as pixels, got {values.dtype}.")
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
-        raise PictureError("the picture has pixels that are no finite numbers.")
+        raise PictureError(f"the picture has pixels that are no finite numbers: they go from {low} to {high}.")
     if values.dtype.itemsize == 2 and kind == "u":
         top: float | None = RANGES[-1]
     elif kind == "f":

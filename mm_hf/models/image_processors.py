@@ -37,8 +37,10 @@ def opened_image(
     if isinstance(image, (np.ndarray, torch.Tensor)):
         floating = image.is_floating_point() if isinstance(image, torch.Tensor) else image.dtype.kind == "f"
         if channels not in (1, 3) or (floating and not rescaled):
-            if not torch.as_tensor(image).isfinite().all():
-                raise ValueError("the picture has pixels that are no finite numbers.")
+            values = torch.as_tensor(image)
+            if not values.isfinite().all():
+                first = values[~values.isfinite()][0].item()
+                raise ValueError(f"the picture has pixels that are no finite numbers, the first of them {first}.")
             return image
         image = picture_of_array(image, settings.get("input_data_format"))
     return open_image(image, background, 1 if channels == 1 else 3)

@@ -171,7 +171,9 @@ class RecurrentModel(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         """The word vectors."""
         if self.embeddings is None:
-            raise NotImplementedError("This encoder reads frames, and has no word vectors.")
+            raise NotImplementedError(
+                f"This encoder reads frames (input_size {self.config.input_size}), and has no word vectors."
+            )
         return self.embeddings
 
     def set_input_embeddings(self, value: nn.Module):

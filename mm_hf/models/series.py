@@ -73,7 +73,7 @@ class SeriesScaler:
         """
         steps = [as_steps(values) for values in series if values is not None]
         if not steps:
-            raise ValueError("No training row has a series.")
+            raise ValueError("series_scaler: no training row has a series.")
         if len(widths := sorted({values.shape[1] for values in steps})) > 1:
             raise ValueError(f"All series must have one number of channels, got {widths}.")
         every = np.concatenate(steps)

@@ -25,6 +25,7 @@ HIGHEST_RATE = 192_000  # of so many; at higher ones it is the samples that coun
 MAX_CHANNELS = 64
 BLOCK = 2**20  # samples that are read at once
 MAX_TAPS = 1_000_000  # of the filter that resamples; rates without a common divisor need 20 for each hertz
+NOT_FINITE = "the sound has samples that are no finite numbers, the first of them {}."
 
 
 def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
@@ -45,9 +46,9 @@ def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
         ImportError: soundfile or scipy is not installed.
     """
     if isinstance(source, Mapping) and source and set(source) <= {"bytes", "path"}:
+        if source.get("bytes") is None and source.get("path") is None:
+            raise ValueError(f"this is no sound, with neither bytes nor a path: {source!r:.80}.")
         source = source.get("path") if source.get("bytes") is None else source["bytes"]
-        if source is None:
-            raise ValueError("this is no sound, with neither bytes nor a path.")
     samples: Any
     rate: Any  # a source may say anything; `check_rate` looks at it
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
@@ -75,7 +76,7 @@ def load_sound(source: Any, sampling_rate: int) -> np.ndarray:
         samples = samples.astype(np.float32)
         samples = samples if samples.ndim == 1 else samples.mean(0)
     if not np.isfinite(samples).all():
-        raise ValueError("the sound has samples that are no finite numbers.")
+        raise ValueError(NOT_FINITE.format(samples[~np.isfinite(samples)][0]))
     return samples if rate == sampling_rate else resampled(samples, rate, sampling_rate)
 
 
@@ -166,7 +167,7 @@ def samples_of(sound: Any, sampling_rate: int) -> np.ndarray:
     with np.errstate(over="ignore"):  # what is too large is infinite then, and refused
         samples = values.astype(np.float32)
     if not np.isfinite(samples).all():
-        raise ValueError("the sound has samples that are no finite numbers.")
+        raise ValueError(NOT_FINITE.format(samples[~np.isfinite(samples)][0]))
     return samples
 
 

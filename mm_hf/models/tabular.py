@@ -79,7 +79,10 @@ class TabularModel(PreTrainedModel):
     def __init__(self, config: TabularConfig):
         super().__init__(config)
         if not config.num_numerical and not config.vocab_sizes:
-            raise ValueError("A table needs at least one column, of numbers or of categories.")
+            raise ValueError(
+                "A table needs at least one column, of numbers or of categories; got num_numerical "
+                f"{config.num_numerical} and vocab_sizes {config.vocab_sizes}."
+            )
         numbers, width = config.num_numerical, config.hidden_size
         sizes = config.vocab_sizes or []
         self.weights = nn.Parameter(torch.zeros(numbers, width)) if numbers else None

@@ -44,7 +44,7 @@ def load_frames(source: Any, num_frames: int, background: str | Sequence[int] | 
         raise ValueError(f"num_frames must be at least 1, got {num_frames}.")
     if isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
         if not source:
-            raise ValueError("the video has no frame.")
+            raise ValueError(f"the video has no frame: {source!r}.")
         return [open_image(source[place], background) for place in chosen_frames(len(source), num_frames)]
     if isinstance(source, Mapping):
         source = source.get("path") if source.get("bytes") is None else source["bytes"]

@@ -77,9 +77,9 @@ def test_names():
     assert parse_augmentations(["crop", "color"]) == ImageAugmentation(crop=0.6, color=0.2)
     with pytest.raises(ValueError, match=r"'rotate'.*\['crop', 'flip', 'color'\]"):
         parse_augmentations(["flip", "rotate"])
-    with pytest.raises(ValueError, match="crop must be"):
+    with pytest.raises(ValueError, match=r"crop.*\(0, 1\].*1\.5"):
         ImageAugmentation(crop=1.5)
-    with pytest.raises(ValueError, match="color must be"):
+    with pytest.raises(ValueError, match=r"color.*\[0, 1\].*-0\.1"):
         ImageAugmentation(color=-0.1)
 
 
@@ -198,11 +198,11 @@ def test_a_text_is_changed_the_same_beside_a_longer_one(processor, rows):
 
 
 def test_settings_that_do_not_fit(processor):
-    with pytest.raises(ValueError, match=r"augment is ImageAugmentation.*no column holds vision"):
+    with pytest.raises(ValueError, match=r"augment.*ImageAugmentation.*vision"):
         MultimodalCollator(processor, Columns(text="text"), augment=ImageAugmentation(flip=True))
-    with pytest.raises(ValueError, match=r"token_dropout is 0.1, but no column holds text"):
+    with pytest.raises(ValueError, match=r"token_dropout.*0\.1.*text"):
         MultimodalCollator(processor, Columns(image="image"), token_dropout=0.1)
-    with pytest.raises(ValueError, match=r"token_dropout must be in \[0, 1\), got 1.0"):
+    with pytest.raises(ValueError, match=r"token_dropout.*\[0, 1\).*1\.0"):
         MultimodalCollator(processor, Columns(text="text"), token_dropout=1.0)
     maskless = copy.copy(processor)
     maskless.tokenizer = copy.deepcopy(processor.tokenizer)
@@ -212,5 +212,5 @@ def test_settings_that_do_not_fit(processor):
     )
     assert maskless.tokenizer.unk_token_id in batch["input_ids"]
     maskless.tokenizer.unk_token = None
-    with pytest.raises(ValueError, match="a mask token or an unknown token"):
+    with pytest.raises(ValueError, match=r"token_dropout.*tokenizer"):
         MultimodalCollator(maskless, Columns(text="text"), token_dropout=0.1)

@@ -31,14 +31,14 @@ def test_each_place_counts_once():
 def test_too_many_bad_rows_stop_the_run():
     bad = collected(entry(7), entry(2, file="a.png"), entry(2, "text"), max_fraction=0.2)
     bad.check({"train": 10, "validation": 5})  # exactly at the limit
-    with pytest.raises(ValueError, match=r"^2 of 9 rows of split 'train' are bad") as caught:
+    with pytest.raises(ValueError, match=r"^2 .*\b9 .*'train'") as caught:
         bad.check({"validation": 5, "train": 9})
     message = str(caught.value)
     assert "\n" not in message
     for part in ("0.2222", "max_bad_fraction is 0.2", "row 2", "'image'", "'a.png'", "broken."):
         assert part in message
     collected(entry(1, split="test"), max_fraction=0.0).check({"train": 1})
-    with pytest.raises(ValueError, match="1 of 1000 rows of split 'test'"):
+    with pytest.raises(ValueError, match=r"^1 .*1000 .*'test'"):
         collected(entry(1, split="test"), max_fraction=0.0).check({"test": 1000})
 
 
@@ -77,7 +77,7 @@ def test_state_survives_json():
 def test_raise_takes_no_entry():
     bad = BadRows(1.0, "raise")
     bad.add([])
-    with pytest.raises(ValueError, match=r"row 3 of split 'train', column 'image'.*broken"):
+    with pytest.raises(ValueError, match=r"row 3 .*'train'.*'image'.*broken"):
         bad.add([entry(3)])
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+import re
 from decimal import Decimal
 
 import numpy as np
@@ -105,7 +106,7 @@ def test_missing_numbers_are_never_classes(processor):
 
 
 def test_names_without_a_list(processor):
-    with pytest.raises(BadRowError, match="label 'yes' has no number"):
+    with pytest.raises(BadRowError, match=r"'answer'.*'yes'.*label"):
         MultimodalCollator(processor, COLUMNS)(rows([None], ["a"], ["yes"]))
 
 
@@ -133,21 +134,21 @@ def test_float_labels(processor):
             [{"bytes": b"no picture", "path": None}],
             ["a"],
             [0],
-            r"row 0 of split 'train', column 'image'.*cannot be read",
+            r"row 0 .*'train'.*'image'.*b'no picture'",
         ),
         (
             [{"bytes": None, "path": "no/such.png"}],
             ["a"],
             [0],
-            "column 'image', file 'no/such.png': there is no such file",
+            "'image'.*'no/such.png'",
         ),
-        ([{"bytes": None, "path": "../x.png"}], ["a"], [0], r"column 'image', file '../x.png': .*leads out of"),
-        ([{"bytes": None, "path": None}], ["a"], [0], "column 'image': this is no picture, with neither bytes"),
-        ([{"bytes": b"", "path": None}], ["a"], [0], "column 'image': the picture cannot be read"),
-        ([None], [7], [0], "column 'question': the text is empty or no text"),
-        ([None, None], ["a", " "], [0, 0], "row 1 of split 'train', column 'question': the text is empty"),
-        ([None], ["a"], ["maybe"], "column 'answer': label 'maybe' is not in the list"),
-        ([None], ["a"], [7], r"column 'answer': label 7 is not in 0…1"),
+        ([{"bytes": None, "path": "../x.png"}], ["a"], [0], r"'image'.*'\.\./x\.png'.*'/"),
+        ([{"bytes": None, "path": None}], ["a"], [0], "'image'.*bytes.*path"),
+        ([{"bytes": b"", "path": None}], ["a"], [0], "'image'.*picture.*(empty|b'')"),
+        ([None], [7], [0], r"'question'.*text.*\(7\)"),
+        ([None, None], ["a", " "], [0, 0], r"row 1 .*'train'.*'question'.*text.*\(' '\)"),
+        ([None], ["a"], ["maybe"], "'answer'.*'maybe'.*'no', 'yes'"),
+        ([None], ["a"], [7], r"'answer'.*\b7 .*0…1"),
     ],
 )
 def test_bad_rows_are_named(collator, tmp_path, images, questions, answers, message):
@@ -159,7 +160,7 @@ def test_bad_rows_are_named(collator, tmp_path, images, questions, answers, mess
 def test_truncated_picture_is_named(collator):
     broken = picture("red")
     broken["bytes"] = broken["bytes"][:60]
-    with pytest.raises(BadRowError, match="cannot be read"):
+    with pytest.raises(BadRowError, match=r"row 0 .*'image'.*truncated"):
         collator(rows([broken], ["a"]))
 
 
@@ -206,7 +207,7 @@ def test_skipped_rows_keep_their_place(skipping):
     assert places(batch) == [(1, "image"), (2, "question"), (3, "answer")]
     first = batch["bad_rows"][0]
     assert (first["split"], first["file"]) == ("train", "folder/broken.png")
-    assert "cannot be read" in first["reason"]
+    assert re.search("picture.*b'", first["reason"])
     good = skipping([data[0], data[5]])
     assert "bad_rows" not in good
 
@@ -272,14 +273,14 @@ def test_pictures_by_path(skipping, tmp_path):
     assert batch["vision_index"].tolist() == [0, 1, -1, -1, -1, -1]
     assert [entry["file"] for entry in batch["bad_rows"]] == paths[2:]
     reasons = [entry["reason"] for entry in batch["bad_rows"]]
-    assert "leads out of" in reasons[0]
-    assert "no such file" in reasons[1]
-    assert "cannot be read" in reasons[2]
-    assert "leads out of" in reasons[3]
+    assert "'../outside.png'" in reasons[0]
+    assert "file" in reasons[1]
+    assert "folder" in reasons[2]
+    assert "'/etc/hostname'" in reasons[3]
 
 
 def test_wrong_on_error(collator):
-    with pytest.raises(ValueError, match=r"\['raise', 'skip'\], got 'ignore'"):
+    with pytest.raises(ValueError, match=r"\['raise', 'skip'\].*'ignore'"):
         dataclasses.replace(collator, on_error="ignore")
 
 
@@ -317,7 +318,7 @@ def test_a_bad_picture_in_one_of_several_columns(processor):
     batch = skipping(pairs((picture("red"), BROKEN), (BROKEN, BROKEN)))
     assert batch["vision_index"].tolist() == [[0, -1], [-1, -1]]
     assert places(batch) == [(0, "after"), (1, "before"), (1, "after")]
-    with pytest.raises(BadRowError, match="row 0 of split 'train', column 'after'"):
+    with pytest.raises(BadRowError, match=r"row 0 .*'train'.*'after'"):
         dataclasses.replace(skipping, on_error="raise")(pairs((picture("red"), BROKEN)))
 
 
@@ -343,7 +344,7 @@ def test_weights(processor):
         torch.testing.assert_close(collator(data)["sample_weight"], torch.tensor([2, read, 0, 0]))
     for weight in (None, math.nan, -1, math.inf, 1e39, 10**400, "much", "1,000", [1.0], {}):
         data[1]["reliability"] = weight
-        with pytest.raises(BadRowError, match=r"row 1 of split 'train', column 'reliability'.*from 0 up, got"):
+        with pytest.raises(BadRowError, match=r"row 1 .*'train'.*'reliability'"):
             collator(data)
         batch = dataclasses.replace(collator, on_error="skip")(data)
         assert batch["sample_weight"].tolist() == [2, 0, 0, 0]
@@ -389,32 +390,32 @@ def test_labels_without_names(values, problem_type, expected):
 @pytest.mark.parametrize(
     ("value", "label2id", "problem_type", "message"),
     [
-        (["cat", "bird"], CLASSES, "multi_label_classification", r"'bird' is not in the list \['cat', 'dog', 'cow'\]"),
-        ([0, 3], CLASSES, "multi_label_classification", "label 3 is not in 0…2"),
-        ([-1], CLASSES, "multi_label_classification", "label -1 is not in 0…2"),
-        ("cat", CLASSES, "multi_label_classification", "label 'cat' is no list"),
-        ([0.5, 0.5], CLASSES, "multi_label_classification", "must be 3 values in"),
-        ([0.5, 0.5, 1.5], CLASSES, "multi_label_classification", "must be 3 values in"),
-        (1.5, CLASSES, "single_label_classification", "label 1.5 is not in 0…2"),
-        (math.inf, CLASSES, "single_label_classification", "label inf is not in 0…2"),
-        (["cat"], CLASSES, "single_label_classification", r"label \['cat'\] is not in 0…2"),
-        (math.inf, None, "regression", "label inf is no finite number"),
-        ([0.5, -math.inf], None, "regression", "label -inf is no finite number"),
-        (1e39, None, "regression", r"label 1e\+39 is no finite number"),
-        (-1e19, None, "regression", r"label -1e\+19 is no finite number"),
-        (10**400, None, "regression", r"label 10+ is no finite number"),
-        ([0.5, 1e39], None, "regression", r"label 1e\+39 is no finite number"),
-        ("inf", None, "regression", "label inf is no finite number"),
-        ("unknown", None, "regression", "label 'unknown' is no number"),
-        ("1,234", None, "regression", "label '1,234' is no number"),
-        ({"a": 1}, None, "regression", "is no number"),
-        ([1.0], None, "regression", "has 1 numbers where others have 0"),
+        (["cat", "bird"], CLASSES, "multi_label_classification", r"'bird'.*\['cat', 'dog', 'cow'\]"),
+        ([0, 3], CLASSES, "multi_label_classification", r"\b3 .*0…2"),
+        ([-1], CLASSES, "multi_label_classification", r"-1 .*0…2"),
+        ("cat", CLASSES, "multi_label_classification", "'cat'.*list"),
+        ([0.5, 0.5], CLASSES, "multi_label_classification", r"\[0\.5, 0\.5\]"),
+        ([0.5, 0.5, 1.5], CLASSES, "multi_label_classification", r"\[0\.5, 0\.5, 1\.5\]"),
+        (1.5, CLASSES, "single_label_classification", r"1\.5 .*0…2"),
+        (math.inf, CLASSES, "single_label_classification", r"\binf .*0…2"),
+        (["cat"], CLASSES, "single_label_classification", r"\['cat'\].*0…2"),
+        (math.inf, None, "regression", r"\binf .*finite"),
+        ([0.5, -math.inf], None, "regression", r"-inf .*finite"),
+        (1e39, None, "regression", r"1e\+39 .*finite"),
+        (-1e19, None, "regression", r"-1e\+19 .*finite"),
+        (10**400, None, "regression", r"10+ .*finite"),
+        ([0.5, 1e39], None, "regression", r"1e\+39 .*finite"),
+        ("inf", None, "regression", r"\binf .*finite"),
+        ("unknown", None, "regression", "'unknown'.*number"),
+        ("1,234", None, "regression", "'1,234'.*number"),
+        ({"a": 1}, None, "regression", "{'a': 1}.*number"),
+        ([1.0], None, "regression", r"\[1\.0\].*\b1 .*\b0 "),
     ],
 )
 def test_bad_labels(value, label2id, problem_type, message):
     good = {"multi_label_classification": ["cat"], "regression": 0.5}.get(problem_type, "cat")
     data = labelled(good, value, None)
-    with pytest.raises(BadRowError, match=f"row 1 of split 'train', column 'answer'.*{message}"):
+    with pytest.raises(BadRowError, match=f"row 1 .*'train'.*'answer'.*{message}"):
         label_tensor(data, "answer", label2id, problem_type)
     bad = []
     labels = label_tensor(data, "answer", label2id, problem_type, bad)
@@ -451,12 +452,12 @@ def test_classes_of_before_go_by_their_number(value, names, number, monkeypatch)
 
 def test_where_zeros_tell_classes_apart_none_is_guessed():
     for value in ("001", "2"):
-        with pytest.raises(BadRowError, match=f"label '{value}' is not in the list"):
+        with pytest.raises(BadRowError, match=f"'{value}'.*list"):
             label_tensor(labelled(value), "answer", {"01": 0, "1": 1}, "single_label_classification")
 
 
 def test_long_lists_of_labels_are_cut():
-    with pytest.raises(BadRowError, match=r"'name 19', … \(500 in all\)") as caught:
+    with pytest.raises(BadRowError, match=r"'name 19', … .*\b500\b") as caught:
         label_tensor(labelled("maybe"), "answer", {f"name {number}": number for number in range(500)})
     assert "name 20" not in str(caught.value)
 
@@ -465,6 +466,6 @@ def test_long_lists_of_labels_are_cut():
 @pytest.mark.parametrize("part", ["text", "table", "label", "weight"])
 def test_names_that_rows_keep_for_themselves(part, column):
     """A column of such a name would be read as the part or the number of its row; metrics by it read the data set."""
-    with pytest.raises(ValueError, match=f"{part} column is called '{column}'.*'{column}_'"):
+    with pytest.raises(ValueError, match=f"{part}.*'{column}'.*'{column}_'"):
         Columns(**{"label": "y", part: [column] if part == "table" else column})
     assert Columns(kind=column).kind == column

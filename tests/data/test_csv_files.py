@@ -117,7 +117,7 @@ def test_many_words_among_numbers_are_told(tmp_path, monkeypatch):
     splits = load_splits(written(tmp_path / "padded.csv", [f"{n:04d}" for n in range(300)]), COLUMNS, **UNCUT)
     assert labels_of(splits, "label", NUMBERS) == (None, NUMBERS)
     splits = load_splits(written(tmp_path / "words.csv", ["a", "b", "1"] * 5), COLUMNS, **UNCUT)
-    with pytest.raises(ValueError, match="'label' cannot be regression"):
+    with pytest.raises(ValueError, match=r"'label'.*regression.*string"):
         labels_of(splits, "label", NUMBERS)
     assert len(said) == 1
 
@@ -160,7 +160,7 @@ def test_a_weight_is_a_number_and_a_caption_a_text(tmp_path):
     split = load_splits(tmp_path / "two.csv", Columns(label="label"), as_text=["label"], **UNCUT)["train"]
     assert split["label"][:] == ["7", "8"]
     (tmp_path / "three.csv").write_text("label,w\n7,one\n8,two\n")
-    with pytest.raises(ValueError, match=r"'w' .given as weight_column.*no numbers, but string"):
+    with pytest.raises(ValueError, match=r"'w'.*weight_column.*string"):
         load_splits(tmp_path / "three.csv", Columns(label="label", weight="w"), **UNCUT)
 
 
@@ -211,14 +211,14 @@ def test_a_single_column(tmp_path):
 
 
 REFUSED = {
-    "cp1252": ("text,label\nété,1\n".encode("cp1252"), r"all\.csv is no UTF-8 text .*0xe9.*iconv -f cp1252"),
-    "a column twice": (b"text,label,label\na,1,2\n", r"all\.csv has several columns named 'label'"),
-    "an unused column twice": (b"text,label,x,x\na,1,2,3\n", r"all\.csv has several columns named 'x'"),
-    "a long line": (b"text,label\na,1\nb,x,1\n", r"all\.csv cannot be read.*line 3"),
-    "a long line first": (b"text,label\na,x,1\nb,1\n", r"all\.csv has lines of other lengths.*\['text', 'label'\]"),
-    "an open quote": (b'text,label\n"a,1\nb,0\n', r"all\.csv cannot be read.*string"),
-    "a header alone": (b"text,label\n", r"all\.csv has no rows"),
-    "blank lines alone": (b"\n\n", r"all\.csv has no rows"),
+    "cp1252": ("text,label\nété,1\n".encode("cp1252"), r"all\.csv .*UTF-8.*0xe9.*iconv -f cp1252"),
+    "a column twice": (b"text,label,label\na,1,2\n", r"all\.csv .*'label'.*\['text', 'label', 'label'\]"),
+    "an unused column twice": (b"text,label,x,x\na,1,2,3\n", r"all\.csv .*'x'.*\['text', 'label', 'x', 'x'\]"),
+    "a long line": (b"text,label\na,1\nb,x,1\n", r"all\.csv .*line 3\b"),
+    "a long line first": (b"text,label\na,x,1\nb,1\n", r"all\.csv .*lengths.*\['text', 'label'\]"),
+    "an open quote": (b'text,label\n"a,1\nb,0\n', r"all\.csv .*string"),
+    "a header alone": (b"text,label\n", r"all\.csv .*rows"),
+    "blank lines alone": (b"\n\n", r"all\.csv .*rows"),
     "another column": (b"text,Label\na,1\n", r"'label' .given as label_column.*all\.csv.*\['text', 'Label'\]"),
     "a line of comments": (b"# by me\ntext,label\na,1\n", r"'text' .given as text_column.*\['# by me'\]"),
 }
@@ -308,7 +308,7 @@ def test_files_of_one_part_that_differ(tmp_path, suffix):
     assert len(split) == 21
     assert (split[0], split[20]) == ({"text": "film 0", "label": "0"}, {"text": "300", "label": "other"})
     write(tmp_path / f"set/train-1{suffix}", [{"label": "other", "more": 1}])
-    with pytest.raises(ValueError, match=rf"train-1\{suffix} has no column 'text'"):
+    with pytest.raises(ValueError, match=rf"train-1\{suffix}.*'text'"):
         load_splits(tmp_path / "set", COLUMNS, **UNCUT)
 
 
@@ -316,7 +316,7 @@ def test_types_that_do_not_go_together_are_named(tmp_path):
     (tmp_path / "set").mkdir()
     write(tmp_path / "set/train.jsonl", [{"text": "a", "label": ["x"]}] * 3)
     write(tmp_path / "set/test.jsonl", [{"text": "a", "label": 0.5}] * 3)
-    with pytest.raises(ValueError, match=r"Column 'label' .*float64.*test\.jsonl.*List.*train\.jsonl"):
+    with pytest.raises(ValueError, match=r"'label'.*float64.*test\.jsonl.*List.*train\.jsonl"):
         load_splits(tmp_path / "set", COLUMNS, **UNCUT)
 
 
@@ -326,7 +326,7 @@ def test_a_word_among_numbers_in_json(tmp_path):
     split = load_splits(tmp_path / "all.jsonl", COLUMNS, **UNCUT)["train"]
     assert [tuple(row.values()) for row in split][:3] == [("a", "1"), ("b", "x"), ("7", "yes")]
     write(tmp_path / "list.jsonl", [*lines, {"text": "c", "label": [1]}])
-    with pytest.raises(ValueError, match=r"Row 9 of part 'train', column 'label', holds \[1\]"):
+    with pytest.raises(ValueError, match=r"Row 9 .*'train'.*'label'.*\[1\]"):
         load_splits(tmp_path / "list.jsonl", COLUMNS, **UNCUT)
 
 
@@ -401,7 +401,7 @@ def test_files_that_are_written_in_other_ways(tmp_path):
     splits, known = read_csv({"train": paths}, COLUMNS.named())
     assert list(splits["train"]) == [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
     assert known == {"train": ["text", "label"]}
-    with pytest.raises(ValueError, match=r"written in different ways.*b\.csv"):
+    with pytest.raises(ValueError, match=r"b\.csv"):
         read_csv({"train": paths}, COLUMNS.named(), streaming=True)
 
 
@@ -433,7 +433,7 @@ def test_spaces_behind_commas_and_a_comma_in_quotes(tmp_path):
 @pytest.mark.parametrize(
     ("separator", "cells", "refused"),
     [
-        (";", ["742", "1.160", "1.217"], r"'1\.(\d{3})'.*is it 1\1, or 1\."),
+        (";", ["742", "1.160", "1.217"], r"'1\.(\d{3})'.* 1\1\b.*\b1\."),
         (",", ["742", "1.160", "1.217"], None),  # decimals, as a computer writes them
         (";", ["742.000", "1.160", "1.217"], None),
         (";", ["742", "1.160", "0.5"], None),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 
 import pytest
 import tiny_models
@@ -93,7 +94,7 @@ def test_features_are_the_encoder(collator, model):
 
 def test_encoders_that_train_are_refused(encoders):
     model = MMFusionForQuestionAnswering.from_encoders_pretrained(text=encoders / "minilm-l6", num_labels=2)
-    with pytest.raises(ValueError, match="text encoder trains"):
+    with pytest.raises(ValueError, match=r"text.*\[\].*freeze_encoders"):
         FeatureCache(model.base_model).fill("text", [], lambda items: {})
 
 
@@ -116,12 +117,12 @@ def test_bad_items_are_remembered_for_every_row(collator, model, batch_size):
         (3, "image", "again.png"),
         (2, "question", None),
     ]
-    assert "cannot be read" in batch["bad_rows"][1]["reason"]
+    assert re.search("picture.*b'", batch["bad_rows"][1]["reason"])
     key = next(iter(cache.bad["vision"]))
     cache.fill("vision", [(key, None)], lambda items: pytest.fail("a bad item was tried again"), progress=False)
-    with pytest.raises(BadRowError, match=r"row 1 of split 'train', column 'image', file 'broken.png'"):
+    with pytest.raises(BadRowError, match=r"row 1 .*'train'.*'image'.*'broken\.png'"):
         dataclasses.replace(collator, cache=cache)(data[:2])
-    with pytest.raises(BadRowError, match=r"row 1 of split 'train', column 'image'"):
+    with pytest.raises(BadRowError, match=r"row 1 .*'train'.*'image'"):
         fill(FeatureCache(model.base_model), collator, data[:2])
 
 
@@ -170,7 +171,7 @@ def test_what_is_cached_cannot_be_changed(collator, model):
     cache = fill(FeatureCache(model.base_model), collator, rows((picture("red"), "a")))
     for settings in ({"augment": ImageAugmentation(flip=True)}, {"token_dropout": 0.1}):
         name = next(iter(settings))
-        with pytest.raises(ValueError, match=f"{name} is .* features are cached.*give up one of {name} and"):
+        with pytest.raises(ValueError, match=f"{name}.*cache"):
             dataclasses.replace(collator, cache=cache, **settings)
     images = FeatureCache(model.base_model)
     images.modalities.append("vision")
@@ -202,7 +203,7 @@ def test_what_does_not_fit_is_found_after_the_first_batch(tiny):
     tiny_fill(cache, 100)  # exactly at the limit
     assert cache.size() == 100 * 1024
     cache = FeatureCache(tiny, max_bytes=100 * 1024)
-    with pytest.raises(CacheTooLargeError, match=r"text features .* about 0.000103 GB, and its limit is 0.000102 GB"):
+    with pytest.raises(CacheTooLargeError, match=r"text.*\b0\.000103 GB.*\b0\.000102 GB"):
         tiny_fill(cache, 101)
     assert len(cache.encoded) == 4
     assert cache.modalities == []
@@ -234,5 +235,5 @@ def test_order_of_the_items_is_kept(tiny):
 
 
 def test_wrong_on_error(tiny):
-    with pytest.raises(ValueError, match="got 'ignore'"):
+    with pytest.raises(ValueError, match="'ignore'"):
         FeatureCache(tiny, on_error="ignore")

@@ -69,7 +69,7 @@ def test_several_texts_share_their_items(processor):
     one = MultimodalCollator(processor, Columns(text="title"))(rows)
     assert one["text_index"].tolist() == [0, 1, -1, -1]
     rows[1]["body"] = " "
-    with pytest.raises(BadRowError, match="row 1 of split 'train', column 'body'"):
+    with pytest.raises(BadRowError, match=r"row 1 .*'train'.*'body'"):
         collator(rows)
 
 
@@ -213,7 +213,7 @@ def test_a_modality_that_nobody_imported():
 @pytest.mark.parametrize(
     ("one", "other", "said"),
     [
-        ([[0.1], [0.2]], [[1e5], [2e5]], "'one' would vanish"),
+        ([[0.1], [0.2]], [[1e5], [2e5]], "'one'.*deviation"),
         ([[1.0, 2.0], [2.0, 1.0]], [[1.0], [2.0]], "'one': 2, 'other': 1"),
     ],
     ids=["scales", "channels"],

@@ -616,7 +616,7 @@ def test_floats_that_are_not_to_be_rescaled_stay(processor):
     found = processor(images=[values], images_kwargs={"do_rescale": False, "do_normalize": False})["pixel_values"]
     torch.testing.assert_close(found[0], values)
     values[0, 0, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"Row 0: .*no finite numbers"):
+    with pytest.raises(ValueError, match=r"Row 0: .*pixels.*finite"):
         processor(images=[values], images_kwargs={"do_rescale": False})
 
 
@@ -642,30 +642,30 @@ def floats(value: float) -> bytes:
 
 
 BAD_FILES = {
-    "truncated PNG": (lambda: cut_off(saved(FLAG, "PNG", compress_level=0)), "cannot be read"),
-    "truncated JPEG": (lambda: cut_off(saved(np.repeat(FLAG, 40, 0), "JPEG"), 0.8), "cannot be read.*truncated"),
-    "truncated TIFF": (lambda: cut_off(saved(FLAG, "TIFF"), 0.5), "cannot be read"),
-    "empty": (lambda: b"", "cannot be read"),
-    "zeros": (lambda: bytes(100), "cannot be read"),
-    "text": (lambda: b"this is a text, and no picture at all", "cannot be read.*this is a t"),
-    "EPS": (lambda: saved(FLAG, "EPS"), "cannot be read.*%!PS-Adobe"),
-    "PDF": (lambda: saved(FLAG, "PDF"), "cannot be read.*%PDF"),
-    "SVG": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot be read.*<svg"),
-    "NaN": (lambda: floats(np.nan), "no finite numbers"),
-    "infinity": (lambda: floats(np.inf), "no finite numbers"),
-    "1e30": (lambda: floats(1e30), r"from 0 to 1e\+30 \(float32\)"),
-    "below 0": (lambda: floats(-2.0), r"from -2 to 1 \(float32\)"),
-    "metres": (lambda: floats(3.5), r"from 0 to 3.5 \(float32\)"),
-    "17 bits": (lambda: saved(np.full((4, 4), 100000, np.int32), "TIFF"), r"from 100000 to 100000 \(int32\)"),
-    "integers below 0": (lambda: saved(np.full((4, 4), -1000, np.int32), "TIFF"), "from -1000 to -1000"),
+    "truncated PNG": (lambda: cut_off(saved(FLAG, "PNG", compress_level=0)), "picture.*truncated"),
+    "truncated JPEG": (lambda: cut_off(saved(np.repeat(FLAG, 40, 0), "JPEG"), 0.8), "picture.*truncated"),
+    "truncated TIFF": (lambda: cut_off(saved(FLAG, "TIFF"), 0.5), "picture.*truncated"),
+    "empty": (lambda: b"", "picture.*b''"),
+    "zeros": (lambda: bytes(100), r"picture.*b'.x00"),
+    "text": (lambda: b"this is a text, and no picture at all", "b'this is a t"),
+    "EPS": (lambda: saved(FLAG, "EPS"), "b.%!PS-Adobe"),
+    "PDF": (lambda: saved(FLAG, "PDF"), "b.%PDF"),
+    "SVG": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "b.<svg"),
+    "NaN": (lambda: floats(np.nan), r"pixels.*\bnan\b"),
+    "infinity": (lambda: floats(np.inf), r"pixels.*\binf\b"),
+    "1e30": (lambda: floats(1e30), r"\b0 to 1e\+30 \(float32\)"),
+    "below 0": (lambda: floats(-2.0), r"-2 to 1 \(float32\)"),
+    "metres": (lambda: floats(3.5), r"\b0 to 3\.5 \(float32\)"),
+    "17 bits": (lambda: saved(np.full((4, 4), 100000, np.int32), "TIFF"), r"\b100000 to 100000 \(int32\)"),
+    "integers below 0": (lambda: saved(np.full((4, 4), -1000, np.int32), "TIFF"), "-1000 to -1000"),
     "1,600 million pixels": (bomb, "1600000000 pixels.*MAX_IMAGE_PIXELS"),
     "a long line": (lambda: saved(PILImage.new("L", (2001, 2)), "PNG"), "2001 × 2 pixels.*1000"),
 }
 BAD_PLACES = {
-    "pipe": (os.mkfifo, "cannot be read: .*pipe"),
-    "folder": (os.mkdir, "cannot be read: .*folder"),
-    "device": (lambda path: os.symlink("/dev/zero", path), "cannot be read: .*device|leads out of"),
-    "nothing": (lambda path: None, "no such file|no file"),
+    "pipe": (os.mkfifo, r"\bpipe\b"),
+    "folder": (os.mkdir, r"\bfolder\b"),
+    "device": (lambda path: os.symlink("/dev/zero", path), r"\bdevice\b|--data_root"),
+    "nothing": (lambda path: None, r"\bno .*\bfile\b|\bno file\b"),
 }
 
 
@@ -702,9 +702,7 @@ def test_what_is_no_picture_is_named(kind, processor, tmp_path, no_ghostscript):
     split = load_splits(file, COLUMNS, validation_fraction=0, test_fraction=0)["train"]
     assert describe({"train": split}, COLUMNS, list(LABELS), "single_label_classification", root=str(tmp_path))
     collator = MultimodalCollator(processor, COLUMNS, LABELS, root=str(tmp_path))
-    with pytest.raises(
-        BadRowError, match=f"(?s)row 1 of split 'train', column 'image', file 'bad.png': .*({message})"
-    ):
+    with pytest.raises(BadRowError, match=f"(?s)row 1 .*'train'.*'image'.*'bad.png'.*({message})"):
         collator(all_rows(split))
     batch = MultimodalCollator(processor, COLUMNS, LABELS, root=str(tmp_path), on_error="skip")(all_rows(split))
     assert batch["vision_index"].tolist() == [0, -1]
@@ -714,26 +712,26 @@ def test_what_is_no_picture_is_named(kind, processor, tmp_path, no_ghostscript):
 
 
 BAD_OBJECTS = {
-    "NaN": (np.full((4, 4), np.nan), "no finite numbers"),
-    "tensor of NaN": (torch.full((3, 4, 4), torch.nan), "no finite numbers"),
-    "infinity": (np.full((4, 4), np.inf, np.float32), "no finite numbers"),
-    "normalised": (np.linspace(-2.1, 2.6, 48).reshape(4, 4, 3), r"from -2.1 to 2.6 \(float64\)"),
-    "normalised and bright": (np.linspace(0.1, 2.6, 48).reshape(4, 4, 3), "from 0.1 to 2.6"),
-    "beyond 16 bits": (np.full((4, 4), 1e6), "from 1e\\+06 to 1e\\+06"),
-    "below 0": (np.full((4, 4), -1, np.int8), "from -1 to -1"),
+    "NaN": (np.full((4, 4), np.nan), r"pixels.*\bnan\b"),
+    "tensor of NaN": (torch.full((3, 4, 4), torch.nan), r"pixels.*\bnan\b"),
+    "infinity": (np.full((4, 4), np.inf, np.float32), r"pixels.*\binf\b"),
+    "normalised": (np.linspace(-2.1, 2.6, 48).reshape(4, 4, 3), r"-2\.1 to 2\.6 \(float64\)"),
+    "normalised and bright": (np.linspace(0.1, 2.6, 48).reshape(4, 4, 3), r"\b0\.1 to 2\.6"),
+    "beyond 16 bits": (np.full((4, 4), 1e6), r"\b1e\+06 to 1e\+06"),
+    "below 0": (np.full((4, 4), -1, np.int8), "-1 to -1"),
     "64 bits": (np.full((4, 4), 2**40), "int64"),
     "complex numbers": (np.zeros((4, 4), complex), "complex128"),
     "objects": (np.full((4, 4), None), "object"),
     "strings": (np.full((4, 4), "a"), "<U1"),
-    "seven channels": (np.zeros((5, 6, 7), np.uint8), r"1 to 4 channels.*\(5, 6, 7\)"),
+    "seven channels": (np.zeros((5, 6, 7), np.uint8), r"\b4 channels.*\(5, 6, 7\)"),
     "no pixel": (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
     "one number": (np.float32(1.0) * np.ones(3, np.float32), r"shape \(3,\)"),
     "a long line": (np.zeros((1, MAX_ASPECT + 1), np.uint8), f"{MAX_ASPECT + 1} × 1"),
-    "a number": (7, "no picture: 7"),
-    "an empty dict": ({"bytes": None, "path": None}, "no picture"),
-    "another dict": ({"image": "a.png"}, "no picture"),
-    "an empty path": ("", "no file ''"),
-    "a NUL": ("a\0.png", "no file"),
+    "a number": (7, "picture: 7"),
+    "an empty dict": ({"bytes": None, "path": None}, "picture: .*None"),
+    "another dict": ({"image": "a.png"}, r"picture: .*'a\.png'"),
+    "an empty path": ("", "file ''"),
+    "a NUL": ("a\0.png", r"file .a.*\.png"),
 }
 
 
@@ -794,7 +792,7 @@ def test_what_is_read_by_an_address(processor):
         server.shutdown()
         server.server_close()
     row = {"image": {"bytes": None, "path": f"{address}/a.png"}, "row_id": 3, "split": "train"}
-    with pytest.raises(BadRowError, match=r"row 3 .*no such file"):  # a table does not fetch anything
+    with pytest.raises(BadRowError, match=r"row 3 .*'image'.*/a\.png"):  # a table does not fetch anything
         decode_image(row, "image", "/tmp")
 
 

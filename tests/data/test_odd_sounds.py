@@ -218,25 +218,25 @@ def test_the_same_samples_by_every_route(route, processor, tmp_path):
 
 TALL = np.zeros((100, 65))
 BAD_FILES = {
-    "empty": (lambda: b"", "cannot be read"),
-    "text": (lambda: b"this is a text, and no sound at all", "cannot be read"),
+    "empty": (lambda: b"", "sound.*Format"),
+    "text": (lambda: b"this is a text, and no sound at all", "sound.*Format"),
     "no samples": (lambda: saved(np.zeros(0)), "empty"),
-    "a picture": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(100), "cannot be read"),
-    "NaN": (lambda: saved(np.where(TIME > 0.1, np.nan, WAVE), subtype="FLOAT"), "no finite numbers"),
-    "infinity": (lambda: saved(np.where(TIME > 0.1, -np.inf, WAVE), subtype="DOUBLE"), "no finite numbers"),
-    "1e300": (lambda: saved(np.full(100, 1e300), subtype="DOUBLE"), "no finite numbers"),
-    "opposite infinities": (lambda: saved(several(np.inf, -np.inf), subtype="FLOAT"), "no finite numbers"),
+    "a picture": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(100), "sound.*Format"),
+    "NaN": (lambda: saved(np.where(TIME > 0.1, np.nan, WAVE), subtype="FLOAT"), r"samples.*\bnan\b"),
+    "infinity": (lambda: saved(np.where(TIME > 0.1, -np.inf, WAVE), subtype="DOUBLE"), r"samples.*-inf\b"),
+    "1e300": (lambda: saved(np.full(100, 1e300), subtype="DOUBLE"), r"samples.*\binf\b"),
+    "opposite infinities": (lambda: saved(several(np.inf, -np.inf), subtype="FLOAT"), r"samples.*\bnan\b"),
     "65 channels": (lambda: saved(TALL), "65 channels.*64"),
     "3601 seconds": (lambda: saved(np.zeros(3601 * 1000), 1000, subtype="PCM_U8"), "3601 seconds.*3600"),
     "a rate of 767999": (lambda: saved(WAVE, 767999), "767999 to 16000.*15359981.*1000000"),
     "a rate of 59999": (lambda: saved(WAVE, 59999), "59999 to 16000.*1199981"),
-    "a rate of 1": (lambda: saved(WAVE, 1), "1000 to 768000, got 1"),
+    "a rate of 1": (lambda: saved(WAVE, 1), r"\b1000 to 768000, .*\b1\b"),
 }
 BAD_PLACES = {
-    "pipe": (os.mkfifo, "cannot be read: .*pipe"),
-    "folder": (os.mkdir, "cannot be read: .*folder"),
-    "device": (lambda path: os.symlink("/dev/zero", path), "cannot be read: .*device|leads out of"),
-    "nothing": (lambda path: None, "no such file|no file"),
+    "pipe": (os.mkfifo, r"\bpipe\b"),
+    "folder": (os.mkdir, r"\bfolder\b"),
+    "device": (lambda path: os.symlink("/dev/zero", path), r"\bdevice\b|--data_root"),
+    "nothing": (lambda path: None, r"\bno .*\bfile\b|\bno file\b"),
 }
 
 
@@ -262,7 +262,7 @@ def test_what_is_no_sound_is_named(kind, processor, tmp_path):
     split = load_splits(file, COLUMNS, validation_fraction=0, test_fraction=0)["train"]
     assert describe({"train": split}, COLUMNS, list(LABELS), "single_label_classification", root=str(tmp_path))
     rows = Rows(split, "train").__getitems__([0, 1])
-    with pytest.raises(BadRowError, match=f"row 1 of split 'train', column 'sound', file 'bad.wav': .*({message})"):
+    with pytest.raises(BadRowError, match=f"row 1 .*'train'.*'sound'.*'bad.wav'.*({message})"):
         MultimodalCollator(processor, COLUMNS, LABELS, root=str(tmp_path))(rows)
     batch = MultimodalCollator(processor, COLUMNS, LABELS, root=str(tmp_path), on_error="skip")(rows)
     assert batch["audio_index"].tolist() == [0, -1]
@@ -277,10 +277,10 @@ def test_what_is_no_sound_is_named(kind, processor, tmp_path):
         ({"array": np.zeros((65, 100), np.float32), "sampling_rate": RATE}, "65 channels"),
         ({"array": WAVE, "sampling_rate": 767999}, "15359981"),
         ({"array": WAVE, "sampling_rate": 96001}, "96001 to 16000"),
-        ({"bytes": None, "path": None}, "neither bytes nor a path"),
-        (torch.full((100,), torch.nan), "no finite numbers"),
+        ({"bytes": None, "path": None}, "sound.*bytes.*path"),
+        (torch.full((100,), torch.nan), "samples.*finite"),
         (torch.zeros(100, dtype=torch.int16), "int16"),
-        ("a\0.wav", "no file"),
+        ("a\0.wav", r"'a.x00\.wav'"),
     ],
 )
 def test_what_is_no_sound_in_memory(value, message):

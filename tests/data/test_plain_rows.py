@@ -171,7 +171,7 @@ def test_other_columns_of_every_form(processor, form):
 def test_a_bad_row_is_named_by_its_place(processor):
     columns = Columns(image="image", text="text")
     rows = [{"image": None, "text": "no"}, {"image": {"bytes": b"x", "path": None}, "text": "a \ud800"}]
-    with pytest.raises(BadRowError, match=r"row 1 of split 'this batch', column 'image'"):
+    with pytest.raises(BadRowError, match=r"row 1 .*'this batch'.*'image'"):
         MultimodalCollator(processor, columns)(rows)
     batch = MultimodalCollator(processor, columns, on_error="skip")(rows)
     assert [(entry["row"], entry["column"]) for entry in batch["bad_rows"]] == [(1, "image"), (1, "text")]
@@ -186,7 +186,7 @@ def test_lone_surrogates_to_write_are_bad_rows(processor, plain):
     rows = [{"text": "no", "answer": "yes"}, {"text": "no", "answer": "\udc80"}]
     if not plain:
         rows = [{**row, "row_id": number, "split": "train"} for number, row in enumerate(rows)]
-    with pytest.raises(BadRowError, match=r"row 1 of .*column 'answer'.*lone surrogate"):
+    with pytest.raises(BadRowError, match=r"row 1 .*'answer'.*surrogate"):
         collator(rows)
 
 
@@ -195,10 +195,10 @@ def test_columns_that_are_not_there(processor, monkeypatch):
     monkeypatch.setattr(plain_rows.logger, "warning_once", said.append, raising=False)
     collator = MultimodalCollator(processor, Columns(text="text", label="answer", weight="w"))
     for row, message in (
-        ({"txt": "no", "answer": 1, "w": 1.0}, r"no column 'text'.*'txt'.* Did you mean 'txt'.*remove_unused_columns"),
-        ({}, r"no column 'text'.*remove_unused_columns=False"),
-        ({"text": "no", "answer": 1}, r"columns \['answer'\], but not \['w'\]"),
-        ("no", "must be a dict of columns, got 'no'"),
+        ({"txt": "no", "answer": 1, "w": 1.0}, r"'text'.*'txt'.*'txt'\?.*remove_unused_columns"),
+        ({}, r"'text'.*remove_unused_columns=False"),
+        ({"text": "no", "answer": 1}, r"\['answer'\].*\['w'\]"),
+        ("no", "dict.*'no'"),
     ):
         with pytest.raises(ValueError, match=message):
             collator([row])

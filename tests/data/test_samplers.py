@@ -80,7 +80,7 @@ def test_rows_without_a_key_are_groups_of_their_own():
 
 
 def test_batch_size_below_one():
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"\b1, .*\b0\b"):
         GroupedBatchSampler(3, 0)
 
 
@@ -101,7 +101,7 @@ def test_skipping_begins_in_the_middle(mode, world_size):
             assert len(sampler) == len(whole)
         sampler.set_epoch(3)
         assert list(sampler) == whole
-    with pytest.raises(ValueError, match=f"has {len(whole)} batches: .*, got {len(whole) + 1}"):
+    with pytest.raises(ValueError, match=rf"\b{len(whole)} .*\b{len(whole) + 1}\b"):
         sampler.set_epoch(3, skip=len(whole) + 1)
 
 
@@ -239,11 +239,11 @@ def test_balanced_weights_of_a_tensor():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"lengths": [1, 2]}, "lengths must have one value for each of 3 rows, got 2"),
-        ({"weights": [1.0]}, "weights must have one value for each of 3 rows, got 1"),
-        ({"weights": [1.0, -1.0, 1.0]}, r"not negative, got -1\.0 for row 1"),
-        ({"weights": [1.0, 1.0, float("nan")]}, "not negative, got nan for row 2"),
-        ({"weights": [0, 0, 0]}, "one above 0 at least, got 3 that are 0"),
+        ({"lengths": [1, 2]}, r"lengths.*\b3 .*\b2\b"),
+        ({"weights": [1.0]}, r"weights.*\b3 .*\b1\b"),
+        ({"weights": [1.0, -1.0, 1.0]}, r"weights.*-1\.0.* row 1"),
+        ({"weights": [1.0, 1.0, float("nan")]}, r"weights.*nan.* row 2"),
+        ({"weights": [0, 0, 0]}, r"weights.*\b3 .*\b0\b"),
     ],
 )
 def test_bad_values(values, message):

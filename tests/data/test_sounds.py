@@ -80,21 +80,21 @@ def test_samples_in_memory():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (b"RIFF", "cannot be read"),
+        (b"RIFF", "sound.*Format"),
         (file_of(np.zeros(0)), "empty"),
         (np.zeros(0, np.float32), "empty"),
         (np.zeros(5, np.int16), "int16"),
-        (np.array([0.0, np.nan]), "no finite numbers"),
-        ({"array": tone()}, "need an array and a sampling_rate"),
-        ({"array": tone(), "sampling_rate": True}, "need an array and a sampling_rate"),
-        ({"array": tone(), "sampling_rate": 1}, "whole number from 1000 to 768000, got 1"),
-        ({"array": tone(), "sampling_rate": 16000.5}, "whole number from 1000"),
-        (np.stack([tone(), tone()], 1), r"must be \(channels, samples\), got shape \(8000, 2\)"),
-        (np.full(8, 1e300), "no finite numbers"),
-        ({"sampling_rate": 8000}, "need an array"),
-        ("nowhere.wav", "cannot be read: there is no file 'nowhere.wav'"),
-        ("http://127.0.0.1/a.wav", "there is no file 'http://127.0.0.1/a.wav'"),
-        ("data:audio/wav;base64,UklGRg==", "there is no file 'data:audio"),
+        (np.array([0.0, np.nan]), "samples.*finite"),
+        ({"array": tone()}, r"sampling_rate.*\['array'\].*None"),
+        ({"array": tone(), "sampling_rate": True}, r"sampling_rate.*'array'.*True"),
+        ({"array": tone(), "sampling_rate": 1}, r"1000 .*768000.*\b1\b"),
+        ({"array": tone(), "sampling_rate": 16000.5}, r"1000 .*16000\.5"),
+        (np.stack([tone(), tone()], 1), r"\(channels, samples\).*\(8000, 2\)"),
+        (np.full(8, 1e300), "samples.*finite"),
+        ({"sampling_rate": 8000}, r"array.*\['sampling_rate'\].*8000"),
+        ("nowhere.wav", "sound.*'nowhere.wav'"),
+        ("http://127.0.0.1/a.wav", "sound.*'http://127.0.0.1/a.wav'"),
+        ("data:audio/wav;base64,UklGRg==", "sound.*'data:audio"),
     ],
 )
 def test_what_is_no_sound(source, message):
@@ -119,10 +119,10 @@ def test_the_processor(processor, tmp_path):
 @pytest.mark.parametrize(
     ("sounds", "rate", "message"),
     [
-        ([tone()], 8000, "sampling_rate of 16000, got 8000"),
-        ([tone(), np.zeros(0, np.float32)], RATE, r"Row 1: a sound is a list of floats.*shape \(0,\)"),
+        ([tone()], 8000, r"sampling_rate.*16000.*8000"),
+        ([tone(), np.zeros(0, np.float32)], RATE, r"Row 1: .*float32.*\(0,\)"),
         ([np.stack([tone(), tone()])], RATE, r"Row 0: .*shape \(2, 8000\)"),
-        ([None, None, np.full(5, np.nan)], RATE, "Row 2: the sound has samples that are no finite numbers"),
+        ([None, None, np.full(5, np.nan)], RATE, "Row 2: .*samples.*finite"),
     ],
 )
 def test_what_the_processor_refuses(processor, sounds, rate, message):
@@ -169,7 +169,7 @@ def test_a_text_without_a_word_is_an_unknown_one(processor):
 
 
 def test_a_processor_without_a_part(processor):
-    with pytest.raises(ValueError, match="Got text, but this processor has only"):
+    with pytest.raises(ValueError, match=r"text.*\['feature_extractor'\]"):
         processor(text="hello")
 
 
@@ -213,12 +213,12 @@ def test_columns_of_every_form(form, processor, tmp_path):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"bytes": b"RIFF", "path": None}, "cannot be read"),
+        ({"bytes": b"RIFF", "path": None}, "sound.*Format"),
         ({"bytes": file_of(np.zeros(0)), "path": None}, "empty"),
-        ({"bytes": None, "path": "nowhere.wav"}, "there is no such file"),
-        ({"bytes": None, "path": "../../secret.wav"}, "leads out of"),
-        ({"bytes": None, "path": None}, "neither bytes nor a path"),
-        ({"bytes": SOUNDS[0][:24] + b"\xff\xff\xff\x7f" + SOUNDS[0][28:], "path": None}, "whole number from 1000"),
+        ({"bytes": None, "path": "nowhere.wav"}, "'nowhere.wav'"),
+        ({"bytes": None, "path": "../../secret.wav"}, r"'\.\./\.\./secret\.wav'.*'/"),
+        ({"bytes": None, "path": None}, "sound.*bytes.*path"),
+        ({"bytes": SOUNDS[0][:24] + b"\xff\xff\xff\x7f" + SOUNDS[0][28:], "path": None}, "1000 .*768000"),
     ],
 )
 def test_a_bad_row_is_named(value, message, processor, tmp_path):
@@ -226,7 +226,7 @@ def test_a_bad_row_is_named(value, message, processor, tmp_path):
     columns = Columns(audio="sound", label="label")
     rows = Rows(part, "train").__getitems__([0, 1])
     collator = MultimodalCollator(processor, columns, {"0": 0, "1": 1}, root=str(tmp_path))
-    with pytest.raises(BadRowError, match=rf"row 1 of split 'train', column 'sound'.*{message}"):
+    with pytest.raises(BadRowError, match=rf"row 1 .*'train'.*'sound'.*{message}"):
         collator(rows)
     collator = MultimodalCollator(processor, columns, {"0": 0, "1": 1}, root=str(tmp_path), on_error="skip")
     batch = collator(rows)
@@ -236,7 +236,7 @@ def test_a_bad_row_is_named(value, message, processor, tmp_path):
 
 
 def test_a_column_of_numbers_holds_no_sounds(tmp_path):
-    with pytest.raises(ValueError, match=r"Column 'sound' must hold sounds \(datasets.Audio, bytes or paths\)"):
+    with pytest.raises(ValueError, match=r"'sound'.*datasets\.Audio.*int64"):
         splits_of([1, 2], Value("int64"), tmp_path)
 
 

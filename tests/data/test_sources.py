@@ -87,7 +87,7 @@ def test_files_and_globs(tmp_path):
     assert {name: len(split) for name, split in load_splits(tmp_path, ALL, **UNCUT).items()} == {"train": 3, "test": 1}
     assert data_root_of(tmp_path / "*.csv") == data_root_of(tmp_path / "train-0.csv") == data_root_of(tmp_path)
     write_table(tmp_path / "train-2.jsonl", [5])
-    with pytest.raises(ValueError, match=r"\.csv, \.jsonl files; needed is one kind"):
+    with pytest.raises(ValueError, match=r"\.csv, \.jsonl .*\.csv, .*\.parquet"):
         load_splits(tmp_path / "*", ALL, **UNCUT)
 
 
@@ -113,7 +113,7 @@ def test_metadata_that_leads_out(tmp_path):
     pictures(tmp_path / "set", range(2))
     (tmp_path / "secret.png").write_bytes(encoded(0))
     (tmp_path / "set/metadata.csv").write_text("file_name,question,answer\n0.png,a,1\n../secret.png,b,1\n")
-    with pytest.raises(ValueError, match=r"set cannot be read .*\.\./secret\.png"):
+    with pytest.raises(ValueError, match=r"set .*\.\./secret\.png"):
         load_splits(tmp_path / "set", ALL, **UNCUT)
 
 
@@ -156,7 +156,7 @@ def test_webdataset(tmp_path, streaming, pattern):
     assert splits["test"].column_names == ["png", "json.question", "json.more.level"]
     row = next(iter(splits["test"]))
     assert (row["png"]["bytes"], row["json.question"], row["json.more.level"]) == (encoded(9), "why 9?", 9)
-    with pytest.raises(ValueError, match=r"Unknown column 'json.answer' \(given as text_column\).*'json'"):
+    with pytest.raises(ValueError, match=r"'json\.answer'.*text_column.*'json'"):
         load_splits(tmp_path / pattern, Columns(text="json.answer"), streaming=streaming)
 
 
@@ -173,7 +173,7 @@ def test_saved_folders(tmp_path, streaming):
     assert list(splits) == ["train", "validation", "test", "extra"]
     assert [row["image"]["bytes"] for row in splits["validation"]] == [encoded(n) for n in range(5)]
     DatasetDict({"dev": whole, "val": whole}).save_to_disk(tmp_path / "twice")
-    with pytest.raises(ValueError, match="several parts that mean 'validation'"):
+    with pytest.raises(ValueError, match=r"'validation'.*\['dev', 'val'\]"):
         load_splits(tmp_path / "twice", ALL, streaming=streaming, **UNCUT)
 
 
@@ -185,7 +185,7 @@ def test_pictures_as_bytes_and_structs(tmp_path):
         first, second = splits["train"]
         assert (first["raw"]["bytes"], first["struct"]["bytes"]) == (encoded(1), encoded(2))
         assert second == {"raw": None, "struct": None}
-    with pytest.raises(ValueError, match=r"Column 'n' must hold images .*, it holds Value\('int64'\)"):
+    with pytest.raises(ValueError, match=r"'n'.*datasets\.Image.*Value\('int64'\)"):
         load_splits(tmp_path, Columns(image="n"), **UNCUT)
 
 
@@ -205,9 +205,9 @@ def test_a_bad_path_is_a_row_and_a_wrong_root_is_an_error(tmp_path, streaming):
     write_table(tmp_path / "set/train.csv", [0, 1, 2])  # there is no 2.png
     assert len(list(load_splits(tmp_path / "set", ALL, streaming=streaming, **UNCUT)["train"])) == 3
     (tmp_path / "elsewhere").mkdir()
-    with pytest.raises(ValueError, match=r"none of its first 3 values is a file below '.*elsewhere'.*'pics/0.png'"):
+    with pytest.raises(ValueError, match=r"\b3 .*elsewhere'.*'pics/0.png'"):
         load_splits(tmp_path / "set", ALL, data_root=tmp_path / "elsewhere", streaming=streaming, **UNCUT)
-    with pytest.raises(FileNotFoundError, match=r"data_root '.*nowhere' is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"data_root.*nowhere'"):
         load_splits(tmp_path / "set", ALL, data_root=tmp_path / "nowhere", streaming=streaming, **UNCUT)
 
 
@@ -230,7 +230,7 @@ def test_paths_stay_inside(tmp_path):
             assert resolve_path(path, str(given)) == str(root / "pics/0.png")
     outside = ["../set2/0.png", str(tmp_path / "set2/0.png"), "outside.png", "outside/0.png", "pics/../../secret"]
     for path in [*outside, "/etc/passwd", "a\0b"]:
-        with pytest.raises(ValueError, match=re.escape(f"path {path!r} leads out of {str(root)!r}.")):
+        with pytest.raises(ValueError, match=f"{re.escape(repr(path))}.*{re.escape(repr(str(root)))}"):
             resolve_path(path, str(root))
     with pytest.raises(ValueError, match="data_root"):
         resolve_path("/etc/passwd", None)
@@ -257,12 +257,12 @@ def test_cutting_keeps_pictures_together(tmp_path):
     assert whole.column_names == ["question"]
     for split in splits.values():
         assert questions(split) == questions(whole.select(split["_source_row"]))
-    with pytest.raises(ValueError, match=r"validation and test cannot be cut from 100 training rows in 2 group"):
+    with pytest.raises(ValueError, match=r"validation .*test .*\b100 .*\b2 "):
         load_splits(tmp_path / "all.csv", Columns(text="question"), group_column="answer")
     # Without pictures each row is its own; a part that is there is left alone.
     splits = load_splits(tmp_path / "all.csv", Columns(text="question"), validation_fraction=0.25, test_fraction=0)
     assert {name: len(split) for name, split in splits.items()} == {"train": 75, "validation": 25}
-    with pytest.raises(ValueError, match="below 1 together"):
+    with pytest.raises(ValueError, match=r"validation_fraction.*test_fraction.*\b0\.5.*\b0\.5"):
         load_splits(tmp_path / "all.csv", ALL, validation_fraction=0.5, test_fraction=0.5)
 
 
@@ -297,11 +297,11 @@ def test_cut_loses_no_row(sizes):
 def test_missing_parts(tmp_path):
     write_table(tmp_path / "train.csv", range(9))
     columns = Columns(text="question")
-    with pytest.raises(ValueError, match=r"no validation and no test part .*a stream.*set validation_fraction to 0"):
+    with pytest.raises(ValueError, match=r"stream.*validation_fraction.*\b0\b"):
         load_splits(tmp_path, columns, streaming=True)
     assert list(load_splits(tmp_path, columns, streaming=True, **UNCUT)) == ["train"]
     DatasetDict(test=Dataset.from_dict({"question": ["a"]})).save_to_disk(tmp_path / "alone")
-    with pytest.raises(ValueError, match=r"no validation part \(it has \['test'\]\)"):
+    with pytest.raises(ValueError, match=r"validation.*\['test'\]"):
         load_splits(tmp_path / "alone", columns)
     assert list(load_splits(tmp_path / "alone", columns, **UNCUT)) == ["test"]
 
@@ -312,39 +312,39 @@ def test_errors(tmp_path, monkeypatch, streaming):
         return load_splits(tmp_path / name, columns, streaming=streaming, **UNCUT)
 
     write_table(tmp_path / "train.csv", range(3))
-    with pytest.raises(ValueError, match=r"Unknown column 'text' \(given as text_column\) .*'question', 'answer'"):
+    with pytest.raises(ValueError, match=r"'text'.*text_column.*'question', 'answer'"):
         load("train.csv", Columns(text="text"))
     (tmp_path / "lists.jsonl").write_text('{"question": "what?", "answer": "yes", "kinds": ["a", "b"]}\n')
-    with pytest.raises(ValueError, match=r"'kinds' \(given as kind_column\) of .* holds List.* strings or numbers"):
+    with pytest.raises(ValueError, match=r"'kinds'.*kind_column.*List"):
         load("lists.jsonl", Columns(text="question", label="answer", kind="kinds"))
-    with pytest.raises(ValueError, match=r"'answer' \(given as weight_column\) of .* holds no numbers, but string"):
+    with pytest.raises(ValueError, match=r"'answer'.*weight_column.*string"):
         load("lists.jsonl", Columns(text="question", label="answer", weight="answer"))
     for name, content in (("no.csv", ""), ("no.jsonl", "")):
         (tmp_path / name).write_text(content)
-        with pytest.raises(ValueError, match=f"{name} is empty"):
+        with pytest.raises(ValueError, match=f"{name}.*empty"):
             load(name)
     (tmp_path / "head.csv").write_text("image,question,answer\n")
-    with pytest.raises(ValueError, match=r"head.csv has no rows"):
+    with pytest.raises(ValueError, match=r"head\.csv.*rows"):
         load("head.csv")
     (tmp_path / "broken.jsonl").write_text('{"question": \n nonsense')
-    with pytest.raises(ValueError, match=r"broken.jsonl cannot be read") as error:
+    with pytest.raises(ValueError, match=r"broken\.jsonl") as error:
         load("broken.jsonl")
     assert "\n" not in str(error.value)
     for name in ("gone.csv", "gone", "gone/*.csv"):
         with pytest.raises(FileNotFoundError, match="gone"):
             load(name)
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(ValueError, match="nothing cannot be read"):
+    with pytest.raises(ValueError, match="nothing"):
         load("nothing")
     (tmp_path / "words.txt").write_text("words")
-    with pytest.raises(ValueError, match=r"holds \.txt files; needed is one kind of \.csv"):
+    with pytest.raises(ValueError, match=r"\.txt .*\.csv"):
         load("words.txt")
 
     def offline(*args, **kwargs):
         raise ConnectionError("Couldn't reach\nthe Hub")
 
     monkeypatch.setattr("mm_hf.data.readers.load_dataset", offline)
-    with pytest.raises(FileNotFoundError, match=r"'me/set' is neither a local .* Hub \(ConnectionError: .*reach the"):
+    with pytest.raises(FileNotFoundError, match=r"'me/set'.*ConnectionError: .*reach the"):
         load_splits("me/set", ALL, streaming=streaming)
 
 
@@ -399,16 +399,16 @@ def test_given_problem_types():
         ([["a"]], SINGLE),
         (["a"], SEVERAL),
     ):
-        with pytest.raises(ValueError, match=f"cannot be {given}: it holds"):
+        with pytest.raises(ValueError, match=f"'label'.*{given}"):
             labels_of(splits_of(values), "label", given)
-    with pytest.raises(ValueError, match=r"problem_type must be one of .*'regression'.*, got 'ranking'"):
+    with pytest.raises(ValueError, match=r"problem_type.*'regression'.*'ranking'"):
         labels_of(splits_of([1]), "label", "ranking")
     for values in ([None, None], [float("nan")], []):
-        with pytest.raises(ValueError, match="No row of the training part has a label"):
+        with pytest.raises(ValueError, match=r"train.*'label'"):
             labels_of(splits_of(values, Value("float32")), "label")
-    with pytest.raises(ValueError, match="Labels must be classes, strings or numbers"):
+    with pytest.raises(ValueError, match=r"'label'.*List\(Value\('int64'\)\)"):
         labels_of(splits_of([[1, 0]]), "label")
-    with pytest.raises(ValueError, match=r"there is none: .*'test'"):
+    with pytest.raises(ValueError, match=r"train.*\['test'\]"):
         labels_of(DatasetDict(test=Dataset.from_dict({"label": [1]})), "label")
 
 

@@ -118,8 +118,8 @@ def test_epochs_differ_and_seeds_do(stream):
 
 
 def test_errors(stream):
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"batch_size.*\b1, .*\b0\b"):
         StreamBatches(stream, "train", 0)
     lonely = StreamBatches(stream.take(1), "train", 4, rank=1, world_size=2, repeat=True)
-    with pytest.raises(ValueError, match="Process 1 of 2 has no row of split 'train'"):
+    with pytest.raises(ValueError, match=r"1 of 2 .*'train'"):
         next(iter(lonely))

@@ -26,9 +26,9 @@ def test_words_are_tokens(tmp_path):
 def test_rare_words_are_unknown():
     assert set(word_tokenizer(TEXTS, min_count=3).get_vocab()) == {"[PAD]", "[UNK]", "is", "?"}
     assert len(word_tokenizer(TEXTS, max_words=5)) == 5
-    with pytest.raises(ValueError, match="no word that is there 9 times"):
+    with pytest.raises(ValueError, match=r"\b9 .*min_count"):
         word_tokenizer(TEXTS, min_count=9)
-    with pytest.raises(ValueError, match="no word"):
+    with pytest.raises(ValueError, match=r"\b1 .*min_count"):
         word_tokenizer([])
 
 
@@ -44,15 +44,15 @@ def test_vectors(tmp_path, first):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("the 1 2\ncircle 1\n", r"line 2: expected a word and 2 numbers, got 'circle 1"),
-        ("the\n", "line 1: expected a word"),
-        ("the 1 x\n", r"line 1, word 'the': could not convert string to float: 'x'"),
-        ("the 1 nan\n", "line 1, word 'the': not all of its numbers are finite"),
-        ("the 1 1e39\n", "line 1, word 'the': not all of its numbers are finite"),
-        ("the 1 2\ncircle 3 4 5\n", "line 2: expected a word and 2 numbers"),
-        ("the 1 2\ncircle  3 4\n", "line 2: expected a word and 2 numbers"),
-        ("square 1 2\n", r"none of the 2 words, such as \['the', 'circle'\]"),
-        ("", "none of the 2 words"),
+        ("the 1 2\ncircle 1\n", r"line 2: .*\b2 .*'circle 1"),
+        ("the\n", r"line 1: .*\b0 .*'the"),
+        ("the 1 x\n", r"line 1, .*'the': .*'x'"),
+        ("the 1 nan\n", "line 1, .*'the': .*finite"),
+        ("the 1 1e39\n", "line 1, .*'the': .*finite"),
+        ("the 1 2\ncircle 3 4 5\n", r"line 2: .*\b2 .*'circle 3 4 5"),
+        ("the 1 2\ncircle  3 4\n", r"line 2: .*\b2 .*'circle  3 4"),
+        ("square 1 2\n", r"\b2 .*\['the', 'circle'\]"),
+        ("", r"\b2 .*\['the', 'circle'\]"),
     ],
 )
 def test_a_bad_file(tmp_path, content, message):

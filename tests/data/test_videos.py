@@ -83,16 +83,16 @@ def test_a_file_its_bytes_and_its_frames_are_one_video(clip, tmp_path):
 @pytest.mark.parametrize(
     ("source", "frames", "message"),
     [
-        (b"no video", 4, "the video cannot be read"),
-        ("nowhere.mp4", 4, "there is no file 'nowhere.mp4'"),
-        ("http://127.0.0.1/a.mp4", 4, "there is no file 'http://127.0.0.1/a.mp4'"),
-        ([], 4, "the video has no frame"),
-        (b"", 0, "num_frames must be at least 1, got 0"),
-        ({"bytes": None, "path": None}, 4, "neither bytes nor a path"),
-        ("/dev/zero", 4, "cannot be read: '/dev/zero' is a folder, a pipe or a device"),
-        ("/", 4, "cannot be read: '/' is a folder"),
-        ([b"none"], 4, "cannot be read"),
-        ([np.full((4, 4), np.nan)], 4, "no finite numbers"),
+        (b"no video", 4, "video.*InvalidDataError"),
+        ("nowhere.mp4", 4, "video.*'nowhere.mp4'"),
+        ("http://127.0.0.1/a.mp4", 4, "video.*'http://127.0.0.1/a.mp4'"),
+        ([], 4, "video.*frame"),
+        (b"", 0, r"num_frames.*\b1, .*\b0\b"),
+        ({"bytes": None, "path": None}, 4, "video.*bytes.*path"),
+        ("/dev/zero", 4, "video.*'/dev/zero'"),
+        ("/", 4, "video.*'/'"),
+        ([b"none"], 4, "picture.*b'none'"),
+        ([np.full((4, 4), np.nan)], 4, "pixels.*finite"),
     ],
 )
 def test_what_is_no_video(source, frames, message):
@@ -103,13 +103,13 @@ def test_what_is_no_video(source, frames, message):
 def test_frames_of_too_many_pixels(clip, monkeypatch):
     monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 100)
     for source in (clip, moving("matroska", "mpeg4")):
-        with pytest.raises(ValueError, match="at most 200"):
+        with pytest.raises(ValueError, match=r"\b200\b"):
             load_frames(source, 4)
 
 
 def test_a_video_that_breaks_off(clip):
     for whole in (clip, moving("avi", "mpeg4")):  # what is left of an AVI has its header, and whole frames
-        with pytest.raises(ValueError, match=r"the video (cannot be read|breaks off|has no frame)"):
+        with pytest.raises(ValueError, match=r"^the video (.*Error: |.*frame|breaks off)"):
             load_frames(whole[: len(whole) * 2 // 3], 4)
 
 
@@ -130,10 +130,10 @@ def test_a_file_that_names_others_reads_none_of_them(tmp_path):
     listed = tmp_path / "data" / "list.m3u8"
     for named in ("../secret.ts", f"file://{tmp_path}/secret.ts", str(tmp_path / "secret.ts")):
         listed.write_text(f"{start}{named}\n#EXT-X-ENDLIST\n")
-        with pytest.raises(ValueError, match="the video cannot be read"):
+        with pytest.raises(ValueError, match=r"^the video .*Error: "):
             load_frames(listed, 2)
     waits = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
-    with pytest.raises(ValueError, match="the video cannot be read"):
+    with pytest.raises(ValueError, match=r"^the video .*Error: "):
         load_frames(f"{waits}a=rtpmap:96 H264/90000\n".encode(), 2)  # listens at a port, and never ends
 
 
@@ -185,14 +185,14 @@ def test_a_bad_video_is_named_once(clip, processor, tmp_path):
         {"clip": {"bytes": clip, "path": None}, "label": 1, "row_id": 6, "split": "train"},
     ]
     settings = (processor, Columns(video="clip", label="label"), {"0": 0, "1": 1}, "single_label_classification")
-    with pytest.raises(BadRowError, match=r"row 5 of split 'train', column 'clip', file 'broken.mp4': the video"):
+    with pytest.raises(BadRowError, match=r"row 5 .*'train'.*'clip'.*'broken\.mp4'.*video"):
         MultimodalCollator(*settings, num_frames=3)(rows)
     batch = MultimodalCollator(*settings, num_frames=3, on_error="skip")(rows)
     assert [(entry["row"], entry["column"]) for entry in batch["bad_rows"]] == [(5, "clip")]
     assert batch["vision_index"].tolist() == [[-1, -1, -1], [0, 1, 2]]
     assert batch["labels"].tolist() == [-100, 1]
     outside = {"clip": {"bytes": None, "path": "../../etc/passwd"}, "label": 0, "row_id": 0, "split": "train"}
-    with pytest.raises(BadRowError, match="leads out of"):
+    with pytest.raises(BadRowError, match=r"'clip'.*'\.\./\.\./etc/passwd'.*'/"):
         MultimodalCollator(*settings, root=str(tmp_path))([outside])
 
 

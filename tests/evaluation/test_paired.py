@@ -176,7 +176,7 @@ def test_rows_that_one_cannot_read_count_for_neither():
     ("other", "message"),
     [
         (outcome(["x", "y"], [0, 1], [0, 0]), "row 11"),
-        (outcome(["x", "y"], [0, 1], [-100, -100]), "can read"),
+        (outcome(["x", "y"], [0, 1], [-100, -100]), "column 'colour'"),
         (
             Outcome(NUMBERS, torch.zeros(2, 1), torch.zeros(2, 1), torch.ones(2, dtype=torch.bool)),
             "regression",

@@ -157,7 +157,7 @@ def test_whisper_is_cut_to_the_clip(tmp_path):
     model.save_pretrained(tmp_path / "fused")
     again = AutoModel.from_pretrained(tmp_path / "fused")
     assert torch.equal(again(**sounds).pooler_output, model(**sounds).pooler_output)
-    with pytest.raises(ValueError, match="a whole number between 1 and 3 for this encoder, got 4"):
+    with pytest.raises(ValueError, match=r"\b1 .*\b3 .*\b4\b"):
         MMFusionModel.from_encoders_pretrained(
             audio=tmp_path / "whisper", max_audio_seconds=4, fusion_module_config=settings
         )
@@ -171,5 +171,5 @@ def test_encoders_of_any_length_are_left_as_they_are():
 
 
 def test_a_text_encoder_is_none_of_sound():
-    with pytest.raises(ValueError, match="The audio encoder is of type 'bert', which reads 'input_ids'"):
+    with pytest.raises(ValueError, match=r"audio.*'bert'.*'input_ids'"):
         MMFusionModel(MMFusionConfig(audio_config=tiny.TEXT_CONFIGS["bert"]()))

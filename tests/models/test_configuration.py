@@ -80,7 +80,7 @@ def test_absent_encoders_stay_absent():
     assert config.vision_config is None
     assert config.modalities == ["text"]
     assert "vision_config" not in config.to_dict() or config.to_dict()["vision_config"] is None
-    with pytest.raises(ValueError, match=r"at least one of .*vision_config.*text_config"):
+    with pytest.raises(ValueError, match=r"vision_config.*text_config"):
         MMFusionModel(MMFusionConfig())
 
 
@@ -121,33 +121,33 @@ def test_composites_give_their_part(form):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"settings": {"query_modality": "sound"}}, r"query_modality names \['sound'\].*\['vision', 'text'\]"),
-        ({"text": None, "settings": {"query_modality": "text"}}, r"query_modality names \['text'\].*\['vision'\]"),
-        ({"settings": {"modality_dropout": 1.0}}, r"modality_dropout of every modality must be in \[0, 1\), got 1"),
+        ({"settings": {"query_modality": "sound"}}, r"query_modality.*\['sound'\].*\['vision', 'text'\]"),
+        ({"text": None, "settings": {"query_modality": "text"}}, r"query_modality.*\['text'\].*\['vision'\]"),
+        ({"settings": {"modality_dropout": 1.0}}, r"modality_dropout.*\[0, 1\).*\b1\.0"),
         (
             {"settings": {"modality_dropout": {"text": -0.1}}},
-            r"modality_dropout of text must be in \[0, 1\), got -0.1",
+            r"modality_dropout.*text.*\[0, 1\).*-0\.1",
         ),
-        ({"settings": {"modality_dropout": {"sound": 0.1}}}, r"modality_dropout names \['sound'\]"),
+        ({"settings": {"modality_dropout": {"sound": 0.1}}}, r"modality_dropout.*\['sound'\]"),
         (
             {"settings": {"num_attention_heads": 5}},
-            r"hidden_size \(32\) must be a multiple of num_attention_heads \(5\)",
+            r"hidden_size .32.*num_attention_heads .5",
         ),
         (
             {"settings": {"hidden_size": None, "num_attention_heads": 5}},
-            r"hidden_size \(32\) must be a multiple of num_attention_heads \(5\)",
+            r"hidden_size .32.*num_attention_heads .5",
         ),
-        ({"freeze_encoders": ["sound"]}, r"freeze_encoders names \['sound'\]"),
-        ({"pooling": {"sound": "cls"}}, r"pooling names \['sound'\]"),
-        ({"settings": {"memory_layers": -1}}, r"memory_layers must be 0, or above for cross_attention; got -1"),
-        ({"fusion": "concat", "settings": {"memory_layers": 1}}, r"got 1 for concat"),
-        ({"settings": {"distance_bias": True}}, r"distance_bias is for the memory_layers, of which there are none"),
-        ({"settings": {"num_latents": 0}}, r"num_latents must be at least 1, got 0"),
+        ({"freeze_encoders": ["sound"]}, r"freeze_encoders.*\['sound'\]"),
+        ({"pooling": {"sound": "cls"}}, r"pooling.*\['sound'\]"),
+        ({"settings": {"memory_layers": -1}}, r"memory_layers.*\b0\b.*cross_attention.*-1"),
+        ({"fusion": "concat", "settings": {"memory_layers": 1}}, r"memory_layers.*\b1 .*concat"),
+        ({"settings": {"distance_bias": True}}, "distance_bias.*memory_layers"),
+        ({"settings": {"num_latents": 0}}, r"num_latents.*\b1, .*\b0\b"),
         (
             {"vision_feature_join": "sum"},
-            r"vision_feature_join must be one of \('tokens', 'channels'\), got 'sum'",
+            r"vision_feature_join.*\('tokens', 'channels'\).*'sum'",
         ),
-        ({"pooling": {"text": "max"}}, r"pooling of text must be one of .*'cls', 'last', 'mean'.*got 'max'"),
+        ({"pooling": {"text": "max"}}, r"pooling.*text.*'cls', 'last', 'mean'.*'max'"),
     ],
 )
 def test_errors_name_what_came_and_what_is_allowed(kwargs, message):
@@ -160,7 +160,7 @@ def test_errors_in_a_file(tmp_path):
     tiny.config().save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     file.write_text(file.read_text().replace('"query_modality": "text"', '"query_modality": "sound"'))
-    with pytest.raises(ValueError, match=r"query_modality names \['sound'\]"):
+    with pytest.raises(ValueError, match=r"query_modality.*\['sound'\]"):
         AutoConfig.from_pretrained(tmp_path)
 
 
@@ -170,16 +170,14 @@ def test_wrong_types():
 
 
 def test_unknown_fusion():
-    with pytest.raises(ValueError, match=r"Unknown fusion 'telepathy': known are \['bottleneck', 'co_attention'"):
+    with pytest.raises(ValueError, match=r"'telepathy'.*\['bottleneck', 'co_attention'"):
         MMFusionModel(tiny.config(fusion="telepathy"))
 
 
 @pytest.mark.parametrize("loader", [MMFusionConfig, MMFusionForClassification])
 def test_checkpoint_of_another_model(loader, tmp_path):
     BertConfig(**tiny.WORDS).save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"checkpoint of model type 'bert', not 'mm_fusion'.*from_encoders_pretrained"
-    ):
+    with pytest.raises(ValueError, match=r"'bert'.*'mm_fusion'.*from_encoders_pretrained"):
         loader.from_pretrained(tmp_path)
 
 
@@ -192,8 +190,8 @@ def test_checkpoint_that_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"freeze_encoder": True}, "MMFusionConfig has no 'freeze_encoder'"),
-        ({"fusion_module_config": {"num_layers": 9}}, "FusionModuleConfig has no 'num_layers'"),
+        ({"freeze_encoder": True}, "MMFusionConfig.*'freeze_encoder'"),
+        ({"fusion_module_config": {"num_layers": 9}}, "FusionModuleConfig.*'num_layers'"),
     ],
 )
 def test_misspelt_keys_are_refused(kwargs, message, encoders):

@@ -144,7 +144,7 @@ def test_neighbours_are_averaged():
     assert short.logits.shape == (3, 5, 9)
     assert short.attention_mask.sum(1).tolist() == [5, 3, 4]
     torch.testing.assert_close(short.loss, long.loss)
-    with pytest.raises(ValueError, match="ctc_stride must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"ctc_stride.*\b1, .*\b0\b"):
         build(ctc_stride=0)
 
 
@@ -197,18 +197,18 @@ def test_a_text_that_does_not_fit_into_its_sound_is_told(caplog, monkeypatch):
 
 
 def test_what_does_not_belong():
-    with pytest.raises(ValueError, match=r"writes what is heard, and this config has \['text'\]"):
+    with pytest.raises(ValueError, match=r"MMFusionForCTC.*\['text'\]"):
         build(audio=None, text="bert")
     for size, blank in ((None, 0), (9, None), (9, 9)):
-        with pytest.raises(ValueError, match=f"needs config.vocab_size.*got {size} and {blank}"):
+        with pytest.raises(ValueError, match=rf"config\.vocab_size.*\b{size} .*\b{blank}\b"):
             build(vocab_size=size, pad_token_id=blank)
     model, sounds = build(), tiny.sounds("lstm")
     for wrong in (BLANK, 9, -1):
-        with pytest.raises(ValueError, match="tokens from 0 to 8 without the blank, 0"):
+        with pytest.raises(ValueError, match=rf"\b0 to 8 .*\b0\b.*\[.*{wrong}"):
             model(**sounds, labels=torch.tensor([[wrong], [1], [2]]))
-    with pytest.raises(ValueError, match="num_beams must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"num_beams.*\b1, .*\b0\b"):
         model.generate(**sounds, num_beams=0)
-    with pytest.raises(ValueError, match="has no 'temperature'"):
+    with pytest.raises(ValueError, match="'temperature'"):
         model.generate(**sounds, temperature=2.0)
 
 
@@ -236,5 +236,5 @@ def test_letters_there_and_back(tmp_path):
         assert own.tokenizer.decode(labels[0]) == "seven three"
         assert labels[2, 1] == own.tokenizer.unk_token_id != own.tokenizer.pad_token_id == BLANK
     assert "c" not in tokenizer.get_vocab()  # accents are kept
-    with pytest.raises(ValueError, match="no letter"):
+    with pytest.raises(ValueError, match="letter_tokenizer"):
         letter_tokenizer([" "])

@@ -154,19 +154,19 @@ def test_an_encoder_with_a_head_on(modality, name, auto, tmp_path):
 def test_an_encoder_of_the_wrong_modality(modality, name, reads, tmp_path):
     config = (tiny.TEXT_CONFIGS if modality == "vision" else tiny.VISION_CONFIGS)[name]()
     source_model(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"The {modality} encoder is of type '{name}', which reads '{reads}'"):
+    with pytest.raises(ValueError, match=f"{modality}.*'{name}'.*'{reads}'"):
         from_encoders(**{modality: tmp_path})
 
 
 def test_an_encoder_that_is_not_there(tmp_path):
-    message = "vision: there is no folder '.*nowhere', and a Hub id is 'name' or 'namespace/name'"
+    message = "vision: .*nowhere'.*'name'.*'namespace/name'"
     with pytest.raises(OSError, match=message):
         from_encoders(vision=str(tmp_path / "nowhere"))
     with pytest.raises(OSError, match=message):
         MMFusionProcessor.from_encoders_pretrained(vision=tmp_path / "nowhere")
-    with pytest.raises(OSError, match="decoder: there is no folder"):
+    with pytest.raises(OSError, match=r"decoder: .*nowhere'"):
         MMFusionProcessor.from_encoders_pretrained(decoder=tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"needs an encoder for at least one of \['vision', 'text', 'audio'\]"):
+    with pytest.raises(ValueError, match=r"\['vision', 'text', 'audio'\]"):
         from_encoders()
 
 
@@ -175,7 +175,7 @@ def test_an_encoder_whose_weights_are_missing(tmp_path):
     weights = source.state_dict()
     weights.pop("encoder.layer.1.output.dense.weight")
     source.save_pretrained(tmp_path, state_dict=weights)
-    with pytest.raises(ValueError, match=r"text encoder from .* lacks 1 weights.*layer\.1\.output\.dense\.weight"):
+    with pytest.raises(ValueError, match=r"text.* 1 .*layer\.1\.output\.dense\.weight"):
         from_encoders(text=tmp_path)
 
 
@@ -232,14 +232,12 @@ def test_vit_keeps_the_layers_it_needs():
 
 @pytest.mark.parametrize(("layer", "named"), [(3, "3"), (-4, "-4"), ([1, 9], "9")])
 def test_a_feature_layer_out_of_range(layer, named):
-    with pytest.raises(
-        ValueError, match=rf"Feature layer \[{named}\] of the vision encoder \(vit\).*3 hidden.*-3 to 2"
-    ):
+    with pytest.raises(ValueError, match=rf"\[{named}\].*vision.*\(vit\).*\b3 .*-3 to 2"):
         tiny.model(vision_feature_layer=layer)
 
 
 def test_feature_layers_need_vision():
-    with pytest.raises(ValueError, match="vision_feature_layer is 1, but there is no vision_config"):
+    with pytest.raises(ValueError, match=r"vision_feature_layer.*\b1, .*vision_config"):
         tiny.config(vision=None, vision_feature_layer=1)
 
 
@@ -282,14 +280,14 @@ def test_layers_joined_by_channels_are_one_grid():
 
 
 def test_layers_that_do_not_line_up():
-    with pytest.raises(ValueError, match=r"'channels' needs levels whose grids.*\(8, 8, 8\), \(17, 32\)"):
+    with pytest.raises(ValueError, match=r"'channels'.*\(8, 8, 8\), \(17, 32\)"):
         fold_factors([(8, 8, 8), (17, 32)])
     with pytest.raises(ValueError, match=r"\(8, 7, 7\), \(16, 4, 4\)"):
         fold_factors([(8, 7, 7), (16, 4, 4)])
     assert fold_factors([(8, 14, 7), (4, 4 * 14, 4 * 7)]) == [1, 4]
     assert fold_factors([(17, 32), (17, 32)]) == [1, 1]
     model = tiny.model(MMFusionModel, vision="resnet", vision_feature_layer=[1, 2], vision_feature_join="channels")
-    with pytest.raises(ValueError, match=r"A level of \(9, 9\) cells cannot be folded by 2: change image_size"):
+    with pytest.raises(ValueError, match=r"\(9, 9\).*\b2: .*image_size"):
         model(pixel_values=torch.zeros(1, 3, 36, 36))
 
 

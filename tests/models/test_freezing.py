@@ -459,7 +459,7 @@ def test_tables_and_series(tmp_path):
     assert model.config.trained_layers == {"text": 1}
     assert model.unfreeze().config.frozen_encoders == []
     for name in ("tabular", "series"):
-        with pytest.raises(ValueError, match=rf"\['text'\]; that of '{name}'.*unfreeze\('{name}'\)"):
+        with pytest.raises(ValueError, match=rf"\['text'\].*'{name}'.*unfreeze\('{name}'\)"):
             model.unfreeze(name, layers=1)
 
 
@@ -469,15 +469,15 @@ def test_tables_and_series(tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda model: model.freeze("visoin"), r"freeze names \['visoin'\].*\['vision', 'text'\].*'vision'"),
-        (lambda model: model.unfreeze("text", "sound"), r"unfreeze names \['sound'\].*\['vision', 'text'\]"),
-        (lambda model: model.unfreeze("text", layers=3), r"text encoder has 2 layers.* 1 to 2.*got 3"),
-        (lambda model: model.unfreeze("vision", "text", layers=3), r"text encoder has 2 layers.* 1 to 2.*got 3"),
-        (lambda model: model.unfreeze("vision", layers=0), r"vision encoder has 3 layers.* 1 to 3.*got 0"),
+        (lambda model: model.freeze("visoin"), r"freeze .*\['visoin'\].*\['vision', 'text'\].*'vision'"),
+        (lambda model: model.unfreeze("text", "sound"), r"unfreeze .*\['sound'\].*\['vision', 'text'\]"),
+        (lambda model: model.unfreeze("text", layers=3), r"text .* 1 to 2.* 3\b"),
+        (lambda model: model.unfreeze("vision", "text", layers=3), r"text .* 1 to 2.* 3\b"),
+        (lambda model: model.unfreeze("vision", layers=0), r"vision .* 1 to 3.* 0\b"),
         (lambda model: model.unfreeze("vision", layers=-1), r"1 to 3.*got -1"),
         (lambda model: model.unfreeze("vision", layers=True), r"1 to 3.*got True"),
         (lambda model: model.unfreeze("vision", layers=1.0), r"1 to 3.*got 1\.0"),
-        (lambda model: model.unfreeze(layers=3), r"text encoder has 2 layers.* 1 to 2.*got 3"),
+        (lambda model: model.unfreeze(layers=3), r"text .* 1 to 2.* 3\b"),
     ],
 )
 def test_what_is_refused_changes_nothing(call, message):
@@ -492,12 +492,12 @@ def test_what_is_refused_changes_nothing(call, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"trained_layers": {"sound": 1}}, r"trained_layers names \['sound'\].*\['vision', 'text'\]"),
-        ({"trained_layers": {"text": 0}}, r"trained_layers of text .*1, got 0"),
-        ({"trained_layers": {"text": -1}}, r"trained_layers of text .*1, got -1"),
+        ({"trained_layers": {"sound": 1}}, r"trained_layers.*\['sound'\].*\['vision', 'text'\]"),
+        ({"trained_layers": {"text": 0}}, r"trained_layers.* text .*1, .*\b0\b"),
+        ({"trained_layers": {"text": -1}}, r"trained_layers.* text .*1, .*-1\b"),
         ({"trained_layers": {"text": 1}, "freeze_encoders": True}, r"freeze_encoders=\['vision'\]"),
         ({"trained_layers": {"text": 1}, "freeze_encoders": ["text"]}, r"\['text'\].*freeze_encoders=False"),
-        ({"trained_layers": {"text": 9}}, r"text encoder has 2 layers.* 1 to 2.*got 9"),
+        ({"trained_layers": {"text": 9}}, r"text .* 1 to 2.* 9\b"),
     ],
 )
 def test_configs_that_make_no_sense(settings, message):
@@ -669,7 +669,7 @@ def test_checkpointing_that_loses_gradients_is_refused(kind):
         peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"])).train()
     inputs = {**tiny.sounds("wav2vec2", (20, 12, 16, 18)), **LABELS}
     model.gradient_checkpointing_enable({"use_reentrant": True})
-    with pytest.raises(ValueError, match=r"audio encoder.*use_reentrant=False"):
+    with pytest.raises(ValueError, match=r"audio.*use_reentrant=False"):
         model(**inputs)
     model.gradient_checkpointing_enable()
     found = with_gradient(model, inputs)
@@ -723,7 +723,7 @@ def test_the_optimizer_of_before(made_of, told):
     if made_of == "what trains":
         assert changed == set()
         (text,) = told
-        assert f"{len(thawed)} parameters were thawed" in text
+        assert f"{len(thawed)} parameters" in text
         assert "add_param_group" in text
     else:
         assert changed == thawed
@@ -772,7 +772,7 @@ def test_parameters_that_processes_would_not_share_are_refused(tmp_path):
         wrapped = nn.parallel.DistributedDataParallel(model.train())
         steps(wrapped, 1)
         model.unfreeze("text", layers=1)
-        with pytest.raises(ValueError, match="Unfreeze before it is made"):
+        with pytest.raises(ValueError, match=r"\d+ .*DistributedDataParallel.*\d+"):
             wrapped(**batch(), **LABELS)
         steps(nn.parallel.DistributedDataParallel(model.train()), 1)
         assert model.model.encoders["text"].encoder.layer[1].output.dense.weight.requires_grad

@@ -173,9 +173,9 @@ def test_absent_token_is_used(fusion):
 
 def test_numbers_of_rows_must_agree(fusion):
     model = classifier(fusion)
-    with pytest.raises(ValueError, match=r"same number of rows.*'vision': 3, 'text': 4"):
+    with pytest.raises(ValueError, match=r"'vision': 3, 'text': 4.*<modality>_index"):
         model(**tiny.texts((6, 4, 7, 5)), **tiny.images(3))
-    with pytest.raises(ValueError, match=r"one of .* must be there"):
+    with pytest.raises(ValueError, match=r"\['vision', 'text'\].*\{\}"):
         model()
 
 
@@ -308,7 +308,7 @@ def test_prepared_memory_equals_none(fusion, rows):
     index = {"each its own": torch.arange(4), "shared": torch.tensor([1, 0, 1, 1]), "partly absent": ABSENT}[rows]
     texts, pictures = tiny.texts((6, 4, 7, 5)), tiny.images(4)
     if not model.fusion.supports_memory_cache:
-        with pytest.raises(NotImplementedError, match=f"{fusion}.*cannot be prepared.*cross_attention"):
+        with pytest.raises(NotImplementedError, match=f"'{fusion}'.*cross_attention"):
             model.prepare(model.encode(**pictures))
         return
     expected = model(**texts, **pictures, vision_index=index)
@@ -459,11 +459,11 @@ def test_distance_bias_changes_the_result_of_present_pictures_alone(implementati
 
 
 def test_distance_bias_needs_places():
-    with pytest.raises(ValueError, match=r"distance_bias needs .* a feature map .* not a sequence as 'vit' does"):
+    with pytest.raises(ValueError, match=r"distance_bias.*'vit'"):
         tiny.model(vision="vit", settings={"memory_layers": 1, "distance_bias": True})
     model = tiny.model(vision="resnet", settings={"memory_layers": 1, "distance_bias": True})
     model.config.fusion_module_config._attn_implementation = "flex_attention"
-    with pytest.raises(ValueError, match=r"distance_bias needs .*'eager' or 'sdpa'.*got 'flex_attention'"):
+    with pytest.raises(ValueError, match=r"distance_bias.*'eager'.*'sdpa'.*'flex_attention'"):
         model(**tiny.batch())
 
 
@@ -477,7 +477,7 @@ def test_memory_layers_run_once_for_shared_pictures():
 
 def test_attention_weights_need_eager(fusion):
     model = classifier(fusion, implementation="sdpa")
-    with pytest.raises(ValueError, match=r"output_attentions needs attn_implementation='eager', got 'sdpa'"):
+    with pytest.raises(ValueError, match=r"output_attentions.*attn_implementation='eager'.*'sdpa'"):
         model(**tiny.batch(), output_attentions=True)
 
 
@@ -581,9 +581,7 @@ def test_autocast(fusion):
 def test_one_modality_alone(fusion, modality):
     other = {"vision": "text", "text": "vision"}[modality]
     if fusion == WITH_MEMORY_LAYERS:
-        with pytest.raises(
-            ValueError, match=f"memory_layers is 2, but {modality} asks and there is no other modality"
-        ):
+        with pytest.raises(ValueError, match=rf"memory_layers.*\b2, .*\b{modality}\b"):
             classifier(fusion, **{other: None})
         return
     model = classifier(fusion, **{other: None}).train()
@@ -625,7 +623,7 @@ def test_flex_attention():
 
 
 def test_registry_refuses_a_name_twice():
-    with pytest.raises(ValueError, match=r"'concat' is registered already: ConcatFusion"):
+    with pytest.raises(ValueError, match=r"'concat'.*ConcatFusion"):
         register_fusion("concat")(Fusion)
 
 
@@ -646,7 +644,7 @@ def test_memory_of_other_length_names_both():
     model, inputs = classifier("cross_attention"), mixed_batch()
     memory = model.base_model.prepare(model.base_model.encode(pixel_values=inputs["pixel_values"]))
     texts = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    with pytest.raises(ValueError, match="The query has 3 rows, but memory_index has 2"):
+    with pytest.raises(ValueError, match=r"\b3 .*memory_index.* 2\b"):
         model(**texts, memory=memory, memory_index=torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="The query has 2 rows, but memory has 3"):
+    with pytest.raises(ValueError, match=r"\b2 .*memory .* 3\b"):
         model(**{name: value[:2] for name, value in texts.items()}, memory=memory)

@@ -293,7 +293,7 @@ def test_a_decoder_with_other_words_is_refused(encoders, tmp_path):
     )
     other.save_pretrained(tmp_path)
     BertConfig(**tiny.WORDS).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has another vocabulary than the text encoder"):
+    with pytest.raises(ValueError, match=r"decoder.*text.*tokenizer"):
         MMFusionForConditionalGeneration.from_encoders_pretrained(
             text=str(encoders / "minilm-l6"), decoder=str(tmp_path)
         )
@@ -324,21 +324,21 @@ def test_the_configs_given_stay_as_they_were():
 
 
 def test_wrong_use():
-    with pytest.raises(ValueError, match=r"needs config\.decoder_config, what writes"):
+    with pytest.raises(ValueError, match=r"config\.decoder_config"):
         tiny.model(MMFusionForConditionalGeneration)
-    with pytest.raises(ValueError, match="give decoder_start_token_id and eos_token_id, got None and None"):
+    with pytest.raises(ValueError, match=r"decoder_start_token_id.*eos_token_id.*None.*None"):
         tiny.model(MMFusionForConditionalGeneration, decoder_config=DECODERS["bert"]())
     llama = LlamaConfig(
         vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2
     )
-    with pytest.raises(ValueError, match="needs cross-attention, which 'llama' has not"):
+    with pytest.raises(ValueError, match=r"cross-attention.*'llama'"):
         tiny.model(MMFusionForConditionalGeneration, decoder_config=llama, **ENDS)
     model = build()
-    with pytest.raises(ValueError, match="Give labels or decoder_input_ids"):
+    with pytest.raises(ValueError, match=r"labels.*decoder_input_ids"):
         model(**tiny.batch())
-    with pytest.raises(ValueError, match=r"one of .* must be there"):
+    with pytest.raises(ValueError, match=r"\['vision', 'text'\]"):
         model.generate()
-    with pytest.raises(ValueError, match=r"not used by the model: \['beams'\]"):
+    with pytest.raises(ValueError, match=r"\['beams'\]"):
         model.generate(**tiny.batch(), beams=3)
-    with pytest.raises(ValueError, match="needs a decoder where there is no text encoder"):
+    with pytest.raises(ValueError, match=r"from_encoders_pretrained.*decoder"):
         MMFusionForConditionalGeneration.from_encoders_pretrained(vision="nowhere")

@@ -52,7 +52,7 @@ def test_a_column_of_one_of_the_text():
     index = torch.tensor([1, 0, -1])
     expected = model(**texts, text_index=index).logits
     assert torch.equal(model(**texts, text_index=index[:, None]).logits, expected)
-    with pytest.raises(ValueError, match=r"^An index of shape \(3, 2\) gives each row more items .* for, 1"):
+    with pytest.raises(ValueError, match=r"\(3, 2\).*\b1\b"):
         model(**texts, text_index=torch.tensor([[0, 1]] * 3))
 
 
@@ -265,19 +265,19 @@ def test_place_embeddings_get_their_initial_weights(tmp_path):
 
 def test_more_images_than_places():
     index = torch.zeros(6, 3, dtype=torch.long)
-    message = r"^An index of shape \(6, 3\) gives each row more items than this model has places for, 2: .*num_images"
+    message = r"\(6, 3\).*\b2: .*num_images"
     with pytest.raises(ValueError, match=message):
         tiny.model(num_images=2)(**inputs(index))
-    with pytest.raises(ValueError, match=r"^An index of shape \(6, 2\) .* places for, 1"):
+    with pytest.raises(ValueError, match=r"\(6, 2\).*\b1\b"):
         tiny.model()(**inputs())
     with pytest.raises(IndexError):
         tiny.model(num_images=2)(**inputs(torch.full((6, 2), 3)))
 
 
 def test_num_images_is_checked():
-    with pytest.raises(ValueError, match=r"^num_images must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match=r"^num_images.*\b1 .*\b0\b"):
         tiny.config(num_images=0)
-    with pytest.raises(ValueError, match=r"^num_images must be 1, since there is no vision_config, got 2"):
+    with pytest.raises(ValueError, match=r"^num_images.*\b1, .*vision_config.*\b2\b"):
         tiny.config(vision=None, num_images=2)
 
 
@@ -288,9 +288,7 @@ def test_num_images_is_checked():
 def test_misspelt_inputs_are_refused(cls):
     model, batch = tiny.model(cls), tiny.batch()
     batch["pixel_value"] = batch.pop("pixel_values")
-    with pytest.raises(
-        ValueError, match=r"^The model has no input \['pixel_value'\]; it has .*'pixel_values'"
-    ) as error:
+    with pytest.raises(ValueError, match=r"\['pixel_value'\].*'pixel_values'") as error:
         model(**batch)
     assert "'self'" not in str(error.value)
     assert "'kwargs'" not in str(error.value)
@@ -303,5 +301,5 @@ def test_states_without_an_item_need_an_index():
     assert projection(EncoderStates(), torch.tensor([-1, -1])).tokens.shape == (1, 1, 32)
     with pytest.raises(ValueError, match="index"):
         projection(EncoderStates(), None)
-    with pytest.raises(ValueError, match="no item"):
+    with pytest.raises(ValueError, match=r"index.*-1"):
         EncoderStates().count()

@@ -152,13 +152,13 @@ def test_settings_that_a_problem_does_not_have(problem_type, setting):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
-        ({"label_smoothing": -0.1}, r"label_smoothing must be in \[0, 1\), got -0.1"),
-        ({"focal_gamma": -1.0}, "focal_gamma must be 0 .* or a positive number, got -1.0"),
-        ({"mixup_alpha": NAN}, "mixup_alpha must be 0 .* or a positive number, got nan"),
-        ({"class_weights": [1.0, 2.0]}, "class_weights needs one number for each of 4 labels, got 2"),
-        ({"class_priors": [0.5, 0.5, 0.0, 0.0]}, r"class_priors must be positive numbers, got \[0.5"),
-        ({"class_weights": [1, 1, 1, math.inf]}, r"class_weights must be positive numbers, got \[1, "),
+        ({"label_smoothing": 1.0}, r"label_smoothing.*\[0, 1\).*1\.0"),
+        ({"label_smoothing": -0.1}, r"label_smoothing.*\[0, 1\).*-0\.1"),
+        ({"focal_gamma": -1.0}, r"focal_gamma.*\b0 .*-1\.0"),
+        ({"mixup_alpha": NAN}, r"mixup_alpha.*\b0 .*nan"),
+        ({"class_weights": [1.0, 2.0]}, r"class_weights.*\b4 .*\b2\b"),
+        ({"class_priors": [0.5, 0.5, 0.0, 0.0]}, r"class_priors.*\[0\.5"),
+        ({"class_weights": [1, 1, 1, math.inf]}, r"class_weights.*\[1, "),
     ],
 )
 def test_wrong_values_are_refused(setting, message):
@@ -273,7 +273,7 @@ def test_mixup_needs_training_and_labels():
     assert torch.equal(model(**inputs, labels=LABELS).logits, plain(**inputs).logits)
     assert torch.equal(model.train()(**inputs).logits, plain.train()(**inputs).logits)
     assert not torch.equal(model(**inputs, labels=LABELS).logits, plain(**inputs, labels=LABELS).logits)
-    with pytest.raises(ValueError, match=r"^mixup needs labels for 4 rows, got torch.int64 of \(3,\)"):
+    with pytest.raises(ValueError, match=r"mixup.*\b4 .*int64.*\(3,\)"):
         model(**inputs, labels=LABELS[:3])
 
 
@@ -318,7 +318,7 @@ def test_rows_count_by_their_weight(targets):
     alone = [classification_loss(LOGITS[[row]], labels[[row]], problem_type) for row in range(ROWS)]  # 0 without label
     found = classification_loss(LOGITS, labels, problem_type, sample_weight=weights)
     torch.testing.assert_close(found, (torch.stack(alone) * weights).sum() / HERE.sum())
-    with pytest.raises(ValueError, match=r"sample_weight needs shape \(6,\), got \(1,\)"):
+    with pytest.raises(ValueError, match=r"sample_weight.*\(6,\).*\(1,\)"):
         classification_loss(LOGITS, labels, problem_type, sample_weight=weights[:1])
 
 

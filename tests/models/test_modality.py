@@ -371,7 +371,7 @@ def test_how_many_places():
 def test_who_has_one_place():
     settings = {"query_modality": "text"}
     for places in ({"num_images": 2}, {"places": {"text": 2}}):
-        with pytest.raises(ValueError, match=r"one item a row.*2"):
+        with pytest.raises(ValueError, match=r"MMFusionForRetrieval.*\b2\b"):
             tiny.model(MMFusionForRetrieval, settings=settings, **places)
     heard = {"vision": None, "audio": "wav2vec2", "vocab_size": 9, "pad_token_id": 0}
     with pytest.raises(ValueError, match=r"audio.*2"):

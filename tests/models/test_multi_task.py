@@ -190,17 +190,17 @@ def test_a_regression_starts_from_zero():
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ({}, "tasks is empty"),
-        ({"tone": {"problem_type": "guess"}}, "Task 'tone': problem_type must be one of .* got 'guess'"),
-        ({"tone": {"problem_type": "regression", "labels": ["a"]}}, "is a regression and has no labels"),
-        ({"kind": {"problem_type": "single_label_classification"}}, "Task 'kind' needs labels"),
-        ({"kind": {**TASKS["kind"], "num_labels": 4}}, "needs labels, .* num_labels 4"),
-        ({"kind": {**TASKS["kind"], "labels": ["a", "a"]}}, "a list of different names"),
-        ({"kind": {**TASKS["kind"], "wait": 1}}, "has no key 'wait'; known are problem_type"),
-        ({"kind": {**TASKS["kind"], "weight": -1}}, "weight must be a number from 0 up, got -1"),
-        ({"kind": {**TASKS["kind"], "class_weights": [1.0]}}, "Task 'kind': class_weights needs one number for each"),
-        ({"tone": {**TASKS["tone"], "focal_gamma": 2.0}}, "Task 'tone': focal_gamma is 2.0, but problem_type"),
-        ({"a.b": TASKS["tone"], "a_b": TASKS["tone"]}, "names must differ by more than a dot"),
+        ({}, "tasks.*'problem_type'"),
+        ({"tone": {"problem_type": "guess"}}, "'tone'.*problem_type.*'guess'"),
+        ({"tone": {"problem_type": "regression", "labels": ["a"]}}, "'tone'.*regression.*labels"),
+        ({"kind": {"problem_type": "single_label_classification"}}, "'kind'.*labels.*None"),
+        ({"kind": {**TASKS["kind"], "num_labels": 4}}, "'kind'.*labels.*num_labels 4"),
+        ({"kind": {**TASKS["kind"], "labels": ["a", "a"]}}, r"'kind'.*labels.*\['a', 'a'\]"),
+        ({"kind": {**TASKS["kind"], "wait": 1}}, "'wait'.*problem_type"),
+        ({"kind": {**TASKS["kind"], "weight": -1}}, "'kind'.*weight.*-1"),
+        ({"kind": {**TASKS["kind"], "class_weights": [1.0]}}, r"'kind'.*class_weights.*\b3 .*\b1\b"),
+        ({"tone": {**TASKS["tone"], "focal_gamma": 2.0}}, "'tone'.*focal_gamma.*2.0.*problem_type"),
+        ({"a.b": TASKS["tone"], "a_b": TASKS["tone"]}, r"tasks \['a\.b', 'a_b'\]"),
     ],
 )
 def test_wrong_tasks(tasks, message):
@@ -209,16 +209,16 @@ def test_wrong_tasks(tasks, message):
 
 
 def test_wrong_use():
-    with pytest.raises(ValueError, match=r"task_weighting must be one of .* got 'equal'"):
+    with pytest.raises(ValueError, match=r"task_weighting.*'equal'"):
         tiny.config(tasks=TASKS, task_weighting="equal")
-    with pytest.raises(ValueError, match=r"learns the weights, but .*'tags'.* have one"):
+    with pytest.raises(ValueError, match=r"task_weighting.*'uncertainty'.*'tags'"):
         tiny.config(tasks=WEIGHTED, task_weighting="uncertainty")
-    with pytest.raises(ValueError, match="label_smoothing is for a single task"):
+    with pytest.raises(ValueError, match=r"label_smoothing.*tasks"):
         tiny.config(tasks=TASKS, label_smoothing=0.1)
-    with pytest.raises(ValueError, match=r"needs config.tasks"):
+    with pytest.raises(ValueError, match=r"config\.tasks"):
         MMFusionForMultiTask(MMFusionConfig(**{"vision_config": tiny.VISION_CONFIGS["vit"]()}))
     model = build()
-    with pytest.raises(ValueError, match=r"has no task 'mood'; it has .*'kind', 'tags', 'tone'"):
+    with pytest.raises(ValueError, match=r"'mood'.*\['kind', 'tags', 'tone'\]"):
         model(**tiny.batch(), labels={"mood": LABELS["kind"]})
-    with pytest.raises(ValueError, match="labels must be a dict by task"):
+    with pytest.raises(ValueError, match=r"labels.*\['kind', 'tags', 'tone'\].*Tensor"):
         model(**tiny.batch(), labels=LABELS["kind"])

@@ -1,6 +1,7 @@
 """The objects that people hold: every argument of the processor and every pipeline, with whatever holds rows."""
 
 import io
+import re
 import threading
 from collections import deque, namedtuple
 
@@ -222,23 +223,23 @@ def test_sounds_from_files_are_resampled(processor, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"text": {"no", "who"}}, "set has no order"),
-        ({"text": pd.DataFrame({"question": ["no"]})}, r"table with the columns \['question'\]"),
-        ({"images": datasets.Dataset.from_dict({"image": [1]})}, r"table with the columns \['image'\]"),
+        ({"text": {"no", "who"}}, "set.*list.*{'"),
+        ({"text": pd.DataFrame({"question": ["no"]})}, r"table.*\['question'\]"),
+        ({"images": datasets.Dataset.from_dict({"image": [1]})}, r"table.*\['image'\]"),
         ({"text": ["no", b"who"]}, r"Row 1: .*b'who'"),
         ({"text": ["no", 5]}, r"Row 1: .*5"),
-        ({"text": 5}, "no list: 5"),
-        ({"images": [PICTURES[0], 5]}, r"Row 1: .*no picture: 5"),
-        ({"images": [[PICTURES[0], 5]]}, r"Row 0: .*no picture: 5"),
-        ({"table": pd.DataFrame([[1, 2]], columns=["age", "age"])}, "several columns 'age'"),
+        ({"text": 5}, "list: 5"),
+        ({"images": [PICTURES[0], 5]}, "Row 1: .*picture: 5"),
+        ({"images": [[PICTURES[0], 5]]}, "Row 0: .*picture: 5"),
+        ({"table": pd.DataFrame([[1, 2]], columns=["age", "age"])}, "columns 'age'"),
         ({"table": {"age": [1, 2]}}, r"Row 0: column 'age' .*\[1, 2\]"),
         ({"table": {"town": ["Ulm", "Bonn"]}}, r"Row 0: column 'town' .*\['Ulm', 'Bonn'\]"),
-        ({"table": {"twon": "Ulm"}}, r"Row 0: .*'twon'.* Did you mean 'town'"),
-        ({"text": ["no", "a \ud83d b"]}, r"Row 1: .*lone surrogate, '\\ud83d' at character 2"),
-        ({"image": PICTURES[0]}, r"no argument 'image'.* Did you mean 'images'"),
-        ({"text": "no", "max_lenght": 4}, r"no argument 'max_lenght'.* Did you mean 'max_length'"),
-        ({"text": "no", "text_kwargs": {"paddin": True}}, r"text_kwargs has no 'paddin'.* Did you mean 'padding'"),
-        ({"images": PICTURES[0], "images_kwargs": {"do_resise": 1}}, r"no 'do_resise'.* Did you mean 'do_resize'"),
+        ({"table": {"twon": "Ulm"}}, r"Row 0: .*'twon'.*'town'\?"),
+        ({"text": ["no", "a \ud83d b"]}, r"Row 1: .*'\\ud83d'.* 2\b"),
+        ({"image": PICTURES[0]}, r"'image'.*'images'\?"),
+        ({"text": "no", "max_lenght": 4}, r"'max_lenght'.*'max_length'\?"),
+        ({"text": "no", "text_kwargs": {"paddin": True}}, r"text_kwargs.*'paddin'.*'padding'\?"),
+        ({"images": PICTURES[0], "images_kwargs": {"do_resise": 1}}, r"'do_resise'.*'do_resize'\?"),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
@@ -249,14 +250,14 @@ def test_what_is_refused_is_named(processor, arguments, message):
 
 def test_a_misspelt_encoder_is_refused(tmp_path):
     for name, meant in (("vison", "vision"), ("texts", "text"), ("image", "vision"), ("decodr", "decoder")):
-        with pytest.raises(ValueError, match=f"no {name!r}.* Did you mean '{meant}'"):
+        with pytest.raises(ValueError, match=rf"{name!r}.*'{meant}'\?"):
             MMFusionProcessor.from_encoders_pretrained(**{name: str(tmp_path)}, audio=str(tmp_path))
-    with pytest.raises(ValueError, match=r"no 'vison'.* Did you mean 'vision'"):
+    with pytest.raises(ValueError, match=r"'vison'.*'vision'\?"):
         mm_hf.MMFusionModel.from_encoders_pretrained(text="some/encoder", vison="other/encoder")
 
 
 def test_targets_with_a_lone_surrogate(processor):
-    with pytest.raises(ValueError, match=r"Row 2: .*'\\udc80' at character 0"):
+    with pytest.raises(ValueError, match=r"Row 2: .*'\\udc80'.* 0\b"):
         processor.target_ids(["no", None, "\udc80"])
     assert processor.target_ids(pd.Series(["no", None])).tolist() == processor.target_ids(["no", None]).tolist()
 
@@ -446,9 +447,9 @@ def test_image_and_question_of_their_own(pipes, name):
     same_answers([ask(two[1], "no")], pairs[3:])
     same_answers([ask(question="no")], [ask({"question": "no"})])
     same_answers([ask(image=two[0])] if name == "free answers" else [], [ask({"image": two[0]})] * (name != "answers"))
-    with pytest.raises(ValueError, match="Give question= beside an image, or in the row"):
+    with pytest.raises(ValueError, match=r"question=.*'who'.*'image'"):
         ask({"image": two[0], "question": "no"}, question="who")
-    with pytest.raises(ValueError, match="Give image= and question="):
+    with pytest.raises(ValueError, match=r"image=.*question="):
         ask()
 
 
@@ -477,7 +478,7 @@ def test_rows_of_several_pictures(name):
         same_answers(pipe([[a, None, c, d]]), [pipe({"image": [a, None, c, d]})])
     if text == "question":
         same_answers(pipe(image=[[a, None, c, d], a], question="what is it"), [alone, together[3]])
-    with pytest.raises(ValueError, match=r"Row 1: the row has 5 images, but this model looks at 4 a row"):
+    with pytest.raises(ValueError, match=r"Row 1: .*\b5 images.*\b4\b"):
         pipe([row, {**row, "image": [a] * 5}])
     with pytest.raises(ValueError, match=r"Row 0: image 2 of 2: "):
         pipe({**row, "image": [a, b"no picture"]})
@@ -485,7 +486,7 @@ def test_rows_of_several_pictures(name):
 
 @pytest.mark.parametrize("name", OF_PICTURES)
 def test_more_pictures_than_places(pipes, name):
-    with pytest.raises(ValueError, match=r"the row has 2 images, but this model looks at 1 a row"):
+    with pytest.raises(ValueError, match=r"\b2 images.*\b1\b"):
         pipes[name]({"image": PICTURES[:2]})
 
 
@@ -540,7 +541,7 @@ def test_rows_that_the_data_set_cannot_read(pipes):
             return super().__getitem__(number)
 
     rows = rows_for("classification")
-    with pytest.raises(ValueError, match="Row 1: OSError: the disk is gone"):
+    with pytest.raises(ValueError, match=r"Row 1: OSError: .*disk"):
         list(pipes["classification"](Torn(rows)))
     found = list(pipes["classification"](Torn(rows), on_error="skip", batch_size=2))
     assert [answer is None for answer in found] == [False, True, False]
@@ -589,7 +590,7 @@ def test_scores_that_are_not_finite_are_no_answer(name):
         hook = pipe.model.embeddings["text"].register_forward_hook(spoil_embedding)
     else:
         hook = pipe.model.base_model.register_forward_hook(spoil)
-    with pytest.raises(ValueError, match=r"Row 1: .*no finite numbers"):
+    with pytest.raises(ValueError, match=r"Row 1: .*model.*finite"):
         pipe(rows, batch_size=3)
     found = pipe(rows, batch_size=3, on_error="skip")
     hook.remove()
@@ -602,32 +603,32 @@ def test_scores_that_are_not_finite_are_no_answer(name):
 def test_unknown_names_are_refused(pipes, name):
     pipe, row, text = pipes[name], rows_for(name)[0], PIPELINES[name][2]
     for arguments, meant in (({"on_eror": "skip"}, "on_error"), ({"batch_sise": 2}, "batch_size")):
-        with pytest.raises(ValueError, match=rf"no argument '{next(iter(arguments))}'.* Did you mean '{meant}'"):
+        with pytest.raises(ValueError, match=rf"'{next(iter(arguments))}'.*'{meant}'\?"):
             pipe(row, **arguments)
-    with pytest.raises(ValueError, match=r"on_error must be one of .*'ignore'"):
+    with pytest.raises(ValueError, match=r"on_error.*'ignore'"):
         pipe(row, on_error="ignore")
     task, _, _ = PIPELINES[name]
-    with pytest.raises(ValueError, match="no argument 'topk'"):
+    with pytest.raises(ValueError, match="'topk'"):
         mm_hf.pipeline(task, model=pipe.model, processor=pipe.processor, topk=1)
     if text is None:
         return
-    with pytest.raises(ValueError, match=r"Row 0: .*'imgae'.* Did you mean 'image'"):
+    with pytest.raises(ValueError, match=r"Row 0: .*'imgae'.*'image'\?"):
         pipe({"imgae": PICTURES[0], text: "no"}, on_error="skip")
-    with pytest.raises(ValueError, match=r"Row 0: .*'imgae'.* Did you mean 'image'"):
+    with pytest.raises(ValueError, match=r"Row 0: .*'imgae'.*'image'\?"):
         pipe({"imgae": PICTURES[0]})
-    with pytest.raises(ValueError, match=r"Row 1: A row has one of 'text' and 'question', not both"):
+    with pytest.raises(ValueError, match=r"Row 1: .*'text' .*'question'"):
         pipe([row, {"text": "no", "question": "who"}])
-    with pytest.raises(ValueError, match=r"Row 0: The row has audio .*, but this model reads \['vision', 'text'\]"):
+    with pytest.raises(ValueError, match=r"Row 0: .*audio .*\['vision', 'text'\]"):
         pipe({"audio": "one.wav"})
     same_answers([pipe({"text": NAN, "question": "no"})], [pipe({"text": "no"})])
 
 
 def test_settings_of_generate_have_their_place(pipes):
-    with pytest.raises(ValueError, match=r"no argument 'length_penalty'.*generate_kwargs=\{'length_penalty'"):
+    with pytest.raises(ValueError, match=r"'length_penalty'.*generate_kwargs=\{'length_penalty'"):
         pipes["writing"](PICTURES[0], length_penalty=2.0)
     pipes["writing"](PICTURES[0], generate_kwargs={"length_penalty": 2.0}, num_beams=2)
     for top_k in (0, -1, "3", 2.5):
-        with pytest.raises(ValueError, match="top_k must be a whole number from 1 up"):
+        with pytest.raises(ValueError, match=rf"top_k.*None.*{re.escape(repr(top_k))}"):
             pipes["classification"](rows_for("classification")[0], top_k=top_k)
 
 
@@ -655,10 +656,13 @@ def test_workers_read_every_row_once(pipes):
 
 def test_the_pipeline_itself_is_given_what_it_needs():
     for arguments, message in (
-        ({"task": "visual-question-anwsering", "model": "x"}, "Did you mean 'visual-question-answering'"),
-        ({"task": "some/model"}, r"say model="),
-        ({"model": 5}, "model must be a folder, a Hub id, or a model in memory, got int"),
-        ({"model": with_labels(MMFusionForClassification), "processor": LETTERS}, "must be a MMFusionProcessor"),
+        ({"task": "visual-question-anwsering", "model": "x"}, r"'visual-question-answering'\?"),
+        ({"task": "some/model"}, "'some/model'.*model="),
+        ({"model": 5}, r"model .*\bint\b"),
+        (
+            {"model": with_labels(MMFusionForClassification), "processor": LETTERS},
+            "processor .*MMFusionProcessor.*TokenizersBackend",
+        ),
     ):
         if arguments.get("task") == "visual-question-anwsering":
             arguments["model"] = with_labels(MMFusionForClassification)

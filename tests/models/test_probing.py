@@ -118,7 +118,7 @@ def test_keys_that_name_what_is_not_there(key):
     with pytest.raises(ValueError, match=rf"{key} names \['audio'\].*\['vision', 'text'\]"):
         tiny.config(**{key: ["audio"]})
     if key == "encode_by_length":
-        with pytest.raises(ValueError, match=r"text and audio.*\['vision'\]"):
+        with pytest.raises(ValueError, match=r"text .*audio.*\['vision'\]"):
             tiny.config(**{key: ["vision"]})
 
 
@@ -358,29 +358,29 @@ def test_pictures_of_another_size(name, tmp_path):
         if stretched:  # without the key as before
             plain = fused(vision=folder)
             assert plain.config.interpolate_pos_encoding is False
-            with pytest.raises((ValueError, RuntimeError), match=r"48|size of tensor"):
+            with pytest.raises((ValueError, RuntimeError), match=r"48|\b36\b.*\b16\b"):
                 plain(pixel_values=pixel_values)
             own = torch.randn(2, 3, 32, 32)
             assert torch.equal(plain(pixel_values=own).logits, model(pixel_values=own).logits)
 
 
-@pytest.mark.parametrize(("size", "message"), [(0, "from 1 up, got 0"), ("64", "got '64'"), (True, "got True")])
+@pytest.mark.parametrize(("size", "message"), [(0, r"\b1 .*\b0\b"), ("64", "'64'"), (True, "True")])
 def test_no_size_of_a_picture(size, message, tmp_path):
     folder = saved(tmp_path, tiny.VISION_CONFIGS["vit"]())
     T.ViTImageProcessor().save_pretrained(folder)
     for cls in (MMFusionModel, MMFusionProcessor):
-        with pytest.raises(ValueError, match=f"image_size must be a whole number.*{message}"):
+        with pytest.raises(ValueError, match=f"image_size.*{message}"):
             cls.from_encoders_pretrained(vision=folder, image_size=size)
     text = saved(tmp_path / "text", tiny.TEXT_CONFIGS["bert"]())
     bert_tokenizer(text)
     for cls in (MMFusionModel, MMFusionProcessor):
-        with pytest.raises(ValueError, match="image_size is 64, but there is no vision encoder"):
+        with pytest.raises(ValueError, match=r"image_size.*\b64, .*vision"):
             cls.from_encoders_pretrained(text=text, image_size=64)
 
 
 def test_pictures_that_an_encoder_cannot_take(tmp_path):
     folder = saved(tmp_path, tiny.VISION_CONFIGS["vit"]())
-    with pytest.raises(ValueError, match=r"image_size is 4, and the vision encoder \(vit\).*made for 32"):
+    with pytest.raises(ValueError, match=r"image_size.*\b4, .*\(vit\).*\b32\b"):
         fused(vision=folder, image_size=4)
 
 
@@ -401,7 +401,7 @@ OTHER_INPUTS = {"DonutImageProcessorPil", "ImageGPTImageProcessorPil", "Siglip2I
 def test_the_whole_picture_without_a_border(name):
     processor = getattr(T, name)()
     if name in OTHER_INPUTS:
-        with pytest.raises(ValueError, match=f"{name} cannot make pictures of 48 x 48 without a border"):
+        with pytest.raises(ValueError, match=f"{name}.*48 x 48.*image_size"):
             resize_to(processor, 48)
         return
     resize_to(processor, 48)
@@ -492,5 +492,5 @@ def check_new_words(model, tmp_path, inputs, with_text=True):
 
 
 def test_new_words_for_a_model_without_any():
-    with pytest.raises(NotImplementedError, match=r"reads and writes no text.*'vision'"):
+    with pytest.raises(NotImplementedError, match=r"text.*\['vision'\]"):
         tiny.model(text=None).resize_token_embeddings(70)

@@ -68,9 +68,7 @@ def test_save_and_load(parts, photos, present, tmp_path):
     assert (tmp_path / "tokenizer.json").exists() == ("tokenizer" in present)
     lacking = {"text": ["a"]} if "tokenizer" not in present else {"images": photos}
     if len(present) == 1:
-        with pytest.raises(
-            ValueError, match=rf"Got {next(iter(lacking))}, but this processor has only \['{present[0]}'\]"
-        ):
+        with pytest.raises(ValueError, match=rf"{next(iter(lacking))}.*\['{present[0]}'\]"):
             processor(**lacking)
 
 
@@ -91,11 +89,11 @@ def test_changed_settings_survive(parts, tmp_path):
 
 
 def test_parts_are_needed_and_checked(parts):
-    with pytest.raises(ValueError, match=r"at least one of its parts.*image_processor.*tokenizer"):
+    with pytest.raises(ValueError, match=r"image_processor.*tokenizer"):
         MMFusionProcessor()
     with pytest.raises(TypeError, match="tokenizer"):
         MMFusionProcessor(tokenizer=parts["image_processor"])
-    with pytest.raises(ValueError, match=r"at least one of \['vision', 'text', 'audio'\]"):
+    with pytest.raises(ValueError, match=r"\['vision', 'text', 'audio'\]"):
         MMFusionProcessor.from_encoders_pretrained()
 
 
@@ -150,17 +148,17 @@ def test_indices_come_first(processor, photos):
 
 @pytest.mark.parametrize(("texts", "row"), [([""], 0), ("", 0), (["a", " \n"], 1), (["a", None, ""], 2)])
 def test_an_empty_text_is_a_bad_row(processor, texts, row):
-    with pytest.raises(ValueError, match=f"Row {row}: the text is empty"):
+    with pytest.raises(ValueError, match=rf"Row {row}: .*text.*\('\s*(\\n)?'\)"):
         processor(text=texts)
 
 
 def test_lists_of_different_length(processor, photos):
-    with pytest.raises(ValueError, match=r"got \{'images': 2, 'text': 3\}"):
+    with pytest.raises(ValueError, match=r"\{'images': 2, 'text': 3\}"):
         processor(images=photos[:2], text=["a", "b", "c"])
 
 
 def test_nothing_given(processor):
-    with pytest.raises(ValueError, match="at least one of images, text"):
+    with pytest.raises(ValueError, match=r"\bimages, text\b"):
         processor()
 
 

@@ -128,12 +128,12 @@ def test_what_was_one_thing_stays_one(processor):
         ({"text": [["no", ""]]}, r"Row 0: .*''"),
         ({"text": ["no", []]}, r"Row 1: .*\[\]"),
         ({"audio": [WAVES[0], []]}, r"Row 1: .*empty"),
-        ({"text": ["no", {"who"}]}, r"Row 1: .*set has no order"),
-        ({"audio": [WAVES[0], [WAVES[0], 5]]}, r"Row 1: .*no sound: 5"),
+        ({"text": ["no", {"who"}]}, "Row 1: .*set.*{'who'}"),
+        ({"audio": [WAVES[0], [WAVES[0], 5]]}, "Row 1: .*sound: 5"),
         ({"audio": [WAVES[0], [NAN, NAN]]}, r"Row 1: .*finite"),
-        ({"series": [STEPS[1], [STEPS, STEPS]]}, r"Row 1: .*no series"),
+        ({"series": [STEPS[1], [STEPS, STEPS]]}, r"Row 1: .*series: \[\[\["),
         ({"series": [STEPS[1], [STEPS[1], [[1.0]]]]}, r"Row 1: .*2 channels.*\(1, 1\)"),
-        ({"table": [{"age": 1.0}, [{"age": 1.0}, {"age": 2.0}]]}, "Row 1: .*a dict"),
+        ({"table": [{"age": 1.0}, [{"age": 1.0}, {"age": 2.0}]]}, "Row 1: .*dict.*age"),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
@@ -265,7 +265,7 @@ def test_a_part_from_outside(registered, tmp_path):
         same(other(**rows), batch)
     with pytest.raises(ValueError, match=r"Row 1: .*\[200\.0, 5\.0\]"):
         one(point=[None, [200.0, 5.0]])
-    with pytest.raises(ValueError, match=r"Row 0: .*no point: \[\[1\.0\]\]"):
+    with pytest.raises(ValueError, match=r"Row 0: .*point: \[\[1\.0\]\]"):
         one(point=[[[[1.0]]]])
 
 
@@ -276,21 +276,21 @@ def test_a_part_of_a_modality_that_nobody_registered(registered, processor, tmp_
         lambda: MMFusionProcessor.from_pretrained(tmp_path),
         lambda: MMFusionProcessor(extra_parts={"point": None}),
     ):
-        with pytest.raises(ValueError, match=r"no modality 'point'.*--import"):
+        with pytest.raises(ValueError, match=r"'point'.*--import"):
             load()
-    with pytest.raises(ValueError, match="no argument 'point'"):
+    with pytest.raises(ValueError, match="'point'"):
         processor(text="no", point=[[1.0, 2.0]])
     MODALITIES["point"] = point
-    with pytest.raises(ValueError, match=r"Got point, but .*\['image_processor'"):
+    with pytest.raises(ValueError, match=r"point.*\['image_processor'"):
         processor(text="no", point=[[1.0, 2.0]])
 
 
 def test_extra_parts_that_are_none(registered, processor, tmp_path):
     for parts, message in (
-        ({"text": tokenizer()}, "'text' has tokenizer"),
-        ({"point": "a"}, r"'point'\].*'a' has no \['__call__'"),
-        ({"plain": Scale(1.0)}, "Plain has no part_class"),
-        ([Scale(1.0)], "a dict by modality"),
+        ({"text": tokenizer()}, "'text'.*tokenizer"),
+        ({"point": "a"}, r"'point'\].*'a'.*\['__call__'"),
+        ({"plain": Scale(1.0)}, "Plain.*part_class"),
+        ([Scale(1.0)], r"extra_parts.*\[Scale"),
         ({"point": {"width": 1.0, "height": 2}}, "height"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):
@@ -317,9 +317,9 @@ def test_rows_of_several_texts(processor):
     assert batch["text_index"].tolist() == [[0, 1], [1, -1], [2, -1], [-1, 2]]
     assert len(batch["input_ids"]) == 3
     for row, message in (
-        ({"text": ["no"] * 3}, r"Row 0: .*3 texts.* 2 a row \(places"),
+        ({"text": ["no"] * 3}, r"Row 0: .*\b3 texts.*\b2 .*places"),
         ({"text": ["no", " "]}, r"Row 0: text 2 of 2: .*' '"),
-        ({"question": [None, NAN]}, r"Row 0: A row needs an image, .*a text"),
+        ({"question": [None, NAN]}, "Row 0: .*image, .*text"),
     ):
         with pytest.raises(ValueError, match=message):
             pipe(row)
@@ -340,7 +340,7 @@ def test_rows_of_several_sounds(processor, tmp_path):
     alone = pipeline(processor).load_row({"audio": stereo})["items"]["audio"][0]
     assert alone.shape == (900,)
     assert not alone.any()
-    with pytest.raises(ValueError, match=r"2 sounds.* 1 a row"):
+    with pytest.raises(ValueError, match=r"\b2 sounds.*\b1 "):
         pipeline(processor).load_row({"audio": [path, path]})
 
 
@@ -351,10 +351,10 @@ def test_rows_with_what_is_from_outside(registered, monkeypatch):
     batch = pipe._batch(rows)
     assert batch["point_index"].tolist() == [0, -1, 1]
     for row, message in (
-        ({"point": [1.0, 2.0], "where": [1.0, 2.0]}, "one of 'point' and 'where'"),
-        ({"point": [[1.0, 2.0], [1.0, 2.0]]}, "2 items.* 1 a row"),
-        ({"pointt": [1.0, 2.0]}, "Did you mean 'point'"),
-        ({"plain": [1.0, 2.0]}, "this model reads"),
+        ({"point": [1.0, 2.0], "where": [1.0, 2.0]}, "'point' .*'where'"),
+        ({"point": [[1.0, 2.0], [1.0, 2.0]]}, r"\b2 items.*\b1 "),
+        ({"pointt": [1.0, 2.0]}, r"'point'\?"),
+        ({"plain": [1.0, 2.0]}, r"\['text', 'point'\]"),
     ):
         with pytest.raises(ValueError, match=message):
             pipe.preprocess(row)

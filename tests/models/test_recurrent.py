@@ -102,7 +102,7 @@ def test_frames_in_place_of_words():
         expected = as_torch_has_it(model)(frames[:1])[0]
     torch.testing.assert_close(together[1:2, :4], alone, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(together[:1], expected, atol=1e-6, rtol=1e-5)
-    with pytest.raises(NotImplementedError, match="reads frames"):
+    with pytest.raises(NotImplementedError, match="input_size 6"):
         model.get_input_embeddings()
 
 
@@ -133,10 +133,10 @@ def test_it_goes_through_the_auto_classes(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rnn_type": "rnn"}, r"one of \['lstm', 'gru'\], got 'rnn'"),
-        ({"hidden_size": 15}, "must be even: got 15"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1, got 0"),
-        ({"input_size": 0}, "input_size must be at least 1, got 0"),
+        ({"rnn_type": "rnn"}, r"\['lstm', 'gru'\].*'rnn'"),
+        ({"hidden_size": 15}, "even: .*15"),
+        ({"num_hidden_layers": 0}, r"num_hidden_layers.*\b1, .*\b0\b"),
+        ({"input_size": 0}, r"input_size.*\b1, .*\b0\b"),
     ],
 )
 def test_a_bad_config(settings, message):
@@ -148,7 +148,7 @@ def test_a_bad_config(settings, message):
     ("settings", "inputs", "message"),
     [
         ({}, {"input_features": torch.zeros(1, 2, 3)}, r"\['input_ids', 'inputs_embeds'\], got \['input_features'\]"),
-        ({}, {}, "got neither"),
+        ({}, {}, r"\['input_ids', 'inputs_embeds'\]"),
         ({"input_size": 3}, {"input_ids": torch.zeros(1, 2).long()}, r"\['input_features'\], got \['input_ids'\]"),
         (
             {},

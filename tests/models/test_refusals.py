@@ -103,11 +103,9 @@ def test_what_is_no_input_still_goes_to_the_attention(models):
 
 def test_modalities_are_named(models):
     model = models["base"]
-    with pytest.raises(
-        ValueError, match=r"no modality 'txt'; this model has \['vision', 'text'\].* Did you mean 'text'"
-    ):
+    with pytest.raises(ValueError, match=r"'txt'.*\['vision', 'text'\].*'text'\?"):
         model.encode({"txt": torch.zeros(1, dtype=torch.long)}, **tiny.texts((3,)))
-    with pytest.raises(ValueError, match="no modality 'input_ids'"):
+    with pytest.raises(ValueError, match="'input_ids'"):
         models["search"].get_text_features(tiny.texts((3,)))
 
 
@@ -115,19 +113,19 @@ def test_modalities_are_named(models):
 
 
 LABELS = {
-    "a list": ([0, 1, 2, 3], r"labels must be a tensor, got list: torch\.tensor"),
-    "an array": (np.array([0, 1, 2, 3]), r"labels must be a tensor, got ndarray: torch\.tensor"),
-    "names": (["cat", "dog"] * 2, r"names such as 'cat'.*label2id"),
-    "an array of names": (np.array(["cat", "dog"] * 2), r"names such as .*cat.*label2id"),
-    "a name": ("cat", r"names such as 'cat'.*label2id"),
-    "a number": (3, "labels must be a tensor, got int"),
-    "a dict": ({"tone": torch.zeros(4)}, "labels must be a tensor, got dict"),
-    "decimals": (torch.tensor([0.5, 1.5, 2.5, 3.0]), r"float32 of shape \(4,\).*labels\.long\(\).*num_labels=1"),
-    "whole decimals": (torch.tensor([0.0, 1.0, 2.0, 3.0]), r"float32 of shape \(4,\).*labels\.long\(\)"),
-    "several": (torch.ones(4, 5, dtype=torch.long), r"int64 of shape \(4, 5\).*multi_label_classification"),
-    "too few": (torch.tensor([0, 1]), r"shape \(4,\).*int64 of shape \(2,\)"),
-    "no class": (torch.tensor([0, 1, 2, 5]), r"from 0 to 4, or -100 for none; got \[5\]"),
-    "a negative class": (torch.tensor([0, -1, 2, NONE]), r"from 0 to 4, or -100 for none; got \[-1\]"),
+    "a list": ([0, 1, 2, 3], r"labels.* list: torch\.tensor"),
+    "an array": (np.array([0, 1, 2, 3]), r"labels.* ndarray: torch\.tensor"),
+    "names": (["cat", "dog"] * 2, r"labels.*'cat'.*label2id"),
+    "an array of names": (np.array(["cat", "dog"] * 2), r"labels.*cat.*label2id"),
+    "a name": ("cat", r"labels.*'cat'.*label2id"),
+    "a number": (3, r"labels.* int\b"),
+    "a dict": ({"tone": torch.zeros(4)}, r"labels.* dict\b"),
+    "decimals": (torch.tensor([0.5, 1.5, 2.5, 3.0]), r"float32 .*shape \(4,\).*labels\.long\(\).*num_labels=1"),
+    "whole decimals": (torch.tensor([0.0, 1.0, 2.0, 3.0]), r"float32 .*shape \(4,\).*labels\.long\(\)"),
+    "several": (torch.ones(4, 5, dtype=torch.long), r"int64 .*shape \(4, 5\).*multi_label_classification"),
+    "too few": (torch.tensor([0, 1]), r"shape \(4,\).*int64 .*shape \(2,\)"),
+    "no class": (torch.tensor([0, 1, 2, 5]), r"\b0 to 4, .*-100 .*\[5\]"),
+    "a negative class": (torch.tensor([0, -1, 2, NONE]), r"\b0 to 4, .*-100 .*\[-1\]"),
 }
 
 
@@ -164,9 +162,9 @@ def test_the_problem_is_read_off_good_labels(num_labels, labels, problem_type):
 @pytest.mark.parametrize("kind", ["a list", "an array", "names", "a number"])
 def test_labels_of_several_tasks(models, kind):
     labels, message = LABELS[kind]
-    with pytest.raises(ValueError, match=message.replace("labels must", r"labels\['tone'\] must").split(": torch")[0]):
+    with pytest.raises(ValueError, match=message.replace("labels", r"labels\['tone'\]", 1)):
         models["tasks"](**tiny.batch(), labels={"tone": labels})
-    with pytest.raises(ValueError, match=r"no task 'tones'.* Did you mean 'tone'"):
+    with pytest.raises(ValueError, match=r"'tones'.*'tone'\?"):
         models["tasks"](**tiny.batch(), labels={"tones": torch.zeros(4)})
 
 
@@ -174,11 +172,11 @@ def test_labels_of_several_tasks(models, kind):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["a text", "another"], r"names such as 'a text'.*processor\.target_ids"),
-        ([[1, 2], [3, 4]], r"got list: torch\.tensor"),
-        (torch.ones(2, 3), r"shape \(2, S\).*float32 of shape \(2, 3\)"),
-        (torch.ones(2, dtype=torch.long), r"shape \(2, S\).*int64 of shape \(2,\)"),
-        (torch.ones(3, 2, dtype=torch.long), r"shape \(2, S\).*int64 of shape \(3, 2\)"),
+        (["a text", "another"], r"'a text'.*processor\.target_ids"),
+        ([[1, 2], [3, 4]], r"\blist: torch\.tensor"),
+        (torch.ones(2, 3), r"shape \(2, S\).*float32 .*shape \(2, 3\)"),
+        (torch.ones(2, dtype=torch.long), r"shape \(2, S\).*int64 .*shape \(2,\)"),
+        (torch.ones(3, 2, dtype=torch.long), r"shape \(2, S\).*int64 .*shape \(3, 2\)"),
         (torch.full((2, 2), 60), "60"),
     ],
 )
@@ -270,7 +268,7 @@ def test_a_checkpoint_is_the_start_for_other_labels(kind, said, tmp_path):
 
 def test_weights_of_another_number_that_were_asked_for_are_refused(tmp_path):
     tiny.model(num_labels=4).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="class_weights needs one number for each of 2 labels, got 3"):
+    with pytest.raises(ValueError, match=r"class_weights.*\b2 .*\b3\b"):
         MMFusionForClassification.from_pretrained(
             tmp_path, num_labels=2, class_weights=[1.0, 2.0, 3.0], ignore_mismatched_sizes=True
         )
@@ -309,17 +307,17 @@ def test_did_you_mean(name, known, expected):
     ],
 )
 def test_names_of_settings(action, meant):
-    with pytest.raises(ValueError, match=f"Did you mean '{meant}'"):
+    with pytest.raises(ValueError, match=rf"'{meant}'\?"):
         action()
 
 
 def test_names_of_columns_and_recipes(tmp_path, capsys):
     (tmp_path / "rows.csv").write_text("question,answer\nwhat,yes\nwho,no\n" * 10)
-    with pytest.raises(ValueError, match=r"Unknown column 'questoin'.* Did you mean 'question'"):
+    with pytest.raises(ValueError, match=r"'questoin'.*'question'\?"):
         load_splits(tmp_path / "rows.csv", Columns(text="questoin", label="answer"))
-    with pytest.raises(ValueError, match="Did you mean 'answer'"):
+    with pytest.raises(ValueError, match=r"'answer'\?"):
         Columns(text="question", label=["answer", "size"], weight={"anser": "w"})
-    with pytest.raises(BadRowError, match=r"label 'yess' is not in the list.* Did you mean 'yes'"):
+    with pytest.raises(BadRowError, match=r"'yess'.*'yes'\?"):
         label_tensor([{"answer": "yess", "row_id": 0, "split": "train"}], "answer", {"no": 0, "yes": 1})
     (tmp_path / "recipe.yaml").write_text("learning_rat: 1\n")
     for words, meant in (([str(tmp_path / "recipe.yaml")], "learning_rate"), (["--max_step", "3"], "max_steps")):

@@ -200,20 +200,18 @@ def test_first_weights_go_by_the_width_of_the_encoder():
 
 
 def test_wrong_use():
-    with pytest.raises(
-        ValueError, match=r"searches one of \['vision', 'audio'\] by text, .* this config has \['text'\]"
-    ):
+    with pytest.raises(ValueError, match=r"\['vision', 'audio'\].*\['text'\]"):
         build(vision=None)
     with pytest.raises(ValueError, match="num_images 2"):
         build(num_images=2)
-    with pytest.raises(ValueError, match="matching_weight must be a number from 0 up"):
+    with pytest.raises(ValueError, match=r"matching_weight.*-1\.0"):
         tiny.config(matching_weight=-1.0)
     model = build()
-    with pytest.raises(ValueError, match="no item of modality 'vision' among the inputs"):
+    with pytest.raises(ValueError, match=r"'vision'.*input_ids"):
         model.get_image_features(**tiny.texts((3,)))
-    with pytest.raises(ValueError, match=r"score_pairs needs items of 'text' and 'vision', got \['text'\]"):
+    with pytest.raises(ValueError, match=r"score_pairs.*'text' .*'vision'.*\['text'\]"):
         model.score_pairs(**tiny.texts((3,)))
-    with pytest.raises(ValueError, match="belong together: give both"):
+    with pytest.raises(ValueError, match=r"text_index.*item_index"):
         model.score_pairs(**tiny.batch(), text_index=torch.tensor([0]))
-    with pytest.raises(ValueError, match="The model has no input"):
+    with pytest.raises(ValueError, match="'labels'"):
         model(**tiny.batch(), labels=torch.zeros(4))

@@ -65,20 +65,20 @@ def test_tensors(scaler):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s: SeriesScaler.fit([None]), "No training row has a series"),
-        (lambda s: SeriesScaler.fit([[[1.0]], [[1.0, 2.0]]]), r"one number of channels, got \[1, 2\]"),
-        (lambda s: SeriesScaler.fit([[[1.0, NAN]]]), r"Channels \[1\] have no value"),
-        (lambda s: SeriesScaler([0.0], [0.0]), "a deviation above 0"),
-        (lambda s: s.check([[1.0, 2.0, 3.0]]), r"a series has 2 channels here, got shape \(1, 3\)"),
-        (lambda s: s.check([]), "a list of steps"),
-        (lambda s: s.check([[1.0, 2.0], [3.0]]), "a list of steps"),
-        (lambda s: s.check([["a", "b"]]), "a list of steps"),
-        (lambda s: s.check([["1", "2"]]), "a list of steps, each a list of numbers: these are str"),
-        (lambda s: s.check([[10**400, 1]]), "a list of steps"),
-        (lambda s: s.check([[math.inf, 1.0]]), "each a list of finite numbers: one is inf"),
-        (lambda s: s.check([[1e300, 1.0]]), "each a list of finite numbers: one is 1e\\+300"),
-        (lambda s: SeriesScaler.fit([[[1e200, 1.0]]]), "each a list of finite numbers"),
-        (lambda s: SeriesScaler([NAN], [math.inf]), "a deviation above 0"),
+        (lambda s: SeriesScaler.fit([None]), "series_scaler: .*series"),
+        (lambda s: SeriesScaler.fit([[[1.0]], [[1.0, 2.0]]]), r"channels.*\[1, 2\]"),
+        (lambda s: SeriesScaler.fit([[[1.0, NAN]]]), r"[Cc]hannels \[1\]"),
+        (lambda s: SeriesScaler([0.0], [0.0]), r"series_scaler: .*\[0\.0\]"),
+        (lambda s: s.check([[1.0, 2.0, 3.0]]), r"\b2 channels.*\(1, 3\)"),
+        (lambda s: s.check([]), r"steps.*\(0, 1\)"),
+        (lambda s: s.check([[1.0, 2.0], [3.0]]), "steps.*sequence"),
+        (lambda s: s.check([["a", "b"]]), r"steps.*\bstr32\b"),
+        (lambda s: s.check([["1", "2"]]), r"steps.*\bstr32\b"),
+        (lambda s: s.check([[10**400, 1]]), r"steps.*\bfloat\b"),
+        (lambda s: s.check([[math.inf, 1.0]]), r"steps.*\binf\b"),
+        (lambda s: s.check([[1e300, 1.0]]), r"steps.*1e\+300"),
+        (lambda s: SeriesScaler.fit([[[1e200, 1.0]]]), r"steps.*1e\+200"),
+        (lambda s: SeriesScaler([NAN], [math.inf]), r"series_scaler: .*\[nan\]"),
     ],
 )
 def test_what_is_no_series(call, message, scaler):
@@ -99,9 +99,9 @@ def test_the_processor_keeps_the_scaler(scaler, tmp_path):
     assert batch["series_attention_mask"].tolist() == [[1, 1], [1, 0]]
     assert loaded(series=[one, one], deduplicate=True)["series_index"].tolist() == [0, 0]
     assert loaded(series=one)["series_values"].shape == (1, 2, 2)
-    with pytest.raises(ValueError, match=r"Row 1: a series has 2 channels"):
+    with pytest.raises(ValueError, match=r"Row 1: .*\b2 channels.*\(3, 3\)"):
         loaded(series=[one, np.ones((3, 3))])
-    with pytest.raises(ValueError, match=r"Got table, but this processor has only \['series_scaler'\]"):
+    with pytest.raises(ValueError, match=r"\btable\b.*\['series_scaler'\]"):
         loaded(table={"a": 1})
 
 

@@ -90,9 +90,9 @@ def test_what_pandas_has_for_numbers():
     found = schema([{"gap": pd.NA, "price": Decimal("2"), "small": np.uint8(250)}])["numerical_values"][0]
     torch.testing.assert_close(found, torch.tensor([NAN, 0.0, 1.2302]), equal_nan=True, rtol=1e-3, atol=1e-3)
     for huge in (1e39, 10**400, Decimal("Infinity")):
-        with pytest.raises(ValueError, match="Column 'small': this must be a finite number"):
+        with pytest.raises(ValueError, match=r"'small': .*finite"):
             schema([{"small": huge}])
-    with pytest.raises(ValueError, match="Column 'day' of the table holds date, such as datetime"):
+    with pytest.raises(ValueError, match=r"'day'.*date, .*datetime"):
         TableSchema.fit({"day": [date(2020, 1, 1)]})
 
 
@@ -130,7 +130,7 @@ def test_what_a_column_holds(kind):
         good = [value for value in values if isinstance(value, int) or str(value).replace(".", "").isdigit()]
         for value in values:
             if value not in good:
-                with pytest.raises(ValueError, match=re.escape(f"'a': this must be a finite number, got {value!r}")):
+                with pytest.raises(ValueError, match=rf"'a': .*finite.*{re.escape(repr(value))}"):
                     schema.check({"a": value})
         mean, std = schema.numerical["a"]
         expected = torch.tensor([(float(value) - mean) / std for value in good])
@@ -157,7 +157,7 @@ def test_extreme_values_are_clipped_where_the_schema_says_so(tmp_path):
         schema = MMFusionProcessor.from_pretrained(tmp_path).table_schema
         values = schema([{"a": 1e20}, {"a": -1e20}, {"a": 3.0}, {"a": None}])["numerical_values"][:, 0]
         torch.testing.assert_close(values, torch.tensor([far, -far, 2.0, NAN]), equal_nan=True)
-    with pytest.raises(ValueError, match=r"finite number, got 1e\+31"):
+    with pytest.raises(ValueError, match=r"finite.*1e\+31"):
         new([{"a": 1e31}])
     # "007" was the number 7 when schemas of before were fitted; now they are two.
     assert old([{"code": "007"}, {"code": 7}, {"code": "8"}])["categorical_ids"].tolist() == [[2], [2], [UNKNOWN]]
@@ -197,16 +197,16 @@ def test_a_row_of_gaps_alone_is_no_row(schema):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: TableSchema.fit({"a": [None, NAN]}), "Column 'a' of the table has no value"),
-        (lambda: TableSchema.fit({"a": [1.0, math.inf]}), "numbers that are not finite: inf in row 1"),
-        (lambda: TableSchema.fit({"a": [1.0, 2.0, 1e39]}), r"numbers that are not finite: 1e\+39 in row 2"),
-        (lambda: TableSchema.fit({"a": [*range(30), "old"]}), "numbers that are no numbers: 'old' in row 30"),
+        (lambda: TableSchema.fit({"a": [None, NAN]}), "'a' .*value"),
+        (lambda: TableSchema.fit({"a": [1.0, math.inf]}), r"'a' .*finite: inf .* 1\b"),
+        (lambda: TableSchema.fit({"a": [1.0, 2.0, 1e39]}), r"'a' .*finite: 1e\+39 .* 2\b"),
+        (lambda: TableSchema.fit({"a": [*range(30), "old"]}), r"'a' .*numbers: 'old' .* 30\b"),
         (lambda: TableSchema.fit({"a": [f"{n} %" for n in range(30)]}), "'a' .*'0 %'.*1234.5.*category_columns"),
-        (lambda: TableSchema.fit({"a": [1]}, categories=["b"]), r"Categories \['b'\] are no columns.*\['a'\]"),
-        (lambda: TableSchema(), "A table needs columns"),
-        (lambda: TableSchema({"a": (0, 1)}, {"a": ["x"]}), r"\['a'\] of both kinds"),
-        (lambda: TabularModel(TabularConfig()), "at least one column"),
-        (lambda: TabularConfig(vocab_sizes=[0]), r"at least 1.*vocab_sizes \[0\]"),
+        (lambda: TableSchema.fit({"a": [1]}, categories=["b"]), r"\['b'\].*\['a'\]"),
+        (lambda: TableSchema(), r"table.*\[\], \[\]"),
+        (lambda: TableSchema({"a": (0, 1)}, {"a": ["x"]}), r"table.*\['a', 'a'\], \['a'\]"),
+        (lambda: TabularModel(TabularConfig()), r"num_numerical 0 .*vocab_sizes"),
+        (lambda: TabularConfig(vocab_sizes=[0]), r"\b1\b.*vocab_sizes.*\[0\]"),
     ],
 )
 def test_what_is_no_table(call, message):
@@ -230,15 +230,15 @@ def test_the_processor_keeps_the_schema(schema, tmp_path):
     same = rows()[0]
     assert processor(table=[same, same], deduplicate=True)["tabular_index"].tolist() == [0, 0]
     for wrong, message in (
-        ({"size": 3}, r"Row 1: Column 'size': this is no column of the table, which has \['age'"),
-        ({"age": "old"}, "Row 1: Column 'age': this must be a finite number, got 'old'"),
-        ({"age": math.inf}, "must be a finite number, got inf"),
-        ({"age": True}, "must be a finite number, got True"),
-        ("old", "Row 1: a table's row is a dict of columns, got 'old'"),
+        ({"size": 3}, r"Row 1: .*'size': .*\['age'"),
+        ({"age": "old"}, "Row 1: .*'age': .*finite.*'old'"),
+        ({"age": math.inf}, r"Row 1: .*'age': .*finite.*\binf\b"),
+        ({"age": True}, "Row 1: .*'age': .*finite.*True"),
+        ("old", "Row 1: .*dict.*'old'"),
     ):
         with pytest.raises(ValueError, match=message):
             processor(table=[{}, wrong])
-    with pytest.raises(ValueError, match=r"Got text, but this processor has only \['table_schema'\]"):
+    with pytest.raises(ValueError, match=r"\btext\b.*\['table_schema'\]"):
         processor(text="words", table={})
 
 
@@ -256,8 +256,8 @@ def test_each_column_is_a_token():
     number = inputs["categorical_ids"][2, 1]
     torch.testing.assert_close(tokens[2, 3], encoder.embeddings[1].weight[number] + encoder.biases[3])
     for wrong, message in (
-        ({"numerical_values": None}, "numerical_values must have 2 columns, got None"),
-        ({"categorical_ids": inputs["categorical_ids"][:, :1]}, r"categorical_ids must have 2 columns, got \(4, 1\)"),
+        ({"numerical_values": None}, r"numerical_values.*\b2 .*None"),
+        ({"categorical_ids": inputs["categorical_ids"][:, :1]}, r"categorical_ids.*\b2 .*\(4, 1\)"),
     ):
         with pytest.raises(ValueError, match=message):
             encoder(**{**inputs, **wrong})
@@ -324,7 +324,7 @@ def test_it_starts_from_random_weights_and_is_never_frozen_with_the_others():
     ).config.frozen_encoders == ["tabular"]
     with pytest.raises(
         ValueError,
-        match=r"\['vision', 'text', 'audio'\], or one of \['tabular_config', 'series_config', 'extra_configs'\]",
+        match=r"\['vision', 'text', 'audio'\].*\['tabular_config', 'series_config', 'extra_configs'\]",
     ):
         MMFusionForClassification.from_encoders_pretrained()
 

@@ -188,7 +188,7 @@ def test_inputs_embeds_in_place_of_ids():
 
 
 def test_no_word_embeddings_without_text():
-    with pytest.raises(NotImplementedError, match=r"no text encoder, but \['vision'\]"):
+    with pytest.raises(NotImplementedError, match=r"text.*\['vision'\]"):
         tiny.model(text=None).get_input_embeddings()
 
 
@@ -304,7 +304,7 @@ def test_labels_of_the_wrong_shape(problem_type, labels):
 
 
 def test_unknown_problem_type():
-    with pytest.raises(ValueError, match=r"must be one of .*regression.*got 'ranking'"):
+    with pytest.raises(ValueError, match=r"regression.*'ranking'"):
         classification_loss(LOGITS, torch.tensor([0, 1, 2, 0]), "ranking")
 
 

@@ -231,5 +231,5 @@ def test_a_modality_from_outside(parse, monkeypatch):
 def test_labels_are_no_input(key):
     """The model would read the answer, and every score be a perfect one."""
     data_args = DataArguments(**{key: ["a", "kind"], "label_column": "kind"})
-    with pytest.raises(ValueError, match=rf"{key} names \['kind'\], the labels"):
+    with pytest.raises(ValueError, match=rf"{key}.*\['kind'\].*label"):
         check_table(data_args)

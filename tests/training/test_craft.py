@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from datasets import DatasetDict, load_from_disk
+from messages import says
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mm_hf.training import finetune, loop, recipe_trainer, train
@@ -667,7 +668,7 @@ def test_one_bad_loss_costs_one_step(script, trained, break_rows, capsys):
     (entry,) = json.loads((done.job.output_dir / "nonfinite_rows.json").read_text())
     place = next(place for place, rows in enumerate(drawn) if 7 in rows)
     assert entry == {"step": place + 1, "row_ids": drawn[place]}
-    assert "1 steps were skipped, whose loss was not finite" in capsys.readouterr().out
+    assert re.search(says("1 steps", "finite"), capsys.readouterr().out)
     assert all(loss == loss and loss < 10 for loss in done.losses)
 
 
@@ -676,7 +677,7 @@ def test_bad_losses_in_a_row_stop_the_run(script, recipe, break_rows):
     drawn = break_rows(range(ROWS["train"]))
     folder = recipe(cache_features=False, max_nonfinite=3)
     message = one_line(script.main)
-    assert "3 steps in a row" in message
+    assert re.search(says("3 steps"), message)
     assert "nonfinite_rows.json" in message
     entries = json.loads((folder / "nonfinite_rows.json").read_text())
     assert [entry["row_ids"] for entry in entries] == drawn[:3]
@@ -715,73 +716,73 @@ def test_ends(name, script, recipe):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"ema_decay": 1.0}, "ema_decay must be below 1, got 1.0"),
-        ({"label_smoothing_factor": 1.0}, "label_smoothing_factor must be below 1, got 1.0"),
-        ({"mixup_alpha": -1.0}, "mixup_alpha must be at least 0, got -1.0"),
-        ({"focal_gamma": -1.0}, "focal_gamma must be at least 0, got -1.0"),
-        ({"vision_learning_rate": -1.0}, "vision_learning_rate must be at least 0, got -1.0"),
-        ({"layer_decay": 0.0}, "layer_decay must be above 0, got 0.0"),
-        ({"layer_decay": 1.5}, "layer_decay must be between 0 and 1, got 1.5"),
-        ({"unfreeze_epochs": 0.0}, "unfreeze_epochs must be above 0, got 0.0"),
-        ({"num_train_epochs": 0.0}, "num_train_epochs must be above 0, got 0.0"),
-        ({"max_train_seconds": -1.0}, "max_train_seconds must be above 0, got -1.0"),
-        ({"warmup_ratio": 2.0}, "warmup_ratio must be between 0 and 1, got 2.0"),
-        ({"max_nonfinite": 0}, "max_nonfinite must be at least 1, got 0"),
-        ({"early_stopping_patience": 0}, "early_stopping_patience must be at least 1, got 0"),
-        ({"lora_rank": 0}, "lora_rank must be at least 1, got 0"),
-        ({"lora_alpha": 0.0}, "lora_alpha must be above 0, got 0.0"),
-        ({"lora": "head"}, "lora must be one of ['vision', 'text', 'encoders', 'fusion', 'all'], got 'head'"),
-        ({"imbalance": "none"}, "imbalance must be one of"),
-        ({"train_sampling_strategy": "sorted"}, "train_sampling_strategy must be one of"),
-        ({"optim": "adam"}, "optim must be one of ['adamw_torch_fused', 'sgd'], got 'adam'"),
-        ({"lr_scheduler_type": "warmup_stable_decay"}, "lr_scheduler_type must be one of"),
-        ({"token_dropout": 1.0}, "token_dropout must be below 1, got 1.0"),
+        ({"ema_decay": 1.0}, says("ema_decay", 1, "1.0")),
+        ({"label_smoothing_factor": 1.0}, says("label_smoothing_factor", 1, "1.0")),
+        ({"mixup_alpha": -1.0}, says("mixup_alpha", 0, "-1.0")),
+        ({"focal_gamma": -1.0}, says("focal_gamma", 0, "-1.0")),
+        ({"vision_learning_rate": -1.0}, says("vision_learning_rate", 0, "-1.0")),
+        ({"layer_decay": 0.0}, says("layer_decay", 0, "0.0")),
+        ({"layer_decay": 1.5}, says("layer_decay", 0, 1, "1.5")),
+        ({"unfreeze_epochs": 0.0}, says("unfreeze_epochs", 0, "0.0")),
+        ({"num_train_epochs": 0.0}, says("num_train_epochs", 0, "0.0")),
+        ({"max_train_seconds": -1.0}, says("max_train_seconds", 0, "-1.0")),
+        ({"warmup_ratio": 2.0}, says("warmup_ratio", 0, 1, "2.0")),
+        ({"max_nonfinite": 0}, says("max_nonfinite", 1, 0)),
+        ({"early_stopping_patience": 0}, says("early_stopping_patience", 1, 0)),
+        ({"lora_rank": 0}, says("lora_rank", 1, 0)),
+        ({"lora_alpha": 0.0}, says("lora_alpha", 0, "0.0")),
+        ({"lora": "head"}, says("lora", "['vision', 'text', 'encoders', 'fusion', 'all']", "'head'")),
+        ({"imbalance": "none"}, says("imbalance", "'focal_loss'", "'none'")),
+        ({"train_sampling_strategy": "sorted"}, says("train_sampling_strategy", "'group_by_length'", "'sorted'")),
+        ({"optim": "adam"}, says("optim", "['adamw_torch_fused', 'sgd']", "'adam'")),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, says("lr_scheduler_type", "'cosine'", "'warmup_stable_decay'")),
+        ({"token_dropout": 1.0}, says("token_dropout", 1, "1.0")),
     ],
 )
 def test_wrong_values_in_a_recipe(keys, message, recipe, capsys):
     recipe(**keys)
     with pytest.raises(SystemExit):
         train.main()
-    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(message, capsys.readouterr().err.strip().splitlines()[-1])
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"modality_dropout": 1.0}, "modality_dropout of every modality must be in [0, 1), got 1.0"),
-        ({"modality_dropout": {"text": "often"}}, "modality_dropout of text must be in [0, 1), got 'often'"),
-        ({"modality_dropout": {"sound": 0.1}}, "names ['sound'], but this model has the modalities"),
-        ({"image_id_column": "image"}, "image_id_column is 'image', the column of the pictures themselves"),
-        ({"augment": ["spin"]}, "Unknown augmentation 'spin': known are ['crop', 'flip', 'color']"),
-        ({"token_dropout": -0.1}, "token_dropout must be in [0, 1), got -0.1"),
-        ({"lora": "all", "lora_dropout": 2.0}, "dropout probability has to be between 0 and 1, but got 2.0"),
-        ({"unfreeze_epochs": 1.0}, "needs an encoder that trains"),
-        ({"trained_layers": {"vision": 2}}, "leave the latter out of the former (freeze_encoders=['text'])"),
-        ({"trained_layers": {"text": 7}, "freeze_encoders": False}, "a whole number from 1 to 6, or left out"),
-        ({"trained_layers": {"image": 2}}, "trained_layers names ['image'], but this model has the modalities"),
+        ({"modality_dropout": 1.0}, says("modality_dropout", "[0, 1)", "1.0")),
+        ({"modality_dropout": {"text": "often"}}, says("modality_dropout", "text", "[0, 1)", "'often'")),
+        ({"modality_dropout": {"sound": 0.1}}, says("modality_dropout", "['sound']", "['vision', 'text']")),
+        ({"image_id_column": "image"}, says("image_id_column", "'image'")),
+        ({"augment": ["spin"]}, says("'spin'", "['crop', 'flip', 'color']")),
+        ({"token_dropout": -0.1}, says("token_dropout", "[0, 1)", "-0.1")),
+        ({"lora": "all", "lora_dropout": 2.0}, says("dropout", 0, 1, "2.0")),
+        ({"unfreeze_epochs": 1.0}, says("unfreezing", "freeze_encoders")),
+        ({"trained_layers": {"vision": 2}}, says("freeze_encoders", "trained_layers", "freeze_encoders=['text']")),
+        ({"trained_layers": {"text": 7}, "freeze_encoders": False}, says("text", "1 to 6", 7)),
+        ({"trained_layers": {"image": 2}}, says("trained_layers", "['image']", "['vision', 'text']")),
     ],
 )
 @SCRIPTS
 def test_what_does_not_fit_is_one_line(keys, message, script, recipe):
     recipe(**keys)
-    assert message in one_line(script.main)
+    assert re.search(message, one_line(script.main))
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"trained_layers": 2}, "of the form {vision: 2}, got 2"),
-        ({"trained_layers": {"vision": "two"}}, "each value of trained_layers: invalid int value: 'two'"),
+        ({"trained_layers": 2}, says("trained_layers", "{vision: 2}", 2)),
+        ({"trained_layers": {"vision": "two"}}, says("trained_layers", "int", "'two'")),
         (
             {"trained_layers": {"vision": True}},
-            "each value of trained_layers must be a whole number, such as 10, got bool True",
+            says("trained_layers", "bool True"),
         ),
-        ({"trained_layers": {"vision": 0}}, "of the form {vision: 2}, 1 and more; got 0"),
-        ({"trained_layers": {"vision": 2}, "lora": "vision"}, "lora is 'vision', where adapters train in place"),
+        ({"trained_layers": {"vision": 0}}, says("trained_layers", "{vision: 2}", 1, 0)),
+        ({"trained_layers": {"vision": 2}, "lora": "vision"}, says("lora", "'vision'", "trained_layers")),
     ],
 )
 def test_trained_layers_that_make_no_sense(keys, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=message):
         ModelArguments(**keys)
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from datasets import ClassLabel, DatasetDict, Features, List, Value
 from kill_and_resume import Run, arguments, command
+from messages import says
 
 from mm_hf import MMFusionForClassification, MMFusionProcessor
 from mm_hf.commands import evaluate
@@ -250,7 +251,7 @@ def test_bad_rows_are_left_out(stranger, table, tmp_path):
     shutil.copytree(table.parent, tmp_path / "mine")
     (tmp_path / "mine/table.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     flags = [*flags_of(tmp_path / "mine/table.csv"), "--output_dir", tmp_path / "out"]
-    with pytest.raises(SystemExit, match=r"row 2 of split 'train'.*no such file"):
+    with pytest.raises(SystemExit, match=r"row 2 .*'train'.*\.png'"):
         measure(stranger, *flags)
     (tmp_path / "out").mkdir(exist_ok=True)
     own = tmp_path / "out/scatter.png"  # somebody's own: this evaluation draws none
@@ -293,22 +294,20 @@ def test_the_test_part_is_cut_as_in_training(stranger, table, tmp_path, capsys):
     assert found["rows"]["evaluated"] == len(splits["test"])
     assert {mistake["row"] for mistake in found["mistakes"]} <= set(splits["test"]["_source_row"])
     assert found["floors"]["majority"]["from"] == "train"
-    with pytest.raises(SystemExit, match="image_id_column is '', and 'session' in the recipe"):
+    with pytest.raises(SystemExit, match=r"image_id_column.*''.*'session'"):
         measure(model, "--image_id_column", "")
     (model / "rows.json").write_text(json.dumps({"rows": {"train": 7}}))
-    with pytest.raises(SystemExit, match=r"when .* was trained: its test part cannot be cut again"):
+    with pytest.raises(SystemExit, match=r"'train': .*\{'train': 7\}.* test "):
         measure(model)
     # A file that the recipe does not name may hold what was learned, as this copy does.
     flags = flags_of(shutil.copy(table, table.parent / "copy.csv"))
-    with pytest.raises(
-        SystemExit, match=r"copy.csv has no part but 'train', and is not what .* was trained on by its"
-    ):
+    with pytest.raises(SystemExit, match=r"copy\.csv.*'train'.*recipe\.json.*--split train"):
         measure(model, *flags)
     assert measure(model, *flags, "--split", "train")["rows"]["evaluated"] == 120
     (model / "recipe.json").write_text(json.dumps({"dataset": str(table)}))
     with pytest.raises(SystemExit):
         measure(model)
-    assert "recipe.json is not the recipe of a run: it lacks image_column, " in capsys.readouterr().err
+    assert re.search(says("recipe.json", "image_column"), capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -316,17 +315,17 @@ def test_the_test_part_is_cut_as_in_training(stranger, table, tmp_path, capsys):
     [
         (
             {"text_column": None, "label_column": None},
-            r"^error: Needed: --text_column, --label_column. .* has no recipe.json that names them",
+            r"^error: .*--text_column, --label_column\..*recipe\.json",
         ),
         ({"dataset": None}, "Needed: --dataset"),
         (
             {"label_column": "text"},
-            r"row 0 of split 'train', column 'text': label '<b>.*' is not in the list \['circle', ",
+            r"row 0 .*'train'.*'text'.*'<b>.*\['circle', ",
         ),
-        ({"group_column": "photo"}, r"group_column is 'photo', which holds the pictures"),
-        ({"text_column": "words"}, r"Unknown column 'words' \(given as text_column\)"),
-        ({"group_column": "house"}, r"Unknown column 'house' \(given as group_column\)"),
-        ({"split": "test"}, r"has no part 'test': --split takes one of \['train'\]"),
+        ({"group_column": "photo"}, r"group_column.*'photo'"),
+        ({"text_column": "words"}, r"'words'.*text_column"),
+        ({"group_column": "house"}, r"'house'.*group_column"),
+        ({"split": "test"}, r"'test'.*--split.*\['train'\]"),
         ({"model": "no/such/folder"}, "no/such/folder"),
     ],
 )
@@ -337,7 +336,7 @@ def test_wrong_input_is_one_clear_line(changes, message, stranger, table):
 
 
 def test_other_checkpoints_are_refused(encoders, table):
-    with pytest.raises(SystemExit, match=r"is a checkpoint of BertModel; mm_hf evaluate measures MMFusionForQ"):
+    with pytest.raises(SystemExit, match=r"BertModel.*mm_hf evaluate.*MMFusionForQ"):
         measure(encoders / "minilm-l6", *flags_of(table))
 
 
@@ -345,13 +344,13 @@ def test_help_and_wrong_flags(capsys):
     for flags, message in (
         (["--help"], "--missing"),
         ([], "required: --model"),
-        (["--model", "x", "--bootstrap_samples", "0"], "bootstrap_samples must be at least 1, got 0"),
+        (["--model", "x", "--bootstrap_samples", "0"], says("bootstrap_samples", 1, 0)),
         (["--model", "x", "--splits", "test"], "--splits"),
     ):
         with pytest.raises(SystemExit):
             call(evaluate.main, "evaluate.py", *flags)
         said = capsys.readouterr()
-        assert message in said.out + said.err
+        assert re.search(message, said.out + said.err)
 
 
 # Other problems

@@ -80,12 +80,12 @@ def test_rows_that_are_drawn_are_the_same_in_a_query(data, tmp_path, capsys):
     call("build", *ask)
     assert sum(Gallery.load(tmp_path / "gallery").source["parts"].values()) == 11
     call("query", *ask, "--text", "house", "--rerank_top", 0)
-    with pytest.raises(SystemExit, match="other rows"):
+    with pytest.raises(SystemExit, match=r"--max_rows .*--seed"):
         call("query", *ask[:-1], 4, "--text", "house", "--rerank_top", 0)
 
 
 def test_a_bad_row_names_its_part(data, tmp_path):
     shutil.copytree(data, tmp_path / "set")
     (tmp_path / "set/photos/30.png").write_bytes(b"no picture")
-    with pytest.raises(SystemExit, match=r"here test.*row 1 of the data"):
+    with pytest.raises(SystemExit, match=r"here test.*row 1 "):
         call("build", *options(tmp_path / "set", tmp_path / "gallery"))

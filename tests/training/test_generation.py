@@ -1,6 +1,7 @@
 """Free text through the scripts: answers to questions about pictures, and captions. Real encoders, real rows."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from datasets import DatasetDict, load_from_disk
 from kill_and_resume import call, command, seeded_kills, survive
+from messages import says
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
@@ -227,9 +229,9 @@ def test_targets(encoders):
     assert (labels[1] == -100).all()
     assert labels[0, 2] == labels[2, 3] == processor.tokenizer.sep_token_id
     assert collator.texts_of(labels) == ["red heart", None, "a very long", "cafe"]
-    with pytest.raises(ValueError, match=r"row 0 of split 'train', column 'name': this is no text to write \(' '\)"):
+    with pytest.raises(ValueError, match=r"row 0 .*'train'.*'name': .*text.*\(' '\)"):
         collator([{**rows[0], "name": " "}])
-    with pytest.raises(ValueError, match=r"this is no text to write \(3\)"):
+    with pytest.raises(ValueError, match=r"text.*\(3\)"):
         collator([{**rows[0], "name": 3}])
 
 
@@ -291,12 +293,12 @@ def test_two_processes_learn_as_one(script, recipe, encoders, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"text_encoder": None, "text_column": None}, "decoder is missing: where no text_encoder is there"),
-        ({"imbalance": "class_weights"}, "imbalance is 'class_weights', but generation writes texts"),
-        ({"mixup_alpha": 0.2}, "mixup_alpha is 0.2, but generation writes texts"),
-        ({"label_column": ["answer", "kind"]}, "task is generation, which has one label_column"),
-        ({"task": "classification"}, "decoder_layers is 1, but only the task generation has a decoder"),
-        ({"label_column": None}, "label_column is missing"),
+        ({"text_encoder": None, "text_column": None}, says("decoder", "text_encoder", "--decoder")),
+        ({"imbalance": "class_weights"}, says("imbalance", "'class_weights'", "generation")),
+        ({"mixup_alpha": 0.2}, says("mixup_alpha", "0.2", "generation")),
+        ({"label_column": ["answer", "kind"]}, says("task", "generation", "label_column", "['answer', 'kind']")),
+        ({"task": "classification"}, says("decoder_layers", 1, "generation")),
+        ({"label_column": None}, says("label_column", "--label_column")),
     ],
 )
 def test_what_does_not_fit_is_one_line(keys, message, recipe, tmp_path):
@@ -304,5 +306,5 @@ def test_what_does_not_fit_is_one_line(keys, message, recipe, tmp_path):
         keys = {**keys, "decoder_learning_rate": None}
     with pytest.raises(SystemExit) as stopped:
         call(train.main, recipe(tmp_path / "run", **keys))
-    assert message in str(stopped.value)
+    assert re.search(message, str(stopped.value))
     assert "\n" not in str(stopped.value)

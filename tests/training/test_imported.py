@@ -3,11 +3,13 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from messages import says
 
 import mm_hf
 from mm_hf.data import imported
@@ -82,7 +84,7 @@ def test_a_process_that_is_started_finds_it(folder):
 @pytest.mark.parametrize(
     ("name", "text", "parts"),
     [
-        ("gone.py", None, ("gone.py", "no file")),
+        ("gone.py", None, ("gone.py", "file")),
         ("notes.txt", "", ("notes.txt",)),
         ("syntax.py", "a = 1\nb = (\n", ("syntax.py, line 2", "SyntaxError")),
         ("fails.py", "a = 1\n\n1 / 0\n", ("fails.py, line 3", "ZeroDivisionError")),
@@ -144,7 +146,7 @@ def test_a_file_that_changed_is_told(folder, capsys):
     (folder / "mine.py").write_text("x = 2\n")
     assert Fingerprint({}, None, "d", None, imported=["mine.py"]).settle(kept)[0] == ["the imported file mine.py"]
     import_files_of({"import": ["mine.py"]}, folder / "run")
-    assert "mine.py, which has changed" in capsys.readouterr().out
+    assert re.search(says("mine.py", "changed"), capsys.readouterr().out)
 
 
 def test_runs_that_import_nothing_are_kept_as_before():

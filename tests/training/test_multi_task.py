@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict, Value, load_from_disk
 from kill_and_resume import call, command, seeded_kills, survive
+from messages import says
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -240,29 +242,35 @@ def test_two_processes_learn_as_one(script, recipe, encoders, dataset, tmp_path)
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"label_column": ["answer", "answer"]}, "label_column names a column twice"),
-        ({"label_column": ["shade", "colour"]}, "Unknown column 'colour' (given as label_column)"),
-        ({"weight_column": {"answers": "trust"}}, "weight names ['answers'], but the columns of labels are"),
-        ({"weight_column": {"shade": "trusted"}}, "Unknown column 'trusted' (given as weight_column)"),
-        ({"task_weights": {"shades": 2.0}}, "task_weights names ['shades'], but the columns of labels are"),
-        ({"task_weights": {"shade": -2.0}}, "Task 'shade': weight must be a number from 0 up, got -2.0"),
-        ({"task_weights": {"shade": 2.0}, "task_weighting": "uncertainty"}, "learns the weights"),
-        ({"task": "classification"}, "task is classification, which has one label_column"),
-        ({"imbalance": "balanced_sampler"}, "balanced_sampler draws rows by one label"),
-        ({"problem_type": {"shades": "regression"}}, "problem_type names ['shades']"),
-        ({"label_column": "answer", "weight_column": None, "task_weighting": "uncertainty"}, "several columns"),
-        ({"label_column": "answer"}, "weight_column by task needs several columns of labels"),
+        ({"label_column": ["answer", "answer"]}, says("label_column", "['answer', 'answer']")),
+        ({"label_column": ["shade", "colour"]}, says("'colour'", "label_column")),
+        ({"weight_column": {"answers": "trust"}}, says("weight", "['answers']", "['answer', 'kind', 'shade']")),
+        ({"weight_column": {"shade": "trusted"}}, says("'trusted'", "weight_column")),
+        ({"task_weights": {"shades": 2.0}}, says("task_weights", "['shades']", "['answer', 'kind', 'shade']")),
+        ({"task_weights": {"shade": -2.0}}, says("'shade'", "weight", 0, "-2.0")),
+        (
+            {"task_weights": {"shade": 2.0}, "task_weighting": "uncertainty"},
+            says("task_weighting", "'uncertainty'", "['shade']"),
+        ),
+        ({"task": "classification"}, says("task", "classification", "label_column", "['answer', 'kind', 'shade']")),
+        ({"imbalance": "balanced_sampler"}, says("balanced_sampler", "label_column", "['answer', 'kind', 'shade']")),
+        ({"problem_type": {"shades": "regression"}}, says("problem_type", "['shades']")),
+        (
+            {"label_column": "answer", "weight_column": None, "task_weighting": "uncertainty"},
+            says("task_weighting", "label_column"),
+        ),
+        ({"label_column": "answer"}, says("weight_column", "label_column", "'answer'")),
     ],
 )
 def test_what_does_not_fit_is_one_line(keys, message, recipe, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         call(train.main, recipe(tmp_path / "run", **keys))
-    assert message in str(stopped.value)
+    assert re.search(message, str(stopped.value))
     assert "\n" not in str(stopped.value)
 
 
 def test_weights_by_task_are_a_flag_too(recipe, tmp_path):
-    with pytest.raises(SystemExit, match=r"task_weights names \['shades'\]"):
+    with pytest.raises(SystemExit, match=r"task_weights.*\['shades'\]"):
         call(train.main, recipe(tmp_path / "run"), "--task_weights", "{shades: 2.0}")
 
 
@@ -272,7 +280,7 @@ def test_a_bad_label_of_one_task(recipe, dataset, encoders, tmp_path):
     kinds = ["" if row == 7 else kind for row, kind in enumerate(broken["train"]["kind"])]
     broken["train"] = broken["train"].remove_columns("kind").add_column("kind", kinds)
     broken.save_to_disk(tmp_path / "set")
-    with pytest.raises(SystemExit, match="row 7 of split 'train', column 'kind': label '' is not in the list"):
+    with pytest.raises(SystemExit, match=r"row 7 .*'train'.*'kind'.*''.*list"):
         call(train.main, recipe(tmp_path / "run", dataset=str(tmp_path / "set")))
     keys = {"dataset": str(tmp_path / "set"), "on_error": "skip", "max_steps": 10, "floors": False}
     call(train.main, recipe(tmp_path / "run", **keys))

@@ -277,7 +277,7 @@ def test_bad_rows_are_skipped_and_listed(start, questions, tmp_path, script, fro
 
 def test_too_many_bad_rows_stop_the_run(start, questions, tmp_path):
     table = write_own_csv(tmp_path / "mine", questions, broken=True)
-    with pytest.raises(SystemExit, match=r"^error: \d of \d+ rows of split .* max_bad_fraction is 0.001\.") as stop:
+    with pytest.raises(SystemExit, match=r"^error: \d of \d+ .*'.*max_bad_fraction.*0\.001") as stop:
         start(table, on_error="skip", max_bad_fraction=0.001)
     assert "\n" not in str(stop.value)
     file = tmp_path / "run/bad_rows.jsonl"
@@ -396,9 +396,9 @@ def test_shards_stream(start, questions, tmp_path, script):
 
 def test_what_streaming_needs(start, questions, tmp_path):
     table = write_own_csv(tmp_path / "mine", questions, broken=False)
-    with pytest.raises(SystemExit, match=r"has no validation and no test part .* not of a stream"):
+    with pytest.raises(SystemExit, match=r"validation .*test .*validation_fraction"):
         start(table, streaming="true")
-    with pytest.raises(SystemExit, match=r"streaming has no known end: give max_steps and eval_steps"):
+    with pytest.raises(SystemExit, match=r"streaming.*max_steps.*eval_steps"):
         start(table, streaming="true", max_steps=None)
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
+from messages import says
 from PIL import Image
 
 from mm_hf import (
@@ -182,7 +184,7 @@ def test_batches_are_the_same_on_any_number_of_processes():
     later, rest = batches(2, 15, marks[2])
     assert later == {row: texts for row, texts in one.items() if row >= 15}
     assert rest == marks[3:]
-    with pytest.raises(ValueError, match="first 15 rows"):
+    with pytest.raises(ValueError, match=r"\b15 rows"):
         batches(1, 15, marks[3])
 
 
@@ -416,10 +418,10 @@ def test_places_of_pictures_keep_their_order():
     row = source.inputs(next(iter(source)))
     assert [row[name] for name in columns.images] == [None, {"bytes": None, "path": "photos/0.png"}]
     asked.image_column = ["photo"]
-    with pytest.raises(ValueError, match="2 images"):
+    with pytest.raises(ValueError, match=r"\b2 images"):
         columns_of("run", asked, config, mock.Mock(table_schema=None))
     asked.image_column, asked.text_column = ["", "photo"], ["text", "kind"]
-    with pytest.raises(ValueError, match=r"text_column names 2 .* 1 text"):
+    with pytest.raises(ValueError, match=r"text_column.*\b2 .*\b1 text"):
         columns_of("run", asked, config, mock.Mock(table_schema=None))
 
 
@@ -484,7 +486,7 @@ def test_rows_of_json_may_differ_where_the_file_can_hold_that(tmp_path, monkeypa
         ([{"a": {"c": 1}}], [{"a": None}, {"a": {"b": 2}}], "'n.a.b'"),
         (1, 2**64, "too large"),
         (2**64, 1, "'n'"),
-        ({}, {}, "cannot be written as .parquet"),
+        ({}, {}, ".parquet"),
     ],
 )
 def test_what_parquet_cannot_hold_is_refused(first, later, words, tmp_path, monkeypatch):
@@ -610,7 +612,7 @@ def test_a_bad_row_is_kept_with_the_reason(spoiled, tmp_path, capsys):
 
 def test_too_many_bad_rows_stop_it(spoiled, tmp_path, capsys):
     said = refused(HEADS / "classification", spoiled, tmp_path / "out.csv", *PAIR, "--on_error", "skip")
-    assert "3 of the first 6" in said
+    assert re.search(says(3, 6), said)
     assert "0.05" in said
     run(HEADS / "classification", spoiled, tmp_path / "out.csv", *PAIR, "--on_error", "skip", "--max_bad_fraction", 1)
     assert len(cells(tmp_path / "out.csv")) == 6
@@ -674,7 +676,7 @@ def test_standard_input_has_no_folder(tmp_path, monkeypatch):
     lines = b'{"photo": "no.png", "text": "a"}\n' * 2
     monkeypatch.setattr(sys, "stdin", mock.Mock(buffer=io.BytesIO(lines)))
     said = refused(HEADS / "classification", "-", tmp_path / "out.csv", *PAIR)
-    assert "is a file (the first: 'no.png'). --data_root names the folder" in said
+    assert re.search(says("'no.png'", "--data_root"), said)
 
 
 # A file that grows
@@ -706,7 +708,7 @@ def test_a_killed_one_goes_on_where_it_was(kind, tmp_path, capsys):
                 run(HEADS / "classification", TABLE, out, *flags)
             assert not out.exists()
         run(HEADS / "classification", TABLE, out, *flags)
-    assert "goes on after 24 rows" in capsys.readouterr().out
+    assert re.search(says("24 rows"), capsys.readouterr().out)
     assert out.read_bytes() == (tmp_path / f"whole.{kind}").read_bytes()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == [out.name]
 
@@ -822,7 +824,7 @@ def test_two_processes_do_not_write_one_file(tmp_path):
         assert other.stdout.readline() == "locked\n"
         said = refused(HEADS / "classification", TABLE, tmp_path / "out.csv", *PAIR)
         other.stdin.close()
-    assert "out.csv.partial is in use" in said
+    assert "out.csv.partial " in said
     assert "--output" in said
 
 

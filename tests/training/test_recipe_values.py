@@ -268,12 +268,12 @@ def test_anchors_that_grow_without_end(refused):
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("recipes.yaml", ("recipes.yaml", "Did you mean 'recipe.yaml'")),
-        ("recipe", ("Did you mean 'recipe.yaml'",)),
-        ("recipe.yml", ("Did you mean 'recipe.yaml'",)),
-        ("", ("is a folder",)),
-        ("nowhere/recipe.yaml", ("there is no file", "nowhere")),
-        ("zebra", ("there is no file", "zebra")),
+        ("recipes.yaml", ("recipes.yaml", "'recipe.yaml'?")),
+        ("recipe", ("'recipe.yaml'?",)),
+        ("recipe.yml", ("'recipe.yaml'?",)),
+        ("", ("folder",)),
+        ("nowhere/recipe.yaml", ("file", "nowhere")),
+        ("zebra", ("file", "zebra")),
     ],
 )
 def test_a_recipe_that_is_not_there(name, parts, tmp_path, capsys):
@@ -350,11 +350,11 @@ RUN = {
     [
         ("", ("damaged",)),
         ('{"seed": 0', ("damaged",)),
-        ("[1]", ("must hold a dict",)),
+        ("[1]", ("dict",)),
         ('{"x": ' + "[" * 100_000 + "]" * 100_000 + "}", ("deep",)),
-        ("{}", ("not the recipe of a run", "dataset")),
+        ("{}", ("recipe.json", "dataset")),
         (json.dumps({**RUN, "dataset": 5.5}), None),
-        (json.dumps({**RUN, "dataset": ["a"]}), ("dataset must be a text", "['a']")),
+        (json.dumps({**RUN, "dataset": ["a"]}), ("dataset", "['a']")),
         (json.dumps({**RUN, "seed": "one"}), ("seed", "'one'")),
         (json.dumps({**RUN, "seed": True}), ("seed", "True")),
         (json.dumps({**RUN, "label_column": {"a": 1}}), ("label_column", "{'a': 1}")),
@@ -421,5 +421,5 @@ def test_a_checkpoint_whose_config_is_damaged(content, tmp_path):
 @pytest.mark.parametrize("named", ["regresion", {"a": "regresion"}])
 def test_a_problem_type_that_nobody_has_registered(named):
     data_args = DataArguments(dataset="rows.csv", text_column="t", label_column=["a", "b"], problem_type=named)
-    with pytest.raises(ValueError, match=r"'regresion'.*Did you mean 'regression'.*--import"):
+    with pytest.raises(ValueError, match=r"'regresion'.*'regression'\?.*--import"):
         check_tasks(ModelArguments(), data_args, TrainArguments())

@@ -1,12 +1,14 @@
 """Search through the scripts: both train it, retrieve.py measures, embeds and asks. Real encoders, real emoji."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import DatasetDict, load_from_disk
 from kill_and_resume import call
+from messages import says
 from PIL import Image
 
 from mm_hf import MMFusionForRetrieval
@@ -148,7 +150,7 @@ def test_evaluate(trained, capsys):
 
 
 def test_the_other_evaluation_knows_better(trained):
-    with pytest.raises(SystemExit, match=r"searches: `mm_hf search evaluate --model .*` measures it"):
+    with pytest.raises(SystemExit, match=r"`mm_hf search evaluate --model .*`"):
         call(evaluate.main, "--model", trained)
 
 
@@ -184,10 +186,10 @@ def test_gallery_is_exact(gallery):
     assert torch.equal(places, expected.indices)
     assert built.relevant().any(0).all()
     assert built.search(built.embeddings["text"][:1], "vision", 10_000)[0].shape[1] == len(built.keys["vision"])
-    with pytest.raises(ValueError, match=r"holds \['text', 'vision'\], and no 'audio'"):
+    with pytest.raises(ValueError, match=r"\['text', 'vision'\].*'audio'"):
         built.search(built.embeddings["text"], "audio", 1)
     built.factory, built._indexes = "Flatt", {}
-    with pytest.raises(ValueError, match="faiss knows no index 'Flatt'"):
+    with pytest.raises(ValueError, match=r"faiss.*'Flatt'.*'Flat'"):
         built.search(built.embeddings["text"], "vision", 1)
 
 
@@ -212,37 +214,35 @@ def test_rerank_changes_the_best_alone():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"text_column": None, "text_encoder": None, "text_pooling": None}, "text_column is missing"),
-        ({"label_column": "category"}, "label_column is 'category', but retrieval learns from pairs, without labels"),
-        ({"image_column": ["image", "image"]}, "retrieval needs one image_column"),
-        ({"imbalance": "focal_loss"}, "imbalance is 'focal_loss', but retrieval learns from pairs"),
-        ({"matching_weight": -1}, "matching_weight must be a number from 0 up"),
+        ({"text_column": None, "text_encoder": None, "text_pooling": None}, says("text_column", "--text_column")),
+        ({"label_column": "category"}, says("label_column", "'category'", "retrieval")),
+        ({"image_column": ["image", "image"]}, says("retrieval", "image_column", "['image', 'image']")),
+        ({"imbalance": "focal_loss"}, says("imbalance", "'focal_loss'", "retrieval")),
+        ({"matching_weight": -1}, says("matching_weight", 0, "-1.0")),
     ],
 )
 def test_what_does_not_fit_a_run(keys, message, recipe, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         call(train.main, recipe(tmp_path / "run", **keys))
-    assert message in str(stopped.value)
+    assert re.search(message, str(stopped.value))
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("query", "--gallery", "nowhere"), "query needs one of --text, --image and --audio"),
-        (("query", "--gallery", "nowhere", "--text", "a"), "nowhere holds no gallery"),
-        (("build",), "build needs --gallery"),
-        (("evaluate", "--split", "validation"), "give --rerank_weight"),
+        (("query", "--gallery", "nowhere"), says("--text, --image", "--audio")),
+        (("query", "--gallery", "nowhere", "--text", "a"), says("nowhere", "gallery.json")),
+        (("build",), says("--gallery")),
+        (("evaluate", "--split", "validation"), says("--rerank_weight")),
         (("evaluate", "--split", "valid"), None),
-        (("evaluate", "--split", "tset"), "has no part 'tset'"),
+        (("evaluate", "--split", "tset"), says("'tset'", "--split")),
         (("evaluate", "--top_k", "0"), None),
         (("find",), None),
     ],
 )
 def test_wrong_searches_are_one_line(words, message, trained, capsys):
     if message is None:
-        message = {"valid": "give --rerank_weight", "0": "top_k must be at least 1, got 0"}.get(
-            words[-1], "invalid choice"
-        )
+        message = {"valid": says("--rerank_weight"), "0": says("top_k", 1, 0)}.get(words[-1], says("'find'", "query"))
     with pytest.raises(SystemExit) as stopped:
         call(retrieve.main, words[0], "--model", trained, *words[1:])
-    assert message in f"{stopped.value} {capsys.readouterr().err}"
+    assert re.search(message, f"{stopped.value} {capsys.readouterr().err}")

@@ -107,7 +107,7 @@ def test_a_run_names_the_ground(flags, background, tmp_path):
     parts = {"train": None}
     processor = build_processor(model_args, data_args, parts, True, train_args.defaults_version)
     assert (processor.image_background, processor.image_channels) == (background, 3)
-    with pytest.raises(ValueError, match=r"image_background.*no colour"):
+    with pytest.raises(ValueError, match=r"image_background.*'no colour'"):
         build_processor(replace(model_args, image_background="no colour"), data_args, parts, True, 2)
     if not flags:  # a run of before knew no ground
         assert build_processor(model_args, data_args, parts, True, 1).image_background is None

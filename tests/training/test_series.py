@@ -94,9 +94,9 @@ def test_it_answers_without_the_package(trained, dataset, tmp_path):
     # Padding beside a longer one changes nothing.
     _, longer = pipe([{"series": row["series"][:40]}, row], batch_size=2)
     assert longer[0]["score"] == pytest.approx(here[0]["score"], abs=1e-5)
-    with pytest.raises(ValueError, match=r"a series has 6 channels here, got shape \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"\b6 channels.*\(2, 1\)"):
         pipe({"series": [1.0, 2.0]})
-    with pytest.raises(ValueError, match="reads \\['series'\\] alone"):
+    with pytest.raises(ValueError, match=r"\['series'\]"):
         pipe({"text": "walking"})
 
 
@@ -131,9 +131,7 @@ def test_bad_rows_are_named_and_skipped(recipe, dataset, tmp_path):
         spoilt = DatasetDict({**parts, name: parts[name].map(spoil, with_indices=True)})
         spoilt.save_to_disk(tmp_path / name)
         keys = {"dataset": tmp_path / name, "floors": False, "max_steps": 2, "eval_steps": 2}
-        with pytest.raises(
-            SystemExit, match=rf"row 3 of split '{name}', column 'readings': .*finite numbers: one is inf"
-        ):
+        with pytest.raises(SystemExit, match=rf"row 3 .*'{name}'.*'readings': .*finite.*\binf\b"):
             call(train.main, recipe(tmp_path / "run", **keys))
         keys |= {"on_error": "skip", "max_bad_fraction": 0.2}
         call(train.main, recipe(tmp_path / f"skipping-{name}", **keys))

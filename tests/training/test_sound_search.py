@@ -99,10 +99,10 @@ def test_it_is_measured_built_and_asked(trained, dataset, tmp_path, capsys):
     call(retrieve.main, *ask, "--text", "three")
     assert "three" in capsys.readouterr().out
     for words, message in (
-        (("--image", "a.png"), "it cannot be asked by --image"),
-        (("--audio", tmp_path / "no.wav"), "there is no file"),
-        (("--audio", tmp_path / "asked.wav", "--text", "a"), "one of --text, --image and --audio"),
-        (("--text", "a", "--image_column", "word"), "it has no use for --image_column"),
+        (("--image", "a.png"), r"\['text', 'audio'\].*--image\b"),
+        (("--audio", tmp_path / "no.wav"), r"no\.wav"),
+        (("--audio", tmp_path / "asked.wav", "--text", "a"), "--text, --image .*--audio"),
+        (("--text", "a", "--image_column", "word"), "--image_column"),
     ):
         with pytest.raises(SystemExit, match=message):
             call(retrieve.main, *ask, *words)
@@ -111,9 +111,7 @@ def test_it_is_measured_built_and_asked(trained, dataset, tmp_path, capsys):
 def test_a_gallery_of_other_rows_is_refused(trained, tmp_path):
     call(retrieve.main, "build", "--model", trained, "--gallery", tmp_path, "--max_rows", 12)
     ask = ("query", "--model", trained, "--gallery", tmp_path, "--text", "one", "--top_k", 8)
-    with pytest.raises(
-        SystemExit, match=r"built from other rows .* give --dataset, --max_rows and --seed as for build"
-    ):
+    with pytest.raises(SystemExit, match=r"--dataset, --max_rows .*--seed"):
         call(retrieve.main, *ask)
     call(retrieve.main, *ask, "--max_rows", 12)
 
@@ -128,9 +126,7 @@ def test_a_sound_that_cannot_be_read(trained, dataset, tmp_path, capsys):
 
     DatasetDict({"test": rows.map(spoil, with_indices=True, features=rows.features)}).save_to_disk(tmp_path / "set")
     ask = ("--model", trained, "--dataset", tmp_path / "set", "--gallery", tmp_path / "gallery")
-    with pytest.raises(
-        SystemExit, match="row 1 of split 'test', column 'audio': the sound cannot be read: Format not recognised"
-    ):
+    with pytest.raises(SystemExit, match=r"row 1 .*'test'.*'audio': .*sound.*: Format not recognised"):
         call(retrieve.main, "build", *ask)
     call(retrieve.main, "build", *ask, "--on_error", "skip")
     gallery = Gallery.load(tmp_path / "gallery")
@@ -140,9 +136,9 @@ def test_a_sound_that_cannot_be_read(trained, dataset, tmp_path, capsys):
     capsys.readouterr()
     call(retrieve.main, "query", *ask, "--on_error", "skip", "--text", "one")
     assert "one" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="on the validation part; where there is none, give --rerank_weight"):
+    with pytest.raises(SystemExit, match=r"validation.*--rerank_weight"):
         call(retrieve.main, "evaluate", *ask, "--on_error", "skip")
-    with pytest.raises(SystemExit, match="faiss knows no index 'nope'"):
+    with pytest.raises(SystemExit, match=r"faiss.*'nope'.*'Flat'"):
         call(retrieve.main, "build", *ask, "--index_factory", "nope")
 
 

@@ -98,9 +98,9 @@ def test_it_writes_without_the_package(trained, fsdd, tmp_path):
     one, two = pipe([row["audio"]["bytes"], {"audio": str(tmp_path / "three.wav")}], batch_size=2)
     assert one == two == here
     assert pipe(row["audio"]["bytes"], num_beams=4)["text"]
-    with pytest.raises(ValueError, match="num_return_sequences must be 1"):
+    with pytest.raises(ValueError, match=r"num_return_sequences.*\b1\b"):
         pipe(row["audio"]["bytes"], num_return_sequences=2)
-    with pytest.raises(ValueError, match="num_beams must be at least 1"):
+    with pytest.raises(ValueError, match=r"num_beams.*\b1\b"):
         pipe(row["audio"]["bytes"], num_beams=0)
 
 

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import re
 import shutil
 import sys
 from dataclasses import fields
@@ -16,6 +17,7 @@ import soundfile
 import tiny_models as tiny
 import torch
 import transformers as T
+from messages import says
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -260,7 +262,7 @@ def test_another_unit_and_other_categories_are_said(table, tmp_path):
     job = prepared(shop, tmp_path / "run", table_columns=["weight", "maker"], label_column="price", init_from=table)
     said = "\n".join(job.start.lines)
     assert "weight has mean" in said
-    assert "1 of 3 categories of maker are not known to table, such as 'maker one'" in said
+    assert re.search(says("1 of 3", "maker", "table", "'maker one'"), said)
 
 
 def test_several_tasks(things, other_shop, tmp_path):
@@ -364,7 +366,7 @@ def test_writing(things, small, other_shop, tmp_path):
     )
     assert set(weights) <= set(again.model.state_dict())
     other = {**keys, "task": "generation", "init_from": things, "decoder": small / "turned"}
-    with pytest.raises(ValueError, match=r"decoder .*turned has a vocabulary of 16 tokens"):  # in another order
+    with pytest.raises(ValueError, match=r"decoder .*turned .*\b16 tokens"):  # in another order
         prepared(other_shop, tmp_path / "turned", **other)
 
 
@@ -531,7 +533,7 @@ def test_what_cannot_be_started_from(things, small, shop, tmp_path):
         with pytest.raises((ValueError, OSError), match="init_from") as error:
             prepared(shop, output_dir, **keys, init_from=source)
         assert named in str(error.value)
-    with pytest.raises(ValueError, match=r"reads \['vision', 'text'\], and the rows have \['tabular'\]"):
+    with pytest.raises(ValueError, match=r"\['vision', 'text'\].*\['tabular'\]"):
         prepared(shop, tmp_path / "run", table_columns=["weight"], label_column="price", init_from=things)
 
 
@@ -590,7 +592,7 @@ def test_a_damaged_start_is_refused(things, other_shop, tmp_path):
     (tmp_path / "run/checkpoint-2").mkdir()  # it has begun
     file = tmp_path / "run/start/model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"start, where this run keeps .* model.safetensors"):
+    with pytest.raises(ValueError, match=r"start, .*model\.safetensors.*--overwrite_output_dir"):
         prepared(other_shop, tmp_path / "run", **keys, num_train_epochs=3, allow_changes="true")
     with pytest.raises(ValueError, match="init_from"):
         prepared(other_shop, tmp_path / "run", **{**keys, "init_from": None}, vision_encoder="x/y", text_encoder="x/y")

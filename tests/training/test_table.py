@@ -105,7 +105,7 @@ def test_it_answers_without_the_package(trained, tmp_path):
     rows = [{"table": row["table"]}, {"text": "a warm sweater"}, {"table": {}, "text": "a nice skirt"}]
     one, *_ = pipe(rows, batch_size=3, top_k=3)
     assert one[0]["score"] == pytest.approx(here[0]["score"], abs=1e-5)
-    with pytest.raises(ValueError, match=r"Column 'colour': this is no column of the table, which has \['age'"):
+    with pytest.raises(ValueError, match=r"'colour': .*\['age'"):
         pipe({"table": {"colour": "red"}})
 
 
@@ -120,13 +120,13 @@ def test_bad_rows_are_named_and_skipped(recipe, dataset, tmp_path):
     parts["train"] = parts["train"].map(spoil, with_indices=True)
     parts.save_to_disk(tmp_path / "set")
     keys = {"dataset": str(tmp_path / "set"), "floors": False, "max_steps": 4, "eval_steps": 4}
-    with pytest.raises(SystemExit, match=r"row 7 of split 'train'.*'age': this must be a finite number, got inf"):
+    with pytest.raises(SystemExit, match=r"row 7 .*'train'.*'age': .*finite.*\binf\b"):
         call(train.main, recipe(tmp_path / "run", **keys))
     parts = load_from_disk(str(dataset))
     parts["test"] = parts["test"].map(spoil, with_indices=True)
     parts.save_to_disk(tmp_path / "other")
     keys["dataset"] = str(tmp_path / "other")
-    with pytest.raises(SystemExit, match=r"row 7 of split 'test'.*'age': this must be a finite number, got inf"):
+    with pytest.raises(SystemExit, match=r"row 7 .*'test'.*'age': .*finite.*\binf\b"):
         call(train.main, recipe(tmp_path / "run", **keys))
     call(train.main, recipe(tmp_path / "skipping", on_error="skip", **keys))
     (line,) = (tmp_path / "skipping/bad_rows.jsonl").read_text().splitlines()
@@ -139,7 +139,7 @@ def test_other_classes_in_another_part_are_refused(recipe, dataset, tmp_path):
         parts["test"].cast_column("helpful", Value("int64")).cast_column("helpful", ClassLabel(names=["yes", "no"]))
     )
     DatasetDict({**parts, "test": turned}).save_to_disk(tmp_path / "set")
-    with pytest.raises(SystemExit, match="of part 'test' are not those of train"):
+    with pytest.raises(SystemExit, match=r"table_columns.*'test'.*train"):
         call(train.main, recipe(tmp_path / "run", dataset=str(tmp_path / "set")))
 
 

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from datasets import DatasetDict, Image
+from messages import says
 from PIL import Image as PILImage
 from safetensors import safe_open
 
@@ -153,17 +155,17 @@ def test_no_checkpoint_to_answer_from(encoders, monkeypatch):
     from mm_hf.commands import answer
 
     monkeypatch.setattr(sys, "argv", ["answer.py", str(encoders / "minilm-l6")])
-    with pytest.raises(SystemExit, match="no checkpoint of mm_hf"):
+    with pytest.raises(SystemExit, match=r"minilm-l6 .*mm_hf"):
         answer.script()
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--logging_steps", "0"], "logging_steps must be at least 1, got 0"),
-        (["--bf16", "--fp16"], "choose one"),
-        (["--learning_rate", "fast"], "invalid float value"),
-        (["--task", "guessing"], "invalid choice"),
+        (["--logging_steps", "0"], says("logging_steps", 1, 0)),
+        (["--bf16", "--fp16"], says("bf16", "fp16")),
+        (["--learning_rate", "fast"], says("learning_rate", "'fast'")),
+        (["--task", "guessing"], says("task", "'guessing'", "retrieval")),
         (["--no_such_flag", "1"], "no_such_flag"),
     ],
 )
@@ -173,7 +175,7 @@ def test_wrong_flags(flags, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py", str(RECIPE), *flags])
     with pytest.raises(SystemExit):
         parse_arguments("")
-    assert message in capsys.readouterr().err
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_unknown_key_of_a_recipe(tmp_path, capsys):
@@ -201,13 +203,13 @@ def test_a_recipe_takes_over_the_keys_of_its_base(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("base: here.yaml\n", "base 'here.yaml' of here.yaml leads back to itself"),
-        ("base: other.yaml\n", "base 'here.yaml' of other.yaml leads back to itself"),
-        ("base: ../other.yaml\n", "must be the name of a recipe in the same folder, got '../other.yaml'"),
-        ("base: [one.yaml]\n", "must be the name of a recipe in the same folder"),
+        ("base: here.yaml\n", says("'here.yaml'", "here.yaml")),
+        ("base: other.yaml\n", says("'here.yaml'", "other.yaml")),
+        ("base: ../other.yaml\n", says("base", "'../other.yaml'")),
+        ("base: [one.yaml]\n", says("base", "['one.yaml']")),
         ("base: nowhere.yaml\n", "nowhere.yaml"),
-        ("base: words.yaml\n", "got str in words.yaml"),
-        ("base: wrong.yaml\n", "unknown key 'learning_rat'"),
+        ("base: words.yaml\n", says("str", "words.yaml")),
+        ("base: wrong.yaml\n", says("here.yaml", "'learning_rat'", "'learning_rate'?")),
     ],
 )
 def test_a_bad_base(tmp_path, capsys, text, message):
@@ -222,7 +224,7 @@ def test_a_bad_base(tmp_path, capsys, text, message):
         (tmp_path / f"{name}.yaml").write_text(content)
     with pytest.raises(SystemExit):
         parse_arguments("", [str(tmp_path / "here.yaml")])
-    assert message in " ".join(capsys.readouterr().err.split())
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 
 def test_every_recipe_can_be_read():

@@ -106,7 +106,7 @@ def test_it_answers_without_the_package(trained, tmp_path):
     one, two = pipe([{**asked, "video": row["video"]["bytes"]}, {"question": "what colour?"}], batch_size=2, top_k=1)
     assert one[0]["score"] == pytest.approx(here[0]["score"], abs=1e-5)
     assert two[0]["answer"]
-    with pytest.raises(ValueError, match=r"one of .image. and .video., not both"):
+    with pytest.raises(ValueError, match=r".image. .*.video."):
         pipe({**asked, "image": Image.new("RGB", (8, 8))})
 
 

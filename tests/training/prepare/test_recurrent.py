@@ -75,11 +75,11 @@ def test_word_vectors(table, tmp_path):
     ("flags", "message"),
     [
         (["--text_column", "text"], "text"),
-        (["--hidden_size", 3], "must be even: got 3"),
+        (["--hidden_size", 3], "even: .*3"),
         (["--word_vectors", "nowhere.txt"], "nowhere.txt"),
         (["--dataset", "nowhere.csv"], "nowhere.csv"),
-        (["--min_count", 9], "no word that is there 9 times"),
-        (["--num_hidden_layers", 0], "num_hidden_layers must be at least 1, got 0"),
+        (["--min_count", 9], r"\b9 .*min_count"),
+        (["--num_hidden_layers", 0], r"num_hidden_layers.*\b1, .*\b0\b"),
     ],
 )
 def test_what_it_cannot_make(table, flags, message):

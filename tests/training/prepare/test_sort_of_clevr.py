@@ -275,16 +275,16 @@ def test_force_builds_anew(tmp_path):
 
 
 def test_other_settings_are_not_taken_for_done(output):
-    with pytest.raises(SystemExit, match=r"'seed': 0.*asked for.*'seed': 1.*add --force"):
+    with pytest.raises(SystemExit, match=r"'seed': 0.*'seed': 1.*--force"):
         sort_of_clevr.main([str(output), *SIZES, "--seed", "1"])
-    with pytest.raises(SystemExit, match=r"'test_images': 60.*asked for.*'test_images': 61.*add --force"):
+    with pytest.raises(SystemExit, match=r"'test_images': 60.*'test_images': 61.*--force"):
         sort_of_clevr.main([str(output), *SIZES, "--test_images=61"])
 
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_empty_split_is_refused(tmp_path, name):
     sizes = [f"--{split}_images={0 if split == name else 1}" for split in IMAGES]
-    with pytest.raises(SystemExit, match=f"error: {name}_images is 0, allowed: 1 or more"):
+    with pytest.raises(SystemExit, match=rf"error: {name}_images.*\b0, .*\b1 "):
         sort_of_clevr.main([str(tmp_path / "out"), *sizes])
     assert not list(tmp_path.iterdir())
 

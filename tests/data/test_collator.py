@@ -11,7 +11,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
-from mm_hf import MMFusionForQuestionAnswering, MMFusionProcessor
+from mm_hf import MMFusionProcessor
 from mm_hf.data import Columns, MultimodalCollator, Rows, load_splits
 from mm_hf.data.labels import label_tensor
 from mm_hf.data.rows import BadRowError
@@ -44,42 +44,6 @@ def processor(encoders):
 @pytest.fixture(scope="module")
 def collator(processor):
     return MultimodalCollator(processor, COLUMNS, {name: number for number, name in enumerate(NAMES)})
-
-
-def test_distinct_items_once(collator):
-    batch = collator(rows([picture("red"), picture("blue"), picture("red")], ["what?", "why?", "what?"]))
-    assert next(iter(batch)) == "vision_index"  # the Trainer reads the batch size off the first tensor
-    assert batch["vision_index"].tolist() == [0, 1, 0]
-    assert batch["text_index"].tolist() == [0, 1, 0]
-    assert len(batch["pixel_values"]) == len(batch["input_ids"]) == 2
-    assert batch["row_ids"].tolist() == [0, 1, 2]
-
-
-def test_absent_items(collator):
-    batch = collator(rows([None, picture("blue")], ["what?", None]))
-    assert batch["vision_index"].tolist() == [-1, 0]
-    assert batch["text_index"].tolist() == [0, -1]
-    batch = collator(rows([None, None], ["what?", "why?"]))
-    assert batch["vision_index"].tolist() == [-1, -1]
-    assert "pixel_values" not in batch
-
-
-def test_absent_modality(processor):
-    blind = MultimodalCollator(processor, COLUMNS, absent={"vision": None})
-    batch = blind(rows([picture("red")], ["what?"]))
-    assert batch["vision_index"].tolist() == [-1]
-    assert "pixel_values" not in batch
-
-
-def test_absent_in_some_rows(processor):
-    """Rows are told by their ids, wherever they stand in the batch; what they lose is not even looked at."""
-    partly = MultimodalCollator(processor, COLUMNS, absent={"vision": frozenset({0, 3}), "text": [3]})
-    data = rows([BROKEN, picture("red"), picture("blue"), picture("red")], ["what?", "why?", "what?", " "])
-    batch = partly(data[::-1])
-    assert batch["row_ids"].tolist() == [3, 2, 1, 0]
-    assert batch["vision_index"].tolist() == [-1, 0, 1, -1]
-    assert batch["text_index"].tolist() == [-1, 0, 1, 0]
-    assert len(batch["pixel_values"]) == len(batch["input_ids"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -211,13 +175,6 @@ def test_skipped_rows_keep_their_place(skipping):
     assert "bad_rows" not in good
 
 
-def test_skipping_changes_nothing_for_good_rows(skipping, collator):
-    data = rows([picture("red"), picture("blue")], ["a", "b"], [0, 1])
-    one, other = collator(data), skipping(data)
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[key], other[key]) for key in one)
-
-
 def test_a_broken_picture_of_several_rows_is_decoded_once(skipping, monkeypatch):
     calls = []
     real = PILImage.open
@@ -243,24 +200,6 @@ def test_masked_numbers_are_nan(processor):
     several = dataclasses.replace(skipping, problem_type="multi_label_classification", label2id={"no": 0, "yes": 1})
     labels = several(rows([BROKEN, None], ["a", "b"], [["no"], ["yes"]]))["labels"]
     assert labels.isnan().tolist() == [[True, True], [False, False]]
-
-
-def test_a_batch_of_bad_rows_goes_through_the_model(skipping, encoders):
-    model = MMFusionForQuestionAnswering.from_encoders_pretrained(
-        vision=encoders / "mobilenet-v2",
-        text=encoders / "minilm-l6",
-        num_labels=2,
-        fusion_module_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
-    ).train()
-    batch = skipping(rows([BROKEN, BROKEN], ["", " "], [0, 1]))
-    assert batch["vision_index"].tolist() == batch["text_index"].tolist() == [-1, -1]
-    assert batch.pop("row_ids").tolist() == [0, 1]
-    assert len(batch.pop("bad_rows")) == 4
-    loss = model(**batch).loss
-    loss.backward()
-    assert loss.item() == 0
-    gradients = [p.grad for p in model.parameters() if p.requires_grad]
-    assert all(gradient is not None and (gradient == 0).all() for gradient in gradients)
 
 
 def test_pictures_by_path(skipping, tmp_path):
@@ -310,15 +249,6 @@ def test_several_image_columns(processor):
     assert partly(pairs((red, None), (red, red)))["vision_index"].tolist() == [[0, -1], [-1, -1]]
     one = MultimodalCollator(processor, Columns(image=["before"], text="question"))
     assert one(pairs((red, blue)))["vision_index"].tolist() == [0]
-
-
-def test_a_bad_picture_in_one_of_several_columns(processor):
-    skipping = MultimodalCollator(processor, PAIR, on_error="skip")
-    batch = skipping(pairs((picture("red"), BROKEN), (BROKEN, BROKEN)))
-    assert batch["vision_index"].tolist() == [[0, -1], [-1, -1]]
-    assert places(batch) == [(0, "after"), (1, "before"), (1, "after")]
-    with pytest.raises(BadRowError, match="row 0 of split 'train', column 'after'"):
-        dataclasses.replace(skipping, on_error="raise")(pairs((picture("red"), BROKEN)))
 
 
 def labelled(*values):

@@ -15,7 +15,6 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from mm_hf import (
-    FUSIONS,
     MMFusionConfig,
     MMFusionForClassification,
     MMFusionForConditionalGeneration,
@@ -27,7 +26,6 @@ from mm_hf import (
 from mm_hf.models.modality import MODALITIES, Modality, modality_of, register_modality
 
 
-MEMORY_FUSIONS = sorted(name for name, kind in FUSIONS.items() if kind.supports_memory_cache)
 POINTS = torch.tensor([[0.5, -1.0], [2.0, 0.25], [-1.5, 1.0]])
 
 
@@ -85,33 +83,6 @@ def with_point(cls=MMFusionForClassification, **kwargs):
 
 def same(one, other, tolerance=1e-5):
     torch.testing.assert_close(one, other, atol=tolerance, rtol=0)
-
-
-@pytest.mark.parametrize("fusion", sorted(FUSIONS))
-@torch.no_grad()
-def test_a_point_is_encoded_and_fused(point, fusion):
-    model = with_point(fusion=fusion)
-    assert model.config.modalities == ["vision", "text", "point"]
-    inputs = {**tiny.batch((6, 4, 7)), "point_values": POINTS}
-    expected = model(**inputs).logits
-    states = model.model.encode({}, **inputs)
-    assert states["point"].levels[0].shape == (3, 1, 16)
-    same(expected, model(encoder_states=states).logits)
-    same(model.classifier(model.model.fuse(states).pooled), expected)
-    changed = model(**{**inputs, "point_values": POINTS.flip(0)}).logits
-    assert (changed - expected).abs().max() > 1e-3
-    rows = torch.tensor([2, 0, 1])
-    same(model(**{**inputs, "point_values": POINTS[rows], "point_index": rows.argsort()}).logits, expected)
-    nobody = torch.full((3,), -1)
-    left_out = {name: value for name, value in inputs.items() if name != "point_values"}
-    same(model(**left_out).logits, model(**inputs, point_index=nobody).logits)
-
-
-def test_a_point_trains_also_where_no_row_has_one(point):
-    model = with_point().train()
-    labels = torch.tensor([0, 1])
-    model(**tiny.batch((4, 5)), labels=labels).loss.backward()
-    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
 def test_it_asks_where_the_config_says_so(point):
@@ -248,48 +219,6 @@ def rows_of_reviews(**kwargs):
     return {**tiny.texts(TEXTS, **kwargs), **tiny.images(5), "text_index": INDEX}
 
 
-@pytest.fixture(params=["text", "vision"])
-def asks(request):
-    return request.param
-
-
-@pytest.mark.parametrize("fusion", sorted(FUSIONS))
-@torch.no_grad()
-def test_rows_of_several_texts(fusion, asks):
-    model, inputs = reviews(fusion=fusion, settings={"query_modality": asks}), rows_of_reviews()
-    expected = model(**inputs).logits
-    rows = torch.tensor([3, 0, 4, 2, 1])
-    turned = {**inputs, "text_index": INDEX[rows], "vision_index": rows}
-    same(model(**turned).logits, expected[rows])
-    same(model(**{**rows_of_reviews(pad_to=12)}).logits, expected)
-    for row in range(5):  # other rows change nothing
-        alone = model(**{**inputs, "text_index": INDEX[[row]], "vision_index": torch.tensor([row])}).logits
-        same(alone[0], expected[row])
-    # Which of them stands where matters to a fusion of tokens, and every text does.
-    swapped = model(**{**inputs, "text_index": INDEX.flip(1)}).logits
-    same(swapped[3:], expected[3:])
-    if hasattr(model.model.fusion, "query_modality"):
-        assert (swapped - expected)[:3].abs().amax(1).min() > 1e-4
-    inputs["input_ids"][1, 1] += 1
-    changed = model(**inputs).logits
-    assert (changed - expected)[0].abs().max() > 1e-4
-    same(changed[1:], expected[1:])
-
-
-@torch.no_grad()
-def test_an_absent_place(asks):
-    model, inputs = reviews(settings={"query_modality": asks}), rows_of_reviews()
-    expected = model(**inputs).logits
-    narrow = {**inputs, "text_index": torch.tensor([0, 2, -1, -1, 4])}  # as a column of one place
-    wide = {**inputs, "text_index": torch.tensor([[0, -1], [2, -1], [-1, -1], [-1, -1], [4, -1]])}
-    same(model(**narrow).logits, model(**wide).logits)
-    same(model(**wide).logits[[1, 3]], expected[[1, 3]])
-    pictures = tiny.images(5)
-    nothing = torch.full((5, 2), -1)
-    same(model(**pictures).logits, model(**pictures, text_index=nothing).logits)
-    same(model(**tiny.texts(TEXTS)).logits, model(**tiny.texts(TEXTS), text_index=torch.arange(5)[:, None]).logits)
-
-
 @torch.no_grad()
 def test_places_of_texts_are_those_of_pictures():
     """One projection makes both: with its weights and states the tokens are equal."""
@@ -302,55 +231,6 @@ def test_places_of_texts_are_those_of_pictures():
     one, other = projections["text"](states, INDEX), projections["vision"](states, INDEX)
     for key in ("tokens", "mask", "index", "pooled", "places"):
         assert torch.equal(getattr(one, key), getattr(other, key)), key
-
-
-@pytest.mark.parametrize("settings", [{}, {"memory_layers": 1}])
-@pytest.mark.parametrize("fusion", MEMORY_FUSIONS)
-@torch.no_grad()
-def test_the_memory_of_several_texts(fusion, settings, asks):
-    model, inputs = reviews(fusion=fusion, settings={**settings, "query_modality": asks}), rows_of_reviews()
-    base, states = model.model, model.model.encode({"text": INDEX}, **tiny.texts(TEXTS), **tiny.images(5))
-    memory = base.prepare(states)
-    same(base.fuse(states, memory).pooled, base(**inputs).pooler_output)
-    rows = torch.tensor([1, 4, 0, 0, 2])
-    name = "vision" if asks == "text" else "text"
-    index = INDEX if name == "text" else torch.arange(5)
-    again = base(**{**inputs, f"{name}_index": index[rows]}).pooler_output
-    same(base.fuse(states, memory, rows).pooled, again)
-    same(base(**inputs, memory=memory, memory_index=rows).pooler_output, again)
-
-
-@pytest.mark.parametrize("audio", ["wav2vec2", "lstm"])
-@torch.no_grad()
-def test_several_sounds_and_series(audio):
-    series = {"model_type": "mm_fusion_recurrent", "input_size": 3, "hidden_size": 16}
-    model = tiny.model(
-        vision=None, audio=audio, places={"audio": 2, "series": 3}, series_config=series, encode_by_length=["audio"]
-    )
-    inputs = {
-        **tiny.texts((4, 5)),
-        **tiny.sounds(audio),
-        "audio_index": torch.tensor([[0, 1], [2, -1]]),
-        "series_values": torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0)),
-        "series_index": torch.tensor([[0, -1, 1], [-1, 1, 0]]),
-    }
-    expected = model(**inputs).logits
-    turned = {name: value.flip(0) if name.endswith("_index") else value for name, value in inputs.items()}
-    turned["text_index"] = torch.tensor([1, 0])
-    same(model(**turned).logits, expected.flip(0))
-    swapped = {**inputs, "series_index": inputs["series_index"].roll(1, 1)}
-    assert (model(**swapped).logits - expected).abs().amax(1).min() > 1e-4
-
-
-def test_modality_dropout_takes_all_places():
-    model = reviews(settings={"modality_dropout": {"text": 0.999}}).train()
-    states = model.model.encode({"text": INDEX}, **tiny.texts(TEXTS), **tiny.images(5))
-    torch.manual_seed(0)
-    dropped = model.model._drop_modalities(states)["text"]
-    assert (dropped == -1).all()
-    loss = model(**rows_of_reviews(), labels=torch.arange(5)).loss
-    loss.backward()
-    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
 def test_how_many_places():
@@ -379,19 +259,6 @@ def test_who_has_one_place():
     model = tiny.model(MMFusionForCTC, **heard, places={"text": 2})  # what stands beside the sound
     beside = {**tiny.texts((4, 5, 6)), "text_index": torch.tensor([[0, 1], [2, -1], [-1, -1]])}
     assert len(model(**tiny.sounds("wav2vec2"), **beside).logits) == 3
-
-
-def test_places_come_back_and_begin(tmp_path):
-    model = reviews()
-    model.save_pretrained(tmp_path / "two")
-    again = MMFusionForClassification.from_pretrained(tmp_path / "two")
-    assert torch.equal(again(**rows_of_reviews()).logits, model(**rows_of_reviews()).logits)
-    one = tiny.model()
-    one.save_pretrained(tmp_path / "one")
-    begun = MMFusionForClassification.from_pretrained(tmp_path / "one", places={"text": 2})
-    assert begun.model.projections["text"].place_embeddings.shape == (2, 32)
-    with pytest.raises(ValueError, match="place_embeddings"):  # some are there, of another number
-        MMFusionForClassification.from_pretrained(tmp_path / "two", places={"text": 3})
 
 
 def test_configs_without_the_new_keys_are_what_they_were(tmp_path):

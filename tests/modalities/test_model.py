@@ -273,6 +273,8 @@ def test_rows_of_several_places(of_places, fusion, asks):
     same(wide[[1, 3]], expected[[1, 3]])
     nothing = torch.full((5, 2), -1)
     same(model(**{**inputs, case.index: nothing}).logits, model(**case.beside()).logits)
+    three = {**case.beside(3), **case.inputs()}  # without an index row i has item i
+    assert torch.equal(model(**three).logits, model(**three, **{case.index: torch.arange(3)[:, None]}).logits)
     if case.modality.has_lengths:
         by_length = case.model(fusion=fusion, settings=settings, **case.places, encode_by_length=[case.name])
         same(by_length(**inputs).logits, expected)

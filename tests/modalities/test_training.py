@@ -493,54 +493,43 @@ def test_other_classes_in_another_part_are_refused(made, tmp_path):
         call(train.main, made.recipe("reviews")(tmp_path / "run", dataset=str(tmp_path / "set")))
 
 
+# What a recipe says, and what stands in the one line that refuses it.
 REFUSED = [
-    ("sounds", {"audio_column": None}, "audio_column is missing"),
-    ("sounds", {"audio_column": "sound"}, "Unknown column 'sound' (given as audio_column)"),
-    ("sounds", {"audio_column": "digit"}, "Column 'digit' must hold sounds"),
-    ("sounds", {"max_audio_seconds": 31}, "must be a whole number between 1 and 30 for this encoder, got 31"),
-    ("sounds", {"max_audio_seconds": 0}, "max_audio_seconds must be a whole number from 1 up, got 0"),
-    ("sounds", {"audio_column": None, "audio_encoder": None}, "max_audio_seconds is 1, but there is no audio_encoder"),
-    ("sounds", {"audio_encoder": "text"}, "reads 'input_ids'; needed is one that reads 'input_features'"),
-    (
-        "motions",
-        {"series_column": None},
-        "image_column or text_column or audio_column or table_columns or series_column is",
-    ),
-    ("motions", {"series_column": "steps"}, "Unknown column 'steps' (given as series_column)"),
-    ("motions", {"series_column": "word"}, "row 0 of split 'train', column 'word': a series is a list of steps"),
-    ("motions", {"series_column": "activity"}, "series_column names ['activity'], the labels themselves"),
-    ("motions", {"series_rnn_type": "rnn"}, "must be one of ['lstm', 'gru'], got 'rnn'"),
-    ("motions", {"streaming": True}, "series_column does not go with streaming"),
-    ("motions", {"gradient_modulation": 0.5}, "of which it needs two; got MMFusionForClassification with ['series']"),
-    ("motions", {"gradient_modulation": -1}, "gradient_modulation must be at least 0, got -1"),
-    ("motions", {"gradient_modulation": 0.5, "torch_compile": True}, "gradient_modulation is for models of classes"),
-    (
-        "reviews",
-        {"table_columns": ["size"], "category_columns": None},
-        "Unknown column 'size' (given as table_columns)",
-    ),
-    ("reviews", {"table_columns": ["age", "age"], "category_columns": None}, "table_columns names a column twice"),
-    (
-        "reviews",
-        {"table_columns": ["department"], "category_columns": None},
-        "table_columns names ['department'], the",
-    ),
-    ("reviews", {"category_columns": ["size"]}, "category_columns names ['size'], but table_columns is ['age'"),
-    ("reviews", {"table_columns": None}, "category_columns names ['clothing_id'], but table_columns is []"),
-    ("reviews", {"streaming": True}, "table_columns does not go with streaming"),
-    ("clips", {"image_column": "video"}, "names a column twice"),
-    ("clips", {"num_frames": 0}, "num_frames must be at least 1, got 0"),
-    ("clips", {"video_column": "clip"}, "Column 'clip' must hold videos"),
-    ("clips", {"video_column": None, "image_column": None}, "image_column is missing"),
+    ("sounds", {"audio_column": None}, ["audio_column"]),
+    ("sounds", {"audio_column": "sound"}, ["'sound'", "audio_column"]),
+    ("sounds", {"audio_column": "digit"}, ["'digit'", "sounds"]),
+    ("sounds", {"max_audio_seconds": 31}, ["1 and 30", "31"]),
+    ("sounds", {"max_audio_seconds": 0}, ["max_audio_seconds", "got 0"]),
+    ("sounds", {"audio_column": None, "audio_encoder": None}, ["max_audio_seconds is 1", "audio_encoder"]),
+    ("sounds", {"audio_encoder": "text"}, ["minilm-l6", "'input_ids'", "'input_features'"]),
+    ("motions", {"series_column": None}, ["image_column", "audio_column", "table_columns", "series_column"]),
+    ("motions", {"series_column": "steps"}, ["'steps'", "series_column"]),
+    ("motions", {"series_column": "word"}, ["row 0 of split 'train'", "'word'"]),
+    ("motions", {"series_column": "activity"}, ["series_column", "['activity']"]),
+    ("motions", {"series_rnn_type": "rnn"}, ["['lstm', 'gru']", "'rnn'"]),
+    ("motions", {"streaming": True}, ["series_column", "streaming"]),
+    ("motions", {"gradient_modulation": 0.5}, ["MMFusionForClassification", "['series']"]),
+    ("motions", {"gradient_modulation": -1}, ["gradient_modulation", "0, got -1"]),
+    ("motions", {"gradient_modulation": 0.5, "torch_compile": True}, ["gradient_modulation is for"]),
+    ("reviews", {"table_columns": ["size"], "category_columns": None}, ["'size'", "table_columns"]),
+    ("reviews", {"table_columns": ["age", "age"], "category_columns": None}, ["table_columns", "twice"]),
+    ("reviews", {"table_columns": ["department"], "category_columns": None}, ["table_columns", "['department']"]),
+    ("reviews", {"category_columns": ["size"]}, ["category_columns", "['size']", "table_columns is ['age'"]),
+    ("reviews", {"table_columns": None}, ["['clothing_id']", "table_columns is []"]),
+    ("reviews", {"streaming": True}, ["table_columns", "streaming"]),
+    ("clips", {"image_column": "video"}, ["twice"]),
+    ("clips", {"num_frames": 0}, ["num_frames", "1, got 0"]),
+    ("clips", {"video_column": "clip"}, ["'clip'", "videos"]),
+    ("clips", {"video_column": None, "image_column": None}, ["image_column"]),
 ]
 
 
-@pytest.mark.parametrize(("name", "keys", "message"), REFUSED)
-def test_what_does_not_fit_is_one_line(name, keys, message, made, encoders, tmp_path, capsys):
+@pytest.mark.parametrize(("name", "keys", "values"), REFUSED)
+def test_what_does_not_fit_is_one_line(name, keys, values, made, encoders, tmp_path, capsys):
     keys = {key: encoders / "minilm-l6" if value == "text" else value for key, value in keys.items()}
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         call(train.main, made.recipe(name)(tmp_path / "run", **keys))
-    said = f"{stopped.value}" if isinstance(stopped.value.code, str) else capsys.readouterr().err
-    assert message in said
-    assert "\n" not in said.strip()
+    said = stopped.value.code if isinstance(stopped.value.code, str) else capsys.readouterr().err.strip()
+    assert [value for value in values if value not in said] == []
+    assert "\n" not in said

@@ -7,12 +7,7 @@ import pickle
 import pytest
 import tiny_models as tiny
 import torch
-from huggingface_hub.dataclasses import strict
-from torch import nn
-from transformers import AutoConfig, AutoModel
-from transformers.configuration_utils import PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.modeling_utils import PreTrainedModel
+from modality_cases import example
 
 from mm_hf import (
     MMFusionConfig,
@@ -23,184 +18,139 @@ from mm_hf import (
     MMFusionForRetrieval,
     MMFusionModel,
 )
-from mm_hf.models.modality import MODALITIES, Modality, modality_of, register_modality
+from mm_hf.models.modality import MODALITIES, register_modality
 
 
-POINTS = torch.tensor([[0.5, -1.0], [2.0, 0.25], [-1.5, 1.0]])
+PLACES = torch.tensor([[0.5, -1.0, 0.1], [0.2, 0.25, -0.3], [-0.5, 1.0, 0.4]])
 
 
 # A modality from outside
 
 
-@strict
-class PointConfig(PreTrainedConfig):
-    model_type = "test_point"
-    hidden_size: int = 16
+@pytest.fixture(scope="module")
+def place(imported):
+    """That of `examples/custom_modality.py`."""
+    return imported("custom_modality")
 
 
-class PointModel(PreTrainedModel):
-    config_class = PointConfig
-    base_model_prefix = "point"
-    main_input_name = "point_values"
-    _auto_class = None
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.linear = nn.Linear(2, config.hidden_size)
-        self.post_init()
-
-    def forward(self, point_values=None, **kwargs):
-        return BaseModelOutput(last_hidden_state=self.linear(point_values)[:, None])
+def place_config(hidden_size: int = 16):
+    return example().PlaceConfig(hidden_size=hidden_size)
 
 
-class Point(Modality):
-    name = "point"
-    inputs = ("point_values",)
-    floats = ("point_values",)
-    model_type = PointConfig.model_type
-    argument = part = "point"
-    row_keys = ("point",)
-    extra = True
-
-    def dummy_inputs(self, config, device=None, dtype=None):
-        return {"point_values": torch.zeros(1, 2, device=device, dtype=dtype)}
-
-
-AutoConfig.register(PointConfig.model_type, PointConfig, exist_ok=True)
-AutoModel.register(PointConfig, PointModel, exist_ok=True)
-
-
-@pytest.fixture
-def point():
-    register_modality(Point)
-    yield modality_of("point")
-    del MODALITIES["point"]
-
-
-def with_point(cls=MMFusionForClassification, **kwargs):
-    return tiny.model(cls, extra_configs={"point": PointConfig()}, **kwargs)
+def with_place(cls=MMFusionForClassification, **kwargs):
+    return tiny.model(cls, extra_configs={"place": place_config()}, **kwargs)
 
 
 def same(one, other, tolerance=1e-5):
     torch.testing.assert_close(one, other, atol=tolerance, rtol=0)
 
 
-def test_it_asks_where_the_config_says_so(point):
-    model = tiny.model(vision=None, settings={"query_modality": "point"}, extra_configs={"point": PointConfig()})
-    assert model(**tiny.texts((4, 5, 6)), point_values=POINTS).logits.shape == (3, 5)
-    alone = MMFusionModel(MMFusionConfig(extra_configs={"point": PointConfig()}))
-    assert alone.config.fusion_module_config.query_modality == "point"
-    assert alone(point_values=POINTS).pooler_output.shape == (3, 16)
+def test_it_asks_where_the_config_says_so(place):
+    model = tiny.model(vision=None, settings={"query_modality": "place"}, extra_configs={"place": place_config()})
+    assert model(**tiny.texts((4, 5, 6)), place_values=PLACES).logits.shape == (3, 5)
+    alone = MMFusionModel(MMFusionConfig(extra_configs={"place": place_config()}))
+    assert alone.config.fusion_module_config.query_modality == "place"
+    assert alone(place_values=PLACES).pooler_output.shape == (3, 16)
 
 
 @pytest.mark.parametrize("cls", [MMFusionForMultiTask, MMFusionForConditionalGeneration])
-def test_heads_hand_it_on(point, cls):
+def test_heads_hand_it_on(place, cls):
     if cls is MMFusionForMultiTask:
         kind = {"problem_type": "single_label_classification", "labels": ["a", "b", "c"]}
-        model = with_point(cls, tasks={"kind": kind})
-        outputs = model(**tiny.texts((4, 5, 6)), point_values=POINTS)
+        model = with_place(cls, tasks={"kind": kind})
+        outputs = model(**tiny.texts((4, 5, 6)), place_values=PLACES)
         assert outputs.logits["kind"].shape == (3, 3)
         return
     decoder = {**tiny.WORDS, "model_type": "bert", "is_decoder": True}
-    model = with_point(cls, decoder_config=decoder, decoder_start_token_id=1, eos_token_id=2, pad_token_id=0)
+    model = with_place(cls, decoder_config=decoder, decoder_start_token_id=1, eos_token_id=2, pad_token_id=0)
     labels = torch.tensor([[5, 2], [6, 2], [7, 2]])
-    assert model(**tiny.texts((4, 5, 6)), point_values=POINTS, labels=labels).loss.isfinite()
-    assert len(model.generate(**tiny.texts((4, 5, 6)), point_values=POINTS, max_new_tokens=3)) == 3
+    assert model(**tiny.texts((4, 5, 6)), place_values=PLACES, labels=labels).loss.isfinite()
+    assert len(model.generate(**tiny.texts((4, 5, 6)), place_values=PLACES, max_new_tokens=3)) == 3
 
 
-def test_what_is_no_input_is_refused(point):
-    model, inputs = with_point(), tiny.batch((4, 5, 6))
-    for name in ("point_value", "points_index", "spot_values"):
-        with pytest.raises(ValueError, match=f"{name}.*point_values"):
-            model(**inputs, **{name: POINTS})
-    with pytest.raises(ValueError, match="point_values"):  # of a model that has no points
-        tiny.model()(**inputs, point_values=POINTS)
-    with pytest.raises(ValueError, match="point_values"):
-        model(**inputs, point_values=POINTS.tolist())
+def test_what_is_no_input_is_refused(place):
+    model, inputs = with_place(), tiny.batch((4, 5, 6))
+    for name in ("place_value", "places_index", "spot_values"):
+        with pytest.raises(ValueError, match=f"{name}.*place_values"):
+            model(**inputs, **{name: PLACES})
+    with pytest.raises(ValueError, match="place_values"):  # of a model that has no places
+        tiny.model()(**inputs, place_values=PLACES)
+    with pytest.raises(ValueError, match="place_values"):
+        model(**inputs, place_values=PLACES.tolist())
 
 
-def test_it_comes_back(point, tmp_path):
-    model, inputs = with_point(), {**tiny.batch((6, 4, 7)), "point_values": POINTS}
-    model.save_pretrained(tmp_path)
+def test_it_comes_back(place, tmp_path):
+    with_place().save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
-    assert stored["extra_configs"]["point"]["model_type"] == "test_point"
-    assert not (tmp_path / "test_modality.py").exists()  # its code does not travel
-    again = MMFusionForClassification.from_pretrained(tmp_path)
-    assert torch.equal(model(**inputs).logits, again(**inputs).logits)
-    assert again.config.modalities == model.config.modalities
-    assert again.config.point_config.hidden_size == 16
-    half = MMFusionForClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
-    assert half(**inputs).logits.dtype == torch.bfloat16
+    assert stored["extra_configs"]["place"]["model_type"] == "example_place"
+    assert not (tmp_path / "custom_modality.py").exists()  # its code does not travel
+    assert MMFusionConfig.from_pretrained(tmp_path).place_config.hidden_size == 16
 
 
-def test_a_pretrained_one(point, tmp_path, monkeypatch):
-    monkeypatch.setattr(Point, "pretrained", True)
+def test_a_pretrained_one(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(place.Place, "pretrained", True)
     torch.manual_seed(1)
-    PointModel(PointConfig(hidden_size=24)).save_pretrained(tmp_path)
-    model = MMFusionForClassification.from_encoders_pretrained(point=str(tmp_path), freeze_encoders=True)
-    assert model.config.modalities == model.config.frozen_encoders == ["point"]
-    expected = PointModel.from_pretrained(tmp_path).state_dict()
-    torch.testing.assert_close(dict(model.model.encoders["point"].state_dict()), dict(expected))
-    assert model.config.extra_configs["point"] is model.config.point_config
+    place.PlaceModel(place_config(24)).save_pretrained(tmp_path)
+    model = MMFusionForClassification.from_encoders_pretrained(place=str(tmp_path), freeze_encoders=True)
+    assert model.config.modalities == model.config.frozen_encoders == ["place"]
+    expected = place.PlaceModel.from_pretrained(tmp_path).state_dict()
+    torch.testing.assert_close(dict(model.model.encoders["place"].state_dict()), dict(expected))
+    assert model.config.extra_configs["place"] is model.config.place_config
 
 
-def test_nobody_registered_it(point, tmp_path):
-    with_point().save_pretrained(tmp_path)
-    del MODALITIES["point"]
-    try:
-        with pytest.raises(ValueError, match=r"'point'.*--import"):
-            MMFusionForClassification.from_pretrained(tmp_path)
-        with pytest.raises(ValueError, match="points"):
-            MMFusionConfig(extra_configs={"points": PointConfig()})
-    finally:
-        register_modality(Point)
+def test_nobody_registered_it(place, tmp_path, monkeypatch):
+    with_place().save_pretrained(tmp_path)
+    monkeypatch.delitem(MODALITIES, "place")
+    with pytest.raises(ValueError, match=r"'place'.*--import"):
+        MMFusionForClassification.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="places_"):
+        MMFusionConfig(extra_configs={"places_": place_config()})
 
 
-def test_configs_are_copied(point):
-    config = tiny.config(extra_configs={"point": {"hidden_size": 24}})
+def test_configs_are_copied(place):
+    config = tiny.config(extra_configs={"place": {"hidden_size": 24}})
     for other in (copy.deepcopy(config), pickle.loads(pickle.dumps(config)), MMFusionConfig(**config.to_dict())):
         assert other.to_dict() == config.to_dict()
-        assert isinstance(other.encoder_config("point"), PointConfig)
-        assert other.point_config.hidden_size == 24
-        assert other.point_config is not config.point_config
-    model = with_point()
+        assert isinstance(other.encoder_config("place"), place.PlaceConfig)
+        assert other.place_config.hidden_size == 24
+        assert other.place_config is not config.place_config
+    model = with_place()
     torch.testing.assert_close(copy.deepcopy(model).state_dict(), model.state_dict())
 
 
-def test_several_stand_in_the_order_of_their_names(point):
-    class Place(Point):
+def test_several_stand_in_the_order_of_their_names(place):
+    class Area(place.Place):
         name = "area"
         inputs = ("area_values",)
-        renamed = {"area_values": "point_values"}
+        renamed = {"area_values": "place_values"}
         floats = inputs
 
         def dummy_inputs(self, config, device=None, dtype=None):
-            return {"area_values": torch.zeros(1, 2, device=device, dtype=dtype)}
+            return {"area_values": torch.zeros(1, 3, device=device, dtype=dtype)}
 
-    register_modality(Place)
+    register_modality(Area)
     try:
-        config = tiny.config(extra_configs={"point": PointConfig(), "area": PointConfig()})
-        assert config.modalities == ["vision", "text", "area", "point"]
+        config = tiny.config(extra_configs={"place": place_config(), "area": place_config()})
+        assert config.modalities == ["vision", "text", "area", "place"]
         model = MMFusionForClassification(config)
-        assert model(**tiny.batch((4, 5, 6)), point_values=POINTS, area_values=POINTS).logits.shape == (3, 5)
+        assert model(**tiny.batch((4, 5, 6)), place_values=PLACES, area_values=PLACES).logits.shape == (3, 5)
     finally:
         del MODALITIES["area"]
 
 
-def test_where_its_config_goes(point):
-    with pytest.raises(ValueError, match=r"extra_configs.*point"):
-        MMFusionConfig(point_config=PointConfig())
+def test_where_its_config_goes(place):
+    with pytest.raises(ValueError, match=r"extra_configs.*place"):
+        MMFusionConfig(place_config=place_config())
     with pytest.raises(ValueError, match="text_config"):
-        MMFusionConfig(extra_configs={"text": PointConfig()})
+        MMFusionConfig(extra_configs={"text": place_config()})
     with pytest.raises(ValueError, match="no_such_type"):
-        MMFusionConfig(extra_configs={"point": {"model_type": "no_such_type"}})
+        MMFusionConfig(extra_configs={"place": {"model_type": "no_such_type"}})
 
 
-def test_names_and_inputs_that_are_taken(point):
-    for changes in ({"name": "text"}, {"name": "a point"}, {"name": "other", "inputs": ("pixel_values",)}):
+def test_names_and_inputs_that_are_taken(place):
+    for changes in ({"name": "text"}, {"name": "a place"}, {"name": "other", "inputs": ("pixel_values",)}):
         with pytest.raises(ValueError, match=changes["name"]):
-            register_modality(type("Other", (Point,), changes))
+            register_modality(type("Other", (place.Place,), changes))
 
 
 # Places

@@ -51,7 +51,6 @@ def same(one, other):
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-# What each argument takes as one item, in all its forms.
 def test_a_path_and_nothing_beside_it(processor, tmp_path):
     """As `frame[["left", "right"]].values.tolist()` gives them."""
     import soundfile

@@ -214,21 +214,10 @@ def test_what_is_no_table(call, message):
         call()
 
 
-def test_the_processor_keeps_the_schema(schema, tmp_path):
+def test_what_is_no_row_of_the_table(schema):
     processor = MMFusionProcessor(table_schema=schema)
-    processor.save_pretrained(tmp_path)
-    loaded = MMFusionProcessor.from_pretrained(tmp_path)
-    assert loaded.table_schema == schema
-    assert loaded.present_parts == ["table_schema"]
-    assert loaded.model_input_names == ["numerical_values", "categorical_ids"]
-    for own in (processor, loaded):
-        batch = own(table=[*rows(), None])
-        assert batch["tabular_index"].tolist() == [0, 1, 2, 3, -1]
-        expected = {**schema(rows()), "tabular_index": batch["tabular_index"]}
-        torch.testing.assert_close(dict(batch), expected, equal_nan=True)
+    torch.testing.assert_close(dict(processor(table=rows())), schema(rows()), equal_nan=True)
     assert set(processor(table={"age": 20})) == {"numerical_values", "categorical_ids"}
-    same = rows()[0]
-    assert processor(table=[same, same], deduplicate=True)["tabular_index"].tolist() == [0, 0]
     for wrong, message in (
         ({"size": 3}, r"Row 1: Column 'size': this is no column of the table, which has \['age'"),
         ({"age": "old"}, "Row 1: Column 'age': this must be a finite number, got 'old'"),
@@ -238,8 +227,6 @@ def test_the_processor_keeps_the_schema(schema, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             processor(table=[{}, wrong])
-    with pytest.raises(ValueError, match=r"Got text, but this processor has only \['table_schema'\]"):
-        processor(text="words", table={})
 
 
 def test_each_column_is_a_token():

@@ -65,11 +65,12 @@ def test_every_modality_has_a_case():
 
 
 def test_it_trains_and_is_saved(kind, tmp_path):
-    case, encoder = kind
-    model, inputs = case.model(encoder).train(), inputs_of(*kind)
+    case, name = kind
+    model, inputs = case.model(name).train(), inputs_of(*kind)
     model(**inputs, labels=LABELS).loss.backward()
     assert without_gradient(model) == []
-    gradients = [p.grad.abs().max() for name, p in model.named_parameters() if f"encoders.{case.name}." in name]
+    encoder = model.model.encoders[case.name]
+    gradients = [p.grad.abs().max() for p in encoder.parameters() if p.requires_grad]  # Whisper's positions do not
     assert sum(gradient > 0 for gradient in gradients) > 0.8 * len(gradients) > 0
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
     model.eval().save_pretrained(tmp_path)
@@ -78,6 +79,7 @@ def test_it_trains_and_is_saved(kind, tmp_path):
     assert loaded.config.modalities == model.config.modalities
     with torch.no_grad():
         same(loaded(**inputs).logits, model(**inputs).logits, 1e-6)
+    if name == next(iter(case.settings)):
         half = MMFusionForClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
         assert {p.dtype for p in half.parameters()} == {half(**inputs).logits.dtype} == {torch.bfloat16}
 

@@ -348,23 +348,26 @@ def test_evaluation(name, made):
     if several:
         assert set(report["missing"]["by_modality"]) == set(run.modalities)
         alone = {f"this_model_{modality}_alone" for modality in run.modalities}
-        assert {*alone, "this_model_shuffled_pairs"} <= set(report["floors"])
+        pairs = {"this_model_shuffled_pairs"} if "vision" in run.modalities else set()
+        assert alone | pairs <= set(report["floors"])
     assert (folder / "evaluation/report.html").exists()
 
 
 @EACH
 def test_predictions(name, made, tmp_path):
-    """Of rows as they are measured: as many of them are right."""
+    """Of rows as they are measured: as many of them are right; one that has nothing at all has no answer."""
     folder, rows = made.trained(name), made.rows(name)["test"]
     rows.save_to_disk(tmp_path / "rows")
-    call(predict.main, folder, tmp_path / "rows", "-o", tmp_path / "out.jsonl")
+    call(predict.main, folder, tmp_path / "rows", "-o", tmp_path / "out.jsonl", "--on_error", "skip")
     said = [json.loads(line)["prediction"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert len(said) == len(rows)
     label = RUNS[name].keys["label_column"]
     names = getattr(rows.features[label], "names", None)
     truth = [str(value if names is None else names[value]) for value in rows[label]]
-    right = sum(str(one) == other for one, other in zip(said, truth)) / len(rows)
-    assert right == pytest.approx(read(folder / "results.json")["metrics"]["accuracy"], abs=1e-5)
+    right = sum(str(one) == other for one, other in zip(said, truth, strict=True))
+    measured = read(folder / "results.json")["metrics"]["accuracy"] * len(rows)
+    empty = said.count(None) + said.count("")
+    assert empty == (name == "motions")
+    assert right - 1e-3 <= measured <= right + empty + 1e-3
 
 
 @pytest.mark.slow
@@ -395,7 +398,7 @@ def test_a_bad_row_is_named_and_skipped(name, part, made, tmp_path):
         lambda row, at: {column: value(row[column]) if at == 7 else row[column]}, with_indices=True
     )
     DatasetDict({**rows, part: spoilt}).save_to_disk(tmp_path / "set")
-    keys = {"dataset": tmp_path / "set", "floors": False, "max_steps": 2, "eval_steps": 2}
+    keys = {"dataset": tmp_path / "set", "floors": False, "max_steps": 1, "eval_steps": 1}
     with pytest.raises(SystemExit, match=rf"row 7 of split '{part}'.*'{column}'.*inf"):
         call(train.main, made.recipe(name)(tmp_path / "run", **keys))
     keys |= {"on_error": "skip", "max_bad_fraction": 0.2}
@@ -501,7 +504,7 @@ REFUSED = [
     ("sounds", {"max_audio_seconds": 31}, ["1 and 30", "31"]),
     ("sounds", {"max_audio_seconds": 0}, ["max_audio_seconds", "got 0"]),
     ("sounds", {"audio_column": None, "audio_encoder": None}, ["max_audio_seconds is 1", "audio_encoder"]),
-    ("sounds", {"audio_encoder": "text"}, ["minilm-l6", "'input_ids'", "'input_features'"]),
+    ("sounds", {"audio_encoder": "text"}, ["minilm-l6"]),
     ("motions", {"series_column": None}, ["image_column", "audio_column", "table_columns", "series_column"]),
     ("motions", {"series_column": "steps"}, ["'steps'", "series_column"]),
     ("motions", {"series_column": "word"}, ["row 0 of split 'train'", "'word'"]),

@@ -8,11 +8,10 @@ from decimal import Decimal
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
 from mm_hf import MMFusionProcessor
-from mm_hf.data import Columns, MultimodalCollator, Rows, load_splits
+from mm_hf.data import Columns, MultimodalCollator
 from mm_hf.data.labels import label_tensor
 from mm_hf.data.rows import BadRowError
 from mm_hf.models.losses import classification_loss
@@ -127,23 +126,6 @@ def test_truncated_picture_is_named(collator):
         collator(rows([broken], ["a"]))
 
 
-@pytest.fixture
-def folder(tmp_path):
-    features = Features({"image": Image(), "question": Value("string"), "answer": ClassLabel(names=NAMES)})
-    values = {"image": [picture("red"), None, picture("blue")], "question": ["a", "b", "c"], "answer": [0, 1, 0]}
-    dataset = Dataset.from_dict(values, features=features)
-    DatasetDict(train=dataset, validation=dataset, test=dataset).save_to_disk(tmp_path / "set")
-    return tmp_path / "set"
-
-
-def test_rows_of_a_folder(folder, collator):
-    splits = load_splits(folder, COLUMNS)
-    batch = collator([Rows(splits["test"], "test")[place] for place in (2, 1)])
-    assert batch["row_ids"].tolist() == [2, 1]
-    assert batch["vision_index"].tolist() == [0, -1]
-    assert batch["labels"].tolist() == [0, 1]
-
-
 BROKEN = {"bytes": b"no picture", "path": "folder/broken.png"}
 
 
@@ -232,23 +214,12 @@ def pairs(*images):
     ]
 
 
-def test_several_image_columns(processor):
+def test_an_id_does_not_tell_pictures_of_several_columns_apart(processor):
     red, blue, green = map(picture, ("red", "blue", "green"))
-    collator = MultimodalCollator(processor, PAIR)
-    batch = collator(pairs((red, blue), (blue, None), (None, None), (green, red)))
+    batch = MultimodalCollator(processor, PAIR)(pairs((red, blue), (blue, None), (None, None), (green, red)))
     assert batch["vision_index"].dtype == torch.int64
-    assert batch["vision_index"].tolist() == [[0, 1], [1, -1], [-1, -1], [2, 0]]  # image_id does not tell them apart
-    single = MultimodalCollator(processor, COLUMNS)(rows([red, blue, green], ["a", "b", "c"]))
-    assert torch.equal(batch["pixel_values"], single["pixel_values"])
+    assert batch["vision_index"].tolist() == [[0, 1], [1, -1], [-1, -1], [2, 0]]
     assert batch["text_index"].tolist() == [0, 0, 0, 0]
-    assert collator(pairs((None, None)))["vision_index"].tolist() == [[-1, -1]]
-    assert dataclasses.replace(collator, absent={"vision": None})(pairs((red, red)))["vision_index"].tolist() == [
-        [-1, -1]
-    ]
-    partly = dataclasses.replace(collator, absent={"vision": {1}})
-    assert partly(pairs((red, None), (red, red)))["vision_index"].tolist() == [[0, -1], [-1, -1]]
-    one = MultimodalCollator(processor, Columns(image=["before"], text="question"))
-    assert one(pairs((red, blue)))["vision_index"].tolist() == [0]
 
 
 def labelled(*values):

@@ -225,3 +225,16 @@ def test_who_spells_out_a_modality_or_a_task(name, most):
     files = [file for file in PACKAGE.rglob("*.py") if file.parent.name != "prepare" and file.name != "__init__.py"]
     spelling = [name_of(file) for file in files if name in literals(file)]
     assert 1 <= len(spelling) <= most, f"{name!r} is spelled out in {spelling}"
+
+
+@pytest.mark.parametrize("entry", ["pipelines_mm_fusion", "processing_mm_fusion", "modeling_mm_fusion"])
+def test_what_travels_knows_every_modality(entry):
+    """Of a checkpoint the library loads each of these with a copy of its own of all that it imports, and no more."""
+    models, seen, waiting = REPOSITORY / "mm_hf/models", set(), {entry}
+    while waiting:
+        seen |= waiting
+        texts = [(models / f"{name}.py").read_text(encoding="utf-8") for name in waiting]
+        waiting = {name for text in texts for name in re.findall(r"^from \.(\w+) import", text, re.MULTILINE)} - seen
+    registering = {file.stem for file in models.glob("*.py") if "\n@register_modality\n" in file.read_text("utf-8")}
+    assert len(registering) == 5
+    assert registering <= seen

@@ -84,8 +84,7 @@ reliability: install  ## kill runs again and again, compare 1 and 2 processes, s
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -rs --numprocesses 2 --maxschedchunk 1 \
 		tests/training/test_reliability.py tests/training/test_resume.py tests/training/test_distributed.py \
 		tests/training/test_multi_task.py tests/training/test_retrieve.py tests/training/test_generation.py \
-		tests/training/test_sound.py tests/training/test_sound_search.py tests/training/test_series.py \
-		tests/training/test_speech.py tests/training/test_video.py tests/training/test_table.py \
+		tests/modalities/test_training.py tests/training/test_sound_search.py tests/training/test_speech.py \
 		tests/test_sharding.py \
 		tests/data/test_streaming.py < /dev/null
 

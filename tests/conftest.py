@@ -26,14 +26,17 @@ def load_helper(name: str, path: Path):
 load_helper("messages", REPOSITORY / "tests/messages.py")
 load_helper("tiny_models", REPOSITORY / "tests/models/tiny.py")
 load_helper("encoder_types", REPOSITORY / "tests/models/encoder_types.py")
+load_helper("modality_cases", REPOSITORY / "tests/modalities/cases.py")
+load_helper("kill_and_resume", REPOSITORY / "tests/training/kill_and_resume.py")
 
 
 def pytest_collection_modifyitems(items):
     """The long files first, those of the scripts before all, the quick ones last: two workers then end at one time."""
-    quick = [REPOSITORY / "tests" / name for name in ("data", "evaluation", "models")]
+    quick = [REPOSITORY / "tests" / name for name in ("data", "evaluation", "modalities", "models")]
 
     def rank(item) -> int:
-        return 0 if REPOSITORY / "tests/training" in item.path.parents else 1 + (item.path.parent in quick)
+        trains = REPOSITORY / "tests/training" in item.path.parents or item.path.name == "test_training.py"
+        return 0 if trains else 1 + (item.path.parent in quick)
 
     items.sort(key=rank)
 
@@ -96,3 +99,38 @@ def fsdd(fsdd_folder) -> DatasetDict:
 @pytest.fixture(scope="session")
 def easy_vqa(easy_vqa_folder) -> DatasetDict:
     return load_from_disk(str(easy_vqa_folder))
+
+
+def registries() -> list:
+    """All that examples put something into, `--import` among it."""
+    from mm_hf.data.modalities.reader import READERS
+    from mm_hf.evaluation import comparisons
+    from mm_hf.models.fusion import FUSIONS
+    from mm_hf.models.head_table import PROBLEM_TYPES
+    from mm_hf.models.modality import MODALITIES
+    from mm_hf.models.tasks import TASK_HEADS
+    from mm_hf.tasks import TASKS
+
+    of_metrics = [comparisons.LOWER_IS_BETTER, comparisons.IN_UNITS, comparisons.CONSTANTS]
+    return [FUSIONS, MODALITIES, READERS, TASKS, TASK_HEADS, PROBLEM_TYPES, *of_metrics]
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """A function that imports an example by its name, as `--import` does. When a file of tests ends, nobody has
+    registered or imported what it brought."""
+    from mm_hf.data.imported import import_files
+
+    def run(name: str):
+        import_files([str(REPOSITORY / f"examples/{name}.py")])
+        return sys.modules[f"mm_hf.data.imported.{name}"]
+
+    before = [(registry, registry.copy()) for registry in registries()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MM_HF_IMPORTED", "")  # set back, it is as it was
+        yield run
+    for registry, entries in before:
+        registry.clear()
+        (registry.extend if isinstance(registry, list) else registry.update)(entries)
+    for name in [name for name in sys.modules if name.startswith("mm_hf.data.imported.")]:
+        del sys.modules[name]

@@ -279,3 +279,16 @@ def test_messages_are_asked_for_values_and_not_for_sentences(file):
     """So that a message can be said in better words."""
     tests = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)]
     assert [text for test in tests for text in asked_of_messages(test) if SENTENCE.search(text)] == []
+
+
+@pytest.mark.parametrize("entry", ["pipelines_mm_fusion", "processing_mm_fusion", "modeling_mm_fusion"])
+def test_what_travels_knows_every_modality(entry):
+    """Of a checkpoint the library loads each of these with a copy of its own of all that it imports, and no more."""
+    models, seen, waiting = REPOSITORY / "mm_hf/models", set(), {entry}
+    while waiting:
+        seen |= waiting
+        texts = [(models / f"{name}.py").read_text(encoding="utf-8") for name in waiting]
+        waiting = {name for text in texts for name in re.findall(r"^from \.(\w+) import", text, re.MULTILINE)} - seen
+    registering = {file.stem for file in models.glob("*.py") if "\n@register_modality\n" in file.read_text("utf-8")}
+    assert len(registering) == 5
+    assert registering <= seen

@@ -15,7 +15,9 @@ from .modality import MODALITIES, modality_of
 from .names import did_you_mean
 from .pipeline_rows import NumberedRows, is_row_of_pandas, row_keys, rows_to_answer
 from .raw_rows import Places, reason_of
+from .series import Series  # noqa: F401  importing registers; pipelines of a checkpoint have a registry of their own
 from .table_schema import is_missing
+from .tabular import Table  # noqa: F401
 
 
 logger = logging.get_logger(__name__)

@@ -92,12 +92,6 @@ def test_features_are_the_encoder(collator, model):
     assert list(cached["encoder_states"]) == ["text"]
 
 
-def test_encoders_that_train_are_refused(encoders):
-    model = MMFusionForQuestionAnswering.from_encoders_pretrained(text=encoders / "minilm-l6", num_labels=2)
-    with pytest.raises(ValueError, match=r"text.*\[\].*freeze_encoders"):
-        FeatureCache(model.base_model).fill("text", [], lambda items: {})
-
-
 @pytest.mark.parametrize("batch_size", [2, 64])  # the bad picture beside one good one, or two
 def test_bad_items_are_remembered_for_every_row(collator, model, batch_size):
     data = rows((picture("red"), "a"), (BROKEN, "b"), (picture("blue"), " "), ({**BROKEN, "path": "again.png"}, "c"))
@@ -135,36 +129,6 @@ def test_only_bad_items(collator, model):
     for key in ("row_ids", "bad_rows"):
         batch.pop(key)
     assert model(**batch).loss.item() == 0
-
-
-def test_several_image_columns(collator, encoders):
-    columns = Columns(image=["before", "after"], text="question")
-    pairs = dataclasses.replace(collator, columns=columns)
-    red, blue = picture("red"), picture("blue")
-    data = [
-        {"before": one, "after": other, "question": "a", "row_id": row, "split": "train"}
-        for row, (one, other) in enumerate([(red, blue), (None, red), (blue, red), (None, None)])
-    ]
-    torch.manual_seed(0)
-    model = MMFusionForQuestionAnswering.from_encoders_pretrained(
-        vision=encoders / "mobilenet-v2",
-        text=encoders / "minilm-l6",
-        freeze_encoders=True,
-        num_images=2,
-        num_labels=2,
-        fusion_module_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
-    ).eval()
-    cache = fill(FeatureCache(model.base_model), pairs, data)
-    cached, direct = dataclasses.replace(pairs, cache=cache)(data), pairs(data)
-    states = cached["encoder_states"]["vision"]
-    assert states.index.tolist() == direct["vision_index"].tolist() == [[0, 1], [-1, 0], [1, 0], [-1, -1]]
-    assert len(states.levels[0]) == len(cache.items["vision"]) == 2
-    for batch in (cached, direct):
-        batch.pop("row_ids")
-    with torch.no_grad():
-        expected, got = model(**direct).logits, model(**cached).logits
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
-    assert not torch.allclose(got[0], got[1], atol=1e-4)
 
 
 def test_what_is_cached_cannot_be_changed(collator, model):

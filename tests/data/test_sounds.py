@@ -168,11 +168,6 @@ def test_a_text_without_a_word_is_an_unknown_one(processor):
     assert processor(text=["what is it"])["attention_mask"].tolist() == [[1, 1, 1]]
 
 
-def test_a_processor_without_a_part(processor):
-    with pytest.raises(ValueError, match=r"text.*\['feature_extractor'\]"):
-        processor(text="hello")
-
-
 STRUCT = {"bytes": Value("binary"), "path": Value("string")}
 SOUNDS = [file_of(tone(300, rate=8000), 8000), file_of(tone(500))]
 

@@ -172,13 +172,6 @@ def test_columns_of_every_form(form, clip, processor, tmp_path):
     assert expected["vision_index"].tolist() == [[0, 1, 2], [3, 4, 5], [-1, -1, -1]]
 
 
-def test_rows_of_several_images_through_the_processor(processor):
-    one, two = (PILImage.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
-    batch = processor(images=[[one, None], two, [two, one]], deduplicate=True)
-    assert batch["vision_index"].tolist() == [[0, -1], [1, -1], [1, 0]]
-    assert batch["pixel_values"].shape[0] == 2
-
-
 def test_a_bad_video_is_named_once(clip, processor, tmp_path):
     rows = [
         {"clip": {"bytes": b"nothing", "path": "broken.mp4"}, "label": 0, "row_id": 5, "split": "train"},

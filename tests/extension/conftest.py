@@ -1,12 +1,8 @@
-"""Small data sets of a stranger for the examples in `examples/custom_*.py`, and registries that are as before when a
-file of tests ends: what an example registers is for its own tests."""
+"""Small data sets of a stranger for the examples in `examples/custom_*.py`, and what these cost."""
 
 import csv
-import importlib
-import importlib.util
 import math
 import random
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,57 +10,6 @@ from PIL import Image
 
 
 REPOSITORY = Path(__file__).parents[2]
-
-if "kill_and_resume" not in sys.modules:  # a helper of the tests of training
-    spec = importlib.util.spec_from_file_location("kill_and_resume", REPOSITORY / "tests/training/kill_and_resume.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["kill_and_resume"] = module
-    spec.loader.exec_module(module)
-
-
-def registries() -> list:
-    """All that examples put something into, `--import` among it."""
-    from mm_hf.data.modalities.reader import READERS
-    from mm_hf.evaluation import comparisons
-    from mm_hf.models.fusion import FUSIONS
-    from mm_hf.models.head_table import PROBLEM_TYPES
-    from mm_hf.models.modality import MODALITIES
-    from mm_hf.models.tasks import TASK_HEADS
-    from mm_hf.tasks import TASKS
-
-    of_metrics = [comparisons.LOWER_IS_BETTER, comparisons.IN_UNITS, comparisons.CONSTANTS]
-    return [FUSIONS, MODALITIES, READERS, TASKS, TASK_HEADS, PROBLEM_TYPES, *of_metrics]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left(monkeypatch_module):
-    """When a file of tests ends, nobody has registered or imported what its example brought."""
-    before = [(registry, registry.copy()) for registry in registries()]
-    monkeypatch_module.setenv("MM_HF_IMPORTED", "")  # set back, it is as it was
-    yield
-    for registry, entries in before:
-        registry.clear()
-        (registry.extend if isinstance(registry, list) else registry.update)(entries)
-    for name in [name for name in sys.modules if name.startswith("mm_hf.data.imported.")]:
-        del sys.modules[name]
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_module():
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
-@pytest.fixture(scope="module")
-def imported():
-    """A function that imports an example by its name, as `--import` does."""
-    from mm_hf.data.imported import import_files
-
-    def run(name: str):
-        import_files([str(REPOSITORY / f"examples/{name}.py")])
-        return sys.modules[f"mm_hf.data.imported.{name}"]
-
-    return run
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -7,15 +7,9 @@ import pickle
 import pytest
 import tiny_models as tiny
 import torch
-from huggingface_hub.dataclasses import strict
-from torch import nn
-from transformers import AutoConfig, AutoModel
-from transformers.configuration_utils import PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.modeling_utils import PreTrainedModel
+from modality_cases import example
 
 from mm_hf import (
-    FUSIONS,
     MMFusionConfig,
     MMFusionForClassification,
     MMFusionForConditionalGeneration,
@@ -24,212 +18,139 @@ from mm_hf import (
     MMFusionForRetrieval,
     MMFusionModel,
 )
-from mm_hf.models.modality import MODALITIES, Modality, modality_of, register_modality
+from mm_hf.models.modality import MODALITIES, register_modality
 
 
-MEMORY_FUSIONS = sorted(name for name, kind in FUSIONS.items() if kind.supports_memory_cache)
-POINTS = torch.tensor([[0.5, -1.0], [2.0, 0.25], [-1.5, 1.0]])
+PLACES = torch.tensor([[0.5, -1.0, 0.1], [0.2, 0.25, -0.3], [-0.5, 1.0, 0.4]])
 
 
 # A modality from outside
 
 
-@strict
-class PointConfig(PreTrainedConfig):
-    model_type = "test_point"
-    hidden_size: int = 16
+@pytest.fixture(scope="module")
+def place(imported):
+    """That of `examples/custom_modality.py`."""
+    return imported("custom_modality")
 
 
-class PointModel(PreTrainedModel):
-    config_class = PointConfig
-    base_model_prefix = "point"
-    main_input_name = "point_values"
-    _auto_class = None
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.linear = nn.Linear(2, config.hidden_size)
-        self.post_init()
-
-    def forward(self, point_values=None, **kwargs):
-        return BaseModelOutput(last_hidden_state=self.linear(point_values)[:, None])
+def place_config(hidden_size: int = 16):
+    return example().PlaceConfig(hidden_size=hidden_size)
 
 
-class Point(Modality):
-    name = "point"
-    inputs = ("point_values",)
-    floats = ("point_values",)
-    model_type = PointConfig.model_type
-    argument = part = "point"
-    row_keys = ("point",)
-    extra = True
-
-    def dummy_inputs(self, config, device=None, dtype=None):
-        return {"point_values": torch.zeros(1, 2, device=device, dtype=dtype)}
-
-
-AutoConfig.register(PointConfig.model_type, PointConfig, exist_ok=True)
-AutoModel.register(PointConfig, PointModel, exist_ok=True)
-
-
-@pytest.fixture
-def point():
-    register_modality(Point)
-    yield modality_of("point")
-    del MODALITIES["point"]
-
-
-def with_point(cls=MMFusionForClassification, **kwargs):
-    return tiny.model(cls, extra_configs={"point": PointConfig()}, **kwargs)
+def with_place(cls=MMFusionForClassification, **kwargs):
+    return tiny.model(cls, extra_configs={"place": place_config()}, **kwargs)
 
 
 def same(one, other, tolerance=1e-5):
     torch.testing.assert_close(one, other, atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("fusion", sorted(FUSIONS))
-@torch.no_grad()
-def test_a_point_is_encoded_and_fused(point, fusion):
-    model = with_point(fusion=fusion)
-    assert model.config.modalities == ["vision", "text", "point"]
-    inputs = {**tiny.batch((6, 4, 7)), "point_values": POINTS}
-    expected = model(**inputs).logits
-    states = model.model.encode({}, **inputs)
-    assert states["point"].levels[0].shape == (3, 1, 16)
-    same(expected, model(encoder_states=states).logits)
-    same(model.classifier(model.model.fuse(states).pooled), expected)
-    changed = model(**{**inputs, "point_values": POINTS.flip(0)}).logits
-    assert (changed - expected).abs().max() > 1e-3
-    rows = torch.tensor([2, 0, 1])
-    same(model(**{**inputs, "point_values": POINTS[rows], "point_index": rows.argsort()}).logits, expected)
-    nobody = torch.full((3,), -1)
-    left_out = {name: value for name, value in inputs.items() if name != "point_values"}
-    same(model(**left_out).logits, model(**inputs, point_index=nobody).logits)
-
-
-def test_a_point_trains_also_where_no_row_has_one(point):
-    model = with_point().train()
-    labels = torch.tensor([0, 1])
-    model(**tiny.batch((4, 5)), labels=labels).loss.backward()
-    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
-
-
-def test_it_asks_where_the_config_says_so(point):
-    model = tiny.model(vision=None, settings={"query_modality": "point"}, extra_configs={"point": PointConfig()})
-    assert model(**tiny.texts((4, 5, 6)), point_values=POINTS).logits.shape == (3, 5)
-    alone = MMFusionModel(MMFusionConfig(extra_configs={"point": PointConfig()}))
-    assert alone.config.fusion_module_config.query_modality == "point"
-    assert alone(point_values=POINTS).pooler_output.shape == (3, 16)
+def test_it_asks_where_the_config_says_so(place):
+    model = tiny.model(vision=None, settings={"query_modality": "place"}, extra_configs={"place": place_config()})
+    assert model(**tiny.texts((4, 5, 6)), place_values=PLACES).logits.shape == (3, 5)
+    alone = MMFusionModel(MMFusionConfig(extra_configs={"place": place_config()}))
+    assert alone.config.fusion_module_config.query_modality == "place"
+    assert alone(place_values=PLACES).pooler_output.shape == (3, 16)
 
 
 @pytest.mark.parametrize("cls", [MMFusionForMultiTask, MMFusionForConditionalGeneration])
-def test_heads_hand_it_on(point, cls):
+def test_heads_hand_it_on(place, cls):
     if cls is MMFusionForMultiTask:
         kind = {"problem_type": "single_label_classification", "labels": ["a", "b", "c"]}
-        model = with_point(cls, tasks={"kind": kind})
-        outputs = model(**tiny.texts((4, 5, 6)), point_values=POINTS)
+        model = with_place(cls, tasks={"kind": kind})
+        outputs = model(**tiny.texts((4, 5, 6)), place_values=PLACES)
         assert outputs.logits["kind"].shape == (3, 3)
         return
     decoder = {**tiny.WORDS, "model_type": "bert", "is_decoder": True}
-    model = with_point(cls, decoder_config=decoder, decoder_start_token_id=1, eos_token_id=2, pad_token_id=0)
+    model = with_place(cls, decoder_config=decoder, decoder_start_token_id=1, eos_token_id=2, pad_token_id=0)
     labels = torch.tensor([[5, 2], [6, 2], [7, 2]])
-    assert model(**tiny.texts((4, 5, 6)), point_values=POINTS, labels=labels).loss.isfinite()
-    assert len(model.generate(**tiny.texts((4, 5, 6)), point_values=POINTS, max_new_tokens=3)) == 3
+    assert model(**tiny.texts((4, 5, 6)), place_values=PLACES, labels=labels).loss.isfinite()
+    assert len(model.generate(**tiny.texts((4, 5, 6)), place_values=PLACES, max_new_tokens=3)) == 3
 
 
-def test_what_is_no_input_is_refused(point):
-    model, inputs = with_point(), tiny.batch((4, 5, 6))
-    for name in ("point_value", "points_index", "spot_values"):
-        with pytest.raises(ValueError, match=f"{name}.*point_values"):
-            model(**inputs, **{name: POINTS})
-    with pytest.raises(ValueError, match="point_values"):  # of a model that has no points
-        tiny.model()(**inputs, point_values=POINTS)
-    with pytest.raises(ValueError, match="point_values"):
-        model(**inputs, point_values=POINTS.tolist())
+def test_what_is_no_input_is_refused(place):
+    model, inputs = with_place(), tiny.batch((4, 5, 6))
+    for name in ("place_value", "places_index", "spot_values"):
+        with pytest.raises(ValueError, match=f"{name}.*place_values"):
+            model(**inputs, **{name: PLACES})
+    with pytest.raises(ValueError, match="place_values"):  # of a model that has no places
+        tiny.model()(**inputs, place_values=PLACES)
+    with pytest.raises(ValueError, match="place_values"):
+        model(**inputs, place_values=PLACES.tolist())
 
 
-def test_it_comes_back(point, tmp_path):
-    model, inputs = with_point(), {**tiny.batch((6, 4, 7)), "point_values": POINTS}
-    model.save_pretrained(tmp_path)
+def test_it_comes_back(place, tmp_path):
+    with_place().save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
-    assert stored["extra_configs"]["point"]["model_type"] == "test_point"
-    assert not (tmp_path / "test_modality.py").exists()  # its code does not travel
-    again = MMFusionForClassification.from_pretrained(tmp_path)
-    assert torch.equal(model(**inputs).logits, again(**inputs).logits)
-    assert again.config.modalities == model.config.modalities
-    assert again.config.point_config.hidden_size == 16
-    half = MMFusionForClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
-    assert half(**inputs).logits.dtype == torch.bfloat16
+    assert stored["extra_configs"]["place"]["model_type"] == "example_place"
+    assert not (tmp_path / "custom_modality.py").exists()  # its code does not travel
+    assert MMFusionConfig.from_pretrained(tmp_path).place_config.hidden_size == 16
 
 
-def test_a_pretrained_one(point, tmp_path, monkeypatch):
-    monkeypatch.setattr(Point, "pretrained", True)
+def test_a_pretrained_one(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(place.Place, "pretrained", True)
     torch.manual_seed(1)
-    PointModel(PointConfig(hidden_size=24)).save_pretrained(tmp_path)
-    model = MMFusionForClassification.from_encoders_pretrained(point=str(tmp_path), freeze_encoders=True)
-    assert model.config.modalities == model.config.frozen_encoders == ["point"]
-    expected = PointModel.from_pretrained(tmp_path).state_dict()
-    torch.testing.assert_close(dict(model.model.encoders["point"].state_dict()), dict(expected))
-    assert model.config.extra_configs["point"] is model.config.point_config
+    place.PlaceModel(place_config(24)).save_pretrained(tmp_path)
+    model = MMFusionForClassification.from_encoders_pretrained(place=str(tmp_path), freeze_encoders=True)
+    assert model.config.modalities == model.config.frozen_encoders == ["place"]
+    expected = place.PlaceModel.from_pretrained(tmp_path).state_dict()
+    torch.testing.assert_close(dict(model.model.encoders["place"].state_dict()), dict(expected))
+    assert model.config.extra_configs["place"] is model.config.place_config
 
 
-def test_nobody_registered_it(point, tmp_path):
-    with_point().save_pretrained(tmp_path)
-    del MODALITIES["point"]
-    try:
-        with pytest.raises(ValueError, match=r"'point'.*--import"):
-            MMFusionForClassification.from_pretrained(tmp_path)
-        with pytest.raises(ValueError, match="points"):
-            MMFusionConfig(extra_configs={"points": PointConfig()})
-    finally:
-        register_modality(Point)
+def test_nobody_registered_it(place, tmp_path, monkeypatch):
+    with_place().save_pretrained(tmp_path)
+    monkeypatch.delitem(MODALITIES, "place")
+    with pytest.raises(ValueError, match=r"'place'.*--import"):
+        MMFusionForClassification.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="places_"):
+        MMFusionConfig(extra_configs={"places_": place_config()})
 
 
-def test_configs_are_copied(point):
-    config = tiny.config(extra_configs={"point": {"hidden_size": 24}})
+def test_configs_are_copied(place):
+    config = tiny.config(extra_configs={"place": {"hidden_size": 24}})
     for other in (copy.deepcopy(config), pickle.loads(pickle.dumps(config)), MMFusionConfig(**config.to_dict())):
         assert other.to_dict() == config.to_dict()
-        assert isinstance(other.encoder_config("point"), PointConfig)
-        assert other.point_config.hidden_size == 24
-        assert other.point_config is not config.point_config
-    model = with_point()
+        assert isinstance(other.encoder_config("place"), place.PlaceConfig)
+        assert other.place_config.hidden_size == 24
+        assert other.place_config is not config.place_config
+    model = with_place()
     torch.testing.assert_close(copy.deepcopy(model).state_dict(), model.state_dict())
 
 
-def test_several_stand_in_the_order_of_their_names(point):
-    class Place(Point):
+def test_several_stand_in_the_order_of_their_names(place):
+    class Area(place.Place):
         name = "area"
         inputs = ("area_values",)
-        renamed = {"area_values": "point_values"}
+        renamed = {"area_values": "place_values"}
         floats = inputs
 
         def dummy_inputs(self, config, device=None, dtype=None):
-            return {"area_values": torch.zeros(1, 2, device=device, dtype=dtype)}
+            return {"area_values": torch.zeros(1, 3, device=device, dtype=dtype)}
 
-    register_modality(Place)
+    register_modality(Area)
     try:
-        config = tiny.config(extra_configs={"point": PointConfig(), "area": PointConfig()})
-        assert config.modalities == ["vision", "text", "area", "point"]
+        config = tiny.config(extra_configs={"place": place_config(), "area": place_config()})
+        assert config.modalities == ["vision", "text", "area", "place"]
         model = MMFusionForClassification(config)
-        assert model(**tiny.batch((4, 5, 6)), point_values=POINTS, area_values=POINTS).logits.shape == (3, 5)
+        assert model(**tiny.batch((4, 5, 6)), place_values=PLACES, area_values=PLACES).logits.shape == (3, 5)
     finally:
         del MODALITIES["area"]
 
 
-def test_where_its_config_goes(point):
-    with pytest.raises(ValueError, match=r"extra_configs.*point"):
-        MMFusionConfig(point_config=PointConfig())
+def test_where_its_config_goes(place):
+    with pytest.raises(ValueError, match=r"extra_configs.*place"):
+        MMFusionConfig(place_config=place_config())
     with pytest.raises(ValueError, match="text_config"):
-        MMFusionConfig(extra_configs={"text": PointConfig()})
+        MMFusionConfig(extra_configs={"text": place_config()})
     with pytest.raises(ValueError, match="no_such_type"):
-        MMFusionConfig(extra_configs={"point": {"model_type": "no_such_type"}})
+        MMFusionConfig(extra_configs={"place": {"model_type": "no_such_type"}})
 
 
-def test_names_and_inputs_that_are_taken(point):
-    for changes in ({"name": "text"}, {"name": "a point"}, {"name": "other", "inputs": ("pixel_values",)}):
+def test_names_and_inputs_that_are_taken(place):
+    for changes in ({"name": "text"}, {"name": "a place"}, {"name": "other", "inputs": ("pixel_values",)}):
         with pytest.raises(ValueError, match=changes["name"]):
-            register_modality(type("Other", (Point,), changes))
+            register_modality(type("Other", (place.Place,), changes))
 
 
 # Places
@@ -248,48 +169,6 @@ def rows_of_reviews(**kwargs):
     return {**tiny.texts(TEXTS, **kwargs), **tiny.images(5), "text_index": INDEX}
 
 
-@pytest.fixture(params=["text", "vision"])
-def asks(request):
-    return request.param
-
-
-@pytest.mark.parametrize("fusion", sorted(FUSIONS))
-@torch.no_grad()
-def test_rows_of_several_texts(fusion, asks):
-    model, inputs = reviews(fusion=fusion, settings={"query_modality": asks}), rows_of_reviews()
-    expected = model(**inputs).logits
-    rows = torch.tensor([3, 0, 4, 2, 1])
-    turned = {**inputs, "text_index": INDEX[rows], "vision_index": rows}
-    same(model(**turned).logits, expected[rows])
-    same(model(**{**rows_of_reviews(pad_to=12)}).logits, expected)
-    for row in range(5):  # other rows change nothing
-        alone = model(**{**inputs, "text_index": INDEX[[row]], "vision_index": torch.tensor([row])}).logits
-        same(alone[0], expected[row])
-    # Which of them stands where matters to a fusion of tokens, and every text does.
-    swapped = model(**{**inputs, "text_index": INDEX.flip(1)}).logits
-    same(swapped[3:], expected[3:])
-    if hasattr(model.model.fusion, "query_modality"):
-        assert (swapped - expected)[:3].abs().amax(1).min() > 1e-4
-    inputs["input_ids"][1, 1] += 1
-    changed = model(**inputs).logits
-    assert (changed - expected)[0].abs().max() > 1e-4
-    same(changed[1:], expected[1:])
-
-
-@torch.no_grad()
-def test_an_absent_place(asks):
-    model, inputs = reviews(settings={"query_modality": asks}), rows_of_reviews()
-    expected = model(**inputs).logits
-    narrow = {**inputs, "text_index": torch.tensor([0, 2, -1, -1, 4])}  # as a column of one place
-    wide = {**inputs, "text_index": torch.tensor([[0, -1], [2, -1], [-1, -1], [-1, -1], [4, -1]])}
-    same(model(**narrow).logits, model(**wide).logits)
-    same(model(**wide).logits[[1, 3]], expected[[1, 3]])
-    pictures = tiny.images(5)
-    nothing = torch.full((5, 2), -1)
-    same(model(**pictures).logits, model(**pictures, text_index=nothing).logits)
-    same(model(**tiny.texts(TEXTS)).logits, model(**tiny.texts(TEXTS), text_index=torch.arange(5)[:, None]).logits)
-
-
 @torch.no_grad()
 def test_places_of_texts_are_those_of_pictures():
     """One projection makes both: with its weights and states the tokens are equal."""
@@ -302,55 +181,6 @@ def test_places_of_texts_are_those_of_pictures():
     one, other = projections["text"](states, INDEX), projections["vision"](states, INDEX)
     for key in ("tokens", "mask", "index", "pooled", "places"):
         assert torch.equal(getattr(one, key), getattr(other, key)), key
-
-
-@pytest.mark.parametrize("settings", [{}, {"memory_layers": 1}])
-@pytest.mark.parametrize("fusion", MEMORY_FUSIONS)
-@torch.no_grad()
-def test_the_memory_of_several_texts(fusion, settings, asks):
-    model, inputs = reviews(fusion=fusion, settings={**settings, "query_modality": asks}), rows_of_reviews()
-    base, states = model.model, model.model.encode({"text": INDEX}, **tiny.texts(TEXTS), **tiny.images(5))
-    memory = base.prepare(states)
-    same(base.fuse(states, memory).pooled, base(**inputs).pooler_output)
-    rows = torch.tensor([1, 4, 0, 0, 2])
-    name = "vision" if asks == "text" else "text"
-    index = INDEX if name == "text" else torch.arange(5)
-    again = base(**{**inputs, f"{name}_index": index[rows]}).pooler_output
-    same(base.fuse(states, memory, rows).pooled, again)
-    same(base(**inputs, memory=memory, memory_index=rows).pooler_output, again)
-
-
-@pytest.mark.parametrize("audio", ["wav2vec2", "lstm"])
-@torch.no_grad()
-def test_several_sounds_and_series(audio):
-    series = {"model_type": "mm_fusion_recurrent", "input_size": 3, "hidden_size": 16}
-    model = tiny.model(
-        vision=None, audio=audio, places={"audio": 2, "series": 3}, series_config=series, encode_by_length=["audio"]
-    )
-    inputs = {
-        **tiny.texts((4, 5)),
-        **tiny.sounds(audio),
-        "audio_index": torch.tensor([[0, 1], [2, -1]]),
-        "series_values": torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0)),
-        "series_index": torch.tensor([[0, -1, 1], [-1, 1, 0]]),
-    }
-    expected = model(**inputs).logits
-    turned = {name: value.flip(0) if name.endswith("_index") else value for name, value in inputs.items()}
-    turned["text_index"] = torch.tensor([1, 0])
-    same(model(**turned).logits, expected.flip(0))
-    swapped = {**inputs, "series_index": inputs["series_index"].roll(1, 1)}
-    assert (model(**swapped).logits - expected).abs().amax(1).min() > 1e-4
-
-
-def test_modality_dropout_takes_all_places():
-    model = reviews(settings={"modality_dropout": {"text": 0.999}}).train()
-    states = model.model.encode({"text": INDEX}, **tiny.texts(TEXTS), **tiny.images(5))
-    torch.manual_seed(0)
-    dropped = model.model._drop_modalities(states)["text"]
-    assert (dropped == -1).all()
-    loss = model(**rows_of_reviews(), labels=torch.arange(5)).loss
-    loss.backward()
-    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
 def test_how_many_places():
@@ -379,19 +209,6 @@ def test_who_has_one_place():
     model = tiny.model(MMFusionForCTC, **heard, places={"text": 2})  # what stands beside the sound
     beside = {**tiny.texts((4, 5, 6)), "text_index": torch.tensor([[0, 1], [2, -1], [-1, -1]])}
     assert len(model(**tiny.sounds("wav2vec2"), **beside).logits) == 3
-
-
-def test_places_come_back_and_begin(tmp_path):
-    model = reviews()
-    model.save_pretrained(tmp_path / "two")
-    again = MMFusionForClassification.from_pretrained(tmp_path / "two")
-    assert torch.equal(again(**rows_of_reviews()).logits, model(**rows_of_reviews()).logits)
-    one = tiny.model()
-    one.save_pretrained(tmp_path / "one")
-    begun = MMFusionForClassification.from_pretrained(tmp_path / "one", places={"text": 2})
-    assert begun.model.projections["text"].place_embeddings.shape == (2, 32)
-    with pytest.raises(ValueError, match="place_embeddings"):  # some are there, of another number
-        MMFusionForClassification.from_pretrained(tmp_path / "two", places={"text": 3})
 
 
 def test_configs_without_the_new_keys_are_what_they_were(tmp_path):

@@ -48,30 +48,6 @@ def test_a_batch_is_what_its_parts_make(processor, parts, photos):
     assert batch["pixel_values"].shape == (3, 3, 224, 224)
 
 
-@pytest.mark.parametrize(
-    "present", [["image_processor", "tokenizer"], ["image_processor"], ["tokenizer"]], ids="+".join
-)
-def test_save_and_load(parts, photos, present, tmp_path):
-    processor = MMFusionProcessor(**{name: parts[name] for name in present})
-    assert processor.present_parts == present
-    processor.save_pretrained(tmp_path)
-    row = {}
-    if "image_processor" in present:
-        row["images"] = photos
-    if "tokenizer" in present:
-        row["text"] = ["what?", "is it a cat?", "who"]
-    for loaded in (MMFusionProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
-        assert type(loaded) is MMFusionProcessor
-        assert loaded.present_parts == present
-        same(loaded(**row), processor(**row))
-        assert loaded.model_input_names == processor.model_input_names
-    assert (tmp_path / "tokenizer.json").exists() == ("tokenizer" in present)
-    lacking = {"text": ["a"]} if "tokenizer" not in present else {"images": photos}
-    if len(present) == 1:
-        with pytest.raises(ValueError, match=rf"{next(iter(lacking))}.*\['{present[0]}'\]"):
-            processor(**lacking)
-
-
 def test_saved_twice(processor, photos, tmp_path):
     processor.save_pretrained(tmp_path / "one")
     AutoProcessor.from_pretrained(tmp_path / "one").save_pretrained(tmp_path / "two")
@@ -97,64 +73,10 @@ def test_parts_are_needed_and_checked(parts):
         MMFusionProcessor.from_encoders_pretrained()
 
 
-def test_rows_that_lack_something(processor, photos):
-    batch = processor(images=[photos[0], None, photos[1]], text=[None, "a", "b c"])
-    assert batch["vision_index"].tolist() == [0, -1, 1]
-    assert batch["text_index"].tolist() == [-1, 0, 1]
-    assert len(batch["pixel_values"]) == len(batch["input_ids"]) == 2
-    same({"x": batch["pixel_values"]}, {"x": processor(images=photos[:2])["pixel_values"]})
-
-
-@pytest.mark.parametrize(
-    ("rows", "index", "lacking"),
-    [
-        ({"images": [None, None], "text": ["a", "b"]}, "vision_index", "pixel_values"),
-        ({"images": "photo", "text": [None, None]}, "text_index", "input_ids"),
-    ],
-)
-def test_a_batch_without_any_item(processor, photos, rows, index, lacking):
-    batch = processor(**{name: photos[0] if value == "photo" else value for name, value in rows.items()})
-    assert batch[index].tolist() == [-1, -1]
-    assert lacking not in batch
-
-
-def test_one_image_for_many_texts(processor, photos):
-    batch = processor(images=photos[0], text=["a", "b", "c"])
-    assert batch["vision_index"].tolist() == [0, 0, 0]
-    assert len(batch["pixel_values"]) == 1
-    assert "text_index" not in batch
-    batch = processor(images=photos, text="what?")
-    assert batch["text_index"].tolist() == [0, 0, 0]
-    assert len(batch["input_ids"]) == 1
-
-
-def test_deduplicate(processor, photos):
-    images, texts = [photos[0], photos[1], photos[0], None], ["a", "b", "b", "a"]
-    batch = processor(images=images, text=texts, deduplicate=True)
-    assert batch["vision_index"].tolist() == [0, 1, 0, -1]
-    assert batch["text_index"].tolist() == [0, 1, 1, 0]
-    assert len(batch["pixel_values"]) == len(batch["input_ids"]) == 2
-    # Without being asked nothing is shared; an image that looks the same is another object.
-    assert len(processor(images=images, text=texts)["input_ids"]) == 4
-    assert len(processor(images=[photos[0], photos[0].copy()], deduplicate=True)["pixel_values"]) == 2
-
-
-def test_indices_come_first(processor, photos):
-    """Trainer reads the number of rows off the first tensor."""
-    batch = processor(images=photos[:1], text=["a", "b"], deduplicate=True)
-    assert len(next(iter(batch.values()))) == 2
-    assert next(iter(batch)) == "vision_index"
-
-
 @pytest.mark.parametrize(("texts", "row"), [([""], 0), ("", 0), (["a", " \n"], 1), (["a", None, ""], 2)])
 def test_an_empty_text_is_a_bad_row(processor, texts, row):
     with pytest.raises(ValueError, match=rf"Row {row}: .*text.*\('\s*(\\n)?'\)"):
         processor(text=texts)
-
-
-def test_lists_of_different_length(processor, photos):
-    with pytest.raises(ValueError, match=r"\{'images': 2, 'text': 3\}"):
-        processor(images=photos[:2], text=["a", "b", "c"])
 
 
 def test_nothing_given(processor):

@@ -7,7 +7,6 @@ import pickle
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import pandas as pd
 import pytest
 import tiny_models as tiny
 import torch
@@ -47,54 +46,9 @@ def processor() -> MMFusionProcessor:
     )
 
 
-def objects(rows: list) -> np.ndarray:
-    found = np.empty(len(rows), dtype=object)
-    found[:] = rows
-    return found
-
-
-def without_index(batch) -> dict:
-    return {name: values for name, values in batch.items() if not name.endswith("_index")}
-
-
 def same(one, other):
     assert list(one) == list(other)
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
-
-
-# What each argument takes as one item, in all its forms.
-ITEMS = {
-    "text": [["what is it", "no"]],
-    "audio": [WAVES, [wave.tolist() for wave in WAVES], [torch.from_numpy(wave) for wave in WAVES]],
-    "series": [STEPS, [np.array(steps) for steps in STEPS], [torch.tensor(steps) for steps in STEPS]],
-}
-CASES = [(argument, form) for argument, forms in ITEMS.items() for form in range(len(forms))]
-
-
-@pytest.mark.parametrize(("argument", "form"), CASES)
-def test_places_of_a_row(processor, argument, form):
-    """Shared across places and rows where that is asked for; the tensors are those of the items alone."""
-    one, other = ITEMS[argument][form]
-    name = next(modality.index_name for modality in MODALITIES.values() if modality.argument == argument)
-    rows = [[one, other], [other, None], None, [None, one], one]
-    shared = processor(**{argument: rows}, deduplicate=True)
-    assert shared[name].tolist() == [[0, 1], [1, -1], [-1, -1], [-1, 0], [0, -1]]
-    assert next(iter(shared)) == name
-    same(without_index(shared), without_index(processor(**{argument: [one, other]})))
-    apart = processor(**{argument: rows})
-    assert apart[name].tolist() == [[0, 1], [2, -1], [-1, -1], [-1, 3], [4, -1]]
-    same(without_index(apart), without_index(processor(**{argument: [one, other, other, one, one]})))
-    beside = processor(**{argument: [[one, other]]}, table=[{"age": 1.0}, {"age": 2.0}])
-    assert beside[name].tolist() == [[0, 1], [0, 1]]
-
-
-@pytest.mark.parametrize("argument", ITEMS)
-def test_whatever_holds_the_items_of_a_row(processor, argument):
-    one, other = ITEMS[argument][0]
-    expected = processor(**{argument: [[one, other], [None, other]]})
-    for holder in (tuple, objects, lambda row: pd.Series(objects(row)) if argument != "series" else tuple(row)):
-        same(processor(**{argument: [holder([one, other]), holder([None, other])]}), expected)
-        same(processor(**{argument: objects([holder([one, other]), holder([None, other])])}), expected)
 
 
 def test_a_path_and_nothing_beside_it(processor, tmp_path):
@@ -308,21 +262,6 @@ def pipeline(processor, **config):
     for name, value in config.items():
         setattr(model.config, name, value)
     return mm_hf.pipeline("multimodal-classification", model=model, processor=processor)
-
-
-def test_rows_of_several_texts(processor):
-    pipe = pipeline(processor, places={"text": 2})
-    rows = [{"text": ["what", "is it"]}, {"question": ["is it", None]}, {"text": "no"}, {"text": (NAN, "no")}]
-    batch = pipe._batch([pipe.load_row(row) for row in rows])
-    assert batch["text_index"].tolist() == [[0, 1], [1, -1], [2, -1], [-1, 2]]
-    assert len(batch["input_ids"]) == 3
-    for row, message in (
-        ({"text": ["no"] * 3}, r"Row 0: .*\b3 texts.*\b2 .*places"),
-        ({"text": ["no", " "]}, r"Row 0: text 2 of 2: .*' '"),
-        ({"question": [None, NAN]}, "Row 0: .*image, .*text"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            pipe(row)
 
 
 def test_rows_of_several_sounds(processor, tmp_path):

@@ -4,11 +4,9 @@ import math
 
 import numpy as np
 import pytest
-import tiny_models as tiny
 import torch
 
-from mm_hf import MMFusionConfig, MMFusionModel, MMFusionProcessor, SeriesScaler
-from mm_hf.models.recurrent import RecurrentConfig
+from mm_hf import MMFusionProcessor, SeriesScaler
 
 
 NAN = math.nan
@@ -84,47 +82,3 @@ def test_tensors(scaler):
 def test_what_is_no_series(call, message, scaler):
     with pytest.raises(ValueError, match=message):
         call(scaler)
-
-
-def test_the_processor_keeps_the_scaler(scaler, tmp_path):
-    processor = MMFusionProcessor(series_scaler=scaler)
-    processor.save_pretrained(tmp_path)
-    loaded = MMFusionProcessor.from_pretrained(tmp_path)
-    assert loaded.series_scaler == scaler
-    assert loaded.present_parts == ["series_scaler"]
-    assert loaded.model_input_names == ["series_values", "series_attention_mask"]
-    one = np.array([[1.0, 2.0], [3.0, 4.0]])
-    batch = loaded(series=[one, None, one[:1]])
-    assert batch["series_index"].tolist() == [0, -1, 1]
-    assert batch["series_attention_mask"].tolist() == [[1, 1], [1, 0]]
-    assert loaded(series=[one, one], deduplicate=True)["series_index"].tolist() == [0, 0]
-    assert loaded(series=one)["series_values"].shape == (1, 2, 2)
-    with pytest.raises(ValueError, match=r"Row 1: .*\b2 channels.*\(3, 3\)"):
-        loaded(series=[one, np.ones((3, 3))])
-    with pytest.raises(ValueError, match=r"\btable\b.*\['series_scaler'\]"):
-        loaded(table={"a": 1})
-
-
-@pytest.mark.parametrize("rnn_type", ["lstm", "gru"])
-def test_padding_changes_nothing_and_frozen_encoders_do_not_mean_it(rnn_type):
-    series = RecurrentConfig(rnn_type=rnn_type, input_size=2, hidden_size=16)
-    config = MMFusionConfig(
-        series_config=series, text_config=tiny.TEXT_CONFIGS["bert"](), freeze_encoders=True, fusion_module_config={}
-    )
-    assert config.frozen_encoders == ["text"]
-    torch.manual_seed(0)
-    model = MMFusionModel(config).eval()
-    values, mask = torch.randn(2, 5, 2), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
-    text = {"input_ids": torch.tensor([[1, 5, 6]]), "attention_mask": torch.ones(1, 3, dtype=torch.int64)}
-    shared = torch.tensor([0, 0])
-    whole = model(series_values=values, series_attention_mask=mask, **text, text_index=shared).pooler_output
-    alone = model(series_values=values[:1, :3], series_attention_mask=mask[:1, :3], **text).pooler_output
-    torch.testing.assert_close(whole[:1], alone, atol=1e-5, rtol=1e-5)
-    absent = model(
-        series_values=values,
-        series_attention_mask=mask,
-        series_index=torch.tensor([-1, 1]),
-        **text | {"text_index": shared},
-    ).pooler_output
-    assert not torch.allclose(absent[0], whole[0], atol=1e-3)
-    torch.testing.assert_close(absent[1], whole[1], atol=1e-5, rtol=1e-5)

@@ -12,7 +12,7 @@ import tiny_models as tiny
 import torch
 from transformers import AutoModel
 
-from mm_hf import FUSIONS, MMFusionForClassification, MMFusionProcessor
+from mm_hf import MMFusionForClassification, MMFusionProcessor
 from mm_hf.models.table_schema import MISSING, UNKNOWN, TableSchema
 from mm_hf.models.tabular import TabularConfig, TabularModel
 
@@ -214,21 +214,10 @@ def test_what_is_no_table(call, message):
         call()
 
 
-def test_the_processor_keeps_the_schema(schema, tmp_path):
+def test_what_is_no_row_of_the_table(schema):
     processor = MMFusionProcessor(table_schema=schema)
-    processor.save_pretrained(tmp_path)
-    loaded = MMFusionProcessor.from_pretrained(tmp_path)
-    assert loaded.table_schema == schema
-    assert loaded.present_parts == ["table_schema"]
-    assert loaded.model_input_names == ["numerical_values", "categorical_ids"]
-    for own in (processor, loaded):
-        batch = own(table=[*rows(), None])
-        assert batch["tabular_index"].tolist() == [0, 1, 2, 3, -1]
-        expected = {**schema(rows()), "tabular_index": batch["tabular_index"]}
-        torch.testing.assert_close(dict(batch), expected, equal_nan=True)
+    torch.testing.assert_close(dict(processor(table=rows())), schema(rows()), equal_nan=True)
     assert set(processor(table={"age": 20})) == {"numerical_values", "categorical_ids"}
-    same = rows()[0]
-    assert processor(table=[same, same], deduplicate=True)["tabular_index"].tolist() == [0, 0]
     for wrong, message in (
         ({"size": 3}, r"Row 1: .*'size': .*\['age'"),
         ({"age": "old"}, "Row 1: .*'age': .*finite.*'old'"),
@@ -238,8 +227,6 @@ def test_the_processor_keeps_the_schema(schema, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             processor(table=[{}, wrong])
-    with pytest.raises(ValueError, match=r"\btext\b.*\['table_schema'\]"):
-        processor(text="words", table={})
 
 
 def test_each_column_is_a_token():
@@ -263,20 +250,6 @@ def test_each_column_is_a_token():
             encoder(**{**inputs, **wrong})
 
 
-@pytest.mark.parametrize("fusion", sorted(FUSIONS))
-def test_it_trains_with_every_fusion_and_is_saved(fusion, tmp_path):
-    model = build(fusion=fusion).train()
-    inputs = {**tiny.texts((6, 4, 7, 5)), **table(), "tabular_index": torch.tensor([0, 1, -1, 0])}
-    model(**inputs, labels=torch.tensor([0, 1, 2, 3])).loss.backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
-    assert all(p.grad.isfinite().all() for p in model.parameters())
-    model.eval().save_pretrained(tmp_path)
-    loaded, info = MMFusionForClassification.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits, rtol=0, atol=1e-6)
-
-
 @torch.no_grad()
 def test_every_column_counts():
     model, texts, inputs = build(), tiny.texts((6, 4, 7, 5)), table()
@@ -287,27 +260,6 @@ def test_every_column_counts():
         moved = (model(**texts, **{**inputs, name: changed}).logits - before).abs().amax(1)
         assert moved[2] > 1e-3
         assert moved[[0, 1, 3]].max() <= 1e-5
-
-
-@torch.no_grad()
-def test_absent_in_all_rows_in_three_ways():
-    model, texts = build().double(), tiny.texts((6, 4, 7, 5))
-    none, expected = torch.full((4,), -1), model(**texts).logits
-    for inputs in ({"tabular_index": none}, {**table(), "tabular_index": none}):
-        torch.testing.assert_close(model(**texts, **inputs).logits, expected, rtol=0, atol=1e-6)
-
-
-def test_absent_in_all_rows_trains_every_parameter():
-    model = build().train()
-    model(**tiny.texts((6, 4)), tabular_index=torch.tensor([-1, -1]), labels=torch.tensor([0, 1])).loss.backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
-
-
-@torch.no_grad()
-def test_a_table_alone():
-    logits = build(text=None)(**table()).logits
-    assert logits.shape == (4, 5)
-    assert logits.std(0).min() > 1e-3
 
 
 def test_it_starts_from_random_weights_and_is_never_frozen_with_the_others():

@@ -1,8 +1,6 @@
-"""What the tests of the scripts share: a small part of easy-VQA, and how runs are started, killed and compared."""
+"""What the tests of the scripts share: a small part of easy-VQA."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +8,6 @@ from datasets import DatasetDict
 
 
 TABLE = Path(__file__).parents[2] / ".cache/reliability.jsonl"
-
-spec = importlib.util.spec_from_file_location("kill_and_resume", Path(__file__).parent / "kill_and_resume.py")
-module = importlib.util.module_from_spec(spec)
-sys.modules["kill_and_resume"] = module
-spec.loader.exec_module(module)
 
 
 @pytest.fixture(scope="session")

@@ -142,7 +142,7 @@ def test_a_sound_that_cannot_be_read(trained, dataset, tmp_path, capsys):
         call(retrieve.main, "build", *ask, "--index_factory", "nope")
 
 
-@pytest.mark.slow  # as test_speech.py and test_table.py do
+@pytest.mark.slow  # as test_speech.py and modalities/test_training.py do
 def test_it_answers_without_the_package(trained, dataset, tmp_path):
     row = load_from_disk(str(dataset))["test"][0]
     (tmp_path / "asked.wav").write_bytes(row["audio"]["bytes"])

@@ -92,6 +92,13 @@ class ChatArguments:
         default=None, metadata={"help": "Longest answer, in tokens; left out, as the checkpoint says."}
     )
     num_beams: int | None = field(default=None, metadata={"help": "Beams; left out, as the checkpoint says."})
+    import_files: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Files of Python that bring what the checkpoint has from outside mm_hf; left out, its run's.",
+            "flag": "import",
+        },
+    )
 
     def __post_init__(self):
         if self.turns < 0:

@@ -388,8 +388,8 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
             print(f"{letter} alone answers {', '.join(only)}")
     print(f"\nwritten: {folder / 'compare.html'}, {folder / 'differing_rows.csv'}")
     print(NOTE)
-    for found in report["tasks"].values():  # last: what is to be remembered
-        print(found["verdict"])
+    for task, found in report["tasks"].items():  # last: what is to be remembered
+        print(found["verdict"] if len(report["tasks"]) == 1 else f"{task}: {found['verdict']}")
 
 
 def in_place(file: Path, fill: Callable[[Path], None]):

@@ -1,5 +1,6 @@
 """The keys of a recipe that say what it learns from: the data set, its columns, and what is done with its rows."""
 
+from argparse import SUPPRESS
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,9 +171,14 @@ class DataArguments(DatasetArguments):
     augment: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Change training pictures by: crop, flip, color. Flip only where no left is asked.",
+            "help": "Change training pictures by: crop, flip, color. Flip only where no left is asked. Also by "
+            'modality: "{vision: [crop], text: 0.1}", which is token_dropout; those from outside say what they take.',
             "needs": "vision_encoder",
+            "forms": (dict[str, object],),
         },
+    )
+    extra_augment: str | None = field(  # what augment says of modalities from outside the package
+        default=None, metadata={"help": SUPPRESS, "forms": (dict[str, object],)}
     )
     token_dropout: float = field(
         default=0.0, metadata={"help": "Chance that a training text loses a token.", "needs": "text_encoder"}

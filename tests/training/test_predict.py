@@ -421,6 +421,10 @@ def test_places_of_pictures_keep_their_order():
     asked.image_column, asked.text_column = ["", "photo"], ["text", "kind"]
     with pytest.raises(ValueError, match=r"text_column names 2 .* 1 text"):
         columns_of("run", asked, config, mock.Mock(table_schema=None))
+    config.places_of = {"vision": 2, "text": 2}.get
+    asked.text_column = ["text", "text"]
+    with pytest.raises(ValueError, match=r"text_column.*\['text', 'text'\]"):
+        columns_of("run", asked, config, mock.Mock(table_schema=None))
 
 
 def test_cells_come_back_as_they_were(tmp_path):

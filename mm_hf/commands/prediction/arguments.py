@@ -15,7 +15,7 @@ from ...training.data_arguments import keep_plain
 from ...training.heads import HEADS
 from ...training.model_arguments import RETRIEVAL
 from ...training.places import find_data
-from ...training.recipe import fields_of, import_files_of
+from ...training.recipe import fields_of, import_files_of, import_named
 from ...training.reopen import check_checkpoint, config_of
 from ...training.splits import columns_in_use
 from ...training.values import checked_values
@@ -33,11 +33,13 @@ def parse_arguments(description: str) -> tuple[str, str, Any, Any]:
         the checkpoint, the rows, and both groups of arguments.
     """
     parser = predict_parser(description, "mm_hf predict")
+    import_named(parser)
     parsed = parser.parse_known_args()[0]
     file = Path(parsed.run) / "recipe.json"
     try:
         recipe = read_json(file) if file.exists() else {}
         import_files_of(find_data(recipe, file.parent)[0], file.parent, parsed.import_files)
+        parser.add_imported()
         own = {key: value for key, value in fields_of(recipe).items() if key in OF_DATA and key != "data_root"}
         parser.set_defaults(**checked_values(own, (ColumnArguments,), lenient=True))
     except (OSError, ValueError) as error:

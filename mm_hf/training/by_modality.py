@@ -198,6 +198,8 @@ def short_forms(values: Mapping[str, Any], known: Collection[str]) -> dict[str, 
     if isinstance(asked, dict):
         del found[AUGMENT]
         found |= augmentations(asked, found)
+    elif isinstance(asked, list):
+        found[AUGMENT] = asked
     return found
 
 

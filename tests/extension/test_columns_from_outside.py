@@ -29,6 +29,15 @@ REPOSITORY = Path(__file__).parents[2]
 FILE = "examples/custom_modality.py"
 FLAGS = ["--import", str(REPOSITORY / FILE), "--point_column", "lat", "lon"]
 NAMED = {"place": ["lat", "lon"]}
+TINY = {
+    "label_column": "walls",
+    "fusion": "concat",
+    "fusion_hidden_size": 16,
+    "fusion_layers": 1,
+    "max_steps": 3,
+    "learning_rate": 1e-2,
+    "floors": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +188,15 @@ def test_a_recipe_augments_it(shifting):
     assert (data_args.extra_augment, data_args.augment) == (None, ["crop", "flip"])
 
 
+def test_a_run_augments_its_training_rows(shifting, homes_csv, tmp_path, tmp_path_factory):
+    keys = {"dataset": homes_csv, "import": REPOSITORY / FILE, "point_column": ["latitude", "longitude"], **TINY}
+    file = recipe_writer(tmp_path_factory, keys)(tmp_path / "run", augment={"place": 0.5})
+    run = open_run.open_run("", "train.py", [str(file)])
+    assert run.training_collator(run.collator).extra_augment == {"place": 0.5}
+    assert run.collator.extra_augment is None
+    assert json.loads((tmp_path / "run/recipe.json").read_text())["extra_augment"] == {"place": 0.5}
+
+
 def test_what_cannot_be_augmented(example, capsys):
     with pytest.raises(SystemExit):
         parse_arguments("", [*FLAGS, "--augment", "{place: 0.5}"])
@@ -191,17 +209,6 @@ def test_a_rate_of_a_place_that_is_not_there(example):
     _, *groups = parse_arguments("", ["--text_column", "a", "--learning_rate", "{place: 1}"])
     with pytest.raises(ValueError, match=r"learning_rate.*'place'.*\['text'\]"):
         check_values_used(*groups)
-
-
-TINY = {
-    "label_column": "walls",
-    "fusion": "concat",
-    "fusion_hidden_size": 16,
-    "fusion_layers": 1,
-    "max_steps": 3,
-    "learning_rate": 1e-2,
-    "floors": False,
-}
 
 
 def test_it_goes_on_from_a_checkpoint(example, homes_csv, tmp_path, tmp_path_factory):

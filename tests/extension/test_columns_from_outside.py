@@ -71,7 +71,7 @@ def test_the_help_names_it():
     code = f"from mm_hf.cli import main; main(['train', '--import', {FILE!r}, '--help'])"
     done = fresh(code)
     assert "--point_column TEXT" in done.stdout, done.stderr
-    assert "point" not in fresh("from mm_hf.cli import main; main(['train', '--help'])").stdout
+    assert "point_column" not in fresh("from mm_hf.cli import main; main(['train', '--help'])").stdout
 
 
 def test_a_recipe_may_import_what_brings_the_flag(tmp_path):
@@ -234,7 +234,7 @@ def test_it_goes_on_from_a_checkpoint(example, homes_csv, tmp_path, tmp_path_fac
     call(train.main, file)
     assert (tmp_path / "next/results.json").exists()
     out = tmp_path / "out.csv"
-    call(predict.main, tmp_path / "next", moved, "-o", out)
+    call(predict.main, tmp_path / "next", moved, "-o", out, "--on_error", "skip")
     assert len(out.read_text().splitlines()) == len(lines)
 
 

@@ -198,6 +198,12 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
         if modality not in config.modalities:
             key = key_in_use(data_args, modality)
             raise ValueError(f"{key} is {named}, but {args.model} has {config.modalities} alone.")
+    places = config.num_images - (config.num_frames or config.num_images)
+    if columns.video is not None and config.num_frames and len(columns.images) != places:
+        raise ValueError(
+            f"image_column names {columns.images}, but {args.model} has {places} pictures beside the frames of a "
+            "video: name one for each, in their order."
+        )
     for key, column in (("image_id_column", data_args.image_id_column), ("group_column", args.group_column)):
         if column in columns.images:
             raise ValueError(f"{key} is {column!r}, which holds the pictures; equal pictures are found without it.")

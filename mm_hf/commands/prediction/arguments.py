@@ -119,7 +119,11 @@ def fill_places(run: str, asked: Any, name: str, config: MMFusionConfig):
     known = getattr(config, "places_of", lambda _: config.num_images)
     given, places = listed(getattr(asked, key, None)), known(name)
     frames = any(getattr(asked, other) for other in others)
-    if not any(given):
+    beside = getattr(config, "num_frames", None) if frames else None
+    if isinstance(beside, int):  # else nobody knows how many of the places are frames
+        places, frames = places - beside, False
+        given = given if any(given) else [""] * places
+    elif not any(given):
         return
     if len(given) != places and not (frames and len(given) < places):
         raise ValueError(

@@ -198,8 +198,10 @@ def short_forms(values: Mapping[str, Any], known: Collection[str]) -> dict[str, 
     if isinstance(asked, dict):
         del found[AUGMENT]
         found |= augmentations(asked, found)
-    elif isinstance(asked, list):
-        found[AUGMENT] = asked
+    extra = found.get(EXTRA_AUGMENT)
+    for name in extra if isinstance(extra, dict) else ():
+        if name not in modalities() or short_keys(name):
+            refuse_name(EXTRA_AUGMENT, name, [other for other in modalities() if not short_keys(other)])
     return found
 
 

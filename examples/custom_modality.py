@@ -1,11 +1,10 @@
 """A modality of one's own: a point on the map, latitude and longitude. Read it from top to bottom.
 
-    mm_hf train homes.csv --import examples/custom_modality.py --columns "{place: [latitude, longitude]}" --label price
+    mm_hf train homes.csv --import examples/custom_modality.py --point_column latitude longitude --label price
     mm_hf predict runs/homes new.csv -o prices.csv              # the run's folder says what it imports
 
-Other columns go beside it as ever (`--text_column advert`). In Python: `import custom_modality`; the model's config
-takes `extra_configs={"place": PlaceConfig()}`, the processor `extra_parts={"place": PlaceScaler.fit(…)}`. This file
-does not travel with checkpoints: whoever loads one has to import it first.
+In Python `import custom_modality`; config and processor take `extra_configs={"place": PlaceConfig()}` and
+`extra_parts={"place": PlaceScaler.fit(…)}`. It does not travel with checkpoints: import it before you load one.
 """
 
 import contextlib
@@ -110,9 +109,8 @@ class Place(Modality):
     """A point on the map."""
 
     name = argument = part = item = "place"
-    extra = True
+    extra, several_places = True, False
     inputs = floats = ("place_values",)
-    several_places = False
     model_type = PlaceConfig.model_type
     part_class = PlaceScaler
     row_keys = ("place",)
@@ -130,6 +128,8 @@ class PlaceReader(ModalityReader):
     """Two columns of degrees, which make one item; a row in which both are empty has no place."""
 
     name = "place"
+    column_keys = ("point_column",)
+    item_columns = ("latitude", "longitude")
     one_item = needs_all_rows = True
 
     def fit(self, splits, columns, **settings):

@@ -28,6 +28,7 @@ class Verb(NamedTuple):
     parser: str | None = None
 
 
+IMPORTING = "mm_hf.training.recipe:import_named"
 TRAINING = "mm_hf.training.recipe:training_parser"
 MEASURING = "mm_hf.training.measuring_arguments:measuring_parser"
 SEARCHING = "mm_hf.commands.arguments:search_parser"
@@ -85,7 +86,10 @@ def main(words: list[str] | None = None):
         refuse(f"unknown verb {name!r:.80}.{did_you_mean(name, VERBS)} Verbs are {', '.join(VERBS)}.")
     verb, prog = VERBS[name], f"mm_hf {name}"
     if verb.parser is not None and any(word in HELP for word in others):
-        resolve_name(verb.parser)(docstring_of(verb.module), prog).print_help()
+        parser = resolve_name(verb.parser)(docstring_of(verb.module), prog)
+        if any(word.split("=")[0] == "--import" for word in others):  # it may bring flags
+            resolve_name(IMPORTING)(parser, others)
+        parser.print_help()
         return
     sys.argv = [prog, *others]
     try:

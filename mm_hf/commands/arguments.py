@@ -76,6 +76,13 @@ class ChatArguments:
     )
     max_new_tokens: int | None = option(None, "Longest answer, in tokens; left out, as the checkpoint says.")
     num_beams: int | None = option(None, "Beams; left out, as the checkpoint says.")
+    import_files: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Files of Python that bring what the checkpoint has from outside mm_hf; left out, its run's.",
+            "flag": "import",
+        },
+    )
 
     def __post_init__(self):
         check_least(self, 0, "turns")

@@ -20,6 +20,7 @@ from .. import EncoderStates, MMFusionConfig, MMFusionForConditionalGeneration, 
 from ..models.text import Text
 from ..models.vision import Vision
 from ..training.exits import ANSWERING, run_script
+from ..training.recipe import import_files_for
 from .arguments import chat_parser
 
 
@@ -79,6 +80,7 @@ def main():
         (args,) = parser.parse_args_into_dataclasses()
     except ValueError as error:
         parser.error(str(error))
+    import_files_for(args.model, args.import_files)
     logging.disable_progress_bar()  # of loading weights: seconds
     config = MMFusionConfig.from_pretrained(args.model)
     architecture = (config.architectures or [config.model_type])[0]

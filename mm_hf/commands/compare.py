@@ -369,8 +369,8 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
             print(f"{letter} alone answers {', '.join(only)}")
     print(f"\nwritten: {folder / 'compare.html'}, {folder / 'differing_rows.csv'}")
     print(NOTE)
-    for comparison in report["tasks"].values():  # last: what is to be remembered
-        print(comparison["verdict"])
+    for task, comparison in report["tasks"].items():  # last: what is to be remembered
+        print(comparison["verdict"] if len(report["tasks"]) == 1 else f"{task}: {comparison['verdict']}")
 
 
 def write_rows(file: Path, rows: list[dict[str, Any]]):

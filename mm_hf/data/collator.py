@@ -49,6 +49,7 @@ class MultimodalCollator:
         token_dropout: share of the tokens of a text, special ones aside, that become the mask token (or the unknown
             one, where the tokenizer has no mask): for training alone.
         speed_perturbation: how much faster or slower sounds are played, see `change_speed`: for training alone.
+        extra_augment: by modality from outside how its reader changes items at random: for training alone.
         max_target_length: tokens that a text to be written is cut to, its end included; None: not at all.
         target_end: a token ends each text that is to be written; CTC (`MMFusionForCTC`) needs none.
         pair_ids: give the ids of texts and of pictures or sounds, by which equal ones are known on whatever process:
@@ -82,6 +83,7 @@ class MultimodalCollator:
     augment: ImageAugmentation | None = None
     token_dropout: float = 0.0
     speed_perturbation: float = 0.0
+    extra_augment: Mapping[str, Any] | None = None
     max_target_length: int | None = 64
     target_end: bool = True
     pair_ids: bool = False
@@ -113,7 +115,7 @@ class MultimodalCollator:
 
     def unchanging(self) -> "MultimodalCollator":
         """The same without what changes items at random: for rows that are measured."""
-        keys = {reader.augmentation for reader in READERS.values()}
+        keys = {"extra_augment", *(reader.augmentation for reader in READERS.values())}
         usual: dict[str, Any] = {setting.name: setting.default for setting in fields(self) if setting.name in keys}
         return replace(self, **usual)
 

@@ -48,6 +48,7 @@ FUSION_RANGES = {
 }
 MODEL_RANGES = {
     "num_images": (1, MAX_IMAGES),
+    "num_frames": (1, MAX_IMAGES),
     "classifier_dropout": SHARE,
     "label_smoothing": SHARE,
     "focal_gamma": (0, FINITE),

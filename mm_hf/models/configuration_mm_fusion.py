@@ -227,6 +227,8 @@ class MMFusionConfig(PreTrainedConfig):
         num_images (`int`, defaults to 1): places for images that a row has, as front and back view. Above 1 each place
             has a learned embedding, and `vision_index` is `(B, num_images)`. (A fusion that sees nothing but pooled
             vectors, such as `"concat"`, cannot tell the places apart.)
+        num_frames (`int`, *optional*): of these the last so many are the frames of a video, where a row has pictures
+            beside it; left out: all of them are pictures, or all of them frames.
         places (`dict[str, int]`, *optional*): the same for other modalities, by name: `{"text": 2}` for title and
             body. A table has one place.
         classifier_dropout (`float`, defaults to 0.1): dropout before the last layer of a head, or of what a decoder is
@@ -316,6 +318,7 @@ class MMFusionConfig(PreTrainedConfig):
     encode_by_length: list[str] | None = None
     seeded_encoders: list[str] | None = None
     num_images: int = 1
+    num_frames: int | None = None
     places: dict[str, int] | None = None
     classifier_dropout: float | int = 0.1
     label_smoothing: float | int = 0.0
@@ -411,7 +414,7 @@ class MMFusionConfig(PreTrainedConfig):
         """See the library's method; what differs: keys that came later are not there where nobody gave them, so that
         a config.json is what it was."""
         values = super().to_dict()
-        for key in ("extra_configs", "places"):
+        for key in ("extra_configs", "num_frames", "places"):
             if values.get(key) is None:
                 values.pop(key, None)
         for name, config in (self.extra_configs or {}).items():
@@ -584,6 +587,8 @@ class MMFusionConfig(PreTrainedConfig):
 
     def check_places(self):
         """Checks how many places there are of which modality."""
+        if self.num_frames is not None:
+            check_number("num_frames", self.num_frames, 1, self.num_images - 1)
         for name, count in (self.places or {}).items():
             check_number(f"places of {name}", count, 1, MAX_IMAGES)
             if name == Vision.name:

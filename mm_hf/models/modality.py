@@ -9,7 +9,7 @@ be copied and sent to other processes, and the package works beside a checkpoint
 Notation used for tensor shapes: see `modeling_outputs`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -145,7 +145,7 @@ class Modality:
 
     def _entry(self, entry: Any, row: int) -> Any:
         """One entry of `list_rows`."""
-        if entry is None or isinstance(entry, Places) or self.is_item(entry):
+        if entry is None or isinstance(entry, Places) or self.is_item(entry) or self.is_empty(entry):
             return entry
         try:
             items = [entry] if isinstance(entry, Real) else entries_of(entry)
@@ -206,6 +206,16 @@ class Modality:
         be equal: what it is, and the two."""
         return []
 
+    def is_empty(self, item: Any) -> bool:
+        """Whether an item holds nothing, so that its row has none: of a modality from outside a list, or an array, of
+        which no entry is there, as a point without latitude and longitude."""
+        if not self.extra or isinstance(item, (str, bytes, Mapping)) or not isinstance(item, Iterable):
+            return False
+        if getattr(item, "ndim", 1) != 1:
+            return False
+        entries = item.tolist() if hasattr(item, "tolist") else list(item)
+        return bool(entries) and all(map(is_missing, entries))
+
     # What pipelines ask
 
     def places(self, config: Any) -> int:
@@ -225,8 +235,8 @@ class Modality:
         Raises:
             ValueError: it cannot be read, or is more than the model has places for.
         """
-        if self.is_item(value):
-            return self.load_item(processor, value), value
+        if self.is_item(value) or self.is_empty(value):
+            return (None, None) if self.is_empty(value) else (self.load_item(processor, value), value)
         sources, most = entries_of(value), self.places(config)
         if len(sources) > most:
             raise ValueError(
@@ -242,6 +252,18 @@ class Modality:
             except Exception as error:
                 raise ValueError(f"{key} {place + 1} of {len(sources)}: {reason_of(error)}") from error
         return (None, None) if all(item is None for item in items) else (items, sources)
+
+    def goes_together(self, config: Any) -> bool:
+        """Whether a row of a model may have something under several of `row_keys`.
+
+        Args:
+            config: see `places`.
+        """
+        return False
+
+    def joined(self, config: Any, loaded: Mapping[str, tuple[Any, Any]]) -> tuple[Any, Any]:
+        """What a row has under all of `row_keys`, as `load` gives it, of what it has under each that is there."""
+        return next(iter(loaded.values()))
 
     def load_item(self, processor: Any, source: Any) -> Any:
         """One item as the processor takes it; None where it holds nothing.

@@ -114,7 +114,8 @@ class MMFusionPipeline(Pipeline):
             )
         present = {key: value for key, value in row.items() if not is_missing(value)}
         for modality in MODALITIES.values():
-            if len(given := [key for key in modality.row_keys if key in present]) > 1:
+            given = [key for key in modality.row_keys if key in present]
+            if len(given) > 1 and not modality.goes_together(self.model.config):
                 one, other = given[:2]
                 raise ValueError(
                     f"A row has one of {one!r} and {other!r}, not both; got {present[one]!r:.80} and "
@@ -127,11 +128,13 @@ class MMFusionPipeline(Pipeline):
 
     def load_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """What a row holds by modality, decoded and checked, with its sources: see `load` of `Modality`."""
-        items, config, known = {}, self.model.config, row_keys()
+        loaded: dict[str, dict[str, tuple[Any, Any]]] = {}
+        config, known = self.model.config, row_keys()
         for key, value in row.items():
             if not is_missing(value):
                 modality = modality_of(known[key])
-                items[modality.name] = modality.load(self.processor, config, key, value)
+                loaded.setdefault(modality.name, {})[key] = modality.load(self.processor, config, key, value)
+        items = {name: modality_of(name).joined(config, of_keys) for name, of_keys in loaded.items()}
         if all(item is None for item, _ in items.values()):
             keys = [key for key, name in known.items() if name in config.modalities]
             needed = [f"{'an' if key[0] in 'aeiou' else 'a'} {key}" for key in keys]

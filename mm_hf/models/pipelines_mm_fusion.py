@@ -24,7 +24,8 @@ from .vision import is_one_image
 
 class MMFusionClassificationPipeline(MMFusionPipeline):
     """Classifies rows `{"image": …, "text": …, "audio": …, "table": …, "series": …}`, any of which may be missing,
-    None or NaN; in place of the image `"video"`, where the model was trained on videos.
+    None or NaN; in place of the image `"video"`, where the model was trained on videos, or beside it, where it was
+    trained on both.
 
     An image is a PIL image, a path, a URL, the bytes of a file, a dict of `bytes` and `path`, or an array. A sound is
     a path, the bytes of a file, or a dict of `array` and `sampling_rate`, and is resampled where that is needed; a

@@ -108,7 +108,8 @@ def checked_items(
     for position, number in enumerate(index):
         if number not in numbers:
             try:
-                item = modality.check(raw[number], processor, settings)
+                empty = modality.is_empty(raw[number])
+                item = None if empty else modality.check(raw[number], processor, settings)
             except ValueError as error:
                 raise ValueError(f"Row {position // (places or 1)}: {error}") from None
             numbers[number] = -1 if item is None else len(items)

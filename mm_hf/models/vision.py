@@ -99,14 +99,28 @@ class Vision(Modality):
         return [("channels of a picture", made, taken)] if made is not None and isinstance(taken, int) else []
 
     def places(self, config):
-        return config.num_images
+        return config.num_images - (getattr(config, "num_frames", None) or 0)
+
+    def goes_together(self, config):
+        """Pictures go beside a video where the config says how many of their places are frames."""
+        return bool(getattr(config, "num_frames", None))
 
     def load(self, processor, config, key, value):
         """The frames of a video stand in the places of a row's pictures."""
         if key == self.row_keys[0]:
             return super().load(processor, config, key, value)
-        frames = load_frames(value, self.places(config), processor.image_background)
+        count = getattr(config, "num_frames", None) or config.num_images
+        frames = load_frames(value, count, processor.image_background)
         return Places(frames), [Frame(value, place) for place in range(len(frames))]
+
+    def joined(self, config, loaded):
+        """The frames stand behind the places of the pictures, be these there or not."""
+        pictures, video = (loaded.get(key, (None, None)) for key in self.row_keys)
+        if video[0] is None or not self.goes_together(config):
+            return super().joined(config, loaded)
+        items, sources = pictures if isinstance(pictures[0], Places) else ([pictures[0]], [pictures[1]])
+        absent = [None] * (self.places(config) - len(items))
+        return Places([*items, *absent, *video[0]]), [*sources, *absent, *video[1]]
 
     def load_item(self, processor, source):
         return open_image(source, processor.image_background)

@@ -55,7 +55,8 @@ def build_processor(
     background = model_args.image_background or ("white" if defaults_version > 1 else None)
     if start is not None:
         schema, scaler = (fitted.get(part) for part in ("table_schema", "series_scaler"))
-        return processor_from(start, model_args, data_args, schema, scaler, background)
+        extra = fitted.get("extra_parts", {})
+        return processor_from(start, model_args, data_args, schema, scaler, background, extra)
     processor = MMFusionProcessor.from_encoders_pretrained(
         **encoders,
         decoder=model_args.decoder,
@@ -142,7 +143,7 @@ def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
         freeze_encoders=args.freeze_encoders,
         trained_layers=args.trained_layers,
         classifier_dropout=args.classifier_dropout,
-        **places_of(run.collator.parts),
+        **places_of(run.collator.parts, run.columns),
         **({"attn_implementation": args.attn_implementation} if args.attn_implementation else {}),
         mixup_alpha=run.train_args.mixup_alpha,
         **head_arguments(run, losses),

@@ -1,9 +1,11 @@
 """Keys of a recipe that take a value, or one for each modality: `learning_rate: {default: 1e-4, vision: 1e-5}`.
 
 Recipes and flags are brought into the short forms (`learning_rate: 1e-4`, `vision_learning_rate: 1e-5`), which all
-else reads and recipe.json keeps. What has no short form, as of a modality from outside the package, stays a dict.
+else reads and recipe.json keeps. What has no short form, as of a modality from outside the package, stays a dict; its
+columns have a key of their own, which its reader says, and stand under `columns` all the same.
 """
 
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,9 +48,20 @@ def words_for_columns() -> dict[str, str]:
     return {key.rpartition("_")[0]: key for name in packaged for key in column_keys(name)}
 
 
+def keys_from_outside() -> dict[str, str]:
+    """The keys, and flags, that name the columns of modalities from outside, and their modalities: a recipe has such
+    columns under `columns`. Nothing is loaded to find them: where the registries are not, nobody registered any."""
+    known = sys.modules.get("mm_hf.data.modalities")
+    if known is None:
+        return {}
+    extra = [name for name in modalities() if name in known.READERS and not short_keys(name)]
+    return {key: name for name in extra for key in column_keys(name)}
+
+
 def key_of_part(part: str) -> str:
     """The key of a recipe that names the columns of a part, see `Columns.named`."""
-    return words_for_columns().get(part, "columns" if part in modalities() else f"{part}_column")
+    outside = {name: key for key, name in reversed(keys_from_outside().items())}
+    return {**words_for_columns(), **outside}.get(part, "columns" if part in modalities() else f"{part}_column")
 
 
 def short_keys(name: str) -> tuple[str, ...]:
@@ -124,13 +137,15 @@ RATES = Family(
     others=of_rates,
     rest="extra_learning_rates",
 )
+COLUMNS = Family("columns", "{text: [title, body]}", lambda name: usual_key(name), others=words_for_columns)
 FAMILIES = (
     RATES,
     Family("encoders", "{vision: google/vit-base-patch16-224}", "{}_encoder".format),
     Family("pooling", "{text: mean}", "{}_pooling".format, default=""),
-    Family("columns", "{text: [title, body]}", lambda name: usual_key(name), others=words_for_columns),
+    COLUMNS,
 )
-KEPT = [family.rest or family.key for family in FAMILIES]  # keys of the dicts that are kept
+AUGMENT, EXTRA_AUGMENT = "augment", "extra_augment"  # the key, and what it says of modalities from outside
+KEPT = [*(family.rest or family.key for family in FAMILIES), EXTRA_AUGMENT]  # keys of the dicts that are kept
 
 
 def short_forms(values: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
@@ -144,17 +159,30 @@ def short_forms(values: Mapping[str, Any], known: Collection[str]) -> dict[str, 
         ValueError: a name that nobody knows, a plain value where none can be, or a key that is given in both forms
             with different values.
     """
+    values = with_columns_from_outside(values)
     shortened = dict(values)
     for family in FAMILIES:
         if values.get(family.key) is None:
             continue
-        kept = {}
+        kept: dict[Any, Any] = {}
+        names: dict[str, Any] = {}
         del shortened[family.key]
         for name, value in family.spelled(values[family.key]).items():
             short = family.short_form(name)
+            if family is COLUMNS and None in listed(value):
+                place, count = listed(value).index(None) + 1, len(listed(value))
+                raise ValueError(
+                    f"{family.key}: place {place} of {count} of {name} is null: name its column; "
+                    '"" is for a place that no column fills.'
+                )
             if short not in known or (short == family.key and name != DEFAULT):
                 kept[name] = value
                 continue
+            if short in names:
+                raise ValueError(
+                    f"{family.key} names {names[short]} and {name}, which both stand for {short}: keep one of them."
+                )
+            names[short] = name
             other = None if short == family.key else values.get(short)
             if other is not None and not is_same(other, value):
                 raise ValueError(
@@ -165,7 +193,67 @@ def short_forms(values: Mapping[str, Any], known: Collection[str]) -> dict[str, 
             shortened[family.rest or family.key] = kept
     if isinstance(values.get("freeze_encoders"), dict):
         shortened["freeze_encoders"] = frozen(values["freeze_encoders"])
+    asked: Any = values.get(AUGMENT)
+    asked = asked[0] if isinstance(asked, list) and len(asked) == 1 else asked  # a flag gives a list
+    if isinstance(asked, dict):
+        del shortened[AUGMENT]
+        shortened |= augmentations(asked, shortened)
+    extra = shortened.get(EXTRA_AUGMENT)
+    for name in extra if isinstance(extra, dict) else ():
+        if name not in modalities() or short_keys(name):
+            refuse_name(EXTRA_AUGMENT, name, [other for other in modalities() if not short_keys(other)])
     return shortened
+
+
+def with_columns_from_outside(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with the columns of modalities from outside under `columns`, whatever key gave them.
+
+    Raises:
+        ValueError: both forms are given, with different columns.
+    """
+    keys = keys_from_outside()
+    given = {key: values[key] for key in keys if values.get(key) is not None}
+    if not given:
+        return {key: value for key, value in values.items() if key not in keys}
+    columns = {} if values.get(COLUMNS.key) is None else dict(COLUMNS.spelled(values[COLUMNS.key]))
+    for key, value in given.items():
+        name = keys[key]
+        other = columns.get(name)
+        if other is not None and not is_same(other, value):
+            raise ValueError(
+                f"{COLUMNS.key} has {shown(other)} for {name}, and {key} is {shown(value)}: keep one of them."
+            )
+        columns[name] = value
+    return {**{key: value for key, value in values.items() if key not in keys}, COLUMNS.key: columns}
+
+
+def augmentations(given: dict[Any, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """`augment` by modality in its short forms: `augment` itself of pictures, `token_dropout` of texts and so on; what
+    it says of modalities from outside goes to their readers.
+
+    Raises:
+        ValueError: a name that nobody knows, a modality that nothing changes at random, or a short form that is given
+            too, with another value.
+    """
+    from ..data.modalities import reader_of
+
+    by_key: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in modalities():
+            refuse_name(AUGMENT, name, modalities())
+        key = reader_of(name).augmentation
+        if key is None:
+            can = [other for other in modalities() if reader_of(other).augmentation is not None]
+            raise ValueError(f"{AUGMENT} names {name}, whose items nothing changes at random; it can be {can}.")
+        if not short_keys(name):
+            by_key.setdefault(EXTRA_AUGMENT, {})[name] = value
+            continue
+        if key != AUGMENT and others.get(key) is not None and not is_same(others[key], value):
+            raise ValueError(
+                f"{AUGMENT} has {shown(value)} for {name}, and {key} is {shown(others[key])}: keep one of them."
+            )
+        by_key[key] = value
+    return by_key
 
 
 def frozen(given: dict[Any, Any]) -> bool | list[str] | dict[str, bool]:
@@ -243,6 +331,46 @@ def key_in_use(data_args: Any, name: str) -> str:
     return next((key for key in short_keys(name) if any(listed(getattr(data_args, key)))), "columns")
 
 
+def check_columns(data_args: Any):
+    """Refuses columns of which no modality can make its items.
+
+    Raises:
+        ValueError: one that is named twice, or more or fewer than an item is made of.
+    """
+    from ..data.modalities import reader_of
+
+    for name, columns in columns_by_modality(data_args).items():
+        key, parts = key_in_use(data_args, name), reader_of(name).item_columns
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"{key} names a column twice: {columns}.")
+        if parts and len(columns) != len(parts):
+            raise ValueError(
+                f"--{key_of_part(name)} names {columns} for {name}, which is made of {len(parts)} columns, "
+                f"{', '.join(parts)}: name these, in this order."
+            )
+
+
+def check_values_used(model_args: Any, data_args: Any, train_args: Any):
+    """Refuses a value for a modality that the rows do not have: nobody would miss it.
+
+    Raises:
+        ValueError: naming the key, the modality, and those that there are.
+    """
+    named = list(columns_by_modality(data_args))
+    extra_rates = train_args.extra_learning_rates or {}
+    rates = {name: getattr(train_args, f"{name}_learning_rate", extra_rates.get(name)) for name in modalities()}
+    frozen_or_not = model_args.freeze_encoders
+    given: dict[str, Any] = {
+        RATES.key: {name for name, rate in rates.items() if rate is not None},
+        "freeze_encoders": {*frozen_or_not} - {DEFAULT} if isinstance(frozen_or_not, list | dict) else set(),
+        "pooling": {name for name in modalities() if getattr(model_args, f"{name}_pooling", None) is not None},
+        AUGMENT: {*(data_args.extra_augment or ())},
+    }
+    for key, names in given.items():
+        if unused := [name for name in modalities() if name in names and name not in named]:
+            raise ValueError(f"{key} names {unused}, and the rows have {named} alone: leave it out.")
+
+
 def missing_columns(data_args: Any, names: Collection[str]) -> list[str]:
     """The flags of those of these modalities whose columns nobody names; "" says that there is none."""
     missing = []
@@ -253,18 +381,22 @@ def missing_columns(data_args: Any, names: Collection[str]) -> list[str]:
     return missing
 
 
-def places_of(parts: Mapping[str, list[str]]) -> dict[str, Any]:
+def places_of(parts: Mapping[str, list[str]], columns: Any = None) -> dict[str, Any]:
     """How many items of each modality a row may have, as the model's config takes it.
 
     Args:
         parts: see `MultimodalCollator`.
+        columns: of the data set (`Columns`): they say which of the pictures are frames of a video.
     """
     from ..models.modality import modality_of
     from ..models.vision import Vision
 
     several = {name: len(columns) for name, columns in parts.items() if modality_of(name).several_places}
     places = {name: count for name, count in several.items() if count > 1 and name != Vision.name}
-    return {"num_images": max(1, several.get(Vision.name, 1)), **({"places": places} if places else {})}
+    counts: dict[str, Any] = {"num_images": max(1, several.get(Vision.name, 1))}
+    if columns is not None and columns.video is not None and columns.images:
+        counts["num_frames"] = columns.frames(counts["num_images"])
+    return {**counts, **({"places": places} if places else {})}
 
 
 def poolings_of(model_args: Any, names: Collection[str]) -> dict[str, str] | None:

@@ -14,6 +14,7 @@ from ..prepare.places import how_to_make
 from ..tasks import TASKS, Task, task_of, task_of_head
 from .by_modality import (
     DEFAULT,
+    check_columns,
     columns_by_modality,
     encoder_of,
     key_in_use,
@@ -37,9 +38,7 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
     known = task_of_head(model_args.task)
     needed: dict[str, object] = {"dataset": data_args.dataset, **(known or Task).needed(model_args, data_args)}
     named = columns_by_modality(data_args)
-    for name, columns in named.items():
-        if len(set(columns)) < len(columns):
-            raise ValueError(f"{key_in_use(data_args, name)} names a column twice: {columns}.")
+    check_columns(data_args)
     for name in pretrained_modalities():
         if encoder_of(model_args, name) is not None:
             needed[usual_key(name)] = named.get(name)

@@ -175,9 +175,8 @@ class Fingerprint:
             if before != value:
                 both = "" if is_digest(before) or is_digest(value) else f" ({before!r}, now {value!r})"
                 yield f"the processor: {key}{both}"
-        before = earlier.get(IMPORTED, {})
-        for name in sorted({*before, *self.imported}) if self.imported is not None else []:
-            if before.get(name) != self.imported.get(name):
+        if self.imported is not None:
+            for name in changed_files(earlier.get(IMPORTED, {}), self.imported):
                 yield f"the imported file {name}"
         for modality, files in self.kept["encoders"].items():
             before = earlier.get("encoders", {}).get(modality)
@@ -189,6 +188,17 @@ class Fingerprint:
 def marks_of_imported(files: Iterable[str]) -> dict[str, str]:
     """A checksum of each imported file by its name, as `Fingerprint` keeps it."""
     return {Path(file).name: f"xxh3 {checksum_of(file)}" for file in files}
+
+
+def changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names of imported files that are not what they were. One that was renamed is: its content counts.
+
+    Args:
+        before, now: see `marks_of_imported`.
+    """
+    gone = {name: mark for name, mark in before.items() if name in now or mark not in now.values()}
+    come = {name: mark for name, mark in now.items() if name in before or mark not in before.values()}
+    return sorted(name for name in {*gone, *come} if gone.get(name) != come.get(name))
 
 
 def said_of(part: str, column: str) -> str:

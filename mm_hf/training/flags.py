@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..models.names import did_you_mean
-from .by_modality import over, short_forms
+from .by_modality import COLUMNS, keys_from_outside, over, short_forms
 from .recipe_files import parse_yaml
 from .values import checked_values, finite_number, truth, whole_number
 
@@ -65,6 +65,29 @@ class ArgumentParser(argparse.ArgumentParser):
             section, hints = self.add_argument_group(title), get_type_hints(group)
             for key in fields(group):
                 add_flag(section, key, hints[key.name])
+        self.outside: Any = None  # the flags of modalities from outside
+        self.add_imported()
+
+    def add_imported(self):
+        """Adds the flags that name the columns of modalities from outside which were imported since, where columns are
+        named at all.
+
+        Raises:
+            ValueError: there is such a flag already.
+        """
+        if all(key.name != COLUMNS.key for group in self.groups for key in fields(group)):
+            return
+        added = () if self.outside is None else {action.dest for action in self.outside._group_actions}
+        for key, name in keys_from_outside().items():
+            if key in added:
+                continue
+            if key in self.names():
+                raise ValueError(f"--{key} would name the columns of {name}, and is a flag already: rename it there.")
+            self.outside = self.outside or self.add_argument_group("Columns of modalities from outside mm_hf")
+            text = f'Columns of {name}, as --columns "{{{name}: […]}}".'
+            self.outside.add_argument(
+                *spellings(key), dest=key, nargs="+", metavar="TEXT", default=argparse.SUPPRESS, help=text
+            )
 
     def error(self, message: str):
         """Ends the script."""
@@ -92,7 +115,7 @@ class ArgumentParser(argparse.ArgumentParser):
                 raise ValueError(f"unknown flag {flags[0]}.{did_you_mean(flags[0].lstrip('-'), self.names())}")
             raise ValueError(f"unexpected {others[0]!r:.80}: give values behind the flag that they belong to.")
         given = {name: value for name, value in vars(namespace).items() if value is not NOT_GIVEN}
-        below = {name: self.get_default(name) for name in vars(namespace)}
+        below = {name: self.get_default(name) for name in vars(namespace) if name not in keys_from_outside()}
         short = short_forms(given, below)
         of_yaml = {
             name: value

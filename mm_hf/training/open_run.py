@@ -16,6 +16,7 @@ from ..data.modalities import READERS
 from ..tasks import by_column, task_of_head
 from .advice import advise_on_freezing
 from .build import build_model, build_processor, fit_settings, head_arguments, head_of
+from .by_modality import check_values_used
 from .checks import check_arguments
 from .exits import goes_on_in
 from .features import build_cache
@@ -41,7 +42,9 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     check_arguments(script, model_args, data_args, train_args)
     accelerator = open_accelerator(script, train_args, output_dir)
     logging.disable_progress_bar()  # of loading weights: seconds
-    if is_begun(output_dir) and not train_args.overwrite_output_dir:  # an older run goes on as it began
+    if not is_begun(output_dir) or train_args.overwrite_output_dir:
+        check_values_used(model_args, data_args, train_args)
+    else:  # an older run goes on as it began
         begun = read_recipe_of(output_dir).get("defaults_version", train_args.defaults_version)
         train_args.defaults_version = min(begun, train_args.defaults_version)
     recipe = {"script": script, "num_processes": accelerator.num_processes}

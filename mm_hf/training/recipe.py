@@ -4,12 +4,14 @@
 refused. A recipe that names another one as its `base`, from its own folder, takes over all keys that it does not have.
 """
 
+import argparse
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ..models.files import read_json
 from ..models.names import did_you_mean
 from .by_modality import KEPT, listed, short_forms
 from .data_arguments import DataArguments
@@ -55,7 +57,10 @@ def parse_arguments(
         SystemExit: with one line, for an unknown key or a value that does not fit.
     """
     parser = training_parser(description, prog)
+    import_named(parser, words)
     parsed, others = parser.parse_known_args(words)
+    if others and imports_of_recipe(parser, parsed):  # which may have brought the flag
+        parsed, others = parser.parse_known_args(words)
     source = parsed.source
     if flags := [word.split("=")[0] for word in others if word.startswith("--")]:
         # Said before the recipe is read, since the flag's value may have been taken for one.
@@ -69,6 +74,7 @@ def parse_arguments(
     try:
         recipe, data = recipe_or_data(source)
         import_first(parsed.import_files, recipe)
+        parser.add_imported()
         if recipe is not None:
             values = keys_of(recipe)
             known = known_keys()
@@ -116,6 +122,34 @@ def keys_of(recipe: Path) -> dict[str, Any]:
     return read_recipe(recipe, spell)
 
 
+def import_named(parser: argparse.ArgumentParser, words: list[str] | None = None):
+    """Imports the files that --import names, and adds the flags that these bring to a parser, before it reads a word:
+    it would take the values of a flag that it does not know for something else.
+
+    Raises:
+        SystemExit: with one line, see `import_files`.
+    """
+    asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    asked.add_argument(f"--{IMPORT}", nargs="*")
+    try:
+        import_first(vars(asked.parse_known_args(words)[0])[IMPORT], None)
+        if isinstance(parser, ArgumentParser):
+            parser.add_imported()
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+
+def imports_of_recipe(parser: ArgumentParser, parsed: argparse.Namespace) -> bool:
+    """Imports what the recipe on the command line does, and says whether it could; if not, it is told where the recipe
+    is read."""
+    try:
+        import_first(parsed.import_files, recipe_or_data(parsed.source, quiet=True)[0])
+        parser.add_imported()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def import_first(files: Iterable[str] | None, recipe: Path | None):
     """Imports the files that flags name, else those of the recipe: what they register may be named by other keys.
 
@@ -149,15 +183,30 @@ def import_files_of(recipe: Mapping[str, Any], folder: Path, files: Iterable[str
                 f"run it by --import {file} if you trust it."
             )
     from ..data.imported import import_files
-    from .fingerprint import IMPORTED, marks_of_imported
+    from .fingerprint import IMPORTED, changed_files, marks_of_imported
     from .run_folder import read_rows_of
 
     import_files(files)
     before = (read_rows_of(folder).get("fingerprint") or {}).get(IMPORTED, {})
     if int(os.environ.get("RANK", 0)) == 0:
-        for name, mark in marks_of_imported(files).items():
-            changed = before.get(name, mark) != mark
-            print(f"imported {name}" + (f", which has changed since {folder} was trained" if changed else ""))
+        now = marks_of_imported(files)
+        changed = changed_files(before, now) if before else []  # of runs of before nobody knows
+        for name in now:
+            hint = "which has changed since" if name in before else "whose content is new since"
+            print(f"imported {name}" + (f", {hint} {folder} was trained" if name in changed else ""))
+
+
+def import_files_for(model: str, files: Iterable[str] | None = None):
+    """Imports what a checkpoint needs: the files that flags name, else those of the recipe.json beside it.
+
+    Raises:
+        ValueError: see `import_files_of`.
+    """
+    from .places import find_data  # loads torch
+
+    file = Path(model) / "recipe.json"
+    recipe = read_json(file) if file.is_file() else {}
+    import_files_of(find_data(recipe, file.parent)[0], file.parent, files)
 
 
 def recipe_of(*groups: Any) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from .heads import HEADS, task_of_class
 from .lock import lock_folder
 from .measuring_arguments import EvaluateArguments, measuring_parser
 from .places import find_data
-from .recipe import ALL_ARGUMENTS, fields_of, import_files_of
+from .recipe import ALL_ARGUMENTS, fields_of, import_files_of, import_named
 from .same_data import check_same_part
 from .splits import AS_WRITTEN, check_rows, columns_in_use
 from .values import checked_values
@@ -85,6 +85,7 @@ def parse_arguments(
         if again := [word for word in words if word.split("=")[0] == "--model"]:
             parser.error(f"the checkpoint is {words[0]!r}, the first word; leave out {again[0]}.")
         words = ["--model", *words]
+    import_named(parser, words)
     parsed = parser.parse_known_args(words)[0]
     file = Path(parsed.model) / "recipe.json"
     recipe: dict[str, Any] = {}
@@ -101,6 +102,7 @@ def parse_arguments(
     keys = {key.name for key in fields(DatasetArguments)} | {"group_column", "per_device_eval_batch_size"}
     try:
         import_files_of(recipe, file.parent, parsed.import_files)
+        parser.add_imported()
         checked_values({key: recipe[key] for key in RECIPE_KEYS if recipe}, ALL_ARGUMENTS, lenient=True)
         defaults = {key: value for key, value in fields_of(recipe).items() if key in keys}
         parser.set_defaults(**checked_values(defaults, (group, DatasetArguments), lenient=True))
@@ -193,6 +195,12 @@ def columns_of(args: EvaluateArguments, data_args: DatasetArguments, config: MMF
         if modality not in config.modalities:
             key = key_in_use(data_args, modality)
             raise ValueError(f"{key} is {named}, but {args.model} has {config.modalities} alone.")
+    places = config.num_images - (config.num_frames or config.num_images)
+    if columns.video is not None and config.num_frames and len(columns.images) != places:
+        raise ValueError(
+            f"image_column names {columns.images}, but {args.model} has {places} pictures beside the frames of a "
+            "video: name one for each, in their order."
+        )
     for key, column in (("image_id_column", data_args.image_id_column), ("group_column", args.group_column)):
         if column in columns.images:
             raise ValueError(f"{key} is {column!r}, which holds the pictures; equal pictures are found without it.")

@@ -12,6 +12,7 @@ from .. import MMFusionForClassification, MMFusionPreTrainedModel
 from ..balance import GradientModulation
 from ..data import BatchLoader, MultimodalCollator, Rows, StreamBatches, balanced_weights
 from ..data.modalities import READERS, reader_of
+from ..models.modality import modality_of
 from ..optim import parameter_groups, unfreeze_gradually
 from .data_arguments import DataArguments
 from .evaluator import Evaluator
@@ -54,9 +55,14 @@ class Run(Evaluator):
     def training_collator(self, collator: MultimodalCollator) -> MultimodalCollator:
         """The same with the augmentations that the recipe asks for."""
         asked: dict[str, Any] = {}
-        for reader in READERS.values():
-            if reader.augmentation is not None:
-                asked[reader.augmentation] = reader.augmentation_of(getattr(self.data_args, reader.augmentation))
+        for name, reader in READERS.items():
+            if reader.augmentation is None:
+                continue
+            value = reader.asked_augmentation(self.data_args)
+            if not modality_of(name).extra:
+                asked[reader.augmentation] = reader.augmentation_of(value)
+            elif value is not None:
+                asked.setdefault("extra_augment", {})[name] = reader.augmentation_of(value)
         return replace(collator, **asked, seed=self.train_args.seed)
 
     def training_rows(self) -> Rows | StreamBatches:

@@ -15,6 +15,7 @@ from ..data.rows import rows_by_path
 from ..models.losses import count_labels
 from ..models.names import did_you_mean
 from ..tasks import Task, task_of, task_of_head
+from .by_modality import check_columns
 from .data_arguments import DataArguments
 from .evaluator import Evaluator
 from .run_folder import read_rows_of
@@ -37,12 +38,16 @@ def columns_in_use(data_args: Any) -> Columns:
 
     Args:
         data_args: `DatasetArguments`, or what has their columns.
+
+    Raises:
+        ValueError: see `check_columns`.
     """
 
     def without_empty(named: list[str] | str | None) -> Any:
         return [column for column in named if column] or None if isinstance(named, list) else named or None
 
-    extra: Any = data_args.columns
+    check_columns(data_args)
+    extra: Any = {name: without_empty(list(named)) for name, named in (data_args.columns or {}).items() if any(named)}
     return Columns(
         image=without_empty(data_args.image_column),
         image_id=data_args.image_id_column or None,

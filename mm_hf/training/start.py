@@ -165,9 +165,10 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
     """
     config, processor = start.config, start.processor
     modalities = row_modalities(data_args)
-    if strange := [name for name in modalities if modality_of(name).extra]:
+    if strange := [name for name in modalities if modality_of(name).extra and modality_of(name).pretrained]:
         raise ValueError(
-            f"init_from does not go with modalities from outside mm_hf, {strange}: leave it, or their columns, out."
+            f"init_from does not go with {strange}, from outside mm_hf, whose encoders come from elsewhere: a "
+            "checkpoint does not say where from. Leave init_from, or their columns, out."
         )
     shared = [name for name in modalities if name in config.modalities]
     if not shared:
@@ -199,7 +200,7 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
         if isinstance(processor.image_background, str):
             free["image_background"] = processor.image_background
         if data_args.video_column and config.num_images > 1:
-            free["num_frames"] = config.num_images
+            free["num_frames"] = config.num_frames or config.num_images
     if Text.name in shared:
         fixed["text_pooling"] = config.poolings[Text.name]
     if Sound.name in shared:
@@ -240,7 +241,8 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
 
 
 def check_order(start: Start, data_args: DataArguments):
-    """Refuses the columns of the checkpoint in another order: each place has learned what its own column holds.
+    """Refuses the columns of the checkpoint in another order: each place has learned what its own column holds, and a
+    reader from outside may take its columns by their order.
 
     Raises:
         ValueError: naming both orders.
@@ -249,10 +251,11 @@ def check_order(start: Start, data_args: DataArguments):
     known = columns_by_modality(SimpleNamespace(**{**empty, **fields_of(start.recipe)}))
     for name, columns in columns_by_modality(data_args).items():
         old = known.get(name, columns)
-        if modality_of(name).several_places and columns != old and sorted(columns) == sorted(old):
+        in_order = modality_of(name).several_places or modality_of(name).extra
+        if in_order and columns != old and sorted(columns) == sorted(old):
             raise ValueError(
-                f"init_from {start.name} has the columns {old} of {name}, here {columns}: each has a place of its own "
-                "in the model. Name them in the same order."
+                f"init_from {start.name} has the columns {old} of {name}, here {columns}: each has a place of its "
+                "own. Name them in the same order."
             )
 
 

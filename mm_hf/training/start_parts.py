@@ -3,7 +3,9 @@
 import copy
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -23,6 +25,7 @@ from .. import (
     TabularConfig,
 )
 from ..checkpoints import begin, publish, writing
+from ..data.modalities import reader_of
 from ..data.rows import SOURCE_ROW
 from ..heads import of_heads, title_of
 from ..models.configuration_mm_fusion import part_of_composite
@@ -63,7 +66,13 @@ OTHER_UNIT = 10  # numbers of a table that are so many deviations off, or so man
 
 
 def processor_from(
-    start: Start, model_args: ModelArguments, data_args: DataArguments, table: Any, series: Any, background: Any
+    start: Start,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    table: Any,
+    series: Any,
+    background: Any,
+    extra: Mapping[str, Any] = MappingProxyType({}),
 ) -> MMFusionProcessor:
     """The checkpoint's processor for the new rows.
 
@@ -72,6 +81,7 @@ def processor_from(
         model_args, data_args: its recipe.
         table, series: schema and scaler that were fitted on the new rows; None where there are none.
         background: that transparent pixels are shown on.
+        extra: by modality from outside the part that was fitted on the new rows.
     """
     if start.kept:
         return start.processor
@@ -79,8 +89,9 @@ def processor_from(
     parts: dict[str, Any] = {
         modality.part: getattr(old, modality.part)
         for name, modality in MODALITIES.items()
-        if name in modalities and name in start.config.modalities and name in pretrained_modalities()
+        if name in modalities and name in start.config.modalities and modality.pretrained and not modality.extra
     }
+    parts["extra_parts"] = {name: choose_extra(start, name, part) for name, part in extra.items()} or None
     if Vision.name in modalities and old.image_processor is not None:
         asked = model_args.image_background
         parts["image_background"] = old.image_background if asked is None else asked
@@ -101,7 +112,7 @@ def processor_from(
             max_audio_seconds=model_args.max_audio_seconds if Sound.name in new else None,
             image_size=model_args.image_size if Vision.name in new else None,
             image_background=background,
-        )
+        )  # of new encoders alone: what was learned of rows is among `parts`
         if Text.name in new and parts.get("tokenizer") is not None:
             check_words(fresh.tokenizer, old.tokenizer, f"text_encoder {new[Text.name]}", start.name)
         for part in ("image_processor", "tokenizer", "feature_extractor", "image_background", "image_channels"):
@@ -187,6 +198,16 @@ def choose_series(start: Start, scaler: SeriesScaler | None) -> SeriesScaler | N
     start.lines.append(f"series: means and deviations from {start.name}")
     for channel, now in enumerate(zip(scaler.means, scaler.stds)):
         start.lines += line_of_unit(start, f"channel {channel}", now, (old.means[channel], old.stds[channel]))
+    return old
+
+
+def choose_extra(start: Start, name: str, part: Any) -> Any:
+    """The checkpoint's part of a modality from outside, where it has that modality; else that of the new rows."""
+    if name not in start.config.modalities:
+        return part
+    old = start.processor.extra_parts.get(name)
+    if old is not None:
+        start.lines.append(f"{name}: {type(old).__name__} from {start.name}")
     return old
 
 
@@ -335,6 +356,7 @@ def config_of(
         values["series_config"] = RecurrentConfig(
             rnn_type=args.series_rnn_type, input_size=processor.series_scaler.channels, hidden_size=fusion.hidden_size
         )
+    values["extra_configs"] = extra_configs_of(start, run) or None
     if Vision.name not in modalities:
         values |= {"vision_feature_layer": None, "vision_feature_join": "tokens", "interpolate_pos_encoding": False}
     for donor in donors.values():
@@ -364,10 +386,24 @@ def config_of(
         **{**values, "classifier_dropout": args.classifier_dropout},
         freeze_encoders=args.freeze_encoders,
         trained_layers=cast(Any, args.trained_layers),  # a dict, once it is read
-        **places_of(run.collator.parts),
+        **places_of(run.collator.parts, run.columns),
         mixup_alpha=run.train_args.mixup_alpha,
         **head_arguments,
     )
+
+
+def extra_configs_of(start: Start, run: Run) -> dict[str, Any]:
+    """The configs of encoders from outside: the checkpoint's, or a new one where it has none."""
+    configs: dict[str, Any] = {}
+    for name, part in run.processor.extra_parts.items():
+        if name in start.config.modalities:
+            configs[name] = copy.deepcopy(start.config.encoder_config(name))
+            configs[name].dtype = None  # as that of the others
+        else:
+            width: Any = start.config.fusion_module_config.hidden_size
+            rnn_type = run.model_args.series_rnn_type
+            configs[name] = reader_of(name).fresh_config(part, width, series_rnn_type=rnn_type)
+    return configs
 
 
 def lines_of_cut(start: Start, run: Run) -> list[str]:

@@ -8,6 +8,8 @@ import pytest
 from mm_hf.data.modalities import READERS, ModalityReader
 from mm_hf.models.modality import MODALITIES, Modality
 from mm_hf.training.by_modality import (
+    check_columns,
+    check_values_used,
     columns_by_modality,
     encoder_of,
     missing_columns,
@@ -18,9 +20,10 @@ from mm_hf.training.checks import check_arguments, check_table
 from mm_hf.training.data_arguments import DataArguments
 from mm_hf.training.model_arguments import ModelArguments
 from mm_hf.training.recipe import given_keys, parse_arguments, recipe_of
+from mm_hf.training.recipe_files import packaged_recipes
 
 
-OF_BEFORE = {"encoders", "pooling", "columns", "extra_learning_rates", "import", "import_files"}
+OF_BEFORE = {"encoders", "pooling", "columns", "extra_learning_rates", "extra_augment", "import", "import_files"}
 
 
 @pytest.fixture
@@ -233,3 +236,53 @@ def test_labels_are_no_input(key):
     data_args = DataArguments(**{key: ["a", "kind"], "label_column": "kind"})
     with pytest.raises(ValueError, match=rf"{key}.*\['kind'\].*label"):
         check_table(data_args)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("columns: {text: [title, null]}", ("place 2 of 2", "text")),
+        ("columns: {vision: [null, front, back]}", ("place 1 of 3", "vision")),
+        ("columns: {image: front, vision: front}", ("image", "vision", "image_column")),
+        ("columns: {vision: front, image: back}", ("image", "vision", "image_column")),
+        ("augment: {tabular: 0.5}", ("augment", "tabular", "'vision', 'text', 'audio'")),
+        ("augment: {visoin: [crop]}", ("augment", "'visoin'", "'vision'")),
+        ("augment: {text: 0.5}\ntoken_dropout: 0.4", ("augment", "0.5", "token_dropout", "0.4")),
+    ],
+)
+def test_what_is_meant_twice_or_not_at_all(text, parts, parse, capsys):
+    with pytest.raises(SystemExit):
+        parse(f"{text}\n")
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(part in error for part in parts), error
+
+
+def test_augment_by_modality(parse):
+    recipe = "augment: {vision: [crop], text: 0.1, audio: 0.2}\nimage_column: a\n"
+    found = {"augment": ["crop"], "token_dropout": 0.1, "speed_perturbation": 0.2, "image_column": ["a"]}
+    assert parse(recipe) == found
+    assert parse("image_column: a\n", "--augment", "{vision: crop, text: 0.1, audio: 0.2}") == found
+    assert parse("augment: [crop]\nimage_column: a\n", "--augment", "{text: 0.1}")["augment"] == ["crop"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "key", "name"),
+    [
+        (("--audio_learning_rate", "1e-3"), "learning_rate", "audio"),
+        (("--learning_rate", "{default: 1, tabular: 1e-3}"), "learning_rate", "tabular"),
+        (("--freeze_encoders", "{default: true, audio: false}"), "freeze_encoders", "audio"),
+        (("--freeze_encoders", "[vision]"), "freeze_encoders", "vision"),
+    ],
+)
+def test_a_value_for_a_modality_that_is_not_there(flags, key, name):
+    _, *groups = parse_arguments("", ["--dataset", "d", "--text_column", "a", *flags])
+    with pytest.raises(ValueError, match=rf"{key}.*'{name}'.*\['text'\]"):
+        check_values_used(*groups)
+
+
+@pytest.mark.parametrize("recipe", sorted(packaged_recipes()))
+def test_packaged_recipes_name_no_other_modality(recipe):
+    _, *groups = parse_arguments("", [recipe])
+    check_values_used(*groups)
+    check_columns(groups[1])

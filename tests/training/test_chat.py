@@ -10,6 +10,7 @@ from messages import says
 from PIL import Image
 
 from mm_hf import MMFusionForConditionalGeneration, MMFusionProcessor
+from mm_hf.commands import answer as answer_command
 from mm_hf.commands import chat
 from mm_hf.training import exits
 
@@ -147,3 +148,22 @@ def test_another_model_is_refused(encoders, tmp_path):
         SystemExit, match=r"model .*MMFusionForConditionalGeneration.*vision.*MMFusionForConditionalGeneration"
     ):
         dialogue(tmp_path, "--image", "nowhere.png")
+
+
+def test_it_imports_what_the_checkpoint_needs(folder):
+    """A file that is named, before the model is loaded; else those of the run."""
+    with pytest.raises(SystemExit, match=r"gone\.py"):
+        dialogue(folder, "--image", folder / "blue.png", "--import", "gone.py")
+    recipe = folder / "model/recipe.json"
+    recipe.write_text('{"import": ["lost.py"]}')
+    try:
+        with pytest.raises(SystemExit, match=r"lost\.py"):
+            dialogue(folder, "--image", folder / "blue.png")
+    finally:
+        recipe.unlink()
+
+
+def test_answer_imports_too(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["answer", "nowhere", "--import", "gone.py"])
+    with pytest.raises(SystemExit, match=r"gone\.py"):
+        answer_command.script()

@@ -125,7 +125,7 @@ def test_other_numbers_of_the_classes_are_the_same_classes(tmp_path):
         assert all(line["b"] == after[line["a"]] for line in csv.DictReader(file))
 
 
-def test_a_task_of_several_and_one_alone(tmp_path):
+def test_a_task_of_several_and_one_alone(tmp_path, capsys):
     """What both answer is compared, and the rest is named."""
     one, other = a_run(tmp_path / "one", "multi_task"), a_run(tmp_path / "two", "multi_task")
     weights = load_file(other / "model.safetensors")
@@ -136,6 +136,8 @@ def test_a_task_of_several_and_one_alone(tmp_path):
     tasks = ["colour", "price"]
     options = flags(dataset=ROWS, split="train", **COLUMNS)
     call(one, other, "--label_column", *tasks, *options)
+    last = capsys.readouterr().out.strip().splitlines()[-2:]
+    assert [line.partition(":")[0] for line in last] == tasks
     report = json.loads((tmp_path / "runs/compare-one-two/compare.json").read_text())
     assert list(report["tasks"]) == tasks
     price = report["tasks"]["price"]

@@ -163,3 +163,24 @@ def test_a_folder_that_brings_its_own_code_is_not_believed(folder):
     assert "theirs" not in FUSIONS
     import_files_of(recipe, folder / "run", ["run/mine.py"])
     assert "theirs" in FUSIONS
+
+
+def test_a_file_that_was_renamed_is_the_same(folder, capsys):
+    """Its content counts; a file of the old name with other content does not stand for it."""
+    (folder / "mine.py").write_text("x = 1\n")
+    kept = Fingerprint({}, None, "d", None, imported=["mine.py"]).kept
+    (folder / "mine.py").rename(folder / "ours.py")
+    assert Fingerprint({}, None, "d", None, imported=["ours.py"]).settle(kept)[0] == []
+    (folder / "theirs.py").write_text("x = 2\n")
+    assert Fingerprint({}, None, "d", None, imported=["theirs.py"]).settle(kept)[0] == [
+        "the imported file mine.py",
+        "the imported file theirs.py",
+    ]
+    (folder / "mine.py").write_text("x = 2\n")
+    found = Fingerprint({}, None, "d", None, imported=["mine.py", "ours.py"]).settle(kept)[0]
+    assert found == ["the imported file mine.py"]
+    recipe_json(folder, **{"import": ["mine.py"]})
+    (folder / "run/rows.json").write_text(json.dumps({"fingerprint": kept}))
+    for name, changed in (("ours.py", False), ("theirs.py", True), ("mine.py", True)):
+        import_files_of({"import": ["mine.py"]}, folder / "run", [name])
+        assert (" since " in capsys.readouterr().out) == changed

@@ -423,6 +423,19 @@ def test_places_of_pictures_keep_their_order():
     asked.image_column, asked.text_column = ["", "photo"], ["text", "kind"]
     with pytest.raises(ValueError, match=r"text_column.*\b2 .*\b1 text"):
         columns_of("run", asked, config, mock.Mock(table_schema=None))
+    config.num_images, config.num_frames, config.places_of = 5, 3, {"vision": 5, "text": 1}.get
+    asked.video_column, asked.text_column = "clip", "text"
+    for given in ([], [""], ["", ""]):  # frames stand behind the places of pictures, be these there or not
+        asked.image_column = given
+        assert len(columns_of("run", asked, config, mock.Mock(table_schema=None)).images) == 2
+    asked.image_column = ["photo"]
+    with pytest.raises(ValueError, match="2 images"):
+        columns_of("run", asked, config, mock.Mock(table_schema=None))
+    asked.image_column, asked.video_column = ["", "photo"], None
+    config.num_images, config.num_frames, config.places_of = 2, None, {"vision": 2, "text": 2}.get
+    asked.text_column = ["text", "text"]
+    with pytest.raises(ValueError, match=r"text_column.*\['text', 'text'\]"):
+        columns_of("run", asked, config, mock.Mock(table_schema=None))
 
 
 def test_cells_come_back_as_they_were(tmp_path):

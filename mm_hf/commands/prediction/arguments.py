@@ -15,7 +15,7 @@ from ...training.data_arguments import keep_plain
 from ...training.heads import HEADS
 from ...training.model_arguments import RETRIEVAL
 from ...training.places import find_data
-from ...training.recipe import fields_of, import_files_of
+from ...training.recipe import fields_of, import_files_of, import_named
 from ...training.reopen import check_checkpoint, config_of
 from ...training.splits import columns_in_use
 from ...training.values import checked_values
@@ -33,11 +33,13 @@ def parse_arguments(description: str) -> tuple[str, str, Any, Any]:
         the checkpoint, the rows, and both groups of arguments.
     """
     parser = predict_parser(description, "mm_hf predict")
+    import_named(parser)
     parsed = parser.parse_known_args()[0]
     file = Path(parsed.run) / "recipe.json"
     try:
         recipe = read_json(file) if file.exists() else {}
         import_files_of(find_data(recipe, file.parent)[0], file.parent, parsed.import_files)
+        parser.add_imported()
         defaults = {key: value for key, value in fields_of(recipe).items() if key in OF_DATA and key != "data_root"}
         parser.set_defaults(**checked_values(defaults, (ColumnArguments,), lenient=True))
     except (OSError, ValueError) as error:
@@ -117,7 +119,11 @@ def fill_places(run: str, asked: Any, name: str, config: MMFusionConfig):
     known = getattr(config, "places_of", lambda _: config.num_images)
     given, places = listed(getattr(asked, key, None)), known(name)
     frames = any(getattr(asked, other) for other in others)
-    if not any(given):
+    beside = getattr(config, "num_frames", None) if frames else None
+    if isinstance(beside, int):  # else nobody knows how many of the places are frames
+        places, frames = places - beside, False
+        given = given if any(given) else [""] * places
+    elif not any(given):
         return
     if len(given) != places and not (frames and len(given) < places):
         raise ValueError(

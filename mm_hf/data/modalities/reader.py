@@ -30,8 +30,11 @@ class ModalityReader:
         lists: its items are lists in the data, which are not to be read as texts.
         cells: how cells of a CSV are read: "texts" as they are written; "numbers", of which nobody may doubt which
             they are; "values", by what they look like.
+        item_columns: what the columns of an item hold, in their order, where it is made of so many and no others; none
+            where any number will do.
         augmentation: key of a recipe, and field of the collator, that changes its items at random in training; None
-            where there is none.
+            where there is none. Of a modality from outside any word: a recipe says `augment: {name: …}`, and the
+            collator's `extra_augment` has that by name.
         needs_all_rows: it is fitted on the training rows, so that it does not go with streaming.
         shown_as: what stands in a report where a row has no picture of it, as in "(no image)"; None: it has none.
         captions: which modality's `caption` stands beside a row in a report: that of the lowest number. None: it has
@@ -43,6 +46,7 @@ class ModalityReader:
     files: ClassVar[bool] = False
     lists: ClassVar[bool] = False
     cells: ClassVar[str] = "values"
+    item_columns: ClassVar[tuple[str, ...]] = ()
     augmentation: ClassVar[str | None] = None
     needs_all_rows: ClassVar[bool] = False
     shown_as: ClassVar[str | None] = None
@@ -53,7 +57,8 @@ class ModalityReader:
     @property
     def column_keys(self) -> tuple[str, ...]:
         """Keys of a recipe that name its columns, the usual one first; flags have the same names. Of the library's
-        modalities each is the field of `Columns`, the part in a row, with `_column` or `_columns`."""
+        modalities each is the field of `Columns`, the part in a row, with `_column` or `_columns`; of one from outside
+        it stands for `columns: {name: …}`."""
         return (f"{self.name}_columns",)
 
     def keys_of_parts(self) -> dict[str, str]:
@@ -139,8 +144,8 @@ class ModalityReader:
         """
         if self.augmentation is None:
             return
-        name, value = self.augmentation, getattr(collator, self.augmentation)
-        if isinstance(value, (int, float)) and not 0 <= value < 1:
+        name, value, extra = self.augmentation, self.asked_augmentation(collator), modality_of(self.name).extra
+        if isinstance(value, (int, float)) and not extra and not 0 <= value < 1:
             raise ValueError(f"{name} must be in [0, 1), got {value}.")
         if value and not collator.parts[self.name]:
             raise ValueError(f"{name} is {value}, but no column holds {self.name}.")
@@ -152,14 +157,24 @@ class ModalityReader:
 
     def changes(self, settings: Any) -> bool:
         """Whether a recipe or a collator changes its items at random."""
-        return self.augmentation is not None and bool(getattr(settings, self.augmentation))
+        return self.augmentation is not None and bool(self.asked_augmentation(settings))
+
+    def asked_augmentation(self, settings: Any) -> Any:
+        """What a recipe or a collator says of its `augmentation`; None, or a default, where it says nothing."""
+        if modality_of(self.name).extra:
+            return (settings.extra_augment or {}).get(self.name)
+        return getattr(settings, str(self.augmentation))
 
     def augmentation_of(self, asked: Any) -> Any:
-        """What the collator takes for its `augmentation`, of what a recipe says."""
+        """What the collator takes for its `augmentation`, of what a recipe says.
+
+        Raises:
+            ValueError: it cannot be that.
+        """
         return asked
 
     def augment(self, item: Any, generator: np.random.Generator, collator: "MultimodalCollator") -> Any:
-        """The item, changed at random: called where the collator asks for that."""
+        """The item, changed at random: called where the collator asks for that (`asked_augmentation`)."""
         return item
 
     def prepare(

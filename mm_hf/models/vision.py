@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor
 
 from .files import HUB_KEYS
 from .image import open_image
-from .image_processors import opened_image, prepare_images, resize_to
+from .image_processors import least_size, opened_image, picture_settings, prepare_images, resize_to
 from .modality import Modality, register_modality
 from .raw_rows import Places, columns_of, holds_numbers, is_one
 from .video import load_frames
@@ -36,6 +36,7 @@ class Vision(Modality):
     argument = "images"
     part = "image_processor"
     part_class = AutoImageProcessor
+    settings = ("image_background", "image_channels", "image_draft")
     kwargs_key = "images_kwargs"
     item = "picture"
     items = "images"
@@ -70,7 +71,12 @@ class Vision(Modality):
     def check(self, item, processor, settings):
         """See `opened_image`."""
         return opened_image(
-            item, processor.image_processor, settings, processor.image_background, processor.image_channels
+            item,
+            processor.image_processor,
+            settings,
+            processor.image_background,
+            processor.image_channels,
+            processor.image_draft,
         )
 
     def prepare(self, items, processor, settings):
@@ -91,9 +97,11 @@ class Vision(Modality):
             channels = getattr(read_config(**place), "num_channels", None)
         except (OSError, ValueError):  # an image processor alone
             channels = None
+        draft = settings["image_draft"]
         return {
             self.part: image_processor,
             "image_background": settings["image_background"],
+            "image_draft": draft if least_size(image_processor, draft, {}) is not None else None,
             "image_channels": channels if isinstance(channels, int) else None,
         }
 
@@ -110,12 +118,12 @@ class Vision(Modality):
         """The frames of a video stand in the places of a row's pictures."""
         if key == self.row_keys[0]:
             return super().load(processor, config, key, value)
-        frames = load_frames(value, self.places(config), processor.image_background)
+        frames = load_frames(value, self.places(config), **picture_settings(processor))
         return Places(frames), [Frame(value, place) for place in range(len(frames))]
 
     def load_item(self, processor, source):
         """See `Modality`."""
-        return open_image(source, processor.image_background)
+        return open_image(source, **picture_settings(processor))
 
     def source_key(self, source):
         """See `Modality`."""

@@ -30,11 +30,12 @@ class TrainArguments:
     )
     seed: int = field(default=0, metadata={"help": "Of weights, order and dropout."})
     defaults_version: int = field(
-        default=2,
+        default=3,
         metadata={
             "help": "What is done where the recipe says nothing: 1 as runs did before this key was there "
-            "(one of them goes on so by itself), 2 as now.",
-            "choices": [1, 2],
+            "(one of them goes on so by itself), 2 as runs did that decoded JPEGs in full and kept features in "
+            "memory, 3 as now.",
+            "choices": [1, 2, 3],
         },
     )
     learning_rate: float = field(

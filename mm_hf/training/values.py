@@ -39,7 +39,7 @@ def ranges() -> dict[str, tuple[float, float]]:
         "shuffle_buffer": (0, 10**9),
         **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (-math.inf, 10**9)),
         "gradient_accumulation_steps": (-math.inf, 10**9),
-        "dataloader_num_workers": (0, 1024),
+        **dict.fromkeys(("dataloader_num_workers", "encoding_workers"), (0, 1024)),
         **dict.fromkeys(("fusion_dropout", "classifier_dropout", "label_smoothing_factor"), SHARE),
     }
 
@@ -114,7 +114,8 @@ def check_range(name: str, value: float, low: float, high: float):
 
 
 def checked_values(values: Mapping[str, Any], groups: Sequence[type], lenient: bool = False) -> dict[str, Any]:
-    """The values of a recipe, each of the type that its key has, or of one of those in the `forms` of its metadata.
+    """The values of a recipe, each of the type that its key has, or of one of those in the `forms` of its metadata;
+    what it means by `false`, where that is no type of its, the metadata has too.
 
     Args:
         values: by key, as YAML or JSON has them.
@@ -137,6 +138,9 @@ def checked_values(values: Mapping[str, Any], groups: Sequence[type], lenient: b
                     raise ValueError(f"{key.name} has no value: give {kind}, or leave the key out.")
                 if key.default is None:
                     found[key.name] = None
+                continue
+            if value is False and "false" in key.metadata:
+                found[key.name] = key.metadata["false"]
                 continue
             hint = hints[key.name]
             forms = key.metadata.get("forms", ())

@@ -3,7 +3,7 @@
 """Image processors of the library: what they make of pictures, and the size that they make them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,11 +45,11 @@ def least_size(image_processor, draft: float | None, settings: Mapping[str, Any]
         None too where it does not resize, or in a way that is not known here.
     """
     values = {name: settings.get(name, getattr(image_processor, name, None)) for name in ("do_resize", "size")}
-    if draft is None or not values["do_resize"] or not hasattr(values["size"], "keys"):
+    if draft is None or not values["do_resize"] or not isinstance(values["size"], Iterable):
         return None
     if any(getattr(image_processor, name, None) or settings.get(name) for name in OTHER_SIZES):
         return None
-    size = {key: values["size"][key] for key in values["size"] if values["size"][key] is not None}
+    size = {key: value for key, value in dict(values["size"]).items() if value is not None}
     if set(size) == {"height", "width"}:
         width, height = size["width"], size["height"]
     elif set(size) == {"shortest_edge"}:

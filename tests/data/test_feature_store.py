@@ -236,7 +236,7 @@ def test_two_processes_fill_one_set(tiny, tmp_path):
     for one in running:
         assert one.communicate()[0].splitlines()[-1].startswith("calls")
         assert one.returncode == 0
-    (folder,) = (tmp_path / "both/features").iterdir()
+    assert len(list((tmp_path / "both/features").iterdir())) == 1
     names = [
         digest
         for shard in opened(tmp_path / "both", tiny, range(16), kept_in="None").features.shards.values()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..models.freezing import holds_adapters
+from ..models.modality import modality_of
 from ..models.modeling_mm_fusion import MMFusionModel
 from ..models.modeling_outputs import EncoderStates
 from ..progress_bar import progress_bar
@@ -33,7 +34,9 @@ class FeatureCache:
         on_error: `"raise"` stops at an item that cannot be read; `"skip"` remembers it, so that the collator takes
             the rows that use it for bad.
         dtype: that features are kept in, a floating one; they are given back in the encoder's. None: the encoder's.
-        workers: processes that read and prepare items; None: one a core, where there is work for more than seconds.
+        workers: processes that read and prepare items; None: as many as are of use, see `prepared`.
+        at_once: items of a batch that go through the encoder together, where they are not padded; None: all. On the
+            CPU the memory of many takes longer to get than all that is computed in it.
 
     Attributes:
         modalities: those that were filled.
@@ -60,12 +63,13 @@ class FeatureCache:
         on_error: str = "raise",
         dtype: torch.dtype | None = None,
         workers: int | None = 0,
+        at_once: int | None = None,
     ):
         check_on_error(on_error)
         if dtype is not None and not dtype.is_floating_point:
             raise ValueError(f"Features are kept as floating numbers, got dtype {dtype}.")
         self.model = model
-        self.dtype, self.workers, self.processes = dtype, workers, processes
+        self.dtype, self.workers, self.processes, self.at_once = dtype, workers, processes, at_once
         self.max_bytes = free_memory() // 2 // processes if max_bytes is None else max_bytes
         self.on_error = on_error
         self.modalities: list[str] = []
@@ -129,7 +133,7 @@ class FeatureCache:
                 if not batch or (stored is not None and not stored.lacks(batch)):  # what was missing cannot be read
                     continue
                 inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
-                states = self.model.encode(**inputs)[modality]
+                states = self._encoded(modality, inputs, len(batch))
                 given = states.levels or ()
                 self.dtypes[modality] = given[0].dtype
                 for place, key in enumerate(batch):
@@ -153,6 +157,15 @@ class FeatureCache:
             raise
         finally:
             inputs_of.close()
+
+    def _encoded(self, modality: str, inputs: dict[str, Any], items: int) -> EncoderStates:
+        """What the encoder gives for a batch."""
+        size = self.at_once
+        if size is None or modality_of(modality).has_lengths or items <= size:
+            return self.model.encode(**inputs)[modality]
+        some = [{name: value[at : at + size] for name, value in inputs.items()} for at in range(0, items, size)]
+        parts = [self.model.encode(**part)[modality] for part in some]
+        return EncoderStates(levels=tuple(torch.cat(level) for level in zip(*(part.levels or () for part in parts))))
 
     def _check_frozen(self, modality: str):
         """Refuses the features of an encoder that trains."""

@@ -1,5 +1,6 @@
 """What is encoded, read and prepared by several processes: photos of a camera take longer to read than to encode."""
 
+import math
 import os
 import signal
 import sys
@@ -63,7 +64,7 @@ def prepare_readable(
 
 
 def usual_workers(processes: int = 1) -> int:
-    """How many processes prepare items where nobody says it: one a core, none where there is but one.
+    """How many processes prepare items at most, where nobody says it: one a core, none where there is but one.
 
     Args:
         processes: that share this machine and have as many each.
@@ -92,7 +93,8 @@ def prepared(
         fetch: gives the raw items of a batch; it runs here.
         prepare: turns raw items into the model's inputs; pickled where processes are started.
         bad: see `prepare_readable`.
-        workers: processes beside this one; None: `usual_workers`, once there is work for more than a few seconds.
+        workers: processes beside this one; None: of `usual_workers` the share that preparing has in the time of a
+            batch, once there is work for more than a few seconds.
         processes: see `usual_workers`.
 
     Yields:
@@ -104,12 +106,14 @@ def prepared(
     count = usual_workers(processes) if workers is None else workers
     others: Workers | None = None
     queue: deque[Future] = deque()  # of the batches before `place`
-    place, spent = 0, 0.0
+    place, spent, used = 0, 0.0, 0.0  # batches; seconds that they took here, and whoever asks for them
     try:
         while place < len(batches) or queue:
             left = len(batches) - place
             try:
                 if others is None and count and (workers is not None or (place and left * spent / place > WORTH)):
+                    if workers is None:
+                        count = math.ceil(count * spent / (spent + used))
                     others = Workers(min(count, left), prepare)
                     if workers is not None:
                         others.wait()
@@ -140,7 +144,9 @@ def prepared(
             here = prepare_readable(fetch(batches[place]), prepare, bad)
             spent += time.perf_counter() - began
             place += 1
+            began = time.perf_counter()
             yield here
+            used += time.perf_counter() - began
     finally:
         if others is not None:
             others.stop()
@@ -181,7 +187,7 @@ class Workers:
 def without_main():
     """Processes that are started here do not import the script that runs in this one."""
     values: dict[str, Any] = vars(sys.modules["__main__"])
-    hidden = {name: values.pop(name) for name in ("__file__", "__spec__") if name in values}
+    hidden: dict[str, Any] = {name: values.pop(name) for name in ("__file__", "__spec__") if name in values}
     values["__spec__"] = None
     try:
         yield

@@ -24,6 +24,7 @@ from .fingerprint import keys_of_processor
 
 
 MEMO = "files.sqlite"  # of the cache's folder, see `FileDigests`
+AT_ONCE = 8  # pictures that a CPU encodes together: MobileNetV2 takes half the time a picture that it takes of 64
 LAST_CALL = ("tokenizer.padding", "tokenizer.truncation")  # of a tokenizer, what it was last called with
 
 
@@ -46,7 +47,7 @@ class PrepareItems:
 
 
 def build_cache(
-    run: Evaluator, modalities: list[str], data_args: DatasetArguments | None = None, on_disk: bool = False
+    run: Evaluator, modalities: list[str], data_args: DatasetArguments | None = None, new: bool = False
 ) -> FeatureCache | None:
     """Encodes every distinct item of some modalities once, those that lie on disk not at all.
 
@@ -54,7 +55,8 @@ def build_cache(
         run: its model encodes the items of all its parts.
         modalities: with frozen encoders.
         data_args: where and how features are kept; None: in memory, as they are.
-        on_disk: keep them on disk where `data_args` says nothing.
+        new: keep them on disk where `data_args` says nothing, and encode a few at once. A run of before goes on as it
+            began, bit for bit.
 
     Returns:
         the features; None where no modality's would fit.
@@ -70,9 +72,10 @@ def build_cache(
         on_error=run.bad_rows.on_error,
         dtype=dtype,
         workers=args.encoding_workers,
+        at_once=AT_ONCE if new and run.accelerator.device.type == "cpu" else None,
     )
     store = None
-    if args.cache_dir != NO_FOLDER and (on_disk or args.cache_dir is not None):
+    if args.cache_dir != NO_FOLDER and (new or args.cache_dir is not None):
         limit = CACHE_LIMIT if args.cache_limit is None else args.cache_limit
         store = FeatureStore(args.cache_dir, int(limit * 1e9))
     for modality in modalities:

@@ -5,6 +5,7 @@ again.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -35,8 +36,8 @@ class FeatureCache:
             the rows that use it for bad.
         dtype: that features are kept in, a floating one; they are given back in the encoder's. None: the encoder's.
         workers: processes that read and prepare items; None: as many as are of use, see `prepared`.
-        at_once: items of a batch that go through the encoder together, where they are not padded; None: all. On the
-            CPU the memory of many takes longer to get than all that is computed in it.
+        at_once: items of a batch that go through an encoder of the library together, where they are not padded; None:
+            all. On the CPU the memory of many takes longer to get than all that is computed in it.
 
     Attributes:
         modalities: those that were filled.
@@ -159,13 +160,23 @@ class FeatureCache:
             inputs_of.close()
 
     def _encoded(self, modality: str, inputs: dict[str, Any], items: int) -> EncoderStates:
-        """What the encoder gives for a batch."""
-        size = self.at_once
-        if size is None or modality_of(modality).has_lengths or items <= size:
+        """What the encoder gives for a batch: of all its items together, or of some at a time, which threads share
+        that compute alone each: so the numbers do not depend on how many there are."""
+        size, library = self.at_once, type(self.model.encoders[modality]).__module__.startswith("transformers.")
+        # Code from elsewhere may keep something in the module while it runs.
+        if size is None or modality_of(modality).has_lengths or not library or self.model.config.seeded_encoders:
             return self.model.encode(**inputs)[modality]
-        some = [{name: value[at : at + size] for name, value in inputs.items()} for at in range(0, items, size)]
-        parts = [self.model.encode(**part)[modality] for part in some]
-        return EncoderStates(levels=tuple(torch.cat(level) for level in zip(*(part.levels or () for part in parts))))
+
+        @torch.no_grad()
+        def encode(start: int) -> tuple[torch.Tensor, ...]:
+            part: dict[str, Any] = {name: value[start : start + size] for name, value in inputs.items()}
+            return self.model.encode(**part)[modality].levels or ()
+
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            parts = list(pool.map(encode, range(0, items, size)))
+        torch.set_num_threads(threads)
+        return EncoderStates(levels=tuple(map(torch.cat, zip(*parts))))
 
     def _check_frozen(self, modality: str):
         """Refuses the features of an encoder that trains."""

@@ -24,7 +24,7 @@ from .fingerprint import keys_of_processor
 
 
 MEMO = "files.sqlite"  # of the cache's folder, see `FileDigests`
-AT_ONCE = 8  # pictures that a CPU encodes together: MobileNetV2 takes half the time a picture that it takes of 64
+AT_ONCE = 4  # pictures that a CPU encodes together: MobileNetV2 takes half the time a picture that it takes of 64
 LAST_CALL = ("tokenizer.padding", "tokenizer.truncation")  # of a tokenizer, what it was last called with
 
 

@@ -313,3 +313,21 @@ def test_where_features_are_kept(monkeypatch, tmp_path):
     file.write_text("")
     with pytest.raises(StoreError, match="cache_dir"):
         FeatureStore(file).open({})
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_some_at_once(tiny, threads):
+    pictures = tiny_models.images(10)["pixel_values"]
+    items, before = [(str(n), n) for n in range(10)], torch.get_num_threads()
+    few, all_at_once = FeatureCache(tiny, at_once=4), FeatureCache(tiny)
+    torch.set_num_threads(threads)
+    try:
+        for cache in (few, all_at_once):
+            cache.fill("vision", items, lambda chosen: {"pixel_values": pictures[chosen]}, progress=False)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    one, other = (cache.states("vision", list("0123456789")).levels[0] for cache in (few, all_at_once))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    alone = tiny.encode(pixel_values=pictures[4:8])["vision"].levels[0]
+    torch.testing.assert_close(one[4:8], alone, rtol=0, atol=1e-6)

@@ -55,7 +55,7 @@ def test_the_second_run_encodes_nothing(opened, tmp_path):
     assert calls > 0
     _, calls, _ = opened("fourth", "--max_text_length", 4)  # of the texts alone
     assert calls == 1
-    _, calls, said = opened("fifth", "--cache_dir", "none")
+    _, calls, _ = opened("fifth", "--cache_dir", "none")
     assert calls > 0
 
 
@@ -74,7 +74,7 @@ def test_a_run_of_before_keeps_them_in_memory(opened, tmp_path):
 
 
 def test_a_full_disk(opened, tmp_path):
-    run, calls, said = opened("run", "--cache_limit", 1e-6)
+    run, _, said = opened("run", "--cache_limit", 1e-6)
     assert "cache_limit is 1e-06 GB" in said
     assert run.collator.cache.size() > 0  # in memory
 

@@ -41,12 +41,12 @@ def opened(encoders, few_rows, tmp_path, monkeypatch, capsys):
 
 
 def test_the_second_run_encodes_nothing(opened, tmp_path):
-    first, calls, said = opened("first")
+    first, calls, _ = opened("first")
     assert calls > 0
     assert sorted(first.collator.cache.modalities) == ["text", "vision"]
     assert len(FeatureStore(tmp_path / "cache").sets()) == 2
     assert "cache_dir" not in json.loads((tmp_path / "first/recipe.json").read_text())
-    second, calls, said = opened("second", "--seed", 1)  # whatever else the recipe says
+    second, calls, _ = opened("second", "--seed", 1)  # whatever else the recipe says
     assert calls == 0
     row = first.rows("train")[0]
     one, other = (run.collator([row])["encoder_states"] for run in (first, second))

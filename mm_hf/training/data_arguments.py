@@ -118,8 +118,7 @@ class DatasetArguments:
         default=None,
         metadata={
             "help": "Folder where features are kept, so that the next run encodes nothing; none: in memory alone, as "
-            "runs did before this key was there. Left out, MM_HF_CACHE of the environment, else a folder in HF_HOME.",
-            "false": NO_FOLDER,
+            "runs did before this key was there. Left out, MM_HF_CACHE of the environment, else a folder in HF_HOME."
         },
     )
     cache_limit: float | None = field(

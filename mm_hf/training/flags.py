@@ -17,8 +17,7 @@ from .recipe_files import parse_yaml
 from .values import checked_values, finite_number, truth, whole_number
 
 
-# Metadata that argparse has no use for.
-OF_RECIPES = ("aliases", "flag", "forms", "needs", "usual", "names_columns", "false")
+OF_RECIPES = ("aliases", "flag", "forms", "needs", "usual", "names_columns")  # metadata that argparse has no use for
 NOT_GIVEN = object()
 METAVARS = {int: "INT", float: "NUMBER", bool: "true|false", str: "TEXT"}
 

@@ -114,8 +114,7 @@ def check_range(name: str, value: float, low: float, high: float):
 
 
 def checked_values(values: Mapping[str, Any], groups: Sequence[type], lenient: bool = False) -> dict[str, Any]:
-    """The values of a recipe, each of the type that its key has, or of one of those in the `forms` of its metadata;
-    what it means by `false`, where that is no type of its, the metadata has too.
+    """The values of a recipe, each of the type that its key has, or of one of those in the `forms` of its metadata.
 
     Args:
         values: by key, as YAML or JSON has them.
@@ -138,9 +137,6 @@ def checked_values(values: Mapping[str, Any], groups: Sequence[type], lenient: b
                     raise ValueError(f"{key.name} has no value: give {kind}, or leave the key out.")
                 if key.default is None:
                     found[key.name] = None
-                continue
-            if value is False and "false" in key.metadata:
-                found[key.name] = key.metadata["false"]
                 continue
             hint = hints[key.name]
             forms = key.metadata.get("forms", ())

@@ -96,7 +96,8 @@ def test_keys(few_rows, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_false_in_yaml(tmp_path):
+@pytest.mark.parametrize("word", ["none", "'false'"])
+def test_no_folder_in_yaml(tmp_path, word):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("cache_dir: false\n")
+    recipe.write_text(f"cache_dir: {word}\n")
     assert parse_arguments("", [str(recipe)])[2].cache_dir == features.NO_FOLDER

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .data.collator import MultimodalCollator
-from .data.feature_cache import prepare_readable
+from .data.preparing import prepare_readable
 from .data.rows import Rows
 from .models.modeling_outputs import EncoderStates
 from .models.retrieval_mm_fusion import MMFusionForRetrieval

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ from datasets import DatasetDict, load_from_disk
 
 
 REPOSITORY = Path(__file__).parent.parent
+# Features that tests encode stay out of the user's cache; the processes that they start have it from here.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="mm_hf_tests_")
+    os.environ["MM_HF_CACHE"] = CACHE.name
 
 
 def load_helper(name: str, path: Path):

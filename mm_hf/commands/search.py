@@ -31,6 +31,7 @@ from ..data.rows import SOURCE_ROW
 from ..evaluation import bootstrap, chance_recall, compare, plot_finds, ranking_metrics, ranks, verdict
 from ..models.files import read_json
 from ..models.image import open_image
+from ..models.image_processors import picture_settings
 from ..models.retrieval_mm_fusion import ITEMS
 from ..models.sound import Sound, load_sound
 from ..models.text import Text
@@ -386,7 +387,7 @@ def prepare_query(search: Search) -> tuple[str, Any, Mapping[str, torch.Tensor]]
     if asked != search.model.item_modality:
         raise ValueError(f"{args.model} finds by {search.model.config.modalities}: it cannot be asked by {flag}.")
     if asked == Vision.name:
-        picture = open_image(args.image, processor.image_background)
+        picture = open_image(args.image, **picture_settings(processor))
         return asked, picture, processor(images=[picture])
     rate = processor.feature_extractor.sampling_rate
     sound = load_sound(args.audio, rate)

@@ -1,58 +1,28 @@
-"""Features of frozen encoders, computed once per distinct item and kept in memory.
+"""Features of frozen encoders, computed once per distinct item and kept, in memory or on disk.
 
 Exactly what `MMFusionModel.encode` gives is kept, so training on it is training on the encoders, without running them
 again.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 
 from ..models.freezing import holds_adapters
+from ..models.modality import modality_of
 from ..models.modeling_mm_fusion import MMFusionModel
 from ..models.modeling_outputs import EncoderStates
 from ..progress_bar import progress_bar
 from .bad_rows import check_on_error
-from .rows import BadRowError
-
-
-Key = TypeVar("Key")
+from .feature_store import count_bytes
+from .preparing import prepared
+from .stored_items import StoredItems
 
 
 class CacheTooLargeError(ValueError):
     """The features would not fit into memory."""
-
-
-def prepare_readable(
-    items: dict[Key, Any], prepare: Callable[[list[Any]], dict[str, torch.Tensor]], bad: dict[Key, str] | None
-) -> tuple[list[Key], dict[str, Any]]:
-    """Prepares a batch; where that fails, finds the bad items one by one and prepares the others.
-
-    Args:
-        items: raw ones by key.
-        prepare: turns raw items into the model's inputs.
-        bad: takes by key why an item cannot be read; None: the first one raises.
-
-    Returns:
-        the keys of the good items, and their inputs, none where all are bad.
-
-    Raises:
-        BadRowError: an item that cannot be read, unless these are taken down.
-    """
-    try:
-        return list(items), prepare(list(items.values()))
-    except BadRowError:
-        if bad is None:
-            raise
-    good = []
-    for key, item in items.items():
-        try:
-            prepare([item])
-            good.append(key)
-        except BadRowError as error:
-            bad[key] = error.entry["reason"]
-    return good, prepare([items[key] for key in good]) if good else {}
 
 
 class FeatureCache:
@@ -64,9 +34,14 @@ class FeatureCache:
         processes: how many processes on this machine share the memory, each with a cache of its own.
         on_error: `"raise"` stops at an item that cannot be read; `"skip"` remembers it, so that the collator takes
             the rows that use it for bad.
+        dtype: that features are kept in, a floating one; they are given back in the encoder's. None: the encoder's.
+        workers: processes that read and prepare items; None: as many as are of use, see `prepared`.
+        at_once: items of a batch that go through an encoder of the library together, where they are not padded; None:
+            all. On the CPU the memory of many takes longer to get than all that is computed in it.
 
     Attributes:
         modalities: those that were filled.
+        items: by modality and key the levels of each item, and whether items of this modality are padded.
         bad: by modality and key why an item could not be read.
 
     Example:
@@ -79,14 +54,25 @@ class FeatureCache:
     """
 
     def __init__(
-        self, model: MMFusionModel, max_bytes: int | None = None, processes: int = 1, on_error: str = "raise"
+        self,
+        model: MMFusionModel,
+        max_bytes: int | None = None,
+        processes: int = 1,
+        on_error: str = "raise",
+        dtype: torch.dtype | None = None,
+        workers: int | None = 0,
+        at_once: int | None = None,
     ):
         check_on_error(on_error)
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"Features are kept as floating numbers, got dtype {dtype}.")
         self.model = model
+        self.dtype, self.workers, self.processes, self.at_once = dtype, workers, processes, at_once
         self.max_bytes = free_memory() // 2 // processes if max_bytes is None else max_bytes
         self.on_error = on_error
         self.modalities: list[str] = []
-        self.items: dict[str, dict[str, tuple]] = {}
+        self.items: dict[str, Any] = {}  # a dict, or `StoredItems`
+        self.dtypes: dict[str, torch.dtype] = {}  # of what the encoders gave
         self.bad: dict[str, dict[str, str]] = {}
 
     @torch.no_grad()
@@ -97,20 +83,100 @@ class FeatureCache:
         prepare: Callable[[list[Any]], dict[str, torch.Tensor]],
         batch_size: int = 64,
         progress: bool = True,
+        fetch: Callable[[list[Any]], list[Any]] | None = None,
+        stored: StoredItems | None = None,
     ):
         """Encodes items that are not there yet, in the order in which they come.
 
         Args:
             modality: its encoder must be frozen.
             items: pairs of key and raw item, keys as the collator makes them.
-            prepare: turns raw items into the model's inputs.
+            prepare: turns raw items into the model's inputs; pickled where workers are.
+            batch_size: items that go through the encoder together.
+            progress: show a bar.
+            fetch: `items` are not raw but say where to find them: this gives the raw ones of a batch.
+            stored: keeps the features of this modality on disk; None: they are kept in memory.
 
         Raises:
             ValueError: the encoder trains, or adapters in it do, so its features would be out of date after a step.
             CacheTooLargeError: judged after each batch by the items encoded so far, the first one above all. The
                 modality is dropped from the cache, so that a caller may go on without it.
+            StoreError: they cannot be kept on disk; likewise.
             BadRowError: an item that cannot be read, unless these are skipped.
         """
+        self._check_frozen(modality)
+        kept = self.items.setdefault(modality, {} if stored is None else stored)
+        bad = self.bad.setdefault(modality, {})
+        if modality not in self.modalities:
+            self.modalities.append(modality)
+        pending = {key: item for key, item in items if key not in bad and (stored is not None or key not in kept)}
+        if stored is None:
+            keys = list(pending)
+            batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+        else:
+            batches = stored.batches(list(pending), batch_size)
+        left = sum(map(len, batches))
+        held, encoded, done = self.size(), 0, 0  # bytes, bytes, items
+
+        def raw(keys: list[str]) -> dict[str, Any]:
+            chosen = [pending[key] for key in keys]
+            return dict(zip(keys, chosen if fetch is None else fetch(chosen)))
+
+        taken_down = bad if self.on_error == "skip" else None
+        inputs_of = prepared(batches, raw, prepare, taken_down, self.workers, self.processes)
+        bar = progress_bar(inputs_of, total=len(batches), desc=f"encoding {modality}", disable=not progress)
+        try:
+            for (batch, inputs), keys in zip(bar, batches):
+                left -= len(keys)
+                if not batch or (stored is not None and not stored.lacks(batch)):  # what was missing cannot be read
+                    continue
+                inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
+                states = self._encoded(modality, inputs, len(batch))
+                given = states.levels or ()
+                self.dtypes[modality] = given[0].dtype
+                for place, key in enumerate(batch):
+                    tokens = slice(None) if states.mask is None else states.mask[place].bool()
+                    levels = tuple(self._kept(modality, level[place][tokens]) for level in given)
+                    if stored is None:
+                        kept[key] = levels, states.mask is not None
+                    else:
+                        stored.put(key, levels, states.mask is not None, given[0].dtype)
+                    encoded += count_bytes(levels)
+                done += len(batch)
+                if stored is None:
+                    self._check_size(modality, held + encoded + encoded / done * left)
+                else:
+                    stored.expect(encoded / done * left)
+            if stored is not None:
+                stored.publish()
+        except BaseException:
+            if stored is not None:
+                self.drop(modality)
+            raise
+        finally:
+            inputs_of.close()
+
+    def _encoded(self, modality: str, inputs: dict[str, Any], items: int) -> EncoderStates:
+        """What the encoder gives for a batch: of all its items together, or of some at a time, which threads share
+        that compute alone each: so the numbers do not depend on how many there are."""
+        size, library = self.at_once, type(self.model.encoders[modality]).__module__.startswith("transformers.")
+        # Code from elsewhere may keep something in the module while it runs.
+        if size is None or modality_of(modality).has_lengths or not library or self.model.config.seeded_encoders:
+            return self.model.encode(**inputs)[modality]
+
+        @torch.no_grad()
+        def encode(start: int) -> tuple[torch.Tensor, ...]:
+            part: dict[str, Any] = {name: value[start : start + size] for name, value in inputs.items()}
+            return self.model.encode(**part)[modality].levels or ()
+
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            parts = list(pool.map(encode, range(0, items, size)))
+        torch.set_num_threads(threads)
+        return EncoderStates(levels=tuple(map(torch.cat, zip(*parts))))
+
+    def _check_frozen(self, modality: str):
+        """Refuses the features of an encoder that trains."""
         if modality not in self.model.config.frozen_encoders:
             raise ValueError(
                 f"The {modality} encoder trains: features can be kept of {self.model.config.frozen_encoders} "
@@ -122,31 +188,27 @@ class FeatureCache:
                 f"Adapters train in the {modality} encoder: kept features would be those of before they learn. "
                 "Take them into the weights first (merge_lora, or merge_and_unload of PEFT)."
             )
-        kept, bad = self.items.setdefault(modality, {}), self.bad.setdefault(modality, {})
-        if modality not in self.modalities:
-            self.modalities.append(modality)
-        pending = {key: item for key, item in items if key not in kept and key not in bad}
-        keys = list(pending)
-        held, encoded, done = self.size(), 0, 0  # bytes, bytes, items
-        for start in progress_bar(range(0, len(keys), batch_size), desc=f"encoding {modality}", disable=not progress):
-            chosen = {key: pending[key] for key in keys[start : start + batch_size]}
-            batch, inputs = prepare_readable(chosen, prepare, bad if self.on_error == "skip" else None)
-            if not batch:
-                continue
-            inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
-            states = self.model.encode(**inputs)[modality]
-            for place, key in enumerate(batch):
-                tokens = slice(None) if states.mask is None else states.mask[place].bool()
-                levels = tuple(level[place][tokens].cpu().clone() for level in states.levels)
-                kept[key] = levels, states.mask is not None
-                encoded += count_bytes(levels)
-            done += len(batch)
-            remaining = max(len(keys) - start - batch_size, 0)
-            self._check_size(modality, held + encoded + encoded / done * remaining)
+
+    def _kept(self, modality: str, values: torch.Tensor) -> torch.Tensor:
+        """One level of an item as it is kept.
+
+        Raises:
+            ValueError: a number is too large for the dtype.
+        """
+        values = values.cpu().clone()
+        if self.dtype is None or self.dtype == values.dtype:
+            return values
+        if not (rounded := values.to(self.dtype)).isfinite().all() and values.isfinite().all():
+            raise ValueError(
+                f"The {modality} features reach {values.abs().max():.6g}, too much for cache_dtype "
+                f"{str(self.dtype).removeprefix('torch.')}: use float32 or bfloat16."
+            )
+        return rounded
 
     def size(self) -> int:
-        """Bytes that all features take."""
-        return sum(count_bytes(levels) for kept in self.items.values() for levels, _ in kept.values())
+        """Bytes that all features take in memory."""
+        held = [kept for kept in self.items.values() if not isinstance(kept, StoredItems)]
+        return sum(count_bytes(levels) for kept in held for levels, _ in kept.values())
 
     def _check_size(self, modality: str, estimate: float):
         """Gives the modality up where its features will not fit."""
@@ -163,27 +225,31 @@ class FeatureCache:
         """Forgets the features of a modality, if there are any."""
         if modality in self.modalities:
             self.modalities.remove(modality)
-        for store in (self.items, self.bad):
+        for store in (self.items, self.bad, self.dtypes):
             store.pop(modality, None)
 
     def states(self, modality: str, keys: list[str]) -> EncoderStates:
-        """The states of some items, padded to the longest of them."""
-        kept = [self.items[modality][key] for key in keys]
-        padded = kept[0][1]
-        if not padded:
-            return EncoderStates(levels=tuple(torch.stack(parts) for parts in zip(*(levels for levels, _ in kept))))
+        """The states of some items, padded to the longest of them.
+
+        Raises:
+            KeyError: an item that was not encoded.
+        """
+        source: Mapping[str, tuple[tuple[torch.Tensor, ...], bool]] = self.items[modality]
+        kept = [source[key] for key in keys]
         lengths = torch.tensor([len(levels[0]) for levels, _ in kept])
-        levels = tuple(
-            torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
-            for parts in zip(*(levels for levels, _ in kept))
-        )
-        mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+        padded, parts = kept[0][1], zip(*(levels for levels, _ in kept))
+        if padded:
+            joined = [torch.nn.utils.rnn.pad_sequence(list(part), batch_first=True) for part in parts]
+        else:
+            joined = [torch.stack(part) for part in parts]
+        if isinstance(source, StoredItems):
+            dtype = source.dtype_of(keys[0])
+            source.forget(keys)
+        else:
+            dtype = self.dtypes.get(modality, joined[0].dtype)
+        levels = tuple(level.to(dtype) for level in joined)
+        mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long() if padded else None
         return EncoderStates(levels=levels, mask=mask)
-
-
-def count_bytes(levels: tuple[torch.Tensor, ...]) -> int:
-    """Bytes of the features of one item."""
-    return sum(level.nelement() * level.element_size() for level in levels)
 
 
 def free_memory() -> int:

@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import uuid
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
+from .contents import File
 from .plain_rows import fingerprint, is_decoded
 from .rows import BadRowError, is_absent, resolve_path
 
@@ -79,6 +81,19 @@ def file_key(row: dict[str, Any], column: str, what: str, id_column: str | None 
     if id_column is not None and not is_absent(row[id_column]):
         return f"{row['split']}:{row[id_column]}"
     return digest(content).hex()
+
+
+def contents_of_file(row: dict[str, Any], column: str, root: str | None, what: str) -> tuple[str, ...]:
+    """What a picture, sound or video is made of, see `ModalityReader.contents`. One that cannot be read has a name
+    that no other has: preparing it tells why."""
+    value = row[column]
+    try:
+        if is_decoded(value):
+            return ("decoded", decoded_key(row, column, value))
+        source = source_of(row, column, root, what)
+    except BadRowError:
+        return ("unreadable", uuid.uuid4().hex)
+    return (File(source),) if isinstance(source, str) else (digest(source).hex(),)
 
 
 def decoded_key(row: dict[str, Any], column: str, value: Any) -> str:

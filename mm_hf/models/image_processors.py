@@ -2,7 +2,8 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """Image processors of the library: what they make of pictures, and the size that they make them."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,16 @@ from PIL import Image
 
 from .image import open_image, picture_of_array
 from .probing import check_image_size
+
+
+# How many times the size that a picture is resized to a JPEG is decoded to at least: what Pillow takes for its own
+# thumbnails (`reducing_gap`). At 1 the decoder, which knows no more than averages, would do all of the resizing.
+DRAFT = 2
+# Image processors that make several pictures of one, or choose their size by its own, say so by one of these.
+OTHER_SIZES = (
+    *("image_grid_pinpoints", "do_image_splitting", "crop_to_patches", "max_num_patches", "max_patches", "patch_size"),
+    *("do_align_long_axis", "do_thumbnail", "max_image_size", "min_pixels", "max_pixels", "keep_aspect_ratio"),
+)
 
 
 def channels_made(image_processor, settings: Mapping[str, Any], channels: int | None) -> int:
@@ -22,12 +33,50 @@ def channels_made(image_processor, settings: Mapping[str, Any], channels: int | 
     return channels
 
 
+def least_size(image_processor, draft: float | None, settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height that are enough of a picture, which is going to be resized: see `least` of `open_image`.
+
+    Args:
+        image_processor: any of the library.
+        draft: how many times the size that it resizes to, before it cuts anything off; None: all pixels are needed.
+        settings: for the image processor, in place of its own.
+
+    Returns:
+        None too where it does not resize, or in a way that is not known here.
+    """
+    values = {name: settings.get(name, getattr(image_processor, name, None)) for name in ("do_resize", "size")}
+    if draft is None or not values["do_resize"] or not isinstance(values["size"], Iterable):
+        return None
+    if any(getattr(image_processor, name, None) or settings.get(name) for name in OTHER_SIZES):
+        return None
+    size = {key: value for key, value in dict(values["size"]).items() if value is not None}
+    if set(size) == {"height", "width"}:
+        width, height = size["width"], size["height"]
+    elif set(size) == {"shortest_edge"}:
+        width = height = size["shortest_edge"]
+    else:
+        return None
+    share = settings.get("crop_pct", getattr(image_processor, "crop_pct", None)) or 1  # resized to more, then cut
+    return math.ceil(draft * width / min(share, 1)), math.ceil(draft * height / min(share, 1))
+
+
+def picture_settings(processor) -> dict[str, Any]:
+    """How a `MMFusionProcessor` opens a picture, as arguments of `open_image`: all that opens pictures for one asks
+    here, so that it sees the same."""
+    draft = getattr(processor, "image_draft", None)
+    return {
+        "background": processor.image_background,
+        "least": least_size(processor.image_processor, draft, {}),
+    }
+
+
 def opened_image(
     image: Any,
     image_processor,
     settings: Mapping[str, Any],
     background: str | Sequence[int] | None,
     channels: int | None,
+    draft: float | None = None,
 ) -> Any:
     """A picture, opened as `open_image` says, for an image processor with its settings and the `image_background` and
     `image_channels` of `MMFusionProcessor`. An array that is not to be rescaled, and that of an encoder with other
@@ -43,7 +92,7 @@ def opened_image(
                 raise ValueError(f"the picture has pixels that are no finite numbers, the first of them {first}.")
             return image
         image = picture_of_array(image, settings.get("input_data_format"))
-    return open_image(image, background, 1 if channels == 1 else 3)
+    return open_image(image, background, 1 if channels == 1 else 3, least_size(image_processor, draft, settings))
 
 
 def prepare_images(

@@ -46,6 +46,7 @@ class Modality:
         part_class: of that part, with a class method `from_pretrained` where the part comes from an encoder's folder,
             else `from_dict`; None where an `extra` one has no part to save.
         part_file: of a processor's folder, which tells that the part is there.
+        settings: attributes of the processor beside the part that its items depend on.
         kwargs_key: of a call of the processor, what is for this part; one that the library knows.
         item, items: what one and several are called in messages.
         row_keys: under which a row of a pipeline has one; the first is the usual one.
@@ -67,6 +68,7 @@ class Modality:
     part: ClassVar[str]
     part_class: ClassVar[Any] = None
     part_file: ClassVar[str] = "processor_config.json"
+    settings: ClassVar[tuple[str, ...]] = ()
     kwargs_key: ClassVar[str | None] = None
     item: ClassVar[str] = "item"
     items: ClassVar[str] = "items"

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .image import open_image
+from .image_processors import picture_settings
 from .modality import MODALITIES
 from .pipeline_base import MMFusionPipeline
 from .pipeline_rows import row_keys
@@ -158,7 +159,7 @@ class ImageAndQuestion:
             return call({"image": image, "question": question}, **kwargs)
         if one_image and not is_missing(image):
             with contextlib.suppress(Exception):  # once for all its questions; what cannot be read, the rows say
-                image = open_image(image, self.processor.image_background)  # type: ignore[attr-defined]
+                image = open_image(image, **picture_settings(self.processor))  # type: ignore[attr-defined]
         images = [image] if one_image else image
         questions = [question] if one_question else entries_of(question)
         if isinstance(images, Dataset) and isinstance(images, Sized):  # is read row by row

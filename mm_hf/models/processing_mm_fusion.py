@@ -23,6 +23,7 @@ from .checkpoint_files import (
 from .configuration_mm_fusion import MMFusionConfig
 from .files import HUB_KEYS, is_too_deep
 from .image import color_of
+from .image_processors import DRAFT
 from .modality import MODALITIES, Modality, modality_of
 from .names import did_you_mean
 from .processor_parts import checked_items, learned_modalities, parts_of_encoders, read_extra_parts
@@ -63,6 +64,9 @@ class MMFusionProcessor(ProcessorMixin):
             it hid is seen.
         image_channels (`int`): channels that the vision encoder takes; None: 1 where the image processor has the mean
             of one, else 3.
+        image_draft (`float`): JPEGs are decoded to a half, a quarter or an eighth where that leaves this many times
+            the size that the image processor resizes to, at least 1; None: in full. Files and bytes are; pictures that
+            were opened before (PIL, arrays) are not.
         extra_parts (`dict`): parts of modalities from outside the package, by their names: objects that make tensors
             of items (`part(items)` gives a dict), with `model_input_names`, `to_dict()` and a class method
             `from_dict`; or what that `to_dict` gave; or None for a modality that needs none. The modality has to be
@@ -89,6 +93,7 @@ class MMFusionProcessor(ProcessorMixin):
         image_background=None,
         image_channels=None,
         extra_parts=None,
+        image_draft=None,
     ):
         # The library's own __init__ refuses absent parts.
         self.chat_template = None
@@ -107,6 +112,10 @@ class MMFusionProcessor(ProcessorMixin):
             raise ValueError(
                 f"image_channels must be a whole number of at least 1 or None, got {image_channels!r:.80}."
             )
+        number = isinstance(image_draft, (int, float)) and not isinstance(image_draft, bool)
+        if image_draft is not None and not (number and 1 <= image_draft < float("inf")):
+            raise ValueError(f"image_draft must be a finite number of at least 1 or None, got {image_draft!r:.80}.")
+        self.image_draft = image_draft
         color_of(image_background)
         self.image_background = image_background
         self.image_channels = image_channels
@@ -152,6 +161,7 @@ class MMFusionProcessor(ProcessorMixin):
         series_scaler: SeriesScaler | None = None,
         image_background: str | Sequence[int] | None = "white",
         extra_parts: dict[str, Any] | None = None,
+        image_draft: float | None = DRAFT,
         **encoders: Any,
     ) -> "MMFusionProcessor":
         """Builds a processor from those of the encoders.
@@ -165,7 +175,7 @@ class MMFusionProcessor(ProcessorMixin):
             image_size (`int`, *optional*): height and width that pictures are resized to, the whole of each, without
                 a border; see the model's.
             table_schema, series_scaler: of a table's columns and of time series, see the class.
-            image_background, extra_parts: see the class.
+            image_background, extra_parts, image_draft: see the class.
             decoder (`str`): that of the decoder, where there is no text encoder.
             encoders: everything else goes to the loading of each part (`revision`, `token`, `subfolder`…; a dict by
                 modality where the encoders differ).
@@ -178,6 +188,7 @@ class MMFusionProcessor(ProcessorMixin):
             "max_audio_seconds": max_audio_seconds,
             "image_size": image_size,
             "image_background": image_background,
+            "image_draft": image_draft,
         }
         learned = {"table_schema": table_schema, "series_scaler": series_scaler, "extra_parts": extra_parts}
         return cls(**parts_of_encoders(encoders, settings, learned))
@@ -415,7 +426,8 @@ class MMFusionProcessor(ProcessorMixin):
                     parts[modality.part] = modality.part_class.from_pretrained(source, **kwargs)
                 else:
                     parts[modality.part] = None
-        parts |= {name: processor_dict.get(name) for name in ("image_background", "image_channels", "extra_parts")}
+        names = ["image_background", "image_channels", "image_draft", "extra_parts"]
+        parts |= {name: processor_dict.get(name) for name in names}
         if folder is not None:
             check_parts(parts, processor_dict, folder, os.path.isdir(source), kwargs)
         return [parts]

@@ -24,14 +24,19 @@ def chosen_frames(count: int, wanted: int) -> list[int]:
     return [(2 * part + 1) * count // (2 * wanted) for part in range(wanted)]
 
 
-def load_frames(source: Any, num_frames: int, background: str | Sequence[int] | None = "white") -> list[Image.Image]:
+def load_frames(
+    source: Any,
+    num_frames: int,
+    background: str | Sequence[int] | None = "white",
+    least: tuple[int, int] | None = None,
+) -> list[Image.Image]:
     """Reads the frames that stand for a video.
 
     Args:
         source: path or bytes of a file that PyAV reads, or a dict of `bytes` and `path`; or its frames, as a list of
             pictures, see `open_image`.
         num_frames: how many are wanted.
-        background: see `open_image`.
+        background, least: see `open_image`.
 
     Returns:
         as many pictures, RGB, in their order.
@@ -45,7 +50,7 @@ def load_frames(source: Any, num_frames: int, background: str | Sequence[int] | 
     if isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
         if not source:
             raise ValueError(f"the video has no frame: {source!r}.")
-        return [open_image(source[place], background) for place in chosen_frames(len(source), num_frames)]
+        return [open_image(source[place], background, least=least) for place in chosen_frames(len(source), num_frames)]
     if isinstance(source, Mapping):
         source = source.get("path") if source.get("bytes") is None else source["bytes"]
     if not isinstance(source, bytes):

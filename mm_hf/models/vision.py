@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor
 
 from .files import HUB_KEYS
 from .image import open_image
-from .image_processors import opened_image, prepare_images, resize_to
+from .image_processors import least_size, opened_image, picture_settings, prepare_images, resize_to
 from .modality import Modality, register_modality
 from .raw_rows import Places, columns_of, holds_numbers, is_one
 from .video import load_frames
@@ -36,6 +36,7 @@ class Vision(Modality):
     argument = "images"
     part = "image_processor"
     part_class = AutoImageProcessor
+    settings = ("image_background", "image_channels", "image_draft")
     kwargs_key = "images_kwargs"
     item = "picture"
     items = "images"
@@ -68,7 +69,12 @@ class Vision(Modality):
     def check(self, item, processor, settings):
         """See `opened_image`."""
         return opened_image(
-            item, processor.image_processor, settings, processor.image_background, processor.image_channels
+            item,
+            processor.image_processor,
+            settings,
+            processor.image_background,
+            processor.image_channels,
+            processor.image_draft,
         )
 
     def prepare(self, items, processor, settings):
@@ -88,9 +94,11 @@ class Vision(Modality):
             channels = getattr(read_config(**place), "num_channels", None)
         except (OSError, ValueError):  # an image processor alone
             channels = None
+        draft = settings["image_draft"]
         return {
             self.part: image_processor,
             "image_background": settings["image_background"],
+            "image_draft": draft if least_size(image_processor, draft, {}) is not None else None,
             "image_channels": channels if isinstance(channels, int) else None,
         }
 
@@ -110,7 +118,7 @@ class Vision(Modality):
         if key == self.row_keys[0]:
             return super().load(processor, config, key, value)
         count = getattr(config, "num_frames", None) or config.num_images
-        frames = load_frames(value, count, processor.image_background)
+        frames = load_frames(value, count, **picture_settings(processor))
         return Places(frames), [Frame(value, place) for place in range(len(frames))]
 
     def joined(self, config, loaded):
@@ -123,7 +131,7 @@ class Vision(Modality):
         return Places([*items, *absent, *video[0]]), [*sources, *absent, *video[1]]
 
     def load_item(self, processor, source):
-        return open_image(source, processor.image_background)
+        return open_image(source, **picture_settings(processor))
 
     def source_key(self, source):
         if isinstance(source, Frame):

@@ -9,6 +9,7 @@ from ..adapters import add_lora, merge_lora
 from ..data.modalities import READERS, reader_of
 from ..models.configuration_mm_fusion import part_of_composite
 from ..models.head_table import MULTI_TASK
+from ..models.image_processors import DRAFT
 from ..models.modality import MODALITIES, modality_of
 from ..models.names import did_you_mean
 from ..models.probing import longest_text
@@ -53,16 +54,20 @@ def build_processor(
         elif part is not None:
             fitted[modality.part] = part
     background = model_args.image_background or ("white" if defaults_version > 1 else None)
+    draft = (
+        (DRAFT if defaults_version > 2 else None) if data_args.image_draft is None else data_args.image_draft or None
+    )
     if start is not None:
         schema, scaler = (fitted.get(part) for part in ("table_schema", "series_scaler"))
         extra = fitted.get("extra_parts", {})
-        return processor_from(start, model_args, data_args, schema, scaler, background, extra)
+        return processor_from(start, model_args, data_args, schema, scaler, background, extra, draft)
     processor = MMFusionProcessor.from_encoders_pretrained(
         **encoders,
         decoder=model_args.decoder,
         max_audio_seconds=model_args.max_audio_seconds,
         image_size=model_args.image_size,
         image_background=background,
+        image_draft=draft,
         **fitted,
     )
     if data_args.max_text_length is not None:

@@ -7,6 +7,8 @@ from typing import Any
 from .values import check_range, option
 
 
+NO_FOLDER = "none"  # in place of a folder for features
+CACHE_LIMIT = 20  # GB, where the recipe says nothing
 ONE_OR_SEVERAL = ("text_column", "audio_column", "series_column", "label_column")  # one is kept as a plain text
 
 
@@ -88,13 +90,37 @@ class DatasetArguments:
     max_bad_fraction: float = option(0.05, "Share of bad rows in a part above which the run stops all the same.")
     cache_features: bool = option(
         True,
-        "Keep the features of frozen encoders in memory: each item is encoded once. A picture takes 14 KB "
-        "in the easy_vqa recipe and 600 KB with ViT-B, on every process; what would not fit is not kept.",
+        "Keep the features of frozen encoders: each item is encoded once. A picture takes 14 KB in the easy_vqa "
+        "recipe and 600 KB with ViT-B; what would not fit is not kept.",
+    )
+    cache_dir: str | None = option(
+        None,
+        "Folder where features are kept, so that the next run encodes nothing; none: in memory alone, as runs did "
+        "before this key was there. Left out, MM_HF_CACHE of the environment, else a folder in HF_HOME.",
+    )
+    cache_limit: float | None = option(
+        None,
+        f"GB that all features in cache_dir may take, those longest unused leave first; left out, {CACHE_LIMIT}.",
+    )
+    cache_dtype: str | None = option(
+        None,
+        "Numbers that features are kept in: float32, the default, or float16 and bfloat16, which take half the place "
+        "and round to 1/2000 and 1/250.",
+        choices=["float32", "float16", "bfloat16"],
+    )
+    encoding_workers: int | None = option(
+        None,
+        "Processes that read and prepare what is encoded and kept; left out, one a core, where that takes more than "
+        "seconds.",
     )
 
     def __post_init__(self):
         check_range("max_bad_fraction", self.max_bad_fraction, 0, 1)
         keep_plain(self)
+        if self.cache_dir is not None and self.cache_dir.lower() in (NO_FOLDER, "false", "no"):
+            self.cache_dir = NO_FOLDER
+        if self.cache_limit is not None and not self.cache_limit > 0:
+            raise ValueError(f"cache_limit must be above 0 GB, got {self.cache_limit}; cache_dir none keeps no files.")
 
     @property
     def source(self) -> str:
@@ -147,6 +173,12 @@ class DataArguments(DatasetArguments):
     extra_augment: str | None = option(  # what augment says of modalities from outside the package
         None, SUPPRESS, forms=(dict[str, object],)
     )
+    image_draft: float | None = option(
+        None,
+        "JPEGs are decoded to no less than this many times the size that they are resized to, which is quicker than "
+        "in full; 0: in full. Left out, 2.",
+        needs="vision_encoder",
+    )
     token_dropout: float = option(0.0, "Chance that a training text loses a token.", needs="text_encoder")
     speed_perturbation: float = option(
         0.0,
@@ -158,6 +190,8 @@ class DataArguments(DatasetArguments):
         super().__post_init__()
         for name in ("validation_fraction", "test_fraction"):
             check_range(name, getattr(self, name), 0, 1)
+        if self.image_draft is not None and self.image_draft != 0 and self.image_draft < 1:
+            raise ValueError(f"image_draft must be 0 (all pixels) or at least 1, got {self.image_draft}.")
         for name in ("token_dropout", "speed_perturbation"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be below 1, got {getattr(self, name)}.")

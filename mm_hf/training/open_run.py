@@ -148,7 +148,8 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     )
     run.say(f"{type(run.model).__name__}: {total:.1f} M parameters, {trainable:.2f} M of them train")
     advise_on_freezing(run)
-    run.collator = replace(run.collator, cache=build_cache(run, run.kept_features))
+    new = train_args.defaults_version > 2
+    run.collator = replace(run.collator, cache=build_cache(run, run.kept_features, data_args, new))
     return run
 
 

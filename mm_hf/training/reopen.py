@@ -373,7 +373,7 @@ def open_checkpoint(
     # Nothing trains here, so the features of every encoder can be kept.
     run.model = head.from_pretrained(args.model, freeze_encoders=True).to(accelerator.device)
     kept = run.model.config.frozen_encoders if data_args.cache_features else []
-    run.collator = replace(run.collator, cache=build_cache(run, kept))
+    run.collator = replace(run.collator, cache=build_cache(run, kept, data_args, new=True))
     return run, name, learned
 
 

@@ -73,6 +73,7 @@ def processor_from(
     series: Any,
     background: Any,
     extra: Mapping[str, Any] = MappingProxyType({}),
+    draft: float | None = None,
 ) -> MMFusionProcessor:
     """The checkpoint's processor for the new rows.
 
@@ -82,6 +83,8 @@ def processor_from(
         table, series: schema and scaler that were fitted on the new rows; None where there are none.
         background: that transparent pixels are shown on.
         extra: by modality from outside the part that was fitted on the new rows.
+        draft: of a vision encoder that is new, see `image_draft` of `MMFusionProcessor`; that of the checkpoint keeps
+            its own unless the recipe asks for another.
     """
     if start.kept:
         return start.processor
@@ -96,6 +99,7 @@ def processor_from(
         asked = model_args.image_background
         parts["image_background"] = old.image_background if asked is None else asked
         parts["image_channels"] = old.image_channels
+        parts["image_draft"] = old.image_draft if data_args.image_draft is None else draft
     if "feature_extractor" in parts and model_args.max_audio_seconds is not None:
         limit_seconds(parts["feature_extractor"], model_args.max_audio_seconds)
     known = task_of_head(model_args.task)
@@ -112,10 +116,12 @@ def processor_from(
             max_audio_seconds=model_args.max_audio_seconds if Sound.name in new else None,
             image_size=model_args.image_size if Vision.name in new else None,
             image_background=background,
+            image_draft=draft,
         )  # of new encoders alone: what was learned of rows is among `parts`
         if Text.name in new and parts.get("tokenizer") is not None:
             check_words(fresh.tokenizer, old.tokenizer, f"text_encoder {new[Text.name]}", start.name)
-        for part in ("image_processor", "tokenizer", "feature_extractor", "image_background", "image_channels"):
+        settings = ("image_background", "image_channels", "image_draft")
+        for part in ("image_processor", "tokenizer", "feature_extractor", *settings):
             if parts.get(part) is None:
                 parts[part] = getattr(fresh, part)
     processor = MMFusionProcessor(**parts)

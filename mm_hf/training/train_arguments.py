@@ -23,10 +23,11 @@ class TrainArguments:
     )
     seed: int = option(0, "Of weights, order and dropout.")
     defaults_version: int = option(
-        2,
+        3,
         "What is done where the recipe says nothing: 1 as runs did before this key was there "
-        "(one of them goes on so by itself), 2 as now.",
-        choices=[1, 2],
+        "(one of them goes on so by itself), 2 as runs did that decoded JPEGs in full and kept features in memory, "
+        "3 as now.",
+        choices=[1, 2, 3],
     )
     learning_rate: float = option(
         1e-4,

@@ -51,7 +51,7 @@ def ranges() -> dict[str, tuple[float, float]]:
         "shuffle_buffer": (0, 10**9),
         **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (-math.inf, 10**9)),
         "gradient_accumulation_steps": (-math.inf, 10**9),
-        "dataloader_num_workers": (0, 1024),
+        **dict.fromkeys(("dataloader_num_workers", "encoding_workers"), (0, 1024)),
         **dict.fromkeys(("fusion_dropout", "classifier_dropout", "label_smoothing_factor"), SHARE),
     }
 

@@ -132,6 +132,22 @@ class ModalityReader:
         """
         return row[column]
 
+    def contents(
+        self, row: dict[str, Any], column: str, key: str, collator: "MultimodalCollator"
+    ) -> tuple[str, ...] | None:
+        """What an item is made of, whatever its file is called, so that its features can be found again on disk.
+
+        Args:
+            row: as `Rows` gives it.
+            column: of the item.
+            key: of the item, see `key`.
+            collator: has the settings.
+
+        Returns:
+            texts, and a `File` in the place of what a file holds; None: its features are kept in memory alone.
+        """
+        return None
+
     def blamed(self, column: str, columns: Columns) -> str | None:
         """The column that is named where an item cannot be loaded; None where another place of the row says it."""
         return column

@@ -11,7 +11,7 @@ from PIL import Image
 from ...models.files import regular_file
 from ...models.sound import Sound, load_sound
 from ..file_columns import SOUND, with_files
-from ..item_files import file_key, file_name_of, some_of, source_of
+from ..item_files import contents_of_file, file_key, file_name_of, some_of, source_of
 from ..plain_rows import is_decoded
 from ..rows import BadRowError, resolve_path
 from .reader import ModalityReader, by_column, of_columns, present, register_reader
@@ -36,6 +36,10 @@ class SoundReader(ModalityReader):
     def key(self, row, column, collator):
         """A hash of the sound."""
         return file_key(row, column, "sound")
+
+    def contents(self, row, column, key, collator):
+        """Its file."""
+        return contents_of_file(row, column, collator.root, "sound")
 
     def load(self, row, column, collator):
         """Its samples at the rate of the feature extractor."""

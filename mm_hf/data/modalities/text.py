@@ -44,6 +44,10 @@ class TextReader(ModalityReader):
             raise BadRowError(row, column, fault)
         return value
 
+    def contents(self, row, column, key, collator):
+        """The text itself."""
+        return (key,)
+
     def check(self, collator):
         """See `ModalityReader`; and a token has to stand for dropped ones."""
         super().check(collator)

@@ -12,12 +12,22 @@ from datasets import Dataset, Image, List, Video
 from PIL import Image as PILImage
 
 from ...models.image import open_file, open_image
+from ...models.image_processors import picture_settings
 from ...models.video import load_frames
 from ...models.vision import Vision
 from ..augmentation import parse_augmentations
 from ..column_types import count_values
 from ..file_columns import SOUND, with_files
-from ..item_files import content_of, decoded_key, digest, file_key, file_name_of, some_of, source_of
+from ..item_files import (
+    content_of,
+    contents_of_file,
+    decoded_key,
+    digest,
+    file_key,
+    file_name_of,
+    some_of,
+    source_of,
+)
 from ..plain_rows import is_decoded
 from ..rows import BadRowError, is_absent, resolve_path
 from .reader import ModalityReader, present, register_reader
@@ -65,10 +75,23 @@ class VisionReader(ModalityReader):
         whole = video_key(row, columns.video)
         return None if whole is None else f"{whole}{column.removeprefix(columns.video)}"
 
+    def contents(self, row, column, key, collator):
+        """The file of the picture; of a frame the files of the video, its number and that of all frames."""
+        columns = collator.columns
+        if column in columns.images:
+            return contents_of_file(row, column, collator.root, "picture")
+        video = row[columns.video]
+        files = [
+            contents_of_file({**row, columns.video: frame}, columns.video, collator.root, "picture")
+            for frame in (video if isinstance(video, list) else [video])
+        ]
+        frame = f"{column.removeprefix(columns.video)} of {collator.num_frames}"
+        return (frame, *(part for parts in files for part in parts))
+
     def load(self, row, column, collator):
         """The picture, or the frame."""
         if column in collator.columns.images:
-            return decode_image(row, column, collator.root, collator.processor.image_background)
+            return decode_image(row, column, collator.root, **picture_settings(collator.processor))
         return frames_of(row, collator)[int(column.rpartition("#")[2])]
 
     def blamed(self, column, columns):
@@ -108,7 +131,11 @@ class VisionReader(ModalityReader):
 
 
 def decode_image(
-    row: dict[str, Any], column: str, root: str | None = None, background: str | Sequence[int] | None = "white"
+    row: dict[str, Any],
+    column: str,
+    root: str | None = None,
+    background: str | Sequence[int] | None = "white",
+    least: tuple[int, int] | None = None,
 ) -> PILImage.Image:
     """Decodes the picture of a row, to RGB, see `open_image`.
 
@@ -122,7 +149,7 @@ def decode_image(
     decoded = isinstance(value, (PILImage.Image, np.ndarray, torch.Tensor))
     source = value if decoded else source_of(row, column, root, "picture")
     try:
-        return open_image(source, background)
+        return open_image(source, background, least=least)
     except ValueError as error:
         raise BadRowError(row, column, str(error), file_name_of(value)) from None
 
@@ -133,13 +160,14 @@ def decode_video(
     root: str | None,
     num_frames: int,
     background: str | Sequence[int] | None = "white",
+    least: tuple[int, int] | None = None,
 ) -> list[PILImage.Image]:
     """The frames that stand for the video of a row, see `load_frames`; arguments as for `decode_image`."""
     value = row[column]
     if is_absent(value):
         raise BadRowError(row, column, "there is no video.")
     if isinstance(value, list):
-        source: Any = [decode_image({**row, column: frame}, column, root, background) for frame in value]
+        source: Any = [decode_image({**row, column: frame}, column, root, background, least) for frame in value]
     else:
         source = source_of(row, column, root, "video")
     try:
@@ -153,7 +181,8 @@ def frames_of(row: dict[str, Any], collator: "MultimodalCollator") -> list[PILIm
     column = str(collator.columns.video)
     key = video_key(row, column)
     if collator.last_decoded.get(Vision.name, (None,))[0] != key:
-        frames = decode_video(row, column, collator.root, collator.num_frames, collator.processor.image_background)
+        settings = picture_settings(collator.processor)
+        frames = decode_video(row, column, collator.root, collator.num_frames, **settings)
         collator.last_decoded[Vision.name] = key, frames
     return collator.last_decoded[Vision.name][1]
 

@@ -19,6 +19,16 @@ CONSTANTS = {
     "chance_mean_recall": "a search that knows nothing",
     "chance_recall_at_1": "a search that knows nothing",
 }
+LINE = "linear"  # the floor that is a straight line
+# What other floors are called in a sentence, and what to try where the model is not better; of several tasks with the
+# name of the task before them. The first one whose name a floor ends with counts.
+FLOOR_WORDS = {LINE: "a straight line on the same frozen features"}
+WHAT_TO_TRY = {
+    LINE: "--fusion linear (that line as a checkpoint), more rows, another layer of the encoder",
+    "shuffled_pairs": "another --fusion, more rows",
+    "_only": "the other columns left out, another --fusion",
+}
+TRY_AGAINST_CONSTANTS = "more steps, another learning rate"
 NO_FLOORS = "No floor was measured, so nothing says whether this score is better than a guess."
 
 
@@ -110,8 +120,18 @@ def compare(
     return found
 
 
+def is_beaten(found: Mapping[str, Any]) -> bool:
+    """Whether the score is better than a floor: beyond the interval of the difference, where both were compared row by
+    row (`paired`, see `paired_differences`), else by however little."""
+    paired = found.get("paired")
+    if paired is None or paired["low"] is None:
+        return found["beaten"]
+    return found["beaten"] and paired["winner"] == "a"
+
+
 def verdict(comparisons: list[dict[str, Any]]) -> str:
-    """Says in one line whether the model is better than a constant guess, and than the other floors.
+    """Says in one line whether the model is better than a constant guess, and than the other floors; where it is not,
+    what to try.
 
     Args:
         comparisons: see `compare`.
@@ -121,27 +141,53 @@ def verdict(comparisons: list[dict[str, Any]]) -> str:
     constants = [found for found in comparisons if found["constant"]]
     others = [found for found in comparisons if not found["constant"]]
     sentences = []
-    if missed := [found for found in constants if not found["beaten"]]:
+    if missed := [found for found in constants if not is_beaten(found)]:
         sentences.append(f"This model does NOT beat the constant guess: {'; '.join(map(in_words, missed))}.")
     elif constants:
         sentences.append(f"This model beats the constant guess: {in_words(constants[0])}.")
-    if missed := [found for found in others if not found["beaten"]]:
-        sentences.append(f"It does NOT beat {'; '.join(map(in_words, missed))}.")
+    if missed_others := [found for found in others if not is_beaten(found)]:
+        sentences.append(f"It does NOT beat {'; '.join(map(in_words, missed_others))}.")
     elif others:
         nearest = min(others, key=lambda found: abs(found["score"] - found["value"]))
         sentences.append(f"It beats every other floor, of which the nearest is {in_words(nearest)}.")
+    if advice := what_to_try([*missed, *missed_others]):
+        sentences.append(f"To try: {advice}.")
     return " ".join(sentences)
 
 
-def in_words(found: dict[str, Any]) -> str:
+def what_to_try(missed: Iterable[Mapping[str, Any]]) -> str:
+    """What may help a model that does not beat some floors, each thing once; empty where there is no such floor."""
+    found = []
+    for floor in missed:
+        ends = [words for name, words in WHAT_TO_TRY.items() if floor["floor"].endswith(name)]
+        found += (TRY_AGAINST_CONSTANTS if floor["constant"] else next(iter(ends), "")).split(", ")
+    return ", ".join(dict.fromkeys(filter(None, found)))
+
+
+def words_of_floor(floor: str) -> str:
+    """What a floor is called in a sentence."""
+    for name, words in FLOOR_WORDS.items():
+        if floor == name:
+            return words
+        if floor.endswith(f"_{name}"):
+            return f"{words} ({floor.removesuffix(f'_{name}')})"
+    return constant_of(floor) or floor.replace("_", " ")
+
+
+def in_words(found: Mapping[str, Any]) -> str:
     """One comparison: both numbers, the direction, and by how much."""
-    floor = constant_of(found["floor"]) or found["floor"].replace("_", " ")
+    floor = words_of_floor(found["floor"])
     metric, score, value = found["metric"].replace("_", " "), found["score"], found["value"]
     if score is None:
         return f"{metric} is not defined, {floor} gives {figure(value)}"
     words = f"{metric} {figure(score)}, {floor} {figure(value)} ({found['better']} is better"
     if found["beaten"]:
         words += f"; better by {figure(abs(score - value))}"
+    paired = found.get("paired")
+    if paired is not None and paired["low"] is not None:
+        points = "" if found["metric"] in IN_UNITS else " points"
+        low, high = (gap(paired[end], found["metric"]) for end in ("low", "high"))
+        words += f"; 95 % interval of the difference on the same rows [{low}, {high}]{points}"
     if found["in_interval"]:
         words += "; within the score's 95 % interval"
     return f"{words})"

@@ -73,12 +73,13 @@ class LinearProjection(ModalityProjection):
         the item may stand in."""
         absent: torch.Tensor = self.absent_token
         tokens, pooled = [], torch.zeros_like(absent)
-        means = pool_levels(states)
-        for level, mean, linear in zip(states.levels or (), means, self.levels):
+        for level, linear in zip(states.levels or (), self.levels):
             level = level.to(absent.dtype)
-            level = level.flatten(2).transpose(1, 2) if level.ndim == 4 else level  # (U, T, H)
-            tokens.append(linear(level).unflatten(-1, absent.shape))
-            pooled = pooled + linear(mean.to(absent.dtype)).unflatten(-1, absent.shape)
+            level = linear(level.flatten(2).transpose(1, 2) if level.ndim == 4 else level)  # (U, T, K * D)
+            tokens.append(level.unflatten(-1, absent.shape))
+            # The mean of what a linear map gives is the map of the mean.
+            (mean,) = pool_levels(EncoderStates(levels=(level,), mask=states.mask))
+            pooled = pooled + mean.unflatten(-1, absent.shape)
         return torch.cat(tokens, dim=1), pooled
 
     def forward(self, states: EncoderStates, index: torch.Tensor | None) -> TokenStates:

@@ -33,11 +33,11 @@ from datasets import DatasetDict, concatenate_datasets, disable_progress_bars, l
 
 from mm_hf import FUSIONS
 from mm_hf.data import FeatureCache, MultimodalCollator
+from mm_hf.models.linear_fusion import LINEAR
 from mm_hf.prepare.openmoji import cut
 from mm_hf.training.evaluator import evaluate
 from mm_hf.training.loop import Training
 from mm_hf.training.open_run import open_run
-from mm_hf.models.linear_fusion import LINEAR
 from mm_hf.training.provenance import commit_or_version, hardware
 from mm_hf.training.recipe_files import read_recipe
 from mm_hf.training.run import Run

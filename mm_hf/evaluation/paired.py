@@ -73,6 +73,7 @@ def paired_metrics(
     samples: int = 1000,
     seed: int = 0,
     title: str | None = None,
+    first_only: bool = False,
 ) -> dict[str, Any]:
     """The metrics of a task, of A, of B, and their difference; see `paired_differences`.
 
@@ -82,12 +83,14 @@ def paired_metrics(
         groups: `(N,)` int64, see `group_codes`.
         kinds: for each row what it is a question of; None: not by kind.
         samples, seed, title: see `bootstrap`.
+        first_only: measure the first metric alone.
 
     Returns:
         `metrics`: by name; `by_kind`: the first metric for each kind, with `rows`.
     """
     functions = task.metrics(outputs, validate=False)
     first = next(iter(functions))
+    functions = {first: functions[first]} if first_only else functions
     chosen = rows_by_kind(kinds or [])
 
     def measure(rows: torch.Tensor, place: int) -> dict[Any, float]:

@@ -26,7 +26,8 @@ from ..models.vision import Vision
 from ..nonfinite import check_finite
 from .build import merge_adapters
 from .evaluator import Evaluator, OtherPictures, evaluate, report_of
-from .linear_floor import beside_line, keep_answers, linear_floor
+from .line_answers import keep_answers
+from .linear_floor import beside_line, linear_floor
 from .provenance import commit_or_version, hardware, versions
 from .recipe import recipe_of
 from .run import Run
@@ -115,7 +116,7 @@ def add_line(run: Run, predictions: Predictions, results: dict) -> tuple[list[Fl
             results["linear"] = {"left_out": reason}
         else:
             run.say(floor.said())
-            keep_answers(run.output_dir, floor, predictions.labels)
+            keep_answers(run.output_dir, floor.predictions, predictions.labels)
             results["linear"] = floor.facts()
             run.seconds["linear floor"] = floor.seconds
             paired = beside_line(run, floor, predictions)

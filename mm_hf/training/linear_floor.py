@@ -4,14 +4,11 @@ the words, fitted on the training rows and measured on the test part as the mode
 import random
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, set_seed
 from datasets import IterableDataset
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from .. import MMFusionPreTrainedModel
 from ..data import MultimodalCollator
@@ -29,7 +26,6 @@ from .run import Run
 PARTS = ("train", "validation", "test")
 MOST_ROWS = 10_000  # training rows that it learns from: more change little, and take minutes
 MOST_NUMBERS = 50_000_000  # of their features: 400 MB in float64
-ANSWERS = "linear_floor.safetensors"  # what it answers on the test part, for who measures the run again
 
 
 @dataclass
@@ -209,45 +205,3 @@ def units_of(run: Run, features: LinearFeatures) -> list:
     keys = features.keys["test"].get(Vision.name)
     count = len(features.numbers["test"])
     return list(range(count)) if keys is None else [key if any(key) else None for key in keys]
-
-
-# What it answers, kept beside the checkpoint
-
-
-def keep_answers(folder: Path, floor: LinearFloor, labels: Any):
-    """Writes what a floor answers on the test part, and the labels that it was measured by."""
-    tensors = {**flat("predictions", floor.predictions), **flat("labels", labels)}
-    save_file({name: value.clone().contiguous() for name, value in tensors.items()}, folder / ANSWERS)
-
-
-def flat(name: str, values: Any) -> dict[str, torch.Tensor]:
-    """A tensor, or a dict of them, under names in one dict."""
-    if isinstance(values, torch.Tensor):
-        return {name: values}
-    return {f"{name}/{key}": value for key, value in values.items()}
-
-
-def kept_answers(folder: str | Path, labels: Any) -> Any | None:
-    """What the linear floor of a run answered, where that was on the very rows that are measured now, as their labels
-    tell: a tensor, or a dict of them.
-
-    Args:
-        folder: of the run.
-        labels: of the rows that are measured, as `Predictions` has them.
-    """
-    try:
-        kept = load_file(Path(folder) / ANSWERS)
-    except (OSError, SafetensorError):
-        return None
-    wanted = flat("labels", labels)
-    found = {name: kept.pop(name, None) for name in wanted}
-    if not kept or any(own is None or not same(own, wanted[name]) for name, own in found.items()):
-        return None
-    if isinstance(labels, torch.Tensor):
-        return kept.get("predictions")
-    return {name.partition("/")[2]: value for name, value in kept.items()}
-
-
-def same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors are equal, what is missing (NaN) too."""
-    return one.shape == other.shape and torch.allclose(one.double(), other.double(), rtol=0, atol=0, equal_nan=True)

@@ -134,6 +134,15 @@ class LinearFeatures:
         """How many there are in a row."""
         return self.blocks[-1].absent + 1
 
+    @property
+    def groups(self) -> np.ndarray:
+        """Of each feature the number of its modality, `(F,)` int64."""
+        names = list(dict.fromkeys(block.modality for block in self.blocks))
+        found = np.zeros(self.width, dtype=np.int64)
+        for block in self.blocks:
+            found[block.columns] = found[block.absent] = names.index(block.modality)
+        return found
+
     def by_modality(self, part: str) -> dict[str, np.ndarray]:
         """Those of each modality alone."""
         found: dict[str, list[np.ndarray]] = {}

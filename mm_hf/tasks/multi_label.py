@@ -59,7 +59,7 @@ class MultiLabel(Task):
         """A logistic regression for each label."""
         targets = self.targets(train.labels).numpy()
         score = score_of(self, validation.labels, targets.shape[1])
-        line = fit_labels(train.features, targets, lambda line: score(line(validation.features)))
+        line = fit_labels(train.features, targets, lambda line: score(line(validation.features)), train.groups)
         return LinearAnswer(line(test.features), "logistic regression of each label", line.strength, line)
 
     def row_losses(self, logits, labels):

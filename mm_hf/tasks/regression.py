@@ -87,7 +87,7 @@ class Regression(Task):
         """A ridge regression."""
         targets = self.targets(train.labels).double().numpy()
         score = score_of(self, validation.labels, targets.shape[1])
-        line = fit_numbers(train.features, targets, lambda line: score(line(validation.features)))
+        line = fit_numbers(train.features, targets, lambda line: score(line(validation.features)), train.groups)
         return LinearAnswer(line(test.features), "ridge regression", line.strength, line)
 
     def row_scores(self, answers, targets):

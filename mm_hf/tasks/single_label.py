@@ -48,7 +48,11 @@ class SingleLabel(Task):
         classes = len(self.names) if self.names else 1 + int(max(train.labels.max(), validation.labels.max()))
         score = score_of(self, validation.labels, classes)
         line = fit_classes(
-            train.features, train.labels.numpy(), classes, lambda line: score(line(validation.features))
+            train.features,
+            train.labels.numpy(),
+            classes,
+            lambda line: score(line(validation.features)),
+            train.groups,
         )
         return LinearAnswer(line(test.features), "logistic regression", line.strength, line)
 

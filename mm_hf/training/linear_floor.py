@@ -145,7 +145,7 @@ def parts_of(alone: Evaluator, features: LinearFeatures) -> dict[str, LinearRows
         else:
             labels = alone.read_labels(part, bad=[])[features.numbers[part]]
             present = task.has_label(labels)
-        rows = LinearRows(features.parts[part], labels, features.by_modality(part))
+        rows = LinearRows(features.parts[part], labels, features.by_modality(part), features.groups)
         if part != "test":
             if not present.any():
                 raise ValueError(f"no row of {part} that it looks at has a label")

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mm_hf.evaluation import compare, retrieval_metrics, verdict
 from mm_hf.evaluation.comparisons import is_beaten, what_to_try
-from mm_hf.evaluation.linear import COSTS, NEVER, RIDGES, Line, LinearRows, choose, fit_labels, nearest
+from mm_hf.evaluation.linear import COSTS, NEVER, RIDGES, Line, LinearRows, choose, fit_labels, fit_scaler, nearest
 from mm_hf.evaluation.paired import paired_differences
 from mm_hf.evaluation.ranking import recall_of_rows
 from mm_hf.tasks import Ctc, Generation, MultiLabel, Regression, Retrieval, SingleLabel
@@ -96,9 +96,32 @@ def test_of_equal_scores_the_strongest_stays():
         tried.append(strength)
         return Line(np.zeros((1, 1)), np.zeros(1), strength)
 
-    assert choose(fit, COSTS, lambda line: 0.5).strength == min(COSTS)
-    assert tried == list(COSTS[:3])
-    assert choose(fit, RIDGES, lambda line: -abs(np.log10(line.strength) - 2)).strength == 100
+    assert choose(fit, COSTS, lambda line: 0.5, 2).strength == min(COSTS)
+    assert tried == list(COSTS)
+    tried.clear()
+    assert choose(fit, RIDGES, lambda line: -abs(np.log10(line.strength) - 2), 2).strength == 100
+    assert tried == [strength for strength in RIDGES if strength >= 1]
+    # Strong ones that all answer the most frequent class do not end it.
+    assert choose(fit, COSTS, lambda line: float(line.strength == max(COSTS)), 2).strength == max(COSTS)
+
+
+def test_no_modality_drowns_another():
+    """Two numbers that tell all beside 2,000 that tell nothing: each of the two modalities weighs the same."""
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(200, 2002))
+    labels = (features[:, :2].sum(1) + 3).astype(np.float32)
+    groups, scores = np.repeat([0, 1], [2, 2000]), []
+    for known in (groups, None):
+        train, validation, test = cut(features, labels)
+        train.groups = known
+        answer = Regression("sum").linear_answer(train, validation, test)
+        scores.append((answer.predictions[:, 0] - test.labels).square().mean().sqrt().item())
+    assert scores[0] < 0.2
+    assert scores[1] > 0.8
+    train.features[:, 1] = 7.0  # what does not vary does not count
+    inputs = fit_scaler(train.features.astype(np.float64), groups).transform(train.features)
+    assert inputs[:, :2].var(0).sum() == pytest.approx(2001 / 2)
+    assert inputs[:, 2:].var(0).sum() == pytest.approx(2001 / 2)
 
 
 def test_classes_that_training_lacks_are_never_answered(wine):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from datasets import DatasetDict, Value, load_from_disk
 from kill_and_resume import ask_without_package, call, recipe_writer
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import mm_hf
 from mm_hf.commands import evaluate
@@ -124,7 +124,9 @@ def test_the_floor_is_that_of_a_pipeline_by_hand(answered, tiny_folder, encoders
     found = results_of(answered)
     facts = found["linear"]
     parts = features_by_hand(answered, tiny_folder, encoders)
-    by_hand = make_pipeline(StandardScaler(), LogisticRegression(C=facts["strength"], max_iter=300))
+    sizes = np.sqrt(2 * np.repeat([1280, 384], [1280, 384]) / 1664)  # no modality weighs more than another
+    alike = FunctionTransformer(lambda features: features / sizes)
+    by_hand = make_pipeline(StandardScaler(), alike, LogisticRegression(C=facts["strength"], max_iter=300))
     by_hand.fit(*parts["train"])
     score = (by_hand.predict(parts["test"][0]) == parts["test"][1]).mean()
     assert found["floors"]["linear"] == pytest.approx(score, abs=0.011)  # one row of 97, for rounding
@@ -200,11 +202,14 @@ def model_numbers(model, names: list[str]) -> list[int]:
     return [model.config.label2id[name] for name in names]
 
 
-def test_a_fresh_process_without_the_package_gives_the_same(line, tmp_path):
-    test = load_from_disk(results_of(line)["recipe"]["dataset"])["test"]
-    row = {"text": test[3]["text"], "table": {name: test[3][name] for name in ("age", "feedback", "class")}}
-    here = mm_hf.pipeline(model=str(line))(row)
-    there = ask_without_package(line, row, tmp_path)
+def test_a_fresh_process_without_the_package_gives_the_same(of_pictures, encoders, tmp_path):
+    folder = tmp_path / "line"
+    call(train.main, of_pictures(folder, fusion="linear", floors=False))
+    test = load_from_disk(results_of(folder)["recipe"]["dataset"])["test"]
+    test[3]["image"].save(tmp_path / "picture.png")
+    row = {"image": str(tmp_path / "picture.png"), "question": test[3]["question"]}
+    here = mm_hf.pipeline(model=str(folder))(row)
+    there = ask_without_package(folder, row, tmp_path)
     assert there[0]["label"] == here[0]["label"]
     assert there[0]["score"] == pytest.approx(here[0]["score"], abs=1e-5)
 

@@ -113,7 +113,7 @@ def test_beside_words_either_may_be_missing(recipe, encoders, tmp_path):
     words = {"text_encoder": encoders / "minilm-l6", "text_column": "word", "freeze_encoders": True}
     call(train.main, recipe(tmp_path / "run", **words, gradient_modulation=0.5, max_steps=30))
     results = json.loads((tmp_path / "run/results.json").read_text())
-    assert set(results["floors"]) == {"majority", "series_only", "text_only"}
+    assert set(results["floors"]) == {"majority", "series_only", "text_only", "linear"}
     call(evaluate.main, "--model", tmp_path / "run", "--missing", "--bootstrap_samples", 10)
     report = json.loads((tmp_path / "run/evaluation/evaluation.json").read_text())
     assert set(report["missing"]["by_modality"]) == {"text", "series"}

@@ -75,7 +75,7 @@ def trained(recipe, tmp_path_factory) -> Path:
 def test_a_run(trained):
     results = json.loads((trained / "results.json").read_text())
     assert results["metrics"]["accuracy"] > 0.8  # the word is another one's in half of the rows
-    assert set(results["floors"]) == {"majority", "text_only", "audio_only"}
+    assert set(results["floors"]) == {"majority", "text_only", "audio_only", "linear"}
     assert results["floors"]["text_only"] < 0.65 < results["metrics"]["accuracy"]
     model = mm_hf.MMFusionForClassification.from_pretrained(trained)
     assert model.config.modalities == ["text", "audio"]

@@ -71,7 +71,7 @@ def trained(recipe, tmp_path_factory) -> Path:
 
 def test_a_run(trained):
     results = json.loads((trained / "results.json").read_text())
-    assert set(results["floors"]) == {"majority", "text_only", "table_only"}
+    assert set(results["floors"]) == {"majority", "text_only", "table_only", "linear"}
     assert results["metrics"]["accuracy"] > 0.9 > results["floors"]["majority"] + 0.2
     processor = mm_hf.MMFusionProcessor.from_pretrained(trained)
     schema = processor.table_schema

@@ -111,6 +111,30 @@ def paired_metrics(
     return {"metrics": {name: found[name] for name in functions}, "by_kind": by_kind}
 
 
+def measurer_of(task: Any, values: list[torch.Tensor], several: bool = False) -> Callable[[torch.Tensor, int], float]:
+    """What measures A and B on resamples of the same rows, by the first metric of a task: see `Task.measurer`.
+
+    Args:
+        task: see `measure_answers`.
+        values: the logits of A and of B, and the labels.
+        several: it is one of several tasks, whose scores are averaged.
+    """
+    one, other, labels = values
+    first, present, targets = task.first_metric, task.has_label(labels), task.targets(labels)
+    metric = task.metrics(0 if task.writes else one.shape[1], validate=False)[first]
+    answers = task.answers(one), task.answers(other)
+
+    def measure(rows: torch.Tensor, place: int) -> float:
+        rows = rows[present[rows]]
+        if not len(rows):
+            return math.nan
+        said, true = answers[place][rows], targets[rows]
+        value = metric(said, true).item()
+        return task.score({first: value}, said, true) if several else value
+
+    return measure
+
+
 def sign_test(differences: torch.Tensor, groups: torch.Tensor) -> dict[str, Any]:
     """How many groups of rows speak for A and how many for B, and how often chance alone would be as one-sided (exact,
     two-sided). Where each row is a group of its own and scores are 0 or 1, this is McNemar's exact test.

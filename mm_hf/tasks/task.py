@@ -1,6 +1,5 @@
 """What a column of labels asks of a model, in one place: its `Task`."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from ..evaluation.comparisons import lower_is_better
 from ..evaluation.kinds import Metric
 from ..evaluation.linear import LinearAnswer, LinearRows
 from ..evaluation.metrics import measure_rows
-from ..evaluation.paired import Pair
+from ..evaluation.paired import Pair, measurer_of
 from ..models.tasks import task_head_of
 
 
@@ -220,20 +219,7 @@ class Task:
         Returns:
             takes rows, int64, and 0 for A or 1 for B; NaN where none of them has a label.
         """
-        task, (one, other, known) = self.readable([*predictions, labels], texts_of)
-        first, present, targets = task.first_metric, task.has_label(known), task.targets(known)
-        metric = task.metrics(0 if task.writes else one.shape[1], validate=False)[first]
-        answers = task.answers(one), task.answers(other)
-
-        def measure(rows: torch.Tensor, place: int) -> float:
-            rows = rows[present[rows]]
-            if not len(rows):
-                return math.nan
-            said, true = answers[place][rows], targets[rows]
-            value = metric(said, true).item()
-            return task.score({first: value}, said, true) if several else value
-
-        return measure
+        return measurer_of(*self.readable([*predictions, labels], texts_of), several)
 
     def chance(self, labels: Any) -> tuple[list[tuple[str, str, float]], dict[str, float]]:
         """Of a task without labels what answers score that are drawn at random.

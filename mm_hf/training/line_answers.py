@@ -8,6 +8,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..evaluation import Predictions
+from .evaluator import Evaluator
+
 
 ANSWERS = Path("floors", "linear.safetensors")
 
@@ -46,6 +49,22 @@ def kept_answers(folder: str | Path, labels: Any) -> Any | None:
     if isinstance(labels, torch.Tensor):
         return kept.get("predictions")
     return {name.partition("/")[2]: value for name, value in kept.items()}
+
+
+def line_score(run: Evaluator, folder: str | Path, predictions: Predictions) -> dict[str, Any] | None:
+    """The first metric of the linear floor that a run keeps, on the rows that are measured now: its `metric` and its
+    `value`; None where it was not measured on these.
+
+    Args:
+        run: measures.
+        folder: of the run that keeps the answers.
+        predictions: of its model.
+    """
+    kept = kept_answers(folder, predictions.labels)
+    if kept is None:
+        return None
+    metric, value = next(iter(run.metrics(kept, predictions.labels)["metrics"].items()))
+    return {"metric": metric, "value": value}
 
 
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -41,7 +41,7 @@ def test_numbers_are_a_ridge_regression(diabetes):
     answer = Regression("progression").linear_answer(train, validation, test)
     errors = {}
     for alpha in RIDGES:
-        by_hand = make_pipeline(StandardScaler(), Ridge(alpha=alpha)).fit(train.features, train.labels)
+        by_hand = make_pipeline(StandardScaler(), Ridge(alpha=alpha)).fit(train.features.astype(float), train.labels)
         errors[alpha] = np.square(by_hand.predict(validation.features) - validation.labels.numpy()).mean()
         if alpha == answer.strength:
             assert np.allclose(by_hand.predict(test.features), answer.predictions[:, 0], atol=0.02)

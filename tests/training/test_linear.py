@@ -210,7 +210,7 @@ def test_a_fresh_process_without_the_package_gives_the_same(of_pictures, encoder
     row = {"image": str(tmp_path / "picture.png"), "question": test[3]["question"]}
     here = mm_hf.pipeline(model=str(folder))(row)
     there = ask_without_package(folder, row, tmp_path)
-    assert there[0]["label"] == here[0]["label"]
+    assert there[0]["answer"] == here[0]["answer"]
     assert there[0]["score"] == pytest.approx(here[0]["score"], abs=1e-5)
 
 

@@ -27,7 +27,7 @@ from ..nonfinite import check_finite
 from .build import merge_adapters
 from .evaluator import Evaluator, OtherPictures, evaluate, report_of
 from .line_answers import keep_answers
-from .linear_floor import beside_line, linear_floor
+from .linear_floor import linear_floor
 from .provenance import commit_or_version, hardware, versions
 from .recipe import recipe_of
 from .run import Run
@@ -108,7 +108,7 @@ def add_line(run: Run, predictions: Predictions, results: dict) -> tuple[list[Fl
     Returns:
         the floor, and the model beside it, row by row; nothing where there is none.
     """
-    floor, paired, reason = None, None, ""
+    floor = None
     if run.accelerator.is_main_process:
         floor, reason = linear_floor(run, predictions)
         if floor is None:
@@ -119,13 +119,12 @@ def add_line(run: Run, predictions: Predictions, results: dict) -> tuple[list[Fl
             keep_answers(run.output_dir, floor.predictions, predictions.labels)
             results["linear"] = floor.facts()
             run.seconds["linear floor"] = floor.seconds
-            paired = beside_line(run, floor, predictions)
     run.accelerator.wait_for_everyone()
     if floor is None:
         return [], None
     floors = floor_of(run, LINE, floor.report)
     results["floors"] |= {name: value for name, _, value in floors}
-    return (floors, paired) if run.line is None else ([], None)  # it is not held against itself
+    return (floors, floor.paired) if run.line is None else ([], None)  # it is not held against itself
 
 
 def constant_floors(run: Evaluator, predictions: Predictions) -> list[Floor]:

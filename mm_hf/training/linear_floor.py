@@ -38,6 +38,8 @@ class LinearFloor:
         features: see `LinearFeatures`.
         training_rows: how many there are, of which it may have learned from fewer.
         seconds: that it took.
+        report: see `Evaluator.metrics`.
+        paired: the model beside it, see `beside_line`; None where the model is this very line.
     """
 
     answers: dict[str | None, LinearAnswer]
@@ -46,6 +48,7 @@ class LinearFloor:
     training_rows: int
     seconds: float
     report: dict[str, Any] = field(default_factory=dict)
+    paired: dict[str, Any] | None = None
 
     def facts(self) -> dict[str, Any]:
         """For results.json."""
@@ -175,6 +178,7 @@ def linear_floor(run: Run, predictions: Predictions) -> tuple[LinearFloor | None
         if floor is not None:
             kinds = run.splits["test"][run.columns.kind] if run.columns.kind else None
             floor.report = run.metrics(floor.predictions, predictions.labels, kinds)
+            floor.paired = None if run.line is not None else beside_line(run, floor, predictions)
     except Exception as error:  # readers, encoders and scikit-learn raise types of their own
         return None, f"{type(error).__name__}: {error}"
     if floor is None:

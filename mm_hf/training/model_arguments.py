@@ -85,7 +85,10 @@ class ModelArguments:
         default="lstm",
         metadata={"help": "The encoder of a series_column, as wide as the fusion.", "choices": ["lstm", "gru"]},
     )
-    fusion: str = field(default="cross_attention", metadata={"help": "A fusion of the registry."})
+    fusion: str = field(
+        default="cross_attention",
+        metadata={"help": "A fusion of the registry; linear: a straight line, fitted without steps."},
+    )
     fusion_hidden_size: int | None = field(
         default=None, metadata={"help": "Fusion width; left out, the width of the text encoder."}
     )

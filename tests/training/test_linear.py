@@ -3,6 +3,7 @@ encoders."""
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import mm_hf
 from mm_hf.commands import evaluate
-from mm_hf.training import train
+from mm_hf.training import linear_floor, train
 from mm_hf.training.line_answers import ANSWERS, kept_answers
 
 
@@ -238,3 +239,24 @@ def test_numbers_in_their_unit(of_reviews, tmp_path):
 def test_what_a_line_has_no_use_for_is_refused(of_reviews, tmp_path, keys, said):
     with pytest.raises(SystemExit, match=said):
         call(train.main, of_reviews(tmp_path / "run", fusion="linear", **keys))
+
+
+def test_encoders_that_train_are_asked_as_they_were_before(answered, of_pictures, tmp_path):
+    """Steps that ruin the encoders leave the floor as it is."""
+    folder = tmp_path / "trained"
+    keys = {"freeze_encoders": False, "encoder_learning_rate": 0.3, "fusion": "concat", "floor_budget": 0.1}
+    call(train.main, of_pictures(folder, **keys, **STEPS))
+    found, expected = results_of(folder), results_of(answered)
+    assert found["floors"]["linear"] == pytest.approx(expected["floors"]["linear"], abs=0.011)  # a row, for rounding
+    assert found["linear"]["strength"] == expected["linear"]["strength"]
+
+
+def test_of_very_many_rows_some_are_drawn(monkeypatch):
+    run = SimpleNamespace(splits={"train": range(300)}, train_args=SimpleNamespace(seed=5))
+    assert linear_floor.rows_to_learn(run) == list(range(300))
+    monkeypatch.setattr(linear_floor, "MOST_ROWS", 100)
+    rows = linear_floor.rows_to_learn(run)
+    assert len(set(rows)) == 100
+    assert rows == sorted(rows) == linear_floor.rows_to_learn(run)
+    monkeypatch.setattr(linear_floor, "MOST_NUMBERS", 5000)
+    assert len(linear_floor.rows_to_learn(run, width=100)) == 50

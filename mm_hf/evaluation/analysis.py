@@ -72,7 +72,7 @@ def analyse(
         if floors and beside["floor"] == LINE:  # row by row: the difference is known better than either score
             pair = answers, floors[LINE][0]
             by_row = paired_metrics(task, pair, targets, outputs, first_only=True, **common)
-            beside["paired"] = by_row["metrics"][first]
+            beside |= {"paired": by_row["metrics"][first], "keeps_line": task.keeps_line}
     found["verdict"] = verdict(found["comparisons"])
     found["intervals"] = {
         "confidence": CONFIDENCE,

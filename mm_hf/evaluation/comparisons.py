@@ -156,10 +156,16 @@ def verdict(comparisons: list[dict[str, Any]]) -> str:
 
 
 def what_to_try(missed: Iterable[Mapping[str, Any]]) -> str:
-    """What may help a model that does not beat some floors, each thing once; empty where there is no such floor."""
+    """What may help a model that does not beat some floors, each thing once; empty where there is no such floor.
+
+    Args:
+        missed: see `compare`; `keeps_line` says of a straight line whether a model can be one, see `Task.keeps_line`.
+    """
     found = []
     for floor in missed:
         ends = [words for name, words in WHAT_TO_TRY.items() if floor["floor"].endswith(name)]
+        if floor["floor"] == LINE and not floor.get("keeps_line", True):
+            ends = [words.partition(", ")[2] for words in ends]
         found += (TRY_AGAINST_CONSTANTS if floor["constant"] else next(iter(ends), "")).split(", ")
     return ", ".join(dict.fromkeys(filter(None, found)))
 
@@ -176,7 +182,7 @@ def words_of_floor(floor: str) -> str:
 
 def in_words(found: Mapping[str, Any]) -> str:
     """One comparison: both numbers, the direction, and by how much."""
-    floor = words_of_floor(found["floor"])
+    floor = found.get("words") or words_of_floor(found["floor"])
     metric, score, value = found["metric"].replace("_", " "), found["score"], found["value"]
     if score is None:
         return f"{metric} is not defined, {floor} gives {figure(value)}"

@@ -52,15 +52,15 @@ class Retrieval(Task):
     def linear_answer(self, train, validation, test):
         """A ridge map from the features of what is searched to those of its text; both are compared by the cosine,
         the mean of the training texts taken away."""
-        item = item_of(train.labels)
+        item, searched = item_of(train.labels), item_of(train.by_modality)
         mean = train.by_modality[Text.name].mean(0)
 
         def embeddings(line, rows):
-            texts, items = rows.by_modality[Text.name] - mean, line(rows.by_modality[item]).numpy()
+            texts, items = rows.by_modality[Text.name] - mean, line(rows.by_modality[searched]).numpy()
             return {Text.name: unit(texts), item: unit(items)}
 
         line = fit_numbers(
-            train.by_modality[item],
+            train.by_modality[searched],
             (train.by_modality[Text.name] - mean).astype("float64"),
             lambda line: self.measure(embeddings(line, validation), validation.labels)["metrics"][self.first_metric],
         )

@@ -79,7 +79,7 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
     results["comparisons"] = compare(report["metrics"], floors)
     for found in results["comparisons"]:
         if found["floor"] == LINE and paired is not None:
-            found["paired"] = paired
+            found |= paired
     results["verdict"] = verdict(results["comparisons"])
 
     recipe = {"name": run.name, **recipe_of(run.model_args, run.data_args, run.train_args)}
@@ -106,7 +106,7 @@ def add_line(run: Run, predictions: Predictions, results: dict) -> tuple[list[Fl
     folder. On the main process alone, which writes the report.
 
     Returns:
-        the floor, and the model beside it, row by row; nothing where there is none.
+        the floor, and what else is to be said of it, the model beside it row by row; nothing where there is none.
     """
     floor = None
     if run.accelerator.is_main_process:
@@ -124,7 +124,11 @@ def add_line(run: Run, predictions: Predictions, results: dict) -> tuple[list[Fl
         return [], None
     floors = floor_of(run, LINE, floor.report)
     results["floors"] |= {name: value for name, _, value in floors}
-    return (floors, floor.paired) if run.line is None else ([], None)  # it is not held against itself
+    if run.line is not None:  # it is not held against itself
+        return [], None
+    keeps = all(task.keeps_line for task in run.tasks)
+    words = {} if keeps else {"words": next(iter(floor.answers.values())).words}
+    return floors, {"paired": floor.paired, "keeps_line": keeps, **words}
 
 
 def constant_floors(run: Evaluator, predictions: Predictions) -> list[Floor]:

@@ -158,9 +158,9 @@ def parts_of(alone: Evaluator, features: LinearFeatures) -> dict[str, LinearRows
 
 
 def ids_of(features: LinearFeatures, part: str) -> dict[str, torch.Tensor]:
-    """By modality the id of each row's item, -1 for none, as the collator gives them to a search."""
-    keys = features.keys[part].items()
-    return {name: torch.tensor([-1 if key is None else id_of(key) for (key,) in found]) for name, found in keys}
+    """By what is searched, and texts, the id of each row's item, -1 for none, as a search is measured by them."""
+    found = {modality_of(name).row_keys[0]: keys for name, keys in features.keys[part].items()}
+    return {name: torch.tensor([-1 if key is None else id_of(key) for (key,) in keys]) for name, keys in found.items()}
 
 
 def linear_floor(run: Run, predictions: Predictions) -> tuple[LinearFloor | None, str]:

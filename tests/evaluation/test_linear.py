@@ -150,7 +150,7 @@ def test_a_search_maps_what_it_searches_to_its_text():
     torch.manual_seed(0)
     pictures = torch.randn(300, 20)
     texts = pictures @ torch.randn(20, 12) + 0.3 * torch.randn(300, 12) + 5
-    ids = {name: torch.arange(300) for name in ("text", "vision")}
+    ids = {name: torch.arange(300) for name in ("text", "image")}
     parts = []
     for part in (slice(0, 150), slice(150, 220), slice(220, 300)):
         by_modality = {"text": texts[part].numpy(), "vision": pictures[part].numpy()}
@@ -222,6 +222,8 @@ def test_words_when_a_line_does_as_well():
         assert f"{found['value']:.4f}" in words
         assert "--fusion linear" in words.rpartition("To try")[2]
     assert close["beaten"]  # by a row, and that is within the interval
+    assert "--fusion linear" not in what_to_try([{**worse, "keeps_line": False}])  # of a search, or of texts
+    assert "more rows" in what_to_try([{**worse, "keeps_line": False}])
     assert "more rows" in what_to_try([{"floor": "price_linear", "constant": False}])
     assert "learning rate" in what_to_try([{"floor": "majority", "constant": True}])
     assert what_to_try([]) == ""

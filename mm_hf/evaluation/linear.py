@@ -20,6 +20,7 @@ from .comparisons import lower_is_better
 # From the strongest on, so that of equal scores the strongest stays.
 RIDGES = tuple(10.0**power for power in range(6, -3, -1))  # alpha: a larger one is stronger
 COSTS = tuple(10.0**power for power in range(-5, 3))  # C of a logistic regression: a smaller one is stronger
+HALF_STEP = 10**0.5  # between two of these, tried around the best
 PATIENCE = 2  # of a logistic regression, see `choose`
 NEVER = -1e4  # the logit of a class that no training row has
 ITERATIONS = 300
@@ -109,7 +110,8 @@ def choose(
 
     Args:
         fit: learns a line of a strength from the training rows.
-        strengths: from the strongest on: of equal scores the first one stays.
+        strengths: from the strongest on: of equal scores the first one stays. Those half a step to either side of the
+            best one are tried too.
         score: on the validation rows, higher is better.
         patience: how many in a row may be worse than the best before weaker ones, which take longer, are left out;
             None: all are tried.
@@ -126,6 +128,11 @@ def choose(
             break
     if best is None:
         raise ValueError("A line needs at least one strength to choose from.")
+    middle = best.strength
+    for strength in (middle * HALF_STEP, middle / HALF_STEP):
+        line = fit(strength)
+        if (found := score(line)) > best_score:
+            best, best_score = line, found
     return best
 
 

@@ -40,12 +40,11 @@ def test_numbers_are_a_ridge_regression(diabetes):
     train, validation, test = diabetes
     answer = Regression("progression").linear_answer(train, validation, test)
     errors = {}
-    for alpha in RIDGES:
+    for alpha in (*RIDGES, answer.strength):
         by_hand = make_pipeline(StandardScaler(), Ridge(alpha=alpha)).fit(train.features.astype(float), train.labels)
         errors[alpha] = np.square(by_hand.predict(validation.features) - validation.labels.numpy()).mean()
-        if alpha == answer.strength:
-            assert np.allclose(by_hand.predict(test.features), answer.predictions[:, 0], atol=0.02)
-    assert answer.strength == min(errors, key=errors.get)
+    assert np.allclose(by_hand.predict(test.features), answer.predictions[:, 0], atol=0.02)
+    assert errors[answer.strength] <= min(errors.values()) * (1 + 1e-5)
     assert np.allclose(answer.predictions, answer.line(test.features))
 
 
@@ -71,7 +70,7 @@ def test_validation_chooses_the_strength_and_test_does_not(diabetes):
     assert torch.equal(again.predictions, expected.predictions)
     # A validation part whose labels have nothing to do with its features asks for the strongest one.
     noise = LinearRows(validation.features, train.labels.mean() + 0 * validation.labels, {})
-    assert task.linear_answer(train, noise, test).strength == max(RIDGES) > expected.strength
+    assert task.linear_answer(train, noise, test).strength >= max(RIDGES) > expected.strength
 
 
 def test_validation_labels_are_not_learned_from(wine):
@@ -97,10 +96,11 @@ def test_of_equal_scores_the_strongest_stays():
         return Line(np.zeros((1, 1)), np.zeros(1), strength)
 
     assert choose(fit, COSTS, lambda line: 0.5, 2).strength == min(COSTS)
-    assert tried == list(COSTS)
+    assert tried[: len(COSTS)] == list(COSTS)
+    assert sorted(tried[len(COSTS) :]) == pytest.approx([10**-5.5, 10**-4.5])
     tried.clear()
     assert choose(fit, RIDGES, lambda line: -abs(np.log10(line.strength) - 2), 2).strength == 100
-    assert tried == [strength for strength in RIDGES if strength >= 1]
+    assert tried[:-2] == [strength for strength in RIDGES if strength >= 1]
     # Strong ones that all answer the most frequent class do not end it.
     assert choose(fit, COSTS, lambda line: float(line.strength == max(COSTS)), 2).strength == max(COSTS)
 

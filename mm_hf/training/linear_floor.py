@@ -24,7 +24,7 @@ from .run import Run
 
 
 PARTS = ("train", "validation", "test")
-MOST_ROWS = 10_000  # training rows that it learns from: more change little, and take minutes
+MOST_ROWS = 5_000  # training rows that it learns from: more change little, and take minutes
 MOST_NUMBERS = 20_000_000  # of their features: 160 MB in float64
 
 

@@ -11,7 +11,18 @@ from sklearn.preprocessing import StandardScaler
 
 from mm_hf.evaluation import compare, retrieval_metrics, verdict
 from mm_hf.evaluation.comparisons import is_beaten, what_to_try
-from mm_hf.evaluation.linear import COSTS, NEVER, RIDGES, Line, LinearRows, choose, fit_labels, fit_scaler, nearest
+from mm_hf.evaluation.linear import (
+    COSTS,
+    ITERATIONS,
+    NEVER,
+    RIDGES,
+    Line,
+    LinearRows,
+    choose,
+    fit_labels,
+    fit_scaler,
+    nearest,
+)
 from mm_hf.evaluation.paired import paired_differences
 from mm_hf.evaluation.ranking import recall_of_rows
 from mm_hf.tasks import Ctc, Generation, MultiLabel, Regression, Retrieval, SingleLabel
@@ -51,7 +62,7 @@ def test_numbers_are_a_ridge_regression(diabetes):
 def test_classes_are_a_logistic_regression(wine):
     train, validation, test = wine
     answer = SingleLabel("cultivar", ["a", "b", "c"]).linear_answer(train, validation, test)
-    by_hand = make_pipeline(StandardScaler(), LogisticRegression(C=answer.strength, max_iter=300))
+    by_hand = make_pipeline(StandardScaler(), LogisticRegression(C=answer.strength, max_iter=ITERATIONS))
     by_hand.fit(train.features, train.labels)
     assert (by_hand.predict(test.features) == answer.predictions.argmax(-1).numpy()).all()
     logits = by_hand.decision_function(test.features)
@@ -83,7 +94,7 @@ def test_validation_labels_are_not_learned_from(wine):
         answer = task.linear_answer(train, part, test)
         found[answer.strength] = answer.predictions
     for strength, predictions in found.items():
-        by_hand = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
+        by_hand = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=ITERATIONS))
         logits = by_hand.fit(train.features, train.labels).decision_function(test.features)
         assert np.allclose(logits, predictions, atol=1e-2)
 
@@ -138,7 +149,7 @@ def test_several_labels_are_one_against_the_rest(wine):
     parts = [LinearRows(part.features, torch.eye(3)[part.labels], {}) for part in (train, validation, test)]
     answer = MultiLabel("cultivars", ["a", "b", "c"]).linear_answer(*parts)
     for label in range(3):
-        by_hand = make_pipeline(StandardScaler(), LogisticRegression(C=answer.strength, max_iter=300))
+        by_hand = make_pipeline(StandardScaler(), LogisticRegression(C=answer.strength, max_iter=ITERATIONS))
         by_hand.fit(train.features, train.labels == label)
         assert np.allclose(by_hand.decision_function(test.features), answer.predictions[:, label], atol=1e-2)
     line = fit_labels(train.features, np.tile([0, 1], (len(train.labels), 1)), lambda line: 0.0)

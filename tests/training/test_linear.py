@@ -16,6 +16,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import mm_hf
 from mm_hf.commands import evaluate
+from mm_hf.evaluation.linear import ITERATIONS
 from mm_hf.training import linear_floor, train
 from mm_hf.training.line_answers import ANSWERS, kept_answers
 
@@ -127,7 +128,7 @@ def test_the_floor_is_that_of_a_pipeline_by_hand(answered, tiny_folder, encoders
     parts = features_by_hand(answered, tiny_folder, encoders)
     sizes = np.sqrt(2 * np.repeat([1280, 384], [1280, 384]) / 1664)  # no modality weighs more than another
     alike = FunctionTransformer(lambda features: features / sizes)
-    by_hand = make_pipeline(StandardScaler(), alike, LogisticRegression(C=facts["strength"], max_iter=300))
+    by_hand = make_pipeline(StandardScaler(), alike, LogisticRegression(C=facts["strength"], max_iter=ITERATIONS))
     by_hand.fit(*parts["train"])
     score = (by_hand.predict(parts["test"][0]) == parts["test"][1]).mean()
     assert found["floors"]["linear"] == pytest.approx(score, abs=0.011)  # one row of 97, for rounding

@@ -33,6 +33,7 @@ from datasets import DatasetDict, concatenate_datasets, disable_progress_bars, l
 
 from mm_hf import FUSIONS
 from mm_hf.data import FeatureCache, MultimodalCollator
+from mm_hf.models.linear_fusion import LINEAR
 from mm_hf.prepare.openmoji import cut
 from mm_hf.training.evaluator import evaluate
 from mm_hf.training.loop import Training
@@ -51,7 +52,8 @@ PLOT = ROOT / "benchmarks/results/fusions.png"
 WITH_MEMORY = "cross_attention + memory_layers"
 SAME = {"memory_layers": 0, "distance_bias": False}
 METHODS: dict[str, dict[str, Any]] = {
-    **{name: {**SAME, "fusion": name} for name in sorted(FUSIONS)},
+    **{name: {**SAME, "fusion": name} for name in sorted(FUSIONS) if name != LINEAR},
+    LINEAR: {"fusion": LINEAR, "fusion_hidden_size": None},  # it is as wide as it has outputs
     WITH_MEMORY: {"fusion": "cross_attention", "fusion_layers": 1, "memory_layers": 3, "distance_bias": True},
     # What is to be beaten: the default that never saw the other modality.
     "image alone": {**SAME, "fusion": "cross_attention", "absent": "text"},

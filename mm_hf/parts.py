@@ -154,7 +154,7 @@ def load_fusion(fusion: Fusion, old: Fusion, name: str, strange: Collection[str]
             fresh.append(common)
         else:
             parts |= missing
-    if len(fresh) == len(fusion.state_dict()):
+    if fresh and len(fresh) == len(fusion.state_dict()):
         return f"fusion: fresh, that of {name} has other shapes"
     singles = {modality for part in parts if len(part) == 1 for modality in part}
     lacking = {*singles, *(" times ".join(sorted(part)) for part in parts if not part & singles)}

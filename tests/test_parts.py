@@ -44,7 +44,21 @@ def answers(model, **inputs):
         return model(**inputs).logits
 
 
-@pytest.mark.parametrize("fusion", sorted(name for name in FUSIONS if FUSIONS[name].__module__.startswith("mm_hf.")))
+OF_PACKAGE = sorted(name for name in FUSIONS if FUSIONS[name].__module__.startswith("mm_hf."))
+
+
+def test_a_line_goes_by_its_projections():
+    """The fusion has nothing of its own: a modality more adds what it has for rows without it."""
+    settings = {"fusion": "linear", "id2label": PETS, "num_labels": 3}
+    batch = tiny.batch(LENGTHS)
+    two, three = tiny.model(seed=0, **settings), tiny.model(seed=1, audio="lstm", **settings)
+    lines = load_parts(three, two, name="two")
+    assert "fusion: from two" in lines
+    torch.nn.init.zeros_(three.model.projections["audio"].absent_token)
+    torch.testing.assert_close(answers(three, **batch), answers(two, **batch))
+
+
+@pytest.mark.parametrize("fusion", [name for name in OF_PACKAGE if name != "linear"])
 def test_fusions_go_by_modality(fusion):
     """A modality more, one less, another one in its place: what both have does what it did."""
     settings = {"fusion": fusion, "id2label": PETS, "num_labels": 3}

@@ -23,7 +23,7 @@ from datasets import Dataset
 
 from ..data import Rows
 from ..data.rows import SOURCE_ROW
-from ..evaluation import Predictions, ranks, rounded
+from ..evaluation import Predictions, figure, ranks, rounded
 from ..evaluation.html_report import write_html
 from ..evaluation.outcomes import (
     MeasuredRows,
@@ -43,6 +43,7 @@ from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator
 from ..training.exits import MEASURING, run_script
 from ..training.fingerprint import Fingerprint
+from ..training.line_answers import line_score
 from ..training.lock import lock_folder
 from ..training.provenance import origin
 from ..training.reopen import check_checkpoint, config_of, open_checkpoint, parse_arguments
@@ -180,7 +181,12 @@ def compare_answers(sides: tuple[Side, Side]) -> dict[str, Any] | None:
         for task in shared
     }
     alone = {side.letter: [task for task in tasks_of if task not in shared] for side, tasks_of in zip(sides, (a, b))}
-    return {"classes": [type(run.model).__name__ for run in runs], "only": alone, "unit": unit, "tasks": tasks}
+    lines = {
+        side.letter: line_score(run, side.args.model, answers) for side, run, answers in zip(sides, runs, predictions)
+    }
+    classes = [type(run.model).__name__ for run in runs]
+    lines = {letter: line for letter, line in lines.items() if line is not None}
+    return {"classes": classes, "only": alone, "unit": unit, "tasks": tasks, "lines": lines}
 
 
 def texts_of(rows: Dataset, columns: list[str]) -> list[str | None]:
@@ -351,6 +357,11 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
         "date": report["run"]["date"],
         "code": report["run"]["commit"],
     }
+    beside = {
+        f"a straight line beside {letter}": f"{line['metric'].replace('_', ' ')} {figure(line['value'])}"
+        for letter, line in report.get("lines", {}).items()
+    }
+    facts |= beside
     in_place(
         folder / "compare.html",
         lambda file: write_html(
@@ -364,6 +375,7 @@ def write(sides: tuple[Side, Side], report: dict[str, Any]):
         print(f"\n{task}", paired_table(comparison, unit), sep="\n")
         if comparison["left_out"]:
             print(f"{comparison['left_out']:,} rows have no label that both can read, and are left out")
+    print("".join(f"\n{what}: {words}" for what, words in beside.items()))
     for letter, only in report["only"].items():
         if only:
             print(f"{letter} alone answers {', '.join(only)}")

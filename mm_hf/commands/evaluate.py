@@ -38,6 +38,7 @@ from ..evaluation import (
     table,
     write_page,
 )
+from ..evaluation.comparisons import LINE
 from ..evaluation.html_report import PICTURES
 from ..models.text import Text
 from ..models.vision import Vision
@@ -46,6 +47,7 @@ from ..tasks import Task
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator, OtherPictures
 from ..training.exits import MEASURING, run_script
+from ..training.line_answers import kept_answers
 from ..training.provenance import origin
 from ..training.reopen import EvaluateArguments, GroupedColumns, open_checkpoint, parse_arguments
 from ..training.run_folder import write_json
@@ -54,6 +56,7 @@ from ..training.run_report import no_picture, picture_and_text, short_name
 
 Absent = Mapping[str, Collection[int] | None]  # see `MultimodalCollator`
 SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
+LINE_MEANING = "a straight line on what the encoders gave before they were trained, as the run fitted it"
 NEAREST_PICTURE = "the text of the training picture that this model's vision encoder takes for the most alike"
 
 
@@ -90,6 +93,7 @@ def main():
         values = predict_rows(run, rows, title, absent).logits
         return numbered(values) if run.writes else values
 
+    line = kept_answers(args.model, predictions.labels)
     if run.writes:
         # Those of train first: of equally frequent ones the floor is the first of them, as it was in training.
         learned = None if learned is None else numbered(learned)
@@ -111,6 +115,8 @@ def main():
         floors["this_model_shuffled_pairs"] = shuffled, {"meaning": meaning, "rows_that_kept_their_picture": kept}
     if run.writes and modalities == [Vision.name] and learned is not None:
         floors["nearest_picture"] = learned[nearest_pictures(run, rows)], {"meaning": NEAREST_PICTURE}
+    if line is not None:
+        floors[LINE] = numbered(line) if run.writes else line, {"meaning": LINE_MEANING}
     curves: dict[str, list] = {}
     for place, modality in enumerate(modalities if args.missing else []):
         for share in SHARES:

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from ..models.text import Text
-from .comparisons import compare, constant_of, figure, verdict
+from .comparisons import LINE, compare, constant_of, figure, verdict
 from .diagnostics import worst_mistakes
 from .intervals import CONFIDENCE, metrics_with_intervals
+from .paired import paired_metrics
 from .plots import NO_PICTURE, plot_missing, plot_predictions, plot_reliability
 
 
@@ -64,6 +65,11 @@ def analyse(
         [(name, floor.get("metric", first), floor["value"]) for name, floor in analysis["floors"].items()],
         {name: (value["low"], value["high"]) for name, value in analysis["metrics"].items()},
     )
+    for beside in analysis["comparisons"]:
+        if floors and beside["floor"] == LINE:  # row by row: the difference is known better than either score
+            pair = answers, floors[LINE][0]
+            by_row = paired_metrics(task, pair, targets, outputs, first_only=True, **common)
+            beside |= {"paired": by_row["metrics"][first], "keeps_line": task.keeps_line}
     analysis["verdict"] = verdict(analysis["comparisons"])
     analysis["intervals"] = {
         "confidence": CONFIDENCE,

@@ -19,6 +19,16 @@ CONSTANTS = {
     "chance_mean_recall": "a search that knows nothing",
     "chance_recall_at_1": "a search that knows nothing",
 }
+LINE = "linear"  # the floor that is a straight line
+# What other floors are called in a sentence, and what to try where the model is not better; of several tasks with the
+# name of the task before them. The first one whose name a floor ends with counts.
+FLOOR_WORDS = {LINE: "a straight line on the same frozen features"}
+WHAT_TO_TRY = {
+    LINE: "--fusion linear (that line as a checkpoint), more rows, another layer of the encoder",
+    "shuffled_pairs": "another --fusion, more rows",
+    "_only": "the other columns left out, another --fusion",
+}
+TRY_AGAINST_CONSTANTS = "more steps, another learning rate"
 NO_FLOORS = "No floor was measured, so nothing says whether this score is better than a guess."
 
 
@@ -110,34 +120,80 @@ def compare(
     return comparisons
 
 
+def is_beaten(comparison: Mapping[str, Any]) -> bool:
+    """Whether the score is better than a floor: beyond the interval of the difference, where both were compared row by
+    row (`paired`, see `paired_differences`), else by however little."""
+    paired = comparison.get("paired")
+    if paired is None or paired["low"] is None:
+        return comparison["beaten"]
+    return comparison["beaten"] and paired["winner"] == "a"
+
+
 def verdict(comparisons: list[dict[str, Any]]) -> str:
-    """Says in one line whether the model is better than a constant guess, and than the other floors; see `compare`."""
+    """Says in one line whether the model is better than a constant guess, and than the other floors; where it is not,
+    what to try.
+
+    Args:
+        comparisons: see `compare`.
+    """
     if not comparisons:
         return NO_FLOORS
     constants = [entry for entry in comparisons if entry["constant"]]
     others = [entry for entry in comparisons if not entry["constant"]]
     sentences = []
-    if missed := [entry for entry in constants if not entry["beaten"]]:
+    if missed := [entry for entry in constants if not is_beaten(entry)]:
         sentences.append(f"This model does NOT beat the constant guess: {'; '.join(map(in_words, missed))}.")
     elif constants:
         sentences.append(f"This model beats the constant guess: {in_words(constants[0])}.")
-    if missed := [entry for entry in others if not entry["beaten"]]:
-        sentences.append(f"It does NOT beat {'; '.join(map(in_words, missed))}.")
+    if missed_others := [entry for entry in others if not is_beaten(entry)]:
+        sentences.append(f"It does NOT beat {'; '.join(map(in_words, missed_others))}.")
     elif others:
         nearest = min(others, key=lambda entry: abs(entry["score"] - entry["value"]))
         sentences.append(f"It beats every other floor, of which the nearest is {in_words(nearest)}.")
+    if advice := what_to_try([*missed, *missed_others]):
+        sentences.append(f"To try: {advice}.")
     return " ".join(sentences)
 
 
-def in_words(comparison: dict[str, Any]) -> str:
+def what_to_try(missed: Iterable[Mapping[str, Any]]) -> str:
+    """What may help a model that does not beat some floors, each thing once; empty where there is no such floor.
+
+    Args:
+        missed: see `compare`; `keeps_line` says of a straight line whether a model can be one, see `Task.keeps_line`.
+    """
+    advice: list[str] = []
+    for floor in missed:
+        ends = [words for name, words in WHAT_TO_TRY.items() if floor["floor"].endswith(name)]
+        if floor["floor"] == LINE and not floor.get("keeps_line", True):
+            ends = [words.partition(", ")[2] for words in ends]
+        advice += (TRY_AGAINST_CONSTANTS if floor["constant"] else next(iter(ends), "")).split(", ")
+    return ", ".join(dict.fromkeys(filter(None, advice)))
+
+
+def words_of_floor(floor: str) -> str:
+    """What a floor is called in a sentence."""
+    for name, words in FLOOR_WORDS.items():
+        if floor == name:
+            return words
+        if floor.endswith(f"_{name}"):
+            return f"{words} ({floor.removesuffix(f'_{name}')})"
+    return constant_of(floor) or floor.replace("_", " ")
+
+
+def in_words(comparison: Mapping[str, Any]) -> str:
     """One comparison: both numbers, the direction, and by how much."""
-    floor = constant_of(comparison["floor"]) or comparison["floor"].replace("_", " ")
+    floor = comparison.get("words") or words_of_floor(comparison["floor"])
     metric, score, value = comparison["metric"].replace("_", " "), comparison["score"], comparison["value"]
     if score is None:
         return f"{metric} is not defined, {floor} gives {figure(value)}"
     words = f"{metric} {figure(score)}, {floor} {figure(value)} ({comparison['better']} is better"
     if comparison["beaten"]:
         words += f"; better by {figure(abs(score - value))}"
+    paired = comparison.get("paired")
+    if paired is not None and paired["low"] is not None:
+        points = "" if comparison["metric"] in IN_UNITS else " points"
+        low, high = (gap(paired[end], comparison["metric"]) for end in ("low", "high"))
+        words += f"; 95 % interval of the difference on the same rows [{low}, {high}]{points}"
     if comparison["in_interval"]:
         words += "; within the score's 95 % interval"
     return f"{words})"

@@ -73,6 +73,7 @@ def paired_metrics(
     samples: int = 1000,
     seed: int = 0,
     title: str | None = None,
+    first_only: bool = False,
 ) -> dict[str, Any]:
     """The metrics of a task, of A, of B, and their difference; see `paired_differences`.
 
@@ -87,6 +88,7 @@ def paired_metrics(
     """
     functions = task.metrics(outputs, validate=False)
     first, by_first = next(iter(functions.items()))
+    functions = {first: by_first} if first_only else functions
     chosen = rows_by_kind(kinds or [])
 
     def measure(rows: torch.Tensor, place: int) -> dict[Any, float]:
@@ -100,6 +102,30 @@ def paired_metrics(
         if len(groups[rows].unique()) < LEAST_GROUPS:
             by_kind[kind] |= {"low": None, "high": None, "winner": None}
     return {"metrics": {name: compared[name] for name in functions}, "by_kind": by_kind}
+
+
+def measurer_of(task: Any, values: list[torch.Tensor], several: bool = False) -> Callable[[torch.Tensor, int], float]:
+    """What measures A and B on resamples of the same rows, by the first metric of a task: see `Task.measurer`.
+
+    Args:
+        task: see `measure_answers`.
+        values: the logits of A and of B, and the labels.
+        several: it is one of several tasks, whose scores are averaged.
+    """
+    one, other, labels = values
+    first, present, targets = task.first_metric, task.has_label(labels), task.targets(labels)
+    metric = task.metrics(0 if task.writes else one.shape[1], validate=False)[first]
+    answers = task.answers(one), task.answers(other)
+
+    def measure(rows: torch.Tensor, place: int) -> float:
+        rows = rows[present[rows]]
+        if not len(rows):
+            return math.nan
+        said, true = answers[place][rows], targets[rows]
+        value = metric(said, true).item()
+        return task.score({first: value}, said, true) if several else value
+
+    return measure
 
 
 def sign_test(differences: torch.Tensor, groups: torch.Tensor) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How well a search finds: the rank of what was looked for."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -73,6 +74,43 @@ def retrieval_metrics(embeddings: dict[str, torch.Tensor], ids: dict[str, torch.
     for direction, figures in directions.items():
         metrics |= {f"{direction}_{name}": value for name, value in figures.items()}
     return {"metrics": metrics, "by_kind": {}, "rows": int(paired.sum())}
+
+
+def recall_of_rows(
+    predictions: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]], ids: dict[str, torch.Tensor]
+) -> Callable[[torch.Tensor, int], float]:
+    """What measures two searches on resamples of the same rows: over all rows the `mean_recall` of
+    `retrieval_metrics`.
+
+    Args:
+        predictions: of A and of B, embeddings as there.
+        ids: as there.
+
+    Returns:
+        takes rows, int64, and 0 for A or 1 for B; NaN where none of them has a text and what it is about.
+    """
+    item = item_of(ids)
+    paired = (ids[Text.name] >= 0) & (ids[item] >= 0)
+    hits = torch.zeros(2, 2, len(paired), dtype=torch.float64)  # of A and B, by direction, of each row
+    weights = torch.zeros(2, len(paired), dtype=torch.float64)
+    for place, embeddings in enumerate(predictions):
+        texts, text_ids = distinct(embeddings[Text.name][paired], ids[Text.name][paired])
+        items, item_ids = distinct(embeddings[item][paired], ids[item][paired])
+        of_text = ids[Text.name][paired] == text_ids[:, None]  # (U_text, N)
+        of_item = ids[item][paired] == item_ids[:, None]
+        relevant, scores = (of_text.float() @ of_item.float().T) > 0, texts @ items.T
+        for direction, (positions, asked) in enumerate(
+            ((ranks(scores, relevant), of_text), (ranks(scores.T, relevant.T), of_item))
+        ):
+            share = torch.stack([positions <= k for k in RECALLS]).double().mean(0)  # (U,)
+            hits[place, direction, paired] = share[asked.long().argmax(0)]
+            weights[direction, paired] = 1 / asked.sum(1).double()[asked.long().argmax(0)]
+
+    def measure(rows: torch.Tensor, place: int) -> float:
+        chosen = weights[:, rows]
+        return ((hits[place][:, rows] * chosen).sum(1) / chosen.sum(1)).mean().item()
+
+    return measure
 
 
 def chance_mean_recall(ids: dict[str, torch.Tensor]) -> float:

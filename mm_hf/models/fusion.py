@@ -19,6 +19,7 @@ from transformers.activations import ACT2FN
 from .configuration_mm_fusion import FusionModuleConfig
 from .modeling_outputs import FusedStates, FusionMemory, TokenStates
 from .names import did_you_mean
+from .projection import ModalityProjection
 
 
 FUSIONS: dict[str, type["Fusion"]] = {}
@@ -39,6 +40,12 @@ def register_fusion(name: str) -> Callable:
         return fusion_class
 
     return register
+
+
+def projection_class_of(fusion_type: str) -> type[ModalityProjection]:
+    """What brings encoder states to the fusion width, before a fusion; of one that nobody knows, see `build_fusion`,
+    the usual one."""
+    return getattr(FUSIONS.get(fusion_type), "projection_class", ModalityProjection)
 
 
 def build_fusion(config: FusionModuleConfig, modalities: list[str], poolings: dict[str, str]) -> "Fusion":
@@ -67,6 +74,7 @@ class Fusion(nn.Module):
 
     # Whether what the memory needs is independent of the query, so that `prepare` can compute it once per item.
     supports_memory_cache = False
+    projection_class: type[ModalityProjection] = ModalityProjection  # what makes the tokens that it takes
 
     def __init__(self, config: FusionModuleConfig, modalities: list[str], poolings: dict[str, str]):
         super().__init__()

@@ -28,8 +28,9 @@ from .freezing import (
     runs_frozen,
     set_modes,
 )
-from .fusion import Fusion, build_fusion
+from .fusion import Fusion, build_fusion, projection_class_of
 from .inputs import check_labels, check_model_inputs
+from .linear_fusion import LinearFusion  # noqa: F401  importing registers the fusions
 from .losses import count_labels, mixup, warn_of_unit
 from .modality import MODALITIES, modality_of
 from .modeling_outputs import (
@@ -44,7 +45,6 @@ from .modeling_outputs import (
 from .names import did_you_mean
 from .pooled_fusions import PooledFusion  # noqa: F401  importing registers the fusions
 from .pretrained_mm_fusion import MMFusionPreTrainedModel
-from .projection import ModalityProjection
 from .tasks import NUMBERS, TaskHead, TaskTensors, TaskWeighting, head_of_config, module_name, told_by_labels
 from .token_fusions import TokenFusion  # noqa: F401
 from .vision import Vision
@@ -89,7 +89,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
             self.untrained.update(
                 f"encoders.{name}.{key}" for key, p in encoder.named_parameters() if not p.requires_grad
             )
-            self.projections[name] = ModalityProjection(
+            self.projections[name] = projection_class_of(fusion_module_config.fusion_type)(
                 level_shapes,
                 fusion_module_config.sizes().width,
                 fusion_module_config.layer_norm_eps,

@@ -29,6 +29,12 @@ class Ctc(Generation):
         """Reports know it by its answers."""
         return Generation.name
 
+    # ---- Measuring
+
+    def linear_answer(self, train, validation, test):
+        """None: what is said at a moment is no linear map of the whole sound."""
+        return None
+
     # ---- Training
 
     @classmethod

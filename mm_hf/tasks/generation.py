@@ -3,11 +3,14 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ..data import classes_to_write
+from ..evaluation.linear import LinearAnswer, nearest
 from ..evaluation.texts import TextScore, TextTable, chrf, generation_metrics, text_metrics, token_metrics
 from ..models.head_table import GENERATION
+from ..models.text import Text
 from .registry import register_task
 from .task import Constant, Task, refuse
 
@@ -59,6 +62,14 @@ class Generation(Task):
         """The most frequent text; it is not the best one for the WER, but held against that too."""
         floors = super().constants(labels, outputs)
         return floors | {"wer_of_majority": Constant(floors["majority"].answer, "wer", "the same", listed=False)}
+
+    def linear_answer(self, train, validation, test):
+        """The text of the nearest training row, by the cosine of what is no text, or of the texts where that is
+        all."""
+        names = [name for name in train.by_modality if name != Text.name] or list(train.by_modality)
+        known, asked = (np.concatenate([rows.by_modality[name] for name in names], 1) for rows in (train, test))
+        words = f"the text of the nearest training row, by {' and '.join(names)}"
+        return LinearAnswer(train.labels[nearest(known, asked)], words)
 
     def row_scores(self, answers, targets):
         """See `row_score`."""

@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 
 from ..evaluation.diagnostics import calibration, label_scores
+from ..evaluation.linear import LinearAnswer, fit_labels, score_of
 from ..evaluation.plots import plot_label_scores
 from ..models.head_table import CLASSIFICATION, MULTI_LABEL, QUESTION_ANSWERING
 from .columns import NUMBER, short
@@ -23,6 +24,7 @@ class MultiLabel(Task):
     name = MULTI_LABEL
     heads = (CLASSIFICATION, QUESTION_ANSWERING)
     probabilities = True
+    keeps_line = True
     row_score = "the share of labels that are right"
 
     # ---- Measuring
@@ -52,6 +54,13 @@ class MultiLabel(Task):
         best = (2 * share.cumsum(0) / (chosen + share.sum())).argmax()  # F1 of the most frequent one, two, three…
         answer = torch.zeros(len(share), dtype=torch.int64).scatter(0, order[: best + 1], 1)
         return {"majority": Constant(answer, self.first_metric, "the labels that together fit best")}
+
+    def linear_answer(self, train, validation, test):
+        """A logistic regression for each label."""
+        targets = self.targets(train.labels).numpy()
+        score = score_of(self, validation.labels, targets.shape[1])
+        line = fit_labels(train.features, targets, lambda line: score(line(validation.features)), train.groups)
+        return LinearAnswer(line(test.features), "logistic regression of each label", line.strength, line)
 
     def row_losses(self, logits, labels):
         """The binary cross entropies of all labels together."""

@@ -10,6 +10,7 @@ import torch
 
 from ..data import label_statistics
 from ..evaluation.kinds import Metric
+from ..evaluation.linear import LinearAnswer, fit_numbers, score_of
 from ..evaluation.plots import plot_scatter
 from ..models.head_table import CLASSIFICATION, QUESTION_ANSWERING, REGRESSION
 from .columns import NUMBER, short
@@ -29,6 +30,7 @@ class Regression(Task):
 
     name = REGRESSION
     heads = (CLASSIFICATION, QUESTION_ANSWERING)
+    keeps_line = True
     row_score = "the absolute error (mean over the numbers of a row), with a minus: higher is better"
     note = (
         f"Red: a number is off by more than {GOOD_DEVIATIONS} standard deviations (SD) of the labels, or a class is "
@@ -80,6 +82,13 @@ class Regression(Task):
             "mean": Constant(values.mean(0).float(), "rmse", "the mean"),
             "mae_of_median": Constant(median, "mae", "the median"),
         }
+
+    def linear_answer(self, train, validation, test):
+        """A ridge regression."""
+        targets = self.targets(train.labels).double().numpy()
+        score = score_of(self, validation.labels, targets.shape[1])
+        line = fit_numbers(train.features, targets, lambda line: score(line(validation.features)), train.groups)
+        return LinearAnswer(line(test.features), "ridge regression", line.strength, line)
 
     def row_scores(self, answers, targets):
         """See `row_score`."""

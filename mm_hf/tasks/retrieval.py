@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 
-from ..evaluation.ranking import chance_mean_recall, chance_recall, retrieval_metrics
+from ..evaluation.linear import LinearAnswer, fit_numbers, unit
+from ..evaluation.ranking import chance_mean_recall, chance_recall, item_of, recall_of_rows, retrieval_metrics
 from ..models.head_table import RETRIEVAL
+from ..models.text import Text
 from .registry import register_task
 from .task import Task, refuse
 
@@ -46,6 +48,27 @@ class Retrieval(Task):
     def chance(self, labels):
         """What an order drawn at random finds."""
         return [("chance_mean_recall", self.first_metric, chance_mean_recall(labels))], chance_recall(labels)
+
+    def linear_answer(self, train, validation, test):
+        """A ridge map from the features of what is searched to those of its text; both are compared by the cosine,
+        the mean of the training texts taken away."""
+        item, searched = item_of(train.labels), item_of(train.by_modality)
+        mean = train.by_modality[Text.name].mean(0)
+
+        def embeddings(line, rows):
+            texts, items = rows.by_modality[Text.name] - mean, line(rows.by_modality[searched]).numpy()
+            return {Text.name: unit(texts), item: unit(items)}
+
+        line = fit_numbers(
+            train.by_modality[searched],
+            (train.by_modality[Text.name] - mean).astype("float64"),
+            lambda line: self.measure(embeddings(line, validation), validation.labels)["metrics"][self.first_metric],
+        )
+        return LinearAnswer(embeddings(line, test), f"ridge map from {item} to {Text.name}", line.strength)
+
+    def measurer(self, predictions, labels, texts_of, several=False):
+        """Each row is one query in both directions, which counts the less the more rows ask the same."""
+        return recall_of_rows(predictions, labels)
 
     # ---- Training
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from ..evaluation.diagnostics import calibration, confusion
+from ..evaluation.linear import LinearAnswer, fit_classes, score_of
 from ..evaluation.plots import plot_confusion
 from ..models.head_table import CLASSIFICATION, QUESTION_ANSWERING, SINGLE_LABEL
 from .columns import NUMBER, short
@@ -24,6 +25,7 @@ class SingleLabel(Task):
     name = SINGLE_LABEL
     heads = (CLASSIFICATION, QUESTION_ANSWERING)
     probabilities = True
+    keeps_line = True
 
     # ---- Measuring
 
@@ -40,6 +42,19 @@ class SingleLabel(Task):
             "accuracy": partial(functional.accuracy, average="micro", **kind),
             "macro_f1": partial(functional.f1_score, average="macro", **kind),
         }
+
+    def linear_answer(self, train, validation, test):
+        """A logistic regression."""
+        classes = len(self.names) if self.names else 1 + int(max(train.labels.max(), validation.labels.max()))
+        score = score_of(self, validation.labels, classes)
+        line = fit_classes(
+            train.features,
+            train.labels.numpy(),
+            classes,
+            lambda line: score(line(validation.features)),
+            train.groups,
+        )
+        return LinearAnswer(line(test.features), "logistic regression", line.strength, line)
 
     def row_losses(self, logits, labels):
         """The cross entropy."""

@@ -11,8 +11,9 @@ import torch
 from ..data import label_tensor
 from ..evaluation.comparisons import lower_is_better
 from ..evaluation.kinds import Metric
+from ..evaluation.linear import LinearAnswer, LinearRows
 from ..evaluation.metrics import measure_rows
-from ..evaluation.paired import Pair
+from ..evaluation.paired import Pair, measurer_of
 from ..models.tasks import task_head_of
 
 
@@ -71,6 +72,7 @@ class Task:
         guesses: by the name of a floor of `constants` how it is said.
         decodes: they are written by a decoder.
         by_head: a recipe's key `task` tells that it is meant, whatever the labels are.
+        keeps_line: the line of `linear_answer` can be the head of a model, as the fusion `linear` makes it.
     """
 
     column: str | None = None
@@ -91,6 +93,7 @@ class Task:
     guesses: ClassVar[Mapping[str, str]] = {}
     decodes: ClassVar[bool] = False
     by_head: ClassVar[bool] = False
+    keeps_line: ClassVar[bool] = False
 
     @property
     def numbers(self) -> dict[str, int] | None:
@@ -198,6 +201,32 @@ class Task:
         """
         values, counts = self.targets(labels[self.has_label(labels)]).unique(dim=0, return_counts=True)
         return {"majority": Constant(values[counts.argmax()], self.first_metric, "the most frequent answer")}
+
+    def linear_answer(self, train: LinearRows, validation: LinearRows, test: LinearRows) -> LinearAnswer | None:
+        """What a linear model answers, the floor `linear`; None where none is defined.
+
+        Args:
+            train: it learns from these rows, which all have a label.
+            validation: its strength is chosen on these, likewise.
+            test: all rows that are to be answered; nobody looks at their labels.
+        """
+        return None
+
+    def measurer(
+        self, predictions: tuple[Any, Any], labels: Any, texts_of: TextsOf, several: bool = False
+    ) -> Callable[[torch.Tensor, int], float]:
+        """What measures two models on resamples of the same rows, by the first metric.
+
+        Args:
+            predictions: of A and of B, see `Predictions`.
+            labels: of the same rows, likewise.
+            texts_of: see `readable`.
+            several: it is one of several tasks: then what it adds to their mean, see `score`.
+
+        Returns:
+            takes rows, int64, and 0 for A or 1 for B; NaN where none of them has a label.
+        """
+        return measurer_of(*self.readable([*predictions, labels], texts_of), several)
 
     def chance(self, labels: Any) -> tuple[list[tuple[str, str, float]], dict[str, float]]:
         """Of a task without labels what answers score that are drawn at random.

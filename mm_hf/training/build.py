@@ -10,6 +10,7 @@ from ..data.modalities import READERS, reader_of
 from ..models.configuration_mm_fusion import part_of_composite
 from ..models.head_table import MULTI_TASK
 from ..models.image_processors import DRAFT
+from ..models.linear_fusion import LINEAR
 from ..models.modality import MODALITIES, modality_of
 from ..models.names import did_you_mean
 from ..models.probing import longest_text
@@ -17,6 +18,7 @@ from ..models.text import Text
 from .by_modality import columns_by_modality, encoder_of, places_of, poolings_of, pretrained_modalities
 from .data_arguments import DataArguments
 from .heads import HEADS
+from .linear_recipe import linear_settings
 from .model_arguments import ModelArguments
 from .run import Run
 from .splits import columns_in_use
@@ -124,9 +126,12 @@ def build_model(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
 def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedModel:
     """The recipe's model of pretrained encoders, with fresh fusion and head; arguments as for `head_arguments`."""
     args = run.model_args
+    head = head_arguments(run, losses)
+    line = linear_settings(head) if args.fusion == LINEAR else {}
+    width = line.get("hidden_size") or args.fusion_hidden_size or 64
     return head_of(run).from_encoders_pretrained(
         **{name: encoder_of(args, name) for name in pretrained_modalities()},
-        **fresh_configs(run.processor, args.fusion_hidden_size or 64, args),
+        **fresh_configs(run.processor, width, args),
         max_audio_seconds=args.max_audio_seconds,
         image_size=args.image_size,
         try_encoders=run.train_args.defaults_version > 1,
@@ -141,6 +146,7 @@ def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
             "distance_bias": args.distance_bias,
             "num_latents": args.num_latents,
             **({} if run.train_args.defaults_version > 1 else {"output_norm": False, "query_modality": None}),
+            **line,
         },
         vision_feature_layer=args.vision_feature_layer,
         vision_feature_join=args.vision_feature_join,
@@ -151,7 +157,7 @@ def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
         **places_of(run.collator.parts, run.columns),
         **({"attn_implementation": args.attn_implementation} if args.attn_implementation else {}),
         mixup_alpha=run.train_args.mixup_alpha,
-        **head_arguments(run, losses),
+        **head,
     )
 
 

@@ -26,6 +26,7 @@ from .by_modality import (
 )
 from .data_arguments import DataArguments
 from .default_encoders import default_encoder
+from .linear_recipe import settle_linear
 from .model_arguments import ModelArguments
 from .train_arguments import TrainArguments
 
@@ -34,6 +35,7 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
     """Says what is missing or does not fit together, before anything is loaded, and fills in the default encoders."""
     choose_encoders(model_args, data_args)
     choose_frozen(model_args, data_args)
+    settle_linear(model_args, data_args, train_args)
     check_places(model_args, data_args)
     known = task_of_head(model_args.task)
     needed: dict[str, object] = {"dataset": data_args.dataset, **(known or Task).needed(model_args, data_args)}

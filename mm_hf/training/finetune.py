@@ -11,6 +11,7 @@ import time
 
 from .exits import run_script
 from .finish import finish
+from .linear_fit import fit_of
 from .open_run import open_run
 from .recipe_trainer import fit
 
@@ -22,8 +23,9 @@ def main():
     if run is None:
         return
     run.seconds["prepare"] = time.perf_counter() - started
-    history = fit(run, run.model, run.collator, run.train_args, run.output_dir)
-    finish(run, fit, history)
+    trained_by = fit_of(run, fit)
+    history = trained_by(run, run.model, run.collator, run.train_args, run.output_dir)
+    finish(run, trained_by, history)
 
 
 def script():

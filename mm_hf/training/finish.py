@@ -13,12 +13,15 @@ from datasets import IterableDataset
 from .. import MMFusionPreTrainedModel
 from ..data import MultimodalCollator
 from ..evaluation import Predictions, compare, measure_answers, predict, verdict
+from ..evaluation.comparisons import LINE
 from ..models.modality import modality_of
 from ..models.text import Text
 from ..models.vision import Vision
 from ..nonfinite import check_finite
 from .build import merge_adapters
 from .evaluator import Evaluator, OtherPictures, evaluate, report_of
+from .line_answers import keep_answers
+from .linear_floor import linear_floor
 from .provenance import origin
 from .recipe import recipe_of
 from .run import Run
@@ -63,7 +66,14 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
         if run.searches:
             results["floors"] = run.task.chance(predictions.labels)[1] | results["floors"]
         run.seconds["floors"] = time.perf_counter() - started
+    paired = None
+    if run.train_args.floors:
+        line, paired = add_line(run, predictions, results)
+        floors += line
     results["comparisons"] = compare(report["metrics"], floors)
+    for comparison in results["comparisons"]:
+        if comparison["floor"] == LINE and paired is not None:
+            comparison |= paired
     results["verdict"] = verdict(results["comparisons"])
 
     recipe = {"name": run.name, **recipe_of(run.model_args, run.data_args, run.train_args)}
@@ -81,6 +91,36 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
         write_run(run.output_dir, run.model, run.collator, run.splits, predictions.logits, results, history)
     run.accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
     run.accelerator.end_training()
+
+
+def add_line(run: Run, predictions: Predictions, results: dict) -> tuple[list[Floor], dict | None]:
+    """Puts the linear floor beside the others in the results, or why there is none, and what it answers into the
+    folder. On the main process alone, which writes the report.
+
+    Returns:
+        the floor, and what else is to be said of it, the model beside it row by row; nothing where there is none.
+    """
+    floor = None
+    if run.accelerator.is_main_process:
+        floor, reason = linear_floor(run, predictions)
+        if floor is None:
+            run.say(f"no linear floor: {reason}")
+            results["linear"] = {"left_out": reason}
+        else:
+            run.say(floor.said())
+            keep_answers(run.output_dir, floor.predictions, predictions.labels)
+            results["linear"] = floor.facts()
+            run.seconds["linear floor"] = floor.seconds
+    run.accelerator.wait_for_everyone()
+    if floor is None:
+        return [], None
+    floors = floor_of(run, LINE, floor.report)
+    results["floors"] |= {name: value for name, _, value in floors}
+    if run.line is not None:  # it is not held against itself
+        return [], None
+    keeps = all(task.keeps_line for task in run.tasks)
+    words = {} if keeps else {"words": next(iter(floor.answers.values())).words}
+    return floors, {"paired": floor.paired, "keeps_line": keeps, **words}
 
 
 def constant_floors(run: Evaluator, predictions: Predictions) -> list[Floor]:

@@ -63,7 +63,7 @@ class ModelArguments:
     series_rnn_type: str = option(
         "lstm", "The encoder of a series_column, as wide as the fusion.", choices=["lstm", "gru"]
     )
-    fusion: str = option("cross_attention", "A fusion of the registry.")
+    fusion: str = option("cross_attention", "A fusion of the registry; linear: a straight line, fitted without steps.")
     fusion_hidden_size: int | None = option(None, "Fusion width; left out, the width of the text encoder.")
     fusion_layers: int = option(4, "Fusion blocks.")
     fusion_heads: int | None = option(None, "Attention heads; left out, one every 64 of width.")

@@ -34,6 +34,7 @@ class Run(Evaluator):
 
     Attributes:
         build: makes the model anew, with fresh fusion and head.
+        line: the `LinearFloor` that the model itself is, where its fusion is the straight line.
     """
 
     model_args: ModelArguments
@@ -42,6 +43,7 @@ class Run(Evaluator):
     start: Start | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     build: Callable[[], MMFusionPreTrainedModel] = field(init=False, repr=False)
+    line: Any = field(default=None, init=False, repr=False)
 
     @property
     def kept_features(self) -> list[str]:

@@ -13,6 +13,7 @@ import time
 
 from .exits import run_script
 from .finish import finish
+from .linear_fit import fit_of
 from .loop import fit
 from .open_run import open_run
 
@@ -25,8 +26,9 @@ def main():
         return
     run.seconds["prepare"] = time.perf_counter() - started
     run.accelerator.init_trackers("tensorboard" if run.train_args.report_to == "tensorboard" else run.name)
-    history = fit(run, run.model, run.collator, run.train_args, run.output_dir)
-    finish(run, fit, history)
+    trained_by = fit_of(run, fit)
+    history = trained_by(run, run.model, run.collator, run.train_args, run.output_dir)
+    finish(run, trained_by, history)
 
 
 def script():

@@ -76,13 +76,13 @@ def example_of(name: str, request) -> Example:
         dataset = request.getfixturevalue("colours_csv")
         keys = {"image_column": "photo", "text_column": "question", "label_column": "answer", "fusion": "product"}
         keys |= {"vision_encoder": encoders / "mobilenet-v2", "image_size": 64}
-        floors = {"majority", "image_only", "text_only", "shuffled_pairs"}
+        floors = {"majority", "image_only", "text_only", "shuffled_pairs", "linear"}
         said, beats = ("answer", {"yes", "no"}), ("text_only", 0.2)
         row = {"image": str(dataset.parent / "red.png"), "question": "is this red?"}
     elif name == "custom_modality":
         dataset = request.getfixturevalue("homes_csv")
         keys = {"text_column": "advert", "columns": {"place": ["latitude", "longitude"]}, "label_column": "walls"}
-        floors = {"majority", "text_only", "place_only"}
+        floors = {"majority", "text_only", "place_only", "linear"}
         said, beats = ("walls", {"old", "new"}), ("text_only", 0.2)
         row = {"text": "a home of 2 rooms", "place": [52.5, 13.4]}
     else:

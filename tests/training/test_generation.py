@@ -112,7 +112,7 @@ def test_a_run(trained):
     results = json.loads((trained / "results.json").read_text())
     assert list(results["metrics"]) == ["chrf", "exact_match", "wer"]
     assert set(results["by_kind"]) == {"color", "shape", "yes/no"}
-    assert set(results["floors"]) == {"majority", "text_only", "image_only", "shuffled_pairs"}
+    assert set(results["floors"]) == {"majority", "text_only", "image_only", "shuffled_pairs", "linear"}
     for name in ("curves.png", "predictions.png"):
         with Image.open(trained / name) as plot:
             assert min(plot.size) > 300
@@ -141,7 +141,8 @@ def test_it_learns_what_is_asked(trained):
 def test_captions_by_the_trainer(captioner):
     results = json.loads((captioner / "results.json").read_text())
     assert list(results["metrics"]) == ["chrf", "exact_match", "wer"]
-    assert set(results["floors"]) == {"majority"}
+    assert set(results["floors"]) == {"majority", "linear"}
+    assert results["linear"]["words"] == "the text of the nearest training row, by vision"
     state = json.loads((captioner / "checkpoint-40/trainer_state.json").read_text())
     scores = [entry["eval_chrf"] for entry in state["log_history"] if "eval_chrf" in entry]
     assert len(scores) == 2
@@ -152,8 +153,15 @@ def test_captions_by_the_trainer(captioner):
 @pytest.mark.parametrize(
     ("run", "floors"),
     [
-        ("trained", {"majority", "this_model_vision_alone", "this_model_text_alone", "this_model_shuffled_pairs"}),
-        pytest.param("captioner", {"majority", "nearest_picture"}, marks=pytest.mark.slow),
+        (
+            "trained",
+            {
+                "majority",
+                "linear",
+                *(f"this_model_{what}" for what in ("vision_alone", "text_alone", "shuffled_pairs")),
+            },
+        ),
+        pytest.param("captioner", {"majority", "linear", "nearest_picture"}, marks=pytest.mark.slow),
     ],
 )
 def test_evaluate_measures_it(run, floors, request):

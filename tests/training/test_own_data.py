@@ -455,7 +455,7 @@ def classes(rows):
             numbers,
             "regression: min / mean / max ",
             "rmse",
-            {"mean", "mae_of_median", "text_only", "image_only", "shuffled_pairs"},
+            {"mean", "mae_of_median", "text_only", "image_only", "shuffled_pairs", "linear"},
         ),
         (name_lists, "multi label classification, ", "f1_micro", set()),
         (classes, "single label classification, ", "accuracy", set()),
@@ -491,7 +491,7 @@ def test_one_modality(start, questions, tmp_path, missing):
     keys |= {"image_size": None} if missing == "image" else {}
     ran = start(table, task="classification", floors="true", **keys)
     assert trained(ran) == "accuracy"
-    assert set(ran.results["floors"]) == {"majority"}
+    assert set(ran.results["floors"]) == {"majority", "linear"}
     row = {"text": "what shape?"} if missing == "image" else {"image": str(tmp_path / "mine/photos/3.png")}
     assert mm_hf.pipeline(model=ran.folder)(row, top_k=1)[0]["label"] in ran.job.label2id
 

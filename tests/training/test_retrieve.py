@@ -89,6 +89,8 @@ def test_a_run(trained):
     results = json.loads((folder / "results.json").read_text())
     assert next(iter(results["metrics"])) == "mean_recall"
     assert results["floors"]["chance_mean_recall"] < results["metrics"]["mean_recall"]
+    assert results["floors"]["chance_mean_recall"] < results["floors"]["linear"]
+    assert results["linear"]["metrics"]["mean_recall"] == results["floors"]["linear"]
     assert results["verdict"].startswith("This model beats the constant guess: mean recall")
     assert results["metrics"]["text_to_image_recall_at_10"] > 2 * results["floors"]["chance_recall_at_10"]
     for name in ("curves.png", "predictions.png"):

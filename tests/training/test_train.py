@@ -65,7 +65,7 @@ def test_one_process(encoders, small_folder, tmp_path, monkeypatch, capsys):
     assert done.returncode == 0, done.stderr
     assert set(os.listdir(tmp_path)) >= FILES
     results = json.loads((tmp_path / "results.json").read_text())
-    assert set(results["floors"]) == {"majority", "text_only", "image_only", "shuffled_pairs"}
+    assert set(results["floors"]) == {"majority", "text_only", "image_only", "shuffled_pairs", "linear"}
     assert set(results["seconds"]) == {"prepare", "train", "evaluate", "floors"}
     assert set(results["by_kind"]) == {"color", "shape", "yes/no"}
     assert {"seed", "commit", "versions", "hardware", "recipe"} <= set(results)

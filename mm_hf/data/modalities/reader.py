@@ -10,10 +10,12 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from ...models.modality import MODALITIES, modality_of
 from ..rows import Columns, is_absent
+from .linear import Place, pooled_features, write_pooled
 
 
 if TYPE_CHECKING:
     from ..collator import MultimodalCollator
+    from ..linear_features import LinearItems
 
 
 class ModalityReader:
@@ -204,6 +206,21 @@ class ModalityReader:
         """
         asked: Any = {modality_of(self.name).argument: items}
         return dict(collator.processor(**asked))
+
+    # Straight lines
+
+    def linear_features(self, items: "LinearItems") -> np.ndarray:
+        """What a linear model sees of distinct items, `(U, F)` float32: what the encoder gives, pooled. Where the
+        encoder starts from random weights, and something simpler says more, that."""
+        return pooled_features(items)
+
+    def line_refused(self, encoder: Any) -> str | None:
+        """Why a line on these features cannot stand in a model of the fusion `linear`; None where it can."""
+        return None
+
+    def write_line(self, model: Any, places: list[Place]):
+        """Writes a line on these features into a model of the fusion `linear`, see `write_pooled`."""
+        write_pooled(model, self.name, places)
 
     # Reports
 

@@ -10,6 +10,7 @@ from PIL import Image
 from ...models.recurrent import RecurrentConfig
 from ...models.series import Series, SeriesScaler, as_steps, has_no_steps
 from ..rows import SOURCE_ROW, BadRowError, Rows
+from .linear import step_features
 from .reader import ModalityReader, register_reader
 
 
@@ -60,6 +61,14 @@ class SeriesReader(ModalityReader):
     def fresh_config(self, part, hidden_size, *, series_rnn_type, **settings):
         """A recurrent encoder."""
         return RecurrentConfig(rnn_type=series_rnn_type, input_size=part.channels, hidden_size=hidden_size)
+
+    def linear_features(self, items):
+        """Statistics of the channels: the encoder has learned nothing yet."""
+        return step_features(items)
+
+    def line_refused(self, encoder):
+        """The encoder gives other things than statistics."""
+        return "its line is fitted on mean, deviation, least, largest and last value of the channels"
 
     def key(self, row, column, collator):
         """A hash of the series as the model sees it."""

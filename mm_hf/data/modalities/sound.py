@@ -9,11 +9,13 @@ import numpy as np
 from PIL import Image
 
 from ...models.files import regular_file
+from ...models.recurrent import RecurrentModel
 from ...models.sound import Sound, load_sound
 from ..file_columns import SOUND, with_files
 from ..item_files import contents_of_file, file_key, file_name_of, some_of, source_of
 from ..plain_rows import is_decoded
 from ..rows import BadRowError, resolve_path
+from .linear import pooled_features, step_features
 from .reader import ModalityReader, by_column, of_columns, present, register_reader
 
 
@@ -44,6 +46,15 @@ class SoundReader(ModalityReader):
     def load(self, row, column, collator):
         """Its samples at the rate of the feature extractor."""
         return decode_sound(row, column, collator.root, collator.processor.feature_extractor.sampling_rate)
+
+    def linear_features(self, items):
+        """What the encoder gives; of a recurrent one, which nobody has trained, statistics of the frames."""
+        fresh = isinstance(items.model.encoders[self.name], RecurrentModel)
+        return step_features(items) if fresh else pooled_features(items)
+
+    def line_refused(self, encoder):
+        """A recurrent encoder gives other things than statistics."""
+        return "its line is fitted on statistics of the frames" if isinstance(encoder, RecurrentModel) else None
 
     def augment(self, item, generator, collator):
         """See `change_speed`."""

@@ -10,6 +10,7 @@ from ...models.tabular import Table, TabularConfig
 from ..class_names import names_of_classes
 from ..column_types import STRINGS, count_values
 from ..rows import BadRowError
+from .linear import table_features, write_table
 from .reader import ModalityReader, register_reader
 
 
@@ -52,6 +53,14 @@ class TableReader(ModalityReader):
     def fresh_config(self, part, hidden_size, **settings):
         """A token a column."""
         return TabularConfig.from_schema(part, hidden_size=hidden_size)
+
+    def linear_features(self, items):
+        """The columns themselves, see `table_features`."""
+        return table_features(items)
+
+    def write_line(self, model, places):
+        """See `write_table`."""
+        write_table(model, self.name, places)
 
     def key(self, row, column, collator):
         """All values by their columns."""

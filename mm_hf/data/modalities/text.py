@@ -9,9 +9,11 @@ import torch
 from datasets import Dataset, Value
 
 from ...models.inputs import fault_of_text
+from ...models.recurrent import RecurrentModel
 from ...models.text import Text
 from ..column_types import count_values, kind_of
 from ..rows import BadRowError, is_absent
+from .linear import pooled_features, word_features
 from .reader import ModalityReader, by_column, of_columns, register_reader
 
 
@@ -53,6 +55,15 @@ class TextReader(ModalityReader):
         super().check(collator)
         if self.changes(collator) and mask_token_of(collator.processor.tokenizer) is None:
             raise ValueError("token_dropout needs a tokenizer with a mask token or an unknown token.")
+
+    def linear_features(self, items):
+        """What the encoder gives; of a recurrent one, which nobody has trained, the words in place of that."""
+        fresh = isinstance(items.model.encoders[self.name], RecurrentModel)
+        return word_features(items) if fresh else pooled_features(items)
+
+    def line_refused(self, encoder):
+        """A recurrent encoder gives no TF-IDF."""
+        return "its line is fitted on words (TF-IDF)" if isinstance(encoder, RecurrentModel) else None
 
     def prepare(self, items, generators, collator):
         """Tokens, some of them dropped where that is asked for."""

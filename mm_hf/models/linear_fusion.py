@@ -1,0 +1,144 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""The fusion that is a straight line: of the encoders' pooled states, place by place.
+
+A linear model on concatenated features is the sum of one linear map a feature. So nothing has to be as wide as all
+features together: each projection maps what its encoder gives to the fusion width, a place and a level of features
+with a map of its own, the fusion adds up, and the head is linear too. `mm_hf train --fusion linear` writes what
+scikit-learn has fitted into these maps; gradients can train them as well.
+
+Notation used for tensor shapes: see `modeling_outputs`. `K` places of a row.
+"""
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .fusion import Fusion, register_fusion
+from .modeling_outputs import EncoderStates, TokenStates
+from .pooled_fusions import PooledFusion
+from .projection import ModalityProjection
+
+
+LINEAR = "linear"
+
+
+def pool_levels(states: EncoderStates) -> list[torch.Tensor]:
+    """One vector an item, `(U, H)`, of each level that an encoder gives: the mean of its tokens, padding left out, or
+    of the cells of its feature map."""
+    pooled = []
+    for level in states.levels or ():
+        if level.ndim == 4:
+            pooled.append(level.flatten(2).mean(-1))
+        elif states.mask is None:
+            pooled.append(level.mean(1))
+        else:
+            weights = states.mask.unsqueeze(-1).to(level.dtype)
+            pooled.append((level * weights).sum(1) / weights.sum(1).clamp(min=1))
+    return pooled
+
+
+class LinearProjection(ModalityProjection):
+    """From an encoder's states to tokens of the fusion width by linear maps alone: no norm, no positions, a map for
+    each place and level, and a vector for each place that is absent.
+
+    The vector of an item is the map of the mean of its tokens: `pooling` does not matter.
+
+    Args:
+        level_shapes, hidden_size, layer_norm_eps, pooling, places, join: see `ModalityProjection`.
+    """
+
+    def __init__(
+        self,
+        level_shapes: list[tuple[int, ...]],
+        hidden_size: int,
+        layer_norm_eps: float,
+        pooling: str,
+        places: int = 1,
+        join: str = "tokens",
+    ):
+        super().__init__(level_shapes, hidden_size, layer_norm_eps, "mean", places)
+        del self.norm
+        self.place_embeddings = None
+        widths = [shape[0] if len(shape) == 3 else shape[1] for shape in level_shapes]
+        self.levels = nn.ModuleList(nn.Linear(width, places * hidden_size) for width in widths)
+        self.absent_token = nn.Parameter(torch.zeros(places, hidden_size))
+
+    def init_own_parameters(self, std: float):
+        """Initial values of what stands in no layer of its own."""
+        init.normal_(self.absent_token, mean=0.0, std=std)
+
+    def project_places(self, states: EncoderStates) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens `(U, T, K, D)` of all levels side by side, and one vector an item `(U, K, D)`, for each place that
+        the item may stand in."""
+        absent: torch.Tensor = self.absent_token
+        tokens, pooled = [], torch.zeros_like(absent)
+        for level, linear in zip(states.levels or (), self.levels):
+            level = level.to(absent.dtype)
+            level = linear(level.flatten(2).transpose(1, 2) if level.ndim == 4 else level)  # (U, T, K * D)
+            tokens.append(level.unflatten(-1, absent.shape))
+            # The mean of what a linear map gives is the map of the mean.
+            (mean,) = pool_levels(EncoderStates(levels=(level,), mask=states.mask))
+            pooled = pooled + mean.unflatten(-1, absent.shape)
+        return torch.cat(tokens, dim=1), pooled
+
+    def forward(self, states: EncoderStates, index: torch.Tensor | None) -> TokenStates:
+        """Projects; see the method of the base class."""
+        index = self.place_index(states, index)
+        absent: torch.Tensor = self.absent_token
+        if states.levels is None:
+            if index is None:
+                raise ValueError("States without an item need the index of each row, -1.")
+            if self.training:  # all of the projection takes part in every batch, on every process
+                absent = absent + 0 * sum(parameter.sum() for parameter in self.parameters())
+            tokens, pooled = absent[None, None], absent[None]  # (1, 1, K, D), (1, K, D)
+            mask, index = None, torch.zeros_like(index)
+        else:
+            tokens, pooled = self.project_places(states)
+            mask = None if states.mask is None else states.mask.bool()
+            if index is None:
+                tokens, pooled = tokens + 0 * absent, pooled + 0 * absent
+            else:
+                items, length = tokens.shape[:2]
+                first = torch.arange(length, device=tokens.device) == 0
+                row = torch.where(first[:, None, None], absent, torch.zeros_like(absent))  # (T, K, D)
+                tokens, pooled = torch.cat([row[None], tokens]), torch.cat([absent[None], pooled])
+                if mask is None:
+                    mask = torch.ones(items, length, dtype=torch.bool, device=tokens.device)
+                mask = torch.cat([first[None], mask])
+                index = (index + 1).clamp(min=0)  # the absent token goes first, so that an index too large is an error
+        if self.places == 1:
+            return TokenStates(tokens=tokens[:, :, 0], mask=mask, index=index, pooled=pooled[:, 0])
+        combinations, index = index.unique(dim=0, return_inverse=True)  # (U, K), (B,)
+        each = torch.arange(self.places, device=combinations.device)
+        chosen = tokens[combinations, :, each]  # (U, K, T, D)
+        present = combinations > 0
+        return TokenStates(
+            tokens=chosen.flatten(1, 2),
+            mask=None if mask is None else mask[combinations].flatten(1),
+            index=index,
+            pooled=pooled[combinations, each].sum(1),
+            places=present | ~present.any(1, keepdim=True),
+        )
+
+
+@register_fusion(LINEAR)
+class LinearFusion(PooledFusion):
+    """The sum of one linear map of each modality's pooled states: with the linear head behind it a straight line. It
+    has no layers, whatever the config says, and no norm: these would bend it."""
+
+    projection_class = LinearProjection
+
+    def __init__(self, config, modalities, poolings):
+        Fusion.__init__(self, config, modalities, poolings)
+        self.layers = nn.ModuleList()
+
+    def combine(self, vectors):
+        return torch.stack(vectors).sum(0)
+
+    def output_norm(self, pooled: torch.Tensor) -> torch.Tensor:
+        """None."""
+        return pooled
+
+
+__all__ = ["LINEAR"]

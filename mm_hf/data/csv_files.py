@@ -172,6 +172,7 @@ def read_csv(
     streaming: bool = False,
     as_text: Collection[str] = (),
     cache: str | None = None,
+    decimal: str | None = None,
 ) -> tuple[dict[str, Dataset | IterableDataset], dict[str, list[str]]]:
     """Reads the columns that are used, with one type for each over all files.
 
@@ -192,6 +193,8 @@ def read_csv(
         streaming: read while training; the cells are looked at beforehand all the same.
         as_text: columns whose cells are texts, whatever their part in a row.
         cache: where datasets keeps what it read, see `cache_folder`.
+        decimal: "," or ".", what begins the decimals where no value of a column tells: with a comma "1.160" is read as
+            a text, of which others know the mark.
 
     Returns:
         the parts of the data, and of each the names of all columns of its files.
@@ -216,8 +219,12 @@ def read_csv(
             rows += look_into(file, cells)
         if not rows:
             raise Unreadable(f"{' and '.join(file.path for file in of_part)} has no rows.")
-    check_dots({name: seen for name, seen in cells.items() if cells_of(roles[name]) == "numbers"}, files)
+    numbers = {name: seen for name, seen in cells.items() if cells_of(roles[name]) == "numbers"}
     types = {name: cells[name].dtype(roles[name]) if name in cells else "string" for name in names}
+    if decimal is None:
+        check_dots(numbers, files)
+    elif decimal == ",":
+        types |= {name: "string" for name, seen in numbers.items() if seen.dotted and not seen.decimals}
     splits = {
         part: load_part(part, of_part, {name: types[name] for name in present[part]}, streaming, cache)
         for part, of_part in files.items()
@@ -238,7 +245,7 @@ def check_dots(cells: dict[str, Cells], files: dict[str, list[CsvFile]]):
             raise Unreadable(
                 f"Column {name!r} of {parted}, whose cells are parted by semicolons, has {seen.dotted!r} beside whole "
                 f"numbers: is it {whole}, or {float(seen.dotted):g}? Write {whole}, or all numbers of the column with "
-                "three decimals."
+                "three decimals, or say --decimal , or --decimal . (what begins the decimals)."
             )
 
 

@@ -94,6 +94,18 @@ class DatasetArguments:
             "aliases": ["--label"],
         },
     )
+    decimal: str | None = field(
+        default=None,
+        metadata={
+            "help": 'What begins the decimals of numbers such as "1,402" or "1.402" where no value of their column '
+            "tells: a comma or a point.",
+            "choices": [",", "."],
+        },
+    )
+    date_format: str | None = field(
+        default=None,
+        metadata={"help": "Of dates such as 03/04/2024 where no value tells which is the day: %d/%m/%Y or %m/%d/%Y."},
+    )
     kind_column: str | None = field(default=None, metadata={"help": "Column that metrics are split by."})
     on_error: str = field(
         default="raise",

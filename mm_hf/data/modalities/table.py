@@ -124,9 +124,7 @@ def lines_of_table(
     for name, counts in texts_of_table(splits, columns, [*categories, *dates]).items():
         mark = None if schema is None else schema.marks.get(name)
         if mark is not None:
-            example = next(
-                text for text in counts if read_number(text) is None and read_marked(text, mark) is not None
-            )
+            example = next(text for text in counts if read_number(text) != read_marked(text, mark) is not None)
             lines.append(
                 f"  table     {name} is read as numbers whose decimals begin with {mark!r}: {example!r} is "
                 f"{read_marked(example, mark):.15g}"

@@ -27,6 +27,7 @@ from .modalities import reader_of_part
 # An empty cell is absent; a cell that says "None" or "NA" is a text, and may well be the name of a class.
 CELLS = {"keep_default_na": False, "na_values": ["", "NaN", "nan"]}
 SEPARATORS = {".csv": ",;\t|", ".tsv": "\t"}  # the first is the usual one
+UNNAMED = "Unnamed: {}"  # as pandas calls a column without a name, by its place
 ROW_NAMES = "(names of rows)"  # a column without a name of its own
 BLOCK = 50_000  # rows that are looked at together
 BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -352,8 +353,9 @@ def not_utf8(path: str, error: Exception) -> Unreadable:
 
 def names_in(header: list[str], names: Iterable[str]) -> dict[str, str]:
     """Of the names that are asked for those that stand in a header, each with how it stands there: as it is, or with
-    spaces around it."""
+    spaces around it. A column without a name has the one that pandas gives it, such as "Unnamed: 0"."""
     stripped: dict[str, list[str]] = {}
+    header = [name if name.strip() else UNNAMED.format(place) for place, name in enumerate(header)]
     for name in header:
         stripped.setdefault(name.strip(), []).append(name)
     called = {}

@@ -54,7 +54,7 @@ def load_splits(
     as_text: Collection[str] = (),
     measured: bool = False,
     as_written: bool = True,
-    as_meant: bool = True,
+    as_meant: bool = False,
     decimal: str | None = None,
     problem_type: Any = None,
 ) -> DatasetDict | IterableDatasetDict:
@@ -85,7 +85,8 @@ def load_splits(
             from train as if it had never been there.
         as_written: False reads CSVs as they were read when digits lost their zeros and text could be numbers: for runs
             that began so.
-        as_meant: False leaves labels that are numbers formatted for people ("1.402,15") as texts, likewise.
+        as_meant: labels that are numbers formatted for people ("1.402,15") become numbers, unless they are few; False
+            leaves them as texts.
         decimal: "," or ".", what begins the decimals of such numbers where no value of their column tells.
         problem_type: of a recipe: of all labels, or by their columns; None: by what they hold.
 

@@ -239,7 +239,7 @@ def load_part(
     """
     path = data_args.source
     options: dict[str, Any] = {"validation_fraction": 0.0, "test_fraction": 0.0}
-    options |= {"as_text": as_text, "problem_type": problem_type, "decimal": data_args.decimal}
+    options |= {"as_meant": True, "as_text": as_text, "problem_type": problem_type, "decimal": data_args.decimal}
     if recipe and os.path.realpath(recipe["dataset"]) == os.path.realpath(path):
         fractions = ("validation_fraction", "test_fraction")
         options |= {key: recipe[key] for key in (*fractions, "group_column", "seed")}

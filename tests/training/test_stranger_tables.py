@@ -22,6 +22,7 @@ from mm_hf.training import open_run, train
 
 
 STRANGERS = Path(__file__).parents[1] / "strangers"
+UNCUT = {"validation_fraction": 0, "test_fraction": 0}
 GERMAN = ("Stadtteil", "Fläche", "Zimmer", "Baujahr", "Balkon", "Inseriert")
 
 
@@ -136,11 +137,11 @@ def test_numbers_formatted_for_people(tmp_path, kind, suffix):
     columns = Columns(table=["area"], label="rent")
     if mean is None:
         with pytest.raises(ValueError, match=says("'1,250'", "1.25", 1250, "--decimal")):
-            load_splits(data, columns)
+            load_splits(data, columns, as_meant=True)
         with pytest.raises(ValueError, match=says("'area'", "'1,250'", "1.25", 1250, "--decimal")):
             TableSchema.fit({"area": cells})
         return
-    splits = load_splits(data, columns, decimal=flag, validation_fraction=0, test_fraction=0)
+    splits = load_splits(data, columns, decimal=flag, as_meant=True, **UNCUT)
     assert labels_of(splits, "rent") == (None, "regression")
     assert sum(map(float, splits["train"]["rent"])) / 60 == pytest.approx(mean)
     reader = reader_of("tabular")
@@ -155,20 +156,13 @@ def test_labels_of_a_german_file_with_a_word_and_a_gap(tmp_path):
     """The word is a bad row, the gap no label; few numbers are the names of classes, as they were."""
     cells = [*(f"1.{n:03d},50" for n in range(60)), "auf Anfrage", ""]
     pd.DataFrame({"rent": cells, "size": [1] * 62}).to_csv(tmp_path / "a.csv", index=False, sep=";")
-    splits = load_splits(
-        tmp_path / "a.csv", Columns(table=["size"], label="rent"), validation_fraction=0, test_fraction=0
-    )
+    columns = Columns(table=["size"], label="rent")
+    splits = load_splits(tmp_path / "a.csv", columns, as_meant=True, **UNCUT)
     assert splits["train"]["rent"][57:] == ["1057.5", "1058.5", "1059.5", "auf Anfrage", None]
     assert labels_of(splits, "rent") == (None, "regression")
     pd.DataFrame({"rent": ["1,5", "2,5"] * 30, "size": [1] * 60}).to_csv(tmp_path / "b.csv", index=False, sep=";")
     for asked, names in ((None, ["1,5", "2,5"]), ("regression", None)):
-        splits = load_splits(
-            tmp_path / "b.csv",
-            Columns(table=["size"], label="rent"),
-            validation_fraction=0,
-            test_fraction=0,
-            problem_type=asked,
-        )
+        splits = load_splits(tmp_path / "b.csv", columns, as_meant=True, problem_type=asked, **UNCUT)
         assert labels_of(splits, "rent", asked)[0] == names
     assert splits["train"]["rent"][:2] == [1.5, 2.5]
 
@@ -193,3 +187,38 @@ def test_a_run_of_before_dates_were_read_goes_on_as_it_began(tmp_path, monkeypat
     schema = MMFusionProcessor.from_pretrained(tmp_path / "run").table_schema
     assert list(schema.dates) == ["listed"]
     assert json.loads((tmp_path / "run/rows.json").read_text())["cells"] == "as meant"
+
+
+def test_an_index_without_a_name_is_no_input(tmp_path, capsys):
+    data = unpacked("indexed", tmp_path) / "weather.csv"
+    run = tmp_path / "run"
+    start(data, run, "ozone", "--table_columns", "time", "station", "temperature", "humidity", "wind_direction")
+    schema = MMFusionProcessor.from_pretrained(run).table_schema
+    assert schema.columns == ["humidity", "temperature", "time", "station", "wind_direction"]
+    assert (schema.dates["time"].format, schema.dates["time"].hours) == ("ISO 8601", True)
+    assert re.search(says("time", "2025-06-01", "2025-06-06"), capsys.readouterr().out)
+    # It stays beside the predictions, and a file may lack it.
+    of_file = predicted(run, data, tmp_path / "out.csv")
+    assert of_file.iloc[:, 0].tolist() == [str(row) for row in range(140)]
+    pd.read_csv(data, index_col=0).to_csv(tmp_path / "bare.csv", index=False)
+    assert predicted(run, tmp_path / "bare.csv", tmp_path / "bare_out.csv")["prediction"].tolist() == (
+        of_file["prediction"].tolist()
+    )
+    # Who wants it says so by the name that pandas gives it; a column that is not there is named beside it.
+    assert load_splits(data, Columns(table=["Unnamed: 0"], label="ozone"), **UNCUT)["train"]["Unnamed: 0"][:2] == [
+        0,
+        1,
+    ]
+    with pytest.raises(ValueError, match=says("stations", "station")):
+        load_splits(data, Columns(table=["stations"], label="ozone"))
+
+
+def test_a_competition_whose_test_part_has_no_labels(tmp_path, capsys):
+    """`sample_submission.csv` is no part, and the test part is predicted, not measured."""
+    data, run = unpacked("competition", tmp_path), tmp_path / "run"
+    start(data, run, "disease", "--table_columns", "plot", "rainfall_mm", "soil")
+    assert json.loads((run / "rows.json").read_text())["rows"] == {"train": 64, "validation": 8, "test": 8}
+    assert measured(run)["rows"]["evaluated"] == 8
+    answers = predicted(run, data / "test.csv", tmp_path / "answers.csv")
+    assert (len(answers), set(answers["prediction"]) <= {"rust", "healthy"}) == (20, True)
+    assert "disease" not in answers.columns

@@ -13,6 +13,7 @@ import torch
 from kill_and_resume import call
 from messages import says
 
+import mm_hf
 from mm_hf import MMFusionProcessor
 from mm_hf.commands import evaluate, predict
 from mm_hf.data import Columns, labels_of, load_splits
@@ -222,3 +223,28 @@ def test_a_competition_whose_test_part_has_no_labels(tmp_path, capsys):
     answers = predicted(run, data / "test.csv", tmp_path / "answers.csv")
     assert (len(answers), set(answers["prediction"]) <= {"rust", "healthy"}) == (20, True)
     assert "disease" not in answers.columns
+
+
+def test_sensors_of_other_channels_and_rates(tmp_path):
+    """Three channels in one place, one in the other, and the day it began."""
+    data, run = unpacked("sensors", tmp_path) / "sensors.jsonl", tmp_path / "run"
+    series = ("--series_column", "vibration", "temperature")
+    start(data, run, "state", *series, "--table_columns", "machine", "started", "load")
+    processor = MMFusionProcessor.from_pretrained(run)
+    assert processor.series_scaler.widths == [3, 1]
+    assert json.loads((run / "config.json").read_text())["series_config"]["input_size"] == 4
+    assert (processor.table_schema.dates["started"].format, processor.table_schema.dates["started"].hours) == (
+        "ISO 8601",
+        True,
+    )
+    assert measured(run)["rows"]["bad"] == 0
+    call(predict.main, run, data, "-o", tmp_path / "out.jsonl")
+    answers = [json.loads(line)["prediction"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert len(answers) == 90
+    # A pipeline takes the series in their places, as raw lists.
+    row = json.loads(data.read_text().splitlines()[1])
+    given = {
+        "series": [row["vibration"], row["temperature"]],
+        "table": {n: row[n] for n in ("machine", "started", "load")},
+    }
+    assert mm_hf.pipeline(model=run)(given, top_k=1)[0]["label"] == answers[1]

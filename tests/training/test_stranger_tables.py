@@ -100,6 +100,16 @@ def test_a_german_file_is_trained_resumed_measured_and_predicted(tmp_path, capsy
     values = schema([{"Fläche": "1.234"}, {"Fläche": "1234"}, {"Fläche": "1.234,0"}])["numerical_values"]
     torch.testing.assert_close(values[0], values[1], equal_nan=True)
     torch.testing.assert_close(values[0], values[2], equal_nan=True)
+    # Districts that no training row has are counted and said, and more of them in a larger file.
+    strange = [line.replace(line.split(";")[1], "Bergedorf") for line in lines[1:4]]
+    (tmp_path / "strange.csv").write_text("\n".join([*lines[:38], *strange]) + "\n", encoding="utf-8")
+    capsys.readouterr()
+    predicted(run, tmp_path / "strange.csv", tmp_path / "strange_out.csv", ";")
+    assert re.search(says("Stadtteil", 3, 40, "'Bergedorf'"), capsys.readouterr().out)
+    measured(run, "--dataset", tmp_path / "strange.csv", "--split", "train")
+    assert re.search(says("Stadtteil", 3, 40, "'Bergedorf'"), capsys.readouterr().out)
+    measured(run, "--dataset", data, "--split", "test")
+    assert "Stadtteil:" not in capsys.readouterr().out
     # Measured on a file of its own, whose areas could be other numbers if it stood alone.
     few = [line.split(";") for line in lines[1:11]]
     for row in few:

@@ -27,6 +27,7 @@ class TableReader(ModalityReader):
     cells = "numbers"
     needs_all_rows = True
     captions = 1
+    knows_values = True
 
     def fit(
         self,
@@ -80,6 +81,10 @@ class TableReader(ModalityReader):
     def load(self, row, column, collator):
         """See `values_of`."""
         return values_of(row, collator)
+
+    def unseen(self, row, collator):
+        """Categories that are not known."""
+        return collator.processor.table_schema.unknown(values_of(row, collator))
 
     def caption(self, row, collator):
         """The values by their columns."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from datasets import Dataset, Features, Value
 
-from ..models.finite import mark_of, read_marked
-from ..models.tasks import NUMBERS, label_kind_of
+from ..models.finite import AmbiguousNumbersError, mark_of, read_marked
+from ..models.tasks import CLASSES, NUMBERS, label_kind_of, problem_type_of
 from .column_types import STRINGS, are_few, count_values
 from .rows import Columns
 
@@ -43,7 +43,11 @@ def with_plain_labels(
         if asked is None and are_few(len(train), train.total()):
             continue
         counts = sum((count_values(part, column) for part in texts), Counter())
-        mark = mark_of(column, counts, decimal)
+        try:
+            mark = mark_of(column, counts, decimal)
+        except AmbiguousNumbersError as error:
+            other = f" If each is the name of a class: --problem_type {problem_type_of(CLASSES)}."
+            raise AmbiguousNumbersError(f"{error}{other}") from None
         if mark is None:
             continue
         spelled = {text: read_marked(text, mark) for text in counts}

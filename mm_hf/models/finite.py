@@ -14,7 +14,7 @@ FARTHEST = 1e4
 # Labels and weights enter the loss: the square of this, summed over a hundred rows, is still finite in float32.
 LARGEST_IN_LOSS = 1e18
 
-PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)", re.ASCII | re.IGNORECASE)
+PLAIN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)", re.ASCII | re.IGNORECASE)
 CODE = re.compile(r"[+-]?0\d+", re.ASCII)  # the zeros of "007" say that it is a name, and no number
 DIGITS = re.compile(r"[+-]?\d+", re.ASCII)
 # Numbers as people write them: 1,234.50, 1 234,50, $5, 12 %. What the comma means, nobody can know.

@@ -147,7 +147,7 @@ def test_numbers_formatted_for_people(tmp_path, kind, suffix):
         table.to_json(data, orient="records", lines=True)
     columns = Columns(table=["area"], label="rent")
     if mean is None:
-        with pytest.raises(ValueError, match=says("'1,250'", "1.25", 1250, "--decimal")):
+        with pytest.raises(ValueError, match=says("'1,250'", "1.25", 1250, "--decimal", "--problem_type")):
             load_splits(data, columns, as_meant=True)
         with pytest.raises(ValueError, match=says("'area'", "'1,250'", "1.25", 1250, "--decimal")):
             TableSchema.fit({"area": cells})

@@ -24,7 +24,9 @@ from torch.utils.data import DataLoader
 import mm_hf
 
 from ..data import GroupedBatchSampler, Rows
+from ..data.modalities import READERS
 from ..data.rows import SOURCE_ROW
+from ..data.unseen import unseen_lines, unseen_values
 from ..evaluation import (
     Predictions,
     TextTable,
@@ -80,6 +82,11 @@ def main():
     run, name, learned = open_checkpoint(args, data_args, recipe)
     rows = run.rows(name)
     run.say(f"{args.model} on {len(rows):,} rows of {data_args.dataset}, part {name}")
+    known = [
+        column for reader in READERS.values() if reader.knows_values for column in reader.data_columns(run.columns)
+    ]
+    for sentence in unseen_lines(unseen_values(run.all_rows(name, known) if known else [], run.collator), len(rows)):
+        run.say(sentence)
     predictions = predict_rows(run, rows, "evaluating")
     run.share_bad_rows(predictions.bad_rows)
     texts = TextTable()

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ import mm_hf
 from .. import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
 from ..data import MultimodalCollator
 from ..data.imported import import_again
+from ..data.modalities import READERS
+from ..data.unseen import join_unseen, unseen_lines, unseen_values
 from ..evaluation.prediction import write
 from ..models.checksums import checksum_of, checksum_of_bytes
 from ..models.ctc_mm_fusion import MMFusionForCTC
@@ -50,6 +53,7 @@ from .prediction.sources import STDIN, RowSource, open_rows
 
 
 NOTED = 2.0  # seconds between two notes of how far it is
+UNSEEN = "(unseen)"  # among what is counted of the rows that are done
 CHECKED = 1000  # rows before the share of bad ones means anything
 OF_MODEL = (".safetensors", ".json", ".txt", ".model")  # the files of a checkpoint that its answers depend on
 OF_RUN = ("recipe.json", "results.json", "rows.json")  # and those that they do not
@@ -264,7 +268,10 @@ def predict_rows(
     size, error_column = args.per_device_eval_batch_size, args.prefix + ERROR
     skip, kept = data_args.on_error == "skip", kept_of(source, file) if main else None
     look = not (skip and data_args.max_bad_fraction == 1)  # all rows may be bad
-    batches = RowBatches(source, size, accelerator.process_index, accelerator.num_processes, first, digest, kept, look)
+    ranks = accelerator.process_index, accelerator.num_processes
+    knows = any(READERS[name].knows_values for name in predictor.collator.parts)
+    count = partial(unseen_values, collator=predictor.collator) if main and knows else None
+    batches = RowBatches(source, size, *ranks, first, digest, kept, look, count)
     workers = args.dataloader_num_workers
     loader = DataLoader(
         GivenRows(),
@@ -275,6 +282,7 @@ def predict_rows(
     )
     summary = Summary(predictor.answers, file.summary)
     file.summary = summary.state
+    unseen = file.summary.setdefault(UNSEEN, {})  # a killed run goes on counting
     if first and main:
         print(f"goes on after {first:,} rows that are done", flush=True)
     began = noted = time.monotonic()
@@ -285,6 +293,7 @@ def predict_rows(
             for answered, reasons in batch_answers:
                 if main:
                     rows, digest = batches.waiting.popleft()
+                    join_unseen(unseen, batches.counted.popleft() if knows else {})
                     add_answers(rows, answered, reasons, done, predictor.answers, summary)
                     for place, row in enumerate(rows if skip else ()):
                         check_names(f"Row {done + place}", row, [error_column])
@@ -308,7 +317,7 @@ def predict_rows(
     if main:
         file.finish()
         seconds = time.monotonic() - began
-        print(*summary.lines(), sep="\n")
+        print(*summary.lines(), *unseen_lines(unseen, done), sep="\n")
         print(f"{done:,} rows, {bad:,} of them bad, in {seconds:.1f} s ({(done - first) / seconds:,.0f} a second)")
         print(f"written: {file.path}", flush=True)
 

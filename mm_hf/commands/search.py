@@ -44,7 +44,7 @@ from ..training.provenance import origin
 from ..training.reopen import config_of, load_part, parse_arguments
 from ..training.run_folder import write_json
 from ..training.run_report import picture_and_text
-from ..training.splits import AS_WRITTEN
+from ..training.splits import AS_MEANT, reading_of
 from .arguments import COMMANDS, RetrieveArguments
 
 
@@ -73,13 +73,14 @@ class Search:
         """The rows of all parts that the data themselves have; `max_rows` draws among them."""
         file = Path(self.args.model) / "rows.json"
         cells = read_json(file).get("cells") if file.exists() else None
+        cells = cells if self.recipe else AS_MEANT
         splits = load_splits(
             self.data_args.source,
             self.columns,
             data_root=self.data_args.data_root,
             validation_fraction=0.0,
             test_fraction=0.0,
-            as_written=not self.recipe or cells == AS_WRITTEN,
+            **reading_of(cells),
         )
         return rows_of_all(dict(splits), self.args.max_rows, self.args.seed)
 

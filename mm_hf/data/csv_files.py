@@ -27,6 +27,7 @@ from .modalities import reader_of_part
 # An empty cell is absent; a cell that says "None" or "NA" is a text, and may well be the name of a class.
 CELLS = {"keep_default_na": False, "na_values": ["", "NaN", "nan"]}
 SEPARATORS = {".csv": ",;\t|", ".tsv": "\t"}  # the first is the usual one
+UNNAMED = "Unnamed: {}"  # as pandas calls a column without a name, by its place
 ROW_NAMES = "(names of rows)"  # a column without a name of its own
 BLOCK = 50_000  # rows that are looked at together
 BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -172,6 +173,7 @@ def read_csv(
     streaming: bool = False,
     as_text: Collection[str] = (),
     cache: str | None = None,
+    decimal: str | None = None,
 ) -> tuple[dict[str, Dataset | IterableDataset], dict[str, list[str]]]:
     """Reads the columns that are used, with one type for each over all files.
 
@@ -192,6 +194,8 @@ def read_csv(
         streaming: read while training; the cells are looked at beforehand all the same.
         as_text: columns whose cells are texts, whatever their part in a row.
         cache: where datasets keeps what it read, see `cache_folder`.
+        decimal: "," or ".", what begins the decimals where no value of a column tells: with a comma "1.160" is read as
+            a text, of which others know the mark.
 
     Returns:
         the parts of the data, and of each the names of all columns of its files.
@@ -216,8 +220,12 @@ def read_csv(
             rows += look_into(file, cells)
         if not rows:
             raise Unreadable(f"{' and '.join(file.path for file in of_part)} has no rows.")
-    check_dots({name: seen for name, seen in cells.items() if cells_of(roles[name]) == "numbers"}, files)
+    numbers = {name: seen for name, seen in cells.items() if cells_of(roles[name]) == "numbers"}
     types = {name: cells[name].dtype(roles[name]) if name in cells else "string" for name in names}
+    if decimal is None:
+        check_dots(numbers, files)
+    elif decimal == ",":
+        types |= {name: "string" for name, seen in numbers.items() if seen.dotted and not seen.decimals}
     splits = {
         part: load_part(part, of_part, {name: types[name] for name in present[part]}, streaming, cache)
         for part, of_part in files.items()
@@ -238,7 +246,7 @@ def check_dots(cells: dict[str, Cells], files: dict[str, list[CsvFile]]):
             raise Unreadable(
                 f"Column {name!r} of {parted}, whose cells are parted by semicolons, has {seen.dotted!r} beside whole "
                 f"numbers: is it {whole}, or {float(seen.dotted):g}? Write {whole}, or all numbers of the column with "
-                "three decimals."
+                "three decimals, or say --decimal , or --decimal . (what begins the decimals)."
             )
 
 
@@ -345,8 +353,9 @@ def not_utf8(path: str, error: Exception) -> Unreadable:
 
 def names_in(header: list[str], names: Iterable[str]) -> dict[str, str]:
     """Of the names that are asked for those that stand in a header, each with how it stands there: as it is, or with
-    spaces around it."""
+    spaces around it. A column without a name has the one that pandas gives it, such as "Unnamed: 0"."""
     stripped: dict[str, list[str]] = {}
+    header = [name if name.strip() else UNNAMED.format(place) for place, name in enumerate(header)]
     for name in header:
         stripped.setdefault(name.strip(), []).append(name)
     called = {}

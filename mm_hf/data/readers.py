@@ -39,6 +39,7 @@ def open_source(
     wanted: list[tuple[str, str]],
     as_text: Collection[str] = (),
     as_written: bool = True,
+    decimal: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """The parts of a data set by their own names, and of CSVs, of which only the columns in use are read, the names of
     all columns of each part; see `load_splits`."""
@@ -63,7 +64,7 @@ def open_source(
         source = str(dataset)
     try:
         if reader == "csv" and wanted and as_written:
-            return read_csv(files, wanted, streaming, as_text, cache)
+            return read_csv(files, wanted, streaming, as_text, cache, decimal)
         if reader in ("json", "parquet") and not streaming and as_written:
             return {part: load_files(reader, part, paths, wanted, cache) for part, paths in files.items()}, {}
         if as_written and not files and os.path.isdir(dataset):

@@ -73,7 +73,7 @@ class Columns:
         table: numbers, strings, truth values or classes, the columns of a table; None or NaN in one of them: this
             value is missing; in all of them: this row has no table.
         series: time series, lists of steps, each a list of numbers (or a number); None in a row, or no step: this row
-            has none. One or several, of the same channels.
+            has none. One or several.
         extra: by modality from outside the package its columns, as its `ModalityReader` reads them.
 
     Raises:

@@ -28,6 +28,7 @@ from ..models.names import did_you_mean
 from .class_names import name_of
 from .column_types import STRINGS, count_values, kind_of, of_one_type
 from .files_read import Unreadable
+from .marked_numbers import with_plain_labels
 from .modalities import key_of_part, reader_of_part
 from .nested_fields import add_fields
 from .readers import find_files, named_parts, open_source, unreadable
@@ -53,6 +54,9 @@ def load_splits(
     as_text: Collection[str] = (),
     measured: bool = False,
     as_written: bool = True,
+    as_meant: bool = False,
+    decimal: str | None = None,
+    problem_type: Any = None,
 ) -> DatasetDict | IterableDatasetDict:
     """Loads a data set, checks its columns, and cuts validation and test from train where they are missing.
 
@@ -81,6 +85,10 @@ def load_splits(
             from train as if it had never been there.
         as_written: False reads CSVs as they were read when digits lost their zeros and text could be numbers: for runs
             that began so.
+        as_meant: labels that are numbers formatted for people ("1.402,15") become numbers, unless they are few; False
+            leaves them as texts.
+        decimal: "," or ".", what begins the decimals of such numbers where no value of their column tells.
+        problem_type: of a recipe: of all labels, or by their columns; None: by what they hold.
 
     Raises:
         FileNotFoundError: no such folder or file, nor a data set that the Hub gives.
@@ -94,7 +102,7 @@ def load_splits(
         )
     root = data_root_of(dataset, data_root)
     wanted = wanted_columns(columns, group_column)
-    splits, known = open_source(dataset, streaming, wanted, as_text, as_written)
+    splits, known = open_source(dataset, streaming, wanted, as_text, as_written, decimal)
     splits = named_parts(splits, dataset)
     if not streaming:
         splits = with_labels(splits, columns)
@@ -104,6 +112,8 @@ def load_splits(
         splits[name] = prepare(split, name, dataset, columns, kept_together, root, known.get(name))
     if as_written:
         splits = of_one_type(splits, wanted, dataset, find_files(dataset))
+    if as_meant and not streaming:
+        splits = with_plain_labels(splits, columns, as_text, decimal, problem_type)
     if measured and not streaming:
         splits = {name: split for name, split in splits.items() if is_measurable(split, name, columns, dataset)}
     missing = [part for part in PARTS[1:] if part not in splits and fractions[part] > 0]

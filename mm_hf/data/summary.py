@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict
 
-from ..models.finite import read_number
-from ..models.tasks import TEXTS, label_kind_of
-from .column_types import STRINGS, count_values
+from ..models.finite import DIGITS, read_number
+from ..models.tasks import CLASSES, NUMBERS, TEXTS, label_kind_of, problem_type_of
+from .column_types import MAX_NUMBER_CLASSES, STRINGS, count_values
 from .labels import is_finite
 from .modalities import READERS
 from .modalities.text import describe_texts, text_lines
@@ -47,7 +47,8 @@ def describe(
         `labels`: `problem_type`, `names`, `counts` of each part by class, and the `ratio` of train's most to least
             frequent class, or, for regression, train's `values` (minimum, mean, maximum) and how many are `bad`, no
             finite numbers, or, for texts to be written,
-            `texts` of train as below; where `columns.label` is a list, a dict of these by column;
+            `texts` of train as below; `other`, the problem type that whole numbers may have been meant for as well,
+            where that is not plain to see; where `columns.label` is a list, a dict of these by column;
         `pictures`: by column, of train: how many were `looked_at`, the `unreadable` of them, `sizes` (the smallest,
             median and largest width × height), and how many are `distinct` where paths or `image_id` tell;
         `sounds`: of train: how many were `looked_at`, the `unreadable` of them, and `seconds` (the shortest, the
@@ -131,13 +132,18 @@ def describe_labels(
                 finite[float(number)] += count
         numbers, weights = list(finite), list(finite.values())
         spread = [min(numbers), float(np.average(numbers, weights=weights)), max(numbers)] if numbers else None
-        return {**described, "values": spread, "bad": train.total() - finite.total()}
+        described |= {"values": spread, "bad": train.total() - finite.total()}
+        few = 2 < len(finite) <= MAX_NUMBER_CLASSES and all(number.is_integer() for number in finite)
+        return described | ({"other": problem_type_of(CLASSES)} if few else {})
     counts: dict[str, dict[str, int]] = {name: dict.fromkeys(names, 0) for name in values}
     for name, counter in values.items():
         for value, count in counter.items():
             label = label_name(value, names)
             if label in counts[name]:
                 counts[name][label] += count
+    if len(names) > 2 and label_kind_of(problem_type) == CLASSES and all(map(DIGITS.fullmatch, names)):
+        feature = next(iter(parts.values())).features[column]
+        described |= {} if isinstance(feature, ClassLabel) else {"other": problem_type_of(NUMBERS)}
     seen = counts.get("train", next(iter(counts.values()))).values()
     return {**described, "counts": counts, "ratio": max(seen) / min(seen) if all(seen) else None}
 
@@ -177,13 +183,21 @@ def label_lines(labels: dict[str, Any], task: str = "") -> list[str]:
             "no label" if spread is None else "min / mean / max " + " / ".join(f"{value:.4g}" for value in spread)
         )
         bad = f"; {labels['bad']:,} are no finite numbers, and bad rows" if labels["bad"] else ""
-        return [f"  labels    {kind}: {numbers}{bad}"]
+        return [f"  labels    {kind}: {numbers}{bad}", *other_lines(labels, "amounts", "names of classes")]
     counts = Counter(labels["counts"].get("train", next(iter(labels["counts"].values()))))
     ratio = "some have no row" if labels["ratio"] is None else f"most to least frequent {labels['ratio']:.1f} : 1"
     shown = ", ".join(f"{short(name)} {count:,}" for name, count in counts.most_common(SHOWN_CLASSES))
     more = f" and {len(counts) - SHOWN_CLASSES:,} more" if len(counts) > SHOWN_CLASSES else ""
     text = f"{kind}, {len(counts):,} classes, {ratio}: {shown}{more}"
-    return textwrap.wrap(text, WIDTH, initial_indent="  labels    ", subsequent_indent=" " * 12)
+    wrapped = textwrap.wrap(text, WIDTH, initial_indent="  labels    ", subsequent_indent=" " * 12)
+    return wrapped + other_lines(labels, "names of classes", "amounts")
+
+
+def other_lines(labels: dict[str, Any], taken: str, other: str) -> list[str]:
+    """What whole numbers were taken for, and how to say that they are something else."""
+    if "other" not in labels:
+        return []
+    return [f"{' ' * 12}whole numbers, taken for {taken}; if they are {other}: --problem_type {labels['other']}"]
 
 
 def short(name: str, width: int = 24) -> str:

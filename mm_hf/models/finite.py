@@ -14,13 +14,19 @@ FARTHEST = 1e4
 # Labels and weights enter the loss: the square of this, summed over a hundred rows, is still finite in float32.
 LARGEST_IN_LOSS = 1e18
 
-PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)", re.ASCII | re.IGNORECASE)
+PLAIN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)", re.ASCII | re.IGNORECASE)
 CODE = re.compile(r"[+-]?0\d+", re.ASCII)  # the zeros of "007" say that it is a name, and no number
 DIGITS = re.compile(r"[+-]?\d+", re.ASCII)
 # Numbers as people write them: 1,234.50, 1 234,50, $5, 12 %. What the comma means, nobody can know.
 WRITTEN = re.compile(
     r"[+-]?\s*[$€£¥]?\s*[+-]?(\d{1,3}([,.' \u00a0\u202f]\d{3})+([.,]\d+)?|\d+([.,]\d+)?)\s*[%‰$€£¥]?", re.ASCII
 )
+# By what begins the decimals: numbers whose thousands may be parted by the other mark, by spaces or apostrophes.
+GROUPS = r"[1-9]\d{{0,2}}(?P<parted>[{}' \u00a0\u202f])\d{{3}}(?:(?P=parted)\d{{3}})*"
+MARKED = {
+    mark: re.compile(rf"[+-]?(?:{GROUPS.format(other)}|\d+)(?:[{mark}]\d+)?", re.ASCII)
+    for mark, other in ((",", "."), (".", ","))
+}
 
 
 def read_number(text: str) -> float | None:
@@ -32,10 +38,80 @@ def read_number(text: str) -> float | None:
     return float(text) if PLAIN.fullmatch(text) else None
 
 
+def is_blank(value: object) -> bool:
+    """Whether a value is a text without a letter."""
+    return isinstance(value, str) and not value.strip()
+
+
 def is_written_number(text: str) -> bool:
     """Whether a text is a number formatted for people, as "1,234", "12 %" or "$5"."""
     text = text.strip()
     return read_number(text) is None and WRITTEN.fullmatch(text) is not None
+
+
+def read_marked(text: str, mark: str | None) -> float | None:
+    """The number that a text spells where this mark, "," or ".", begins the decimals: "1.402,15" with a comma. Where
+    it is none so, or the mark is None, see `read_number`."""
+    text = text.strip()
+    if mark is None or not MARKED[mark].fullmatch(text):
+        return read_number(text)
+    whole, _, decimals = text.partition(mark)
+    return float(f"{re.sub(r'[^0-9+-]', '', whole)}.{decimals or 0}")
+
+
+class AmbiguousNumbersError(ValueError):
+    """Numbers of which nobody can know whether a mark parts thousands or begins the decimals."""
+
+
+def mark_of(name: str, counts: Mapping[str, int], asked: str | None = None) -> str | None:
+    """What begins the decimals of the numbers of a column, where they are formatted for people.
+
+    Args:
+        name: of the column, for messages.
+        counts: how often each text comes.
+        asked: "," or ".", where no value tells.
+
+    Returns:
+        "," or "."; None where they are plain numbers, or none, see `are_numbers`.
+
+    Raises:
+        AmbiguousNumbersError: they are all like "1,402", and nobody says what the comma means.
+    """
+    seen = {",": 0, ".": 0, "either": 0, "both": 0, "others": 0}
+    plain, example = {True: 0, False: 0}, ""
+    for text, count in counts.items():
+        if is_blank(text):
+            continue
+        if is_code(text):
+            return None
+        values = [read_marked(text, mark) for mark in MARKED]
+        number = read_number(text)
+        plain[number is not None] += count
+        if values[0] == values[1]:  # "72.5" is no number with a comma, and read as it stands
+            dots = number is not None and "." in text
+            seen["others" if values[0] is None else "." if dots else "both"] += count
+        elif None in values:
+            seen["," if values[1] is None else "."] += count
+        else:
+            seen["either"] += count
+            example = example or text.strip()
+    either = seen["either"] + seen["both"]
+    for mark, other in ((",", "."), (".", ",")):
+        if seen[mark] > seen[other] and are_numbers(seen[mark] + either, seen["others"] + seen[other]):
+            return mark if plain[False] else None
+    if seen[","] or seen["."] or not are_numbers(either, seen["others"]):
+        return None
+    if are_numbers(plain[True], plain[False]):  # the few others are bad ones, but for one who says what they mean
+        return asked if plain[False] or asked == "," else None
+    if not seen["either"]:
+        return "."
+    if asked is None:
+        values = [f"{read_marked(example, mark):g}" for mark in MARKED]
+        raise AmbiguousNumbersError(
+            f"Column {name!r} has numbers such as {example!r}: is it {values[0]} or {values[1]}? No other value "
+            "tells. Say --decimal , or --decimal . (what begins the decimals), or write them as 1234.5."
+        )
+    return asked
 
 
 def is_code(text: str) -> bool:

@@ -26,11 +26,15 @@ class SeriesScaler:
     """Brings each channel of a series to mean 0 and deviation 1 of the training rows. The processor saves it.
 
     Args:
-        means, stds: of each channel.
+        means, stds: of each channel that the encoder reads.
+        widths: of each place of a row how many channels its series have, where these differ: places of one number
+            share their channels, those of another number have channels of their own, and in a series of theirs the
+            others are at the mean. None: all places have all channels.
     """
 
     means: list[float]
     stds: list[float]
+    widths: list[int] | None = None
 
     model_input_names = ["series_values", "series_attention_mask"]  # no field: the same for all
 
@@ -42,6 +46,14 @@ class SeriesScaler:
                 f"{shown(self.means)} and {shown(self.stds)}."
             )
         self.means, self.stds = [float(mean) for mean in self.means], [float(std) for std in self.stds]
+        if self.widths is not None:
+            whole = isinstance(self.widths, (list, tuple)) and all(type(width) is int for width in self.widths)
+            if not whole or min(self.widths, default=0) < 1 or sum(set(self.widths)) != self.channels:
+                raise ValueError(
+                    "series_scaler: widths must be the channels of each place, the different ones "
+                    f"{self.channels} together, as many as means; got {shown(self.widths)}."
+                )
+            self.widths = list(self.widths)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SeriesScaler":
@@ -50,14 +62,25 @@ class SeriesScaler:
         Raises:
             ValueError: other keys than a scaler's, or numbers that are none.
         """
-        if set(values) != {"means", "stds"}:
-            raise ValueError(f"series_scaler needs means and stds, and nothing else; got {shown(list(values))}.")
+        if not {"means", "stds"} <= set(values) <= {"means", "stds", "widths"}:
+            raise ValueError(
+                f"series_scaler needs means and stds, may have widths, and nothing else; got {shown(list(values))}."
+            )
         return cls(**values)
 
     @property
     def channels(self) -> int:
-        """Numbers a step."""
+        """Numbers a step, as the encoder reads them."""
         return len(self.means)
+
+    @property
+    def channels_of(self) -> dict[int, slice]:
+        """By how many channels a series has those of the encoder that it fills."""
+        starts, start = {}, 0
+        for width in dict.fromkeys(self.widths or [self.channels]):
+            starts[width] = slice(start, start + width)
+            start += width
+        return starts
 
     @classmethod
     def fit(cls, series: Iterable[Any]) -> "SeriesScaler":
@@ -89,11 +112,13 @@ class SeriesScaler:
         Raises:
             ValueError: it is empty, no series, of another number of channels, or has a number that is not finite.
         """
-        values = as_steps(series)
-        if values.shape[1] != self.channels:
-            raise ValueError(f"a series has {self.channels} channels here, got shape {values.shape}.")
-        values = np.nan_to_num((values - self.means) / self.stds, nan=0.0)
-        return values.clip(-FARTHEST, FARTHEST).astype(np.float32)
+        values, places = as_steps(series), self.channels_of
+        if values.shape[1] not in places:
+            raise ValueError(f"a series has {' or '.join(map(str, places))} channels here, got shape {values.shape}.")
+        of_place = places[values.shape[1]]
+        scaled = np.zeros((len(values), self.channels))
+        scaled[:, of_place] = np.nan_to_num((values - self.means[of_place]) / self.stds[of_place], nan=0.0)
+        return scaled.clip(-FARTHEST, FARTHEST).astype(np.float32)
 
     def __call__(self, series: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Makes tensors of series.
@@ -108,8 +133,8 @@ class SeriesScaler:
         return padded_series([self.check(values) for values in series])
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+        """For JSON; without `widths` where all series have all channels, as it was before they could differ."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def padded_series(series: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:

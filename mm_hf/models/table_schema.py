@@ -3,7 +3,8 @@
 """What the columns of a table mean, learned from the training rows, and rows of it as tensors. `TabularModel` is their
 encoder.
 
-Notation used for tensor shapes: `U` rows of a table; `N` columns of numbers; `K` columns of categories.
+Notation used for tensor shapes: `U` rows of a table; `N` columns of numbers; `P` numbers that its dates become; `K`
+columns of categories.
 """
 
 import math
@@ -13,13 +14,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
 from numbers import Real
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from .config_checks import has_finite, shown
-from .finite import FARTHEST, LARGEST, are_numbers, by_number, is_code, kind_of_texts, read_number
+from .dates import ISO, DateColumn, format_of_dates, is_date, read_date
+from .finite import (
+    FARTHEST,
+    LARGEST,
+    MARKED,
+    are_numbers,
+    by_number,
+    is_blank,
+    is_code,
+    kind_of_texts,
+    mark_of,
+    read_marked,
+    read_number,
+)
 from .names import did_you_mean
 
 
@@ -39,12 +53,16 @@ class TableSchema:
             before have it: not at all.
         as_written: categories of digits are told apart as they are written ("007" is not "7"); False, as schemas of
             before have it: a value that is not known is looked up by its number.
+        dates: by column of dates or times how they are written and what they are like, see `DateColumn`.
+        marks: by column of numbers that are formatted for people what begins their decimals, "," or ".".
     """
 
     numerical: dict[str, tuple[float, float]] = field(default_factory=dict)
     categorical: dict[str, list[str]] = field(default_factory=dict)
     farthest: float | None = None
     as_written: bool = False
+    dates: dict[str, DateColumn] = field(default_factory=dict)
+    marks: dict[str, str] = field(default_factory=dict)
 
     model_input_names = ["numerical_values", "categorical_ids"]  # no field: the same for all
 
@@ -53,7 +71,8 @@ class TableSchema:
         # JSON sorts its keys: in any other order a schema would come back with its columns in another one.
         self.numerical = {name: (float(mean), float(std)) for name, (mean, std) in sorted(self.numerical.items())}
         self.categorical = {name: list(values) for name, values in sorted(self.categorical.items())}
-        twice = sorted(set(self.numerical) & set(self.categorical))
+        self.dates = {name: DateColumn.of(name, value) for name, value in sorted(self.dates.items())}
+        twice = sorted(name for name, count in Counter(self.columns).items() if count > 1)
         if twice or not self.columns:
             raise ValueError(f"A table needs columns, each of one kind; got {self.columns}, {twice} of both kinds.")
 
@@ -76,7 +95,7 @@ class TableSchema:
         Raises:
             ValueError: naming the column, what came and what is allowed.
         """
-        for key in ("numerical", "categorical"):
+        for key in ("numerical", "categorical", "dates", "marks"):
             columns = getattr(self, key)
             if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns):
                 raise ValueError(f"table_schema: {key} must be a dict by the names of columns, got {shown(columns)}.")
@@ -94,6 +113,12 @@ class TableSchema:
             if len(set(values)) < len(list(values)):
                 twice = next(value for value, count in Counter(values).items() if count > 1)
                 raise ValueError(f"table_schema: column {name!r:.80} has the category {twice!r:.80} more than once.")
+        for name, mark in self.marks.items():
+            if name not in self.numerical or mark not in MARKED:
+                raise ValueError(
+                    f"table_schema: marks has {shown(mark)} for {name!r:.80}; needed is a column of numbers "
+                    f"({list(self.numerical)}) and one of {list(MARKED)}."
+                )
         if self.farthest is not None and not (has_finite([self.farthest]) and self.farthest > 0):
             raise ValueError(f"table_schema: farthest must be a number above 0 or None, got {shown(self.farthest)}.")
         if not isinstance(self.as_written, bool):
@@ -101,8 +126,13 @@ class TableSchema:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns: those of numbers, then those of categories."""
-        return [*self.numerical, *self.categorical]
+        """Names of the columns: those of numbers, then those of dates, then those of categories."""
+        return [*self.numerical, *self.dates, *self.categorical]
+
+    @property
+    def date_sizes(self) -> list[int]:
+        """Numbers that each column of dates becomes."""
+        return [column.size for column in self.dates.values()]
 
     @property
     def vocab_sizes(self) -> list[int]:
@@ -119,11 +149,17 @@ class TableSchema:
         numbers: Iterable[str] = (),
         on_error: str = "raise",
         as_before: bool = False,
+        formats: bool = True,
+        texts: Mapping[str, Mapping[str, int]] | None = None,
+        decimal: str | None = None,
+        date_format: str | None = None,
     ) -> "TableSchema":
         """Learns a schema.
 
         A column is one of numbers where its values are numbers, or texts that spell them, but for one in twenty or a
         single one: those are bad. Strings of digits alone are categories, and so are digits with leading zeros.
+        Numbers that are formatted for people ("1.402,15") are numbers where some value tells what begins their
+        decimals. Dates and times, by their type or as texts that spell them, are dates, but for as many bad ones.
 
         Args:
             table: by column the values of the training rows; None, NaN and empty texts are missing.
@@ -133,15 +169,20 @@ class TableSchema:
             on_error: `"skip"` learns from the good values of a column of numbers; `"raise"` stops at a bad one.
             as_before: one word makes a column of numbers one of categories, and nothing is clipped: for a run that
                 began when it was so.
+            formats: dates and numbers that are formatted for people are read as such; False for a run that began when
+                dates were categories, and such numbers refused.
+            texts: by column of texts how often each comes, where there are more rows than these.
+            decimal: "," or ".", what begins the decimals where no value tells.
+            date_format: of dates where day and month may change places, as strptime has it.
 
         Raises:
-            ValueError: a column without a value, numbers that are not finite or are formatted for people, or
-                `categories` that are no columns.
+            ValueError: a column without a value; numbers that are not finite, or formatted for people so that nobody
+                knows what they are, or dates likewise; `categories` that are no columns.
         """
         if unknown := sorted(set(categories) - set(table)):
             meant = did_you_mean(unknown[0], table)
             raise ValueError(f"Categories {unknown} are no columns of the table, which has {list(table)}.{meant}")
-        schema: dict[str, dict[str, Any]] = {"numerical": {}, "categorical": {}}
+        schema: dict[str, dict[str, Any]] = {"numerical": {}, "categorical": {}, "dates": {}, "marks": {}}
         for name, column in table.items():
             if not as_before:
                 column = [None if is_blank(value) else value for value in column]
@@ -149,12 +190,32 @@ class TableSchema:
             if not values:
                 raise ValueError(f"Column {name!r} of the table has no value in any training row.")
             plain = all(is_number(value) for value in values)
-            if name not in categories and (plain if as_before else holds_numbers(name, values, name in numbers)):
+            mark = form = None
+            if formats and not as_before and name not in categories:
+                counts = (texts or {}).get(name) or Counter(values if all(map(is_text, values)) else ())
+                mark = mark_of(name, counts, decimal)
+                form = format_of_values(name, values, counts, date_format) if mark is None else None
+            if form is not None:
+                dates = [read_date(value, form) for value in column if not is_missing(value)]
+                if None in dates and on_error == "raise":
+                    row, value = next(
+                        (row, value)
+                        for row, value in enumerate(column)
+                        if not is_missing(value) and read_date(value, form) is None
+                    )
+                    raise ValueError(
+                        f"Column {name!r} of the table has dates ({form}) that are none: {value!r:.80} in row {row}."
+                    )
+                schema["dates"][name] = DateColumn.fit([value for value in dates if value is not None], form)
+            elif name not in categories and (
+                mark is not None or (plain if as_before else holds_numbers(name, values, name in numbers))
+            ):
                 good = []
+                schema["marks"] |= {name: mark} if mark else {}
                 for row, value in enumerate(column):
                     if is_missing(value):
                         continue
-                    number = as_number(value)
+                    number = as_number(value, mark)
                     if number is not None and abs(number) < (math.inf if as_before else LARGEST):
                         good.append(number)
                     elif on_error == "raise":
@@ -171,24 +232,30 @@ class TableSchema:
                         f"Column {name!r} of the table holds {type(strange[0]).__name__}, such as {strange[0]!r:.80}; "
                         "a table takes numbers, strings and truth values."
                     )
-                counts = Counter(map(category, values))
-                schema["categorical"][name] = sorted(value for value, n in counts.items() if n >= min_count)
+                known = Counter(map(category, values))
+                schema["categorical"][name] = sorted(value for value, n in known.items() if n >= min_count)
         farthest = None if as_before else FARTHEST
-        return cls(schema["numerical"], schema["categorical"], farthest, as_written=not as_before)
+        return cls(**schema, farthest=farthest, as_written=not as_before)
 
     def check(self, row: Mapping[str, Any]):
         """Looks at one row; columns that it does not have are missing.
 
         Raises:
-            TableError: a column that is none of the table's, or what is no finite number in a column of numbers.
+            TableError: a column that is none of the table's, what is no finite number in a column of numbers, or no
+                date in one of dates.
         """
         for name, value in row.items():
-            if name not in self.numerical and name not in self.categorical:
+            if name not in self.numerical and name not in self.categorical and name not in self.dates:
                 meant = did_you_mean(name, self.columns)
                 raise TableError(name, f"this is no column of the table, which has {self.columns}.{meant}")
             if name in self.categorical or self.is_missing(value):
                 continue
-            number, (mean, std) = as_number(value), self.numerical[name]
+            if name in self.dates:
+                if self.dates[name].read(value) is None:
+                    form = self.dates[name].format
+                    raise TableError(name, f"this must be a date or time ({form}), got {value!r:.80}.")
+                continue
+            number, (mean, std) = self.number(name, value), self.numerical[name]
             # Of what is clipped the deviations may be as large as they like.
             size = None if number is None else abs(number if self.farthest is not None else (number - mean) / std)
             if size is None or not size < LARGEST:
@@ -198,8 +265,8 @@ class TableSchema:
         """Makes tensors of rows.
 
         Returns:
-            `numerical_values` `(U, N)` float32, standardised, NaN for what is missing; `categorical_ids` `(U, K)`
-            int64; those of the two that the table has columns for.
+            `numerical_values` `(U, N + P)` float32, standardised, dates behind the numbers, NaN for what is missing;
+            `categorical_ids` `(U, K)` int64; those of the two that the table has columns for.
 
         Raises:
             TableError: see `check`.
@@ -207,12 +274,13 @@ class TableSchema:
         tensors: dict[str, torch.Tensor] = {}
         for row in rows:
             self.check(row)
-        if self.numerical:
+        if self.numerical or self.dates:
             numbers = [  # `check` has refused what is none
                 [
-                    math.nan if self.is_missing(row.get(name)) else (cast(float, as_number(row[name])) - mean) / std
+                    math.nan if self.is_missing(row.get(name)) else (self.number(name, row[name]) - mean) / std
                     for name, (mean, std) in self.numerical.items()
                 ]
+                + [part for name in self.dates for part in self.parts_of_date(name, row.get(name))]
                 for row in rows
             ]
             values = torch.tensor(numbers, dtype=torch.float64)
@@ -234,6 +302,25 @@ class TableSchema:
             tensors["categorical_ids"] = torch.tensor(ids, dtype=torch.int64)
         return tensors
 
+    def number(self, name: str, value: Any) -> Any:
+        """A value of a column of numbers as a number; None where it is none."""
+        return as_number(value, self.marks.get(name))
+
+    def parts_of_date(self, name: str, value: Any) -> list[float]:
+        """A value of a column of dates as numbers; NaN where it is missing."""
+        column = self.dates[name]
+        moment = None if self.is_missing(value) else column.read(value)
+        return [math.nan] * column.size if moment is None else column.numbers(moment)
+
+    def unknown(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """By column of categories the value of a row that is not known, as a string; of those that have one."""
+        return {
+            name: category(row[name])
+            for name, values in self.categorical.items()
+            if not self.is_missing(row.get(name))
+            and self._category_id(category(row[name]), dict.fromkeys(values, KNOWN)) == UNKNOWN
+        }
+
     def is_missing(self, value: Any) -> bool:
         """Whether a cell has no value: None, NaN, or an empty text, as it is in the file of a CSV; for schemas of
         before an empty text is a category that is not known."""
@@ -247,7 +334,8 @@ class TableSchema:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it; without the keys that schemas of before do not have, where they say nothing new."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, False)}
+        values = {name: value for name, value in asdict(self).items() if value not in (None, False)}
+        return {name: value for name, value in values.items() if value or name not in ("dates", "marks")}
 
 
 class TableError(ValueError):
@@ -260,12 +348,14 @@ class TableError(ValueError):
 
 def is_missing(value: Any) -> bool:
     """Whether there is no value: None, NaN, or what pandas has for it."""
+    if isinstance(value, np.datetime64):
+        return bool(np.isnat(value))
     return value is None or type(value).__name__ in ("NAType", "NaTType") or (is_number(value) and value != value)
 
 
-def is_blank(value: Any) -> bool:
-    """Whether a value is a text without a letter."""
-    return isinstance(value, str) and not value.strip()
+def is_text(value: Any) -> bool:
+    """Whether a value is a text."""
+    return isinstance(value, str)
 
 
 def is_number(value: Any) -> bool:
@@ -297,10 +387,18 @@ def holds_numbers(name: str, values: list[Any], digits: bool = False) -> bool:
     return kind == "numbers" or (digits and kind == "digits")
 
 
-def as_number(value: Any) -> float | None:
-    """A number, or a text that spells one (see `read_number`), as Python has it; None for anything else."""
+def format_of_values(name: str, values: list[Any], counts: Mapping[str, int], asked: str | None) -> str | None:
+    """How the values of a column are written as dates; None where they are none. See `format_of_dates`."""
+    typed = sum(map(is_date, values))
+    if typed:
+        return ISO if are_numbers(typed, len(values) - typed) else None
+    return format_of_dates(name, counts, asked)
+
+
+def as_number(value: Any, mark: str | None = None) -> float | None:
+    """A number, or a text that spells one, as Python has it; None for anything else. For `mark` see `read_marked`."""
     if isinstance(value, str):
-        return read_number(value)
+        return read_marked(value, mark)
     return as_float(value) if is_number(value) else None
 
 

@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """The encoder of a table: its columns as tokens.
 
-Notation used for tensor shapes: `U` rows of a table; `N` columns of numbers; `K` columns of categories; `H` width of
-the encoder.
+Notation used for tensor shapes: `U` rows of a table; `N` columns of numbers; `D` columns of dates, which become `P`
+numbers; `K` columns of categories; `H` width of the encoder.
 """
 
 import math
@@ -36,6 +36,7 @@ class TabularConfig(PreTrainedConfig):
         num_numerical (`int`, defaults to 0): N, columns of numbers.
         vocab_sizes (`list[int]`, *optional*): ids of each of the K columns of categories.
         hidden_size (`int`, defaults to 64): width of the tokens.
+        date_sizes (`list[int]`, *optional*): numbers that each of the D columns of dates becomes: P in all.
 
     Raises:
         ValueError: no column, or a size below 1.
@@ -46,6 +47,7 @@ class TabularConfig(PreTrainedConfig):
     num_numerical: int = 0
     vocab_sizes: list[int] | None = None
     hidden_size: int = 64
+    date_sizes: list[int] | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -54,6 +56,10 @@ class TabularConfig(PreTrainedConfig):
         check_number("hidden_size", self.hidden_size, -math.inf, MAX_WIDTH)
         check_number("vocab_sizes", max([1, *self.vocab_sizes]), 1, MAX_WORDS)
         check_number("the number of vocab_sizes", len(self.vocab_sizes), 0, MAX_LABELS)
+        self.date_sizes = list(self.date_sizes or []) or None
+        check_number("date_sizes", max([1, *(self.date_sizes or [])]), 1, MAX_LABELS)
+        check_number("date_sizes", min([1, *(self.date_sizes or [])]), 1, MAX_LABELS)
+        check_number("the number of date_sizes", len(self.date_sizes or []), 0, MAX_LABELS)
         if self.num_numerical < 0 or self.hidden_size < 1 or min([1, *self.vocab_sizes]) < 1:
             raise ValueError(
                 "Sizes of a table must be at least 1 (num_numerical 0), got num_numerical "
@@ -63,13 +69,27 @@ class TabularConfig(PreTrainedConfig):
     @classmethod
     def from_schema(cls, schema: TableSchema, **kwargs: Any) -> "TabularConfig":
         """For the columns of a schema; `kwargs` as in the constructor."""
+        kwargs = {"date_sizes": schema.date_sizes or None, **kwargs}
         return cls(num_numerical=len(schema.numerical), vocab_sizes=schema.vocab_sizes, **kwargs)
+
+    @property
+    def num_values(self) -> int:
+        """Numbers of a row: those of its columns of numbers, and those that its dates become."""
+        return self.num_numerical + sum(self.date_sizes or [])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the library; without `date_sizes` where there are no dates, as it was before there could be."""
+        values = super().to_dict()
+        if values.get("date_sizes") is None:
+            values.pop("date_sizes", None)
+        return values
 
 
 class TabularModel(PreTrainedModel):
     """One token a column, for `AutoModel` (the feature tokenizer of FT-Transformer, Gorishniy et al. 2021, section
-    3.3): a number times the column's own vector, a category's own vector, and a bias a column. What is missing has a
-    learned vector a column. The blocks over the tokens are the fusion's."""
+    3.3): a number times the column's own vector, a category's own vector, and a bias a column. A date is the sum of
+    its parts, each times a vector of its own. What is missing has a learned vector a column. The blocks over the
+    tokens are the fusion's."""
 
     config_class = TabularConfig
     config: TabularConfig
@@ -78,7 +98,7 @@ class TabularModel(PreTrainedModel):
 
     def __init__(self, config: TabularConfig):
         super().__init__(config)
-        if not config.num_numerical and not config.vocab_sizes:
+        if not config.num_values and not config.vocab_sizes:
             raise ValueError(
                 "A table needs at least one column, of numbers or of categories; got num_numerical "
                 f"{config.num_numerical} and vocab_sizes {config.vocab_sizes}."
@@ -88,7 +108,10 @@ class TabularModel(PreTrainedModel):
         self.weights = nn.Parameter(torch.zeros(numbers, width)) if numbers else None
         self.missing = nn.Parameter(torch.zeros(numbers, width)) if numbers else None
         self.embeddings = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
-        self.biases = nn.Parameter(torch.zeros(numbers + len(sizes), width))
+        dates = config.date_sizes or []
+        self.date_weights = nn.Parameter(torch.zeros(sum(dates), width)) if dates else None
+        self.date_missing = nn.Parameter(torch.zeros(len(dates), width)) if dates else None
+        self.biases = nn.Parameter(torch.zeros(numbers + len(dates) + len(sizes), width))
         self.post_init()
 
     @torch.no_grad()
@@ -112,18 +135,18 @@ class TabularModel(PreTrainedModel):
         """Makes the tokens.
 
         Args:
-            numerical_values: `(U, N)` float, standardised, NaN for what is missing.
+            numerical_values: `(U, N + P)` float, standardised, NaN for what is missing.
             categorical_ids: `(U, K)` int64: 0 for what is missing, 1 for unknown values.
             kwargs: what other encoders take; not looked at.
 
         Returns:
-            `last_hidden_state` `(U, N + K, H)`.
+            `last_hidden_state` `(U, N + D + K, H)`.
 
         Raises:
             ValueError: columns of one kind are left out, or there are more or fewer than the table has.
         """
         tokens = []
-        expected = {"numerical_values": self.config.num_numerical, "categorical_ids": len(self.embeddings)}
+        expected = {"numerical_values": self.config.num_values, "categorical_ids": len(self.embeddings)}
         given = {"numerical_values": numerical_values, "categorical_ids": categorical_ids}
         for name, columns in expected.items():
             value = given[name]
@@ -131,8 +154,17 @@ class TabularModel(PreTrainedModel):
                 shape = None if value is None else tuple(value.shape)
                 raise ValueError(f"{name} must have {columns} columns, got {shape}.")
         if numerical_values is not None and self.weights is not None and self.missing is not None:
-            numbers = numerical_values.to(self.weights.dtype).unsqueeze(-1)  # (U, N, 1)
+            of_columns = numerical_values[:, : self.config.num_numerical]
+            numbers = of_columns.to(self.weights.dtype).unsqueeze(-1)  # (U, N, 1)
             tokens.append(torch.where(numbers.isnan(), self.missing, numbers.nan_to_num() * self.weights))
+        if numerical_values is not None and self.date_weights is not None and self.date_missing is not None:
+            sizes = self.config.date_sizes or []
+            parts = numerical_values[:, self.config.num_numerical :].to(self.date_weights.dtype)  # (U, P)
+            for values, weights, missing in zip(
+                parts.split(sizes, 1), self.date_weights.split(sizes), self.date_missing
+            ):
+                token = values.nan_to_num() @ weights  # (U, H)
+                tokens.append(torch.where(values[:, :1].isnan(), missing, token)[:, None])
         if categorical_ids is not None:
             tokens += [table(ids)[:, None] for table, ids in zip(self.embeddings, categorical_ids.unbind(1))]
         return BaseModelOutput(last_hidden_state=torch.cat(tokens, dim=1) + self.biases)
@@ -161,7 +193,7 @@ class Table(Modality):
     row_keys = ("table",)
 
     def dummy_inputs(self, config, device=None, dtype=None):
-        numbers = torch.zeros(1, config.num_numerical, device=device, dtype=dtype)
+        numbers = torch.zeros(1, config.num_values, device=device, dtype=dtype)
         ids = torch.zeros(1, len(config.vocab_sizes), dtype=torch.long, device=device)
         inputs = {"numerical_values": numbers, "categorical_ids": ids}
         return {name: value for name, value in inputs.items() if value.shape[1]}
@@ -189,6 +221,7 @@ class Table(Modality):
             return []
         return [
             ("columns of numbers in the table", len(schema.numerical), config.num_numerical),
+            ("numbers of each column of dates", schema.date_sizes, list(getattr(config, "date_sizes", None) or [])),
             ("ids of each column of categories", list(schema.vocab_sizes), list(config.vocab_sizes or [])),
         ]
 

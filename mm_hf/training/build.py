@@ -21,23 +21,24 @@ from .heads import HEADS
 from .linear_recipe import linear_settings
 from .model_arguments import ModelArguments
 from .run import Run
-from .splits import columns_in_use
+from .splits import AS_MEANT, columns_in_use
 from .start import Start
 from .start_parts import processor_from
 
 
-def fit_settings(data_args: DataArguments, as_written: bool) -> dict[str, Any]:
+def fit_settings(data_args: DataArguments, cells: str | None) -> dict[str, Any]:
     """What a recipe says of the parts of a processor that are learned from the training rows; see
-    `ModalityReader.fit`."""
-    keys = ("on_error", "category_columns")
-    return {"as_written": as_written, **{key: getattr(data_args, key) for key in keys}}
+    `ModalityReader.fit`. For `cells` see `cells_of_run`."""
+    keys = ("on_error", "category_columns", "decimal", "date_format")
+    given = {key: getattr(data_args, key) for key in keys}
+    return {"as_written": cells is not None, "formats": cells == AS_MEANT, **given}
 
 
 def build_processor(
     model_args: ModelArguments,
     data_args: DataArguments,
     splits: Any,
-    as_written: bool,
+    cells: str | None,
     defaults_version: int,
     start: Start | None = None,
 ) -> MMFusionProcessor:
@@ -50,7 +51,7 @@ def build_processor(
     for name, reader in READERS.items():
         if not reader.data_columns(columns):
             continue
-        part, modality = reader.fit(splits, columns, **fit_settings(data_args, as_written)), modality_of(name)
+        part, modality = reader.fit(splits, columns, **fit_settings(data_args, cells)), modality_of(name)
         if modality.extra:
             fitted.setdefault("extra_parts", {})[name] = part
         elif part is not None:

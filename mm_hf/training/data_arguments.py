@@ -81,6 +81,15 @@ class DatasetArguments:
     label_column: list[str] | str | None = option(  # noqa: RUF009 (it gives a field)
         None, "Column of the labels, or several: one task each, learned together.", aliases=["--label"]
     )
+    decimal: str | None = option(
+        None,
+        'What begins the decimals of numbers such as "1,402" or "1.402" where no value of their column tells: a comma '
+        "or a point.",
+        choices=[",", "."],
+    )
+    date_format: str | None = option(
+        None, "Of dates such as 03/04/2024 where no value tells which is the day: %d/%m/%Y or %m/%d/%Y."
+    )
     kind_column: str | None = option(None, "Column that metrics are split by.")
     on_error: str = option(
         "raise",

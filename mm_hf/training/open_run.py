@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ..data import BadRows, MultimodalCollator, data_root_of, describe, names_of_classes, summary_lines
 from ..data.modalities import READERS
+from ..models.modality import modality_of
 from ..tasks import by_column, task_of_head
 from .advice import advise_on_freezing
 from .build import build_model, build_processor, fit_settings, head_arguments, head_of
@@ -25,7 +26,7 @@ from .recipe import given_keys, parse_arguments, recipe_of
 from .run import Run
 from .run_folder import claim_run_folder, is_begun, read_recipe_of
 from .same_data import check_same_data
-from .splits import AS_WRITTEN, check_rows, columns_in_use, load_parts, read_labels, reads_as_written
+from .splits import cells_of_run, check_rows, columns_in_use, load_parts, read_labels
 from .start import open_start
 from .start_parts import keep_start
 from .train_arguments import TrainArguments
@@ -57,20 +58,20 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     known = task_of_head(model_args.task)
     writes = known is not None and known.writes
     columns = replace(columns_in_use(data_args), weight=data_args.weight_column)
-    as_written = train_args.defaults_version > 1 and reads_as_written(output_dir)
+    cells = cells_of_run(output_dir) if train_args.defaults_version > 1 else None
     with accelerator.local_main_process_first():  # the others find what it prepared
         to_write = columns.labels if writes else []
-        loaded = load_parts(data_args, columns, train_args.seed, as_text=to_write, as_written=as_written)
+        loaded = load_parts(data_args, columns, train_args.seed, as_text=to_write, cells=cells)
     splits, tasks = read_labels(loaded, columns, data_args, model_args.task)
     names, label2id, problem_type = (
         by_column(columns, tasks, attrgetter(key)) for key in ("names", "numbers", "problem_type")
     )
-    processor = build_processor(model_args, data_args, splits, as_written, train_args.defaults_version, start)
+    processor = build_processor(model_args, data_args, splits, cells, train_args.defaults_version, start)
     for task in tasks:
         task.prepare(processor, model_args, splits["train"])
     transcribes = any(task.transcribes for task in tasks)
     rows = {part: len(dataset) for part, dataset in splits.items() if isinstance(dataset, Dataset)}
-    data = {"rows": rows, "classes": names} | ({"cells": AS_WRITTEN} if as_written else {})
+    data = {"rows": rows, "classes": names} | ({"cells": cells} if cells else {})
     root = data_root_of(data_args.source, data_args.data_root)
     fingerprint = partial(
         Fingerprint,
@@ -121,8 +122,9 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     if accelerator.is_main_process:
         tokenizer = processor.tokenizer if columns.text or writes else None
         run.say("\n".join(summary_lines(describe(splits, columns, names, problem_type, tokenizer, root))))
-        for reader in READERS.values():
-            for line in reader.said_of_fit(splits, columns, **fit_settings(data_args, as_written)):
+        for modality, reader in READERS.items():
+            fitted = processor.part_of(modality_of(modality))
+            for line in reader.said_of_fit(splits, columns, part=fitted, **fit_settings(data_args, cells)):
                 run.say(line)
     for part, dataset in splits.items():
         if names_of_classes(dataset.features, columns.table) != table_names:

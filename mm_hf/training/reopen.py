@@ -43,7 +43,7 @@ from .measuring_arguments import EvaluateArguments, measuring_parser
 from .places import find_data
 from .recipe import ALL_ARGUMENTS, fields_of, import_files_of, import_named
 from .same_data import check_same_part
-from .splits import AS_WRITTEN, check_rows, columns_in_use
+from .splits import check_rows, columns_in_use, reading_of
 from .values import checked_values
 
 
@@ -234,24 +234,27 @@ def load_part(
     recipe: dict[str, Any],
     columns: Columns,
     as_text: Collection[str] = (),
+    problem_type: Any = None,
 ) -> tuple[str, Dataset, Dataset | None]:
     """Name and rows of the part that is measured, and the training part where that is another one.
 
     Validation and test are cut from train only as the run did that left the recipe: a part cut in any other way would
-    hold rows that the model has learned. That is why the data of a run is read as the run did, see `reads_as_written`;
-    `as_text` as in `load_splits`.
+    hold rows that the model has learned. That is why the data of a run is read as the run did, see `cells_of_run`;
+    `as_text` and `problem_type` as in `load_splits`.
 
     Raises:
         ValueError: there is no such part, or it cannot be cut as it was.
     """
     path = data_args.source
     options: dict[str, Any] = {"validation_fraction": 0.0, "test_fraction": 0.0}
+    options |= {"as_meant": True, "as_text": as_text, "problem_type": problem_type, "decimal": data_args.decimal}
     if recipe and os.path.realpath(recipe["dataset"]) == os.path.realpath(path):
-        options = {key: recipe[key] for key in (*options, "group_column", "seed")}
+        fractions = ("validation_fraction", "test_fraction")
+        options |= {key: recipe[key] for key in (*fractions, "group_column", "seed")}
         file = Path(args.model) / "rows.json"
         rows = read_json(file) if file.exists() else {}
-        options |= {"measured": True, "as_written": rows.get("cells") == AS_WRITTEN}
-    splits = load_splits(path, columns, data_root=data_args.data_root, as_text=as_text, **options)
+        options |= {"measured": True, **reading_of(rows.get("cells"))}
+    splits = load_splits(path, columns, data_root=data_args.data_root, **options)
     asked = "test" if args.split is None else args.split
     name = PART_OF.get(asked.lower(), asked)
     if name not in splits:
@@ -296,6 +299,18 @@ def check_cut(model: Path, data_args: DatasetArguments, recipe: dict[str, Any], 
         )
 
 
+def texts_of_processor(processor: MMFusionProcessor) -> list[str]:
+    """Columns whose cells a checkpoint reads as texts, though they may look like other numbers than they are."""
+    return [] if processor.table_schema is None else list(processor.table_schema.marks)
+
+
+def problem_types(config: MMFusionConfig) -> Any:
+    """The problem type of a checkpoint, of several tasks by their columns."""
+    if config.tasks is None:
+        return config.problem_type
+    return {name: head.name for name, head in config.task_heads.items()}
+
+
 def labels_of_checkpoint(config: MMFusionConfig, part: Dataset, columns: Columns) -> list[Task]:
     """What the checkpoint answers, by column of labels; `part` are the rows that are measured."""
     known = task_of_class((config.architectures or [""])[0])
@@ -331,13 +346,14 @@ def open_checkpoint(
     known = task_of_class(head.__name__)
     writes, transcribes = known is not None and known.writes, known is not None and known.transcribes
     logging.disable_progress_bar()  # of loading weights: seconds
+    processor = MMFusionProcessor.from_pretrained(args.model)
     accelerator = Accelerator()
     with accelerator.local_main_process_first():  # the others find what it prepared
-        name, part, train = load_part(args, data_args, recipe, columns, columns.labels if writes else [])
+        as_text = [*(columns.labels if writes else []), *texts_of_processor(processor)]
+        name, part, train = load_part(args, data_args, recipe, columns, as_text, problem_types(config))
     tasks = labels_of_checkpoint(config, part, columns)
     names = {str(task.column): task.names for task in tasks}
     label2id, problem_type = (by_column(columns, tasks, attrgetter(key)) for key in ("numbers", "problem_type"))
-    processor = MMFusionProcessor.from_pretrained(args.model)
     longest = None if transcribes else DEFAULT_TARGET_LENGTH
     if writes and not transcribes:
         longest = GenerationConfig.from_pretrained(args.model).max_new_tokens or longest

@@ -21,16 +21,23 @@ from .evaluator import Evaluator
 from .run_folder import read_rows_of
 
 
-AS_WRITTEN = "as written"  # what rows.json says of runs that read cells so
+# What rows.json says of how a run reads cells: of those that began before, nothing.
+AS_WRITTEN = "as written"  # digits keep their zeros
+AS_MEANT = "as meant"  # and dates are dates, "1.402,15" is a number
 
 
-def reads_as_written(output_dir: Path) -> bool:
-    """Whether a run reads cells as they are written (see `read_csv`): not where it began before that was so, and would
-    otherwise find other classes and columns when it goes on."""
+def cells_of_run(output_dir: Path) -> str | None:
+    """How a run reads cells (see `read_csv`): as it did when it began, since it would otherwise find other classes and
+    columns when it goes on."""
     file = output_dir / "rows.json"
     if not file.exists() or not list_checkpoints(output_dir):
-        return True
-    return read_rows_of(output_dir).get("cells") == AS_WRITTEN
+        return AS_MEANT
+    return read_rows_of(output_dir).get("cells")
+
+
+def reading_of(cells: str | None) -> dict[str, Any]:
+    """What rows.json says of cells, as `load_splits` takes it."""
+    return {"as_written": cells is not None, "as_meant": cells == AS_MEANT}
 
 
 def columns_in_use(data_args: Any) -> Columns:
@@ -63,10 +70,10 @@ def columns_in_use(data_args: Any) -> Columns:
 
 
 def load_parts(
-    data_args: DataArguments, columns: Columns, seed: int, as_text: list[str], as_written: bool
+    data_args: DataArguments, columns: Columns, seed: int, as_text: list[str], cells: str | None
 ) -> dict[str, Dataset | IterableDataset]:
-    """Training, validation and test part; of a stream, the latter two are stored on disk first. For `as_text` and
-    `as_written` see `load_splits`."""
+    """Training, validation and test part; of a stream, the latter two are stored on disk first. For `as_text` see
+    `load_splits`, for `cells` `cells_of_run`."""
     splits = load_splits(
         data_args.source,
         columns,
@@ -78,7 +85,9 @@ def load_parts(
         seed=seed,
         as_text=as_text,
         measured=True,
-        as_written=as_written,
+        decimal=data_args.decimal,
+        problem_type=data_args.problem_type,
+        **reading_of(cells),
     )
     missing = {"train", "validation", "test"} - set(splits)
     if missing:

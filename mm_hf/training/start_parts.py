@@ -4,6 +4,7 @@ import copy
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -160,7 +161,7 @@ def choose_table(start: Start, schema: TableSchema | None) -> TableSchema | None
     old = start.processor.table_schema
     if schema is None or old is None:
         return schema
-    for kind in ("numerical", "categorical"):
+    for kind in ("numerical", "categorical", "dates"):
         columns, others = sorted(getattr(schema, kind)), sorted(getattr(old, kind))
         if columns != others:
             start.fresh.append(Table.name)
@@ -176,7 +177,9 @@ def choose_table(start: Start, schema: TableSchema | None) -> TableSchema | None
                 f"  {len(unknown)} of {len(values)} categories of {name} are not known to {start.name}, such as "
                 f"{unknown[0]!r}"
             )
-    return old
+    # How texts are written is the new rows' to say.
+    dates = {name: replace(column, format=schema.dates[name].format) for name, column in old.dates.items()}
+    return replace(old, dates=dates, marks=schema.marks)
 
 
 def line_of_unit(start: Start, what: str, now: tuple[float, float], before: tuple[float, float]) -> list[str]:
@@ -195,10 +198,11 @@ def choose_series(start: Start, scaler: SeriesScaler | None) -> SeriesScaler | N
     old = start.processor.series_scaler
     if scaler is None or old is None:
         return scaler
-    if scaler.channels != old.channels:
+    if scaler.channels_of != old.channels_of:
         start.fresh.append(Series.name)
         start.lines.append(
-            f"series: fitted anew, {start.name} has series of {old.channels} channels, not {scaler.channels}"
+            f"series: fitted anew, {start.name} has series of {' and '.join(map(str, old.channels_of))} channels, not "
+            f"{' and '.join(map(str, scaler.channels_of))}"
         )
         return scaler
     start.lines.append(f"series: means and deviations from {start.name}")

@@ -138,7 +138,7 @@ def test_parts_of_a_stream_that_are_stored(tmp_path):
             write_csv(tmp_path / f"{part}.csv", first)
             os.utime(tmp_path / f"{part}.csv", ns=(BEFORE, BEFORE))
         data_args = DataArguments(dataset=str(tmp_path), streaming=True)
-        parts = load_parts(data_args, columns, seed=0, as_text=[], as_written=True)
+        parts = load_parts(data_args, columns, seed=0, as_text=[], cells="as meant")
         found.append([parts[part]["label"][0] for part in ("validation", "test")])
     assert found == [["a", "a"], ["b", "b"]]
 

@@ -1,11 +1,14 @@
 """Every modality in several places of a row, and one from outside: each has a reader, and nothing else knows it."""
 
+import numpy as np
 import pytest
 from datasets import Dataset
+from messages import says
 
 from mm_hf import MMFusionProcessor
 from mm_hf.data import Columns, MultimodalCollator, describe, summary_lines
 from mm_hf.data.modalities import READERS, reader_of
+from mm_hf.data.rows import BadRowError
 from mm_hf.models.series import SeriesScaler
 
 
@@ -76,13 +79,41 @@ def test_what_is_said_of_several_texts():
     ("one", "other", "said"),
     [
         ([[0.1], [0.2]], [[1e5], [2e5]], "'one'.*deviation"),
-        ([[1.0, 2.0], [2.0, 1.0]], [[1.0], [2.0]], "'one': 2, 'other': 1"),
+        ([[1.0, 2.0], [2.0, 1.0]], [], "'other'"),
     ],
-    ids=["scales", "channels"],
+    ids=["scales", "nothing"],
 )
 def test_series_that_do_not_go_together_in_one_encoder(one, other, said):
-    """Silently, the smaller readings would be all alike, or one of the columns full of bad rows."""
-    train = Dataset.from_dict({"one": [one, one], "other": [other, other]})
+    """Silently, the smaller readings would be all alike."""
+    third = [[1.0, 2.0, 3.0], [2.0, 1.0, 3.0]]
+    train = Dataset.from_dict({"one": [one, one], "other": [other, other], "third": [third, third]})
     with pytest.raises(ValueError, match=said):
-        reader_of("series").fit({"train": train}, Columns(series=["one", "other"]))
+        reader_of("series").fit({"train": train}, Columns(series=["one", "other", "third"]))
     assert reader_of("series").fit({"train": train}, Columns(series="one")).channels == len(one[0])
+
+
+def test_series_of_other_channels_have_channels_of_their_own():
+    """Each on its own scale: the others stand at the mean."""
+    wide, narrow = [[0.0, 10.0], [2.0, 30.0]], [[1e6], [3e6], [5e6]]
+    train = Dataset.from_dict({"wide": [wide, None], "narrow": [narrow, [[1e6], [5e6]]], "flat": [[7e6, 9e6]] * 2})
+    reader = reader_of("series")
+    columns = Columns(series=["wide", "narrow", "flat"])
+    scaler = reader.fit({"train": train}, columns)
+    assert (scaler.channels, scaler.widths) == (3, [2, 1, 1])
+    assert scaler.means[:2] == [1.0, 20.0]
+    assert reader.fresh_config(scaler, 8, series_rnn_type="gru").input_size == 3
+    np.testing.assert_allclose(scaler.check(wide), [[-1, -1, 0], [1, 1, 0]])
+    values = scaler.check(narrow)
+    assert not values[:, :2].any()
+    assert (np.diff(values[:, 2]) > 0).all()
+    made = scaler([wide, narrow])
+    assert made["series_values"].shape == (2, 3, 3)
+    # A series in the place of another one is a bad row, though the encoder could read it.
+    collator = MultimodalCollator(MMFusionProcessor(series_scaler=scaler), columns)
+    (row,) = rows_of(wide=[wide], narrow=[narrow], flat=[None])
+    assert len(set(collator.item_keys(row, "series"))) == 3  # with None
+    (row,) = rows_of(wide=[narrow], narrow=[narrow], flat=[None])
+    with pytest.raises(BadRowError, match=says("wide", 2, "(3, 1)")):
+        collator.item_keys(row, "series")
+    with pytest.raises(ValueError, match=says(2, 1, "(1, 3)")):
+        scaler.check([[1.0, 2.0, 3.0]])

@@ -1,8 +1,11 @@
 """What is said of a data set before it is trained on."""
 
+import re
+
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from messages import says
 from PIL import Image as PILImage
 
 from mm_hf.data import Columns, describe, labels_of, load_splits, normalise_labels, summary_lines
@@ -125,3 +128,33 @@ def test_other_labels(several):
         assert found["labels"]["values"] == [0.5, 1.5, 2.5]
         assert found["columns"][0]["absent"]["train"] == 0.5
         assert "regression: min / mean / max 0.5 / 1.5 / 2.5" in line
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([1, 2, 3, 4, 5] * 6, ("regression",)),  # stars
+        ([n % 13 for n in range(150)], ("regression",)),  # votes
+        ([80_000 + 100 * n for n in range(50)], ("single_label_classification",)),  # prices
+        ([0, 1] * 20, ()),
+        ([0.5 * n for n in range(50)], ()),
+        ([1000 * n for n in range(500)], ()),
+        (["a", "b", "c"] * 9, ()),
+    ],
+    ids=["stars", "votes", "prices", "two", "halves", "many", "words"],
+)
+def test_what_whole_numbers_are_taken_for_and_the_flag_for_the_other(labels, said):
+    splits = DatasetDict(train=Dataset.from_dict({"label": labels}))
+    names, problem_type = labels_of(splits, "label")
+    lines = "\n".join(summary_lines(describe(splits, Columns(label="label"), names, problem_type)))
+    assert ("--problem_type" in lines) == bool(said)
+    assert re.search(says("labels", *said), lines)
+    # What is a class by its type is none of these.
+    if said:
+        classes = DatasetDict(
+            train=Dataset.from_dict({"label": [0, 1, 2]}, Features(label=ClassLabel(names=["0", "1", "2"])))
+        )
+        lines = summary_lines(
+            describe(classes, Columns(label="label"), ["0", "1", "2"], "single_label_classification")
+        )
+        assert "--problem_type" not in "\n".join(lines)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 
 import numpy as np
@@ -93,7 +93,9 @@ def test_what_pandas_has_for_numbers():
         with pytest.raises(ValueError, match=r"'small': .*finite"):
             schema([{"small": huge}])
     with pytest.raises(ValueError, match=r"'day'.*date, .*datetime"):
-        TableSchema.fit({"day": [date(2020, 1, 1)]})
+        TableSchema.fit({"day": [date(2020, 1, 1)]}, formats=False)
+    with pytest.raises(ValueError, match=r"'time'.*timedelta, .*datetime"):
+        TableSchema.fit({"time": [timedelta(hours=1)]})
 
 
 AGES = [*range(20, 60)]

@@ -138,7 +138,7 @@ def test_a_test_part_without_labels(tmp_path, capsys):
 def test_a_run_of_before_goes_on_as_it_began(tmp_path, monkeypatch, capsys):
     """Its classes and the columns of its table are those that it found when cells lost their zeros."""
     data = write_csv(tmp_path / "set/all.csv", rows(lambda n: ["01", "02", "3"][n % 3]))
-    monkeypatch.setattr(open_run, "reads_as_written", lambda folder: False)
+    monkeypatch.setattr(open_run, "cells_of_run", lambda folder: None)
     start(data, tmp_path / "run")
     monkeypatch.undo()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

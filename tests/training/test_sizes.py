@@ -28,7 +28,7 @@ def encoders(tmp_path_factory):
 def processor_of(data_args: DataArguments, **model_args):
     """What a run builds."""
     return build_processor(
-        ModelArguments(**model_args), data_args, {"train": None}, as_written=True, defaults_version=2
+        ModelArguments(**model_args), data_args, {"train": None}, cells="as meant", defaults_version=2
     )
 
 

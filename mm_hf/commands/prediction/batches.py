@@ -27,10 +27,12 @@ class RowBatches:
         digest: of these rows, as `waiting` had it; they are read again, and must be the same.
         kept: what is kept of a row until it is written; None: nothing, this process does not write.
         look: whether to look for files among the first rows, see `check_files`.
+        count: what is counted in the rows of a batch as the collator takes them, until it is written.
 
     Attributes:
         waiting: what was read and is not written: of each batch of all processes its rows as they stand in the file,
             and a digest of all rows up to its end. Whoever writes takes from it.
+        counted: of each of these batches what `count` gave.
     """
 
     def __init__(
@@ -43,10 +45,12 @@ class RowBatches:
         digest: str = "",
         kept: Callable[[dict[str, Any]], dict[str, Any]] | None = dict,
         look: bool = True,
+        count: Callable[[list[dict[str, Any]]], Any] | None = None,
     ):
         self.source, self.size, self.rank, self.world_size = source, size, rank, world_size
         self.first, self.before, self.kept, self.look = first, digest, kept, look
         self.waiting: deque[tuple[list[dict[str, Any]], str]] = deque()
+        self.count, self.counted = count, deque()  # type: ignore[var-annotated]
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         rows, number = iter(self.source), self.first
@@ -69,6 +73,8 @@ class RowBatches:
                 number += len(batch)
                 if self.kept is not None:
                     self.waiting.append((list(map(self.kept, batch)), digest))
+                if self.count is not None:
+                    self.counted.append(self.count([self.source.inputs(row) for row in batch]))
             if self.rank < len(batches):
                 yield self.prepared(*batches[self.rank])
             if len(batches) < self.world_size:

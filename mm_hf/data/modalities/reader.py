@@ -39,6 +39,7 @@ class ModalityReader:
             collator's `extra_augment` has that by name.
         needs_all_rows: it is fitted on the training rows, so that it does not go with streaming.
         shown_as: what stands in a report where a row has no picture of it, as in "(no image)"; None: it has none.
+        knows_values: it tells values that it learned from others, see `unseen`.
         captions: which modality's `caption` stands beside a row in a report: that of the lowest number. None: it has
             none.
     """
@@ -53,6 +54,7 @@ class ModalityReader:
     needs_all_rows: ClassVar[bool] = False
     shown_as: ClassVar[str | None] = None
     captions: ClassVar[int | None] = None
+    knows_values: ClassVar[bool] = False
 
     # The columns of a data set
 
@@ -149,6 +151,11 @@ class ModalityReader:
             texts, and a `File` in the place of what a file holds; None: its features are kept in memory alone.
         """
         return None
+
+    def unseen(self, row: dict[str, Any], collator: "MultimodalCollator") -> dict[str, str]:
+        """By column the values of a row that no training row has, and that the model takes for one and the same; asked
+        where `knows_values`."""
+        return {}
 
     def blamed(self, column: str, columns: Columns) -> str | None:
         """The column that is named where an item cannot be loaded; None where another place of the row says it."""

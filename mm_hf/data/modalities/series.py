@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -11,7 +12,11 @@ from ...models.recurrent import RecurrentConfig
 from ...models.series import Series, SeriesScaler, as_steps, has_no_steps
 from ..rows import SOURCE_ROW, BadRowError, Rows
 from .linear import step_features
-from .reader import ModalityReader, register_reader
+from .reader import ModalityReader, reader_of, register_reader
+
+
+if TYPE_CHECKING:
+    from ..collator import MultimodalCollator
 
 
 LEAST_SHARE = 0.05  # of the deviation of all columns together, that one of several columns needs
@@ -19,7 +24,7 @@ LEAST_SHARE = 0.05  # of the deviation of all columns together, that one of seve
 
 @register_reader
 class SeriesReader(ModalityReader):
-    """Time series, each in its place, all of the same channels."""
+    """Time series, each in its place. Places of other numbers of channels have their own ones in the encoder."""
 
     name = Series.name
     column_keys = ("series_column",)
@@ -32,7 +37,7 @@ class SeriesReader(ModalityReader):
 
         Raises:
             BadRowError: a row that holds no series, where bad rows are not skipped.
-            ValueError: no row has one; or several columns do not go together in one encoder.
+            ValueError: no row has one; or several columns of as many channels do not go together on one scale.
         """
         names, train = self.data_columns(columns), splits["train"]
         by_column: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -48,15 +53,20 @@ class SeriesReader(ModalityReader):
             most = Counter(values.shape[1] for values in series).most_common(1)
             by_column[column] = [values for values in series if values.shape[1] == most[0][0]]
         widths = {column: series[0].shape[1] for column, series in by_column.items() if series}
-        if len(set(widths.values())) > 1:
-            raise ValueError(
-                f"The columns of series share one encoder, and have {widths} channels: they need equally many. Join "
-                "them into one column of more channels, or leave one out."
-            )
-        scaler = SeriesScaler.fit(values for series in by_column.values() for values in series)
-        for column in widths if len(widths) > 1 else ():
-            check_same_scale(column, np.concatenate(by_column[column]), scaler)
-        return scaler
+        scalers = {}
+        for width in dict.fromkeys(widths.values()):
+            alike = [column for column in widths if widths[column] == width]
+            scalers[width] = SeriesScaler.fit(values for column in alike for values in by_column[column])
+            for column in alike if len(alike) > 1 else ():
+                check_same_scale(column, np.concatenate(by_column[column]), scalers[width])
+        if len(scalers) < 2:
+            return next(iter(scalers.values())) if scalers else SeriesScaler.fit([])
+        if empty := sorted(set(names) - set(widths)):
+            raise ValueError(f"No training row has a series in {empty}: leave the column out.")
+        means, stds = (
+            [value for each in scalers.values() for value in getattr(each, key)] for key in ("means", "stds")
+        )
+        return SeriesScaler(means, stds, [widths[column] for column in names])
 
     def fresh_config(self, part, hidden_size, *, series_rnn_type, **settings):
         """A recurrent encoder."""
@@ -75,6 +85,7 @@ class SeriesReader(ModalityReader):
         if has_no_steps(row[column]):
             return None
         try:
+            check_channels(row[column], column, collator)
             return hashlib.sha256(collator.processor.series_scaler.check(row[column]).tobytes()).hexdigest()
         except ValueError as error:
             raise BadRowError(row, column, str(error)) from None
@@ -89,6 +100,21 @@ class SeriesReader(ModalityReader):
             if not has_no_steps(row[column]):
                 return picture_of_series(collator.processor.series_scaler.check(row[column]))
         return None
+
+
+def check_channels(series: Any, column: str, collator: "MultimodalCollator"):
+    """Refuses a series that has the channels of another place.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    widths = collator.processor.series_scaler.widths
+    if widths is None:
+        return
+    names = reader_of(Series.name).data_columns(collator.columns)
+    width = widths[names.index(column)] if len(names) == len(widths) else None
+    if width is not None and as_steps(series).shape[1] != width:
+        raise ValueError(f"a series has {width} channels in this place, got shape {as_steps(series).shape}.")
 
 
 def check_same_scale(column: str, steps: np.ndarray, scaler: SeriesScaler):

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...models.finite import is_code, kind_of_texts, read_number
+from ...models.finite import is_code, kind_of_texts, read_marked, read_number
 from ...models.table_schema import TableError, TableSchema
 from ...models.tabular import Table, TabularConfig
 from ..class_names import names_of_classes
@@ -28,10 +28,22 @@ class TableReader(ModalityReader):
     cells = "numbers"
     needs_all_rows = True
     captions = 1
+    knows_values = True
 
-    def fit(self, splits, columns, *, category_columns=None, as_written=True, **settings):
+    def fit(
+        self,
+        splits,
+        columns,
+        *,
+        category_columns=None,
+        as_written=True,
+        formats=True,
+        decimal=None,
+        date_format=None,
+        **settings,
+    ):
         """What the columns mean, see `TableSchema.fit`; `as_written` is False of runs that began when texts were
-        categories, whatever they spell."""
+        categories, whatever they spell, `formats` of those that began when dates were."""
         train = splits["train"]
         names = names_of_classes(train.features, columns.table)
         table: dict[str, list] = {name: train[name][:] for name in columns.table}
@@ -44,11 +56,15 @@ class TableReader(ModalityReader):
             numbers=[name for name, counts in texts.items() if kind_of_texts(counts) == "numbers"],
             on_error="skip",
             as_before=not as_written,
+            formats=formats,
+            texts=texts,
+            decimal=decimal,
+            date_format=date_format,
         )
 
-    def said_of_fit(self, splits, columns, *, category_columns=None, as_written=True, **settings):
-        """What the texts of a table are taken for."""
-        return lines_of_table(splits, columns.table, category_columns or ()) if as_written else []
+    def said_of_fit(self, splits, columns, *, category_columns=None, as_written=True, part=None, **settings):
+        """What the texts of a table are taken for; `part` is what `fit` gave."""
+        return lines_of_table(splits, columns.table, category_columns or (), part) if as_written else []
 
     def fresh_config(self, part, hidden_size, **settings):
         """A token a column."""
@@ -74,6 +90,10 @@ class TableReader(ModalityReader):
     def load(self, row, column, collator):
         """See `values_of`."""
         return values_of(row, collator)
+
+    def unseen(self, row, collator):
+        """Categories that are not known."""
+        return collator.processor.table_schema.unknown(values_of(row, collator))
 
     def caption(self, row, collator):
         """The values by their columns."""
@@ -102,10 +122,28 @@ def texts_of_table(splits: Mapping[str, Any], columns: list[str], categories: Co
     return counts
 
 
-def lines_of_table(splits: Mapping[str, Any], columns: list[str], categories: Collection[str]) -> list[str]:
-    """What the texts of a table are taken for, where that is not plain to see, for the terminal."""
+def lines_of_table(
+    splits: Mapping[str, Any], columns: list[str], categories: Collection[str], schema: TableSchema | None = None
+) -> list[str]:
+    """What the texts of a table are taken for, where that is not plain to see, for the terminal; `schema` is what was
+    learned of them."""
     lines = []
-    for name, counts in texts_of_table(splits, columns, categories).items():
+    dates = {} if schema is None else schema.dates
+    for name, column in dates.items():
+        days = [day for value in splits["train"][name][:] if (day := column.read(value)) is not None]
+        of = "dates and times" if column.hours else "dates"
+        lines.append(
+            f"  table     {name} is read as {of} ({column.format}), {min(days):%Y-%m-%d} to {max(days):%Y-%m-%d}"
+        )
+    for name, counts in texts_of_table(splits, columns, [*categories, *dates]).items():
+        mark = None if schema is None else schema.marks.get(name)
+        if mark is not None:
+            example = next(text for text in counts if read_number(text) != read_marked(text, mark) is not None)
+            lines.append(
+                f"  table     {name} is read as numbers whose decimals begin with {mark!r}: {example!r} is "
+                f"{read_marked(example, mark):.15g}"
+            )
+            continue
         spelled = sum(count for text, count in counts.items() if read_number(text) is not None and not is_code(text))
         if kind_of_texts(counts) == "numbers":
             lines.append(
@@ -120,6 +158,6 @@ def lines_of_table(splits: Mapping[str, Any], columns: list[str], categories: Co
             if 2 * once > known.total():
                 lines.append(
                     f"  table     {name}: {once:,} of {known.total():,} training values come once, and tell nothing: "
-                    "they are unknown categories (dates and ids are not read as numbers)"
+                    "they are unknown categories (ids are not read as numbers)"
                 )
     return lines

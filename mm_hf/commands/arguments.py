@@ -137,7 +137,9 @@ ColumnArguments.__doc__ = "The columns of the rows, and what becomes of bad ones
 class PredictArguments:
     """What is predicted, and how it is said."""
 
-    split: str | None = option(None, "Part of the rows, where they have several.")
+    split: str | None = option(
+        None, "Part of the rows, where they have several; of the run's own rows also a part that it cut from them."
+    )
     top_k: int = option(1, "So many of the best classes, with their probabilities.")
     probabilities: str = option(
         "best", "all: one column for each class; several labels have them always.", choices=["best", "all"]

@@ -140,6 +140,10 @@ class DataArguments(DatasetArguments):
         default=0.1, metadata={"help": "Share of the rows that becomes the validation part where the data has none."}
     )
     test_fraction: float = field(default=0.1, metadata={"help": "Likewise the test part."})
+    split_seed: int | None = field(
+        default=None,
+        metadata={"help": "Seed of the cut into parts, so that --seed does not move it; left out, seed cuts them."},
+    )
     weight_column: str | None = field(
         default=None,
         metadata={

@@ -24,7 +24,7 @@ from .recipe import given_keys, parse_arguments, recipe_of
 from .run import Run
 from .run_folder import claim_run_folder, is_begun, read_recipe_of
 from .same_data import check_same_data
-from .splits import AS_WRITTEN, check_rows, columns_in_use, load_parts, read_labels, reads_as_written
+from .splits import AS_WRITTEN, check_rows, columns_in_use, load_parts, read_labels, reads_as_written, seed_of_cut
 from .start import open_start
 from .start_parts import keep_start
 from .train_arguments import TrainArguments
@@ -57,7 +57,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     as_written = train_args.defaults_version > 1 and reads_as_written(output_dir)
     with accelerator.local_main_process_first():  # the others find what it prepared
         to_write = columns.labels if writes else []
-        loaded = load_parts(data_args, columns, train_args.seed, as_text=to_write, as_written=as_written)
+        loaded = load_parts(data_args, columns, seed_of_cut(recipe), as_text=to_write, as_written=as_written)
     splits, tasks = read_labels(loaded, columns, data_args, model_args.task)
     names, label2id, problem_type = (
         by_column(columns, tasks, attrgetter(key)) for key in ("names", "numbers", "problem_type")

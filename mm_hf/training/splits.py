@@ -1,5 +1,6 @@
 """The parts of a data set: loaded and cut, their labels understood, every row looked at before any is used."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ def reads_as_written(output_dir: Path) -> bool:
     if not file.exists() or not list_checkpoints(output_dir):
         return True
     return read_rows_of(output_dir).get("cells") == AS_WRITTEN
+
+
+def seed_of_cut(recipe: Mapping[str, Any]) -> int:
+    """The seed that cuts rows into parts, of a recipe.json or of a recipe's values by key: its own, else `seed`."""
+    given = recipe.get("split_seed")
+    return recipe["seed"] if given is None else given
 
 
 def columns_in_use(data_args: Any) -> Columns:

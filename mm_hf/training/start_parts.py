@@ -42,6 +42,7 @@ from .fresh_heads import fit_fresh_heads
 from .heads import task_of_class
 from .model_arguments import ModelArguments
 from .run import Run
+from .splits import seed_of_cut
 from .start import ABOUT, Start, row_modalities
 
 
@@ -53,7 +54,7 @@ OF_BASE = (
 )
 # What cuts rows into parts.
 OF_THE_CUT = (
-    *("seed", "validation_fraction", "test_fraction", "group_column"),
+    *("split_seed", "validation_fraction", "test_fraction", "group_column"),
     *("image_column", "image_id_column", "audio_column", "video_column"),
 )
 OTHER_UNIT = 10  # numbers of a table that are so many deviations off, or so many times as far apart, are in another
@@ -375,8 +376,11 @@ def lines_of_cut(start: Start, run: Run) -> list[str]:
     recipe, part = start.recipe, run.splits["test"]
     now = {**vars(run.data_args), **vars(run.train_args)}
     dataset, before = now["dataset"], recipe.get("dataset")
-    if before is None or SOURCE_ROW not in part.column_names or os.path.realpath(dataset) != os.path.realpath(before):
+    if before is None or "seed" not in recipe:
         return []
+    if SOURCE_ROW not in part.column_names or os.path.realpath(dataset) != os.path.realpath(before):
+        return []
+    recipe, now = ({**values, "split_seed": seed_of_cut(values)} for values in (recipe, now))
     other = [key for key in OF_THE_CUT if (now[key] or None) != (recipe.get(key) or None)]
     if not other:
         return []

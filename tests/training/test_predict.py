@@ -796,7 +796,7 @@ def test_a_link_stays_one(tmp_path):
 def test_what_cannot_be_written_is_told_at_once(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").write_text("")
-    with mock.patch.object(predict, "open_rows", side_effect=AssertionError):  # before anything that takes long
+    with mock.patch.object(predict, "open_part", side_effect=AssertionError):  # before anything that takes long
         for out, word in (("folder.csv", "folder"), ("file/out.csv", "file")):
             said = refused(HEADS / "classification", TABLE, tmp_path / out, *PAIR, "--overwrite")
             assert f"--output {tmp_path / out}" in said

@@ -32,7 +32,7 @@ from .modalities import key_of_part, reader_of_part
 from .nested_fields import add_fields
 from .readers import find_files, named_parts, open_source, unreadable
 from .rows import SOURCE_ROW, Columns
-from .splitting import cut, group_rows
+from .splitting import cut, cut_fold, group_rows, strata_of
 
 
 logger = logging.get_logger(__name__)
@@ -53,6 +53,7 @@ def load_splits(
     as_text: Collection[str] = (),
     measured: bool = False,
     as_written: bool = True,
+    fold: tuple[int, int] | None = None,
 ) -> DatasetDict | IterableDatasetDict:
     """Loads a data set, checks its columns, and cuts validation and test from train where they are missing.
 
@@ -81,6 +82,8 @@ def load_splits(
             from train as if it had never been there.
         as_written: False reads CSVs as they were read when digits lost their zeros and text could be numbers: for runs
             that began so.
+        fold: how many folds there are and the number of one, from 1: its rows are the test part, and validation is cut
+            from the others; 0: all rows are train.
 
     Raises:
         FileNotFoundError: no such folder or file, nor a data set that the Hub gives.
@@ -106,6 +109,13 @@ def load_splits(
         splits = of_one_type(splits, wanted, dataset, find_files(dataset))
     if measured and not streaming:
         splits = {name: split for name, split in splits.items() if is_measurable(split, name, columns, dataset)}
+    if fold is not None:
+        if present := [part for part in PARTS[1:] if part in splits]:
+            raise ValueError(
+                f"{dataset} has the part(s) {', '.join(present)} itself, and folds cuts all rows: leave folds out, or "
+                "name the file of train alone."
+            )
+        fractions = {"validation": 0.0, "test": 0.0}
     missing = [part for part in PARTS[1:] if part not in splits and fractions[part] > 0]
     if missing and (streaming or "train" not in splits):
         raise ValueError(
@@ -118,6 +128,11 @@ def load_splits(
         groups = group_rows(train, columns, group_column)
         train = train.select_columns(kept).add_column(SOURCE_ROW, np.arange(len(train)))
         splits |= cut(train, groups, {part: fractions[part] for part in missing}, seed)
+    if fold is not None and fold[1] > 0:
+        train = splits["train"]
+        groups, strata = group_rows(train, columns, group_column), strata_of(train, columns)
+        train = train.select_columns(kept).add_column(SOURCE_ROW, np.arange(len(train)))
+        splits |= cut_fold(train, groups, strata, *fold, validation_fraction, seed)
     ordered = sorted(splits, key=lambda name: PARTS.index(name) if name in PARTS else len(PARTS))
     selected = {
         name: splits[name].select_columns([*kept, *({SOURCE_ROW} & set(splits[name].column_names))])

@@ -9,10 +9,12 @@ import torch
 from datasets import IterableDataset
 
 from ..data import Rows
+from ..data.rows import SOURCE_ROW
 from ..models.modality import modality_of
 from .run import Run
 
 
+FEW_ROWS = 500
 ROWS = 4  # that the encoders are timed on: enough for a ratio, and some seconds at most at base size
 
 
@@ -40,6 +42,18 @@ def advise_on_freezing(run: Run):
     if run.data_args.cache_features and not run.data_args.streaming:
         words += ", and their forward too: --cache_features keeps what they give, and each item is encoded once"
     run.say(f"{words}. What it does to the score, only a run tells.")
+
+
+def advise_on_folds(run: Run):
+    """Says what `--folds` would bring where rows are few."""
+    dataset, test = run.splits["train"], run.splits.get("test")
+    if run.data_args.folds is not None or isinstance(dataset, IterableDataset) or test is None:
+        return
+    if len(dataset) < FEW_ROWS and SOURCE_ROW in test.column_names and not run.searches:
+        run.say(
+            f"{len(dataset):,} rows to learn from are few, and a score on {len(test):,} rows is a rough one: "
+            "--folds 5 measures all rows, each by a model that has not learned it, in some five times the time."
+        )
 
 
 def training_encoders(run: Run) -> list[str]:

@@ -1,9 +1,10 @@
 """The keys of a recipe that say what it learns from: the data set, its columns, and what is done with its rows."""
 
+from argparse import SUPPRESS
 from dataclasses import dataclass, field
 from typing import Any
 
-from .values import check_range
+from .values import check_least, check_range
 
 
 ONE_OR_SEVERAL = ("text_column", "audio_column", "series_column", "label_column")  # one is kept as a plain text
@@ -144,6 +145,14 @@ class DataArguments(DatasetArguments):
         default=None,
         metadata={"help": "Seed of the cut into parts, so that --seed does not move it; left out, seed cuts them."},
     )
+    folds: int | None = field(
+        default=None,
+        metadata={
+            "help": "Cross-validation: so many models, such as 5, each measured on rows that it has not learned, and "
+            "a last one of all rows."
+        },
+    )
+    fold: int | None = field(default=None, metadata={"help": SUPPRESS})  # one of them, from 1; 0: that of all rows
     weight_column: str | None = field(
         default=None,
         metadata={
@@ -193,6 +202,9 @@ class DataArguments(DatasetArguments):
         super().__post_init__()
         for name in ("validation_fraction", "test_fraction"):
             check_range(name, getattr(self, name), 0, 1)
+        check_least(self, 2, "folds")
+        if self.fold is not None:
+            check_range("fold", self.fold, 0, self.folds or 0)
         for name in ("token_dropout", "speed_perturbation"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be below 1, got {getattr(self, name)}.")

@@ -43,7 +43,7 @@ from .measuring_arguments import EvaluateArguments, measuring_parser
 from .places import find_data
 from .recipe import ALL_ARGUMENTS, fields_of, import_files_of
 from .same_data import check_same_part
-from .splits import AS_WRITTEN, check_rows, columns_in_use, seed_of_cut
+from .splits import AS_WRITTEN, check_rows, columns_in_use, fold_of, seed_of_cut
 from .values import checked_values
 
 
@@ -244,6 +244,11 @@ def load_part(
     asked = "test" if args.split is None else args.split
     name = PART_OF.get(asked.lower(), asked)
     if name not in splits:
+        if recipe.get("fold") == 0 and is_data_of(recipe, path):
+            raise ValueError(
+                f"{args.model} has learned all rows of {path}: its score is that of its folds, in results.json. "
+                "--dataset names rows that are new to it."
+            )
         if args.split is not None or len(splits) > 1:
             raise ValueError(f"{path} has no part {name!r}: --split takes one of {list(splits)}.")
         name = next(iter(splits))
@@ -278,6 +283,7 @@ def options_of_cut(recipe: dict[str, Any], model: Path) -> dict[str, Any]:
     return {
         **options,
         "seed": seed_of_cut(recipe),
+        "fold": fold_of(recipe),
         "measured": True,
         "as_written": rows.get("cells") == AS_WRITTEN,
     }

@@ -39,6 +39,11 @@ def seed_of_cut(recipe: Mapping[str, Any]) -> int:
     return recipe["seed"] if given is None else given
 
 
+def fold_of(recipe: Mapping[str, Any]) -> tuple[int, int] | None:
+    """How many folds a run is one of, and which; None where it is none. Arguments as in `seed_of_cut`."""
+    return None if recipe.get("fold") is None else (recipe["folds"], recipe["fold"])
+
+
 def columns_in_use(data_args: Any) -> Columns:
     """The columns that a recipe or a command line names; "" is no column.
 
@@ -81,7 +86,10 @@ def load_parts(
         as_text=as_text,
         measured=True,
         as_written=as_written,
+        fold=fold_of(vars(data_args)),
     )
+    if data_args.fold == 0:
+        return dict(splits)
     missing = {"train", "validation", "test"} - set(splits)
     if missing:
         raise ValueError(

@@ -13,7 +13,7 @@ from ..models.modality import MODALITIES, modality_of
 from ..models.names import did_you_mean
 from ..models.probing import longest_text
 from ..models.text import Text
-from .by_modality import columns_by_modality, encoder_of, places_of, poolings_of, pretrained_modalities
+from .by_modality import columns_by_modality, encoder_of, places_of, poolings_of, pretrained_modalities, windows_asked
 from .data_arguments import DataArguments
 from .heads import HEADS
 from .model_arguments import ModelArguments
@@ -62,6 +62,7 @@ def build_processor(
         max_audio_seconds=model_args.max_audio_seconds,
         image_size=model_args.image_size,
         image_background=background,
+        text_windows=windows_asked(model_args),
         **fitted,
     )
     if data_args.max_text_length is not None:

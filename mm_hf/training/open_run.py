@@ -14,7 +14,7 @@ from transformers.utils import logging
 from ..data import BadRows, MultimodalCollator, data_root_of, describe, names_of_classes, summary_lines
 from ..data.modalities import READERS
 from ..tasks import by_column, task_of_head
-from .advice import advise_on_folds, advise_on_freezing
+from .advice import advise_on_folds, advise_on_freezing, advise_on_long_texts
 from .build import build_model, build_processor, fit_settings, head_arguments, head_of
 from .checks import check_arguments
 from .exits import goes_on_in
@@ -146,6 +146,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     run.say(f"{type(run.model).__name__}: {total:.1f} M parameters, {trainable:.2f} M of them train")
     advise_on_freezing(run)
     advise_on_folds(run)
+    advise_on_long_texts(run)
     run.collator = replace(run.collator, cache=build_cache(run, run.kept_features))
     return run
 

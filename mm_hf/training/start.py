@@ -204,6 +204,9 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
             free["num_frames"] = config.num_images
     if Text.name in shared:
         fixed["text_pooling"] = config.poolings[Text.name]
+        cuts = "cut" if "long_text" in given else None  # which is what no value means
+        fixed["long_text"] = "windows" if processor.text_windows else cuts
+        fixed["text_windows"] = processor.text_windows
     if Sound.name in shared:
         seconds = getattr(processor.feature_extractor, "max_audio_seconds", None)
         of_one_length = getattr(config.audio_config, "max_source_positions", None) is not None

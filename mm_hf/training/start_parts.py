@@ -36,7 +36,7 @@ from ..models.text import Text
 from ..models.vision import Vision
 from ..parts import class_of, load_parts
 from ..tasks import task_of_head
-from .by_modality import encoder_of, places_of, poolings_of, pretrained_modalities
+from .by_modality import encoder_of, places_of, poolings_of, pretrained_modalities, windows_asked
 from .data_arguments import DataArguments
 from .fresh_heads import fit_fresh_heads
 from .heads import task_of_class
@@ -108,7 +108,8 @@ def processor_from(
         for part in ("image_processor", "tokenizer", "feature_extractor", "image_background", "image_channels"):
             if parts.get(part) is None:
                 parts[part] = getattr(fresh, part)
-    processor = MMFusionProcessor(**parts)
+    windows = windows_asked(model_args) if parts.get("tokenizer") is not None and Text.name in modalities else None
+    processor = MMFusionProcessor(**parts, text_windows=windows)
     if data_args.max_text_length is not None and processor.tokenizer is not None:
         config: Any = None if Text.name in new else start.config.text_config
         if config is None and model_args.text_encoder is not None:

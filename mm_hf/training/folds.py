@@ -7,6 +7,7 @@ average. Nothing measures it: its score is that of the folds. A killed run goes 
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,11 +49,17 @@ def runs_of(description: str, script: str) -> Iterator[list[str] | None]:
     name, _, data_args, train_args = parse_arguments(description, words, f"mm_hf {Path(script).stem}")
     output_dir, count = Path(train_args.output_dir or Path("runs", name)), int(data_args.folds or 0)
     for number in range(1, count + 1):
-        print(f"\nfold {number} of {count}", flush=True)
+        say(f"\nfold {number} of {count}")
         yield [*words, "--fold", str(number), "--output_dir", str(output_dir / FOLD.format(number))]
     steps = round(mean(results["best_step"] for results in results_of(output_dir, count)))
-    print(f"\nthe model of all rows: {steps} steps, the mean of the folds' best", flush=True)
+    say(f"\nthe model of all rows: {steps} steps, the mean of the folds' best")
     yield [*words, "--fold", "0", "--max_steps", str(max(1, steps))]
+
+
+def say(line: str):
+    """Prints, on one process."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(line, flush=True)
 
 
 def results_of(output_dir: Path, count: int) -> list[dict[str, Any]]:

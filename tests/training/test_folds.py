@@ -3,9 +3,12 @@
 import csv
 import importlib
 import json
+import os
 import random
 import re
+import subprocess
 import sys
+import time
 
 import datasets
 import numpy as np
@@ -56,6 +59,7 @@ def train(dataset, folder, *flags, script="train"):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["mm_hf", str(dataset), "--output_dir", str(folder), *map(str, words)])
         exits.run_script(module.main)
+    (folder / "words.json").write_text(json.dumps([str(word) for word in words]))
     return folder
 
 
@@ -162,6 +166,23 @@ def test_goes_on_with_the_fold_that_it_was_in(table, whole, tmp_path, monkeypatc
     assert read(folder / "results.json")["metrics"] == read(whole / "results.json")["metrics"]
     train(table, folder)
     assert capsys.readouterr().out.count("complete") == 4
+
+
+@pytest.mark.slow
+def test_a_real_kill(table, whole, tmp_path):
+    """SIGKILL in the second fold, behind its first checkpoint."""
+    folder, words = tmp_path / "run", read(whole / "words.json")
+    command = [sys.executable, "-m", "mm_hf.training.train", str(table), "--output_dir", str(folder), *words]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while process.poll() is None and not list((folder / "fold-2").glob("checkpoint-*")):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (folder / "results.json").exists()
+    train(table, folder)
+    one, other = (load_file(run / "model.safetensors") for run in (whole, folder))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert read(folder / "results.json")["metrics"] == read(whole / "results.json")["metrics"]
 
 
 def test_through_the_trainer(table, tmp_path):

@@ -374,15 +374,20 @@ def config_of(
 
 def lines_of_cut(start: Start, run: Run) -> list[str]:
     """A warning where the checkpoint has learned rows of the same data, which was cut into parts otherwise."""
-    recipe, part = start.recipe, run.splits["test"]
+    recipe, part = start.recipe, run.splits.get("test")
     now = {**vars(run.data_args), **vars(run.train_args)}
     dataset, before = now["dataset"], recipe.get("dataset")
-    if before is None or "seed" not in recipe:
+    if part is None or before is None or "seed" not in recipe:
         return []
     if SOURCE_ROW not in part.column_names or os.path.realpath(dataset) != os.path.realpath(before):
         return []
     recipe, now = ({**values, "split_seed": seed_of_cut(values)} for values in (recipe, now))
-    other = [key for key in OF_THE_CUT if (now[key] or None) != (recipe.get(key) or None)]
+    if recipe.get("fold") == 0:
+        return [
+            f"warning: {start.name} learned all rows of the same data, the test part too: the score says nothing"
+        ]
+    other = ["fold"] if recipe.get("fold") != now["fold"] else []
+    other += [key for key in OF_THE_CUT if (now[key] or None) != (recipe.get(key) or None)]
     if not other:
         return []
     differences = ", ".join(f"{key} ({recipe.get(key)!r}, now {now[key]!r})" for key in other)

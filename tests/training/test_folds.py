@@ -136,6 +136,17 @@ def test_the_last_model_has_learned_all_rows(table, whole, tmp_path):
     assert again["metrics"]["accuracy"]["value"] == pytest.approx(before["metrics"]["accuracy"])
 
 
+def test_what_starts_from_folds_is_warned(table, whole, tmp_path, capsys):
+    """The model of all rows has learned those of any test part; folds may start from a checkpoint as well."""
+    words = ["--table_columns", "beds", "area", "--label_column", "kind", "--report_to", "none", "--max_steps", "1"]
+    words += ["--floors", "false", "--init_from", str(whole), "--group_column", "group"]
+    for name, more in (("one", []), ("folds", ["--folds", "2"])):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["mm_hf", str(table), "--output_dir", str(tmp_path / name), *words, *more])
+            exits.run_script(importlib.import_module("mm_hf.training.train").main)
+        assert re.search(says("warning", "whole", "all rows"), capsys.readouterr().out)
+
+
 class KilledError(BaseException):
     """Of a process that is killed."""
 

@@ -413,16 +413,16 @@ def test_places_of_pictures_keep_their_order():
     config = mock.Mock(modalities=["vision", "text"], num_images=2, places_of={"vision": 2, "text": 1}.get)
     given = dict.fromkeys(("columns", "video_column", "audio_column", "series_column", "table_columns"))
     asked = mock.Mock(**given, image_column=["", "photo"], text_column="text")
-    columns = columns_of("run", asked, config, mock.Mock(table_schema=None))
+    columns = columns_of("run", asked, config, mock.Mock(table_schema=None, text_windows=None))
     source = open_rows(str(TABLE), None, columns, None)
     row = source.inputs(next(iter(source)))
     assert [row[name] for name in columns.images] == [None, {"bytes": None, "path": "photos/0.png"}]
     asked.image_column = ["photo"]
     with pytest.raises(ValueError, match=r"\b2 images"):
-        columns_of("run", asked, config, mock.Mock(table_schema=None))
+        columns_of("run", asked, config, mock.Mock(table_schema=None, text_windows=None))
     asked.image_column, asked.text_column = ["", "photo"], ["text", "kind"]
     with pytest.raises(ValueError, match=r"text_column.*\b2 .*\b1 text"):
-        columns_of("run", asked, config, mock.Mock(table_schema=None))
+        columns_of("run", asked, config, mock.Mock(table_schema=None, text_windows=None))
 
 
 def test_cells_come_back_as_they_were(tmp_path):

@@ -35,12 +35,14 @@ SEARCHING = "mm_hf.commands.arguments:search_parser"
 CHATTING = "mm_hf.commands.arguments:chat_parser"
 COMPARING = "mm_hf.commands.arguments:compare_parser"
 PREDICTING = "mm_hf.commands.arguments:predict_parser"
+FETCHING = "mm_hf.commands.arguments:fetch_parser"
 VERBS = {
     "train": Verb("train on a recipe or on your data, with Accelerate", "mm_hf.training.train", TRAINING),
     "finetune": Verb("the same, through the Trainer", "mm_hf.training.finetune", TRAINING),
     "evaluate": Verb("measure a checkpoint: metrics, floors, a report", "mm_hf.commands.evaluate", MEASURING),
     "compare": Verb("compare two runs on the same test rows", "mm_hf.commands.compare", COMPARING),
     "predict": Verb("predict the rows of a file", "mm_hf.commands.predict", PREDICTING),
+    "fetch": Verb("download the files that a column of URLs names", "mm_hf.commands.fetch", FETCHING),
     "answer": Verb("answer one question about a picture", "mm_hf.commands.answer"),
     "chat": Verb("ask about a picture, question after question", "mm_hf.commands.chat", CHATTING),
     "search": Verb("find pictures or sounds by texts, and texts by them", "mm_hf.commands.search", SEARCHING),

@@ -7,7 +7,7 @@ from typing import Any
 from ..training.data_arguments import DatasetArguments, keep_plain
 from ..training.flags import ArgumentParser
 from ..training.measuring_arguments import EvaluateArguments, measuring_parser
-from ..training.values import check_least, option
+from ..training.values import check_least, check_range, option
 
 
 COMMANDS = ("evaluate", "build", "query")
@@ -117,6 +117,43 @@ def compare_parser(description: str, prog: str) -> ArgumentParser:
     return measuring_parser(description, prog, CompareArguments, usage=COMPARING)
 
 
+TYPES = "image audio video"  # of files that some encoder reads
+
+
+@dataclass
+class FetchArguments:
+    """What is downloaded, and how much at most."""
+
+    column: str = field(metadata={"help": "Column of the URLs."})
+    into: str | None = option(None, "Folder of the files; left out, one beside the rows, called after them.")
+    output: str | None = option(None, "The rows with the paths; left out, <rows>_fetched.", aliases=["-o"])
+    path_column: str | None = option(None, "Name of the new column; left out, <column>_path.")
+    types: list[str] | None = option(  # noqa: RUF009 (it gives a field)
+        None, "Kinds of files that are kept, as servers name them; left out, image, audio and video."
+    )
+    max_bytes: int = option(2**25, "Bytes of a file at most.")
+    max_total_bytes: int = option(10 * 2**30, "Bytes of all files at most, those that are there already among them.")
+    timeout: float = option(60.0, "Seconds a file may take.")
+    parallel: int = option(8, "Files that are downloaded at the same time.")
+    user_agent: str | None = option(None, "What servers are told of who asks; left out, mm_hf and its version.")
+    allow_private: bool = option(False, "Also from this machine and from private networks.")
+
+    def __post_init__(self):
+        check_least(self, 1, "max_bytes", "max_total_bytes", "parallel")
+        check_range("parallel", self.parallel, 1, 64)
+        self.types = self.types or TYPES.split()
+        if not self.timeout > 0:
+            raise ValueError(f"timeout must be above 0, got {self.timeout}.")
+
+
+def fetch_parser(description: str, prog: str) -> ArgumentParser:
+    """The flags of `mm_hf fetch`."""
+    usage = f"{prog} ROWS --column NAME [flags]"
+    parser = ArgumentParser(FetchArguments, prog=prog, usage=usage, description=description)
+    parser.add_argument("rows", metavar="ROWS", help="A .csv, .tsv, .jsonl or .parquet file.")
+    return parser
+
+
 IN_COLUMNS = [key.name for key in fields(DatasetArguments) if "names_columns" in key.metadata]
 OF_DATA = [*IN_COLUMNS, "import_files", "data_root", "on_error", "max_bad_fraction"]
 HELP = {
@@ -144,7 +181,9 @@ ColumnArguments.__doc__ = "The columns of the rows, and what becomes of bad ones
 class PredictArguments:
     """What is predicted, and how it is said."""
 
-    split: str | None = option(None, "Part of the rows, where they have several.")
+    split: str | None = option(
+        None, "Part of the rows, where they have several; of the run's own rows also a part that it cut from them."
+    )
     top_k: int = option(1, "So many of the best classes, with their probabilities.")
     probabilities: str = option(
         "best", "all: one column for each class; several labels have them always.", choices=["best", "all"]

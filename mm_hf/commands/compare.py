@@ -49,6 +49,7 @@ from ..training.provenance import origin
 from ..training.reopen import check_checkpoint, config_of, open_checkpoint, parse_arguments
 from ..training.run_folder import in_place, write_json
 from ..training.run_report import short_name
+from ..training.splits import seed_of_cut
 from .arguments import COMPARING, CompareArguments
 from .evaluate import picture_keys, predict_rows
 from .search import SEARCHES, RetrieveArguments, open_search
@@ -224,7 +225,7 @@ def check_same_rows(a: Side, b: Side):
         reason = differing_content(a, b)
     if reason is None:
         return
-    seeds = [side.recipe.get("seed") for side in (a, b)]
+    seeds = [seed_of_cut(side.recipe) if side.recipe else None for side in (a, b)]
     if a.place == b.place and None not in seeds and seeds[0] != seeds[1]:
         reason += f" (their seeds, {seeds[0]} and {seeds[1]}, cut other test rows, which the other one has learned)"
     raise ValueError(

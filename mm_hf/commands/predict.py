@@ -48,8 +48,9 @@ from .arguments import PredictArguments
 from .prediction.answers import ERROR, Answer, Summary, reasons_of, without_input
 from .prediction.arguments import columns_of, load_config, parse_arguments
 from .prediction.batches import GivenRows, RowBatches, pass_over
+from .prediction.cut_parts import PartOfRows, open_part
 from .prediction.output import PredictionFile, form_of
-from .prediction.sources import STDIN, RowSource, open_rows
+from .prediction.sources import STDIN, RowSource
 
 
 NOTED = 2.0  # seconds between two notes of how far it is
@@ -130,7 +131,9 @@ def predict_file(
     processor = MMFusionProcessor.from_pretrained(run)
     columns = columns_of(run, data_args, config, processor)
     with accelerator.local_main_process_first():  # the others find what it prepared
-        source = open_rows(rows, args.split, columns, data_args.data_root, processor.table_schema)
+        source = open_part(run, rows, args.split, columns, data_args.data_root, processor.table_schema)
+    if isinstance(source, PartOfRows) and accelerator.is_main_process:
+        print(f"part {args.split} as {run} cut it: {source.count():,} rows of {rows}", flush=True)
     answers = answers_of(config, head, args)
     model = head.from_pretrained(run, freeze_encoders=True).to(accelerator.device).eval()
     collator = MultimodalCollator(

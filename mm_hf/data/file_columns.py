@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Audio, Dataset, Features, Image, IterableDataset, Value
 
 from .column_types import STRINGS
+from .item_files import is_url
 from .rows import resolve_path
 
 
@@ -37,6 +38,12 @@ def with_files(
     if strings:
         first = [row[column] for row in split.select_columns([column]).take(100)]
         paths = [path for path in first if path]
+        if paths and all(map(is_url, paths)):
+            raise ValueError(
+                f"Column {column!r} holds URLs (the first: {paths[0]!r:.200}), and training downloads nothing: "
+                f"`mm_hf fetch ROWS --column {column}` does, and writes the rows with a column {f'{column}_path'!r} "
+                "of their files."
+            )
         if paths and not any(is_file(path, root) for path in paths):
             raise ValueError(
                 f"Column {column!r} must hold {what} or paths to them, but none of its first {len(paths)} values is a "

@@ -52,11 +52,18 @@ def find_picture(row: dict[str, Any], column: str, root: str | None = None) -> s
     except ValueError as error:
         way_out = "" if root is None else f" {WAY_OUT}"
         raise BadRowError(row, column, f"{error}{way_out}", path) from None
+    if not os.path.exists(file) and is_url(path):
+        raise BadRowError(row, column, "this is a URL, and nothing is downloaded here: `mm_hf fetch` does.", path)
     if not os.path.exists(file):
         raise BadRowError(row, column, "there is no such file.", path)
     if not os.path.isfile(file):
         raise BadRowError(row, column, "it cannot be read: it is a folder, a pipe or a device.", path)
     return file
+
+
+def is_url(value: Any) -> bool:
+    """Whether a value names something in the web."""
+    return isinstance(value, str) and value.strip().lower().startswith(("http://", "https://"))
 
 
 def file_name_of(value: Any) -> str | None:

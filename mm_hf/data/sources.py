@@ -33,7 +33,7 @@ from .modalities import key_of_part, reader_of_part
 from .nested_fields import add_fields
 from .readers import find_files, named_parts, open_source, unreadable
 from .rows import SOURCE_ROW, Columns
-from .splitting import cut, group_rows
+from .splitting import cut, cut_fold, group_rows, strata_of
 
 
 logger = logging.get_logger(__name__)
@@ -57,6 +57,7 @@ def load_splits(
     as_meant: bool = False,
     decimal: str | None = None,
     problem_type: Any = None,
+    fold: tuple[int, int] | None = None,
 ) -> DatasetDict | IterableDatasetDict:
     """Loads a data set, checks its columns, and cuts validation and test from train where they are missing.
 
@@ -89,6 +90,8 @@ def load_splits(
             leaves them as texts.
         decimal: "," or ".", what begins the decimals of such numbers where no value of their column tells.
         problem_type: of a recipe: of all labels, or by their columns; None: by what they hold.
+        fold: how many folds there are and the number of one, from 1: its rows are the test part, and validation is cut
+            from the others; 0: all rows are train.
 
     Raises:
         FileNotFoundError: no such folder or file, nor a data set that the Hub gives.
@@ -116,6 +119,13 @@ def load_splits(
         splits = with_plain_labels(splits, columns, as_text, decimal, problem_type)
     if measured and not streaming:
         splits = {name: split for name, split in splits.items() if is_measurable(split, name, columns, dataset)}
+    if fold is not None:
+        if present := [part for part in PARTS[1:] if part in splits]:
+            raise ValueError(
+                f"{dataset} has the part(s) {', '.join(present)} itself, and folds cuts all rows: leave folds out, or "
+                "name the file of train alone."
+            )
+        fractions = {"validation": 0.0, "test": 0.0}
     missing = [part for part in PARTS[1:] if part not in splits and fractions[part] > 0]
     if missing and (streaming or "train" not in splits):
         raise ValueError(
@@ -128,6 +138,11 @@ def load_splits(
         groups = group_rows(train, columns, group_column)
         train = train.select_columns(kept).add_column(SOURCE_ROW, np.arange(len(train)))
         splits |= cut(train, groups, {part: fractions[part] for part in missing}, seed)
+    if fold is not None and fold[1] > 0:
+        train = splits["train"]
+        groups, strata = group_rows(train, columns, group_column), strata_of(train, columns)
+        train = train.select_columns(kept).add_column(SOURCE_ROW, np.arange(len(train)))
+        splits |= cut_fold(train, groups, strata, *fold, validation_fraction, seed)
     ordered = sorted(splits, key=lambda name: PARTS.index(name) if name in PARTS else len(PARTS))
     selected = {
         name: splits[name].select_columns([*kept, *({SOURCE_ROW} & set(splits[name].column_names))])

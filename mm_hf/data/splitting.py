@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 from datasets import Dataset
 
 from .rows import Columns
+
+
+MAX_STRATA, TENTHS = 100, 10  # classes that folds have alike, and parts that numbers are put into
 
 
 def group_rows(split: Dataset, columns: Columns, group_column: str | None = None) -> list[list[int]]:
@@ -92,3 +96,67 @@ def cut(split: Dataset, groups: list[list[int]], fractions: dict[str, float], se
         parts[part], left = rows, rest
     parts = {"train": [row for group in left for row in group], **parts}
     return {part: split.select(sorted(rows)) for part, rows in parts.items()}
+
+
+def strata_of(split: Dataset, columns: Columns) -> list[int] | None:
+    """For each row what folds shall have alike: its class, or of numbers in which tenth it is; None where there are
+    several columns of labels, or what is in them says neither."""
+    if len(columns.labels) != 1:
+        return None
+    values = split[columns.labels[0]][:]
+    if any(isinstance(value, (list, dict)) for value in values):
+        return None
+    codes: dict[Any, int] = {}
+    numbered = [codes.setdefault(None if value != value else value, len(codes)) for value in values]
+    if len(codes) <= min(MAX_STRATA, len(values) // 2):
+        return numbered
+    if not all(value is None or isinstance(value, (int, float)) for value in values):
+        return None
+    ranks = np.argsort(np.argsort([np.nan if value is None else value for value in values], kind="stable"))
+    return (ranks * TENTHS // len(values)).tolist()
+
+
+def cut_fold(
+    split: Dataset,
+    groups: list[list[int]],
+    strata: list[int] | None,
+    count: int,
+    number: int,
+    validation_fraction: float,
+    seed: int,
+) -> dict[str, Dataset]:
+    """One of so many folds as the test part, and validation cut from the other rows, by whole groups.
+
+    Args:
+        strata: see `strata_of`.
+        count, number: of the folds, and of this one, from 1.
+        validation_fraction: of all rows.
+
+    Returns:
+        train, validation and test; rows keep their order.
+
+    Raises:
+        ValueError: too few groups for every part to have one.
+    """
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold  # late: it comes with mm_hf[train]
+
+    if len(groups) < count + (2 if count == 2 else 0):
+        raise ValueError(
+            f"{count} folds cannot be cut from {len(split)} rows in {len(groups)} group(s): rows that share a "
+            "picture, a sound or a group stay together. --folds takes a smaller number."
+        )
+    of_row = np.empty(len(split), dtype=np.int64)
+    for place, group in enumerate(groups):
+        of_row[group] = place
+    options: dict[str, Any] = {"n_splits": count, "shuffle": True, "random_state": seed}
+    alike = strata is not None and np.bincount(strata).max() >= count
+    cutter = StratifiedGroupKFold(**options) if alike else GroupKFold(**options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a class that has fewer rows than there are folds
+        folds = list(cutter.split(of_row, strata if alike else None, of_row))
+    rows = set(folds[number - 1][1].tolist())
+    if not rows:
+        raise ValueError(f"Fold {number} of {count} has no rows: --folds takes a smaller number.")
+    others = [group for group in groups if group[0] not in rows]
+    parts = cut(split, others, {"validation": validation_fraction}, seed)
+    return {**parts, "test": split.select(sorted(rows))}

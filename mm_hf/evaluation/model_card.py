@@ -12,8 +12,8 @@ from .plots import new_figure, save_figure
 def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.PathLike):
     """Draws one panel a series, of points of (step, value) by name."""
     names = [name for name, points in history.items() if points]
-    columns = min(len(names), 3)
-    lines = -(-len(names) // columns)
+    columns = max(1, min(len(names), 3))  # a short run may have no point at all
+    lines = max(1, -(-len(names) // columns))
     figure = new_figure(4.5 * columns, 3.5 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes in panels[len(names) :]:

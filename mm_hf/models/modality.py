@@ -224,6 +224,10 @@ class Modality:
         """Items that a row of a model may have; its config may be of an older release."""
         return (getattr(config, "places", None) or {}).get(self.name, 1)
 
+    def places_of_item(self, processor: Any) -> int:
+        """Of those the places that one item may take."""
+        return 1
+
     def load(self, processor: Any, config: Any, key: str, value: Any) -> tuple[Any, Any]:
         """What a row has under a key: the item as the processor takes it, and its source; or items in `Places`, and
         their sources. Loading makes new objects: equal sources are one item.
@@ -239,7 +243,7 @@ class Modality:
         """
         if self.is_item(value) or self.is_empty(value):
             return (None, None) if self.is_empty(value) else (self.load_item(processor, value), value)
-        sources, most = entries_of(value), self.places(config)
+        sources, most = entries_of(value), self.places(config) // self.places_of_item(processor)
         if len(sources) > most:
             raise ValueError(
                 f"the row has {len(sources)} {self.items}, but this model looks at {most} a row "

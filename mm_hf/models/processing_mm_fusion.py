@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """The processor: raw rows of all modalities in, a batch for the model out, all of it saved as one."""
 
+import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from .configuration_mm_fusion import MMFusionConfig
 from .files import HUB_KEYS, is_too_deep
 from .image import color_of
 from .image_processors import DRAFT
+from .long_texts import check_windows, in_windows
 from .modality import MODALITIES, Modality, modality_of
 from .names import did_you_mean
 from .processor_parts import checked_items, learned_modalities, parts_of_encoders, read_extra_parts
@@ -34,6 +36,13 @@ from .table_schema import TableSchema
 from .text import Text, ensure_padding, target_ids
 
 
+SETTINGS = (
+    "image_background",
+    "image_channels",
+    "image_draft",
+    "extra_parts",
+    "text_windows",
+)  # of the processor itself
 # Arguments that mean tokens of texts where there are texts, and samples of sounds where there are sounds alone.
 LENGTHS = ("max_length", "truncation", "padding", "pad_to_multiple_of")
 
@@ -71,6 +80,8 @@ class MMFusionProcessor(ProcessorMixin):
             of items (`part(items)` gives a dict), with `model_input_names`, `to_dict()` and a class method
             `from_dict`; or what that `to_dict` gave; or None for a modality that needs none. The modality has to be
             registered first, see `Modality`; its items go in under its `argument`.
+        text_windows (`int`): a text that is longer than the encoder reads becomes up to so many windows, each in a
+            place of its own, see `windows_of`; None: it is cut.
 
     Example:
 
@@ -94,6 +105,7 @@ class MMFusionProcessor(ProcessorMixin):
         image_channels=None,
         extra_parts=None,
         image_draft=None,
+        text_windows=None,
     ):
         # The library's own __init__ refuses absent parts.
         self.chat_template = None
@@ -119,6 +131,8 @@ class MMFusionProcessor(ProcessorMixin):
         color_of(image_background)
         self.image_background = image_background
         self.image_channels = image_channels
+        check_windows(tokenizer, text_windows)
+        self.text_windows = text_windows
         for name in self.get_attributes():
             if getattr(self, name) is not None:
                 self.check_argument_for_proper_class(name, getattr(self, name))
@@ -162,6 +176,7 @@ class MMFusionProcessor(ProcessorMixin):
         image_background: str | Sequence[int] | None = "white",
         extra_parts: dict[str, Any] | None = None,
         image_draft: float | None = DRAFT,
+        text_windows: int | None = None,
         **encoders: Any,
     ) -> "MMFusionProcessor":
         """Builds a processor from those of the encoders.
@@ -175,7 +190,7 @@ class MMFusionProcessor(ProcessorMixin):
             image_size (`int`, *optional*): height and width that pictures are resized to, the whole of each, without
                 a border; see the model's.
             table_schema, series_scaler: of a table's columns and of time series, see the class.
-            image_background, extra_parts, image_draft: see the class.
+            image_background, extra_parts, image_draft, text_windows: see the class.
             decoder (`str`): that of the decoder, where there is no text encoder.
             encoders: everything else goes to the loading of each part (`revision`, `token`, `subfolder`…; a dict by
                 modality where the encoders differ).
@@ -191,7 +206,7 @@ class MMFusionProcessor(ProcessorMixin):
             "image_draft": image_draft,
         }
         learned = {"table_schema": table_schema, "series_scaler": series_scaler, "extra_parts": extra_parts}
-        return cls(**parts_of_encoders(encoders, settings, learned))
+        return cls(**parts_of_encoders(encoders, settings, learned), text_windows=text_windows)
 
     def __call__(
         self,
@@ -253,6 +268,8 @@ class MMFusionProcessor(ProcessorMixin):
                 if modality not in present:
                     raise ValueError(f"Got {modality.argument}, but this processor has only {self.present_parts}.")
                 rows[modality] = modality.list_rows(value)
+                if modality.name == Text.name and self.text_windows:
+                    rows[modality] = [in_windows(self.tokenizer, row, self.text_windows) for row in rows[modality]]
         if not rows:
             raise ValueError(f"Give at least one of {', '.join(given)}.")
         counts = {modality.argument: len(entries) for modality, entries in rows.items()}
@@ -326,6 +343,12 @@ class MMFusionProcessor(ProcessorMixin):
                         raise ValueError(
                             f"{name} has no {key!r}; it has {sorted(known[name])}.{did_you_mean(key, known[name])}"
                         )
+
+    def without_windows(self) -> "MMFusionProcessor":
+        """The same for texts that are windows already."""
+        plain = copy.copy(self)
+        plain.text_windows = None
+        return plain
 
     def target_ids(self, texts: list[str | None], max_length: int | None = None, end: bool = True) -> torch.Tensor:
         """The labels of `MMFusionForConditionalGeneration` and `MMFusionForCTC`: the tokens of texts that are to be
@@ -426,8 +449,7 @@ class MMFusionProcessor(ProcessorMixin):
                     parts[modality.part] = modality.part_class.from_pretrained(source, **kwargs)
                 else:
                     parts[modality.part] = None
-        names = ["image_background", "image_channels", "image_draft", "extra_parts"]
-        parts |= {name: processor_dict.get(name) for name in names}
+        parts |= {name: processor_dict.get(name) for name in SETTINGS}
         if folder is not None:
             check_parts(parts, processor_dict, folder, os.path.isdir(source), kwargs)
         return [parts]

@@ -209,6 +209,10 @@ class Text(Modality):
             limit_text(tokenizer, config)
         return {self.part: tokenizer}
 
+    def places_of_item(self, processor):
+        """One, but where long texts become windows."""
+        return getattr(processor, "text_windows", None) or 1
+
     def load_item(self, processor, source):
         if fault := fault_of_text(source):
             raise ValueError(fault)

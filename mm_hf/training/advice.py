@@ -9,10 +9,14 @@ import torch
 from datasets import IterableDataset
 
 from ..data import Rows
+from ..data.modalities.text import LOOKED_AT
+from ..data.rows import SOURCE_ROW
 from ..models.modality import modality_of
+from ..models.text import UNKNOWN_LENGTH
 from .run import Run
 
 
+FEW_ROWS = 500
 ROWS = 4  # that the encoders are timed on: enough for a ratio, and some seconds at most at base size
 
 
@@ -40,6 +44,34 @@ def advise_on_freezing(run: Run):
     if run.data_args.cache_features and not run.data_args.streaming:
         words += ", and their forward too: --cache_features keeps what they give, and each item is encoded once"
     run.say(f"{words}. What it does to the score, only a run tells.")
+
+
+def advise_on_folds(run: Run):
+    """Says what `--folds` would bring where rows are few."""
+    dataset, test = run.splits["train"], run.splits.get("test")
+    if run.data_args.folds is not None or isinstance(dataset, IterableDataset) or test is None:
+        return
+    if len(dataset) < FEW_ROWS and SOURCE_ROW in test.column_names and not run.searches:
+        run.say(
+            f"{len(dataset):,} rows to learn from are few, and a score on {len(test):,} rows is a rough one: "
+            "--folds 5 measures all rows, each by a model that has not learned it, in some five times the time."
+        )
+
+
+def advise_on_long_texts(run: Run):
+    """Says how many of the first training texts are longer than the encoder reads, and what becomes of them."""
+    dataset, tokenizer = run.splits["train"], run.processor.tokenizer
+    if isinstance(dataset, IterableDataset) or tokenizer is None or not run.accelerator.is_main_process:
+        return
+    limit = tokenizer.model_max_length
+    for column in run.columns.texts if limit < UNKNOWN_LENGTH else []:
+        texts = [text for text in dataset.select(range(min(LOOKED_AT, len(dataset))))[column] if isinstance(text, str)]
+        long = [text for text in texts if len(text) > limit // 4]  # a token may stand for several letters
+        lengths = [len(ids) for ids in tokenizer(long, verbose=False)["input_ids"]] if long else []
+        if over := sum(length > limit for length in lengths):
+            windows = run.processor.text_windows
+            become = f"become up to {windows} windows" if windows else "are cut: --long_text windows reads them whole"
+            run.say(f"{over:,} of {len(texts):,} texts in {column!r} have more than {limit} tokens, and {become}")
 
 
 def training_encoders(run: Run) -> list[str]:

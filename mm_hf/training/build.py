@@ -15,7 +15,7 @@ from ..models.modality import MODALITIES, modality_of
 from ..models.names import did_you_mean
 from ..models.probing import longest_text
 from ..models.text import Text
-from .by_modality import columns_by_modality, encoder_of, places_of, poolings_of, pretrained_modalities
+from .by_modality import columns_by_modality, encoder_of, places_of, poolings_of, pretrained_modalities, windows_asked
 from .data_arguments import DataArguments
 from .heads import HEADS
 from .linear_recipe import linear_settings
@@ -71,6 +71,7 @@ def build_processor(
         image_size=model_args.image_size,
         image_background=background,
         image_draft=draft,
+        text_windows=windows_asked(model_args),
         **fitted,
     )
     if data_args.max_text_length is not None:

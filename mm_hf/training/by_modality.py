@@ -408,3 +408,8 @@ def poolings_of(model_args: Any, names: Collection[str]) -> dict[str, str] | Non
     if unused:
         raise ValueError(f"pooling names {unused}, and the rows have {sorted(names)} alone: leave it out.")
     return {name: how for name, how in poolings.items() if how} or None
+
+
+def windows_asked(model_args: Any) -> int | None:
+    """How many windows a long text becomes; None where it is cut."""
+    return (model_args.text_windows or 4) if model_args.long_text == "windows" else None

@@ -78,6 +78,9 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
             f"gradient_modulation is for models of classes, {classes}, that are not compiled: task is "
             f"{model_args.task}, torch_compile {train_args.torch_compile}."
         )
+    if data_args.folds is not None and (data_args.streaming or (known is not None and not known.needs_labels)):
+        why = "a stream cannot be cut" if data_args.streaming else "a search is measured among the rows of one part"
+        raise ValueError(f"folds is {data_args.folds}, but {why}: leave folds out.")
     if data_args.streaming:
         if train_args.max_steps < 1 or train_args.eval_steps is None:
             raise ValueError("streaming has no known end: give max_steps and eval_steps.")

@@ -4,7 +4,7 @@ from argparse import SUPPRESS
 from dataclasses import dataclass
 from typing import Any
 
-from .values import check_range, option
+from .values import check_least, check_range, option
 
 
 NO_FOLDER = "none"  # in place of a folder for features
@@ -154,6 +154,15 @@ class DataArguments(DatasetArguments):
         0.1, "Share of the rows that becomes the validation part where the data has none."
     )
     test_fraction: float = option(0.1, "Likewise the test part.")
+    split_seed: int | None = option(
+        None, "Seed of the cut into parts, so that --seed does not move it; left out, seed cuts them."
+    )
+    folds: int | None = option(
+        None,
+        "Cross-validation: so many models, such as 5, each measured on rows that it has not learned, and a last one "
+        "of all rows.",
+    )
+    fold: int | None = option(None, SUPPRESS)  # one of them, from 1; 0: that of all rows
     weight_column: str | None = option(
         None,
         "Column of how much each row counts in the training loss, from 0 up. In a recipe also by column "
@@ -201,6 +210,9 @@ class DataArguments(DatasetArguments):
             check_range(name, getattr(self, name), 0, 1)
         if self.image_draft is not None and self.image_draft != 0 and self.image_draft < 1:
             raise ValueError(f"image_draft must be 0 (all pixels) or at least 1, got {self.image_draft}.")
+        check_least(self, 2, "folds")
+        if self.fold is not None:
+            check_range("fold", self.fold, 0, self.folds or 0)
         for name in ("token_dropout", "speed_perturbation"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be below 1, got {getattr(self, name)}.")

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
@@ -20,6 +21,7 @@ from ..models.vision import Vision
 from ..nonfinite import check_finite
 from .build import merge_adapters
 from .evaluator import Evaluator, OtherPictures, evaluate, report_of
+from .folds import best_step, keep_out_of_fold, measure_folds
 from .line_answers import keep_answers
 from .linear_floor import linear_floor
 from .provenance import origin
@@ -49,8 +51,17 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
         run.model.save_pretrained(run.output_dir)
         run.processor.save_pretrained(run.output_dir)
 
+    if run.data_args.fold == 0:
+        results, logits = measure_folds(run)
+        splits = {
+            **run.splits,
+            "test": run.splits["train"],
+        }  # measured by the folds
+        return leave(run, results, splits, logits, history)
     started = time.perf_counter()
     predictions, report = evaluate(run, run.model, run.collator, "test")
+    if run.data_args.fold and run.accelerator.is_main_process:
+        keep_out_of_fold(run, predictions)
     results = {"metrics": report["metrics"], "by_kind": report["by_kind"], "floors": {}}
     if isinstance(report.get("rows"), int):  # those without a label, and those whose label is bad, do not count
         results |= {"test_rows": len(run.splits["test"]), "measured_rows": report["rows"]}
@@ -75,7 +86,13 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
         if comparison["floor"] == LINE and paired is not None:
             comparison |= paired
     results["verdict"] = verdict(results["comparisons"])
+    if run.data_args.fold:
+        results["best_step"] = best_step(run, history)
+    leave(run, results, run.splits, predictions.logits, history)
 
+
+def leave(run: Run, results: dict, splits: dict, logits: Any, history: dict[str, list]):
+    """Writes what a run leaves behind, with what every run notes of itself; arguments as for `write_run`."""
     recipe = {"name": run.name, **recipe_of(run.model_args, run.data_args, run.train_args)}
     results |= {
         "seed": run.train_args.seed,
@@ -88,8 +105,12 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
     if run.start is not None:
         results["started_from"] = {"name": run.start.name, "parts": run.start.lines}
     if run.accelerator.is_main_process:
-        write_run(run.output_dir, run.model, run.collator, run.splits, predictions.logits, results, history)
+        write_run(run.output_dir, run.model, run.collator, splits, logits, results, history)
     run.accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
+    if run.data_args.fold and run.world_size > 1:  # the next fold needs the processes to go on together
+        for tracker in run.accelerator.trackers:
+            tracker.finish()
+        return
     run.accelerator.end_training()
 
 

@@ -43,6 +43,7 @@ class Training:
     ):
         self.run, self.model, self.collator, self.args, self.folder = run, model, collator, args, folder
         self.accelerator = run.accelerator
+        self.validates = "validation" in run.splits  # not where all rows are learned, see `folds`
         self.loader = run.training_loader(collator)
         self.epoch_batches = None if run.data_args.streaming else len(self.loader)
         if self.epoch_batches is None:
@@ -91,7 +92,7 @@ class Training:
                 progress.done = overtime or progress.step >= self.total
                 self.log(bar)
                 end_of_epoch = progress.batch == self.epoch_batches
-                if progress.done or self.is_due(self.args.eval_steps, end_of_epoch):
+                if self.validates and (progress.done or self.is_due(self.args.eval_steps, end_of_epoch)):
                     self.evaluate()
                 if end_of_epoch:
                     progress.epoch, progress.batch = progress.epoch + 1, 0

@@ -87,6 +87,14 @@ class ModelArguments:
         forms=(dict[str, str],),
     )
     text_pooling: str | None = option(None, "Likewise, of the text encoder alone.")
+    long_text: str | None = option(
+        None,
+        "What becomes of texts that are longer than the encoder reads: cut; or windows, each in a place of its own; "
+        "left out, they are cut.",
+        choices=["cut", "windows"],
+        needs="text_encoder",
+    )
+    text_windows: int | None = option(None, "Windows of a text at most; left out, 4.", needs="text_encoder")
     image_size: int | None = option(
         None, "Side in pixels that images are resized to; left out, the encoder's own.", needs="vision_encoder"
     )
@@ -160,7 +168,11 @@ class ModelArguments:
 
     def __post_init__(self):
         check_least(self, 1, "lora_rank", "ctc_stride", "num_frames", "decoder_layers", "num_beams")
-        check_least(self, 2, "max_target_length")
+        check_least(self, 2, "max_target_length", "text_windows")
+        if self.text_windows is not None and self.long_text != "windows":
+            raise ValueError(
+                f"text_windows is {self.text_windows}, and long_text {self.long_text!r}: it is for long_text windows."
+            )
         if self.lora_alpha is not None and not self.lora_alpha > 0:
             raise ValueError(f"lora_alpha must be above 0, got {self.lora_alpha}.")
         examples = {"task_weights": "{tone: 0.5}", "trained_layers": "{vision: 2}"}

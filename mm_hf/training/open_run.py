@@ -15,7 +15,7 @@ from ..data import BadRows, MultimodalCollator, data_root_of, describe, names_of
 from ..data.modalities import READERS
 from ..models.modality import modality_of
 from ..tasks import by_column, task_of_head
-from .advice import advise_on_freezing
+from .advice import advise_on_folds, advise_on_freezing, advise_on_long_texts
 from .build import build_model, build_processor, fit_settings, head_arguments, head_of
 from .by_modality import check_values_used
 from .checks import check_arguments
@@ -26,7 +26,7 @@ from .recipe import given_keys, parse_arguments, recipe_of
 from .run import Run
 from .run_folder import claim_run_folder, is_begun, read_recipe_of
 from .same_data import check_same_data
-from .splits import cells_of_run, check_rows, columns_in_use, load_parts, read_labels
+from .splits import cells_of_run, check_rows, columns_in_use, load_parts, read_labels, seed_of_cut
 from .start import open_start
 from .start_parts import keep_start
 from .train_arguments import TrainArguments
@@ -61,7 +61,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     cells = cells_of_run(output_dir) if train_args.defaults_version > 1 else None
     with accelerator.local_main_process_first():  # the others find what it prepared
         to_write = columns.labels if writes else []
-        loaded = load_parts(data_args, columns, train_args.seed, as_text=to_write, cells=cells)
+        loaded = load_parts(data_args, columns, seed_of_cut(recipe), as_text=to_write, cells=cells)
     splits, tasks = read_labels(loaded, columns, data_args, model_args.task)
     names, label2id, problem_type = (
         by_column(columns, tasks, attrgetter(key)) for key in ("names", "numbers", "problem_type")
@@ -150,6 +150,8 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     )
     run.say(f"{type(run.model).__name__}: {total:.1f} M parameters, {trainable:.2f} M of them train")
     advise_on_freezing(run)
+    advise_on_folds(run)
+    advise_on_long_texts(run)
     new = train_args.defaults_version > 2
     run.collator = replace(run.collator, cache=build_cache(run, run.kept_features, data_args, new))
     return run

@@ -29,6 +29,7 @@ IMPORT, IMPORT_FILES = "import", "import_files"  # the key, and the field, which
 ONLY_WHERE_GIVEN = (
     *(IMPORT_FILES, *KEPT),
     *("cache_dir", "cache_limit", "cache_dtype", "encoding_workers", "image_draft"),
+    *("split_seed", "folds", "fold", "long_text", "text_windows"),
 )
 
 

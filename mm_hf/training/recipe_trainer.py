@@ -209,8 +209,10 @@ class StepCallback(TrainerCallback):
 
 def training_arguments(run: Run, args: TrainArguments, folder: Path | None) -> TrainingArguments:
     """The recipe as the Trainer takes it."""
-    when = "no" if folder is None else "epoch" if args.eval_steps is None else "steps"
-    saved = "no" if folder is None else when if args.save_steps is None else "steps"
+    pace = "no" if folder is None else "epoch" if args.eval_steps is None else "steps"
+    validates = "validation" in run.splits  # not where all rows are learned, see `folds`
+    when = pace if validates else "no"
+    saved = pace if args.save_steps is None or folder is None else "steps"
     metric = run.first_metric()
     kind: type[TrainingArguments] = TrainingArguments
     more: dict[str, Any] = {}
@@ -226,7 +228,7 @@ def training_arguments(run: Run, args: TrainArguments, folder: Path | None) -> T
         # With 1 the library deletes, when it ends, all but the best, and with them that it had ended.
         save_total_limit=max(2, args.save_total_limit),
         restore_callback_states_from_checkpoint=True,  # how long there was no better score
-        load_best_model_at_end=folder is not None,
+        load_best_model_at_end=folder is not None and validates,
         metric_for_best_model=metric,
         greater_is_better=metric != "rmse",
         report_to="none" if folder is None else args.report_to,
@@ -252,7 +254,8 @@ def build_trainer(
 ) -> RecipeTrainer:
     """The Trainer of a recipe; without a folder it keeps nothing."""
     callbacks = []
-    if folder is not None and args.early_stopping_patience is not None:
+    validates = "validation" in run.splits
+    if folder is not None and args.early_stopping_patience is not None and validates:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     trainer = RecipeTrainer(
         run,
@@ -262,7 +265,7 @@ def build_trainer(
         model=model,
         args=training_arguments(run, args, folder),
         train_dataset=run.training_rows(),
-        eval_dataset=run.rows("validation"),
+        eval_dataset=run.rows("validation") if validates else None,
         callbacks=callbacks,
         compute_metrics=partial(compute_metrics, run),
     )

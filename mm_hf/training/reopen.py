@@ -43,7 +43,7 @@ from .measuring_arguments import EvaluateArguments, measuring_parser
 from .places import find_data
 from .recipe import ALL_ARGUMENTS, fields_of, import_files_of, import_named
 from .same_data import check_same_part
-from .splits import check_rows, columns_in_use, reading_of
+from .splits import check_rows, columns_in_use, fold_of, reading_of, seed_of_cut
 from .values import checked_values
 
 
@@ -248,16 +248,17 @@ def load_part(
     path = data_args.source
     options: dict[str, Any] = {"validation_fraction": 0.0, "test_fraction": 0.0}
     options |= {"as_meant": True, "as_text": as_text, "problem_type": problem_type, "decimal": data_args.decimal}
-    if recipe and os.path.realpath(recipe["dataset"]) == os.path.realpath(path):
-        fractions = ("validation_fraction", "test_fraction")
-        options |= {key: recipe[key] for key in (*fractions, "group_column", "seed")}
-        file = Path(args.model) / "rows.json"
-        rows = read_json(file) if file.exists() else {}
-        options |= {"measured": True, **reading_of(rows.get("cells"))}
+    if is_data_of(recipe, path):
+        options |= options_of_cut(recipe, Path(args.model))
     splits = load_splits(path, columns, data_root=data_args.data_root, **options)
     asked = "test" if args.split is None else args.split
     name = PART_OF.get(asked.lower(), asked)
     if name not in splits:
+        if recipe.get("fold") == 0 and is_data_of(recipe, path):
+            raise ValueError(
+                f"{args.model} has learned all rows of {path}: its score is that of its folds, in results.json. "
+                "--dataset names rows that are new to it."
+            )
         if args.split is not None or len(splits) > 1:
             raise ValueError(f"{path} has no part {name!r}: --split takes one of {list(splits)}.")
         name = next(iter(splits))
@@ -276,6 +277,26 @@ def load_part(
         chosen = np.random.default_rng(args.seed).choice(len(part), args.max_rows, replace=False)
         part = part.select(np.sort(chosen))
     return name, part, None if name == "train" else train
+
+
+def is_data_of(recipe: dict[str, Any], dataset: str) -> bool:
+    """Whether a data set is the one of a run, by its recipe.json as `find_data` gives it."""
+    return bool(recipe) and os.path.realpath(recipe["dataset"]) == os.path.realpath(dataset)
+
+
+def options_of_cut(recipe: dict[str, Any], model: Path) -> dict[str, Any]:
+    """What `load_splits` has to be told to read and cut the data of a run as it did; `model` is its folder."""
+    file = model / "rows.json"
+    rows = read_json(file) if file.exists() else {}
+    keys = ("validation_fraction", "test_fraction", "group_column")
+    options: dict[str, Any] = {key: recipe[key] for key in keys}
+    return {
+        **options,
+        "seed": seed_of_cut(recipe),
+        "fold": fold_of(recipe),
+        "measured": True,
+        **reading_of(rows.get("cells")),
+    }
 
 
 def check_cut(model: Path, data_args: DatasetArguments, recipe: dict[str, Any], rows: dict[str, int]):

@@ -29,7 +29,7 @@ DATA_KEYS = {"dataset", "data_root", "import"}
 # What a run that starts anew must not find. The folders of checkpoints come on top.
 LEFT_BEHIND = [
     *("results.json", "rows.json", "bad_rows.jsonl", "nonfinite_rows*.json"),
-    *("tensorboard", "runs", "floors", "start", ".writing"),
+    *("tensorboard", "runs", "floors", "start", ".writing", "fold-*", "predictions.jsonl"),
 ]
 
 
@@ -118,7 +118,8 @@ def claim_run_folder(
     accelerator.wait_for_everyone()  # all have read
     if accelerator.is_main_process and (overwrite or not begun):
         if overwrite:
-            left = [path for pattern in LEFT_BEHIND for path in output_dir.glob(pattern)]
+            folds = {"fold-*"} if recipe.get("folds") else set()  # they have started anew themselves
+            left = [path for pattern in LEFT_BEHIND if pattern not in folds for path in output_dir.glob(pattern)]
             for path in [*left, *list_checkpoints(output_dir)]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         begin_run(output_dir, recipe)

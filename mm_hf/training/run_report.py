@@ -172,12 +172,16 @@ def picture_and_text(row: dict[str, Any], collator: MultimodalCollator) -> tuple
 def summary(results: dict) -> str:
     """The score beside its floors, as a table for the terminal."""
     metric = next(iter(results["metrics"]))
-    rows = [(f"test {metric}", results["metrics"][metric])]
+    folds = results.get("folds")
+    rows = [(f"{folds['count']} folds, {metric}" if folds else f"test {metric}", results["metrics"][metric])]
     rows += [(f"  {kind}", value) for kind, value in results["by_kind"].items()]
     if metric == "rmse":
         rows += [(f"test {name}", results["metrics"][name]) for name in ("mae", "r2")]
     rows += [(f"floor: {name.replace('_', ' ')}", value) for name, value in results["floors"].items()]
     lines = [f"{name:<28}{figure(value):>8}" for name, value in rows]
+    if folds:
+        figures = folds["metrics"][metric]
+        lines.insert(1, f"{'  95 % over the folds':<28}{figure(figures['low']):>8} … {figure(figures['high'])}")
     measured, test = results.get("measured_rows"), results.get("test_rows")
     if measured != test:
         lines.append(f"{measured:,} of {test:,} test rows were measured: the others have no label that could be.")

@@ -1,5 +1,6 @@
 """The parts of a data set: loaded and cut, their labels understood, every row looked at before any is used."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,17 @@ def cells_of_run(output_dir: Path) -> str | None:
 def reading_of(cells: str | None) -> dict[str, Any]:
     """What rows.json says of cells, as `load_splits` takes it."""
     return {"as_written": cells is not None, "as_meant": cells == AS_MEANT}
+
+
+def seed_of_cut(recipe: Mapping[str, Any]) -> int:
+    """The seed that cuts rows into parts, of a recipe.json or of a recipe's values by key: its own, else `seed`."""
+    given = recipe.get("split_seed")
+    return recipe["seed"] if given is None else given
+
+
+def fold_of(recipe: Mapping[str, Any]) -> tuple[int, int] | None:
+    """How many folds a run is one of, and which; None where it is none. Arguments as in `seed_of_cut`."""
+    return None if recipe.get("fold") is None else (recipe["folds"], recipe["fold"])
 
 
 def columns_in_use(data_args: Any) -> Columns:
@@ -88,7 +100,10 @@ def load_parts(
         decimal=data_args.decimal,
         problem_type=data_args.problem_type,
         **reading_of(cells),
+        fold=fold_of(vars(data_args)),
     )
+    if data_args.fold == 0:
+        return dict(splits)
     missing = {"train", "validation", "test"} - set(splits)
     if missing:
         raise ValueError(

@@ -29,8 +29,10 @@ from .by_modality import columns_by_modality, encoder_of, poolings_of, pretraine
 from .data_arguments import DataArguments
 from .heads import TASK_OF, task_of_class
 from .model_arguments import ModelArguments
+from .places import find_data
 from .recipe import fields_of
 from .run_folder import is_begun, read_recipe_of
+from .splits import seed_of_cut
 
 
 START = "start"  # within the run's folder
@@ -144,7 +146,7 @@ def open_checkpoint(source: str, folder: Path) -> Start:
             "there by processor.save_pretrained."
         )
     file = Path(source) / "recipe.json"
-    recipe = read_json(file) if file.exists() else {}
+    recipe = find_data(read_json(file), file.parent)[0] if file.exists() else {}
     name = Path(source).resolve().name if local else source
     return Start(source, name, folder, config, MMFusionProcessor.from_pretrained(source), recipe)
 
@@ -203,13 +205,16 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
             free["num_frames"] = config.num_frames or config.num_images
     if Text.name in shared:
         fixed["text_pooling"] = config.poolings[Text.name]
+        cuts = "cut" if "long_text" in given else None  # which is what no value means
+        fixed["long_text"] = "windows" if processor.text_windows else cuts
+        fixed["text_windows"] = processor.text_windows
     if Sound.name in shared:
         seconds = getattr(processor.feature_extractor, "max_audio_seconds", None)
         of_one_length = getattr(config.audio_config, "max_source_positions", None) is not None
         (fixed if of_one_length else free)["max_audio_seconds"] = seconds
     if Series.name in shared:
         fixed["series_rnn_type"] = config.series_config.rnn_type
-    free |= of_task(start, model_args, data_args)
+    free |= of_task(start, model_args, data_args) | of_cut(start, data_args)
     check_order(start, data_args)
     names = [name for name in pretrained_modalities() if name in shared]
     writer = task_of_head(model_args.task or free.get("task"))
@@ -277,6 +282,17 @@ def of_task(start: Start, model_args: ModelArguments, data_args: DataArguments) 
     if known is not None and task_of_head(model_args.task or keys.get("task")) is known:
         keys |= known.head_keys(start, data_args)
     return keys
+
+
+def of_cut(start: Start, data_args: DataArguments) -> dict[str, Any]:
+    """Keys that cut rows into parts, where the checkpoint has learned rows of the same data: cut as they were for it,
+    the test part holds none of them."""
+    recipe = start.recipe
+    before = recipe.get("dataset")
+    if before is None or "seed" not in recipe or os.path.realpath(before) != os.path.realpath(data_args.source):
+        return {}
+    keys = ("validation_fraction", "test_fraction", "group_column")
+    return {"split_seed": seed_of_cut(recipe), **{key: recipe[key] for key in keys if key in recipe}}
 
 
 def is_same_encoder(asked: str, known: str | None, config: Any, name: str) -> bool:

@@ -40,12 +40,13 @@ from ..models.text import Text
 from ..models.vision import Vision
 from ..parts import class_of, load_parts
 from ..tasks import task_of_head
-from .by_modality import encoder_of, places_of, poolings_of, pretrained_modalities
+from .by_modality import encoder_of, places_of, poolings_of, pretrained_modalities, windows_asked
 from .data_arguments import DataArguments
 from .fresh_heads import fit_fresh_heads
 from .heads import task_of_class
 from .model_arguments import ModelArguments
 from .run import Run
+from .splits import seed_of_cut
 from .start import ABOUT, Start, row_modalities
 
 
@@ -57,7 +58,7 @@ OF_BASE = (
 )
 # What cuts rows into parts.
 OF_THE_CUT = (
-    *("seed", "validation_fraction", "test_fraction", "group_column"),
+    *("split_seed", "validation_fraction", "test_fraction", "group_column"),
     *("image_column", "image_id_column", "audio_column", "video_column"),
 )
 OTHER_UNIT = 10  # numbers of a table that are so many deviations off, or so many times as far apart, are in another
@@ -125,7 +126,8 @@ def processor_from(
         for part in ("image_processor", "tokenizer", "feature_extractor", *settings):
             if parts.get(part) is None:
                 parts[part] = getattr(fresh, part)
-    processor = MMFusionProcessor(**parts)
+    windows = windows_asked(model_args) if parts.get("tokenizer") is not None and Text.name in modalities else None
+    processor = MMFusionProcessor(**parts, text_windows=windows)
     if data_args.max_text_length is not None and processor.tokenizer is not None:
         config: Any = None if Text.name in new else start.config.text_config
         if config is None and model_args.text_encoder is not None:
@@ -418,12 +420,18 @@ def extra_configs_of(start: Start, run: Run) -> dict[str, Any]:
 
 def lines_of_cut(start: Start, run: Run) -> list[str]:
     """A warning where the checkpoint has learned rows of the same data, which was cut into parts otherwise."""
-    recipe, part = start.recipe, run.splits["test"]
+    recipe, part = start.recipe, run.splits.get("test")
     now = {**vars(run.data_args), **vars(run.train_args)}
     dataset, before = now["dataset"], recipe.get("dataset")
-    if before is None or SOURCE_ROW not in part.column_names or os.path.realpath(dataset) != os.path.realpath(before):
+    if part is None or before is None or "seed" not in recipe:
         return []
-    other = [key for key in OF_THE_CUT if (now[key] or None) != (recipe.get(key) or None)]
+    if SOURCE_ROW not in part.column_names or os.path.realpath(dataset) != os.path.realpath(before):
+        return []
+    recipe, now = ({**values, "split_seed": seed_of_cut(values)} for values in (recipe, now))
+    if recipe.get("fold") == 0:
+        return [f"warning: {start.name} learned all rows of the same data, the test part too: the score says nothing"]
+    other = ["fold"] if recipe.get("fold") != now["fold"] else []
+    other += [key for key in OF_THE_CUT if (now[key] or None) != (recipe.get(key) or None)]
     if not other:
         return []
     differences = ", ".join(f"{key} ({recipe.get(key)!r}, now {now[key]!r})" for key in other)

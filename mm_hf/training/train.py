@@ -13,15 +13,22 @@ import time
 
 from .exits import run_script
 from .finish import finish
+from .folds import runs_of
 from .linear_fit import fit_of
 from .loop import fit
 from .open_run import open_run
 
 
 def main():
-    """The whole run, from top to bottom."""
+    """All runs that the command line asks for: one, but for `--folds`."""
+    for words in runs_of(__doc__, "train.py"):
+        train(words)
+
+
+def train(words: list[str] | None):
+    """One whole run, from top to bottom; `words` in place of the command line."""
     started = time.perf_counter()
-    run = open_run(__doc__, "train.py")
+    run = open_run(__doc__, "train.py", words)
     if run is None:
         return
     run.seconds["prepare"] = time.perf_counter() - started

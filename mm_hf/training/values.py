@@ -41,7 +41,7 @@ def ranges() -> dict[str, tuple[float, float]]:
     from ..models.config_checks import MAX_IMAGES, MAX_LAYERS, MAX_WIDTH, SHARE
 
     return {
-        "seed": (0, 2**32 - 1),  # of numpy
+        **dict.fromkeys(("seed", "split_seed"), (0, 2**32 - 1)),  # of numpy
         **dict.fromkeys(("fusion_layers", "memory_layers"), (0, MAX_LAYERS)),
         **dict.fromkeys(("fusion_hidden_size", "fusion_heads", "num_latents", "projection_dim"), (1, MAX_WIDTH)),
         **dict.fromkeys(("image_size", "ctc_stride", "lora_rank"), (-math.inf, MAX_WIDTH)),

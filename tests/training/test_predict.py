@@ -413,29 +413,29 @@ def test_places_of_pictures_keep_their_order():
     config = mock.Mock(modalities=["vision", "text"], num_images=2, places_of={"vision": 2, "text": 1}.get)
     given = dict.fromkeys(("columns", "video_column", "audio_column", "series_column", "table_columns"))
     asked = mock.Mock(**given, image_column=["", "photo"], text_column="text")
-    columns = columns_of("run", asked, config, mock.Mock(table_schema=None))
+    columns = columns_of("run", asked, config, mock.Mock(table_schema=None, text_windows=None))
     source = open_rows(str(TABLE), None, columns, None)
     row = source.inputs(next(iter(source)))
     assert [row[name] for name in columns.images] == [None, {"bytes": None, "path": "photos/0.png"}]
     asked.image_column = ["photo"]
     with pytest.raises(ValueError, match=r"\b2 images"):
-        columns_of("run", asked, config, mock.Mock(table_schema=None))
+        columns_of("run", asked, config, mock.Mock(table_schema=None, text_windows=None))
     asked.image_column, asked.text_column = ["", "photo"], ["text", "kind"]
     with pytest.raises(ValueError, match=r"text_column.*\b2 .*\b1 text"):
-        columns_of("run", asked, config, mock.Mock(table_schema=None))
+        columns_of("run", asked, config, mock.Mock(table_schema=None, text_windows=None))
     config.num_images, config.num_frames, config.places_of = 5, 3, {"vision": 5, "text": 1}.get
     asked.video_column, asked.text_column = "clip", "text"
     for given in ([], [""], ["", ""]):  # frames stand behind the places of pictures, be these there or not
         asked.image_column = given
-        assert len(columns_of("run", asked, config, mock.Mock(table_schema=None)).images) == 2
+        assert len(columns_of("run", asked, config, mock.Mock(table_schema=None, text_windows=None)).images) == 2
     asked.image_column = ["photo"]
     with pytest.raises(ValueError, match="2 images"):
-        columns_of("run", asked, config, mock.Mock(table_schema=None))
+        columns_of("run", asked, config, mock.Mock(table_schema=None, text_windows=None))
     asked.image_column, asked.video_column = ["", "photo"], None
     config.num_images, config.num_frames, config.places_of = 2, None, {"vision": 2, "text": 2}.get
     asked.text_column = ["text", "text"]
     with pytest.raises(ValueError, match=r"text_column.*\['text', 'text'\]"):
-        columns_of("run", asked, config, mock.Mock(table_schema=None))
+        columns_of("run", asked, config, mock.Mock(table_schema=None, text_windows=None))
 
 
 def test_cells_come_back_as_they_were(tmp_path):
@@ -809,7 +809,7 @@ def test_a_link_stays_one(tmp_path):
 def test_what_cannot_be_written_is_told_at_once(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").write_text("")
-    with mock.patch.object(predict, "open_rows", side_effect=AssertionError):  # before anything that takes long
+    with mock.patch.object(predict, "open_part", side_effect=AssertionError):  # before anything that takes long
         for out, word in (("folder.csv", "folder"), ("file/out.csv", "file")):
             said = refused(HEADS / "classification", TABLE, tmp_path / out, *PAIR, "--overwrite")
             assert f"--output {tmp_path / out}" in said

@@ -541,11 +541,11 @@ def test_rows_that_the_checkpoint_has_learned(things, shop, tmp_path):
     """The same data, cut otherwise: the test part may hold them."""
     keys = {**PICTURES, "label_column": "colour", "init_from": things}
     assert not any("warning" in line for line in prepared(shop, tmp_path / "same", **keys).start.lines)
-    lines = prepared(shop, tmp_path / "other", **keys, seed=3).start.lines
-    assert any(
-        line.startswith("warning: things learned rows of the same data") and "seed (0, now 3)" in line
-        for line in lines
-    )
+    job = prepared(shop, tmp_path / "kept", **keys, seed=3)  # another seed takes the cut over
+    assert not any("warning" in line for line in job.start.lines)
+    assert (job.data_args.split_seed, job.train_args.seed) == (0, 3)
+    lines = prepared(shop, tmp_path / "other", **keys, seed=3, split_seed=4).start.lines
+    assert any(re.search(says("warning", "things", "split_seed", 0, 4), line) for line in lines)
 
 
 # Going on

@@ -99,7 +99,7 @@ def columns_of(run: str, data_args: Any, config: MMFusionConfig, processor: MMFu
         raise ValueError(f"No column is left of which {run} could say anything: it reads {config.modalities}.")
     for name in named:
         if modality_of(name).several_places and not modality_of(name).extra:
-            fill_places(run, asked, name, config)
+            fill_places(run, asked, name, config, modality_of(name).places_of_item(processor))
     table = [column for column in asked.table_columns or [] if column]
     if schema is not None and (unknown := [column for column in table if column not in schema.columns]):
         meant = did_you_mean(unknown[0], schema.columns)
@@ -107,8 +107,8 @@ def columns_of(run: str, data_args: Any, config: MMFusionConfig, processor: MMFu
     return columns_in_use(asked)
 
 
-def fill_places(run: str, asked: Any, name: str, config: MMFusionConfig):
-    """Gives each place of a modality that no column fills a name.
+def fill_places(run: str, asked: Any, name: str, config: MMFusionConfig, of_item: int = 1):
+    """Gives each place of a modality that no column fills a name; `of_item` are the places that one item takes.
 
     Raises:
         ValueError: more or fewer columns than the model has places. Beside a column of videos, their frames take
@@ -117,7 +117,7 @@ def fill_places(run: str, asked: Any, name: str, config: MMFusionConfig):
     key, *others = short_keys(name)
     # A config knows the places of others than pictures once the model's half of this is there.
     known = getattr(config, "places_of", lambda _: config.num_images)
-    given, places = listed(getattr(asked, key, None)), known(name)
+    given, places = listed(getattr(asked, key, None)), known(name) // of_item
     frames = any(getattr(asked, other) for other in others)
     beside = getattr(config, "num_frames", None) if frames else None
     if isinstance(beside, int):  # else nobody knows how many of the places are frames

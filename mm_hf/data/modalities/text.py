@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset, Value
 
 from ...models.inputs import fault_of_text
+from ...models.long_texts import windows_of
 from ...models.recurrent import RecurrentModel
 from ...models.text import Text
 from ..column_types import count_values, kind_of
@@ -30,21 +31,42 @@ class TextReader(ModalityReader):
     augmentation = "token_dropout"
     captions = 0
 
+    def columns(self, columns, collator=None):
+        """The columns; where long texts become windows, the name of each with the number of the window behind it."""
+        names = super().columns(columns, collator)
+        windows = None if collator is None else collator.processor.text_windows
+        return [f"{name}#{place}" for name in names for place in range(windows)] if windows else names
+
     def prepare_column(self, split, column, part, root):
         """Numbers as texts."""
         numbers = kind_of(getattr(split.features[column], "dtype", "")) in ("int", "float")
         return split.cast_column(column, Value("string")) if numbers and isinstance(split, Dataset) else split
 
     def key(self, row, column, collator):
-        """The text itself."""
+        """The text itself, or its window."""
+        windows, place = collator.processor.text_windows, 0
+        if windows:
+            column, _, number = column.rpartition("#")
+            place = int(number)
         value = row[column]
         if is_absent(value):
+            return None
+        if place and not isinstance(value, str):  # its first place says it
+            return None
+        if place and (not value.strip() or fault_of_text(value)):
             return None
         if not isinstance(value, str) or not value.strip():
             raise BadRowError(row, column, f"the text is empty or no text ({value!r:.80}); None means absent.")
         if fault := fault_of_text(value):
             raise BadRowError(row, column, fault)
-        return value
+        if not windows:
+            return value
+        texts = windows_of(collator.processor.tokenizer, value, windows)
+        return texts[place] if place < len(texts) else None
+
+    def load(self, row, column, collator):
+        """The same."""
+        return self.key(row, column, collator)
 
     def contents(self, row, column, key, collator):
         """The text itself."""
@@ -67,7 +89,7 @@ class TextReader(ModalityReader):
 
     def prepare(self, items, generators, collator):
         """Tokens, some of them dropped where that is asked for."""
-        inputs = dict(collator.processor(text=items))
+        inputs = dict(collator.processor.without_windows()(text=items))
         if generators:
             tokenizer = collator.processor.tokenizer
             inputs["input_ids"] = drop_tokens(inputs["input_ids"], tokenizer, collator.token_dropout, generators)

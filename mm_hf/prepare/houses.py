@@ -98,7 +98,7 @@ def read_houses(files: PhotographFiles) -> Dataset:
     missing = {file for of_house in named.values() for file in of_house.values()} - set(files.paths)
     if missing:
         raise PreparationError(
-            f"{files.source} has {len(lines)} houses, and lacks {len(missing)} of their photographs: {some_of(missing)}"
+            f"{files.source} has {len(lines)} houses, and lacks {len(missing)} photographs: {some_of(missing)}"
         )
     if len(lines) < FEWEST:
         raise PreparationError(f"{files.source} has {len(lines)} houses, expected {FEWEST} or more")

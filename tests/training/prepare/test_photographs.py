@@ -108,7 +108,7 @@ def test_a_photograph_is_in_one_part_with_all_its_captions(handed_out, tmp_path)
     parts = stored(tmp_path / "out")
     photos = {part: list(dict.fromkeys(row["photo"] for row in rows)) for part, rows in parts.items()}
     assert {part: len(names) for part, names in photos.items()} == {"train": 3, "validation": 2, "test": 3}
-    assert sorted(sum(photos.values(), [])) == [f"{photo}_a.jpg" for photo in range(8)]
+    assert sorted(name for names in photos.values() for name in names) == [f"{photo}_a.jpg" for photo in range(8)]
     for rows in parts.values():
         assert [row["row_id"] for row in rows] == sorted(row["row_id"] for row in rows)
         for row in rows:

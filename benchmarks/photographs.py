@@ -46,6 +46,7 @@ from mm_hf.training.run_folder import write_json
 
 
 ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "runs/photographs"
 REPORT = ROOT / "benchmarks/results/photographs.json"
 BUILDERS = {"houses_price": houses, "flickr_retrieval": flickr8k, "flickr_captioning": flickr8k}
 STRENGTHS = 10.0 ** np.arange(-4, 5)  # of a ridge; where blocks are scaled to weight 1
@@ -62,7 +63,7 @@ def built(module: Any, archive: Path, cut: int) -> Path:
 def opened(task: str, folder: Path, cut: int, words: list[str], items: dict[str, Any]) -> Run:
     """A run of the recipe on this cut, with the features that `items` has, by modality and key; others go in."""
     words = [str(ROOT / f"mm_hf/recipes/{task}.yaml"), "--dataset", str(folder), "--seed", str(cut), *words]
-    words += ["--output_dir", str(ROOT / f"runs/photographs/{task}-{cut}"), "--overwrite_output_dir", "true"]
+    words += ["--output_dir", str(RUNS / f"{task}-{cut}"), "--overwrite_output_dir", "true"]
     words += ["--report_to", "none", "--floors", "false"]
     run = open_run(__doc__.split("\n")[0], "train.py", [*words, "--cache_features", str(not items).lower()])
     if not items:

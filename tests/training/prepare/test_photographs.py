@@ -9,16 +9,19 @@ import PIL.Image
 import pytest
 from datasets import load_from_disk
 
+from benchmarks import photographs
 from mm_hf.prepare import flickr8k, houses
 from tests.messages import says
 
 
+REPOSITORY = Path(__file__).parents[3]
 HOUSES = 20
 
 
 def jpeg(number: int) -> bytes:
-    """A small photograph of its own."""
-    pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), np.uint8)
+    """A small photograph of its own: one colour, with noise on it."""
+    random = np.random.default_rng(number)
+    pixels = random.integers(0, 200, 3, np.uint8) + random.integers(0, 56, (24, 32, 3), np.uint8)
     buffer = io.BytesIO()
     PIL.Image.fromarray(pixels).save(buffer, "JPEG")
     return buffer.getvalue()
@@ -201,3 +204,46 @@ def test_what_macos_adds_is_left_out(tmp_path):
     given = archive(tmp_path / "flickr.zip", files)
     flickr8k.main([given, str(tmp_path / "out"), "--validation", "2", "--test", "3"])
     assert len(load_from_disk(str(tmp_path / "out"))["test"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "builder", "measured"),
+    [
+        ("houses_price", houses, {"ridge on both", "recipe, photographs alone", "recipe, table alone"}),
+        ("flickr_retrieval", flickr8k, {"ridge map", "image_to_text_recall_at_5"}),
+        ("flickr_captioning", flickr8k, {"nearest photograph, most like the others"}),
+    ],
+)
+def test_the_recipes_take_them_and_the_benchmark_measures_them(
+    recipe, builder, measured, encoders, tmp_path, monkeypatch
+):
+    """Two steps each, from the archive to the figures."""
+    monkeypatch.setattr(photographs, "RUNS", tmp_path / "runs")
+    files, sizes = (house_files(), []) if builder is houses else (flickr_files(), ["--validation", "2", "--test", "3"])
+    builder.main([archive(tmp_path / "given.zip", files), str(tmp_path / "set"), *sizes])
+    named = {"vision_encoder": "mobilenet-v2", "text_encoder": "minilm-l6", "decoder": "minilm-l6"}
+    of_recipe = (REPOSITORY / f"mm_hf/recipes/{recipe}.yaml").read_text()
+    base = (REPOSITORY / f"mm_hf/recipes/{recipe.replace('flickr', 'openmoji')}.yaml") if builder is flickr8k else None
+    of_recipe += "" if base is None else base.read_text()
+    words = [
+        word for key, name in named.items() if f"{key}:" in of_recipe for word in (f"--{key}", str(encoders / name))
+    ]
+    words += ["--image_size", "64", "--max_steps", "2", "--eval_steps", "2"]
+    items = {}
+    run = photographs.opened(recipe, tmp_path / "set", 0, words, items)
+    first = photographs.MEASURES[recipe](run)
+    assert measured | {"recipe", "seconds"} <= set(first)
+    assert all(np.isfinite(value) for value in first.values())
+    assert len(items["vision"]) == (4 * HOUSES if builder is houses else 8)
+    # With the features that are there: the same figures, and nothing is encoded.
+    again = photographs.MEASURES[recipe](photographs.opened(recipe, tmp_path / "set", 0, words, items))
+    assert {**first, "seconds": 0} == pytest.approx({**again, "seconds": 0}, abs=1e-5)
+
+
+def test_the_summary_is_cut_by_cut():
+    cuts = [{"floor": 0.5, "recipe": 0.4, "seconds": 2.0}, {"floor": 0.7, "recipe": 0.6, "seconds": 4.0}]
+    measured = photographs.summary(cuts)
+    assert measured["means"] == pytest.approx({"floor": 0.6, "recipe": 0.5, "seconds": 3.0})
+    assert set(measured["recipe minus"]) == {"floor"}
+    assert measured["recipe minus"]["floor"] == pytest.approx({"mean": -0.1, "interval": 0}, abs=1e-9)
+    assert photographs.summary(cuts[:1])["recipe minus"]["floor"]["interval"] is None

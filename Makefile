@@ -36,7 +36,7 @@ data-fusions: data  ## build the other data sets of the comparison of fusions
 	$(BIN)/mm_hf prepare sort_of_clevr data/sort_of_clevr
 	$(BIN)/mm_hf prepare openmoji data/openmoji
 
-data-recipes: data-fusions  ## build the encoders and data of the recipes too; sound needs FSDD_ZIP, an archive
+data-recipes: data-fusions  ## build the encoders and data of the recipes too; FSDD_ZIP, HOUSES_ZIP, FLICKR_ZIP: archives
 	$(BIN)/mm_hf prepare recurrent data/encoders/lstm-easy-vqa --dataset data/easy_vqa --text_column question
 	$(BIN)/mm_hf prepare recurrent data/encoders/gru-easy-vqa --rnn_type gru --dataset data/easy_vqa \
 		--text_column question
@@ -57,6 +57,8 @@ data-recipes: data-fusions  ## build the encoders and data of the recipes too; s
 	test -z "$(FSDD_ZIP)" || { $(BIN)/mm_hf prepare fsdd "$(FSDD_ZIP)" data/fsdd \
 		&& $(BIN)/mm_hf prepare spoken_numbers data/fsdd data/spoken_numbers \
 		&& $(BIN)/mm_hf prepare smart_home data/fsdd data/smart_home; }
+	test -z "$(HOUSES_ZIP)" || $(BIN)/mm_hf prepare houses "$(HOUSES_ZIP)" data/houses
+	test -z "$(FLICKR_ZIP)" || $(BIN)/mm_hf prepare flickr8k "$(FLICKR_ZIP)" data/flickr8k
 
 quickstart: data  ## train easy-VQA, measure it, then answer a question in a fresh process
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \

@@ -34,7 +34,7 @@ from mm_hf.training.run_folder import write_json
 
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "data/houses"
+DATA = ROOT / "data/houses-csv"  # `mm_hf prepare houses` writes data/houses
 REPORT = ROOT / "benchmarks/results/houses.json"
 PHOTOS = ["frontal", "bedroom", "bathroom", "kitchen"]
 TABLE = ["bedrooms", "bathrooms", "area", "zip"]

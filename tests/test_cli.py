@@ -415,7 +415,7 @@ def test_each_recipe_says_what_it_needs():
 
 def test_makefile_makes_them_by_the_same_commands():
     made = (REPOSITORY / "Makefile").read_text().replace("\\\n", " ")
-    made = " ".join(re.sub(r'"\$\(FSDD_ZIP\)"', "FSDD.zip", made).split())
+    made = " ".join(re.sub(r'"\$\((\w+)_ZIP\)"', r"\1.zip", made).split())
     for name, template in {**places.ENCODERS, **places.DATA}.items():
         folder = f"data/encoders/{name}" if name in places.ENCODERS else f"data/{name}"
         assert f"$(BIN)/mm_hf prepare {template.format(folder, parent='data/encoders')}" in made

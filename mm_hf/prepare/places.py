@@ -7,6 +7,7 @@ from pathlib import Path
 BUILDERS = (
     *("encoders", "recurrent", "easy_vqa", "sort_of_clevr", "openmoji", "mismatch", "emoji_records", "caption_steps"),
     *("movielens", "clothing_reviews", "moving_shapes", "basic_motions", "fsdd", "spoken_numbers", "smart_home"),
+    *("houses", "flickr8k"),
 )
 # By name of a folder what follows `mm_hf prepare`; `{}` is the folder, `{parent}` the one that it lies in.
 ENCODERS = {
@@ -23,6 +24,8 @@ DATA = {
     **{name: f"{name} {{}}" for name in ("moving_shapes", "basic_motions")},
     **{name: f"{name} data/openmoji {{}}" for name in ("mismatch", "emoji_records", "caption_steps")},
     "fsdd": "fsdd FSDD.zip {}",
+    "houses": "houses HOUSES.zip {}",
+    "flickr8k": "flickr8k FLICKR.zip {}",
     **{name: f"{name} data/fsdd {{}}" for name in ("spoken_numbers", "smart_home")},
 }
 

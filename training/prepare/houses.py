@@ -1,0 +1,7 @@
+"""Door to `mm_hf prepare houses`: the code is in mm_hf/prepare/houses.py."""
+
+from mm_hf.prepare.houses import main
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ from datasets import Dataset, Value
 from ...models.inputs import fault_of_text
 from ...models.text import Text
 from ..column_types import count_values, kind_of
+from ..looks import Evidence
 from ..rows import BadRowError, is_absent
 from .reader import ModalityReader, by_column, of_columns, register_reader
 
@@ -27,6 +28,13 @@ class TextReader(ModalityReader):
     cells = "texts"
     augmentation = "token_dropout"
     captions = 0
+
+    def looks(self, sample):
+        """Texts of several words that do not keep coming back."""
+        if not sample.are_sentences:
+            return None
+        words = f"{sample.words:.0f} words on average" if sample.words >= 1.5 else "single words"
+        return Evidence(self.name, self.name, f"{words}, {sample.distinct:,} of {sample.present:,} differ")
 
     def prepare_column(self, split, column, part, root):
         """Numbers as texts."""

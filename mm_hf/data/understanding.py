@@ -3,12 +3,14 @@
 import mimetypes
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..models.names import did_you_mean
+from ..models.series import Series
 from ..models.sound import Sound
+from ..models.tasks import CLASSES, NUMBERS, problem_type_of
 from .column_samples import PartSample, main_part, sample_columns
 from .looks import ColumnSample, Evidence
 from .modalities import READERS, reader_of_part
@@ -16,8 +18,11 @@ from .rows import Columns, listed
 
 
 FILE_TYPES = ("image", "video", Sound.name)  # how `mimetypes` calls them
+NO_LABEL = (Series.name,)  # parts that hold no labels
 LABELLED = ("label", "target", "class", "y", "answer", "category", "price", "score", "rating", "stars")
-WIDTH = 60  # letters of a reason in the table
+AMOUNTS = "label: numbers"
+MOST_CLASSES = 20  # whole numbers of a label that are classes without a word; more of them are amounts
+WIDTH = 100  # letters of a reason in the table
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Understanding:
         lines: what each column is taken for, in the order of the data; those of labels are not among them.
         data_root: folder that paths start from, where that is not the one of the data.
         suspicions: what somebody should look at before they trust a score, in words.
+        targets: what the columns of the labels are.
     """
 
     dataset: str
@@ -59,6 +65,17 @@ class Understanding:
     lines: list[UnderstoodColumn]
     data_root: str | None = None
     suspicions: list[str] = field(default_factory=list)
+    targets: list[UnderstoodColumn] = field(default_factory=list)
+
+    @property
+    def numbers(self) -> list[str]:
+        """The columns of labels that are taken for numbers, though they could be classes."""
+        return [target.name for target in self.targets if target.role == AMOUNTS]
+
+    @property
+    def kind_of_numbers(self) -> str:
+        """The problem type of `numbers`."""
+        return problem_type_of(NUMBERS)
 
     @property
     def roles(self) -> dict[str, str]:
@@ -103,6 +120,17 @@ class Understanding:
         label: Any = self.label[0] if len(self.label) == 1 else self.label or None
         return Columns(**named, label=label, extra=extra)
 
+    def candidates(self) -> list[str]:
+        """The columns that could be the label, the likeliest first: those that other parts of the data lack, then by
+        their names, and then from behind."""
+        able = [line for line in self.lines if line.part not in NO_LABEL and (line.part or line.role == "partial")]
+        able = [line for line in able if not reads_files(line.part)]
+
+        def rank(line: UnderstoodColumn) -> tuple[bool, bool, int]:
+            return line.role != "partial", line.name.lower() not in LABELLED, -self.lines.index(line)
+
+        return [line.name for line in sorted(able, key=rank)]
+
     def flag(self, line: UnderstoodColumn) -> str:
         """The flag that takes a column for what it is taken for now."""
         reader = reader_of_part(line.part) if line.part else None
@@ -117,7 +145,7 @@ class Understanding:
             (line.name or '""', line.role if line.part else f"{line.role}: left out", line.why, self.flag(line))
             for line in self.lines
         ]
-        rows += [(name, "label", "what is to be predicted", "--label") for name in self.label]
+        rows += [(target.name, target.role, target.why, "--label") for target in self.targets]
         heads = ("column", "taken as", "why", "flag")
         cells = [tuple(cut(cell) for cell in row) for row in [heads, *rows]]
         widths = [max(len(row[place]) for row in cells) for place in range(len(heads))]
@@ -149,7 +177,7 @@ def understand(
     label: str | list[str] | None = None,
     *,
     data_root: str | os.PathLike | None = None,
-    named: Columns | None = None,
+    named: Mapping[str, str] | None = None,
     ignore: Collection[str] = (),
 ) -> Understanding:
     """What every column of a data set is, by what it holds: pictures, sounds, texts, parts of a table…, or nothing
@@ -161,7 +189,7 @@ def understand(
         dataset: a path or Hub id, see `load_splits`; a `Dataset`, a `DatasetDict`, or a pandas `DataFrame`.
         label: the column of the labels, or several.
         data_root: folder that paths start from; left out, that of the data, or one below it that holds the files.
-        named: columns that are what somebody says; the others are looked at.
+        named: by column the part that it plays, see `Columns.named`, where somebody says so; the others are looked at.
         ignore: columns that are left out.
 
     Raises:
@@ -170,7 +198,7 @@ def understand(
     """
     sample = sample_columns(dataset, data_root)
     labels = listed(label)
-    parts = {column: part for part, column in reversed(named.named())} if named is not None else {}
+    parts = dict(named or {})
     for column in (*labels, *ignore, *parts):
         if column not in sample.columns:
             raise ValueError(
@@ -182,12 +210,32 @@ def understand(
         if name in ignore:
             lines.append(UnderstoodColumn(name, "ignored", "ignore_columns names it"))
         elif name in parts:
-            lines.append(UnderstoodColumn(name, parts[name], "you named it", parts[name]))
+            lines.append(as_named(name, parts[name]))
         elif name not in labels:
             lines.append(judge(column, lacking(name, sample)))
     lines, root = with_one_root(lines)
     title = str(dataset) if isinstance(dataset, (str, os.PathLike)) else type(dataset).__name__
-    return Understanding(title, labels, with_one_video(lines), root if data_root is None else None)
+    targets = [judge_label(sample.columns[name]) for name in labels]
+    return Understanding(title, labels, with_one_video(lines), None if data_root else root, targets=targets)
+
+
+def as_named(name: str, part: str) -> UnderstoodColumn:
+    """A column that somebody named."""
+    return UnderstoodColumn(name, part, "you named it", "" if reader_of_part(part) is None else part)
+
+
+def judge_label(sample: ColumnSample) -> UnderstoodColumn:
+    """What a column of labels is, as far as somebody may think otherwise; `labels_of` has the last word."""
+    whole, distinct = sample.whole, sample.distinct or 0
+    if whole is None or sample.has_codes or hasattr(sample.feature, "names"):
+        return UnderstoodColumn(sample.name, "label", "what is to be predicted")
+    low, high = (f"{number:,.0f}" for number in (whole.min(), whole.max()))
+    numbers, classes = (problem_type_of(kind) for kind in (NUMBERS, CLASSES))
+    if distinct > MOST_CLASSES and not sample.are_codes:
+        why = f"{distinct:,} whole numbers from {low} to {high} (else: --problem_type {classes})"
+        return UnderstoodColumn(sample.name, AMOUNTS, why)
+    why = f"{distinct:,} whole numbers from {low} to {high}"
+    return UnderstoodColumn(sample.name, "label: classes", f"{why} (else: --problem_type {numbers})")
 
 
 def lacking(name: str, sample: PartSample) -> list[str]:

@@ -136,6 +136,24 @@ class DataArguments(DatasetArguments):
     group_column: str | None = field(
         default=None, metadata={"help": "Rows with equal values go to the same part; left out, those of one picture."}
     )
+    understand_columns: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Take every column for what it holds, those aside that are named; left out, where no column of a "
+            "modality is named."
+        },
+    )
+    ignore_columns: list[str] | None = field(
+        default=None, metadata={"help": "Columns that are left out where columns are understood by what they hold."}
+    )
+    time_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of dates or times: the latest rows become the test part, those before them the validation "
+            "part, where the data has none.",
+            "aliases": ["--split_by_time"],
+        },
+    )
     validation_fraction: float = field(
         default=0.1, metadata={"help": "Share of the rows that becomes the validation part where the data has none."}
     )

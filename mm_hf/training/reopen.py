@@ -240,6 +240,7 @@ def load_part(
     options: dict[str, Any] = {"validation_fraction": 0.0, "test_fraction": 0.0}
     if recipe and os.path.realpath(recipe["dataset"]) == os.path.realpath(path):
         options = {key: recipe[key] for key in (*options, "group_column", "seed")}
+        options["time_column"] = recipe.get("time_column")
         file = Path(args.model) / "rows.json"
         rows = read_json(file) if file.exists() else {}
         options |= {"measured": True, "as_written": rows.get("cells") == AS_WRITTEN}

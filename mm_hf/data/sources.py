@@ -123,10 +123,11 @@ def load_splits(
     if missing:
         train = splits["train"]
         shares = {part: fractions[part] for part in missing}
-        times = None if time_column is None else times_of(train, time_column)
-        groups = [] if time_column else group_rows(train, columns, group_column)
-        train = train.select_columns(kept).add_column(SOURCE_ROW, np.arange(len(train)))
-        splits |= cut(train, groups, shares, seed) if times is None else cut_by_time(train, times, shares)
+        whole = train.select_columns(kept).add_column(SOURCE_ROW, np.arange(len(train)))
+        if time_column:
+            splits |= cut_by_time(whole, times_of(train, time_column), shares)
+        else:
+            splits |= cut(whole, group_rows(train, columns, group_column), shares, seed)
     ordered = sorted(splits, key=lambda name: PARTS.index(name) if name in PARTS else len(PARTS))
     selected = {
         name: splits[name].select_columns([*kept, *({SOURCE_ROW} & set(splits[name].column_names))])

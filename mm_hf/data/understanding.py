@@ -15,6 +15,7 @@ from .column_samples import PartSample, main_part, sample_columns
 from .looks import ColumnSample, Evidence
 from .modalities import READERS, reader_of_part
 from .rows import Columns, listed
+from .suspicions import gives_away, own_values
 
 
 FILE_TYPES = ("image", "video", Sound.name)  # how `mimetypes` calls them
@@ -199,11 +200,11 @@ def understand(
     sample = sample_columns(dataset, data_root)
     labels = listed(label)
     parts = dict(named or {})
-    for column in (*labels, *ignore, *parts):
-        if column not in sample.columns:
+    for wanted in (*labels, *ignore, *parts):
+        if wanted not in sample.columns:
             raise ValueError(
-                f"There is no column {column!r}: the data have {list(sample.columns)}."
-                f"{did_you_mean(column, sample.columns)}"
+                f"There is no column {wanted!r}: the data have {list(sample.columns)}."
+                f"{did_you_mean(wanted, sample.columns)}"
             )
     lines = []
     for name, column in sample.columns.items():
@@ -216,7 +217,23 @@ def understand(
     lines, root = with_one_root(lines)
     title = str(dataset) if isinstance(dataset, (str, os.PathLike)) else type(dataset).__name__
     targets = [judge_label(sample.columns[name]) for name in labels]
-    return Understanding(title, labels, with_one_video(lines), None if data_root else root, targets=targets)
+    lines = with_one_video(lines)
+    return Understanding(
+        title, labels, lines, None if data_root else root, suspicions_of(lines, labels, sample), targets
+    )
+
+
+def suspicions_of(lines: list[UnderstoodColumn], labels: list[str], sample: PartSample) -> list[str]:
+    """What to look at in the columns that are read, see `suspicions`."""
+    said: list[str | None] = []
+    for line in lines:
+        column, reader = sample.columns[line.name], reader_of_part(line.part)
+        if reader is None or reader.files or reader.lists:
+            continue
+        said.append(own_values(column, line.role))
+        if reader.one_item:
+            said += [gives_away(sample.columns[label], column) for label in labels]
+    return [line for line in said if line is not None]
 
 
 def as_named(name: str, part: str) -> UnderstoodColumn:
@@ -227,7 +244,7 @@ def as_named(name: str, part: str) -> UnderstoodColumn:
 def judge_label(sample: ColumnSample) -> UnderstoodColumn:
     """What a column of labels is, as far as somebody may think otherwise; `labels_of` has the last word."""
     whole, distinct = sample.whole, sample.distinct or 0
-    if whole is None or sample.has_codes or hasattr(sample.feature, "names"):
+    if whole is None or distinct <= 2 or sample.has_codes or hasattr(sample.feature, "names"):
         return UnderstoodColumn(sample.name, "label", "what is to be predicted")
     low, high = (f"{number:,.0f}" for number in (whole.min(), whole.max()))
     numbers, classes = (problem_type_of(kind) for kind in (NUMBERS, CLASSES))
@@ -265,13 +282,13 @@ def judge(sample: ColumnSample, lacking: Collection[str] = ()) -> UnderstoodColu
         return understood(name, best)
     if sample.distinct == 1 and sample.present == sample.rows:
         return UnderstoodColumn(name, "constant", f"always {sample.values[0]!r:.40}")
-    if why := reason_of_id(sample):
-        return UnderstoodColumn(name, "id", why)
     if sample.names_missing_files(is_media):
-        where = "beside the data" if sample.root is None else f"below {sample.root}"
+        where = "to be found" if sample.root is None else "in the folder of the data"
         return UnderstoodColumn(
             name, "unreadable", f"names of files that are not {where}: --data_root names their folder"
         )
+    if why := reason_of_id(sample):
+        return UnderstoodColumn(name, "id", why)
     if best is None:
         return UnderstoodColumn(name, "unreadable", f"no modality reads {sample.values[0]!r:.30}")
     return understood(name, best)

@@ -125,6 +125,9 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
         for reader in READERS.values():
             for line in reader.said_of_fit(splits, columns, **fit_settings(data_args, as_written)):
                 run.say(line)
+    if understood is not None and accelerator.is_main_process:
+        for line in understood.look_at_parts(loaded, tasks, columns, root, output_dir):
+            run.say(line)
     for part, dataset in splits.items():
         if names_of_classes(dataset.features, columns.table) != table_names:
             raise ValueError(

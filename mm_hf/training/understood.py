@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data import Columns
+from ..data.suspicions import rare_classes, shared_rows
 from ..data.understanding import Understanding, understand
-from ..tasks import task_of_head
+from ..tasks import Task, task_of_head
 from .by_modality import columns_by_modality, columns_of, listed, modalities, short_keys
 from .data_arguments import DataArguments, keep_plain
 from .model_arguments import ModelArguments
@@ -15,6 +17,7 @@ from .run_folder import is_begun, read_run_json, write_json
 
 
 FILE = "understanding.json"
+SUSPICION = "  look at this: {}"
 # Keys of columns that no modality reads.
 OTHERS = ("label_column", "kind_column", "image_id_column", "group_column", "time_column", "weight_column")
 ASKED = ("dataset", "data_root", "columns", "category_columns", "problem_type", "ignore_columns")
@@ -39,6 +42,23 @@ class Understood:
     def keep(self, output_dir: Path):
         """Writes it into the folder of the run."""
         write_json(output_dir / FILE, vars(self))
+
+    def look_at_parts(
+        self, splits: Mapping[str, Any], tasks: list[Task], columns: Columns, root: str | None, output_dir: Path
+    ) -> list[str]:
+        """Looks at the parts, once they are loaded, for what makes a score doubtful, and keeps it; lines for the
+        terminal.
+
+        Args:
+            splits, columns, root: see `shared_rows`.
+            tasks: those of the columns of labels.
+            output_dir: the folder of the run.
+        """
+        classes = [str(task.column) for task in tasks if task.column is not None and task.names]
+        lines = [*rare_classes(splits, classes), *shared_rows(splits, columns, root)]
+        self.suspicions += [line for line in lines if line not in self.suspicions]
+        self.keep(output_dir)
+        return [SUSPICION.format(line) for line in lines]
 
 
 def understand_columns(
@@ -100,7 +120,8 @@ def look(model_args: ModelArguments, data_args: DataArguments, named: Mapping[st
     for name in named:
         for key in short_keys(name):
             parts |= dict.fromkeys(filter(None, listed(getattr(data_args, key))), key.rpartition("_")[0])
-        parts |= dict.fromkeys((data_args.columns or {}).get(name, []), name)
+    extra: Any = data_args.columns or {}
+    parts |= {column: name for name, columns in extra.items() for column in columns}
     labels = listed(data_args.label_column)
     source = data_args.source
     parts = {column: part for column, part in parts.items() if column not in labels}
@@ -159,4 +180,4 @@ def say(seen: Understanding, data_args: DataArguments):
         flush=True,
     )
     for suspicion in seen.suspicions:
-        print(f"  look at this: {suspicion}", flush=True)
+        print(SUSPICION.format(suspicion), flush=True)

@@ -77,6 +77,7 @@ def understand_columns(
     asked, ignored = data_args.understand_columns, data_args.ignore_columns
     if asked is False and ignored:
         raise ValueError(f"ignore_columns is {ignored}, but understand_columns is false: leave one of them out.")
+    data_args.understand_columns = None  # recipe.json says what followed from it
     if not data_args.dataset or not (asked or (asked is None and (ignored or not any(named.values())))):
         return None
     if data_args.streaming:
@@ -94,7 +95,7 @@ def understand_columns(
     for key, value in understood.keys.items():
         setattr(data_args, key, value)
     keep_plain(data_args)
-    data_args.understand_columns = data_args.ignore_columns = None  # recipe.json says what was understood
+    data_args.ignore_columns = None
     return understood
 
 

@@ -158,7 +158,10 @@ def test_two_processes_learn_as_one(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"series_column": None}, "image_column or text_column or audio_column or table_columns or series_column is"),
+        (
+            {"series_column": None, "understand_columns": False},
+            "image_column or text_column or audio_column or table_columns or series_column is",
+        ),
         ({"series_column": "steps"}, "Unknown column 'steps' (given as series_column)"),
         ({"series_column": "word"}, "row 0 of split 'train', column 'word': a series is a list of steps"),
         ({"series_column": "activity"}, "series_column names ['activity'], the labels themselves"),

@@ -38,8 +38,10 @@ CODE_LIKE = re.compile(r"(?=.*\d)[\w.:/#-]{3,}|[^\s@]+@[^\s@]+\.\w+|[0-9a-f]{8}(
 NAMED_ID = re.compile(
     r"(^|[^a-z])(id|ids|uuid|guid|key|index|row|nr|no|number|#)($|[^a-z])|[a-z](Id|ID)$", re.IGNORECASE
 )
-NAMED_CODE = re.compile(
-    r"(^|[^a-z])(zip|zipcode|plz|postal|postcode|code|id|type|class|category)($|[^a-z])", re.IGNORECASE
+NAMED_CODE = re.compile(r"(^|[^a-z])(zip|zipcode|plz|postal|postcode|code|id|type|class|category)$", re.IGNORECASE)
+NAMED_THING = re.compile(  # of which rows have one each, and several rows the same one
+    r"(user|customer|client|member|patient|person|author|movie|item|product|article|store|shop|device|station)s?",
+    re.IGNORECASE,
 )
 NO_SPACES = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]")  # letters of languages that part no words
 
@@ -187,7 +189,12 @@ class ColumnSample:
         repeated = 2 * self.distinct <= self.present
         if len(digits) == 1 and min(digits) >= CODE_DIGITS and repeated and round_share < 0.5:
             return True
-        return NAMED_CODE.search(self.name) is not None and repeated
+        return repeated and (NAMED_CODE.search(self.name) is not None or self.is_called_thing)
+
+    @property
+    def is_called_thing(self) -> bool:
+        """Whether the name of the column is that of somebody or something with a number, as a user or a product."""
+        return NAMED_THING.fullmatch(self.name) is not None
 
     @cached_property
     def words(self) -> float:

@@ -108,6 +108,19 @@ def own_values(column: ColumnSample, role: str) -> str | None:
     )
 
 
+def names_groups(column: ColumnSample, role: str) -> str | None:
+    """Says so where a column names what several rows have in common, as users or pictures by their ids: what is
+    learned of one row is then known of the others. None: it does not."""
+    if column.distinct is None or not (column.is_called_id or column.is_called_thing) or column.are_dates:
+        return None
+    if column.distinct < FEWEST or 2 * column.distinct > column.present:
+        return None
+    return (
+        f"column {column.name!r} is taken for {role}, and names {column.distinct:,} groups of rows: a group may stand "
+        f"in train and in test. --group_column {column.name!r} keeps each together, if those to come are new"
+    )
+
+
 # Of the parts, once they are loaded
 
 

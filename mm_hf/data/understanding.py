@@ -15,7 +15,7 @@ from .column_samples import PartSample, main_part, sample_columns
 from .looks import ColumnSample, Evidence
 from .modalities import READERS, reader_of_part
 from .rows import Columns, listed
-from .suspicions import gives_away, own_values
+from .suspicions import gives_away, names_groups, own_values
 
 
 FILE_TYPES = ("image", "video", Sound.name)  # how `mimetypes` calls them
@@ -230,7 +230,7 @@ def suspicions_of(lines: list[UnderstoodColumn], labels: list[str], sample: Part
         column, reader = sample.columns[line.name], reader_of_part(line.part)
         if reader is None or reader.files or reader.lists:
             continue
-        said.append(own_values(column, line.role))
+        said += [own_values(column, line.role), names_groups(column, line.role)]
         if reader.one_item:
             said += [gives_away(sample.columns[label], column) for label in labels]
     return [line for line in said if line is not None]

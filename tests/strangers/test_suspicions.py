@@ -50,6 +50,16 @@ def test_a_text_that_looks_like_an_id():
     assert re.search(says("'member'", "120 of 120", "--ignore_columns", "'member'"), said)
 
 
+def test_a_column_that_names_groups_of_rows():
+    pictures, users = (DRAW.integers(0, 40, ROWS) * factor for factor in (1001, 1))
+    frame = pd.DataFrame({"picture_id": pictures, "user": users, "floor": users, "colour": CLASSES})
+    seen = mm_hf.understand(frame, label="colour")
+    assert seen.roles == {"picture_id": "category", "user": "category", "floor": "number"}
+    assert seen.keys()["category_columns"] == ["picture_id", "user"]
+    for column, said in zip(("'picture_id'", "'user'"), seen.suspicions, strict=True):
+        assert re.search(says(column, len(set(pictures)), "--group_column", column), said)
+
+
 def test_classes_with_one_row():
     train = Dataset.from_dict({"label": ["a", "a", "b", "c"]})
     test = Dataset.from_dict({"label": ["b", "a", "d"]})

@@ -118,6 +118,8 @@ def column(values, name="column") -> str:
         ("row", list(range(7, 47)), "id"),
         ("customer_id", [7 * place * place % 9973 for place in range(40)], "id"),
         ("mail", [f"a{place}@b.org" for place in range(40)], "id"),
+        ("user", [place % 19 + 1 for place in range(40)], "category"),
+        ("code_points", [place % 3 for place in range(40)], "number"),
         ("flag", [True, False] * 20, "category"),
         ("when", list(pd.date_range("2024-01-01", periods=40)), "date"),
         ("when", [f"{place % 28 + 1} March 2024" for place in range(40)], "date"),

@@ -51,7 +51,8 @@ def test_a_text_that_looks_like_an_id():
 
 
 def test_a_column_that_names_groups_of_rows():
-    pictures, users = (DRAW.integers(0, 40, ROWS) * factor for factor in (1001, 1))
+    users = DRAW.integers(0, 40, ROWS)
+    pictures = users * 1001
     frame = pd.DataFrame({"picture_id": pictures, "user": users, "floor": users, "colour": CLASSES})
     seen = mm_hf.understand(frame, label="colour")
     assert seen.roles == {"picture_id": "category", "user": "category", "floor": "number"}

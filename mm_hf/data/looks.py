@@ -132,6 +132,11 @@ class ColumnSample:
         array = np.array([np.nan if number is None else number for number in read], dtype=float)
         return array if np.isfinite(array).sum() >= MOST * self.count else None
 
+    def span(self) -> tuple[str, str]:
+        """The smallest and the largest number, for people."""
+        numbers = np.array([]) if self.numbers is None else self.numbers
+        return f"{np.nanmin(numbers):,.6g}", f"{np.nanmax(numbers):,.6g}"
+
     @cached_property
     def whole(self) -> np.ndarray | None:
         """The values as whole numbers, where they all are."""

@@ -4,9 +4,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from datasets import ClassLabel
-
 from ...models.finite import is_code, kind_of_texts, read_number
 from ...models.table_schema import TableError, TableSchema
 from ...models.tabular import Table, TabularConfig
@@ -31,27 +28,6 @@ class TableReader(ModalityReader):
     cells = "numbers"
     needs_all_rows = True
     captions = 1
-
-    def looks(self, sample):
-        """Dates, numbers, and names of one of several things: a part of the table each."""
-        many = f"{sample.distinct or 0:,} of {sample.present:,} differ"
-        if isinstance(sample.feature, ClassLabel):
-            return Evidence("category", "table", f"its type names {len(sample.feature.names)} classes")
-        if sample.are_truths:
-            return Evidence("category", "table", "true or false")
-        if sample.are_dates:
-            return Evidence("date", "table", f"dates, such as {sample.values[0]}")
-        if sample.has_codes:
-            return Evidence("category", "table", f"digits with leading zeros, {many}")
-        if sample.are_codes:
-            return Evidence("category", "table", f"whole numbers that look like codes, {many}", category=True)
-        if sample.numbers is not None or sample.are_written:
-            written = ", written for people" if sample.numbers is None else ""
-            low, high = (sample.values[0], sample.values[-1]) if sample.numbers is None else span(sample.numbers)
-            return Evidence("number", "table", f"numbers from {low} to {high}{written}")
-        if sample.are_texts and not sample.are_sentences:
-            return Evidence("category", "table", many)
-        return None
 
     def fit(self, splits, columns, *, category_columns=None, as_written=True, **settings):
         """What the columns mean, see `TableSchema.fit`; `as_written` is False of runs that began when texts were
@@ -78,6 +54,27 @@ class TableReader(ModalityReader):
         """A token a column."""
         return TabularConfig.from_schema(part, hidden_size=hidden_size)
 
+    def looks(self, sample):
+        """Dates, numbers, and names of one of several things: a part of the table each."""
+        many = f"{sample.distinct or 0:,} of {sample.present:,} differ"
+        if hasattr(sample.feature, "names"):
+            return Evidence("category", "table", f"its type names {len(sample.feature.names)} classes")
+        if sample.are_truths:
+            return Evidence("category", "table", "true or false")
+        if sample.are_dates:
+            return Evidence("date", "table", f"dates, such as {sample.values[0]}")
+        if sample.has_codes:
+            return Evidence("category", "table", f"digits with leading zeros, {many}")
+        if sample.are_codes:
+            return Evidence("category", "table", f"whole numbers that look like codes, {many}", category=True)
+        if sample.numbers is not None or sample.are_written:
+            written = ", written for people" if sample.numbers is None else ""
+            low, high = (sample.values[0], sample.values[-1]) if sample.numbers is None else sample.span()
+            return Evidence("number", "table", f"numbers from {low} to {high}{written}")
+        if sample.are_texts and not sample.are_sentences:
+            return Evidence("category", "table", many)
+        return None
+
     def key(self, row, column, collator):
         """All values by their columns."""
         values = values_of(row, collator)
@@ -94,11 +91,6 @@ class TableReader(ModalityReader):
     def caption(self, row, collator):
         """The values by their columns."""
         return ", ".join(f"{name} {value}" for name, value in values_of(row, collator).items())
-
-
-def span(numbers: np.ndarray) -> tuple[str, str]:
-    """The smallest and the largest number, for people."""
-    return f"{np.nanmin(numbers):,.6g}", f"{np.nanmax(numbers):,.6g}"
 
 
 def values_of(row: dict[str, Any], collator: "MultimodalCollator") -> dict[str, Any]:

@@ -168,8 +168,11 @@ def shared_rows(splits: Mapping[str, Any], columns: Columns, root: str | None) -
 
 
 def said_of_shared(part: str, what: str, mine: list[Any], theirs: list[Any]) -> list[str]:
-    """The line of what a part shares with the training part; none where that is little."""
+    """The line of what a part shares with the training part; none where that is little, or where training rows share
+    it among themselves as well, as the questions of many pictures."""
     known = set(theirs) - {None}
+    if 2 * len(known) < sum(mark is not None for mark in theirs):
+        return []
     count = sum(mark in known for mark in mine)
     if count <= SHARED * len(mine) or count < 2:
         return []

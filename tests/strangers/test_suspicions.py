@@ -89,6 +89,8 @@ def test_rows_on_both_sides_of_a_cut(tmp_path):
     assert re.search(says("'text'"), said[0])
     assert re.search(says("'image'"), said[1])
     table = Columns(table=["number"], text="text")
+    asked = Dataset.from_dict({"question": ["Is there a red thing?", "Is there a blue thing?"] * 5})
+    assert shared_rows({"train": asked, "test": asked}, Columns(text="question"), None) == []  # they always come again
     (line,) = shared_rows({"train": parts["train"], "test": parts["train"].select(range(3))}, table, None)[1:]
     assert re.search(says("3 of 3", "test"), line)
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..models.modality import modality_of
 from ..models.names import did_you_mean
 from ..models.series import Series
 from ..models.sound import Sound
@@ -99,7 +100,7 @@ class Understanding:
             if reader is None:
                 continue
             key = reader.keys_of_parts()[part]
-            if part == reader.name and key not in known_parts():  # of a modality from outside
+            if key not in known_keys():  # of a modality from outside
                 keys.setdefault("columns", {})[part] = columns
             else:
                 keys[key] = columns[0] if key == "video_column" else columns
@@ -113,8 +114,7 @@ class Understanding:
     def columns(self) -> Columns:
         """The columns by the part that they play, for `load_splits` and `MultimodalCollator`."""
         parts = self.parts()
-        extra = {part: columns for part, columns in parts.items() if f"{part}_columns" not in known_parts()}
-        extra = {part: columns for part, columns in extra.items() if part not in Columns.__dataclass_fields__}
+        extra = {part: columns for part, columns in parts.items() if part not in Columns.__dataclass_fields__}
         named: dict[str, Any] = {part: columns for part, columns in parts.items() if part not in extra}
         for part, columns in named.items():
             named[part] = columns if part == "table" or len(columns) > 1 else columns[0]
@@ -138,7 +138,7 @@ class Understanding:
         if reader is None:
             return ""
         key = reader.keys_of_parts()[line.part]
-        return f"--{key}" if key in known_parts() else "--columns"
+        return f"--{key}" if key in known_keys() else "--columns"
 
     def table(self) -> str:
         """What each column is taken for, and why, for people."""
@@ -166,10 +166,8 @@ def cut(text: str) -> str:
     return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
 
 
-def known_parts() -> set[str]:
+def known_keys() -> set[str]:
     """The keys of a recipe that name columns of the package's own modalities."""
-    from ..models.modality import modality_of
-
     return {key for name, reader in READERS.items() if not modality_of(name).extra for key in reader.column_keys}
 
 

@@ -148,6 +148,35 @@ def test_many_whole_numbers_are_amounts_and_few_are_classes(tmp_path):
     assert re.search(says("stars", "5", "--problem_type regression"), stars.table())
 
 
+FROM_OUTSIDE = """
+import pandas as pd
+import mm_hf
+from mm_hf.data.imported import import_files
+from mm_hf.data.looks import Evidence
+from mm_hf.data.modalities import reader_of
+
+import_files(["examples/custom_modality.py"])
+
+def looks(self, sample):
+    return Evidence("degrees", "place", "it says so", 0.9) if sample.name in ("lat", "lon") else None
+
+type(reader_of("place")).looks = looks
+frame = pd.DataFrame({"lat": [1.5, 2.5, 3.0], "lon": [4.0, 5.0, 6.5], "size": [1.0, 7.5, 3.0], "y": list("aba")})
+seen = mm_hf.understand(frame, label="y")
+assert seen.roles == {"lat": "degrees", "lon": "degrees", "size": "number"}
+assert seen.keys() == {"columns": {"place": ["lat", "lon"]}, "table_columns": ["size"]}
+assert seen.columns.extra == {"place": ["lat", "lon"]}
+assert "--columns" in seen.table()
+"""
+
+
+def test_a_modality_from_outside_takes_part():
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_OUTSIDE], cwd=FOLDER.parent.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # By one command
 
 

@@ -6,9 +6,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from kill_and_resume import call
 from messages import says
 
+from mm_hf.commands import evaluate, predict
 from mm_hf.data import Columns, load_splits
+from mm_hf.training import train
 from mm_hf.training.open_run import open_run
 
 
@@ -123,6 +126,14 @@ def test_the_latest_rows_are_the_test_part(shop):
     order = {name: part["_source_row"] for name, part in run.splits.items()}
     assert order == {"train": list(range(48)), "validation": list(range(48, 54)), "test": list(range(54, 60))}
     assert recipe_of()["time_column"] == "when"
+
+
+def test_what_is_cut_by_time_is_measured_as_it_was_cut(shop, tmp_path, capsys):
+    words = ["--label", "sold", "--split_by_time", "when", "--max_steps", "2", "--floors", "false"]
+    call(train.main, "shop.csv", "--output_dir", "run", *words)
+    call(evaluate.main, "--model", "run", "--bootstrap_samples", "10", "--split", "test")
+    call(predict.main, "run", "shop.csv", "-o", "out.csv")
+    assert len(pd.read_csv("out.csv")) == ROWS
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data import Columns
+from ..data import Columns, data_root_of
 from ..data.suspicions import rare_classes, shared_rows
 from ..data.understanding import Understanding, understand
 from ..tasks import Task, task_of_head
@@ -32,12 +32,14 @@ class Understood:
         keys: those that follow.
         columns: what each column was taken for, and why.
         suspicions: see `Understanding`.
+        folder: below that of the data, that the names of its files start from; None: they start from that of the data.
     """
 
     asked: dict[str, Any]
     keys: dict[str, Any]
     columns: list[dict[str, str]]
     suspicions: list[str]
+    folder: str | None = None
 
     def keep(self, output_dir: Path):
         """Writes it into the folder of the run."""
@@ -90,7 +92,10 @@ def understand_columns(
         understood = earlier
     else:
         seen = look(model_args, data_args, named)
-        understood = Understood(given, keys_of(seen, model_args, data_args), lines_of(seen), seen.suspicions)
+        folder = None
+        if seen.data_root is not None:
+            folder = os.path.relpath(os.path.realpath(seen.data_root), data_root_of(data_args.source))
+        understood = Understood(given, keys_of(seen, model_args, data_args), lines_of(seen), seen.suspicions, folder)
         say(seen, data_args)
     for key, value in understood.keys.items():
         setattr(data_args, key, value)
@@ -109,6 +114,16 @@ def kept_of(output_dir: Path) -> Understood | None:
     """What a run of this folder understood when it began; None where there is nothing of it."""
     file = output_dir / FILE
     return Understood(**read_run_json(file)) if file.exists() else None
+
+
+def data_root_beside(run: str, rows: str) -> str | None:
+    """Where the files of rows that are to be predicted are: in the folder of the same name as those of the run were,
+    beside the rows; None where there is none, or where they were not in a folder of their own."""
+    file = Path(run) / FILE
+    folder = read_run_json(file).get("folder") if file.exists() else None
+    root = data_root_of(rows)
+    beside = None if folder is None or root is None else os.path.join(root, folder)
+    return beside if beside is not None and os.path.isdir(beside) else None
 
 
 def look(model_args: ModelArguments, data_args: DataArguments, named: Mapping[str, list[str]]) -> Understanding:

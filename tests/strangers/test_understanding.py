@@ -20,7 +20,7 @@ import mm_hf
 
 FOLDER = Path(__file__).parent
 EXPECTED = yaml.safe_load((FOLDER / "expected.yaml").read_text(encoding="utf-8"))
-QUICK = ("houses", "indexed")  # the others are trained on with -m slow
+QUICK = ("indexed", "parquet")  # the others are trained on with -m slow
 
 
 @pytest.fixture(scope="session")

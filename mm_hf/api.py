@@ -1,5 +1,6 @@
 """All public names of `mm_hf`, which hands them on. Importing this registers what they name with the Auto classes."""
 
+from .columns_of_data import understand
 from .hub import pipeline
 from .models.configuration_mm_fusion import FusionModuleConfig, MMFusionConfig
 from .models.ctc_mm_fusion import MMFusionForCTC
@@ -60,4 +61,5 @@ __all__ = [
     "TokenStates",
     "pipeline",
     "register_fusion",
+    "understand",
 ]

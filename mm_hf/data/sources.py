@@ -33,7 +33,7 @@ from .modalities import key_of_part, reader_of_part
 from .nested_fields import add_fields
 from .readers import find_files, named_parts, open_source, unreadable
 from .rows import SOURCE_ROW, Columns
-from .splitting import cut, cut_fold, group_rows, strata_of
+from .splitting import cut, cut_by_time, cut_fold, group_rows, strata_of, times_of
 
 
 logger = logging.get_logger(__name__)
@@ -50,6 +50,7 @@ def load_splits(
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
     group_column: str | None = None,
+    time_column: str | None = None,
     seed: int = 0,
     as_text: Collection[str] = (),
     measured: bool = False,
@@ -78,6 +79,7 @@ def load_splits(
         columns: see there; others are dropped. Parts that were cut, and what is left of train, have `_source_row` as
             well: the row's number before.
         data_root: folder of the pictures where a column holds their paths; see `data_root_of`.
+        time_column: dates or times: the latest rows are cut off, and not some at random.
         streaming: read while training; all three parts must be there.
         validation_fraction, test_fraction: of the rows of train; 0 leaves the part out.
         group_column: rows with equal values stay on one side of a cut; left out, those that share a picture do.
@@ -103,16 +105,21 @@ def load_splits(
         raise ValueError(
             f"validation_fraction and test_fraction must be at least 0 and below 1 together, got {fractions}."
         )
+    if group_column and time_column:
+        raise ValueError(
+            f"group_column is {group_column!r} and time_column is {time_column!r}: rows are cut by one of them."
+        )
     root = data_root_of(dataset, data_root)
-    wanted = wanted_columns(columns, group_column)
+    wanted = wanted_columns(columns, group_column, time_column)
     splits, known = open_source(dataset, streaming, wanted, as_text, as_written, decimal)
     splits = named_parts(splits, dataset)
     if not streaming:
         splits = with_labels(splits, columns)
     for name, split in splits.items():
         # Rows are kept together where they are cut, and nowhere else.
-        kept_together = group_column if name == "train" or "train" not in splits else None
-        splits[name] = prepare(split, name, dataset, columns, kept_together, root, known.get(name))
+        cut_up = name == "train" or "train" not in splits
+        kept_together, times = (group_column, time_column) if cut_up else (None, None)
+        splits[name] = prepare(split, name, dataset, columns, kept_together, root, known.get(name), times)
     if as_written:
         splits = of_one_type(splits, wanted, dataset, find_files(dataset))
     if as_meant and not streaming:
@@ -135,9 +142,12 @@ def load_splits(
     kept = list(dict.fromkeys(column for _, column in columns.named()))
     if missing:
         train = splits["train"]
-        groups = group_rows(train, columns, group_column)
-        train = train.select_columns(kept).add_column(SOURCE_ROW, np.arange(len(train)))
-        splits |= cut(train, groups, {part: fractions[part] for part in missing}, seed)
+        shares = {part: fractions[part] for part in missing}
+        whole = train.select_columns(kept).add_column(SOURCE_ROW, np.arange(len(train)))
+        if time_column:
+            splits |= cut_by_time(whole, times_of(train, time_column), shares)
+        else:
+            splits |= cut(whole, group_rows(train, columns, group_column), shares, seed)
     if fold is not None and fold[1] > 0:
         train = splits["train"]
         groups, strata = group_rows(train, columns, group_column), strata_of(train, columns)
@@ -166,9 +176,12 @@ def data_root_of(dataset: str | os.PathLike, data_root: str | os.PathLike | None
     return os.path.realpath(os.path.dirname(dataset) or ".") if os.path.isfile(dataset) else None
 
 
-def wanted_columns(columns: Columns, group_column: str | None) -> list[tuple[str, str]]:
+def wanted_columns(
+    columns: Columns, group_column: str | None, time_column: str | None = None
+) -> list[tuple[str, str]]:
     """The columns in use, as pairs of their part and their name."""
-    return columns.named() + ([("group", group_column)] if group_column else [])
+    others = [("group", group_column), ("time", time_column)]
+    return columns.named() + [(part, column) for part, column in others if column]
 
 
 def with_labels(splits: dict[str, Any], columns: Columns) -> dict[str, Any]:
@@ -217,12 +230,13 @@ def prepare(
     group_column: str | None,
     root: str | None,
     known: list[str] | None = None,
+    time_column: str | None = None,
 ) -> Dataset | IterableDataset:
     """One part with its columns checked, its pictures as structs of bytes and path, and its texts as strings.
 
     Args:
         name, dataset: of the part and of the whole, in messages.
-        columns, group_column: those in use.
+        columns, group_column, time_column: those in use.
         known: all columns that its files have; None: those of `split`.
     """
     for column, feature in (split.features or {}).items():
@@ -238,7 +252,7 @@ def prepare(
         raise ValueError(f"Part {name!r} of {dataset} has no rows.")
     if split.features is None:
         split = split._resolve_features()  # a stream that was mapped; datasets' own methods do the same
-    wanted = wanted_columns(columns, group_column)
+    wanted = wanted_columns(columns, group_column, time_column)
     split = add_fields(split, [column for _, column in wanted if column not in split.column_names])
     for part, column in wanted:
         reader = reader_of_part(part)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset
 
 from .rows import Columns
@@ -61,6 +62,58 @@ def group_keys(values: Iterable[Any]) -> list[Any]:
         if value is not None:
             keys.append(value)
     return keys
+
+
+def times_of(split: Dataset, column: str) -> np.ndarray:
+    """The times of rows as numbers, `(N,)` float64: of dates and texts that are dates, or numbers as they are.
+
+    Raises:
+        ValueError: a row without a time, a text that is none, or dates of which nobody can know whether the day or
+            the month comes first.
+    """
+    values = pd.Series(split[column][:])
+    numeric = pd.api.types.is_numeric_dtype(values)
+    times = values.astype(float) if numeric else read_times(values, column)
+    if (bad := times.isna()).any():
+        place = int(bad.to_numpy().argmax())
+        raise ValueError(f"time_column is {column!r}, and row {place} has no time there, but {values[place]!r}.")
+    return times.to_numpy(dtype=float)
+
+
+def read_times(values: pd.Series, column: str) -> pd.Series:
+    """Times as numbers; NaN for what is none. Arguments as of `times_of`."""
+    parted = values.astype(str).str.extract(r"^\s*(\d{1,2})[-/](\d{1,2})[-/]\d{4}").dropna().astype(int)
+    days = [bool((parted[place] > 12).any()) for place in (0, 1)]
+    if len(parted) and days[0] == days[1]:
+        raise ValueError(
+            f"time_column is {column!r}, whose values, such as {values[parted.index[0]]!r}, do not tell whether the "
+            "day or the month comes first: write them as 2025-12-31."
+        )
+    dots = bool(values.astype(str).str.match(r"\s*\d{1,2}\.\d{1,2}\.\d{4}").any())
+    read = pd.to_datetime(values, format="mixed", dayfirst=dots or days[0], errors="coerce", utc=True)
+    return (read - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
+
+
+def cut_by_time(split: Dataset, times: np.ndarray, fractions: dict[str, float]) -> dict[str, Dataset]:
+    """Cuts parts from train by their time: the test part is the latest, and rows of one time stay together.
+
+    Args:
+        times: of the rows, `(N,)`.
+
+    Raises:
+        ValueError: too few times for every part to have one.
+    """
+    left, parts = np.arange(len(split)), {}
+    for part in sorted(fractions):  # test before validation
+        wanted = max(1, round(fractions[part] * len(split)))
+        since = np.sort(times[left])[-min(wanted, len(left))]
+        parts[part] = left[times[left] >= since]
+        left = left[times[left] < since]
+        if not len(left):
+            raise ValueError(
+                f"{' and '.join(fractions)} cannot be cut by time: {len(split)} rows have {len(set(times))} times."
+            )
+    return {"train": split.select(left), **{part: split.select(rows) for part, rows in parts.items()}}
 
 
 def cut(split: Dataset, groups: list[list[int]], fractions: dict[str, float], seed: int) -> dict[str, Dataset]:

@@ -150,6 +150,20 @@ class DataArguments(DatasetArguments):
     group_column: str | None = option(
         None, "Rows with equal values go to the same part; left out, those of one picture."
     )
+    understand_columns: bool | None = option(
+        None,
+        "Take every column for what it holds, those aside that are named; left out, where no column of a modality is "
+        "named.",
+    )
+    ignore_columns: list[str] | None = option(  # noqa: RUF009 (it gives a field)
+        None, "Columns that are left out where columns are understood by what they hold."
+    )
+    time_column: str | None = option(
+        None,
+        "Column of dates or times: the latest rows become the test part, those before them the validation part, where "
+        "the data has none.",
+        aliases=["--split_by_time"],
+    )
     validation_fraction: float = option(
         0.1, "Share of the rows that becomes the validation part where the data has none."
     )
@@ -211,6 +225,11 @@ class DataArguments(DatasetArguments):
         if self.image_draft is not None and self.image_draft != 0 and self.image_draft < 1:
             raise ValueError(f"image_draft must be 0 (all pixels) or at least 1, got {self.image_draft}.")
         check_least(self, 2, "folds")
+        if self.folds and self.time_column:
+            raise ValueError(
+                f"folds is {self.folds} and time_column {self.time_column!r}: folds are drawn at random, and would learn "
+                "from later rows than they are measured on. Leave one of them out."
+            )
         if self.fold is not None:
             check_range("fold", self.fold, 0, self.folds or 0)
         for name in ("token_dropout", "speed_perturbation"):

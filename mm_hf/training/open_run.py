@@ -30,6 +30,7 @@ from .splits import cells_of_run, check_rows, columns_in_use, load_parts, read_l
 from .start import open_start
 from .start_parts import keep_start
 from .train_arguments import TrainArguments
+from .understood import understand_columns
 
 
 def open_run(description: str, script: str, words: list[str] | None = None) -> Run | None:
@@ -37,6 +38,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     model. Where the folder holds this run already, it goes on as it was begun; None where that is complete."""
     name, model_args, data_args, train_args = parse_arguments(description, words, f"mm_hf {Path(script).stem}")
     output_dir = Path(train_args.output_dir or Path("runs", name))
+    understood = understand_columns(model_args, data_args, output_dir, train_args.overwrite_output_dir)
     start = None
     if model_args.init_from is not None:
         start = open_start(model_args, data_args, output_dir, train_args.overwrite_output_dir, given_keys(words))
@@ -54,6 +56,8 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     goes_on_in(output_dir)
     if not claim_run_folder(accelerator, output_dir, recipe, overwrite, allow_changes):
         return None
+    if accelerator.is_main_process and understood is not None:
+        understood.keep(output_dir)
 
     known = task_of_head(model_args.task)
     writes = known is not None and known.writes
@@ -126,6 +130,9 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
             fitted = processor.part_of(modality_of(modality))
             for line in reader.said_of_fit(splits, columns, part=fitted, **fit_settings(data_args, cells)):
                 run.say(line)
+    if understood is not None and accelerator.is_main_process:
+        for line in understood.look_at_parts(loaded, tasks, columns, root, output_dir):
+            run.say(line)
     for part, dataset in splits.items():
         if names_of_classes(dataset.features, columns.table) != table_names:
             raise ValueError(

@@ -292,6 +292,7 @@ def options_of_cut(recipe: dict[str, Any], model: Path) -> dict[str, Any]:
     options: dict[str, Any] = {key: recipe[key] for key in keys}
     return {
         **options,
+        "time_column": recipe.get("time_column"),
         "seed": seed_of_cut(recipe),
         "fold": fold_of(recipe),
         "measured": True,

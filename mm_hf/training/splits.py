@@ -94,6 +94,7 @@ def load_parts(
         validation_fraction=data_args.validation_fraction,
         test_fraction=data_args.test_fraction,
         group_column=data_args.group_column,
+        time_column=data_args.time_column,
         seed=seed,
         as_text=as_text,
         measured=True,

@@ -58,7 +58,7 @@ OF_BASE = (
 )
 # What cuts rows into parts.
 OF_THE_CUT = (
-    *("split_seed", "validation_fraction", "test_fraction", "group_column"),
+    *("split_seed", "validation_fraction", "test_fraction", "group_column", "time_column"),
     *("image_column", "image_id_column", "audio_column", "video_column"),
 )
 OTHER_UNIT = 10  # numbers of a table that are so many deviations off, or so many times as far apart, are in another

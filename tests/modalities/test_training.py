@@ -189,7 +189,7 @@ RUNS = {
         },
         modalities=["text", "audio"],
         score=0.8,  # the word is another one's in half of the rows
-        floors={"majority", "text_only", "audio_only"},
+        floors={"linear", "majority", "text_only", "audio_only"},
         card='predict({"text": "a text", "audio": "sound.wav"}, top_k=3)',
         row=seven,
         answer="7",
@@ -212,7 +212,7 @@ RUNS = {
         },
         modalities=["series"],
         score=0.74,
-        floors={"majority"},
+        floors={"linear", "majority"},
         card='predict({"series": [[…], …]}, top_k=3)',
         row=lambda folder, made: {"series": made.rows("motions")["test"][0]["readings"]},
         spoil=("readings", with_inf),
@@ -235,7 +235,7 @@ RUNS = {
         },
         modalities=["text", "tabular"],
         score=0.9,
-        floors={"majority", "text_only", "table_only"},
+        floors={"linear", "majority", "text_only", "table_only"},
         card='predict({"text": "a text", "table": {"age": …, ',
         row=lambda folder, made: {"text": None, "table": {"class": "Dresses", "age": 30, "helpful": "yes"}},
         answer="Dresses",
@@ -443,7 +443,7 @@ def test_beside_words_either_may_be_missing(made, encoders, tmp_path):
     """And the balance between the two is minded."""
     words = {"text_encoder": encoders / "minilm-l6", "text_column": "word", "freeze_encoders": True}
     call(train.main, made.recipe("motions")(tmp_path / "run", **words, gradient_modulation=0.5, max_steps=30))
-    assert set(read(tmp_path / "run/results.json")["floors"]) == {"majority", "series_only", "text_only"}
+    assert set(read(tmp_path / "run/results.json")["floors"]) == {"linear", "majority", "series_only", "text_only"}
     call(evaluate.main, "--model", tmp_path / "run", "--missing", "--bootstrap_samples", 10)
     report = read(tmp_path / "run/evaluation/evaluation.json")
     assert set(report["missing"]["by_modality"]) == {"text", "series"}

@@ -18,6 +18,7 @@ from ...training.places import find_data
 from ...training.recipe import fields_of, import_files_of, import_named
 from ...training.reopen import check_checkpoint, config_of
 from ...training.splits import columns_in_use
+from ...training.understood import data_root_beside
 from ...training.values import checked_values
 from ..arguments import IN_COLUMNS, OF_DATA, ColumnArguments, predict_parser
 from .sources import NO_COLUMN
@@ -48,6 +49,8 @@ def parse_arguments(description: str) -> tuple[str, str, Any, Any]:
         args, data_args, others = parser.parse_args_into_dataclasses()
     except ValueError as error:
         parser.error(str(error))
+    if data_args.data_root is None:
+        data_args.data_root = data_root_beside(others.run, others.rows)
     args.output = others.output
     if os.path.realpath(args.output) == os.path.realpath(others.rows):
         parser.error(f"--output {args.output} is the file of the rows: name another one.")

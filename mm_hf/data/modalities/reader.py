@@ -9,6 +9,7 @@ from PIL import Image
 from transformers.configuration_utils import PreTrainedConfig
 
 from ...models.modality import MODALITIES, modality_of
+from ..looks import ColumnSample, Evidence
 from ..rows import Columns, is_absent
 from .linear import Place, pooled_features, write_pooled
 
@@ -57,6 +58,15 @@ class ModalityReader:
     knows_values: ClassVar[bool] = False
 
     # The columns of a data set
+
+    def looks(self, sample: ColumnSample) -> Evidence | None:
+        """Whether a column looks like one of its own, see `understand`; None: it does not. One from outside the
+        package says so too, if its columns are to be understood without being named.
+
+        Args:
+            sample: some of its values.
+        """
+        return None
 
     @property
     def column_keys(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ...models.recurrent import RecurrentConfig
 from ...models.series import Series, SeriesScaler, as_steps, has_no_steps
+from ..looks import Evidence
 from ..rows import SOURCE_ROW, BadRowError, Rows
 from .linear import step_features
 from .reader import ModalityReader, reader_of, register_reader
@@ -31,6 +32,19 @@ class SeriesReader(ModalityReader):
     lists = True
     needs_all_rows = True
     shown_as = Series.name
+
+    def looks(self, sample):
+        """Lists of numbers, or of steps that are lists of numbers."""
+        lists = [value for value in sample.values if isinstance(value, (list, tuple, np.ndarray))]
+        if not lists or len(lists) < sample.count or not any(map(len, lists)):
+            return None
+        try:
+            steps = [as_steps(value) for value in lists if len(value)]
+        except ValueError:
+            return None
+        lengths, channels = [len(values) for values in steps], Counter(values.shape[1] for values in steps)
+        why = f"lists of {min(lengths):,} to {max(lengths):,} steps of {channels.most_common(1)[0][0]} number(s)"
+        return Evidence(self.name, self.name, why, 0.9)
 
     def fit(self, splits, columns, *, on_error="raise", **settings):
         """What the channels are like. Series of another number of channels than most of their column are bad ones.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Audio
 from PIL import Image
 
 from ...models.files import regular_file
@@ -13,6 +14,7 @@ from ...models.recurrent import RecurrentModel
 from ...models.sound import Sound, load_sound
 from ..file_columns import SOUND, with_files
 from ..item_files import contents_of_file, file_key, file_name_of, some_of, source_of
+from ..looks import Evidence
 from ..plain_rows import is_decoded
 from ..rows import BadRowError, resolve_path
 from .linear import pooled_features, step_features
@@ -30,6 +32,13 @@ class SoundReader(ModalityReader):
     augmentation = "speed_perturbation"
     shown_as = "sound"
     captions = 2
+
+    def looks(self, sample):
+        """Sounds by their type, or by the first bytes of their files."""
+        if isinstance(sample.feature, Audio):
+            return Evidence(self.name, self.name, f"its type is {type(sample.feature).__name__}", 1.0)
+        files = sample.files(is_head_of_sound, "sounds")
+        return None if files is None else Evidence(self.name, self.name, files[0], 1.0, files[1])
 
     def prepare_column(self, split, column, part, root):
         """Sounds as structs of bytes and path."""
@@ -84,6 +93,13 @@ class SoundReader(ModalityReader):
         """The names of the files; empty where they have none."""
         names = [file_name_of(row[column]) for column in collator.columns.sounds]
         return ", ".join(Path(name).name for name in names if name is not None)
+
+
+def is_head_of_sound(head: bytes) -> bool:
+    """Whether these may be the first bytes of a sound: WAV, FLAC, Ogg, MP3."""
+    wave = head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE"
+    frame = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 in (0xE2, 0xE4, 0xE6)
+    return wave or frame or head[:4] in (b"fLaC", b"OggS") or head[:3] == b"ID3"
 
 
 def decode_sound(row: dict[str, Any], column: str, root: str | None, sampling_rate: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from ...models.table_schema import TableError, TableSchema
 from ...models.tabular import Table, TabularConfig
 from ..class_names import names_of_classes
 from ..column_types import STRINGS, count_values
+from ..looks import Evidence
 from ..rows import BadRowError
 from .linear import table_features, write_table
 from .reader import ModalityReader, register_reader
@@ -77,6 +78,27 @@ class TableReader(ModalityReader):
     def write_line(self, model, places):
         """See `write_table`."""
         write_table(model, self.name, places)
+
+    def looks(self, sample):
+        """Dates, numbers, and names of one of several things: a part of the table each."""
+        many = f"{sample.distinct or 0:,} of {sample.present:,} differ"
+        if hasattr(sample.feature, "names"):
+            return Evidence("category", "table", f"its type names {len(sample.feature.names)} classes")
+        if sample.are_truths:
+            return Evidence("category", "table", "true or false")
+        if sample.are_dates:
+            return Evidence("date", "table", f"dates, such as {sample.values[0]}")
+        if sample.has_codes:
+            return Evidence("category", "table", f"digits with leading zeros, {many}")
+        if sample.are_codes:
+            return Evidence("category", "table", f"whole numbers that look like codes, {many}", category=True)
+        if sample.numbers is not None or sample.are_written:
+            written = ", written for people" if sample.numbers is None else ""
+            low, high = (sample.values[0], sample.values[-1]) if sample.numbers is None else sample.span()
+            return Evidence("number", "table", f"numbers from {low} to {high}{written}")
+        if sample.are_texts and not sample.are_sentences:
+            return Evidence("category", "table", many)
+        return None
 
     def key(self, row, column, collator):
         """All values by their columns."""

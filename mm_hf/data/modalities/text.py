@@ -13,6 +13,7 @@ from ...models.long_texts import windows_of
 from ...models.recurrent import RecurrentModel
 from ...models.text import Text
 from ..column_types import count_values, kind_of
+from ..looks import Evidence
 from ..rows import BadRowError, is_absent
 from .linear import pooled_features, word_features
 from .reader import ModalityReader, by_column, of_columns, register_reader
@@ -36,6 +37,13 @@ class TextReader(ModalityReader):
         names = super().columns(columns, collator)
         windows = None if collator is None else collator.processor.text_windows
         return [f"{name}#{place}" for name in names for place in range(windows)] if windows else names
+
+    def looks(self, sample):
+        """Texts of several words that do not keep coming back."""
+        if not sample.are_sentences:
+            return None
+        words = f"{sample.words:.0f} words on average" if sample.words >= 1.5 else "single words"
+        return Evidence(self.name, self.name, f"{words}, {sample.distinct:,} of {sample.present:,} differ")
 
     def prepare_column(self, split, column, part, root):
         """Numbers as texts."""

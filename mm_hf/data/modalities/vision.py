@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, Image, List, Video
 from PIL import Image as PILImage
 
-from ...models.image import open_file, open_image
+from ...models.image import FORMATS, open_file, open_image
 from ...models.image_processors import picture_settings
 from ...models.video import load_frames
 from ...models.vision import Vision
@@ -28,6 +28,7 @@ from ..item_files import (
     some_of,
     source_of,
 )
+from ..looks import Evidence
 from ..plain_rows import is_decoded
 from ..rows import BadRowError, is_absent, resolve_path
 from .reader import ModalityReader, present, register_reader
@@ -47,6 +48,20 @@ class VisionReader(ModalityReader):
     cells = "texts"
     augmentation = "augment"
     shown_as = "image"
+
+    def looks(self, sample):
+        """Pictures and videos by their type, or by the first bytes of their files."""
+        feature: Any = sample.feature
+        inner = feature.feature if isinstance(feature, List) else feature
+        if isinstance(inner, Image | Video):
+            part = "video" if isinstance(feature, List) or isinstance(inner, Video) else "image"
+            return Evidence(part, part, f"its type is {feature_name(feature)}", 1.0)
+        if sample.values and all(isinstance(value, PILImage.Image) for value in sample.values):
+            return Evidence("image", "image", "its values are pictures", 1.0)
+        for part, fits, what in (("image", is_head_of_picture, "pictures"), ("video", is_head_of_video, "videos")):
+            if (files := sample.files(fits, what)) is not None:
+                return Evidence(part, part, files[0], 1.0, files[1])
+        return None
 
     def columns(self, columns, collator=None):
         """The columns of pictures; of a video `column#0`, `column#1`…, one a frame."""
@@ -128,6 +143,25 @@ class VisionReader(ModalityReader):
     def missing(self, columns):
         """A picture, or a video where that is all."""
         return super().missing(columns) if columns.images or columns.video is None else "(no video)"
+
+
+def feature_name(feature: Any) -> str:
+    """A type of `datasets` for people, as List(Image)."""
+    name = type(feature).__name__
+    return f"{name}({feature_name(feature.feature)})" if isinstance(feature, List) else name
+
+
+def is_head_of_picture(head: bytes) -> bool:
+    """Whether these may be the first bytes of a picture."""
+    PILImage.init()
+    readers = [PILImage.OPEN[name][1] for name in FORMATS if name in PILImage.OPEN]
+    return any(accepts is not None and accepts(head[:16]) is True for accepts in readers)
+
+
+def is_head_of_video(head: bytes) -> bool:
+    """Whether these may be the first bytes of a video: MP4 and the like, Matroska, AVI."""
+    boxes = head[4:8] == b"ftyp" and head[8:11] not in (b"M4A", b"avi", b"hei", b"mif")
+    return boxes or head[:4] == b"\x1aE\xdf\xa3" or (head[:4] == b"RIFF" and head[8:11] == b"AVI")
 
 
 def decode_image(

@@ -1,0 +1,319 @@
+"""What the values of one column look like: what is asked before it is decided which modality reads the column."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..models.finite import is_code, is_written_number, read_number
+from .file_columns import is_file
+
+
+# What a column can be beside what a modality's reader says, and is left out for.
+LEFT_OUT = ("id", "constant", "empty", "url", "unreadable", "partial")
+MOST = 0.9  # share of the values that a rule has to fit: the others are bad rows
+ALMOST_ALL = 0.98  # share of distinct values above which a column tells rows apart
+FOLDERS = 2000  # that are looked into for files of which a column has the names alone
+HEADERS = 8  # files of a column whose first bytes are looked at
+SEVERAL_WORDS = 0.3  # share of the texts with several words, from which on a column may be one of texts
+REPEATED = 0.2  # share of distinct texts, from which on short ones are no categories
+LONG, MANY_LONG = 4, 20  # words of a text that is long on average; more of these than so many are no categories
+CODE_DIGITS = 5  # whole numbers of one length, from so many digits on, may be codes
+
+URL = re.compile(r"(https?|ftp|s3|gs)://\S+", re.IGNORECASE)
+# Dates as people and programs write them; the whole cell has to be one.
+DAY = r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d{1,2}\.? ?[^\W\d]{3,9}\.?,? \d{4}"
+DAY += r"|[^\W\d]{3,9}\.? \d{1,2},? \d{4})"
+CLOCK = r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[AaPp]\.?[Mm]\.?)?( ?(Z|UTC|[+-]\d{2}:?\d{2}))?"
+DATE = re.compile(rf"{DAY}([T ,]+{CLOCK})?")
+COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?")  # 1.402,15: dots part thousands, and a comma the decimals
+CODE_LIKE = re.compile(r"(?=.*\d)[\w.:/#-]{3,}|[^\s@]+@[^\s@]+\.\w+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
+NAMED_ID = re.compile(
+    r"(^|[^a-z])(id|ids|uuid|guid|key|index|row|nr|no|number|#)($|[^a-z])|[a-z](Id|ID)$", re.IGNORECASE
+)
+NAMED_CODE = re.compile(r"(^|[^a-z])(zip|zipcode|plz|postal|postcode|code|id|type|class|category)$", re.IGNORECASE)
+NAMED_THING = re.compile(  # of which rows have one each, and several rows the same one
+    r"(user|customer|client|member|patient|person|author|movie|item|product|article|store|shop|device|station)s?",
+    re.IGNORECASE,
+)
+NO_SPACES = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]")  # letters of languages that part no words
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a reader takes a column for.
+
+    Args:
+        role: what it is, in one word, for the table that people read.
+        part: that it plays in a row, see `Columns.named`.
+        why: in words.
+        strength: between 0 and 1; the strongest counts. 1: the type of the column or its files say so.
+        root: folder that paths of the column start from, where that is not the one of the data.
+        category: its values are numbers that name something.
+    """
+
+    role: str
+    part: str
+    why: str
+    strength: float = 0.5
+    root: str | None = None
+    category: bool = False
+
+
+@dataclass
+class ColumnSample:
+    """Some values of a column, spread over the data.
+
+    Args:
+        name: of the column.
+        values: those that are there, as Python has them; files as dicts of `bytes` and `path`.
+        places: the number of the row of each.
+        looked_at: rows, those without a value among them.
+        rows: that there are in all.
+        distinct: how many values are distinct, of all rows where that is known, else of these; None of those that
+            cannot be compared.
+        present: how many values `distinct` was counted over.
+        feature: its type in `datasets`, where it has one.
+        root: folder that its paths start from; None: there is none.
+    """
+
+    name: str
+    values: list[Any]
+    places: Sequence[int]
+    looked_at: int
+    rows: int
+    distinct: int | None
+    present: int
+    feature: Any = None
+    root: str | None = None
+    folders: Callable[[str], list[str]] = field(default=lambda root: folders_below(root), repr=False)
+
+    @property
+    def count(self) -> int:
+        """How many values are looked at."""
+        return len(self.values)
+
+    def share(self, fits: Callable[[Any], Any]) -> float:
+        """Of the values that share for which a rule holds."""
+        return sum(1 for value in self.values if fits(value)) / max(1, self.count)
+
+    @property
+    def unique(self) -> bool:
+        """Whether (almost) each value comes once."""
+        return self.distinct is not None and self.present > 2 and self.distinct >= ALMOST_ALL * self.present
+
+    @cached_property
+    def are_texts(self) -> bool:
+        """Whether all values are texts."""
+        return bool(self.values) and all(isinstance(value, str) for value in self.values)
+
+    @cached_property
+    def numbers(self) -> np.ndarray | None:
+        """The values as floats, where (almost) all are numbers; NaN for the others."""
+        if not self.values:
+            return None
+        if self.are_texts:
+            read = [read_number(value) for value in self.values]
+            if sum(number is not None for number in read) < MOST * self.count:
+                read = [read_comma(value) for value in self.values]
+        else:
+            plain = (int, float, np.integer, np.floating)
+            read = [
+                float(value) if isinstance(value, plain) and not isinstance(value, bool) else None
+                for value in self.values
+            ]
+        array = np.array([np.nan if number is None else number for number in read], dtype=float)
+        return array if np.isfinite(array).sum() >= MOST * self.count else None
+
+    def span(self) -> tuple[str, str]:
+        """The smallest and the largest number, for people."""
+        numbers = np.array([]) if self.numbers is None else self.numbers
+        return f"{np.nanmin(numbers):,.6g}", f"{np.nanmax(numbers):,.6g}"
+
+    @cached_property
+    def whole(self) -> np.ndarray | None:
+        """The values as whole numbers, where they all are."""
+        numbers = self.numbers
+        if numbers is None or np.isnan(numbers).any() or (numbers != np.round(numbers)).any():
+            return None
+        return numbers
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether some values are digits with leading zeros, and all are digits."""
+        return self.are_texts and self.whole is not None and any(map(is_code, self.values))
+
+    @property
+    def are_written(self) -> bool:
+        """Whether they are numbers as people write them, as "12 %" or "$5"."""
+        return self.are_texts and self.share(lambda value: read_number(value) or is_written_number(value)) >= MOST
+
+    @property
+    def are_truths(self) -> bool:
+        """Whether they are true and false."""
+        truths = {"true", "false"}
+        return bool(self.values) and all(
+            isinstance(value, (bool, np.bool_)) or str(value).strip().lower() in truths for value in self.values
+        )
+
+    @cached_property
+    def are_dates(self) -> bool:
+        """Whether they are dates or times."""
+        if self.values and all(isinstance(value, (date, np.datetime64, pd.Timestamp)) for value in self.values):
+            return True
+        return self.are_texts and self.share(lambda value: is_date(value)) >= MOST
+
+    @property
+    def count_the_rows(self) -> bool:
+        """Whether they are whole numbers that count the rows, from 0, 1 or what a name calls an id."""
+        whole = self.whole
+        if whole is None or self.count < 3:
+            return False
+        steps = whole - np.asarray(self.places)
+        return bool((steps == steps[0]).all()) and (steps[0] in (0, 1) or self.is_called_id)
+
+    @property
+    def is_called_id(self) -> bool:
+        """Whether the name of the column says that it tells rows apart."""
+        return NAMED_ID.search(self.name) is not None
+
+    @property
+    def are_codes(self) -> bool:
+        """Whether they are whole numbers that rather name something than count it, as zip codes."""
+        if self.whole is None or self.distinct is None:
+            return False
+        digits = {len(str(int(abs(number)))) for number in self.whole}
+        round_share = (self.whole % 10 == 0).mean()
+        repeated = 2 * self.distinct <= self.present
+        if len(digits) == 1 and min(digits) >= CODE_DIGITS and repeated and round_share < 0.5:
+            return True
+        return repeated and (NAMED_CODE.search(self.name) is not None or self.is_called_thing)
+
+    @property
+    def is_called_thing(self) -> bool:
+        """Whether the name of the column is that of somebody or something with a number, as a user or a product."""
+        return NAMED_THING.fullmatch(self.name) is not None
+
+    @cached_property
+    def words(self) -> float:
+        """Words of a text, on average."""
+        return float(np.mean([words_in(value) for value in self.values])) if self.are_texts else 0.0
+
+    @cached_property
+    def are_sentences(self) -> bool:
+        """Whether they are texts to be read, and not names of one of several things."""
+        if not self.are_texts or self.distinct is None or self.are_dates or self.numbers is not None:
+            return False
+        several = self.share(lambda value: words_in(value) > 1)
+        if several < SEVERAL_WORDS:
+            return self.unique and self.count > 2 and not self.are_code_like
+        return self.distinct >= REPEATED * self.present or (self.words >= LONG and self.distinct > MANY_LONG)
+
+    @property
+    def are_code_like(self) -> bool:
+        """Whether they are single words with digits, as ids have them."""
+        return self.are_texts and self.share(lambda value: CODE_LIKE.fullmatch(value.strip())) >= MOST
+
+    @property
+    def are_urls(self) -> bool:
+        """Whether they are addresses."""
+        return self.are_texts and self.share(lambda value: URL.fullmatch(value.strip())) >= MOST
+
+    def files(self, fits: Callable[[bytes], bool], what: str) -> tuple[str, str | None] | None:
+        """Whether the values are files, of bytes or by their names: why, and the folder that the names start from
+        where it is not `root`; None where they are none.
+
+        Args:
+            fits: whether these may be the first bytes of such a file.
+            what: such files are, in words.
+        """
+        held = [value for value in map(bytes_of, self.values) if value]
+        if held:
+            fitting = [value for value in held[:HEADERS] if fits(value)]
+            return (f"holds the bytes of {what}", None) if 2 * len(fitting) > len(held[:HEADERS]) else None
+        paths = [value for value in map(path_of, self.values) if value and Path(value).suffix]
+        if self.root is None or len(paths) < MOST * self.count or not paths:
+            return None
+        root = self.root
+        files = [path for path in paths if is_file(path, root)]
+        if not files and (places := holding(self.folders(root), paths)):
+            root = places[0]
+            files = [path for path in paths if is_file(path, root)]
+        heads = [head_of(os.path.join(root, path)) for path in files[:HEADERS]]
+        if 2 * len(files) <= len(paths) or 2 * sum(map(fits, heads)) <= len(heads):
+            return None
+        where = "that are there" if root == self.root else f"in {os.path.relpath(root, self.root)}"
+        why = f"{len(files):,} of {len(paths):,} cells name {what} {where}"
+        return why, None if root == self.root else root
+
+    def names_missing_files(self, suffixes: Callable[[str], bool]) -> bool:
+        """Whether the values are names of files, by their endings, and no such file is to be had."""
+        return self.are_texts and self.share(lambda value: suffixes(Path(value).suffix.lower())) >= MOST
+
+
+def read_comma(text: str) -> float | None:
+    """The number that a text spells with a comma before its decimals, as "1.402,15"; None for any other text."""
+    text = text.strip()
+    return float(text.replace(".", "").replace(",", ".")) if COMMA.fullmatch(text) else None
+
+
+def is_date(text: str) -> bool:
+    """Whether a text is a date, alone or with a time."""
+    return DATE.fullmatch(text.strip()) is not None
+
+
+def words_in(text: str) -> float:
+    """How many words a text has; in languages that part none, a word is two letters."""
+    return max(len(text.split()), len(NO_SPACES.findall(text)) / 2)
+
+
+def bytes_of(value: Any) -> bytes | None:
+    """The bytes of a file that a row holds; None where it holds none."""
+    if isinstance(value, dict):
+        value = value.get("bytes")
+    return bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else None
+
+
+def path_of(value: Any) -> str | None:
+    """The path of a file that a row names; None where it names none."""
+    if isinstance(value, dict):
+        value = value.get("path")
+    return value.strip() or None if isinstance(value, str) and "\n" not in value and len(value) < 500 else None
+
+
+def head_of(path: str) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4096)
+    except OSError:
+        return b""
+
+
+def folders_below(root: str) -> list[str]:
+    """The folders below one, the nearest first, as many as `FOLDERS`."""
+    folders: list[str] = []
+    waiting = [root]
+    while waiting and len(folders) < FOLDERS:
+        folder = waiting.pop(0)
+        try:
+            below = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir() and entry.name[:1] != ".")
+        except OSError:
+            continue
+        folders += below
+        waiting += below
+    return folders[:FOLDERS]
+
+
+def holding(folders: list[str], paths: list[str]) -> list[str]:
+    """Of the folders those that hold files of these names, the one with the most of them first."""
+    some = paths[:: max(1, len(paths) // HEADERS)]
+    counts = {folder: sum(is_file(path, folder) for path in some) for folder in folders}
+    return sorted((folder for folder in folders if counts[folder]), key=lambda folder: -counts[folder])

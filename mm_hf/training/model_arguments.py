@@ -64,6 +64,11 @@ class ModelArguments:
         "lstm", "The encoder of a series_column, as wide as the fusion.", choices=["lstm", "gru"]
     )
     fusion: str = option("cross_attention", "A fusion of the registry.")
+    query_modality: str | None = option(
+        None,
+        "The modality whose tokens ask the others, such as text; left out, the text, else the modality with the "
+        "fewest tokens (a table asks pictures).",
+    )
     fusion_hidden_size: int | None = option(None, "Fusion width; left out, the width of the text encoder.")
     fusion_layers: int = option(4, "Fusion blocks.")
     fusion_heads: int | None = option(None, "Attention heads; left out, one every 64 of width.")

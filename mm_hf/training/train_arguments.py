@@ -23,10 +23,10 @@ class TrainArguments:
     )
     seed: int = option(0, "Of weights, order and dropout.")
     defaults_version: int = option(
-        2,
-        "What is done where the recipe says nothing: 1 as runs did before this key was there "
-        "(one of them goes on so by itself), 2 as now.",
-        choices=[1, 2],
+        3,
+        "What is done where the recipe says nothing: 3 as now, 2 without what suits the rows and a machine without a "
+        "GPU, 1 as runs did before this key was there. (A run that was begun goes on as it began.)",
+        choices=[1, 2, 3],
     )
     learning_rate: float = option(
         1e-4,

@@ -24,7 +24,7 @@ from .values import checked_value, checked_values
 ALL_ARGUMENTS = (ModelArguments, DataArguments, TrainArguments)
 IMPORT, IMPORT_FILES = "import", "import_files"  # the key, and the field, which cannot be called so in Python
 # Keys that recipe.json has only where they are given: runs of before the key are not told apart by it.
-ONLY_WHERE_GIVEN = (IMPORT_FILES, *KEPT, "query_modality")
+ONLY_WHERE_GIVEN = (IMPORT_FILES, *KEPT, "query_modality", "preset")
 
 
 def training_parser(description: str, prog: str) -> ArgumentParser:

@@ -1,4 +1,4 @@
-"""What a run may want to know before it begins: what it costs without a GPU, and to train pretrained encoders there."""
+"""What a run may want to know before it begins: what it costs without a GPU, and to train encoders there."""
 
 import time
 from contextlib import nullcontext
@@ -107,7 +107,9 @@ def say_estimate(run: Run):
     batches = -(-len(part) // (args.per_device_train_batch_size * run.world_size))
     rows, often = sum(map(len, run.splits.values())), not run.kept_features
     epoch = batches * stepping + (encoding * len(part) if often else 0)
-    epochs = args.max_steps * args.gradient_accumulation_steps / batches if args.max_steps > 0 else args.num_train_epochs
+    epochs = (
+        args.max_steps * args.gradient_accumulation_steps / batches if args.max_steps > 0 else args.num_train_epochs
+    )
     once = "" if often else f"encoding {rows:,} rows once takes about {duration(encoding * rows)}, "
     run.say(
         f"timed on {ROWS} rows: {once}an epoch of {batches:,} batches about {duration(epoch)}, and "
@@ -168,4 +170,10 @@ def repeated_states(states: EncoderStates, copies: int) -> EncoderStates:
 
 def duration(seconds: float) -> str:
     """A time as people say it."""
-    return f"{seconds:.2g} s" if seconds < 100 else f"{seconds / 60:.2g} min" if seconds < 6000 else f"{seconds / 3600:.2g} h"
+    return (
+        f"{seconds:.2g} s"
+        if seconds < 100
+        else f"{seconds / 60:.2g} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.2g} h"
+    )

@@ -13,6 +13,7 @@ from .exits import run_script
 from .finish import finish
 from .open_run import open_run
 from .recipe_trainer import fit
+from .search_fusions import search_fusions
 
 
 def main():
@@ -22,6 +23,7 @@ def main():
     if run is None:
         return
     run.seconds["prepare"] = time.perf_counter() - started
+    search_fusions(run, fit)
     history = fit(run, run.model, run.collator, run.train_args, run.output_dir)
     finish(run, fit, history)
 

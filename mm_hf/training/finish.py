@@ -75,6 +75,8 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
         **origin(),
         "recipe": recipe,
     }
+    if run.fusion_search is not None:
+        results["fusion_search"] = run.fusion_search
     if run.start is not None:
         results["started_from"] = {"name": run.start.name, "parts": run.start.lines}
     if run.accelerator.is_main_process:

@@ -21,11 +21,13 @@ from .checks import check_arguments
 from .exits import goes_on_in
 from .features import build_cache
 from .fingerprint import Fingerprint, frozen_sources
+from .model_arguments import AUTO
 from .presets import settings_for, take_over, told
 from .recipe import given_keys, parse_arguments, recipe_of
 from .run import Run
 from .run_folder import CHOSEN, claim_run_folder, is_begun, read_recipe_of
 from .same_data import check_same_data
+from .search_fusions import TRIED, check_search
 from .splits import AS_WRITTEN, check_rows, columns_in_use, load_parts, read_labels, reads_as_written
 from .start import open_start
 from .start_parts import keep_start
@@ -73,6 +75,10 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
         chosen = settings_for(train_rows, gpu, model_args, train_args, given, accelerator.num_processes, of_task)
         take_over(chosen, model_args, train_args)
         recipe |= recipe_of(model_args, data_args, train_args) | ({CHOSEN: chosen} if chosen else {})
+    searches_fusions = model_args.fusion == AUTO
+    if searches_fusions:
+        check_search(model_args, data_args, tasks)
+        model_args.fusion = TRIED[0]  # until one is found
     names, label2id, problem_type = (
         by_column(columns, tasks, attrgetter(key)) for key in ("names", "numbers", "problem_type")
     )
@@ -124,6 +130,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
         data_args=data_args,
         train_args=train_args,
         start=start,
+        searches_fusions=searches_fusions,
     )
     run.say(
         f"{accelerator.num_processes} process(es) on {accelerator.device}, {torch.get_num_threads()} threads each\n"

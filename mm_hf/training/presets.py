@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from .model_arguments import ModelArguments
+from .model_arguments import AUTO, ModelArguments
 from .train_arguments import PRESETS, TrainArguments
 
 
@@ -100,6 +100,8 @@ def settings_for(
             keys |= {"freeze_encoders": True, "learning_rate": FROZEN_RATE}
         if rows is None:  # how many are few, nobody knows
             keys = {key: value for key, value in keys.items() if key not in SMALL}
+    if model_args.fusion == AUTO and not OF_TRAINING_ENCODERS & {*given}:
+        keys |= {"freeze_encoders": True, "learning_rate": FROZEN_RATE}
     keys |= preset.with_gpu if gpu else preset.without_gpu
     if OF_TRAINING_ENCODERS & {*given}:
         keys.pop("freeze_encoders", None)
@@ -126,5 +128,7 @@ def told(values: dict[str, Any], gpu: bool, rows: int | None) -> str:
     """The line that says what was chosen."""
     machine = "a GPU" if gpu else "no GPU"
     of_rows = "a stream of rows" if rows is None else f"{rows:,} training rows"
-    words = ", ".join(f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items())
+    words = ", ".join(
+        f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()
+    )
     return f"chosen for {of_rows} and {machine}, where the recipe says nothing: {words} (--KEY VALUE sets any of them)"

@@ -15,6 +15,7 @@ from .exits import run_script
 from .finish import finish
 from .loop import fit
 from .open_run import open_run
+from .search_fusions import search_fusions
 
 
 def main():
@@ -24,6 +25,7 @@ def main():
     if run is None:
         return
     run.seconds["prepare"] = time.perf_counter() - started
+    search_fusions(run, fit)
     run.accelerator.init_trackers("tensorboard" if run.train_args.report_to == "tensorboard" else run.name)
     history = fit(run, run.model, run.collator, run.train_args, run.output_dir)
     finish(run, fit, history)

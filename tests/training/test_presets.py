@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from messages import says
 
 from mm_hf.tasks import task_of_head
 from mm_hf.training import exits, open_run, train
 from mm_hf.training.model_arguments import ModelArguments
 from mm_hf.training.presets import settings_for
+from mm_hf.training.recipe import parse_arguments
 from mm_hf.training.recipe_files import packaged_recipes, read_recipe
 from mm_hf.training.train_arguments import TrainArguments
 
@@ -133,9 +133,8 @@ def test_timing_changes_no_weight_and_no_random_number(tmp_path, monkeypatch):
     assert all(torch.equal(weights[name], same[name]) for name in weights)
 
 
-def test_a_recipe_may_name_a_preset(tmp_path):
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"preset": "fastest"}))
-    with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", str(tmp_path / "mine.yaml")])
-        exits.run_script(train.main)
-    assert ended.value.code
+def test_a_recipe_names_no_preset_that_there_is_not(tmp_path):
+    (tmp_path / "mine.yaml").write_text("preset: fastest\n")
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments("", [str(tmp_path / "mine.yaml")])
+    assert ended.value.code == 2

@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """Which modality asks in a new model, where nobody says so."""
 
-from typing import Any
+from typing import Any, cast
 
 from .configuration_mm_fusion import MMFusionConfig
 from .dry_run import dry_run
@@ -34,7 +34,9 @@ def tokens_of(config: MMFusionConfig, name: str) -> int | None:
     if not modality_of(name).has_one_size(part):
         return None
     layers = config.feature_layers[name]
-    shapes = dry_run(type(part), part.to_json_string(use_diff=False), name, None if layers is None else tuple(layers))
+    shapes = dry_run(
+        cast(Any, type(part)), part.to_json_string(use_diff=False), name, None if layers is None else tuple(layers)
+    )
     counts = [shape[0] if len(shape) == 2 else shape[1] * shape[2] for shape in shapes.shapes]  # (T, H) or (H, h, w)
     a_item = min(counts) if config.vision_feature_join == "channels" else sum(counts)
     return a_item * config.places_of(name)

@@ -36,8 +36,17 @@ from .run_folder import read_recipe_of, read_rows_of, read_run_json, write_json
 
 FILE = "fusion_search.json"
 # The fusions that are tried, the cheaper first: of equal scores the first one stays.
-TRIED = ("concat", "sum", "gated", "deep_cross", "late", "cross_attention", "co_attention", "merged_attention")
-TRIED += ("bottleneck",)
+TRIED: tuple[str, ...] = (
+    "concat",
+    "sum",
+    "gated",
+    "deep_cross",
+    "late",
+    "cross_attention",
+    "co_attention",
+    "merged_attention",
+)
+TRIED = (*TRIED, "bottleneck")
 RATES = (1.0, 3.0)  # times the recipe's
 # Of each round, how many settings take part, and for which share of the steps of the whole training.
 ROUNDS = ((len(TRIED) * len(RATES), 1 / 27), (6, 1 / 9), (2, 1 / 3))
@@ -111,7 +120,7 @@ def search_fusions(run: Run, fit: Fit):
     run.say(f"fusion auto: {winner['fusion']} at learning_rate {winner['learning_rate']:g}, trained to the end")
     run.model = model_of(run, winner)
     run.model_args, run.train_args = copy.copy(run.model_args), copy.copy(run.train_args)
-    run.model_args.fusion, run.train_args.learning_rate = winner["fusion"], winner["learning_rate"]
+    run.model_args.fusion, run.train_args.learning_rate = str(winner["fusion"]), float(winner["learning_rate"])
 
 
 def steps_of(run: Run) -> int:
@@ -149,7 +158,7 @@ def run_trial(run: Run, fit: Fit, setting: dict[str, Any], steps: int) -> dict[s
     args = copy.copy(run.train_args)
     args.max_steps, args.eval_steps, args.early_stopping_patience = steps, steps, None
     args.learning_rate = setting["learning_rate"]
-    fit(run, model, run.collator, args, None)
+    fit(run, model, run.collator, args)
     _, report = evaluate(run, model, run.collator, "validation")
     metric, score = next(iter(report["metrics"].items()))
     of_trial: dict[str, Any] = {"metric": metric, "score": score}

@@ -36,17 +36,10 @@ from .run_folder import read_recipe_of, read_rows_of, read_run_json, write_json
 
 FILE = "fusion_search.json"
 # The fusions that are tried, the cheaper first: of equal scores the first one stays.
-TRIED: tuple[str, ...] = (
-    "concat",
-    "sum",
-    "gated",
-    "deep_cross",
-    "late",
-    "cross_attention",
-    "co_attention",
-    "merged_attention",
+TRIED = (
+    *("concat", "sum", "gated", "deep_cross", "late"),
+    *("cross_attention", "co_attention", "merged_attention", "bottleneck"),
 )
-TRIED = (*TRIED, "bottleneck")
 RATES = (1.0, 3.0)  # times the recipe's
 # Of each round, how many settings take part, and for which share of the steps of the whole training.
 ROUNDS = ((len(TRIED) * len(RATES), 1 / 27), (6, 1 / 9), (2, 1 / 3))
@@ -92,7 +85,7 @@ def search_fusions(run: Run, fit: Fit):
     trials: list[dict[str, Any]] = kept["trials"]
     total = steps_of(run)
     rates = [rate * run.train_args.learning_rate for rate in RATES]
-    settings = [{"fusion": fusion, "learning_rate": rate} for fusion in TRIED for rate in rates]
+    settings: list[dict[str, Any]] = [{"fusion": name, "learning_rate": rate} for name in TRIED for rate in rates]
     winner = kept.get("winner")
     for number, (count, share) in enumerate(ROUNDS if winner is None else ()):
         steps = min(total, max(FEWEST_STEPS, round(share * total)))
@@ -120,7 +113,7 @@ def search_fusions(run: Run, fit: Fit):
     run.say(f"fusion auto: {winner['fusion']} at learning_rate {winner['learning_rate']:g}, trained to the end")
     run.model = model_of(run, winner)
     run.model_args, run.train_args = copy.copy(run.model_args), copy.copy(run.train_args)
-    run.model_args.fusion, run.train_args.learning_rate = str(winner["fusion"]), float(winner["learning_rate"])
+    run.model_args.fusion, run.train_args.learning_rate = winner["fusion"], winner["learning_rate"]
 
 
 def steps_of(run: Run) -> int:

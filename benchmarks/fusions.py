@@ -247,7 +247,9 @@ def run_once(run: Run, keys: dict[str, Any], seed: int, seconds: float, scores: 
 def key_of(task: str, method: str, seed: int, seconds: float | None = None) -> dict[str, Any]:
     """What tells a run from all others; `seconds` in place of the task's."""
     key = {"task": task, "method": method, "seed": seed, "seconds": seconds or TASKS[task].seconds}
-    return {**key, "recipe": recipe_of(task), "keys": METHODS[method]}
+    recipe = recipe_of(task)
+    recipe.pop("defaults_version")  # runs of before the recipes had it are the same
+    return {**key, "recipe": recipe, "keys": METHODS[method]}
 
 
 def read_runs(file: Path) -> list[dict[str, Any]]:

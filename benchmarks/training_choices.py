@@ -55,7 +55,7 @@ BASE: dict[str, Any] = {
     "per_device_eval_batch_size": 1000,
 }
 # No run needs checkpoints, curves or floors.
-QUIET = {"floors": False, "report_to": "none", "save_steps": 1_000_000}
+QUIET = {"floors": False, "report_to": "none", "save_steps": 1_000_000, "defaults_version": 2}
 
 
 @dataclass(frozen=True)

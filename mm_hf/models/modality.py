@@ -107,6 +107,10 @@ class Modality:
             }
         ]
 
+    def has_one_size(self, config: PreTrainedConfig) -> bool:
+        """Whether the config of an encoder says how many tokens each item has: no series of steps of any number."""
+        return True
+
     def pooling(self, config: PreTrainedConfig) -> str:
         """How one vector is read from the tokens of an item, unless `pooling` of `MMFusionConfig` says otherwise."""
         return "mean"

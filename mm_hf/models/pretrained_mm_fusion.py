@@ -16,6 +16,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
+from .asking import modality_that_asks
 from .checkpoint_files import checksums_of_what_is_written
 from .configuration_mm_fusion import FusionModuleConfig, MMFusionConfig, check_source, part_of_composite
 from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
@@ -26,7 +27,6 @@ from .names import did_you_mean, nearest
 from .probing import keep_all_patches, pooling_of, probe_encoder, takes_pictures_of
 from .sound import Sound
 from .strict_loading import LOADING, load_strictly
-from .tabular import Table
 from .tasks import NUMBERS, TEXTS, TaskHead
 from .text import Text
 from .vision import Vision
@@ -164,6 +164,7 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
         cls,
         *,
         fusion: str | None = None,
+        query_modality: str | None = None,
         max_audio_seconds: int | None = None,
         image_size: int | None = None,
         try_encoders: bool = True,
@@ -181,8 +182,9 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
                 encoder-decoder (its encoder is taken).
             fusion (`str`, *optional*): a name in the registry of fusions, in place of
                 `fusion_module_config["fusion_type"]`; `"cross_attention"` where neither is given. (Its output is
-                normalised unless `fusion_module_config["output_norm"]` says no. Where pictures would ask, a table asks
-                them, unless `fusion_module_config["query_modality"]` says otherwise.)
+                normalised unless `fusion_module_config["output_norm"]` says no.)
+            query_modality (`str`, *optional*): the modality whose tokens ask; left out, see `modality_that_asks`. It
+                leaves the width as it is; `fusion_module_config["query_modality"]` sets that too.
             max_audio_seconds (`int`, *optional*): length of the longest sound: Whisper's encoder takes sounds of one
                 length, and is cut to this one in place of its 30 seconds. Give the processor the same. (Wav2Vec2 and
                 its kin lose their SpecAugment, which stops at short sounds.)
@@ -265,10 +267,10 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
             **kwargs,
         )
 
-        asks = config.fusion_module_config.query_modality
-        if "query_modality" not in fusion_module_config and asks == Vision.name and config.tabular_config is not None:
-            # A row of a table asks pictures with a handful of tokens, pictures ask it with hundreds.
-            config.fusion_module_config.query_modality = Table.name
+        if query_modality is None and "query_modality" not in fusion_module_config:
+            query_modality = modality_that_asks(config)
+        if query_modality is not None:
+            config.fusion_module_config.query_modality = query_modality
             config.validate_architecture()
 
         with torch.device("meta"):

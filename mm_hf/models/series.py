@@ -217,6 +217,9 @@ class Series(Modality):
     def dummy_inputs(self, config, device=None, dtype=None):
         return {"series_values": torch.zeros(1, 4, config.input_size, device=device, dtype=dtype)}
 
+    def has_one_size(self, config):
+        return False
+
     def is_item(self, value):
         """Numbers that lie one or two deep; deeper ones are several series."""
         return depth_of_numbers(value) <= 2

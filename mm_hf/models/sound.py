@@ -233,12 +233,16 @@ class Sound(Modality):
             return {"input_values": zeros(1, config.max_length, config.num_mel_bins)}
         return {"input_values": zeros(1, 4000)}  # waves: Wav2Vec2 and its kin
 
+    def has_one_size(self, config):
+        """Whisper's and AST's."""
+        sized = hasattr(config, "max_source_positions") or hasattr(config, "max_length")
+        return sized and hasattr(config, "num_mel_bins")
+
     def probe_items(self, encoder):
         """With a mask where sounds may have any length: Whisper's and AST's have one."""
         (item,) = super().probe_items(encoder)
         (values,), config = item.values(), encoder.config
-        sized = hasattr(config, "max_source_positions") or hasattr(config, "max_length")
-        if not (sized and hasattr(config, "num_mel_bins")):
+        if not self.has_one_size(config):
             item["attention_mask"] = torch.ones(values.shape[:2], dtype=torch.long, device=encoder.device)
         return [item]
 

@@ -26,6 +26,7 @@ class Retrieval(Task):
     needs_labels = False
     by_head = True
     row_score = "1 divided by the rank"
+    without_gpu = {"matching_weight": 0.0, "per_device_train_batch_size": 128}  # the fusion would read every pair
 
     # ---- Measuring
 

@@ -66,6 +66,7 @@ class Task:
         probabilities: its columns of predictions may have those of classes.
         ordered: the numbers of its classes mean something: two models are compared where they have the same.
         row_score: what the score of a row is, in words.
+        without_gpu: keys of a recipe, and what they are better set to without a GPU where it says nothing.
         note: what is to be said below pictures of its predictions.
         lower_is_better: of its metrics those of which the lower value is the better one.
         in_units: of its metrics those whose differences are said in their own unit, and not in points of a hundred.
@@ -87,6 +88,7 @@ class Task:
     probabilities: ClassVar[bool] = False
     ordered: ClassVar[bool] = False
     row_score: ClassVar[str] = "1 where the answer is right, else 0"
+    without_gpu: ClassVar[Mapping[str, Any]] = {}
     note: ClassVar[str | None] = None
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     in_units: ClassVar[tuple[str, ...]] = ()

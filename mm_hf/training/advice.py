@@ -1,4 +1,4 @@
-"""What a run may want to know before it begins: what it costs to train pretrained encoders without a GPU."""
+"""What a run may want to know before it begins: what it costs without a GPU, and to train encoders there."""
 
 import time
 from contextlib import nullcontext
@@ -12,6 +12,7 @@ from ..data import Rows
 from ..data.modalities.text import LOOKED_AT
 from ..data.rows import SOURCE_ROW
 from ..models.modality import modality_of
+from ..models.modeling_outputs import EncoderStates
 from ..models.text import UNKNOWN_LENGTH
 from .run import Run
 
@@ -88,12 +89,7 @@ def training_encoders(run: Run) -> list[str]:
 def seconds_of_encoders(run: Run, names: list[str]) -> tuple[float, float] | None:
     """Seconds of forward and backward, and of forward alone, through some encoders; None where the first rows have
     nothing for them."""
-    dataset = run.splits["train"]
-    if isinstance(dataset, IterableDataset):
-        rows = [{**row, "row_id": number, "split": "train"} for number, row in enumerate(dataset.take(ROWS))]
-    else:
-        rows = Rows(dataset, "train").__getitems__(list(range(min(ROWS, len(dataset)))))
-    batch = replace(run.collator, on_error="skip")(rows)
+    batch = first_batch(run)
     keys = [key for name in names for key in modality_of(name).inputs if key in batch]
     if not keys:
         return None
@@ -117,3 +113,99 @@ def seconds_of_encoders(run: Run, names: list[str]) -> tuple[float, float] | Non
         run.model.zero_grad(set_to_none=True)
         run.model.train(training)
     return (seconds[2], seconds[1]) if levels else None
+
+
+def first_batch(run: Run) -> dict[str, Any]:
+    """The first `ROWS` rows of the training part as a batch; bad ones are left out."""
+    dataset = run.splits["train"]
+    if isinstance(dataset, IterableDataset):
+        rows = [{**row, "row_id": number, "split": "train"} for number, row in enumerate(dataset.take(ROWS))]
+    else:
+        rows = Rows(dataset, "train").__getitems__(list(range(min(ROWS, len(dataset)))))
+    return replace(run.collator, on_error="skip")(rows)
+
+
+def say_estimate(run: Run):
+    """Says how long the encoding and an epoch will take without a GPU, timed on a few rows; nothing where there is a
+    GPU, a stream, or an encoder that trains."""
+    part = run.splits["train"]
+    trains = set(training_encoders(run))
+    if run.accelerator.device.type != "cpu" or isinstance(part, IterableDataset) or trains:
+        return
+    if not run.accelerator.is_main_process:
+        return
+    args = run.train_args
+    encoding, stepping = seconds_of_a_step(run, args.per_device_train_batch_size)
+    batches = -(-len(part) // (args.per_device_train_batch_size * run.world_size))
+    rows, often = sum(map(len, run.splits.values())), not run.kept_features
+    epoch = batches * stepping + (encoding * len(part) if often else 0)
+    epochs = (
+        args.max_steps * args.gradient_accumulation_steps / batches if args.max_steps > 0 else args.num_train_epochs
+    )
+    once = "" if often else f"encoding {rows:,} rows once takes about {duration(encoding * rows)}, "
+    run.say(
+        f"timed on {ROWS} rows: {once}an epoch of {batches:,} batches about {duration(epoch)}, and "
+        f"{epochs:g} of them {duration(epochs * epoch)}; measuring comes on top. Quicker: --preset fast, "
+        "--max_train_seconds 300."
+    )
+
+
+def seconds_of_a_step(run: Run, size: int) -> tuple[float, float]:
+    """Seconds to load and encode a row, and of forward and backward of a batch of some rows above what is encoded.
+    Weights, gradients and random numbers stay as they are."""
+    model, training = run.model, run.model.training
+    model.eval()  # no dropout: the same work, without random numbers
+    try:
+        with torch.random.fork_rng(devices=[]):
+            first_batch(run)  # warms up
+            began = time.perf_counter()
+            batch = first_batch(run)
+            kinds = [modality_of(name) for name in model.config.modalities]
+            indices: dict[str, Any] = {kind.name: batch.pop(kind.index_name, None) for kind in kinds}
+            inputs = {key: batch.pop(key) for kind in kinds for key in kind.inputs if key in batch}
+            with torch.no_grad():
+                states = model.base_model.encode(indices, **inputs)
+            encoding = (time.perf_counter() - began) / ROWS
+            copies = max(1, size // ROWS)
+            states = {name: repeated_states(state, copies) for name, state in states.items()}
+            others = ("row_ids", "bad_rows")
+            batch = {key: repeated(value, copies) for key, value in batch.items() if key not in others}
+            seconds = 0.0
+            for _ in range(2):  # the first one warms up
+                began = time.perf_counter()
+                model(encoder_states=states, **batch).loss.backward()
+                seconds = time.perf_counter() - began
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.train(training)
+    return encoding, seconds
+
+
+def repeated(value: Any, copies: int) -> Any:
+    """Tensors with one entry a row, alone or in a dict, so many times over."""
+    if isinstance(value, dict):
+        return {key: repeated(part, copies) for key, part in value.items()}
+    return value.repeat(copies, *[1] * (value.ndim - 1)) if isinstance(value, torch.Tensor) and value.ndim else value
+
+
+def repeated_states(states: EncoderStates, copies: int) -> EncoderStates:
+    """States whose items are there so many times over, each used by its own rows."""
+    if states.levels is None:
+        return EncoderStates(index=repeated(states.index, copies))
+    items, index = states.count(), states.index
+    if index is None:
+        index = torch.arange(items)
+    index = torch.cat([torch.where(index < 0, index, index + copy * items) for copy in range(copies)])
+    levels = tuple(repeated(level, copies) for level in states.levels)
+    return EncoderStates(levels=levels, mask=repeated(states.mask, copies), index=index)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    return (
+        f"{seconds:.2g} s"
+        if seconds < 100
+        else f"{seconds / 60:.2g} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.2g} h"
+    )

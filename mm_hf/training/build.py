@@ -14,6 +14,7 @@ from ..models.linear_fusion import LINEAR
 from ..models.modality import MODALITIES, modality_of
 from ..models.names import did_you_mean
 from ..models.probing import longest_text
+from ..models.tabular import Table
 from ..models.text import Text
 from .by_modality import columns_by_modality, encoder_of, places_of, poolings_of, pretrained_modalities, windows_asked
 from .data_arguments import DataArguments
@@ -138,6 +139,7 @@ def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
         image_size=args.image_size,
         try_encoders=run.train_args.defaults_version > 1,
         fusion=args.fusion,
+        query_modality=args.query_modality or asked_before(run),
         fusion_module_config={
             "hidden_size": args.fusion_hidden_size,
             "num_hidden_layers": args.fusion_layers,
@@ -161,6 +163,16 @@ def build_fresh(run: Run, losses: list[dict[str, Any]]) -> MMFusionPreTrainedMod
         mixup_alpha=run.train_args.mixup_alpha,
         **head,
     )
+
+
+def asked_before(run: Run) -> str | None:
+    """The modality that asks as runs did it before version 3 of the defaults: the first one, and a table in place of
+    pictures; None where the model is left to choose, or the head does."""
+    modalities = list(columns_by_modality(run.data_args))
+    chosen_by_head = any(task.transcribes for task in run.tasks)
+    if run.train_args.defaults_version != 2 or Text.name in modalities or chosen_by_head:
+        return None
+    return Table.name if modalities[0] == Vision.name and Table.name in modalities else modalities[0]
 
 
 def fresh_configs(processor: MMFusionProcessor, width: int, args: ModelArguments) -> dict[str, Any]:

@@ -37,6 +37,12 @@ def check_arguments(script: str, model_args: ModelArguments, data_args: DataArgu
     choose_frozen(model_args, data_args)
     settle_linear(model_args, data_args, train_args)
     check_places(model_args, data_args)
+    asks, rows_have = model_args.query_modality, list(columns_by_modality(data_args))
+    if asks is not None and asks not in rows_have:
+        raise ValueError(
+            f"query_modality is {asks!r}, and the rows have {rows_have}: name one of them, or leave it out."
+            + did_you_mean(asks, rows_have)
+        )
     known = task_of_head(model_args.task)
     needed: dict[str, object] = {"dataset": data_args.dataset, **(known or Task).needed(model_args, data_args)}
     named = columns_by_modality(data_args)

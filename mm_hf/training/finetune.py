@@ -15,6 +15,7 @@ from .folds import runs_of
 from .linear_fit import fit_of
 from .open_run import open_run
 from .recipe_trainer import fit
+from .search_fusions import search_fusions
 
 
 def main():
@@ -30,6 +31,7 @@ def train(words: list[str] | None):
     if run is None:
         return
     run.seconds["prepare"] = time.perf_counter() - started
+    search_fusions(run, fit)
     trained_by = fit_of(run, fit)
     history = trained_by(run, run.model, run.collator, run.train_args, run.output_dir)
     finish(run, trained_by, history)

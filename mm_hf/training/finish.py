@@ -102,6 +102,8 @@ def leave(run: Run, results: dict, splits: dict, logits: Any, history: dict[str,
         **origin(),
         "recipe": recipe,
     }
+    if run.fusion_search is not None:
+        results["fusion_search"] = run.fusion_search
     if run.start is not None:
         results["started_from"] = {"name": run.start.name, "parts": run.start.lines}
     if run.accelerator.is_main_process:

@@ -12,6 +12,7 @@ from .values import check_least, checked_value, option
 DEFAULT_VISION_ENCODER = "google/vit-base-patch16-224"
 DEFAULT_TEXT_ENCODER = "google-bert/bert-base-uncased"
 DEFAULT_AUDIO_ENCODER = "openai/whisper-tiny"
+AUTO = "auto"  # a value of `fusion`
 
 
 def by_name(name: str, hint: Any, form: str, value: Any) -> dict[str, Any] | None:
@@ -63,7 +64,16 @@ class ModelArguments:
     series_rnn_type: str = option(
         "lstm", "The encoder of a series_column, as wide as the fusion.", choices=["lstm", "gru"]
     )
-    fusion: str = option("cross_attention", "A fusion of the registry; linear: a straight line, fitted without steps.")
+    fusion: str = option(
+        "cross_attention",
+        "A fusion of the registry; auto: tries all for a few steps each on what frozen encoders give, and trains the "
+        "one that is best on validation; linear: a straight line, fitted without steps.",
+    )
+    query_modality: str | None = option(
+        None,
+        "The modality whose tokens ask the others, such as text; left out, the text, else the modality with the "
+        "fewest tokens (a table asks pictures).",
+    )
     fusion_hidden_size: int | None = option(None, "Fusion width; left out, the width of the text encoder.")
     fusion_layers: int = option(4, "Fusion blocks.")
     fusion_heads: int | None = option(None, "Attention heads; left out, one every 64 of width.")

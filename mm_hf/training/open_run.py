@@ -4,27 +4,30 @@ from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers.utils import logging
 
 from ..data import BadRows, MultimodalCollator, data_root_of, describe, names_of_classes, summary_lines
 from ..data.modalities import READERS
 from ..models.modality import modality_of
 from ..tasks import by_column, task_of_head
-from .advice import advise_on_folds, advise_on_freezing, advise_on_long_texts
+from .advice import advise_on_folds, advise_on_freezing, advise_on_long_texts, say_estimate
 from .build import build_model, build_processor, fit_settings, head_arguments, head_of
 from .by_modality import check_values_used
 from .checks import check_arguments
 from .exits import goes_on_in
 from .features import build_cache
 from .fingerprint import Fingerprint, frozen_sources
+from .model_arguments import AUTO
+from .presets import settings_for, take_over, told
 from .recipe import given_keys, parse_arguments, recipe_of
 from .run import Run
-from .run_folder import claim_run_folder, is_begun, read_recipe_of
+from .run_folder import CHOSEN, claim_run_folder, is_begun, read_recipe_of
 from .same_data import check_same_data
 from .splits import cells_of_run, check_rows, columns_in_use, load_parts, read_labels, seed_of_cut
 from .start import open_start
@@ -39,18 +42,22 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     name, model_args, data_args, train_args = parse_arguments(description, words, f"mm_hf {Path(script).stem}")
     output_dir = Path(train_args.output_dir or Path("runs", name))
     understood = understand_columns(model_args, data_args, output_dir, train_args.overwrite_output_dir)
-    start = None
+    start, given = None, given_keys(words)
     if model_args.init_from is not None:
-        start = open_start(model_args, data_args, output_dir, train_args.overwrite_output_dir, given_keys(words))
+        start = open_start(model_args, data_args, output_dir, train_args.overwrite_output_dir, given)
     check_arguments(script, model_args, data_args, train_args)
+    chosen: dict[str, Any] | None = None  # what suits the rows and the machine: a run that goes on keeps it
     accelerator = open_accelerator(script, train_args, output_dir)
     logging.disable_progress_bar()  # of loading weights: seconds
     if not is_begun(output_dir) or train_args.overwrite_output_dir:
         check_values_used(model_args, data_args, train_args)
     else:  # an older run goes on as it began
-        begun = read_recipe_of(output_dir).get("defaults_version", train_args.defaults_version)
-        train_args.defaults_version = min(begun, train_args.defaults_version)
-    recipe = {"script": script, "num_processes": accelerator.num_processes}
+        begun = read_recipe_of(output_dir)
+        version = begun.get("defaults_version", train_args.defaults_version)
+        train_args.defaults_version = min(version, train_args.defaults_version)
+        chosen = begun.get(CHOSEN, {})
+        take_over({key: value for key, value in chosen.items() if key not in given}, model_args, train_args)
+    recipe = {"script": script, "num_processes": accelerator.num_processes, **({CHOSEN: chosen} if chosen else {})}
     recipe |= recipe_of(model_args, data_args, train_args)
     overwrite, allow_changes = train_args.overwrite_output_dir, train_args.allow_changes
     goes_on_in(output_dir)
@@ -67,6 +74,18 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
         to_write = columns.labels if writes else []
         loaded = load_parts(data_args, columns, seed_of_cut(recipe), as_text=to_write, cells=cells)
     splits, tasks = read_labels(loaded, columns, data_args, model_args.task)
+    gpu = accelerator.device.type != "cpu"
+    train_rows = None if isinstance(splits["train"], IterableDataset) else len(splits["train"])
+    asked_to_choose = train_args.defaults_version > 2 or train_args.preset is not None
+    if chosen is None and start is None and asked_to_choose:
+        of_task = {key: value for task in tasks for key, value in task.without_gpu.items()}
+        chosen = settings_for(train_rows, gpu, model_args, train_args, given, accelerator.num_processes, of_task)
+        take_over(chosen, model_args, train_args)
+        recipe |= recipe_of(model_args, data_args, train_args) | ({CHOSEN: chosen} if chosen else {})
+    searches_fusions = model_args.fusion == AUTO
+    if searches_fusions:
+        check_search(model_args, data_args, tasks)
+        model_args.fusion = TRIED[0]  # until one is found
     names, label2id, problem_type = (
         by_column(columns, tasks, attrgetter(key)) for key in ("names", "numbers", "problem_type")
     )
@@ -118,6 +137,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
         data_args=data_args,
         train_args=train_args,
         start=start,
+        searches_fusions=searches_fusions,
     )
     run.say(
         f"{accelerator.num_processes} process(es) on {accelerator.device}, {torch.get_num_threads()} threads each\n"
@@ -156,6 +176,9 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
         for count_all in (False, True)
     )
     run.say(f"{type(run.model).__name__}: {total:.1f} M parameters, {trainable:.2f} M of them train")
+    if chosen:
+        run.say(told(chosen, gpu, train_rows))
+        say_estimate(run)
     advise_on_freezing(run)
     advise_on_folds(run)
     advise_on_long_texts(run)

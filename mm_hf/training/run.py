@@ -31,6 +31,8 @@ class Run(Evaluator):
         model_args, data_args, train_args: the recipe.
         start: the checkpoint that it starts from; None where it starts from pretrained encoders.
         seconds: wall time by phase.
+        searches_fusions: the recipe leaves the fusion to a search.
+        fusion_search: its trials and its winner, once it has ended.
 
     Attributes:
         build: makes the model anew, with fresh fusion and head.
@@ -42,6 +44,8 @@ class Run(Evaluator):
     train_args: TrainArguments
     start: Start | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    searches_fusions: bool = False
+    fusion_search: dict[str, Any] | None = None
     build: Callable[[], MMFusionPreTrainedModel] = field(init=False, repr=False)
     line: Any = field(default=None, init=False, repr=False)
 

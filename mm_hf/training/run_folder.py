@@ -24,6 +24,7 @@ MAY_CHANGE = {
 }
 # What runs did before a key was there: a folder whose recipe.json lacks it holds such a run.
 BEFORE_THE_KEY = {"defaults_version": 1}
+CHOSEN = "chosen"  # the key for what suited the rows and the machine, where the recipe said nothing
 ABOUT_THE_FOLDER = {"output_dir", "overwrite_output_dir", "allow_changes"}
 DATA_KEYS = {"dataset", "data_root", "import"}
 # What a run that starts anew must not find. The folders of checkpoints come on top.

@@ -188,6 +188,8 @@ def settle(start: Start, model_args: ModelArguments, data_args: DataArguments, g
         "distance_bias": module.distance_bias,
         "num_latents": module.num_latents,
     }
+    if "query_modality" in given:
+        fixed["query_modality"] = module.query_modality
     free: dict[str, Any] = {
         "fusion_dropout": module.hidden_dropout_prob,
         "classifier_dropout": config.classifier_dropout,

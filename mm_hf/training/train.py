@@ -17,6 +17,7 @@ from .folds import runs_of
 from .linear_fit import fit_of
 from .loop import fit
 from .open_run import open_run
+from .search_fusions import search_fusions
 
 
 def main():
@@ -32,6 +33,7 @@ def train(words: list[str] | None):
     if run is None:
         return
     run.seconds["prepare"] = time.perf_counter() - started
+    search_fusions(run, fit)
     run.accelerator.init_trackers("tensorboard" if run.train_args.report_to == "tensorboard" else run.name)
     trained_by = fit_of(run, fit)
     history = trained_by(run, run.model, run.collator, run.train_args, run.output_dir)

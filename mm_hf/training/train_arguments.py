@@ -8,6 +8,9 @@ from .by_modality import modalities, pretrained_modalities
 from .values import check_least, check_range, option, truth
 
 
+PRESETS = ("fast", "balanced", "best")
+
+
 @dataclass
 class TrainArguments:
     """How it learns."""
@@ -24,10 +27,15 @@ class TrainArguments:
     seed: int = option(0, "Of weights, order and dropout.")
     defaults_version: int = option(
         3,
-        "What is done where the recipe says nothing: 1 as runs did before this key was there "
-        "(one of them goes on so by itself), 2 as runs did that decoded JPEGs in full and kept features in memory, "
-        "3 as now.",
+        "What is done where the recipe says nothing: 3 as now, 2 without what suits the rows and a machine without a "
+        "GPU, with JPEGs decoded in full and features in memory, 1 as runs did before this key was there. (A run that was begun goes on as it began.)",
         choices=[1, 2, 3],
+    )
+    preset: str | None = option(
+        None,
+        "Settings for the keys that are left out: fast (one vector a modality, frozen encoders), balanced (as without "
+        "this key), best (deeper, longer, averaged weights).",
+        choices=list(PRESETS),
     )
     learning_rate: float = option(
         1e-4,

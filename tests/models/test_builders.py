@@ -5,6 +5,7 @@ import math
 import pytest
 import tiny_models as tiny
 import torch
+from messages import says
 
 from mm_hf import (
     FUSIONS,
@@ -14,6 +15,7 @@ from mm_hf import (
     MMFusionForRetrieval,
     TabularConfig,
 )
+from mm_hf.models.recurrent import RecurrentConfig
 
 
 CLASSES = 5
@@ -96,15 +98,41 @@ def test_builders_turn_it_on(encoders):
         ({"query_modality": None}, {"vision", "tabular"}, "vision"),  # as before
         ({}, {"vision"}, "vision"),
         ({}, {"vision", "text", "tabular"}, "text"),
+        ({}, {"audio", "tabular"}, "tabular"),  # the sound would ask it with 1500 tokens
+        ({}, {"audio", "vision"}, "vision"),
     ],
 )
 def test_a_table_asks_the_pictures(encoders, settings, modalities, query):
-    sources = {"vision": encoders / "mobilenet-v2", "text": encoders / "minilm-l6"}
-    sources = {name: path for name, path in sources.items() if name in modalities}
+    sources = {"vision": "mobilenet-v2", "text": "minilm-l6", "audio": "whisper-tiny-en"}
+    sources = {name: encoders / folder for name, folder in sources.items() if name in modalities}
     table = TabularConfig(hidden_size=64, num_numerical=3, vocab_sizes=[])
     model = MMFusionForClassification.from_encoders_pretrained(
         **sources, tabular_config=table if "tabular" in modalities else None, fusion_module_config=settings
     )
     fusion = model.config.fusion_module_config
     assert fusion.query_modality == query
-    assert fusion.hidden_size == (384 if "text" in modalities else 256)  # that of who asked before
+    width = 384 if modalities & {"text"} else 256 if "vision" in modalities else 384
+    assert fusion.hidden_size == width  # that of the text, else of the first one
+
+
+def test_the_one_with_the_fewest_tokens_asks(encoders):
+    """A table of sixty columns has more tokens than the 49 of a picture, and fewer than two of them; series may be of
+    any length, and do not ask where something of a known size is beside them."""
+
+    def asks(columns: int = 0, series: bool = False, **kwargs) -> str:
+        table = TabularConfig(hidden_size=64, num_numerical=columns, vocab_sizes=[]) if columns else None
+        model = MMFusionForClassification.from_encoders_pretrained(
+            vision=encoders / "mobilenet-v2",
+            tabular_config=table,
+            series_config=RecurrentConfig(input_size=2, hidden_size=8) if series else None,
+            fusion_module_config={"hidden_size": 64, "num_hidden_layers": 1},
+            **kwargs,
+        )
+        return model.config.fusion_module_config.query_modality
+
+    assert asks(60) == "vision"
+    assert asks(60, num_images=2) == "tabular"
+    assert asks(series=True) == "vision"
+    assert asks(series=True, query_modality="series") == "series"
+    with pytest.raises(ValueError, match=says("query_modality", "text", "vision")):
+        asks(query_modality="text")

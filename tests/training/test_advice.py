@@ -31,6 +31,7 @@ def run_of(folder: Path, **keys) -> Path:
         "learning_rate": 0.001,
         "floors": "false",
         "report_to": "none",
+        "defaults_version": 2,  # the encoders train
         **keys,
     }
     with pytest.MonkeyPatch.context() as patch:

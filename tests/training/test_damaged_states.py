@@ -52,6 +52,7 @@ RECIPE = {
     "report_to": "none",
     "ema_decay": 0.8,
     "early_stopping_patience": 9,
+    "defaults_version": 2,  # the encoders train
 }
 # What `listed` must find at least: a file that is no longer written would drop out of the tables in silence.
 WRITTEN = {

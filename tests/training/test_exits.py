@@ -228,7 +228,7 @@ def folder(tmp_path):
     shutil.copytree(STORED / "rows", tmp_path / "rows")
     shutil.copytree(STORED / "encoders", tmp_path / "encoders")
     recipe = json.loads((STORED / "states/train/recipe.yaml").read_text())
-    recipe |= {"max_steps": 100_000, "eval_steps": 5, "output_dir": "run"}
+    recipe |= {"max_steps": 100_000, "eval_steps": 5, "output_dir": "run", "defaults_version": 2}
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     return tmp_path
 

@@ -100,7 +100,7 @@ def write_shop(folder: Path, count: int = 48, seed: int = 0, things=THINGS, unit
 def words_of(dataset: Path, output_dir: Path, **keys) -> list[str]:
     """The command line behind the script's name; a key that is None is left out."""
     flags = {"max_steps": 4, "eval_steps": 2, "learning_rate": 1e-2, "per_device_train_batch_size": 8}
-    flags |= {"floors": "false", "report_to": "none", **keys}
+    flags |= {"floors": "false", "report_to": "none", "defaults_version": 2, **keys}
     words = ["--dataset", dataset, "--output_dir", output_dir]
     for key, value in flags.items():
         if value is not None:

@@ -30,6 +30,7 @@ RECIPE = {
     "per_device_train_batch_size": 8,
     "floors": False,
     "report_to": "none",
+    "defaults_version": 2,  # the encoders train
 }
 
 

@@ -1,0 +1,194 @@
+"""`--fusion auto`: which fusion, and which learning rate, by successive halving on validation.
+
+All settings learn for a few steps; the better third goes on to three times as many, and again, so that the search and
+the whole training of the winner take about a sixth of the steps that all settings would take to the end (Jamieson and
+Talwalkar 2016; the sharpest bracket of Hyperband, Li et al. 2018). Each trial has its whole schedule, and starts from
+the seed's weights. Encoders are frozen, and what they give is computed once for all trials.
+
+Every trial that ended is in `fusion_search.json` in the run's folder: a search that was killed goes on from there.
+"""
+
+import copy
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import set_seed
+
+from .. import MMFusionPreTrainedModel
+from ..checkpoints import list_checkpoints
+from ..models.names import shown
+from ..states import agreed
+from ..tasks import TASKS, Task
+from .by_modality import columns_by_modality, pretrained_modalities
+from .data_arguments import DataArguments
+from .evaluator import evaluate
+from .finish import Fit
+from .model_arguments import AUTO, ModelArguments
+from .places import WORKING_DIR
+from .run import Run
+from .run_folder import read_recipe_of, read_rows_of, read_run_json, write_json
+
+
+FILE = "fusion_search.json"
+# The fusions that are tried, the cheaper first: of equal scores the first one stays.
+TRIED = (
+    *("concat", "sum", "gated", "deep_cross", "late"),
+    *("cross_attention", "co_attention", "merged_attention", "bottleneck"),
+)
+RATES = (1.0, 3.0)  # times the recipe's
+# Of each round, how many settings take part, and for which share of the steps of the whole training.
+ROUNDS = ((len(TRIED) * len(RATES), 1 / 27), (6, 1 / 9), (2, 1 / 3))
+FEWEST_STEPS = 20
+
+
+def check_search(model_args: ModelArguments, data_args: DataArguments, tasks: Sequence[Task]):
+    """Refuses what no search can be made for.
+
+    Raises:
+        ValueError: encoders that train, a stream, or a head that is built upon its fusion.
+    """
+    if by_head := [task.name for task in tasks if task.by_head]:
+        known = [task.name for task in TASKS.values() if not task.by_head]
+        raise ValueError(f"fusion {AUTO} is for {', '.join(known)}, not for {by_head[0]}: name a fusion.")
+    if data_args.streaming:
+        raise ValueError(f"fusion {AUTO} does not go with streaming: every trial reads all rows. Name a fusion.")
+    frozen: Any = model_args.freeze_encoders
+    named = [name for name in columns_by_modality(data_args) if name in pretrained_modalities()]
+    trains = [name for name in named if frozen is not True and name not in (frozen or ())]
+    if trains:
+        raise ValueError(
+            f"fusion {AUTO} tries all fusions on what frozen encoders give, and freeze_encoders is {frozen}, where "
+            f"those of {trains} train: --freeze_encoders true, or name a fusion."
+        )
+
+
+def search_fusions(run: Run, fit: Fit):
+    """Where the recipe leaves the fusion to a search, searches, sets the run's fusion and rate to the best, and builds
+    its model: what follows is the run of a recipe that names both. All processes call it.
+
+    Args:
+        run: its model is one with some fusion, its features are kept.
+        fit: trains a model in place.
+
+    Raises:
+        ValueError: no setting could be trained, or what is kept of a search is damaged.
+    """
+    if not run.searches_fusions:
+        return
+    started = time.perf_counter()
+    kept = agreed(lambda: kept_of(run))
+    trials: list[dict[str, Any]] = kept["trials"]
+    total = steps_of(run)
+    rates = [rate * run.train_args.learning_rate for rate in RATES]
+    settings: list[dict[str, Any]] = [{"fusion": name, "learning_rate": rate} for name in TRIED for rate in rates]
+    winner = kept.get("winner")
+    for number, (count, share) in enumerate(ROUNDS if winner is None else ()):
+        steps = min(total, max(FEWEST_STEPS, round(share * total)))
+        ended = []
+        for setting in settings[:count]:
+            # Of a short training two rounds may have the same steps.
+            known = next((trial for trial in trials if {**setting, "steps": steps}.items() <= trial.items()), None)
+            if known is None:
+                known = {"round": number, **setting, "steps": steps, **run_trial(run, fit, setting, steps)}
+                trials.append(known)
+                keep(run, {**kept, "trials": trials})
+                run.say(told(known))
+            ended.append((known, setting))
+        ended = [(trial, setting) for trial, setting in ended if trial["score"] is not None]
+        if not ended:
+            raise ValueError(f"fusion auto: no setting could be trained. The first one: {trials[0].get('fault')}")
+        lower = any(ended[0][0]["metric"] in task.lower_is_better for task in run.tasks)
+        ended.sort(key=lambda pair: pair[0]["score"] if lower else -pair[0]["score"])  # equal ones keep their order
+        settings = [setting for _, setting in ended]
+    if winner is None:
+        winner = settings[0]
+        keep(run, {**kept, "trials": trials, "winner": winner})
+    run.fusion_search = {"trials": trials, "winner": winner}
+    run.seconds["search"] = time.perf_counter() - started
+    run.say(f"fusion auto: {winner['fusion']} at learning_rate {winner['learning_rate']:g}, trained to the end")
+    run.model = model_of(run, winner)
+    run.model_args, run.train_args = copy.copy(run.model_args), copy.copy(run.train_args)
+    run.model_args.fusion, run.train_args.learning_rate = winner["fusion"], winner["learning_rate"]
+
+
+def steps_of(run: Run) -> int:
+    """Optimizer steps of the whole training."""
+    args = run.train_args
+    if args.max_steps > 0:
+        return args.max_steps
+    batches = len(run.training_loader(run.collator))
+    return max(1, math.ceil(args.num_train_epochs * -(-batches // args.gradient_accumulation_steps)))
+
+
+def model_of(run: Run, setting: dict[str, Any]) -> MMFusionPreTrainedModel:
+    """The model of a setting as the seed starts it."""
+    asked, run.model_args = run.model_args, copy.copy(run.model_args)
+    run.model_args.fusion = setting["fusion"]
+    try:
+        set_seed(run.train_args.seed)
+        return run.build().to(run.accelerator.device)
+    finally:
+        run.model_args = asked
+
+
+def run_trial(run: Run, fit: Fit, setting: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Trains one setting for some steps and measures it on validation.
+
+    Returns:
+        `metric`, `score` (None where it could not be built or its score is not finite, with the `fault`),
+        and `cpu_seconds` of this process.
+    """
+    began = time.process_time()
+    try:
+        model = model_of(run, setting)
+    except ValueError as error:  # it does not go with other keys of the recipe
+        return {"metric": run.first_metric(), "score": None, "fault": str(error), "cpu_seconds": 0.0}
+    args = copy.copy(run.train_args)
+    args.max_steps, args.eval_steps, args.early_stopping_patience = steps, steps, None
+    args.learning_rate = setting["learning_rate"]
+    fit(run, model, run.collator, args)
+    _, report = evaluate(run, model, run.collator, "validation")
+    metric, score = next(iter(report["metrics"].items()))
+    of_trial: dict[str, Any] = {"metric": metric, "score": score}
+    if not math.isfinite(score):
+        of_trial |= {"score": None, "fault": f"its {metric} on validation is {score}"}
+    return {**of_trial, "cpu_seconds": round(time.process_time() - began, 2)}
+
+
+def kept_of(run: Run) -> dict[str, Any]:
+    """What the run's folder has of its search: the trials that ended, and the winner where there is one. A training
+    that has begun goes on with that; else a search of another recipe or of other rows does not count."""
+    file, about = run.output_dir / FILE, mark_of(run.output_dir)
+    if run.train_args.overwrite_output_dir:
+        file.unlink(missing_ok=True)
+    kept = read_run_json(file) if file.exists() else {}
+    if kept and not (isinstance(kept.get("trials"), list) and isinstance(kept.get("about"), str)):
+        raise ValueError(f"{file} is damaged: {shown(kept)}. Remove it: the search starts anew.")
+    begun = "winner" in kept and bool(list_checkpoints(run.output_dir))
+    return kept if begun or kept.get("about") == about else {"about": about, "trials": []}
+
+
+def mark_of(output_dir: Path) -> str:
+    """A mark of the recipe and the rows of a folder."""
+    recipe = {key: value for key, value in read_recipe_of(output_dir).items() if key != WORKING_DIR}
+    text = json.dumps([recipe, read_rows_of(output_dir)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def keep(run: Run, search: dict[str, Any]):
+    """Writes what there is of a search, on one process."""
+    if run.accelerator.is_main_process:
+        write_json(run.output_dir / FILE, search)
+
+
+def told(trial: dict[str, Any]) -> str:
+    """A line about a trial."""
+    setting = f"{trial['fusion']} at {trial['learning_rate']:g}"
+    if trial["score"] is None:
+        return f"fusion auto: {setting}: left out, {trial['fault']}"
+    return f"fusion auto: {setting}: {trial['metric']} {trial['score']:.4f} on validation after {trial['steps']} steps"

@@ -1,0 +1,118 @@
+"""`--fusion auto`: what is tried, what is kept of it, and that what follows is the run of a recipe that names it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from messages import says
+from safetensors.torch import load_file
+
+from mm_hf.tasks import task_of_head
+from mm_hf.training import exits, finetune, search_fusions, train
+from mm_hf.training.data_arguments import DataArguments
+from mm_hf.training.model_arguments import ModelArguments
+
+
+STORED = Path(__file__).parents[1] / "data" / "checkpoints"
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """Two fusions, two rounds."""
+    monkeypatch.setattr(search_fusions, "TRIED", ("concat", "cross_attention"))
+    monkeypatch.setattr(search_fusions, "ROUNDS", ((4, 1 / 6), (2, 1 / 2)))
+    monkeypatch.setattr(search_fusions, "FEWEST_STEPS", 1)
+
+
+def run_of(folder: Path, script=train, **keys) -> Path:
+    flags = {
+        "vision_encoder": STORED / "encoders/vision",
+        "text_encoder": STORED / "encoders/text",
+        "dataset": STORED / "rows/rows.csv",
+        "image_column": "photo",
+        "text_column": "text",
+        "label_column": "colour",
+        "output_dir": folder,
+        "fusion": "auto",
+        "fusion_hidden_size": 16,
+        "fusion_layers": 1,
+        "max_steps": 12,
+        "eval_steps": 12,
+        "learning_rate": 0.003,
+        "freeze_encoders": "true",
+        "per_device_train_batch_size": 8,
+        "floors": "false",
+        "report_to": "none",
+        **keys,
+    }
+    words = [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{script.__name__.rpartition('.')[2]}.py", *words])
+        exits.run_script(script.main)
+    return folder
+
+
+@pytest.mark.parametrize("script", [train, pytest.param(finetune, marks=pytest.mark.slow)])
+def test_the_best_on_validation_is_trained_to_the_end(tmp_path, script):
+    folder = run_of(tmp_path / "auto", script)
+    results = json.loads((folder / "results.json").read_text())
+    trials, winner = results["fusion_search"]["trials"], results["fusion_search"]["winner"]
+    assert [(trial["round"], trial["steps"]) for trial in trials] == [(0, 2)] * 4 + [(1, 6)] * 2
+    first, last = ([trial for trial in trials if trial["round"] == number] for number in (0, 1))
+    best = sorted(first, key=lambda trial: -trial["score"])[:2]
+    assert [trial["fusion"] for trial in last] == [trial["fusion"] for trial in best]
+    assert winner["fusion"] == max(last, key=lambda trial: trial["score"])["fusion"]
+    assert (results["recipe"]["fusion"], results["recipe"]["learning_rate"]) == tuple(winner.values())
+    assert json.loads((folder / "recipe.json").read_text())["fusion"] == "auto"
+    card = (folder / "README.md").read_text()
+    assert all(f"| {trial['fusion']} | {trial['learning_rate']:g} | {trial['steps']} |" in card for trial in trials)
+
+    named = run_of(tmp_path / "named", script, **winner)
+    weights, same = (load_file(path / "model.safetensors") for path in (folder, named))
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_a_killed_search_goes_on(tmp_path, monkeypatch):
+    """What ended is not tried again, and the outcome is that of a search that was not killed."""
+    whole = run_of(tmp_path / "whole")
+    tried, run_trial = [], search_fusions.run_trial
+
+    def killed(run, fit, setting, steps):
+        if len(tried) == 3:
+            raise KeyboardInterrupt
+        tried.append(setting)
+        return run_trial(run, fit, setting, steps)
+
+    monkeypatch.setattr(search_fusions, "run_trial", killed)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run_of(tmp_path / "run")
+    assert len(json.loads((tmp_path / "run/fusion_search.json").read_text())["trials"]) == 3
+
+    again = []
+    monkeypatch.setattr(search_fusions, "run_trial", lambda *args: again.append(args[2:]) or run_trial(*args))
+    run_of(tmp_path / "run")
+    assert len(again) == 6 - 3
+    kept, other = (json.loads((path / "fusion_search.json").read_text()) for path in (whole, tmp_path / "run"))
+    assert kept["winner"] == other["winner"]
+    scores = [[trial["score"] for trial in search["trials"]] for search in (kept, other)]
+    assert scores[0] == scores[1]
+    weights, same = (load_file(path / "model.safetensors") for path in (whole, tmp_path / "run"))
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+    # Of another recipe nothing counts.
+    again.clear()
+    (tmp_path / "run/results.json").unlink()
+    run_of(tmp_path / "run", seed=1, overwrite_output_dir="true")
+    assert len(again) == 6
+
+
+def test_what_no_search_is_for(tmp_path):
+    with pytest.raises(SystemExit, match=says("auto", "False", "['vision', 'text']")):
+        run_of(tmp_path / "run", freeze_encoders="false")
+    streamed = DataArguments(streaming=True, image_column=["photo"])
+    with pytest.raises(ValueError, match=says("auto", "streaming")):
+        search_fusions.check_search(ModelArguments(freeze_encoders=True), streamed, [])
+    search = task_of_head("retrieval")
+    with pytest.raises(ValueError, match=says("auto", "regression", "retrieval")):
+        search_fusions.check_search(ModelArguments(freeze_encoders=True), DataArguments(), [search])

@@ -16,6 +16,7 @@ from ..models.names import did_you_mean
 from ..models.probing import longest_text
 from ..models.tabular import Table
 from ..models.text import Text
+from ..models.vision import Vision
 from .by_modality import columns_by_modality, encoder_of, places_of, poolings_of, pretrained_modalities, windows_asked
 from .data_arguments import DataArguments
 from .heads import HEADS

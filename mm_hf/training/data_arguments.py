@@ -227,8 +227,8 @@ class DataArguments(DatasetArguments):
         check_least(self, 2, "folds")
         if self.folds and self.time_column:
             raise ValueError(
-                f"folds is {self.folds} and time_column {self.time_column!r}: folds are drawn at random, and would learn "
-                "from later rows than they are measured on. Leave one of them out."
+                f"folds is {self.folds} and time_column {self.time_column!r}: folds are drawn at random, and would "
+                "learn from later rows than they are measured on. Leave one of them out."
             )
         if self.fold is not None:
             check_range("fold", self.fold, 0, self.folds or 0)

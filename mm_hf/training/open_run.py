@@ -29,6 +29,7 @@ from .recipe import given_keys, parse_arguments, recipe_of
 from .run import Run
 from .run_folder import CHOSEN, claim_run_folder, is_begun, read_recipe_of
 from .same_data import check_same_data
+from .search_fusions import TRIED, check_search
 from .splits import cells_of_run, check_rows, columns_in_use, load_parts, read_labels, seed_of_cut
 from .start import open_start
 from .start_parts import keep_start

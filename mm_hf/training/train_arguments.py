@@ -28,7 +28,8 @@ class TrainArguments:
     defaults_version: int = option(
         3,
         "What is done where the recipe says nothing: 3 as now, 2 without what suits the rows and a machine without a "
-        "GPU, with JPEGs decoded in full and features in memory, 1 as runs did before this key was there. (A run that was begun goes on as it began.)",
+        "GPU, with JPEGs decoded in full and features in memory, 1 as runs did before this key was there. (A run that "
+        "was begun goes on as it began.)",
         choices=[1, 2, 3],
     )
     preset: str | None = option(

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..models.linear_fusion import LINEAR
 from .model_arguments import AUTO, ModelArguments
 from .train_arguments import PRESETS, TrainArguments
 
@@ -92,6 +93,8 @@ def settings_for(
     Returns:
         values by key: those alone that differ from what the recipe has.
     """
+    if model_args.fusion == LINEAR:  # it has no steps
+        return {}
     preset = SETTINGS[train_args.preset or "balanced"]
     keys: dict[str, Any] = {}
     if not gpu:

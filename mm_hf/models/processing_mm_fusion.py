@@ -27,8 +27,13 @@ from .image import color_of
 from .image_processors import DRAFT
 from .long_texts import check_windows, in_windows
 from .modality import MODALITIES, Modality, modality_of
-from .names import did_you_mean
-from .processor_parts import checked_items, learned_modalities, parts_of_encoders, read_extra_parts
+from .processor_parts import (
+    check_argument_names,
+    checked_items,
+    learned_modalities,
+    parts_of_encoders,
+    read_extra_parts,
+)
 from .processor_record import RECORD, check_parts, record_of
 from .series import SeriesScaler
 from .sound import Sound
@@ -326,23 +331,8 @@ class MMFusionProcessor(ProcessorMixin):
 
     def _check_arguments(self, kwargs: dict[str, Any]):
         """Refuses names of arguments that no part has: the library would ignore them."""
-        if not kwargs:
-            return
-        known = self.arguments
-        row_arguments = [modality.argument for modality in MODALITIES.values()] + ["deduplicate"]
-        flat = {*known, "common_kwargs", *set().union(*known.values()), *row_arguments}
-        for name, value in kwargs.items():
-            if name not in flat:
-                raise ValueError(
-                    f"The processor has no argument {name!r}; it has {row_arguments}, those of its parts, "
-                    f"and {list(known)}.{did_you_mean(name, flat)}"
-                )
-            if known.get(name) and isinstance(value, Mapping):
-                for key in value:
-                    if key not in known[name]:
-                        raise ValueError(
-                            f"{name} has no {key!r}; it has {sorted(known[name])}.{did_you_mean(key, known[name])}"
-                        )
+        if kwargs:
+            check_argument_names(kwargs, self.arguments)
 
     def without_windows(self) -> "MMFusionProcessor":
         """The same for texts that are windows already."""

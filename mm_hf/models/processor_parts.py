@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from .configuration_mm_fusion import check_source, part_of_composite
 from .modality import MODALITIES, Modality, modality_of
-from .names import nearest
+from .names import did_you_mean, nearest
 from .raw_rows import distinct_items, spread
 from .series import SeriesScaler
 from .table_schema import TableSchema
@@ -118,3 +118,21 @@ def checked_items(
     if not places:
         return items, index
     return items, [index[start : start + places] for start in range(0, len(index), places)]
+
+
+def check_argument_names(given: Mapping[str, Any], known: Mapping[str, set[str]]):
+    """Refuses arguments of a processor's call that no part has; `known` is `MMFusionProcessor.arguments`."""
+    row_arguments = [modality.argument for modality in MODALITIES.values()] + ["deduplicate"]
+    flat = {*known, "common_kwargs", *set().union(*known.values()), *row_arguments}
+    for name, value in given.items():
+        if name not in flat:
+            raise ValueError(
+                f"The processor has no argument {name!r}; it has {row_arguments}, those of its parts, "
+                f"and {list(known)}.{did_you_mean(name, flat)}"
+            )
+        if known.get(name) and isinstance(value, Mapping):
+            for key in value:
+                if key not in known[name]:
+                    raise ValueError(
+                        f"{name} has no {key!r}; it has {sorted(known[name])}.{did_you_mean(key, known[name])}"
+                    )

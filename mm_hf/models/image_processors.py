@@ -70,6 +70,15 @@ def picture_settings(processor) -> dict[str, Any]:
     }
 
 
+def check_picture_settings(channels: Any, draft: Any):
+    """Refuses an `image_channels` or `image_draft` of `MMFusionProcessor` that it cannot have."""
+    if channels is not None and (type(channels) is not int or channels < 1):
+        raise ValueError(f"image_channels must be a whole number of at least 1 or None, got {channels!r:.80}.")
+    number = isinstance(draft, (int, float)) and not isinstance(draft, bool)
+    if draft is not None and not (number and 1 <= draft < float("inf")):
+        raise ValueError(f"image_draft must be a finite number of at least 1 or None, got {draft!r:.80}.")
+
+
 def opened_image(
     image: Any,
     image_processor,

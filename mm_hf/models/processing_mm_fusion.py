@@ -5,7 +5,7 @@
 import copy
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -24,7 +24,7 @@ from .checkpoint_files import (
 from .configuration_mm_fusion import MMFusionConfig
 from .files import HUB_KEYS, is_too_deep
 from .image import color_of
-from .image_processors import DRAFT
+from .image_processors import DRAFT, check_picture_settings
 from .long_texts import check_windows, in_windows
 from .modality import MODALITIES, Modality, modality_of
 from .processor_parts import (
@@ -125,13 +125,7 @@ class MMFusionProcessor(ProcessorMixin):
             if isinstance(part, (str, list, int, float)):
                 raise ValueError(f"{modality.part} must be a dict or an object of its class, got {part!r:.80}.")
             setattr(self, modality.part, part)
-        if image_channels is not None and (type(image_channels) is not int or image_channels < 1):
-            raise ValueError(
-                f"image_channels must be a whole number of at least 1 or None, got {image_channels!r:.80}."
-            )
-        number = isinstance(image_draft, (int, float)) and not isinstance(image_draft, bool)
-        if image_draft is not None and not (number and 1 <= image_draft < float("inf")):
-            raise ValueError(f"image_draft must be a finite number of at least 1 or None, got {image_draft!r:.80}.")
+        check_picture_settings(image_channels, image_draft)
         self.image_draft = image_draft
         color_of(image_background)
         self.image_background = image_background

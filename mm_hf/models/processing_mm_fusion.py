@@ -126,10 +126,8 @@ class MMFusionProcessor(ProcessorMixin):
                 raise ValueError(f"{modality.part} must be a dict or an object of its class, got {part!r:.80}.")
             setattr(self, modality.part, part)
         check_picture_settings(image_channels, image_draft)
-        self.image_draft = image_draft
         color_of(image_background)
-        self.image_background = image_background
-        self.image_channels = image_channels
+        self.image_background, self.image_channels, self.image_draft = image_background, image_channels, image_draft
         check_windows(tokenizer, text_windows)
         self.text_windows = text_windows
         for name in self.get_attributes():

@@ -126,8 +126,8 @@ def first_batch(run: Run) -> dict[str, Any]:
 
 
 def say_estimate(run: Run):
-    """Says how long the encoding and an epoch will take without a GPU, timed on a few rows; nothing where there is a
-    GPU, a stream, or an encoder that trains."""
+    """Says how long an epoch will take without a GPU, timed on a few rows above the features that are kept; nothing
+    where there is a GPU, a stream, or an encoder that trains."""
     part = run.splits["train"]
     trains = set(training_encoders(run))
     if run.accelerator.device.type != "cpu" or isinstance(part, IterableDataset) or trains:
@@ -137,24 +137,21 @@ def say_estimate(run: Run):
     args = run.train_args
     encoding, stepping = seconds_of_a_step(run, args.per_device_train_batch_size)
     batches = -(-len(part) // (args.per_device_train_batch_size * run.world_size))
-    rows, often = sum(map(len, run.splits.values())), not run.kept_features
-    epoch = batches * stepping + (encoding * len(part) if often else 0)
+    epoch = batches * stepping + encoding * len(part)
     epochs = (
         args.max_steps * args.gradient_accumulation_steps / batches if args.max_steps > 0 else args.num_train_epochs
     )
-    once = "" if often else f"encoding {rows:,} rows once takes about {duration(encoding * rows)}, "
     run.say(
-        f"timed on {ROWS} rows: {once}an epoch of {batches:,} batches about {duration(epoch)}, and "
-        f"{epochs:g} of them {duration(epochs * epoch)}; measuring comes on top. Quicker: --preset fast, "
-        "--max_train_seconds 300."
+        f"timed on {ROWS} rows: an epoch of {batches:,} batches takes about {duration(epoch)}, and {epochs:g} of them "
+        f"{duration(epochs * epoch)}; measuring comes on top. Quicker: --preset fast, --max_train_seconds 300."
     )
 
 
 def seconds_of_a_step(run: Run, size: int) -> tuple[float, float]:
-    """Seconds to load and encode a row, and of forward and backward of a batch of some rows above what is encoded.
-    Weights, gradients and random numbers stay as they are."""
+    """Seconds to load a row, and to encode what is not kept of it, and of forward and backward of a batch of some rows
+    above what is encoded. Weights, gradients and random numbers stay as they are."""
     model, training = run.model, run.model.training
-    model.eval()  # no dropout: the same work, without random numbers
+    model.train()
     try:
         with torch.random.fork_rng(devices=[]):
             first_batch(run)  # warms up
@@ -163,8 +160,13 @@ def seconds_of_a_step(run: Run, size: int) -> tuple[float, float]:
             kinds = [modality_of(name) for name in model.config.modalities]
             indices: dict[str, Any] = {kind.name: batch.pop(kind.index_name, None) for kind in kinds}
             inputs = {key: batch.pop(key) for kind in kinds for key in kind.inputs if key in batch}
-            with torch.no_grad():
-                states = model.base_model.encode(indices, **inputs)
+            states = {
+                name: state if indices.get(name) is None else replace(state, index=indices[name])
+                for name, state in batch.pop("encoder_states", {}).items()
+            }
+            if len(states) < len(kinds):
+                with torch.no_grad():
+                    states = model.base_model.encode(indices, encoder_states=states, **inputs)
             encoding = (time.perf_counter() - began) / ROWS
             copies = max(1, size // ROWS)
             states = {name: repeated_states(state, copies) for name, state in states.items()}

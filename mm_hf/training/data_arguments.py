@@ -88,7 +88,7 @@ class DatasetArguments:
         choices=[",", "."],
     )
     date_format: str | None = option(
-        None, "Of dates such as 03/04/2024 where no value tells which is the day: %d/%m/%Y or %m/%d/%Y."
+        None, "Of dates such as 03/04/2024 where no value tells which is the day: %%d/%%m/%%Y or %%m/%%d/%%Y."
     )
     kind_column: str | None = option(None, "Column that metrics are split by.")
     on_error: str = option(

@@ -133,7 +133,7 @@ def add_line(run: Run, predictions: Predictions, results: dict) -> tuple[list[Fl
             run.say(floor.said())
             keep_answers(run.output_dir, floor.predictions, predictions.labels)
             results["linear"] = floor.facts()
-            run.seconds["linear floor"] = floor.seconds
+            run.seconds["linear_floor"] = floor.seconds
     run.accelerator.wait_for_everyone()
     if floor is None:
         return [], None

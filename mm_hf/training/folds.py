@@ -38,15 +38,15 @@ NOTE = (
 
 def runs_of(description: str, script: str) -> Iterator[list[str] | None]:
     """The runs that the command line asks for, as the words of each: one, but for `folds`. None: as it stands."""
-    words = sys.argv[1:]
+    words, prog = sys.argv[1:], f"mm_hf {Path(script).stem}"
     try:
-        given = given_keys(words)
+        given = given_keys(words, prog)
     except (OSError, ValueError):  # whoever reads it tells it
         given = set()
     if "folds" not in given or "fold" in given:
         yield None
         return
-    name, _, data_args, train_args = parse_arguments(description, words, f"mm_hf {Path(script).stem}")
+    name, _, data_args, train_args = parse_arguments(description, words, prog)
     output_dir, count = Path(train_args.output_dir or Path("runs", name)), int(data_args.folds or 0)
     for number in range(1, count + 1):
         say(f"\nfold {number} of {count}")

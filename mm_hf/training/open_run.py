@@ -179,12 +179,13 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     run.say(f"{type(run.model).__name__}: {total:.1f} M parameters, {trainable:.2f} M of them train")
     if chosen:
         run.say(told(chosen, gpu, train_rows))
-        say_estimate(run)
     advise_on_freezing(run)
     advise_on_folds(run)
     advise_on_long_texts(run)
     new = train_args.defaults_version > 2
     run.collator = replace(run.collator, cache=build_cache(run, run.kept_features, data_args, new))
+    if chosen:
+        say_estimate(run)
     return run
 
 

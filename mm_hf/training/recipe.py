@@ -104,9 +104,10 @@ def parse_arguments(
     return name, model_args, data_args, train_args
 
 
-def given_keys(words: list[str] | None = None) -> set[str]:
-    """The keys that the recipe or the command line gives; those of a recipe without a value are left out."""
-    parsed = vars(training_parser("", "mm_hf train").given(words)[0])
+def given_keys(words: list[str] | None = None, prog: str = "mm_hf train") -> set[str]:
+    """The keys that the recipe or the command line gives; those of a recipe without a value are left out. `prog` is
+    what a mistyped flag is told by."""
+    parsed = vars(training_parser("", prog).given(words)[0])
     recipe, data = recipe_or_data(parsed.pop("source"), quiet=True)
     values = {"dataset": data} if recipe is None else keys_of(recipe)
     flags = short_forms({key: value for key, value in parsed.items() if value is not NOT_GIVEN}, known_keys())

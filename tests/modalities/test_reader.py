@@ -245,7 +245,7 @@ def test_columns_of_one_from_outside(tmp_path):
     assert isinstance(row["latitude"], float)
     assert row["latitude"] % 1 == 0.25
     wrong = dataclasses.replace(columns, extra={"place": ["latitude", "long"]})
-    with pytest.raises(ValueError, match=r"'long'.*place_columns.*'longitude'"):
+    with pytest.raises(ValueError, match=r"'long'.*point_column.*'longitude'"):
         load_splits(tmp_path / "rows.csv", wrong)
 
 

@@ -505,7 +505,11 @@ REFUSED = [
     ("sounds", {"max_audio_seconds": 0}, ["max_audio_seconds", "got 0"]),
     ("sounds", {"audio_column": None, "audio_encoder": None}, ["max_audio_seconds is 1", "audio_encoder"]),
     ("sounds", {"audio_encoder": "text"}, ["minilm-l6"]),
-    ("motions", {"series_column": None}, ["image_column", "audio_column", "table_columns", "series_column"]),
+    (
+        "motions",
+        {"series_column": None, "understand_columns": False},
+        ["image_column", "audio_column", "table_columns", "series_column"],
+    ),
     ("motions", {"series_column": "steps"}, ["'steps'", "series_column"]),
     ("motions", {"series_column": "word"}, ["row 0 of split 'train'", "'word'"]),
     ("motions", {"series_column": "activity"}, ["series_column", "['activity']"]),

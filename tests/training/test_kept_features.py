@@ -25,7 +25,12 @@ def opened(encoders, few_rows, tmp_path, monkeypatch, capsys):
     """Opens a run with these flags; gives it, how often an encoder ran, and what was said."""
     calls: list[int] = []
     encode = MMFusionModel.encode
-    monkeypatch.setattr(MMFusionModel, "encode", lambda *args, **more: calls.append(1) or encode(*args, **more))
+
+    def counted(self, indices=None, encoder_states=None, **inputs):
+        calls.extend([1] if any(value is not None for value in inputs.values()) else [])
+        return encode(self, indices, encoder_states, **inputs)
+
+    monkeypatch.setattr(MMFusionModel, "encode", counted)
     monkeypatch.setenv("MM_HF_CACHE", str(tmp_path / "cache"))
     words = ["--dataset", few_rows, "--image_column", "image", "--text_column", "question", "--label_column", "answer"]
     words += ["--vision_encoder", encoders / "mobilenet-v2", "--text_encoder", encoders / "minilm-l6"]

@@ -55,6 +55,7 @@ def recipe(encoders, dataset, tmp_path_factory):
             "fusion_heads": 2,
             "text_pooling": "mean",
             "projection_dim": 32,
+            "matching_weight": 1.0,  # without a GPU it is off where nobody asks
             "image_size": 64,
             "freeze_encoders": True,
             "learning_rate": 3e-3,

@@ -497,7 +497,7 @@ def test_every_key_of_the_config_belongs_to_somebody():
     of_head = {"class_weights", "class_priors", "focal_gamma", "label_smoothing", "label_mean", "label_scale", "tasks"}
     of_head |= {"task_weighting", "projection_dim", "matching_weight", "decoder_config", "decoder_start_token_id"}
     of_head |= {"eos_token_id", "pad_token_id", "freeze_decoder_embeddings", "vocab_size", "ctc_stride"}
-    of_recipe = {"freeze_encoders", "trained_layers", "num_images", "places", "mixup_alpha"}
+    of_recipe = {"freeze_encoders", "trained_layers", "num_images", "num_frames", "places", "mixup_alpha"}
     of_modalities = {"vision_config", "text_config", "audio_config", "tabular_config", "series_config"}
     of_modalities |= {"extra_configs"}
     own = {key.name for key in fields(MMFusionConfig)} - {key.name for key in fields(T.PreTrainedConfig)}

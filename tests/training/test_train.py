@@ -66,7 +66,7 @@ def test_one_process(encoders, small_folder, tmp_path, monkeypatch, capsys):
     assert set(os.listdir(tmp_path)) >= FILES
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results["floors"]) == {"majority", "text_only", "image_only", "shuffled_pairs", "linear"}
-    assert set(results["seconds"]) == {"prepare", "train", "evaluate", "floors"}
+    assert set(results["seconds"]) == {"prepare", "train", "evaluate", "floors", "linear_floor"}
     assert set(results["by_kind"]) == {"color", "shape", "yes/no"}
     assert {"seed", "commit", "versions", "hardware", "recipe"} <= set(results)
     assert results["num_processes"] == 1

@@ -74,6 +74,7 @@ def test_the_help_names_it():
     assert "point_column" not in fresh("from mm_hf.cli import main; main(['train', '--help'])").stdout
 
 
+@pytest.mark.slow
 def test_a_recipe_may_import_what_brings_the_flag(tmp_path):
     """The key in the recipe, and the flag above it."""
     (tmp_path / "r.yaml").write_text(f"import: {REPOSITORY / FILE}\npoint_column: [lat, lon]\nseed: 1\n")
@@ -97,6 +98,7 @@ def test_both_forms(example, capsys):
     assert all(part in error for part in ("['lon', 'lat']", "point_column", "['lat', 'lon']")), error
 
 
+@pytest.mark.slow
 def test_without_the_file_the_flag_is_unknown():
     done = fresh("from mm_hf.training.recipe import parse_arguments; parse_arguments('', ['--point_column', 'a'])")
     assert done.returncode == 2

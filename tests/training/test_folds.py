@@ -136,6 +136,7 @@ def test_the_last_model_has_learned_all_rows(table, whole, tmp_path):
     assert again["metrics"]["accuracy"]["value"] == pytest.approx(before["metrics"]["accuracy"])
 
 
+@pytest.mark.slow
 def test_what_starts_from_folds_is_warned(table, whole, tmp_path, capsys):
     """The model of all rows has learned those of any test part; folds may start from a checkpoint as well."""
     words = ["--table_columns", "beds", "area", "--label_column", "kind", "--report_to", "none", "--max_steps", "1"]
@@ -196,6 +197,7 @@ def test_a_real_kill(table, whole, tmp_path):
     assert read(folder / "results.json")["metrics"] == read(whole / "results.json")["metrics"]
 
 
+@pytest.mark.slow
 def test_through_the_trainer(table, tmp_path):
     folder = train(table, tmp_path / "run", "--floors", "false", script="finetune")
     assert len((folder / "predictions.jsonl").read_text().splitlines()) == 60

@@ -242,6 +242,7 @@ def test_what_a_line_has_no_use_for_is_refused(of_reviews, tmp_path, keys, said)
         call(train.main, of_reviews(tmp_path / "run", fusion="linear", **keys))
 
 
+@pytest.mark.slow
 def test_encoders_that_train_are_asked_as_they_were_before(answered, of_pictures, tmp_path):
     """Steps that ruin the encoders leave the floor as it is."""
     folder = tmp_path / "trained"

@@ -74,6 +74,7 @@ def test_the_best_on_validation_is_trained_to_the_end(tmp_path, script):
     assert all(torch.equal(weights[name], same[name]) for name in weights)
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on(tmp_path, monkeypatch):
     """What ended is not tried again, and the outcome is that of a search that was not killed."""
     whole = run_of(tmp_path / "whole")

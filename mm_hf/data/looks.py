@@ -17,6 +17,7 @@ from .file_columns import is_file
 
 
 # What a column can be beside what a modality's reader says, and is left out for.
+ENOUGH_ROWS = 50  # of which numbers that leave few out are no accident
 LEFT_OUT = ("id", "constant", "empty", "url", "unreadable", "partial")
 MOST = 0.9  # share of the values that a rule has to fit: the others are bad rows
 ALMOST_ALL = 0.98  # share of distinct values above which a column tells rows apart
@@ -178,6 +179,14 @@ class ColumnSample:
             return False
         steps = whole - np.asarray(self.places)
         return bool((steps == steps[0]).all()) and (steps[0] in (0, 1) or self.is_called_id)
+
+    @property
+    def number_the_rows(self) -> bool:
+        """Whether whole numbers come once each and leave few out: those of rows that were shuffled or drawn."""
+        whole = self.whole
+        if whole is None or not self.unique or (self.distinct or 0) < ENOUGH_ROWS:
+            return False
+        return int(whole.max()) - int(whole.min()) < 2 * int(self.distinct or 0)
 
     @property
     def is_called_id(self) -> bool:

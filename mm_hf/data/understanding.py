@@ -307,6 +307,9 @@ def reason_of_id(sample: ColumnSample) -> str:
         return f"each value once, as {sample.values[0]!r:.30}: a name of the row"
     if sample.whole is not None and sample.is_called_id:
         return "each whole number once, and its name says that it tells rows apart"
+    if sample.whole is not None and sample.number_the_rows:
+        low, high = sample.span()
+        return f"each whole number once, and most of those from {low} to {high}: it numbers the rows"
     return ""
 
 

@@ -3,6 +3,7 @@
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -151,7 +152,8 @@ def seconds_of_a_step(run: Run, size: int) -> tuple[float, float]:
     """Seconds to load a row, and to encode what is not kept of it, and of forward and backward of a batch of some rows
     above what is encoded. Weights, gradients and random numbers stay as they are."""
     model, training = run.model, run.model.training
-    model.train()
+    model.eval()  # no dropout: the same work, without random numbers
+    asked = {"return_loss": True} if "return_loss" in signature(model.forward).parameters else {}
     try:
         with torch.random.fork_rng(devices=[]):
             first_batch(run)  # warms up
@@ -175,7 +177,7 @@ def seconds_of_a_step(run: Run, size: int) -> tuple[float, float]:
             seconds = 0.0
             for _ in range(2):  # the first one warms up
                 began = time.perf_counter()
-                model(encoder_states=states, **batch).loss.backward()
+                model(encoder_states=states, **batch, **asked).loss.backward()
                 seconds = time.perf_counter() - began
     finally:
         model.zero_grad(set_to_none=True)

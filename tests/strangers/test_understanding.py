@@ -120,6 +120,9 @@ def column(values, name="column") -> str:
         ("mail", [f"a{place}@b.org" for place in range(40)], "id"),
         ("user", [place % 19 + 1 for place in range(40)], "category"),
         ("code_points", [place % 3 for place in range(40)], "number"),
+        ("house", [place * 37 % 101 + 1 for place in range(80)], "id"),  # shuffled, and some are in other parts
+        ("area", [place * 37 % 101 * 9 for place in range(80)], "number"),
+        ("age", [place * 7 % 31 for place in range(20)], "number"),
         ("flag", [True, False] * 20, "category"),
         ("when", list(pd.date_range("2024-01-01", periods=40)), "date"),
         ("when", [f"{place % 28 + 1} March 2024" for place in range(40)], "date"),

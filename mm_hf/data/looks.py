@@ -19,7 +19,7 @@ from .file_columns import is_file
 # What a column can be beside what a modality's reader says, and is left out for.
 ENOUGH_ROWS = 50  # of which numbers that leave few out are no accident
 LEFT_OUT = ("id", "constant", "empty", "url", "unreadable", "partial")
-MOST = 0.9  # share of the values that a rule has to fit: the others are bad rows
+MOST = 0.95  # share of the values that a rule has to fit, as for the columns of a table: the others are bad rows
 ALMOST_ALL = 0.98  # share of distinct values above which a column tells rows apart
 FOLDERS = 2000  # that are looked into for files of which a column has the names alone
 HEADERS = 8  # files of a column whose first bytes are looked at
@@ -31,7 +31,7 @@ CODE_DIGITS = 5  # whole numbers of one length, from so many digits on, may be c
 URL = re.compile(r"(https?|ftp|s3|gs)://\S+", re.IGNORECASE)
 # Dates as people and programs write them; the whole cell has to be one.
 DAY = r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d{1,2}\.? ?[^\W\d]{3,9}\.?,? \d{4}"
-DAY += r"|[^\W\d]{3,9}\.? \d{1,2},? \d{4})"
+DAY += r"|[^\W\d]{3,9}\.? \d{1,2},? \d{4}|(0?[1-9]|[12]\d|3[01])\.(0[1-9]|1[0-2])\.\d{2})"
 CLOCK = r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[AaPp]\.?[Mm]\.?)?( ?(Z|UTC|[+-]\d{2}:?\d{2}))?"
 DATE = re.compile(rf"{DAY}([T ,]+{CLOCK})?")
 COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?")  # 1.402,15: dots part thousands, and a comma the decimals
@@ -157,6 +157,16 @@ class ColumnSample:
         return self.are_texts and self.share(lambda value: read_number(value) or is_written_number(value)) >= MOST
 
     @property
+    def are_amounts(self) -> bool:
+        """Whether they are numbers with a unit, a sign of money or blanks, as "1 234,50" or "12.5 kg", which nothing
+        here reads."""
+        if not self.are_texts or self.numbers is not None or self.are_dates:
+            return False
+        if (self.distinct or 0) < max(SOME_AMOUNTS, MANY_AMOUNTS * self.present):
+            return False
+        return self.share(lambda value: AMOUNT.fullmatch(value.strip()) and not is_code(value)) >= MOST
+
+    @property
     def are_truths(self) -> bool:
         """Whether they are true and false."""
         truths = {"true", "false"}
@@ -250,21 +260,33 @@ class ColumnSample:
         paths = [value for value in map(path_of, self.values) if value and Path(value).suffix]
         if self.root is None or len(paths) < MOST * self.count or not paths:
             return None
-        root = self.root
+        root, others = self.root, []
         files = [path for path in paths if is_file(path, root)]
         if not files and (places := holding(self.folders(root), paths)):
-            root = places[0]
+            root, *others = places
             files = [path for path in paths if is_file(path, root)]
         heads = [head_of(os.path.join(root, path)) for path in files[:HEADERS]]
         if 2 * len(files) <= len(paths) or 2 * sum(map(fits, heads)) <= len(heads):
             return None
         where = "that are there" if root == self.root else f"in {os.path.relpath(root, self.root)}"
+        if others:  # other files may have the same names
+            where += (
+                f", and {os.path.relpath(others[0], self.root)} has such names too: --data_root names the right one"
+            )
         why = f"{len(files):,} of {len(paths):,} cells name {what} {where}"
         return why, None if root == self.root else root
 
     def names_missing_files(self, suffixes: Callable[[str], bool]) -> bool:
         """Whether the values are names of files, by their endings, and no such file is to be had."""
         return self.are_texts and self.share(lambda value: suffixes(Path(value).suffix.lower())) >= MOST
+
+
+# A sign or code of money, a number, a sign or unit.
+AMOUNT = re.compile(
+    r"(?:[A-Z]{3}\s)?[^\w\s]{0,2}\s?(?:\d{1,3}(?:[.,'\u2019\s]\d{3})+|\d+)(?:[.,]\d+)?"
+    r"(?:\s?[^\w\s]{1,3}|\s?[A-Za-z]{2,4}\.?|\s[A-Za-z])?"
+)
+SOME_AMOUNTS, MANY_AMOUNTS = 10, 0.3  # distinct ones, and their share, below which such texts are categories
 
 
 def read_comma(text: str) -> float | None:

@@ -196,7 +196,7 @@ def understand(
         FileNotFoundError: there is no such data set.
     """
     sample = sample_columns(dataset, data_root)
-    labels = listed(label)
+    labels = [str(name) for name in listed(label if isinstance(label, (str, list, type(None))) else str(label))]
     parts = dict(named or {})
     for wanted in (*labels, *ignore, *parts):
         if wanted not in sample.columns:
@@ -287,6 +287,9 @@ def judge(sample: ColumnSample, lacking: Collection[str] = ()) -> UnderstoodColu
         )
     if why := reason_of_id(sample):
         return UnderstoodColumn(name, "id", why)
+    if sample.are_amounts:
+        why = f"numbers with signs or units, such as {sample.values[0]!r:.30}: write them as 1234.5 to have them read"
+        return UnderstoodColumn(name, "unreadable", why)
     if best is None:
         return UnderstoodColumn(name, "unreadable", f"no modality reads {sample.values[0]!r:.30}")
     return understood(name, best)

@@ -93,7 +93,7 @@ def compare(
 
     Returns:
         for each floor `floor`, `metric`, `score` (None where it is not defined), `value`, `better` ("higher" or
-        "lower"), `beaten`: whether the score is better than the floor, by however little; `constant`: whether the
+        "lower"), `beaten`: whether the score is better than the floor, by more than rounding; `constant`: whether the
         floor looks at no row; `in_interval`: whether the floor lies within the interval of the score, None where
         there is none.
     """
@@ -112,7 +112,9 @@ def compare(
                 "score": score,
                 "value": value,
                 "better": "lower" if lower else "higher",
-                "beaten": score is not None and (score < value if lower else score > value),
+                "beaten": score is not None
+                and (score < value if lower else score > value)
+                and not math.isclose(score, value, rel_tol=1e-6),
                 "constant": constant_of(floor) is not None,
                 "in_interval": None if low is None or high is None else low <= value <= high,
             }
@@ -146,7 +148,11 @@ def verdict(comparisons: list[dict[str, Any]]) -> str:
     elif constants:
         sentences.append(f"This model beats the constant guess: {in_words(constants[0])}.")
     if missed_others := [entry for entry in others if not is_beaten(entry)]:
-        sentences.append(f"It does NOT beat {'; '.join(map(in_words, missed_others))}.")
+        behind, ahead = ([entry for entry in missed_others if entry["beaten"] is beaten] for beaten in (False, True))
+        if behind:
+            sentences.append(f"It does NOT beat {'; '.join(map(in_words, behind))}.")
+        if ahead:
+            sentences.append(f"It is ahead, but NOT beyond what chance may do, of {'; '.join(map(in_words, ahead))}.")
     elif others:
         nearest = min(others, key=lambda entry: abs(entry["score"] - entry["value"]))
         sentences.append(f"It beats every other floor, of which the nearest is {in_words(nearest)}.")

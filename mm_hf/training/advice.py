@@ -142,9 +142,10 @@ def say_estimate(run: Run):
     epochs = (
         args.max_steps * args.gradient_accumulation_steps / batches if args.max_steps > 0 else args.num_train_epochs
     )
+    quicker = "" if args.preset == "fast" else "--preset fast, "
     run.say(
         f"timed on {ROWS} rows: an epoch of {batches:,} batches takes about {duration(epoch)}, and {epochs:g} of them "
-        f"{duration(epochs * epoch)}; measuring comes on top. Quicker: --preset fast, --max_train_seconds 300."
+        f"{duration(epochs * epoch)}; measuring comes on top. Quicker: {quicker}--max_train_seconds 300."
     )
 
 
@@ -152,6 +153,8 @@ def seconds_of_a_step(run: Run, size: int) -> tuple[float, float]:
     """Seconds to load a row, and to encode what is not kept of it, and of forward and backward of a batch of some rows
     above what is encoded. Weights, gradients and random numbers stay as they are."""
     model, training = run.model, run.model.training
+    warned = set(model.base_model.warned_of)  # of states without a gradient: here they are meant to have none
+    model.base_model.warned_of |= set(model.config.modalities)
     model.eval()  # no dropout: the same work, without random numbers
     asked = {"return_loss": True} if "return_loss" in signature(model.forward).parameters else {}
     try:
@@ -180,6 +183,7 @@ def seconds_of_a_step(run: Run, size: int) -> tuple[float, float]:
                 model(encoder_states=states, **batch, **asked).loss.backward()
                 seconds = time.perf_counter() - began
     finally:
+        model.base_model.warned_of = warned
         model.zero_grad(set_to_none=True)
         model.train(training)
     return encoding, seconds

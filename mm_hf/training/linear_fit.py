@@ -46,8 +46,8 @@ def fit_linear(
     for name, encoder in model.base_model.encoders.items():
         if (reason := reader_of(name).line_refused(encoder)) is not None:
             raise ValueError(
-                f"fusion {LINEAR} cannot keep the {name} columns: {reason}, which no encoder of a checkpoint gives. "
-                "Leave them out, or take another fusion, such as concat; the floor `linear` stands beside it."
+                f"fusion {LINEAR} cannot keep the {name} columns: {reason}, which no line can be written into. Leave "
+                "them out, or take another fusion, such as concat; the floor `linear` stands beside it."
             )
     run.say("fitting: a straight line, without steps")
     floor = measure_line(run, model, collator)

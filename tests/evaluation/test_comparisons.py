@@ -168,3 +168,8 @@ def test_the_card_says_it(problem_types, metric, floor, says, beaten):
 
 def test_floors_that_look_at_no_row():
     assert {"majority", "mean", "mae_of_median", "chance_mean_recall"} <= set(CONSTANTS)
+
+
+def test_what_is_alike_but_for_rounding_is_not_beaten():
+    (row,) = compare({"rmse": 3.0729997}, [("mean", "rmse", 3.073)])
+    assert row["beaten"] is False

@@ -1,6 +1,8 @@
 """Linear models on real rows that scikit-learn brings: they are those of a pipeline written by hand, and validation
 alone chooses their strength."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from mm_hf.data.modalities import reader_of
 from mm_hf.evaluation import compare, retrieval_metrics, verdict
 from mm_hf.evaluation.comparisons import is_beaten, what_to_try
 from mm_hf.evaluation.linear import (
@@ -228,7 +231,7 @@ def test_words_when_a_line_does_as_well():
     for found in (close, worse):
         assert not is_beaten(found)
         words = verdict([found])
-        assert "does NOT beat" in words
+        assert ("NOT beyond" if found is close else "does NOT beat") in words
         assert "a straight line" in words
         assert f"{found['value']:.4f}" in words
         assert "--fusion linear" in words.rpartition("To try")[2]
@@ -238,3 +241,11 @@ def test_words_when_a_line_does_as_well():
     assert "more rows" in what_to_try([{"floor": "price_linear", "constant": False}])
     assert "learning rate" in what_to_try([{"floor": "majority", "constant": True}])
     assert what_to_try([]) == ""
+
+
+def test_no_line_is_written_into_dates():
+    """Their parts share a token."""
+    config = SimpleNamespace(date_sizes=[5])
+    assert "dates" in reader_of("tabular").line_refused(SimpleNamespace(config=config))
+    config.date_sizes = None
+    assert reader_of("tabular").line_refused(SimpleNamespace(config=config)) is None

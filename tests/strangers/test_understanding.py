@@ -123,6 +123,16 @@ def column(values, name="column") -> str:
         ("house", [place * 37 % 101 + 1 for place in range(80)], "id"),  # shuffled, and some are in other parts
         ("area", [place * 37 % 101 * 9 for place in range(80)], "number"),
         ("age", [place * 7 % 31 for place in range(20)], "number"),
+        (
+            "turnover",
+            [f"1 {100 + place * 7},50" for place in range(40)],
+            "unreadable",
+        ),  # said, and not taken for texts
+        ("spent", [f"${place * 31}.29" for place in range(40)], "unreadable"),
+        ("weight", [f"{place}.5 kg" for place in range(40)], "unreadable"),
+        ("machine", [f"M{place % 12}" for place in range(40)], "category"),
+        ("day", [f"{place % 28 + 1:02d}.02.{place % 3 + 22}" for place in range(40)], "date"),
+        ("mostly", [f"{place}.5" if place % 8 else "unknown" for place in range(40)], "category"),  # as a table has it
         ("flag", [True, False] * 20, "category"),
         ("when", list(pd.date_range("2024-01-01", periods=40)), "date"),
         ("when", [f"{place % 28 + 1} March 2024" for place in range(40)], "date"),

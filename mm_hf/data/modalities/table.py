@@ -75,6 +75,10 @@ class TableReader(ModalityReader):
         """The columns themselves, see `table_features`."""
         return table_features(items)
 
+    def line_refused(self, encoder):
+        """The parts of a date share a token, which no line writes yet."""
+        return "it has dates, whose parts share one token" if encoder.config.date_sizes else None
+
     def write_line(self, model, places):
         """See `write_table`."""
         write_table(model, self.name, places)

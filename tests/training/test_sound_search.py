@@ -53,6 +53,7 @@ def recipe(encoders, dataset, tmp_path_factory):
         "fusion_hidden_size": 64,
         "fusion_layers": 1,
         "projection_dim": 32,
+        "matching_weight": 1.0,  # without a GPU it is off where nobody asks
         "freeze_encoders": True,
         "learning_rate": 3e-3,
         "max_steps": 40,

@@ -137,7 +137,10 @@ def test_two_processes_learn_as_one(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"audio_encoder": None, "audio_column": None, "max_audio_seconds": None}, "column"),
+        (
+            {"audio_encoder": None, "audio_column": None, "max_audio_seconds": None, "understand_columns": False},
+            "column",
+        ),
         ({"num_beams": 4}, "num_beams does not go with ctc"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor does not go with ctc"),
         ({"decoder": "minilm"}, "decoder is 'minilm', but only the task generation has a decoder"),

@@ -80,6 +80,7 @@ def arguments(encoders: Path, dataset: Path, output_dir: Path, **keys) -> list[s
         "output_dir": output_dir,
         "floors": "false",
         "report_to": "none",
+        "max_train_seconds": 86_400,  # not the recipe's minutes: a busy machine would end a run sooner than another
         **keys,
     }
     recipe = str(REPOSITORY / "training/recipes/easy_vqa.yaml")

@@ -21,7 +21,7 @@ from ..models.vision import Vision
 from ..nonfinite import check_finite
 from .build import merge_adapters
 from .evaluator import Evaluator, OtherPictures, evaluate, report_of
-from .folds import best_step, keep_out_of_fold, measure_folds
+from .folds import best_on_validation, best_step, keep_out_of_fold, measure_folds
 from .line_answers import keep_answers
 from .linear_floor import linear_floor
 from .provenance import origin
@@ -86,6 +86,8 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
         if comparison["floor"] == LINE and paired is not None:
             comparison |= paired
     results["verdict"] = verdict(results["comparisons"])
+    if best := best_on_validation(run, history):
+        results["validation"] = {"metric": run.first_metric(), "score": best[1], "step": best[0]}
     if run.data_args.fold:
         results["best_step"] = best_step(run, history)
     leave(run, results, run.splits, predictions.logits, history)

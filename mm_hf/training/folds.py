@@ -67,13 +67,18 @@ def results_of(output_dir: Path, count: int) -> list[dict[str, Any]]:
     return [read_json(output_dir / FOLD.format(number) / "results.json") for number in range(1, count + 1)]
 
 
-def best_step(run: Run, history: dict[str, list]) -> int:
-    """After how many steps a run was best on validation."""
+def best_on_validation(run: Run, history: dict[str, list]) -> tuple[int, float] | None:
+    """The step and the score of the weights that were best on validation; None where none was measured."""
     points = [(step, score) for step, score in history.get("validation", []) if math.isfinite(score)]
-    if not points:
-        return max((step for values in history.values() for step, _ in values), default=1)
     sign = -1 if lower_is_better(run.first_metric()) else 1
-    return max(points, key=lambda point: sign * point[1])[0]
+    return max(points, key=lambda point: sign * point[1], default=None)
+
+
+def best_step(run: Run, history: dict[str, list]) -> int:
+    """After how many steps a run was best on validation; where none was measured, its last step."""
+    if best := best_on_validation(run, history):
+        return best[0]
+    return max((step for values in history.values() for step, _ in values), default=1)
 
 
 def keep_out_of_fold(run: Run, predictions: Predictions):

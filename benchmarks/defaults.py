@@ -1,0 +1,184 @@
+"""What a stranger gets who gives rows and no setting: the defaults beside `--fusion auto`, concat, a straight line,
+and each modality alone, on seven data sets. Writes the table of docs/guide.md.
+
+    python benchmarks/defaults.py                                  # what the JSON does not have, seed 0
+    python benchmarks/defaults.py --data houses openmoji_category --seeds 0 1 2
+    python benchmarks/defaults.py --every_setting --data houses --seeds 0 1 2    # all eighteen settings of the search
+    python benchmarks/defaults.py --write_table                    # Markdown of what is there, run nothing
+
+Columns are named as the recipes name them, encoders by MM_HF_ENCODERS, all else is left to the package. Each setting
+is a process of its own on one thread. Features of encoders are kept on disk: a run of one step encodes first, and a
+second one tells what a start costs. The table's CPU seconds are those of a process without that start, and without
+floors.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from mm_hf.training.presets import FROZEN_RATE
+from mm_hf.training.provenance import commit_or_version
+from mm_hf.training.run_folder import write_json
+from mm_hf.training.search_fusions import RATES, TRIED
+
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORT = ROOT / "benchmarks/results/defaults.json"
+RUNS = ROOT / "runs/defaults"
+TABLE_OF_MOVIELENS = ["user", "movie", "age", "gender", "occupation", "year"]
+TABLE_OF_MOVIELENS += ["user_mean", "user_count", "movie_mean", "movie_count"]
+DATA: dict[str, list[str]] = {
+    "openmoji_category": ["data/openmoji", "--image_column", "image", "--text_column", "name", "--label", "category"],
+    "clothing_reviews": [
+        *("data/clothing_reviews", "--text_column", "text", "--category_columns", "clothing_id", "--label", "rating"),
+        *("--table_columns", "age", "feedback", "division", "department", "class", "clothing_id", "recommended"),
+    ],
+    "movielens": [
+        *("data/movielens", "--text_column", "text", "--table_columns", *TABLE_OF_MOVIELENS),
+        *("--category_columns", "user", "movie", "--label", "rating", "--problem_type", "regression"),
+    ],
+    "smart_home": [
+        *("data/smart_home", "--audio_column", "audio", "--table_columns", "level", "mode", "window"),
+        *("--max_audio_seconds", "2", "--label", "action"),
+    ],
+    "spoken_digits": ["data/fsdd", "--audio_column", "audio", "--max_audio_seconds", "2", "--label", "digit"],
+    "houses": [
+        *("data/houses", "--image_column", "frontal", "bedroom", "bathroom", "kitchen", "--label", "log_price"),
+        *("--table_columns", "bedrooms", "bathrooms", "area", "zip"),
+    ],
+    "easy_vqa": [
+        *("data/easy_vqa", "--image_column", "image", "--image_id_column", "image_id", "--text_column", "question"),
+        *("--label", "answer"),
+    ],
+}
+SETTINGS: dict[str, list[str]] = {
+    "default": ["--floors", "false"],
+    # The same once more. Models of one modality get the whole budget, as the model of all has it.
+    "floors": ["--floor_budget", "1"],
+    "auto": ["--fusion", "auto", "--floors", "false"],
+    "concat": ["--fusion", "concat", "--floors", "false"],
+    "linear": ["--fusion", "linear", "--floors", "false"],
+}
+STEP = ["--max_steps", "1", "--floors", "false"]
+
+
+def train(words: list[str], folder: Path, seed: int) -> tuple[dict[str, Any], float]:
+    """One `mm_hf train`: its results, and the CPU seconds of the process."""
+    command = [sys.executable, "-m", "mm_hf", "train", *words, "--seed", str(seed), "--output_dir", str(folder)]
+    command += ["--overwrite_output_dir", "true", "--report_to", "none"]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folder}.log", "w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=subprocess.STDOUT
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(words)}: it failed, see {folder}.log")
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    shutil.rmtree(folder)
+    return results, usage.ru_utime + usage.ru_stime
+
+
+def scores_of(results: dict[str, Any]) -> dict[str, Any]:
+    """What a run says of its score, and of what the score is held against."""
+    metric, value = next(iter(results["metrics"].items()))
+    kept = {"metric": metric, "score": value, "floors": results["floors"], "validation": results.get("validation")}
+    lines = [line for line in results["comparisons"] if line["floor"] == "linear"]
+    search = results.get("fusion_search")
+    trials = {} if search is None else {"trials": search["trials"], "winner": search["winner"]}
+    return kept | {"against_linear": lines[0] if lines else None, "seconds": results["seconds"], **trials}
+
+
+def read_runs() -> list[dict[str, Any]]:
+    """All runs that were made."""
+    return json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else []
+
+
+def known(**key: Any) -> dict[str, Any] | None:
+    """The run of this key, where it was made."""
+    return next((run for run in read_runs() if key.items() <= run.items()), None)
+
+
+def run_once(data: str, setting: str, words: list[str], seed: int):
+    """Runs a setting, once."""
+    key = {"data": data, "setting": setting, "seed": seed}
+    if known(**key) is None:
+        folder = RUNS / f"{data}-{setting}-{seed}".replace(" ", "-")
+        results, seconds = train([*DATA[data], *words], folder, seed)
+        run = {**key, **scores_of(results), "cpu_seconds": round(seconds, 1), "commit": commit_or_version()}
+        write_json(REPORT, [*read_runs(), run])
+        print(f"{data}, {setting}, seed {seed}: {run['metric']} {run['score']:.4f}, {seconds:.0f} CPU s", flush=True)
+
+
+def every_setting() -> dict[str, list[str]]:
+    """All settings of a search."""
+    rates = [rate * FROZEN_RATE for rate in RATES]
+    return {
+        f"{fusion} {rate:g}": ["--fusion", fusion, "--learning_rate", str(rate), "--floors", "false"]
+        for fusion in TRIED
+        for rate in rates
+    }
+
+
+def cells(data: str, runs: list[dict[str, Any]]) -> list[str]:
+    """The row of a data set."""
+
+    def of(setting: str) -> str:
+        some = [run for run in runs if run["setting"] == setting]
+        started = mean(run["cpu_seconds"] for run in runs if run["setting"] == "start")
+        seconds = mean(run["cpu_seconds"] for run in some) - started if some else 0
+        return f"{mean(run['score'] for run in some):.3f} ({max(seconds, 0):.0f})" if some else ""
+
+    default = [run for run in runs if run["setting"] == "floors"]
+    alone = [name for name in default[0]["floors"] if name.endswith("_only")]
+    others = ", ".join(
+        f"{name.removesuffix('_only')} {mean(run['floors'][name] for run in default):.3f}" for name in alone
+    )
+    encoding = next(run["cpu_seconds"] for run in runs if run["setting"] == "encode")
+    chosen = ", ".join(dict.fromkeys(run["winner"]["fusion"] for run in runs if run["setting"] == "auto"))
+    against = default[0]["against_linear"] or {}
+    beats = {True: "beyond the interval", False: "within the interval", None: ""}[against.get("beats")]
+    return [
+        *(f"{data}, {default[0]['metric']}", of("default"), of("auto") + (f", {chosen}" if chosen else "")),
+        *(of("concat"), of("linear"), others, beats, f"{encoding:.0f}"),
+    ]
+
+
+def markdown(runs: list[dict[str, Any]]) -> str:
+    """The table: a row a data set, the mean over the seeds, in brackets the CPU seconds."""
+    names = ["data", "default", "`--fusion auto`", "concat", "linear", "each alone", "ahead of linear", "encoding"]
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    for data in DATA:
+        some = [run for run in runs if run["data"] == data]
+        if any(run["setting"] == "floors" for run in some):
+            lines.append(f"| {' | '.join(cells(data, some))} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA), help="left out, all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="left out, 0")
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), help="left out, all")
+    parser.add_argument("--every_setting", action="store_true", help="also all that --fusion auto tries, to the end")
+    parser.add_argument("--write_table", action="store_true", help="print the table of what is there, run nothing")
+    arguments = parser.parse_args()
+    for data in arguments.data if not arguments.write_table else []:
+        run_once(data, "encode", STEP, 0)
+        run_once(data, "start", STEP, 0)
+        for seed in arguments.seeds:
+            settings = {name: SETTINGS[name] for name in arguments.settings}
+            settings |= every_setting() if arguments.every_setting else {}
+            for name, words in settings.items():
+                run_once(data, name, words, seed)
+    print(markdown(read_runs()))
+
+
+if __name__ == "__main__":
+    main()

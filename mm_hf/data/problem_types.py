@@ -38,7 +38,7 @@ def labels_of(
     gaps becomes one in a CSV. Digits with leading zeros ("00501") are names, and so are strings of digits where
     nothing else stands among them. Strings are numbers but for a few where at most one in twenty is something else
     (`are_numbers`): one word in a column of prices is a bad row. Numbers formatted for people ("1,234", "12 %", "$5")
-    are refused where they are not few. Looks at every label of train, and of the parts that `load_splits` cut from it:
+    are refused where they are not few, and `load_splits` has not read them. Looks at every label of train, and of the parts that `load_splits` cut from it:
     a rare class may have gone there with all its rows. A stream is read once for it, unless its features tell.
 
     Args:

@@ -244,12 +244,10 @@ def judge_label(sample: ColumnSample) -> UnderstoodColumn:
     whole, distinct = sample.whole, sample.distinct or 0
     if whole is None or distinct <= 2 or sample.has_codes or hasattr(sample.feature, "names"):
         return UnderstoodColumn(sample.name, "label", "what is to be predicted")
-    low, high = (f"{number:,.0f}" for number in (whole.min(), whole.max()))
     numbers, classes = (problem_type_of(kind) for kind in (NUMBERS, CLASSES))
+    why = f"{distinct:,} whole numbers from {sample.span()}{f', in {sample.unit}' if sample.unit else ''}"
     if distinct > MOST_CLASSES and not sample.are_codes:
-        why = f"{distinct:,} whole numbers from {low} to {high} (else: --problem_type {classes})"
-        return UnderstoodColumn(sample.name, AMOUNTS, why)
-    why = f"{distinct:,} whole numbers from {low} to {high}"
+        return UnderstoodColumn(sample.name, AMOUNTS, f"{why} (else: --problem_type {classes})")
     return UnderstoodColumn(sample.name, "label: classes", f"{why} (else: --problem_type {numbers})")
 
 
@@ -302,17 +300,16 @@ def understood(name: str, seen: Evidence) -> UnderstoodColumn:
 
 def reason_of_id(sample: ColumnSample) -> str:
     """Why a column only tells the rows apart; empty where it does not."""
-    if sample.count_the_rows:
+    if sample.count_the_rows and not sample.unit:
         return "it counts the rows"
-    if not sample.unique or sample.are_dates:
+    if not sample.unique or sample.are_dates or sample.unit:
         return ""
     if sample.has_codes or (sample.are_code_like and sample.numbers is None):
         return f"each value once, as {sample.values[0]!r:.30}: a name of the row"
     if sample.whole is not None and sample.is_called_id:
         return "each whole number once, and its name says that it tells rows apart"
     if sample.whole is not None and sample.number_the_rows:
-        low, high = sample.span()
-        return f"each whole number once, and most of those from {low} to {high}: it numbers the rows"
+        return f"each whole number once, and most of those from {sample.span()}: it numbers the rows"
     return ""
 
 

@@ -24,7 +24,7 @@ from .dates import ISO, DateColumn, format_of_dates, is_date, read_date
 from .finite import (
     FARTHEST,
     LARGEST,
-    MARKED,
+    MARKS,
     are_numbers,
     by_number,
     is_blank,
@@ -54,7 +54,8 @@ class TableSchema:
         as_written: categories of digits are told apart as they are written ("007" is not "7"); False, as schemas of
             before have it: a value that is not known is looked up by its number.
         dates: by column of dates or times how they are written and what they are like, see `DateColumn`.
-        marks: by column of numbers that are formatted for people what begins their decimals, "," or ".".
+        marks: by column of numbers that are formatted for people what begins their decimals, "," or ".", and behind it
+            the sign of their unit, as ".%", see `read_marked`.
     """
 
     numerical: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -114,10 +115,10 @@ class TableSchema:
                 twice = next(value for value, count in Counter(values).items() if count > 1)
                 raise ValueError(f"table_schema: column {name!r:.80} has the category {twice!r:.80} more than once.")
         for name, mark in self.marks.items():
-            if name not in self.numerical or mark not in MARKED:
+            if name not in self.numerical or mark not in MARKS:
                 raise ValueError(
                     f"table_schema: marks has {shown(mark)} for {name!r:.80}; needed is a column of numbers "
-                    f"({list(self.numerical)}) and one of {list(MARKED)}."
+                    f"({list(self.numerical)}) and one of {list(MARKS)}."
                 )
         if self.farthest is not None and not (has_finite([self.farthest]) and self.farthest > 0):
             raise ValueError(f"table_schema: farthest must be a number above 0 or None, got {shown(self.farthest)}.")
@@ -159,7 +160,7 @@ class TableSchema:
         A column is one of numbers where its values are numbers, or texts that spell them, but for one in twenty or a
         single one: those are bad. Strings of digits alone are categories, and so are digits with leading zeros.
         Numbers that are formatted for people ("1.402,15") are numbers where some value tells what begins their
-        decimals. Dates and times, by their type or as texts that spell them, are dates, but for as many bad ones.
+        decimals, and so are those of one unit ("12 %", "$5"). Dates and times, by their type or as texts that spell them, are dates, but for as many bad ones.
 
         Args:
             table: by column the values of the training rows; None, NaN and empty texts are missing.

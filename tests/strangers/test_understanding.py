@@ -123,12 +123,10 @@ def column(values, name="column") -> str:
         ("house", [place * 37 % 101 + 1 for place in range(80)], "id"),  # shuffled, and some are in other parts
         ("area", [place * 37 % 101 * 9 for place in range(80)], "number"),
         ("age", [place * 7 % 31 for place in range(20)], "number"),
-        (
-            "turnover",
-            [f"1 {100 + place * 7},50" for place in range(40)],
-            "unreadable",
-        ),  # said, and not taken for texts
-        ("spent", [f"${place * 31}.29" for place in range(40)], "unreadable"),
+        ("turnover", [f"1 {100 + place * 7},50" for place in range(40)], "number"),
+        ("spent", [f"${place * 31}.29" for place in range(40)], "number"),
+        ("share", [f"{place} %" for place in range(40)], "number"),
+        ("spent", [f"{'$€'[place % 2]}{place * 31}.29" for place in range(40)], "unreadable"),  # said, and no texts
         ("weight", [f"{place}.5 kg" for place in range(40)], "unreadable"),
         ("machine", [f"M{place % 12}" for place in range(40)], "category"),
         ("day", [f"{place % 28 + 1:02d}.02.{place % 3 + 22}" for place in range(40)], "date"),
@@ -146,6 +144,20 @@ def column(values, name="column") -> str:
 )
 def test_single_columns(name, values, role):
     assert column(values, name) == role
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([1951 + place * 3 % 60 for place in range(80)], "numbers from 1951 to 2010"),
+        ([12000 + place * 71 % 997 * 9 for place in range(80)], "numbers from 12,000 to 20,946"),
+        ([f"{place}.5%" for place in range(40)], "numbers from 0.5 to 39.5, in %"),
+        ([f"{place + 1},250" for place in range(40)], "numbers such as '1,250', whose decimals --decimal has to name"),
+    ],
+)
+def test_numbers_are_said_as_people_write_them(values, said):
+    (line,) = mm_hf.understand(pd.DataFrame({"column": values})).lines
+    assert line.why == said
 
 
 def test_many_whole_numbers_are_amounts_and_few_are_classes(tmp_path):

@@ -107,8 +107,8 @@ def test_many_classes_and_bytes_and_a_cut():
     )
     assert found["pictures"]["image"]["distinct"] is None
     lines = summary_lines(found)
-    assert any("150 classes, some have no row" in line for line in lines)
-    assert "and 130 more" in lines[-1]
+    assert any("150 classes" in line for line in lines)
+    assert any("and 130 more" in line for line in lines)
     assert len(lines) <= 25
     assert max(map(len, lines)) <= 120
 

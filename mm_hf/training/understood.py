@@ -96,7 +96,8 @@ def understand_columns(
         if seen.data_root is not None:
             folder = os.path.relpath(os.path.realpath(seen.data_root), data_root_of(data_args.source))
         understood = Understood(given, keys_of(seen, model_args, data_args), lines_of(seen), seen.suspicions, folder)
-        say(seen, data_args)
+        if data_args.fold in (None, 1):  # of cross-validation once, and not for each fold
+            say(seen, data_args)
     for key, value in understood.keys.items():
         setattr(data_args, key, value)
     keep_plain(data_args)

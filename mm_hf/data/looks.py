@@ -39,6 +39,7 @@ LONG, MANY_LONG = 4, 20  # words of a text that is long on average; more of thes
 EITHER = "either"  # the mark of numbers whose decimals nobody can know
 CODE_DIGITS = 5  # whole numbers of one length, from so many digits on, may be codes
 
+INDEX = re.compile(r"Unnamed: \d+(_level_\d+)?|__index_level_\d+__|level_\d+|index")  # as pandas names an index
 URL = re.compile(r"(https?|ftp|s3|gs)://\S+", re.IGNORECASE)
 # Dates as people and programs write them; the whole cell has to be one.
 DAY = r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d{1,2}\.? ?[^\W\d]{3,9}\.?,? \d{4}"
@@ -94,6 +95,7 @@ class ColumnSample:
         present: how many values `distinct` was counted over.
         feature: its type in `datasets`, where it has one.
         root: folder that its paths start from; None: there is none.
+        is_range: it is an index that counts, of a table of pandas.
     """
 
     name: str
@@ -105,6 +107,7 @@ class ColumnSample:
     present: int
     feature: Any = None
     root: str | None = None
+    is_range: bool = False
     folders: Callable[[str], list[str]] = field(default=lambda root: folders_below(root), repr=False)
 
     @property
@@ -220,6 +223,22 @@ class ColumnSample:
             return False
         steps = whole - np.asarray(self.places)
         return bool((steps == steps[0]).all()) and (steps[0] in (0, 1) or self.is_called_id)
+
+    @property
+    def goes_up_evenly(self) -> bool:
+        """Whether they are whole numbers that go up by the same from row to row, over many rows, or are the index of a
+        table that does so."""
+        whole = self.whole
+        if whole is None or self.count < 3 or not (self.is_range or self.count >= ENOUGH_ROWS):
+            return False
+        steps, places = np.diff(whole), np.diff(self.places)
+        return bool((steps * places[0] == places * steps[0]).all() and steps[0] > 0)
+
+    @property
+    def is_index(self) -> bool:
+        """Whether it is the index that pandas writes: it has no name, or that which pandas gives it then, and tells
+        the rows apart."""
+        return not self.name or (INDEX.fullmatch(self.name) is not None and self.unique and self.whole is not None)
 
     @property
     def number_the_rows(self) -> bool:

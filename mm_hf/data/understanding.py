@@ -16,7 +16,7 @@ from .column_samples import PartSample, main_part, sample_columns
 from .looks import ColumnSample, Evidence
 from .modalities import READERS, reader_of_part
 from .rows import Columns, listed
-from .suspicions import gives_away, names_groups, own_values
+from .suspicions import gives_away, names_groups, own_values, spelled_alike
 
 
 FILE_TYPES = ("image", "video", Sound.name)  # how `mimetypes` calls them
@@ -217,12 +217,15 @@ def understand(
     targets = [judge_label(sample.columns[name]) for name in labels]
     lines = with_one_video(lines)
     return Understanding(
-        title, labels, lines, None if data_root else root, suspicions_of(lines, labels, sample), targets
+        title, labels, lines, None if data_root else root, suspicions_of(lines, targets, sample), targets
     )
 
 
-def suspicions_of(lines: list[UnderstoodColumn], labels: list[str], sample: PartSample) -> list[str]:
-    """What to look at in the columns that are read, see `suspicions`."""
+def suspicions_of(
+    lines: list[UnderstoodColumn], targets: list[UnderstoodColumn], sample: PartSample
+) -> list[str]:
+    """What to look at in the columns that are read, and in those of labels, see `suspicions`."""
+    labels = [target.name for target in targets]
     said: list[str | None] = []
     for line in lines:
         column, reader = sample.columns[line.name], reader_of_part(line.part)
@@ -230,7 +233,11 @@ def suspicions_of(lines: list[UnderstoodColumn], labels: list[str], sample: Part
             continue
         said += [own_values(column, line.role), names_groups(column, line.role)]
         if reader.one_item:
+            said += [spelled_alike(column, line.role)]
             said += [gives_away(sample.columns[label], column) for label in labels]
+    said += [
+        spelled_alike(sample.columns[target.name], "classes") for target in targets if target.role != AMOUNTS
+    ]
     return [line for line in said if line is not None]
 
 
@@ -268,8 +275,8 @@ def judge(sample: ColumnSample, lacking: Collection[str] = ()) -> UnderstoodColu
         return UnderstoodColumn(name, "partial", f"not in {', '.join(lacking)}")
     if not sample.count:
         return UnderstoodColumn(name, "empty", f"none of {sample.looked_at:,} cells has a value")
-    if not name:
-        return UnderstoodColumn(name, "id", "it has no name, as the index that pandas writes")
+    if sample.is_index:
+        return UnderstoodColumn(name, "id", "it has no name of its own, as the index that pandas writes")
     if sample.are_urls:
         return UnderstoodColumn(name, "url", "addresses: nothing is downloaded in training")
     evidence = [seen for reader in READERS.values() if (seen := reader.looks(sample)) is not None]
@@ -304,6 +311,8 @@ def reason_of_id(sample: ColumnSample) -> str:
         return "it counts the rows"
     if not sample.unique or sample.are_dates or sample.unit:
         return ""
+    if sample.goes_up_evenly:
+        return f"it goes up evenly from row to row, from {sample.span()}: it counts the rows"
     if sample.has_codes or (sample.are_code_like and sample.numbers is None):
         return f"each value once, as {sample.values[0]!r:.30}: a name of the row"
     if sample.whole is not None and sample.is_called_id:

@@ -5,7 +5,7 @@ losses and means are worked out."""
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 
 # Above, squares and sums of inputs overflow while they are standardised.
@@ -54,6 +54,11 @@ def is_written_number(text: str) -> bool:
     return read_number(text) is None and WRITTEN.fullmatch(text) is not None
 
 
+def is_number_of_people(text: str) -> bool:
+    """Whether a text is a number, plain or formatted for people."""
+    return read_number(text) is not None or is_written_number(text)
+
+
 def unit_in(text: str) -> str:
     """The sign of a unit or of money in a number that is formatted for people, as "%" in "12 %"; else empty."""
     signs = [letter for letter in text if letter in UNITS]
@@ -91,6 +96,23 @@ def unit_of(counts: Mapping[str, int]) -> str:
     plain = units.pop("", 0)
     unit, signed = next(iter(units.items())) if len(units) == 1 else ("", 0)
     return unit if signed > plain else ""
+
+
+class SeveralRefusedError(ValueError):
+    """What is refused of several columns: somebody mends all at once."""
+
+
+def together(refused: Sequence[ValueError]) -> ValueError:
+    """One error of those of several columns, a line each; one alone is itself."""
+    lines = list(dict.fromkeys(line for error in refused for line in lines_of(error)))
+    if len(lines) == 1:
+        return refused[0]
+    return SeveralRefusedError("\n".join([f"{len(lines)} columns cannot be read as they are:", *lines]))
+
+
+def lines_of(error: ValueError) -> list[str]:
+    """The refusals that an error holds, see `together`."""
+    return str(error).splitlines()[1:] if isinstance(error, SeveralRefusedError) else [f"  {error}"]
 
 
 def mark_of(name: str, counts: Mapping[str, int], asked: str | None = None) -> str | None:

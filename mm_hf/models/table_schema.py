@@ -33,6 +33,7 @@ from .finite import (
     mark_of,
     read_marked,
     read_number,
+    together,
 )
 from .names import did_you_mean
 
@@ -160,7 +161,8 @@ class TableSchema:
         A column is one of numbers where its values are numbers, or texts that spell them, but for one in twenty or a
         single one: those are bad. Strings of digits alone are categories, and so are digits with leading zeros.
         Numbers that are formatted for people ("1.402,15") are numbers where some value tells what begins their
-        decimals, and so are those of one unit ("12 %", "$5"). Dates and times, by their type or as texts that spell them, are dates, but for as many bad ones.
+        decimals, and so are those of one unit ("12 %", "$5"). Dates and times, by their type or as texts that spell
+        them, are dates, but for as many bad ones.
 
         Args:
             table: by column the values of the training rows; None, NaN and empty texts are missing.
@@ -184,7 +186,10 @@ class TableSchema:
             meant = did_you_mean(unknown[0], table)
             raise ValueError(f"Categories {unknown} are no columns of the table, which has {list(table)}.{meant}")
         schema: dict[str, dict[str, Any]] = {"numerical": {}, "categorical": {}, "dates": {}, "marks": {}}
-        for name, column in table.items():
+        refused: list[ValueError] = []
+
+        def learn(name: str, column: Sequence[Any]):
+            """What one column means."""
             if not as_before:
                 column = [None if is_blank(value) else value for value in column]
             values = [value for value in column if not is_missing(value)]
@@ -235,6 +240,14 @@ class TableSchema:
                     )
                 known = Counter(map(category, values))
                 schema["categorical"][name] = sorted(value for value, n in known.items() if n >= min_count)
+
+        for name, column in table.items():
+            try:
+                learn(name, column)
+            except ValueError as error:  # of all columns at once: somebody mends all of them
+                refused.append(error)
+        if refused:
+            raise together(refused)
         farthest = None if as_before else FARTHEST
         return cls(**schema, farthest=farthest, as_written=not as_before)
 

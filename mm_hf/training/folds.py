@@ -31,8 +31,8 @@ OUT_OF_FOLD, PREDICTIONS = "out_of_fold.safetensors", "predictions.jsonl"
 OF_TASK = "{} {}"  # the name of a tensor of one of several tasks
 CONFIDENCE = 0.95
 NOTE = (
-    "95 % by Student's t over the folds, cut where the metric ends (an accuracy at 0 and 1). They share training rows, so their scores are no independent draws, and the "
-    "interval may be too narrow (Bengio and Grandvalet 2004)."
+    "95 % by Student's t over the folds, cut where the metric ends (accuracy: at 0 and 1). They share training rows, "
+    "so their scores are no independent draws, and the interval may be too narrow (Bengio and Grandvalet 2004)."
 )
 
 

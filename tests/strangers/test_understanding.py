@@ -147,6 +147,21 @@ def test_single_columns(name, values, role):
 
 
 @pytest.mark.parametrize(
+    "frame",
+    [
+        pd.DataFrame({"y": [0, 1] * 10}, index=pd.RangeIndex(100, 140, 2, name="house")),
+        pd.DataFrame({"Unnamed: 0": [place * 37 % 101 for place in range(20)], "y": [0, 1] * 10}),
+        pd.DataFrame({"__index_level_0__": [3, 9, 4, 7], "y": [0, 1, 0, 1]}),
+        pd.DataFrame({"house": range(500, 800, 5), "y": [0, 1] * 30}),
+    ],
+    ids=["range", "unnamed", "parquet", "evenly"],
+)
+def test_an_index_is_an_id(frame):
+    (line,) = mm_hf.understand(frame, label="y").lines
+    assert line.role == "id"
+
+
+@pytest.mark.parametrize(
     ("values", "said"),
     [
         ([1951 + place * 3 % 60 for place in range(80)], "numbers from 1951 to 2008"),

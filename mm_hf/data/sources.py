@@ -147,9 +147,9 @@ def load_splits(
         shares = {part: fractions[part] for part in missing}
         whole = train.select_columns(kept).add_column(SOURCE_ROW, np.arange(len(train)))
         if time_column:
-            times = times_of(train, time_column, bad)
-            timed = ~np.isnan(times)
-            splits |= cut_by_time(whole.select(np.flatnonzero(timed)), times[timed], shares)
+            moments = times_of(train, time_column, bad)
+            timed = ~np.isnan(moments)
+            splits |= cut_by_time(whole.select(np.flatnonzero(timed)), moments[timed], shares)
         else:
             splits |= cut(whole, group_rows(train, columns, group_column), shares, seed)
     if fold is not None and fold[1] > 0:

@@ -12,6 +12,7 @@ from ..models.names import did_you_mean
 from ..models.series import Series
 from ..models.sound import Sound
 from ..models.tasks import CLASSES, NUMBERS, problem_type_of
+from .column_types import are_few
 from .column_samples import PartSample, main_part, sample_columns
 from .looks import ColumnSample, Evidence
 from .modalities import READERS, reader_of_part
@@ -250,7 +251,9 @@ def judge_label(sample: ColumnSample) -> UnderstoodColumn:
     """What a column of labels is, as far as somebody may think otherwise; `labels_of` has the last word."""
     whole, distinct = sample.whole, sample.distinct or 0
     if whole is None or distinct <= 2 or sample.has_codes or hasattr(sample.feature, "names"):
-        return UnderstoodColumn(sample.name, "label", "what is to be predicted")
+        of_unit = sample.unit and sample.numbers is not None and not are_few(distinct, sample.present)
+        why = f"numbers from {sample.span()}, in {sample.unit}" if of_unit else "what is to be predicted"
+        return UnderstoodColumn(sample.name, "label", why)
     numbers, classes = (problem_type_of(kind) for kind in (NUMBERS, CLASSES))
     why = f"{distinct:,} whole numbers from {sample.span()}{f', in {sample.unit}' if sample.unit else ''}"
     if distinct > MOST_CLASSES and not sample.are_codes:

@@ -14,7 +14,7 @@ RANGES = {
     **dict.fromkeys(("accuracy", "f1", "f1_micro", "f1_macro", "exact_match", "chrf", "mean_recall"), (0.0, 1.0)),
     **dict.fromkeys(LOWER_IS_BETTER, (0.0, math.inf)),
     **dict.fromkeys(("pearson", "spearman"), (-1.0, 1.0)),
-    **dict.fromkeys(("r2", "score"), (-math.inf, 1.0)),
+    "r2": (-math.inf, 1.0),
 }
 # The floors that look at no row, and how they are said; of several tasks with the name of the task before them.
 CONSTANTS = {
@@ -58,6 +58,10 @@ def lower_is_better(metric: str) -> bool:
 
 def range_of(metric: str) -> tuple[float, float]:
     """The least and the most that a metric can be; infinite where nobody knows."""
+    if metric == "score":  # of several tasks together, see `multi_task_metrics`
+        return -math.inf, 1.0
+    if "recall_at_" in metric:
+        return 0.0, 1.0
     ranges = (ends for name, ends in RANGES.items() if metric == name or metric.endswith(f"_{name}"))
     return next(ranges, (-math.inf, math.inf))
 

@@ -72,6 +72,9 @@ SYSTEMS = {
     "audio_text_retrieval": System("search of sounds by text, and of texts by sound", 60),
     "translate": System("picture + English name: the German name", 120),
     "sensors": System("LSTM over sensors: what somebody is doing", 60),
+    "houses_price": System("four photographs + table: log10 of a house's price", 180),
+    "flickr_retrieval": System("search of photographs by caption, and of captions by photograph", 600),
+    "flickr_captioning": System("a photograph's caption", 600),
 }
 
 
@@ -110,8 +113,10 @@ def row_of(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
         inputs["table"] = {name: row[name] for name in recipe["table_columns"] if row[name] is not None}
         inputs["table"] |= {name: classes[row[name]] for name, classes in names.items() if row[name] is not None}
     if recipe["image_column"]:
-        inputs["image"] = str(folder / "asked.png")
-        row[recipe["image_column"][0]].save(inputs["image"])
+        pictures = [str(folder / f"asked{place or ''}.png") for place in range(len(recipe["image_column"]))]
+        for column, file in zip(recipe["image_column"], pictures):
+            row[column].save(file)
+        inputs["image"] = pictures if len(pictures) > 1 else pictures[0]
     if recipe["series_column"]:
         inputs["series"] = row[recipe["series_column"]]
     if recipe["text_column"]:

@@ -48,6 +48,7 @@ VERBS = {
     "search": Verb("find pictures or sounds by texts, and texts by them", "mm_hf.commands.search", SEARCHING),
     "results": Verb("print the results of a run", "mm_hf.commands.results"),
     "recipes": Verb("list, show and copy the packaged recipes", "mm_hf.commands.recipes"),
+    "cache": Verb("where the features of frozen encoders are kept, and how large", "mm_hf.commands.cache"),
     "prepare": Verb("make the encoders and data that the recipes name", "mm_hf.commands.prepare"),
 }
 HELP = ("-h", "--help")

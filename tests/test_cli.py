@@ -11,10 +11,12 @@ from argparse import SUPPRESS
 from pathlib import Path
 
 import pytest
+from messages import says
 from torch import nn
 
 import mm_hf
 from mm_hf import cli
+from mm_hf.data.feature_store import FeatureStore
 from mm_hf.models.recurrent import RNNS
 from mm_hf.prepare import places
 from mm_hf.training import checks, default_encoders, open_run, provenance, recipe
@@ -511,3 +513,15 @@ def test_the_commit_of_somebody_elses_repository_is_never_ours(place, pyproject,
         assert provenance.commit_or_version().startswith(commit if is_root else "mm_hf ")
     finally:
         provenance.checkout.cache_clear()
+
+
+def test_the_cache_is_listed_and_cleared(run, tmp_path):
+    feature_set = FeatureStore(tmp_path).open({"encoder": "x"}, "vision mobilenet-v2")
+    (feature_set.folder / "one.safetensors").write_bytes(b"0" * 2_500_000)
+    said, _ = run("cache", "--cache_dir", tmp_path)
+    assert re.search(says(str(tmp_path), "1 set", "2.5 MB", "vision mobilenet-v2"), said)
+    folder = feature_set.folder
+    del feature_set  # nobody uses it
+    said, _ = run("cache", "--cache_dir", tmp_path, "--clear")
+    assert re.search(says("2.5 MB removed", "0 set"), said)
+    assert not folder.exists()

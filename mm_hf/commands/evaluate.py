@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,8 +53,9 @@ from ..training.exits import MEASURING, run_script
 from ..training.line_answers import kept_answers
 from ..training.provenance import origin
 from ..training.reopen import EvaluateArguments, GroupedColumns, open_checkpoint, parse_arguments
-from ..training.run_folder import write_json
+from ..training.run_folder import read_run_json, write_json
 from ..training.run_report import no_picture, picture_and_text, short_name
+from ..training.search_fusions import FILE as SEARCH
 
 
 Absent = Mapping[str, Collection[int] | None]  # see `MultimodalCollator`
@@ -290,6 +292,8 @@ def write_evaluation(
             "num_processes": run.world_size,
         },
     }
+    if (search := search_of(args.model)) is not None:
+        report["fusion_search"] = search
     report = rounded(report)
 
     staged = run.output_dir / ".writing"
@@ -308,6 +312,12 @@ def write_evaluation(
     print(f"\n{run.name}" if report["model_class"] == "MMFusionForMultiTask" else "", table(report, name), sep="")
     print(f"written: {run.output_dir / 'report.html'}")
     print(report["verdict"])  # last: what is to be remembered
+
+
+def search_of(model: str) -> dict[str, Any] | None:
+    """The search for a fusion that a run made (`--fusion auto`); None of a checkpoint that has none."""
+    file = Path(model) / SEARCH
+    return read_run_json(file) if file.exists() else None
 
 
 def facts(report: dict[str, Any]) -> dict[str, str]:

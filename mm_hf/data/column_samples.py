@@ -145,6 +145,7 @@ def sample_frame(frame: pd.DataFrame, root: str | None) -> PartSample:
             distinct.add(column)
         values = column.iloc[places].tolist()
         samples[str(name)] = sample_of(str(name), values, places, len(frame), distinct, None, root)
+        samples[str(name)].is_range = isinstance(index, pd.RangeIndex) and name == index.name
     return PartSample(samples, {"train": list(samples)})
 
 

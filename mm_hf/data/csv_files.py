@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets, load_dataset
 
-from ..models.finite import DIGITS, is_code, read_number
+from ..models.finite import DIGITS, is_code, read_number, together
 from .column_types import MAX_NUMBER_CLASSES, are_few
 from .files_read import Unreadable
 from .modalities import reader_of_part
@@ -240,14 +240,19 @@ def check_dots(cells: dict[str, Cells], files: dict[str, list[CsvFile]]):
     """Refuses numbers of which nobody can know whether a dot parts thousands or begins the decimals: in a file with
     semicolons, a column of numbers such as "1.160" beside whole numbers, and no other decimals."""
     parted = next((file.path for of_part in files.values() for file in of_part if file.options["sep"] == ";"), None)
+    refused: list[ValueError] = []
     for name, seen in cells.items():
         if parted and seen.dotted and seen.plain and not (seen.decimals or seen.words):
             whole = seen.dotted.replace(".", "")
-            raise Unreadable(
-                f"Column {name!r} of {parted}, whose cells are parted by semicolons, has {seen.dotted!r} beside whole "
-                f"numbers: is it {whole}, or {float(seen.dotted):g}? Write {whole}, or all numbers of the column with "
-                "three decimals, or say --decimal , or --decimal . (what begins the decimals)."
+            refused.append(
+                Unreadable(
+                    f"Column {name!r} of {parted}, whose cells are parted by semicolons, has {seen.dotted!r} beside "
+                    f"whole numbers: is it {whole}, or {float(seen.dotted):g}? Write {whole}, or all numbers of the "
+                    "column with three decimals, or say --decimal , or --decimal . (what begins the decimals)."
+                )
             )
+    if refused:
+        raise together(refused)
 
 
 def texts_in(paths: list[str], wanted: list[tuple[str, str]], as_text: Collection[str] = ()) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -12,7 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..models.finite import is_code, is_written_number, read_number
+from ..models.finite import (
+    AmbiguousNumbersError,
+    is_code,
+    is_written_number,
+    mark_of,
+    read_marked,
+    read_number,
+    unit_of,
+    without_unit,
+)
 from .file_columns import is_file
 
 
@@ -26,8 +36,10 @@ HEADERS = 8  # files of a column whose first bytes are looked at
 SEVERAL_WORDS = 0.3  # share of the texts with several words, from which on a column may be one of texts
 REPEATED = 0.2  # share of distinct texts, from which on short ones are no categories
 LONG, MANY_LONG = 4, 20  # words of a text that is long on average; more of these than so many are no categories
+EITHER = "either"  # the mark of numbers whose decimals nobody can know
 CODE_DIGITS = 5  # whole numbers of one length, from so many digits on, may be codes
 
+INDEX = re.compile(r"Unnamed: \d+(_level_\d+)?|__index_level_\d+__|level_\d+|index")  # as pandas names an index
 URL = re.compile(r"(https?|ftp|s3|gs)://\S+", re.IGNORECASE)
 # Dates as people and programs write them; the whole cell has to be one.
 DAY = r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d{1,2}\.? ?[^\W\d]{3,9}\.?,? \d{4}"
@@ -83,6 +95,7 @@ class ColumnSample:
         present: how many values `distinct` was counted over.
         feature: its type in `datasets`, where it has one.
         root: folder that its paths start from; None: there is none.
+        is_range: it is an index that counts, of a table of pandas.
     """
 
     name: str
@@ -94,6 +107,7 @@ class ColumnSample:
     present: int
     feature: Any = None
     root: str | None = None
+    is_range: bool = False
     folders: Callable[[str], list[str]] = field(default=lambda root: folders_below(root), repr=False)
 
     @property
@@ -121,9 +135,10 @@ class ColumnSample:
         if not self.values:
             return None
         if self.are_texts:
-            read = [read_number(value) for value in self.values]
-            if sum(number is not None for number in read) < MOST * self.count:
-                read = [read_comma(value) for value in self.values]
+            if self.either:
+                read = [read_comma(without_unit(value, self.unit)) for value in self.values]
+            else:
+                read = [read_marked(value, self.mark) for value in self.values]
         else:
             plain = (int, float, np.integer, np.floating)
             read = [
@@ -133,10 +148,29 @@ class ColumnSample:
         array = np.array([np.nan if number is None else number for number in read], dtype=float)
         return array if np.isfinite(array).sum() >= MOST * self.count else None
 
-    def span(self) -> tuple[str, str]:
-        """The smallest and the largest number, for people."""
+    @cached_property
+    def unit(self) -> str:
+        """The sign behind or before its numbers, as "%"; empty where they have none."""
+        return unit_of(Counter(self.values)) if self.are_texts else ""
+
+    @cached_property
+    def mark(self) -> str | None:
+        """What its numbers are read by, see `mark_of`: "either" where no value tells."""
+        try:
+            return mark_of(self.name, Counter(self.values)) if self.are_texts else None
+        except AmbiguousNumbersError:
+            return EITHER
+
+    @property
+    def either(self) -> bool:
+        """Whether its values do not tell what begins the decimals, as "1,402" and no other."""
+        return self.mark == EITHER
+
+    def span(self) -> str:
+        """From the smallest to the largest number, for people."""
         numbers = np.array([]) if self.numbers is None else self.numbers
-        return f"{np.nanmin(numbers):,.6g}", f"{np.nanmax(numbers):,.6g}"
+        ends = (said_number(end, parted=not self.is_called_id) for end in (np.nanmin(numbers), np.nanmax(numbers)))
+        return " to ".join(ends)
 
     @cached_property
     def whole(self) -> np.ndarray | None:
@@ -189,6 +223,22 @@ class ColumnSample:
             return False
         steps = whole - np.asarray(self.places)
         return bool((steps == steps[0]).all()) and (steps[0] in (0, 1) or self.is_called_id)
+
+    @property
+    def goes_up_evenly(self) -> bool:
+        """Whether they are whole numbers that go up by the same from row to row, over many rows, or are the index of a
+        table that does so."""
+        whole = self.whole
+        if whole is None or self.count < 3 or not (self.is_range or self.count >= ENOUGH_ROWS):
+            return False
+        steps, places = np.diff(whole), np.diff(self.places)
+        return bool((steps * places[0] == places * steps[0]).all() and steps[0] > 0)
+
+    @property
+    def is_index(self) -> bool:
+        """Whether it is the index that pandas writes: it has no name, or that which pandas gives it then, and tells
+        the rows apart."""
+        return not self.name or (INDEX.fullmatch(self.name) is not None and self.unique and self.whole is not None)
 
     @property
     def number_the_rows(self) -> bool:
@@ -286,6 +336,7 @@ AMOUNT = re.compile(
     r"(?:[A-Z]{3}\s)?[^\w\s]{0,2}\s?(?:\d{1,3}(?:[.,'\u2019\s]\d{3})+|\d+)(?:[.,]\d+)?"
     r"(?:\s?[^\w\s]{1,3}|\s?[A-Za-z]{2,4}\.?|\s[A-Za-z])?"
 )
+PARTED, EXACT = 10_000, 1e15  # thousands are parted from the one on; whole numbers are spelled out up to the other
 SOME_AMOUNTS, MANY_AMOUNTS = 10, 0.3  # distinct ones, and their share, below which such texts are categories
 
 
@@ -293,6 +344,13 @@ def read_comma(text: str) -> float | None:
     """The number that a text spells with a comma before its decimals, as "1.402,15"; None for any other text."""
     text = text.strip()
     return float(text.replace(".", "").replace(",", ".")) if COMMA.fullmatch(text) else None
+
+
+def said_number(number: float, parted: bool = True) -> str:
+    """A number for people, its thousands parted from 10,000 on: 1951 is a year. Those of a name are never parted."""
+    if number != round(number) or abs(number) >= EXACT:
+        return f"{number:.6g}"
+    return f"{number:,.0f}" if parted and abs(number) >= PARTED else f"{number:.0f}"
 
 
 def is_date(text: str) -> bool:

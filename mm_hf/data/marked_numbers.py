@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset, Features, Value
 
-from ..models.finite import AmbiguousNumbersError, mark_of, read_marked
+from ..models.finite import AmbiguousNumbersError, is_number_of_people, mark_of, read_marked, together
 from ..models.tasks import CLASSES, NUMBERS, label_kind_of, problem_type_of
 from .column_types import STRINGS, are_few, count_values
 from .rows import Columns
@@ -30,6 +30,7 @@ def with_plain_labels(
     Raises:
         AmbiguousNumbersError: nobody can know what they are.
     """
+    refused: list[ValueError] = []
     for column in [column for column in columns.labels if column not in as_text]:
         asked = problem_type.get(column) if isinstance(problem_type, Mapping) else problem_type
         texts = [
@@ -43,11 +44,13 @@ def with_plain_labels(
         if asked is None and are_few(len(train), train.total()):
             continue
         counts = sum((count_values(part, column) for part in texts), Counter())
+        known = counts if asked is None else numbers_of(counts)  # who says that they are numbers knows of the words
         try:
-            mark = mark_of(column, counts, decimal)
+            mark = mark_of(column, known, decimal)
         except AmbiguousNumbersError as error:
             other = f" If each is the name of a class: --problem_type {problem_type_of(CLASSES)}."
-            raise AmbiguousNumbersError(f"{error}{other}") from None
+            refused.append(AmbiguousNumbersError(f"{error}{other}"))
+            continue
         if mark is None:
             continue
         spelled = {text: read_marked(text, mark) for text in counts}
@@ -60,7 +63,15 @@ def with_plain_labels(
                 features=features,
                 fn_kwargs={"column": column, "mark": mark, "plain": plain},
             )
+    if refused:
+        raise together(refused)
     return splits
+
+
+def numbers_of(counts: Counter) -> Counter:
+    """The texts that are numbers, where most are, formatted for people or not; else all. Words are bad rows then."""
+    numbers = Counter({text: count for text, count in counts.items() if is_number_of_people(text)})
+    return numbers if 2 * numbers.total() > counts.total() else counts
 
 
 def spell_plainly(batch: dict[str, list], column: str, mark: str, plain: bool) -> dict[str, list]:

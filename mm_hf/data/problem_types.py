@@ -1,12 +1,13 @@
 """What a label column means: which classes it has, or that it holds numbers."""
 
+import math
 from collections import Counter
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
 from transformers.utils import logging
 
-from ..models.finite import are_numbers, is_code, kind_of_texts, read_number
+from ..models.finite import are_numbers, is_code, is_number_of_people, kind_of_texts, read_number
 from ..models.tasks import CLASSES, NUMBERS, SEVERAL, problem_type_of, task_head_of
 from .class_names import is_whole
 from .column_types import STRINGS, are_few, count_values
@@ -20,7 +21,7 @@ NUMBER_TYPES = ("int", "float", "decimal")  # how types of numbers begin, an uns
 
 
 def labels_of(
-    splits: DatasetDict | IterableDatasetDict, column: str, problem_type: str | None = None
+    splits: DatasetDict | IterableDatasetDict, column: str, problem_type: str | None = None, sure: bool = False
 ) -> tuple[list[str] | None, str]:
     """What a label column means: the names of its classes, and the type of the problem.
 
@@ -38,13 +39,15 @@ def labels_of(
     gaps becomes one in a CSV. Digits with leading zeros ("00501") are names, and so are strings of digits where
     nothing else stands among them. Strings are numbers but for a few where at most one in twenty is something else
     (`are_numbers`): one word in a column of prices is a bad row. Numbers formatted for people ("1,234", "12 %", "$5")
-    are refused where they are not few. Looks at every label of train, and of the parts that `load_splits` cut from it:
+    are refused where they are not few, and `load_splits` has not read them. Looks at every label of train, and of the parts that `load_splits` cut from it:
     a rare class may have gone there with all its rows. A stream is read once for it, unless its features tell.
 
     Args:
         splits: as `load_splits` gives them, before `normalise_labels`.
         column: of the labels. None and NaN are missing labels.
         problem_type: that of a `TaskHead`, where the above is not what is meant.
+        sure: most strings being numbers and many not, as prices with "on request", is refused, with both ways out;
+            False: said, and each is the name of a class, as runs of before have it.
 
     Raises:
         ValueError: the problem type does not fit, or the column holds something else, or no label.
@@ -65,7 +68,7 @@ def labels_of(
     parts = [part for name, part in splits.items() if name == "train" or SOURCE_ROW in part.column_names]
     if not several and getattr(inner, "dtype", "") in STRINGS:
         others = [part for part in splits.values() if isinstance(part, Dataset) and column in part.column_names]
-        names, kind = names_of_texts(parts, others, column, asked)
+        names, kind = names_of_texts(parts, others, column, asked, sure)
     else:
         names, kind = class_names(parts, column, inner, several, asked)
     if asked is not None and asked != kind:
@@ -106,7 +109,7 @@ def class_names(
 
 
 def names_of_texts(
-    parts: list[Dataset | IterableDataset], others: list[Dataset], column: str, asked: str | None
+    parts: list[Dataset | IterableDataset], others: list[Dataset], column: str, asked: str | None, sure: bool = False
 ) -> tuple[list[str] | None, str]:
     """Names and kind of the labels of a column of strings, one label a row; see `labels_of`.
 
@@ -114,6 +117,7 @@ def names_of_texts(
         parts: those whose labels are learned.
         others: all of which some may have a word where these have none.
         asked: the kind of labels, where that is given.
+        sure: see `labels_of`.
     """
     counts = sum((count_values(part, column) for part in parts), Counter())
     if not counts:
@@ -131,18 +135,27 @@ def names_of_texts(
             f"Column {column!r} holds numbers that are formatted for people, such as {example!r}: write them as 1234.5"
             ", or give problem_type single_label_classification if each is the name of a class."
         )
-    numbers = sum(count for value, count in every.items() if read_number(value) is not None)
+    numbers = sum(count for value, count in every.items() if is_number_of_people(value))
     if asked == NUMBERS and 2 * numbers > every.total():
         return None, NUMBERS  # who says so has their reasons; the others are bad rows
     numbers -= sum(count for value, count in every.items() if is_code(value))
     if asked is None and kind == "names" and 2 * numbers > every.total():
         example = next(value for value in every if read_number(value) is None or is_code(value))
-        logger.warning(
-            f"Column {column!r} holds numbers ({numbers} of {every.total()} labels) and others, such as {example!r}: "
-            "each is taken for the name of a class. problem_type regression takes the numbers, and the others for bad "
-            "rows; leave their cells empty where they mean that nothing is known."
+        said = f"Column {column!r} holds numbers ({numbers} of {every.total()} labels) and others, such as {example!r}"
+        ways = (
+            f"--problem_type {problem_type_of(NUMBERS)} --on_error skip --max_bad_fraction "
+            f"{bad_fraction(every.total() - numbers, every.total())} learns the numbers and leaves the other rows out, "
+            f"as an empty cell does; --problem_type {problem_type_of(CLASSES)} takes each for the name of a class"
         )
+        if sure:
+            raise ValueError(f"{said}: which are they? {ways}.")
+        logger.warning(f"{said}: each is taken for the name of a class. {ways}.")
     return names
+
+
+def bad_fraction(bad: int, rows: int) -> float:
+    """A `max_bad_fraction` for so many bad rows: their share, and room for a part that has more of them by chance."""
+    return min(1.0, math.ceil(round(20 * (1.5 * bad / rows + 0.05), 6)) / 20)
 
 
 def classes_to_write(features: Features, column: str) -> dict[str, int] | None:

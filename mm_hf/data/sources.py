@@ -32,7 +32,7 @@ from .marked_numbers import with_plain_labels
 from .modalities import key_of_part, reader_of_part
 from .nested_fields import add_fields
 from .readers import find_files, named_parts, open_source, unreadable
-from .rows import SOURCE_ROW, Columns
+from .rows import SOURCE_ROW, BadRowError, Columns
 from .splitting import cut, cut_by_time, cut_fold, group_rows, strata_of, times_of
 
 
@@ -59,6 +59,7 @@ def load_splits(
     decimal: str | None = None,
     problem_type: Any = None,
     fold: tuple[int, int] | None = None,
+    bad: list[BadRowError] | None = None,
 ) -> DatasetDict | IterableDatasetDict:
     """Loads a data set, checks its columns, and cuts validation and test from train where they are missing.
 
@@ -92,6 +93,7 @@ def load_splits(
             leaves them as texts.
         decimal: "," or ".", what begins the decimals of such numbers where no value of their column tells.
         problem_type: of a recipe: of all labels, or by their columns; None: by what they hold.
+        bad: rows without a time are left out of a cut by `time_column`, and put into it; None: the first one is raised.
         fold: how many folds there are and the number of one, from 1: its rows are the test part, and validation is cut
             from the others; 0: all rows are train.
 
@@ -145,7 +147,9 @@ def load_splits(
         shares = {part: fractions[part] for part in missing}
         whole = train.select_columns(kept).add_column(SOURCE_ROW, np.arange(len(train)))
         if time_column:
-            splits |= cut_by_time(whole, times_of(train, time_column), shares)
+            moments = times_of(train, time_column, bad)
+            timed = ~np.isnan(moments)
+            splits |= cut_by_time(whole.select(np.flatnonzero(timed)), moments[timed], shares)
         else:
             splits |= cut(whole, group_rows(train, columns, group_column), shares, seed)
     if fold is not None and fold[1] > 0:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from .rows import Columns
+from .rows import SOURCE_ROW, BadRowError, Columns
 
 
 MAX_STRATA, TENTHS = 100, 10  # classes that folds have alike, and parts that numbers are put into
@@ -64,8 +64,11 @@ def group_keys(values: Iterable[Any]) -> list[Any]:
     return keys
 
 
-def times_of(split: Dataset, column: str) -> np.ndarray:
+def times_of(split: Dataset, column: str, bad: list[BadRowError] | None = None) -> np.ndarray:
     """The times of rows as numbers, `(N,)` float64: of dates and texts that are dates, or numbers as they are.
+
+    Args:
+        bad: rows without a time are put into it, and NaN; None: the first of them is raised.
 
     Raises:
         ValueError: a row without a time, a text that is none, or dates of which nobody can know whether the day or
@@ -74,9 +77,14 @@ def times_of(split: Dataset, column: str) -> np.ndarray:
     values = pd.Series(split[column][:])
     numeric = pd.api.types.is_numeric_dtype(values)
     times = values.astype(float) if numeric else read_times(values, column)
-    if (bad := times.isna()).any():
-        place = int(bad.to_numpy().argmax())
-        raise ValueError(f"time_column is {column!r}, and row {place} has no time there, but {values[place]!r}.")
+    for place in np.flatnonzero(times.isna()).tolist():
+        if bad is None:
+            raise ValueError(
+                f"time_column is {column!r}, and row {place} has no time there, but {values[place]!r}. --on_error "
+                "skip leaves such rows out, and lists them."
+            )
+        row = {"split": "train", "row_id": place, SOURCE_ROW: place}
+        bad.append(BadRowError(row, column, f"the parts are cut by this time, got {values[place]!r:.80}"))
     return times.to_numpy(dtype=float)
 
 

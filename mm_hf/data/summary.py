@@ -19,7 +19,7 @@ from .rows import Columns
 
 
 STREAMED_ROWS = 1000  # that a stream is judged by
-SHOWN_CLASSES = 20
+SHOWN_CLASSES, SHOWN_LACKING = 20, 5
 WIDTH = 110
 
 
@@ -185,12 +185,31 @@ def label_lines(labels: dict[str, Any], task: str = "") -> list[str]:
         bad = f"; {labels['bad']:,} are no finite numbers, and bad rows" if labels["bad"] else ""
         return [f"  labels    {kind}: {numbers}{bad}", *other_lines(labels, "amounts", "names of classes")]
     counts = Counter(labels["counts"].get("train", next(iter(labels["counts"].values()))))
-    ratio = "some have no row" if labels["ratio"] is None else f"most to least frequent {labels['ratio']:.1f} : 1"
+    ratio = "" if labels["ratio"] is None else f", most to least frequent {labels['ratio']:.1f} : 1"
     shown = ", ".join(f"{short(name)} {count:,}" for name, count in counts.most_common(SHOWN_CLASSES))
     more = f" and {len(counts) - SHOWN_CLASSES:,} more" if len(counts) > SHOWN_CLASSES else ""
-    text = f"{kind}, {len(counts):,} classes, {ratio}: {shown}{more}"
+    text = f"{kind}, {len(counts):,} classes{ratio}: {shown}{more}"
     wrapped = textwrap.wrap(text, WIDTH, initial_indent="  labels    ", subsequent_indent=" " * 12)
-    return wrapped + other_lines(labels, "names of classes", "amounts")
+    return wrapped + lacking_lines(labels["counts"]) + other_lines(labels, "names of classes", "amounts")
+
+
+def lacking_lines(counts: dict[str, dict[str, int]]) -> list[str]:
+    """Which classes a part has no row of: of train they cannot be learned, of others not measured. Nothing of a part
+    without any label.
+
+    Args:
+        counts: of each part by class.
+    """
+    lines = []
+    for part, of_part in counts.items():
+        names = [name for name, count in of_part.items() if not count]
+        if not names or len(names) == len(of_part):
+            continue
+        shown = ", ".join(short(name) for name in names[:SHOWN_LACKING])
+        more = f" and {len(names) - SHOWN_LACKING:,} more" if len(names) > SHOWN_LACKING else ""
+        what = "learned" if part == "train" else "measured"
+        lines.append(f"{' ' * 12}no row of {part}, so not {what} there: {shown}{more}")
+    return lines
 
 
 def other_lines(labels: dict[str, Any], taken: str, other: str) -> list[str]:

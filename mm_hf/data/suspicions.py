@@ -4,6 +4,7 @@ classes with one row."""
 import hashlib
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,6 +23,7 @@ FOLDS = 5
 OWN_VALUE = 0.9  # share of distinct values from which on nearly each row has its own
 SHARED = 0.02  # share of the rows of a part that also stand in the training part, from which on it is said
 LONG_TEXT = 20  # letters of a text that two rows do not share by chance
+SHOWN = 3  # groups of values that are named
 READ_AT_ONCE = 2**20
 
 
@@ -84,7 +86,9 @@ def held_out_score(values: np.ndarray, targets: np.ndarray, numbers: bool, order
         models.append(LinearRegression())
     scores = []
     for model in models:
-        answers = cross_val_predict(model, values, targets, cv=folds)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of rare classes and of columns that say nothing: nobody asked for these
+            answers = cross_val_predict(model, values, targets, cv=folds)
         if numbers:
             scores.append(1 - ((answers - targets) ** 2).mean() / targets.var())
         else:
@@ -105,6 +109,27 @@ def own_values(column: ColumnSample, role: str) -> str | None:
     return (
         f"column {column.name!r} is taken for {role}, but looks like an id: {column.distinct:,} of {column.present:,} "
         f"values differ, single words such as {column.values[0]!r:.30}. --ignore_columns {column.name!r} leaves it out"
+    )
+
+
+def spelled_alike(column: ColumnSample, role: str) -> str | None:
+    """Says so where values of a category, or classes, differ in capitals and blanks alone: they are others, and what
+    is learned of the one is not known of the other. None: they do not."""
+    if not column.are_texts or column.numbers is not None or column.are_dates:
+        return None
+    if 2 * (column.distinct or 0) > column.present:  # texts, and no names of one of several things
+        return None
+    spellings: dict[str, Counter] = {}
+    for value in column.values:
+        spellings.setdefault(" ".join(value.split()).casefold(), Counter())[value] += 1
+    alike = [list(counts) for counts in spellings.values() if len(counts) > 1]
+    if not alike:
+        return None
+    shown = "; ".join(" and ".join(map(repr, sorted(values))) for values in alike[:SHOWN])
+    more = f"; and {len(alike) - SHOWN:,} more" if len(alike) > SHOWN else ""
+    return (
+        f"column {column.name!r} is taken for {role}, and some values differ in capitals or blanks alone: {shown}{more}."
+        " They are not the same to the model: write them alike in the data, if they mean the same"
     )
 
 

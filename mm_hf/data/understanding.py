@@ -12,11 +12,12 @@ from ..models.names import did_you_mean
 from ..models.series import Series
 from ..models.sound import Sound
 from ..models.tasks import CLASSES, NUMBERS, problem_type_of
+from .column_types import are_few
 from .column_samples import PartSample, main_part, sample_columns
 from .looks import ColumnSample, Evidence
 from .modalities import READERS, reader_of_part
 from .rows import Columns, listed
-from .suspicions import gives_away, names_groups, own_values
+from .suspicions import gives_away, names_groups, own_values, spelled_alike
 
 
 FILE_TYPES = ("image", "video", Sound.name)  # how `mimetypes` calls them
@@ -217,12 +218,15 @@ def understand(
     targets = [judge_label(sample.columns[name]) for name in labels]
     lines = with_one_video(lines)
     return Understanding(
-        title, labels, lines, None if data_root else root, suspicions_of(lines, labels, sample), targets
+        title, labels, lines, None if data_root else root, suspicions_of(lines, targets, sample), targets
     )
 
 
-def suspicions_of(lines: list[UnderstoodColumn], labels: list[str], sample: PartSample) -> list[str]:
-    """What to look at in the columns that are read, see `suspicions`."""
+def suspicions_of(
+    lines: list[UnderstoodColumn], targets: list[UnderstoodColumn], sample: PartSample
+) -> list[str]:
+    """What to look at in the columns that are read, and in those of labels, see `suspicions`."""
+    labels = [target.name for target in targets]
     said: list[str | None] = []
     for line in lines:
         column, reader = sample.columns[line.name], reader_of_part(line.part)
@@ -230,7 +234,11 @@ def suspicions_of(lines: list[UnderstoodColumn], labels: list[str], sample: Part
             continue
         said += [own_values(column, line.role), names_groups(column, line.role)]
         if reader.one_item:
+            said += [spelled_alike(column, line.role)]
             said += [gives_away(sample.columns[label], column) for label in labels]
+    said += [
+        spelled_alike(sample.columns[target.name], "classes") for target in targets if target.role != AMOUNTS
+    ]
     return [line for line in said if line is not None]
 
 
@@ -243,13 +251,13 @@ def judge_label(sample: ColumnSample) -> UnderstoodColumn:
     """What a column of labels is, as far as somebody may think otherwise; `labels_of` has the last word."""
     whole, distinct = sample.whole, sample.distinct or 0
     if whole is None or distinct <= 2 or sample.has_codes or hasattr(sample.feature, "names"):
-        return UnderstoodColumn(sample.name, "label", "what is to be predicted")
-    low, high = (f"{number:,.0f}" for number in (whole.min(), whole.max()))
+        of_unit = sample.unit and sample.numbers is not None and not are_few(distinct, sample.present)
+        why = f"numbers from {sample.span()}, in {sample.unit}" if of_unit else "what is to be predicted"
+        return UnderstoodColumn(sample.name, "label", why)
     numbers, classes = (problem_type_of(kind) for kind in (NUMBERS, CLASSES))
+    why = f"{distinct:,} whole numbers from {sample.span()}{f', in {sample.unit}' if sample.unit else ''}"
     if distinct > MOST_CLASSES and not sample.are_codes:
-        why = f"{distinct:,} whole numbers from {low} to {high} (else: --problem_type {classes})"
-        return UnderstoodColumn(sample.name, AMOUNTS, why)
-    why = f"{distinct:,} whole numbers from {low} to {high}"
+        return UnderstoodColumn(sample.name, AMOUNTS, f"{why} (else: --problem_type {classes})")
     return UnderstoodColumn(sample.name, "label: classes", f"{why} (else: --problem_type {numbers})")
 
 
@@ -270,8 +278,8 @@ def judge(sample: ColumnSample, lacking: Collection[str] = ()) -> UnderstoodColu
         return UnderstoodColumn(name, "partial", f"not in {', '.join(lacking)}")
     if not sample.count:
         return UnderstoodColumn(name, "empty", f"none of {sample.looked_at:,} cells has a value")
-    if not name:
-        return UnderstoodColumn(name, "id", "it has no name, as the index that pandas writes")
+    if sample.is_index:
+        return UnderstoodColumn(name, "id", "it has no name of its own, as the index that pandas writes")
     if sample.are_urls:
         return UnderstoodColumn(name, "url", "addresses: nothing is downloaded in training")
     evidence = [seen for reader in READERS.values() if (seen := reader.looks(sample)) is not None]
@@ -302,17 +310,18 @@ def understood(name: str, seen: Evidence) -> UnderstoodColumn:
 
 def reason_of_id(sample: ColumnSample) -> str:
     """Why a column only tells the rows apart; empty where it does not."""
-    if sample.count_the_rows:
+    if sample.count_the_rows and not sample.unit:
         return "it counts the rows"
-    if not sample.unique or sample.are_dates:
+    if not sample.unique or sample.are_dates or sample.unit:
         return ""
+    if sample.goes_up_evenly:
+        return f"it goes up evenly from row to row, from {sample.span()}: it counts the rows"
     if sample.has_codes or (sample.are_code_like and sample.numbers is None):
         return f"each value once, as {sample.values[0]!r:.30}: a name of the row"
     if sample.whole is not None and sample.is_called_id:
         return "each whole number once, and its name says that it tells rows apart"
     if sample.whole is not None and sample.number_the_rows:
-        low, high = sample.span()
-        return f"each whole number once, and most of those from {low} to {high}: it numbers the rows"
+        return f"each whole number once, and most of those from {sample.span()}: it numbers the rows"
     return ""
 
 

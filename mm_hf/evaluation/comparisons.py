@@ -9,6 +9,13 @@ from typing import Any
 LOWER_IS_BETTER = {"rmse", "mae", "wer", "median_rank"}
 # Differences of these metrics are said in their own unit, of all others in points of a hundred.
 IN_UNITS = {"rmse", "mae", "median_rank", "r2", "pearson", "spearman"}  # of the label, of ranks, of a correlation
+# The least and the most that metrics can be, where that is known; of several tasks with the name of the task before.
+RANGES = {
+    **dict.fromkeys(("accuracy", "f1", "f1_micro", "f1_macro", "exact_match", "chrf", "mean_recall"), (0.0, 1.0)),
+    **dict.fromkeys(LOWER_IS_BETTER, (0.0, math.inf)),
+    **dict.fromkeys(("pearson", "spearman"), (-1.0, 1.0)),
+    "r2": (-math.inf, 1.0),
+}
 # The floors that look at no row, and how they are said; of several tasks with the name of the task before them.
 CONSTANTS = {
     "majority": "the most frequent answer for every row",
@@ -47,6 +54,16 @@ def add_metrics(lower_is_better: Iterable[str], in_units: Iterable[str], guesses
 def lower_is_better(metric: str) -> bool:
     """Whether the lower value of a metric is the better one; the metric of one of several tasks too."""
     return any(metric == name or metric.endswith(f"_{name}") for name in LOWER_IS_BETTER)
+
+
+def range_of(metric: str) -> tuple[float, float]:
+    """The least and the most that a metric can be; infinite where nobody knows."""
+    if metric == "score":  # of several tasks together, see `multi_task_metrics`
+        return -math.inf, 1.0
+    if "recall_at_" in metric:
+        return 0.0, 1.0
+    ranges = (ends for name, ends in RANGES.items() if metric == name or metric.endswith(f"_{name}"))
+    return next(ranges, (-math.inf, math.inf))
 
 
 def constant_of(floor: str) -> str | None:
@@ -147,15 +164,19 @@ def verdict(comparisons: list[dict[str, Any]]) -> str:
         sentences.append(f"This model does NOT beat the constant guess: {'; '.join(map(in_words, missed))}.")
     elif constants:
         sentences.append(f"This model beats the constant guess: {in_words(constants[0])}.")
+    shown: list[dict[str, Any]] = []
     if missed_others := [entry for entry in others if not is_beaten(entry)]:
         behind, ahead = ([entry for entry in missed_others if entry["beaten"] is beaten] for beaten in (False, True))
         if behind:
             sentences.append(f"It does NOT beat {'; '.join(map(in_words, behind))}.")
         if ahead:
             sentences.append(f"It is ahead, but NOT beyond what chance may do, of {'; '.join(map(in_words, ahead))}.")
+        shown = missed_others
     elif others:
         nearest = min(others, key=lambda entry: abs(entry["score"] - entry["value"]))
         sentences.append(f"It beats every other floor, of which the nearest is {in_words(nearest)}.")
+        shown = [nearest]
+    sentences += filter(None, map(interval_in_words, shown))
     if advice := what_to_try([*missed, *missed_others]):
         sentences.append(f"To try: {advice}.")
     return " ".join(sentences)
@@ -195,11 +216,16 @@ def in_words(comparison: Mapping[str, Any]) -> str:
     words = f"{metric} {figure(score)}, {floor} {figure(value)} ({comparison['better']} is better"
     if comparison["beaten"]:
         words += f"; better by {figure(abs(score - value))}"
-    paired = comparison.get("paired")
-    if paired is not None and paired["low"] is not None:
-        points = "" if comparison["metric"] in IN_UNITS else " points"
-        low, high = (gap(paired[end], comparison["metric"]) for end in ("low", "high"))
-        words += f"; 95 % interval of the difference on the same rows [{low}, {high}]{points}"
     if comparison["in_interval"]:
         words += "; within the score's 95 % interval"
     return f"{words})"
+
+
+def interval_in_words(comparison: Mapping[str, Any]) -> str:
+    """The interval of the difference, where both were compared row by row; else empty."""
+    paired = comparison.get("paired")
+    if paired is None or paired["low"] is None:
+        return ""
+    low, high = (gap(paired[end], comparison["metric"]) for end in ("low", "high"))
+    points = "" if comparison["metric"] in IN_UNITS else " points"
+    return f"On the same rows the difference is {low} to {high}{points} (95 %)."

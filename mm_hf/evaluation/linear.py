@@ -59,11 +59,13 @@ class Line:
         weights: `(F, C)` float64.
         bias: `(C,)` float64.
         strength: `alpha` of a ridge, `C` of a logistic regression.
+        stopped_early: after `ITERATIONS`, before scikit-learn was done; validation judges it as it is then.
     """
 
     weights: np.ndarray
     bias: np.ndarray
     strength: float
+    stopped_early: bool = False
 
     def __call__(self, features: np.ndarray) -> torch.Tensor:
         """What it answers, `(N, C)` float32: logits, or numbers in the unit of the labels."""
@@ -154,17 +156,19 @@ def fit_scaler(features: np.ndarray, groups: np.ndarray | None = None) -> Any:
     return scaler
 
 
-def in_unit_of_features(scaler: Any, weights: np.ndarray, bias: np.ndarray, strength: float) -> Line:
+def in_unit_of_features(
+    scaler: Any, weights: np.ndarray, bias: np.ndarray, strength: float, stopped_early: bool = False
+) -> Line:
     """A line that was learned on standardised features.
 
     Args:
         scaler: see `fit_scaler`.
         weights: `(F, C)`.
         bias: `(C,)`.
-        strength: see `Line`.
+        strength, stopped_early: see `Line`.
     """
     weights = weights / scaler.scale_[:, None]
-    return Line(weights, bias - scaler.mean_ @ weights, strength)
+    return Line(weights, bias - scaler.mean_ @ weights, strength, stopped_early)
 
 
 def fit_numbers(
@@ -215,7 +219,7 @@ def fit_classes(
     inputs, known = scaler.transform(features), np.unique(targets)
 
     def fit(strength: float) -> Line:
-        weights, bias = np.zeros((inputs.shape[1], classes)), np.full(classes, NEVER)
+        weights, bias, early = np.zeros((inputs.shape[1], classes)), np.full(classes, NEVER), False
         if len(known) == 1:
             bias[known] = 0.0
         else:
@@ -223,7 +227,8 @@ def fit_classes(
             both = len(known) == 2  # scikit-learn then has the second class alone
             weights[:, known] = np.concatenate([0 * learned.coef_, learned.coef_]).T if both else learned.coef_.T
             bias[known] = np.append(0, learned.intercept_) if both else learned.intercept_
-        return in_unit_of_features(scaler, weights, bias, strength)
+            early = bool(learned.n_iter_.max() >= ITERATIONS)
+        return in_unit_of_features(scaler, weights, bias, strength, early)
 
     return choose(fit, COSTS, score, PATIENCE)
 
@@ -244,25 +249,26 @@ def fit_labels(
     inputs = scaler.transform(features)
 
     def fit(strength: float) -> Line:
-        weights, bias = np.zeros((inputs.shape[1], targets.shape[1])), np.zeros(targets.shape[1])
+        weights, bias, early = np.zeros((inputs.shape[1], targets.shape[1])), np.zeros(targets.shape[1]), False
         for label, values in enumerate(targets.T):
             if len(np.unique(values)) == 1:
                 bias[label] = -NEVER if values[0] else NEVER
                 continue
             learned = logistic(strength, inputs, values)
             weights[:, label], bias[label] = learned.coef_[0], learned.intercept_[0]
-        return in_unit_of_features(scaler, weights, bias, strength)
+            early |= bool(learned.n_iter_.max() >= ITERATIONS)
+        return in_unit_of_features(scaler, weights, bias, strength, early)
 
     return choose(fit, COSTS, score, PATIENCE)
 
 
 def logistic(strength: float, inputs: np.ndarray, targets: np.ndarray) -> Any:
-    """scikit-learn's, fitted; that it stopped early is nothing to warn of: validation judges it as it is."""
-    from sklearn.exceptions import ConvergenceWarning
+    """scikit-learn's, fitted. It warns of an early stop, and of classes that are nearly as many as the rows: the line
+    says the one itself (`stopped_early`), and the summary of the data the other."""
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore")
         return LogisticRegression(C=strength, max_iter=ITERATIONS).fit(inputs, targets)
 
 

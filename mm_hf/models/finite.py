@@ -4,7 +4,8 @@
 losses and means are worked out."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 
 
 # Above, squares and sums of inputs overflow while they are standardised.
@@ -19,7 +20,9 @@ CODE = re.compile(r"[+-]?0\d+", re.ASCII)  # the zeros of "007" say that it is a
 DIGITS = re.compile(r"[+-]?\d+", re.ASCII)
 # Numbers as people write them: 1,234.50, 1 234,50, $5, 12 %. What the comma means, nobody can know.
 WRITTEN = re.compile(
-    r"[+-]?\s*[$€£¥]?\s*[+-]?(\d{1,3}([,.' \u00a0\u202f]\d{3})+([.,]\d+)?|\d+([.,]\d+)?)\s*[%‰$€£¥]?", re.ASCII
+    r"[+-]?\s*[$€£¥]?[\s\u00a0]*[+-]?(\d{1,3}([,.' \u00a0\u202f]\d{3})+([.,]\d+)?|\d+([.,]\d+)?)"
+    r"[\s\u00a0\u202f]*[%‰$€£¥]?",
+    re.ASCII,
 )
 # By what begins the decimals: numbers whose thousands may be parted by the other mark, by spaces or apostrophes.
 GROUPS = r"[1-9]\d{{0,2}}(?P<parted>[{}' \u00a0\u202f])\d{{3}}(?:(?P=parted)\d{{3}})*"
@@ -27,6 +30,8 @@ MARKED = {
     mark: re.compile(rf"[+-]?(?:{GROUPS.format(other)}|\d+)(?:[{mark}]\d+)?", re.ASCII)
     for mark, other in ((",", "."), (".", ","))
 }
+UNITS = "%‰$€£¥"  # signs that a whole column of numbers may have, before or behind them: "12 %", "-$5"
+MARKS = (*MARKED, *(mark + unit for mark in MARKED for unit in UNITS))  # what a column of such numbers is read by
 
 
 def read_number(text: str) -> float | None:
@@ -49,10 +54,29 @@ def is_written_number(text: str) -> bool:
     return read_number(text) is None and WRITTEN.fullmatch(text) is not None
 
 
+def is_number_of_people(text: str) -> bool:
+    """Whether a text is a number, plain or formatted for people."""
+    return read_number(text) is not None or is_written_number(text)
+
+
+def unit_in(text: str) -> str:
+    """The sign of a unit or of money in a number that is formatted for people, as "%" in "12 %"; else empty."""
+    signs = [letter for letter in text if letter in UNITS]
+    return signs[0] if len(signs) == 1 and WRITTEN.fullmatch(text.strip()) else ""
+
+
+def without_unit(text: str, unit: str) -> str:
+    """A number without the sign of its unit, which stays as it is where it has another one: "-5" of "-$5"."""
+    return re.sub(r"^([+-]?)\s+", r"\1", text.replace(unit, "", 1).strip()) if unit_in(text) == unit else text
+
+
 def read_marked(text: str, mark: str | None) -> float | None:
     """The number that a text spells where this mark, "," or ".", begins the decimals: "1.402,15" with a comma. Where
-    it is none so, or the mark is None, see `read_number`."""
+    it is none so, or the mark is None, see `read_number`. A mark with a unit, as ".%", reads "12 %" as 12, and so 12:
+    the numbers of a column are all in its unit."""
     text = text.strip()
+    if mark is not None and len(mark) > 1:
+        text, mark = without_unit(text, mark[1:]), mark[:1]
     if mark is None or not MARKED[mark].fullmatch(text):
         return read_number(text)
     whole, _, decimals = text.partition(mark)
@@ -63,8 +87,37 @@ class AmbiguousNumbersError(ValueError):
     """Numbers of which nobody can know whether a mark parts thousands or begins the decimals."""
 
 
+def unit_of(counts: Mapping[str, int]) -> str:
+    """The sign of the unit that most texts of a column have; empty where they have none, or several. Arguments as of
+    `mark_of`."""
+    units: Counter[str] = Counter()
+    for text, count in counts.items():
+        units[unit_in(text)] += 0 if is_blank(text) else count
+    plain = units.pop("", 0)
+    unit, signed = next(iter(units.items())) if len(units) == 1 else ("", 0)
+    return unit if signed > plain else ""
+
+
+class SeveralRefusedError(ValueError):
+    """What is refused of several columns: somebody mends all at once."""
+
+
+def together(refused: Sequence[ValueError]) -> ValueError:
+    """One error of those of several columns, a line each; one alone is itself."""
+    lines = list(dict.fromkeys(line for error in refused for line in lines_of(error)))
+    if len(lines) == 1:
+        return refused[0]
+    return SeveralRefusedError("\n".join([f"{len(lines)} columns cannot be read as they are:", *lines]))
+
+
+def lines_of(error: ValueError) -> list[str]:
+    """The refusals that an error holds, see `together`."""
+    return str(error).splitlines()[1:] if isinstance(error, SeveralRefusedError) else [f"  {error}"]
+
+
 def mark_of(name: str, counts: Mapping[str, int], asked: str | None = None) -> str | None:
-    """What begins the decimals of the numbers of a column, where they are formatted for people.
+    """What begins the decimals of the numbers of a column, where they are formatted for people, and behind it the sign
+    of their unit, where they have one, see `read_marked`.
 
     Args:
         name: of the column, for messages.
@@ -72,11 +125,19 @@ def mark_of(name: str, counts: Mapping[str, int], asked: str | None = None) -> s
         asked: "," or ".", where no value tells.
 
     Returns:
-        "," or "."; None where they are plain numbers, or none, see `are_numbers`.
+        one of `MARKS`; None where they are plain numbers, or none, see `are_numbers`.
 
     Raises:
         AmbiguousNumbersError: they are all like "1,402", and nobody says what the comma means.
     """
+    if unit := unit_of(counts):
+        bare: Counter[str] = Counter()
+        for text, count in counts.items():
+            bare[without_unit(text, unit)] += count
+        numbers = sum(count for text, count in bare.items() if read_number(text) is not None)
+        others = sum(count for text, count in bare.items() if not is_blank(text)) - numbers
+        mark = mark_of(name, bare, asked) or ("." if are_numbers(numbers, others) else None)
+        return None if mark is None else mark + unit
     seen = {",": 0, ".": 0, "either": 0, "both": 0, "others": 0}
     plain, example = {True: 0, False: 0}, ""
     for text, count in counts.items():

@@ -24,7 +24,7 @@ from .dates import ISO, DateColumn, format_of_dates, is_date, read_date
 from .finite import (
     FARTHEST,
     LARGEST,
-    MARKED,
+    MARKS,
     are_numbers,
     by_number,
     is_blank,
@@ -33,6 +33,7 @@ from .finite import (
     mark_of,
     read_marked,
     read_number,
+    together,
 )
 from .names import did_you_mean
 
@@ -54,7 +55,8 @@ class TableSchema:
         as_written: categories of digits are told apart as they are written ("007" is not "7"); False, as schemas of
             before have it: a value that is not known is looked up by its number.
         dates: by column of dates or times how they are written and what they are like, see `DateColumn`.
-        marks: by column of numbers that are formatted for people what begins their decimals, "," or ".".
+        marks: by column of numbers that are formatted for people what begins their decimals, "," or ".", and behind it
+            the sign of their unit, as ".%", see `read_marked`.
     """
 
     numerical: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -114,10 +116,10 @@ class TableSchema:
                 twice = next(value for value, count in Counter(values).items() if count > 1)
                 raise ValueError(f"table_schema: column {name!r:.80} has the category {twice!r:.80} more than once.")
         for name, mark in self.marks.items():
-            if name not in self.numerical or mark not in MARKED:
+            if name not in self.numerical or mark not in MARKS:
                 raise ValueError(
                     f"table_schema: marks has {shown(mark)} for {name!r:.80}; needed is a column of numbers "
-                    f"({list(self.numerical)}) and one of {list(MARKED)}."
+                    f"({list(self.numerical)}) and one of {list(MARKS)}."
                 )
         if self.farthest is not None and not (has_finite([self.farthest]) and self.farthest > 0):
             raise ValueError(f"table_schema: farthest must be a number above 0 or None, got {shown(self.farthest)}.")
@@ -159,7 +161,8 @@ class TableSchema:
         A column is one of numbers where its values are numbers, or texts that spell them, but for one in twenty or a
         single one: those are bad. Strings of digits alone are categories, and so are digits with leading zeros.
         Numbers that are formatted for people ("1.402,15") are numbers where some value tells what begins their
-        decimals. Dates and times, by their type or as texts that spell them, are dates, but for as many bad ones.
+        decimals, and so are those of one unit ("12 %", "$5"). Dates and times, by their type or as texts that spell
+        them, are dates, but for as many bad ones.
 
         Args:
             table: by column the values of the training rows; None, NaN and empty texts are missing.
@@ -183,7 +186,10 @@ class TableSchema:
             meant = did_you_mean(unknown[0], table)
             raise ValueError(f"Categories {unknown} are no columns of the table, which has {list(table)}.{meant}")
         schema: dict[str, dict[str, Any]] = {"numerical": {}, "categorical": {}, "dates": {}, "marks": {}}
-        for name, column in table.items():
+        refused: list[ValueError] = []
+
+        def learn(name: str, column: Sequence[Any]):
+            """What one column means."""
             if not as_before:
                 column = [None if is_blank(value) else value for value in column]
             values = [value for value in column if not is_missing(value)]
@@ -234,6 +240,14 @@ class TableSchema:
                     )
                 known = Counter(map(category, values))
                 schema["categorical"][name] = sorted(value for value, n in known.items() if n >= min_count)
+
+        for name, column in table.items():
+            try:
+                learn(name, column)
+            except ValueError as error:  # of all columns at once: somebody mends all of them
+                refused.append(error)
+        if refused:
+            raise together(refused)
         farthest = None if as_before else FARTHEST
         return cls(**schema, farthest=farthest, as_written=not as_before)
 

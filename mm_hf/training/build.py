@@ -1,13 +1,16 @@
 """What a recipe is built into: the processor, the head, the model."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 from transformers import AutoConfig
 
 from .. import MMFusionPreTrainedModel, MMFusionProcessor
 from ..adapters import add_lora, merge_lora
+from ..data import Columns
 from ..data.modalities import READERS, reader_of
 from ..models.configuration_mm_fusion import part_of_composite
+from ..models.finite import together
 from ..models.head_table import MULTI_TASK
 from ..models.image_processors import DRAFT
 from ..models.linear_fusion import LINEAR
@@ -23,7 +26,7 @@ from .heads import HEADS
 from .linear_recipe import linear_settings
 from .model_arguments import ModelArguments
 from .run import Run
-from .splits import AS_MEANT, columns_in_use
+from .splits import AS_MEANT, columns_in_use, load_parts
 from .start import Start
 from .start_parts import processor_from
 
@@ -34,6 +37,47 @@ def fit_settings(data_args: DataArguments, cells: str | None) -> dict[str, Any]:
     keys = ("on_error", "category_columns", "decimal", "date_format")
     given = {key: getattr(data_args, key) for key in keys}
     return {"as_written": cells is not None, "formats": cells == AS_MEANT, **given}
+
+
+def fit_parts(data_args: DataArguments, splits: Any, cells: str | None) -> dict[str, Any]:
+    """The parts of a processor that are learned from the training rows, as arguments of it.
+
+    Raises:
+        ValueError: columns that cannot be read as they are, all of them.
+    """
+    columns = columns_in_use(data_args)
+    fitted: dict[str, Any] = {}
+    refused: list[ValueError] = []
+    for name, reader in READERS.items():
+        if not reader.data_columns(columns):
+            continue
+        modality = modality_of(name)
+        try:
+            part = reader.fit(splits, columns, **fit_settings(data_args, cells))
+        except ValueError as error:
+            refused.append(error)
+            continue
+        if modality.extra:
+            fitted.setdefault("extra_parts", {})[name] = part
+        elif part is not None:
+            fitted[modality.part] = part
+    if refused:
+        raise together(refused)
+    return fitted
+
+
+def with_other_refusals(
+    error: ValueError, data_args: DataArguments, columns: Columns, seed: int, cells: str | None
+) -> ValueError:
+    """An error of the labels, and beside it what would be refused of the other columns once they are mended; arguments
+    as of `load_parts`."""
+    try:
+        fit_parts(data_args, load_parts(data_args, replace(columns, label=None, weight=None), seed, [], cells), cells)
+    except ValueError as other:
+        return together([error, other])
+    except Exception:  # the labels are what somebody has to mend first
+        return error
+    return error
 
 
 def build_processor(
@@ -48,16 +92,7 @@ def build_processor(
     channels of time series are like in the training part. Bad values of these are passed over: `check_rows` tells
     them. Of a run that starts from a checkpoint, the processor of that, as far as it fits."""
     encoders = {name: encoder_of(model_args, name) for name in pretrained_modalities()}
-    columns = columns_in_use(data_args)
-    fitted: dict[str, Any] = {}
-    for name, reader in READERS.items():
-        if not reader.data_columns(columns):
-            continue
-        part, modality = reader.fit(splits, columns, **fit_settings(data_args, cells)), modality_of(name)
-        if modality.extra:
-            fitted.setdefault("extra_parts", {})[name] = part
-        elif part is not None:
-            fitted[modality.part] = part
+    fitted = fit_parts(data_args, splits, cells)
     background = model_args.image_background or ("white" if defaults_version > 1 else None)
     draft = (
         (DRAFT if defaults_version > 2 else None) if data_args.image_draft is None else data_args.image_draft or None

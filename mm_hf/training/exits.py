@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from ..checkpoints import MANIFEST, list_checkpoints
 from ..data import BadRowError
+from ..models.finite import SeveralRefusedError
 from ..progress_bar import quiet_in_logs
 from .lock import release_folders
 
@@ -73,7 +74,8 @@ def run_script(main: Callable[[], None], lower: str = TRAINING):
         line = line_of(error, lower)
         if line is None:
             raise
-        sys.exit("error: " + " ".join(line.split()))
+        lines = line.splitlines() if isinstance(error, SeveralRefusedError) else [line]  # a line a column
+        sys.exit("error: " + "\n  ".join(" ".join(each.split()) for each in lines))
     finally:
         release_folders()
         if before is not None:
@@ -127,6 +129,8 @@ def line_of(error: BaseException, lower: str = TRAINING) -> str | None:
         )
     if isinstance(error, BadRowError):
         return f"{said} (--on_error skip leaves such rows out, and lists them.)"
+    if isinstance(error, SeveralRefusedError):
+        return str(error)
     if isinstance(error, (ValueError, OSError)):
         return said
     if isinstance(error, RuntimeError) and "DataLoader worker" in said and any(word in said for word in WORKER_DIED):

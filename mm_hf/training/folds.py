@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from ..data.rows import SOURCE_ROW
 from ..evaluation import Predictions, compare, verdict
-from ..evaluation.comparisons import lower_is_better
+from ..evaluation.comparisons import lower_is_better, range_of
 from ..models.files import read_json
 from .recipe import given_keys, parse_arguments
 from .run import Run
@@ -31,8 +31,8 @@ OUT_OF_FOLD, PREDICTIONS = "out_of_fold.safetensors", "predictions.jsonl"
 OF_TASK = "{} {}"  # the name of a tensor of one of several tasks
 CONFIDENCE = 0.95
 NOTE = (
-    "95 % by Student's t over the folds. They share training rows, so their scores are no independent draws, and the "
-    "interval may be too narrow (Bengio and Grandvalet 2004)."
+    "95 % by Student's t over the folds, cut where the metric ends (accuracy: at 0 and 1). They share training rows, "
+    "so their scores are no independent draws, and the interval may be too narrow (Bengio and Grandvalet 2004)."
 )
 
 
@@ -129,8 +129,9 @@ def out_of_fold(run: Run) -> tuple[Any, Any, torch.Tensor]:
     return joined("logits"), joined("labels"), folds
 
 
-def over_folds(values: list[float | None]) -> dict[str, Any]:
-    """The mean of one value a fold, its interval, and the values; None where a fold has none."""
+def over_folds(values: list[float | None], ends: tuple[float, float] = (-math.inf, math.inf)) -> dict[str, Any]:
+    """The mean of one value a fold, its interval, and the values; None where a fold has none. The interval stops at
+    `ends`, the least and the most that the values can be: of an accuracy at 0 and 1."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     if len(known) < len(values):
         return {"mean": None, "low": None, "high": None, "values": values}
@@ -138,7 +139,7 @@ def over_folds(values: list[float | None]) -> dict[str, Any]:
 
     middle = mean(known)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1)) * stdev(known) / math.sqrt(len(known))
-    return {"mean": middle, "low": middle - half, "high": middle + half, "values": values}
+    return {"mean": middle, "low": max(ends[0], middle - half), "high": min(ends[1], middle + half), "values": values}
 
 
 def measure_folds(run: Run) -> tuple[dict[str, Any], Any]:
@@ -147,7 +148,9 @@ def measure_folds(run: Run) -> tuple[dict[str, Any], Any]:
     part: Any = run.splits["train"]
     pooled = run.metrics(logits, labels, part[run.columns.kind][:] if run.columns.kind else None)
     each = results_of(run.output_dir, int(run.data_args.folds or 0))
-    figures = {name: over_folds([fold["metrics"].get(name) for fold in each]) for name in each[0]["metrics"]}
+    figures = {
+        name: over_folds([fold["metrics"].get(name) for fold in each], range_of(name)) for name in each[0]["metrics"]
+    }
     metrics = {name: figure["mean"] for name, figure in figures.items()}
     floors, against = [], {}
     for entry in each[0]["comparisons"]:

@@ -15,7 +15,7 @@ from ..data import MultimodalCollator
 from ..data.collator import id_of
 from ..data.linear_features import LinearFeatures, linear_features
 from ..evaluation import Predictions, group_codes
-from ..evaluation.linear import LinearAnswer, LinearRows
+from ..evaluation.linear import ITERATIONS, LinearAnswer, LinearRows
 from ..evaluation.paired import paired_differences
 from ..models.modality import modality_of
 from ..models.vision import Vision
@@ -67,7 +67,12 @@ class LinearFloor:
     def said(self) -> str:
         """In one line, for the terminal."""
         facts = self.facts()
-        strength = "" if facts["strength"] is None else f", strength {facts['strength']} (chosen on validation)"
+        strengths = facts["strength"] if isinstance(facts["strength"], dict) else {"": facts["strength"]}
+        known = [f"{column} {value:.3g}".strip() for column, value in strengths.items() if value is not None]
+        strength = f", strength {', '.join(known)} (chosen on validation)" if known else ""
+        lines = [answer.line for answer in self.answers.values()]
+        if any(line is not None and line.stopped_early for line in lines):
+            strength += f", stopped after {ITERATIONS} iterations"
         rows = f"{facts['learned_from']:,} training rows"
         if facts["learned_from"] < self.training_rows:
             rows = f"{facts['learned_from']:,} of the {self.training_rows:,} training rows, drawn at random"

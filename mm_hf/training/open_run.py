@@ -12,12 +12,12 @@ from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from datasets import Dataset, IterableDataset
 from transformers.utils import logging
 
-from ..data import BadRows, MultimodalCollator, data_root_of, describe, names_of_classes, summary_lines
+from ..data import BadRowError, BadRows, MultimodalCollator, data_root_of, describe, names_of_classes, summary_lines
 from ..data.modalities import READERS
 from ..models.modality import modality_of
 from ..tasks import by_column, task_of_head
 from .advice import advise_on_folds, advise_on_freezing, advise_on_long_texts, say_estimate
-from .build import build_model, build_processor, fit_settings, head_arguments, head_of
+from .build import build_model, build_processor, fit_settings, head_arguments, head_of, with_other_refusals
 from .by_modality import check_values_used
 from .checks import check_arguments
 from .exits import goes_on_in
@@ -30,7 +30,7 @@ from .run import Run
 from .run_folder import CHOSEN, claim_run_folder, is_begun, read_recipe_of
 from .same_data import check_same_data
 from .search_fusions import TRIED, check_search
-from .splits import cells_of_run, check_rows, columns_in_use, load_parts, read_labels, seed_of_cut
+from .splits import AS_MEANT, cells_of_run, check_rows, columns_in_use, load_parts, read_labels, seed_of_cut
 from .start import open_start
 from .start_parts import keep_start
 from .train_arguments import TrainArguments
@@ -71,10 +71,15 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
     writes = known is not None and known.writes
     columns = replace(columns_in_use(data_args), weight=data_args.weight_column)
     cells = cells_of_run(output_dir) if train_args.defaults_version > 1 else None
+    untimed: list[BadRowError] | None = [] if data_args.on_error == "skip" else None
     with accelerator.local_main_process_first():  # the others find what it prepared
         to_write = columns.labels if writes else []
-        loaded = load_parts(data_args, columns, seed_of_cut(recipe), as_text=to_write, cells=cells)
-    splits, tasks = read_labels(loaded, columns, data_args, model_args.task)
+        try:
+            loaded = load_parts(data_args, columns, seed_of_cut(recipe), as_text=to_write, cells=cells, bad=untimed)
+            splits, tasks = read_labels(loaded, columns, data_args, model_args.task, sure=cells == AS_MEANT)
+        except ValueError as error:
+            refused = with_other_refusals(error, data_args, columns, seed_of_cut(recipe), cells)
+            raise refused from error.__cause__  # it may be the error itself
     gpu = accelerator.device.type != "cpu"
     train_rows = None if isinstance(splits["train"], IterableDataset) else len(splits["train"])
     asked_to_choose = train_args.defaults_version > 2 or train_args.preset is not None
@@ -159,6 +164,7 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
             raise ValueError(
                 f"The classes of the table_columns of part {part!r} are not those of train: {table_names}."
             )
+    run.note_bad_rows([error.entry for error in untimed or []])
     check_rows(run)
 
     losses = [alone.task.loss_arguments(alone, run.several) for alone in run.alone()]

@@ -293,6 +293,7 @@ def options_of_cut(recipe: dict[str, Any], model: Path) -> dict[str, Any]:
     return {
         **options,
         "time_column": recipe.get("time_column"),
+        "bad": [] if recipe.get("on_error") == "skip" else None,
         "seed": seed_of_cut(recipe),
         "fold": fold_of(recipe),
         "measured": True,

@@ -86,12 +86,14 @@ def search_fusions(run: Run, fit: Fit):
     total = steps_of(run)
     rates = [rate * run.train_args.learning_rate for rate in RATES]
     settings: list[dict[str, Any]] = [{"fusion": name, "learning_rate": rate} for name in TRIED for rate in rates]
-    winner = kept.get("winner")
-    for number, (count, share) in enumerate(ROUNDS if winner is None else ()):
-        steps = min(total, max(FEWEST_STEPS, round(share * total)))
+    winner, rounds = kept.get("winner"), rounds_of(total)
+    if winner is None:
+        each = ", then ".join(f"{count} settings for {steps} steps" for count, steps in rounds)
+        left_out = f"; rounds of as many steps are one: {total} steps are few" if len(rounds) < len(ROUNDS) else ""
+        run.say(f"fusion auto: {each}, then the best for {total}{left_out}")
+    for number, (count, steps) in enumerate(rounds if winner is None else ()):
         ended = []
         for setting in settings[:count]:
-            # Of a short training two rounds may have the same steps.
             known = next((trial for trial in trials if {**setting, "steps": steps}.items() <= trial.items()), None)
             if known is None:
                 known = {"round": number, **setting, "steps": steps, **run_trial(run, fit, setting, steps)}
@@ -114,6 +116,15 @@ def search_fusions(run: Run, fit: Fit):
     run.model = model_of(run, winner)
     run.model_args, run.train_args = copy.copy(run.model_args), copy.copy(run.train_args)
     run.model_args.fusion, run.train_args.learning_rate = winner["fusion"], winner["learning_rate"]
+
+
+def rounds_of(total: int) -> list[tuple[int, int]]:
+    """Of each round how many settings take part, and for how many steps each, where the whole training has `total`. Of
+    a short one two rounds may have the same steps, which would tell the same again: they are one."""
+    rounds: dict[int, int] = {}
+    for count, share in ROUNDS:
+        rounds.setdefault(min(total, max(FEWEST_STEPS, round(share * total))), count)
+    return [(count, steps) for steps, count in rounds.items()]
 
 
 def steps_of(run: Run) -> int:

@@ -13,6 +13,7 @@ from ..data.files_read import cache_folder, files_of
 from ..data.item_files import find_picture
 from ..data.modalities import READERS
 from ..data.rows import rows_by_path
+from ..models.finite import together
 from ..models.losses import count_labels
 from ..models.names import did_you_mean
 from ..tasks import Task, task_of, task_of_head
@@ -82,10 +83,15 @@ def columns_in_use(data_args: Any) -> Columns:
 
 
 def load_parts(
-    data_args: DataArguments, columns: Columns, seed: int, as_text: list[str], cells: str | None
+    data_args: DataArguments,
+    columns: Columns,
+    seed: int,
+    as_text: list[str],
+    cells: str | None,
+    bad: list[BadRowError] | None = None,
 ) -> dict[str, Dataset | IterableDataset]:
-    """Training, validation and test part; of a stream, the latter two are stored on disk first. For `as_text` see
-    `load_splits`, for `cells` `cells_of_run`."""
+    """Training, validation and test part; of a stream, the latter two are stored on disk first. For `as_text` and
+    `bad` see `load_splits`, for `cells` `cells_of_run`."""
     splits = load_splits(
         data_args.source,
         columns,
@@ -102,6 +108,7 @@ def load_parts(
         problem_type=data_args.problem_type,
         **reading_of(cells),
         fold=fold_of(vars(data_args)),
+        bad=bad,
     )
     if data_args.fold == 0:
         return dict(splits)
@@ -120,10 +127,10 @@ def load_parts(
 
 
 def read_labels(
-    splits: dict[str, Any], columns: Columns, data_args: DataArguments, head: str | None
+    splits: dict[str, Any], columns: Columns, data_args: DataArguments, head: str | None, sure: bool = False
 ) -> tuple[dict[str, Any], list[Task]]:
     """What the labels mean, where the recipe's key `task` is `head`: the parts, with the same classes in all of them,
-    and the task of each column of labels; of a search the one that has none.
+    and the task of each column of labels; of a search the one that has none. For `sure` see `labels_of`.
 
     Raises:
         ValueError: see `labels_by_column`.
@@ -132,7 +139,7 @@ def read_labels(
     if known is not None:
         tasks = [known.learn(splits, column) for column in columns.labels] or [known.learn(splits, None)]
     else:
-        tasks = labels_by_column(splits, columns, data_args)
+        tasks = labels_by_column(splits, columns, data_args, sure)
     for task in tasks:
         task.weight = columns.weights.get(str(task.column))
     names = {str(task.column): task.names for task in tasks if known is None or task.names}
@@ -140,7 +147,7 @@ def read_labels(
 
 
 def labels_by_column(
-    splits: dict[str, Dataset | IterableDataset], columns: Columns, data_args: DataArguments
+    splits: dict[str, Dataset | IterableDataset], columns: Columns, data_args: DataArguments, sure: bool = False
 ) -> list[Task]:
     """What each column of labels means.
 
@@ -154,7 +161,15 @@ def labels_by_column(
         raise ValueError(
             f"problem_type names {sorted(unknown)}, but the columns of labels are {columns.labels}.{meant}"
         )
-    meanings = {column: labels_of(splits, column, asked.get(column)) for column in columns.labels}
+    meanings: dict[str, tuple[list[str] | None, str]] = {}
+    refused: list[ValueError] = []
+    for column in columns.labels:
+        try:
+            meanings[column] = labels_of(splits, column, asked.get(column), sure)  # type: ignore[arg-type]
+        except ValueError as error:
+            refused.append(error)
+    if refused:
+        raise together(refused)
     for column, (classes, _) in meanings.items():
         if classes is not None and len(classes) == 1:
             raise ValueError(

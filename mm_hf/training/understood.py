@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..data import Columns, data_root_of
 from ..data.suspicions import rare_classes, shared_rows
-from ..data.understanding import Understanding, understand
+from ..data.understanding import Understanding, UnderstoodColumn, understand
 from ..tasks import Task, task_of_head
 from .by_modality import columns_by_modality, columns_of, listed, modalities, short_keys
 from .data_arguments import DataArguments, keep_plain
@@ -20,6 +20,8 @@ FILE = "understanding.json"
 SUSPICION = "  look at this: {}"
 # Keys of columns that no modality reads.
 OTHERS = ("label_column", "kind_column", "image_id_column", "group_column", "time_column", "weight_column")
+# Of these the columns that are read as well, for what they hold: who cuts by a date asks for no other inputs.
+STILL_READ = ("time_column",)
 ASKED = ("dataset", "data_root", "columns", "category_columns", "problem_type", "ignore_columns")
 
 
@@ -96,7 +98,8 @@ def understand_columns(
         if seen.data_root is not None:
             folder = os.path.relpath(os.path.realpath(seen.data_root), data_root_of(data_args.source))
         understood = Understood(given, keys_of(seen, model_args, data_args), lines_of(seen), seen.suspicions, folder)
-        say(seen, data_args)
+        if data_args.fold in (None, 1):  # of cross-validation once, and not for each fold
+            say(seen, data_args)
     for key, value in understood.keys.items():
         setattr(data_args, key, value)
     keep_plain(data_args)
@@ -132,7 +135,8 @@ def look(model_args: ModelArguments, data_args: DataArguments, named: Mapping[st
     Raises:
         ValueError: no label is named where one is needed; the message lists the columns that could be one.
     """
-    parts = {column: key.rpartition("_")[0] for key in OTHERS[1:] for column in names_in(getattr(data_args, key))}
+    keys = [key for key in OTHERS[1:] if key not in STILL_READ]
+    parts = {column: key.rpartition("_")[0] for key in keys for column in names_in(getattr(data_args, key))}
     for name in named:
         for key in short_keys(name):
             parts |= dict.fromkeys(filter(None, listed(getattr(data_args, key))), key.rpartition("_")[0])
@@ -154,7 +158,16 @@ def look(model_args: ModelArguments, data_args: DataArguments, named: Mapping[st
         )
     if seen.data_root is not None and not os.path.isabs(source):
         seen.data_root = os.path.relpath(seen.data_root)
+    seen.lines = [with_its_cut(line, data_args.time_column) for line in seen.lines]
     return seen
+
+
+def with_its_cut(line: UnderstoodColumn, time_column: str | None) -> UnderstoodColumn:
+    """The line of a column, which says so where the parts are cut by it."""
+    if line.name != time_column:
+        return line
+    without = f"; --ignore_columns {quoted(line.name)} cuts alone" if line.part else ""
+    return replace(line, why=f"the latest rows are the test part{without}; {line.why}")
 
 
 def names_in(value: Any) -> list[str]:

@@ -10,6 +10,8 @@ from mm_hf.models.finite import (
     is_code,
     is_written_number,
     kind_of_texts,
+    mark_of,
+    read_marked,
     read_number,
 )
 
@@ -115,3 +117,29 @@ def test_the_largest_label_has_a_finite_square_loss():
     assert loss.isfinite()
     assert labels.grad.isfinite().all()
     assert not (torch.full((100,), LARGEST_IN_LOSS * 100, dtype=torch.float32) ** 2).sum().isfinite()
+
+
+@pytest.mark.parametrize(
+    ("texts", "mark", "numbers"),
+    [
+        (["12 %", "7.5 %", "100%"], ".%", [12, 7.5, 100]),
+        (["12\u202f%", "7,5\xa0%", "100%"], ",%", [12, 7.5, 100]),
+        (["-$5", "$ 1,234.50", "$7", " "], ".$", [-5, 1234.5, 7, None]),
+        (["5 €", "1.402,15 €"], ",€", [5, 1402.15]),
+        (["12 %", "30 %", "7"], ".%", [12, 30, 7]),  # one cell without the sign is in the unit of the others
+        (["12 %", *"3456789"], None, [None, *range(3, 10)]),  # most cells say no unit: this one is a bad row
+        (["$5", "5 €", "7 €"], None, [None] * 3),  # two units
+        (["12 kg", "15 kg"], None, [None] * 2),
+        (["5 %", "a lot", "some", "none"], None, [None] * 4),
+    ],
+)
+def test_numbers_of_one_unit(texts, mark, numbers):
+    found = mark_of("share", dict.fromkeys(texts, 1))
+    assert found == mark
+    assert [read_marked(text, found) for text in texts] == numbers
+
+
+def test_a_unit_does_not_tell_what_a_comma_means():
+    with pytest.raises(ValueError, match="--decimal"):
+        mark_of("rent", {"$1,402": 3, "$2,568": 2})
+    assert mark_of("rent", {"$1,402": 3, "$2,568": 2}, ".") == ".$"

@@ -115,3 +115,13 @@ def test_a_run_says_and_keeps_them(tmp_path, capsys):
     recipe = json.loads((tmp_path / "run/recipe.json").read_text())
     assert recipe["table_columns"] == ["height", "weight", "code"]
     assert {"understand_columns", "ignore_columns", "time_column"}.isdisjoint(recipe)
+
+
+def test_categories_that_are_written_in_several_ways(tmp_path):
+    frame = pd.DataFrame({"garage": [*[" oui ", "oui", "OUI", "non"] * 10], "sold": DRAW.choice(["ja", "Ja"], 40)})
+    garage, sold = mm_hf.understand(frame, label="sold").suspicions
+    assert re.search(says("'garage'", "' oui ' and 'OUI' and 'oui'"), garage)
+    assert "non" not in garage
+    assert re.search(says("'sold'", "'Ja' and 'ja'"), sold)
+    frame["garage"], frame["sold"] = [f"A note number {place}." for place in range(40)], ["ja", "nein"] * 20
+    assert mm_hf.understand(frame, label="sold").suspicions == []

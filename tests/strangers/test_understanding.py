@@ -123,12 +123,10 @@ def column(values, name="column") -> str:
         ("house", [place * 37 % 101 + 1 for place in range(80)], "id"),  # shuffled, and some are in other parts
         ("area", [place * 37 % 101 * 9 for place in range(80)], "number"),
         ("age", [place * 7 % 31 for place in range(20)], "number"),
-        (
-            "turnover",
-            [f"1 {100 + place * 7},50" for place in range(40)],
-            "unreadable",
-        ),  # said, and not taken for texts
-        ("spent", [f"${place * 31}.29" for place in range(40)], "unreadable"),
+        ("turnover", [f"1 {100 + place * 7},50" for place in range(40)], "number"),
+        ("spent", [f"${place * 31}.29" for place in range(40)], "number"),
+        ("share", [f"{place} %" for place in range(40)], "number"),
+        ("spent", [f"{'$€'[place % 2]}{place * 31}.29" for place in range(40)], "unreadable"),  # said, and no texts
         ("weight", [f"{place}.5 kg" for place in range(40)], "unreadable"),
         ("machine", [f"M{place % 12}" for place in range(40)], "category"),
         ("day", [f"{place % 28 + 1:02d}.02.{place % 3 + 22}" for place in range(40)], "date"),
@@ -146,6 +144,35 @@ def column(values, name="column") -> str:
 )
 def test_single_columns(name, values, role):
     assert column(values, name) == role
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pd.DataFrame({"y": [0, 1] * 10}, index=pd.RangeIndex(100, 140, 2, name="house")),
+        pd.DataFrame({"Unnamed: 0": [place * 37 % 101 for place in range(20)], "y": [0, 1] * 10}),
+        pd.DataFrame({"__index_level_0__": [3, 9, 4, 7], "y": [0, 1, 0, 1]}),
+        pd.DataFrame({"house": range(500, 800, 5), "y": [0, 1] * 30}),
+    ],
+    ids=["range", "unnamed", "parquet", "evenly"],
+)
+def test_an_index_is_an_id(frame):
+    (line,) = mm_hf.understand(frame, label="y").lines
+    assert line.role == "id"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([1951 + place * 3 % 60 for place in range(80)], "numbers from 1951 to 2008"),
+        ([12000 + place * 71 % 997 * 9 for place in range(80)], "numbers from 12,000 to 20,946"),
+        ([f"{place}.5%" for place in range(40)], "numbers from 0.5 to 39.5, in %"),
+        ([f"{place + 1},250" for place in range(40)], "numbers such as '1,250', whose decimals --decimal has to name"),
+    ],
+)
+def test_numbers_are_said_as_people_write_them(values, said):
+    (line,) = mm_hf.understand(pd.DataFrame({"column": values})).lines
+    assert line.why == said
 
 
 def test_many_whole_numbers_are_amounts_and_few_are_classes(tmp_path):

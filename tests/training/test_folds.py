@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from mm_hf.commands import evaluate
 from mm_hf.data import Columns, load_splits
+from mm_hf.evaluation.comparisons import range_of
 from mm_hf.training import exits, loop
 from mm_hf.training.folds import OUT_OF_FOLD, over_folds
 
@@ -219,6 +220,12 @@ def test_the_interval_over_folds():
     half = 4.3027 / 3**0.5
     assert [figures[name] for name in ("mean", "low", "high")] == pytest.approx([2, 2 - half, 2 + half], abs=1e-3)
     assert over_folds([1.0, None])["mean"] is None
+    # By hand: the mean is 0.9, the deviation 0.1, half an interval 0.248; no accuracy is above 1, and no rmse below 0.
+    accuracy, rmse = (over_folds([0.8, 0.9, 1.0], range_of(name)) for name in ("kind_accuracy", "rmse"))
+    assert [accuracy["low"], accuracy["high"]] == pytest.approx([0.6516, 1.0], abs=1e-4)
+    assert rmse["high"] == pytest.approx(1.1484, abs=1e-4)
+    assert over_folds([0.1, 0.2, 0.3], range_of("mae"))["low"] == 0
+    assert over_folds([-1.0, 0.0, 1.0], range_of("kappa_of_a_task_from_outside"))["low"] < -1
 
 
 @pytest.mark.parametrize(

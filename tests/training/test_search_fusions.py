@@ -9,6 +9,7 @@ import torch
 from messages import says
 from safetensors.torch import load_file
 
+from mm_hf.commands import evaluate
 from mm_hf.tasks import task_of_head
 from mm_hf.training import exits, finetune, search_fusions, train
 from mm_hf.training.data_arguments import DataArguments
@@ -55,7 +56,7 @@ def run_of(folder: Path, script=train, **keys) -> Path:
 
 
 @pytest.mark.parametrize("script", [train, pytest.param(finetune, marks=pytest.mark.slow)])
-def test_the_best_on_validation_is_trained_to_the_end(tmp_path, script):
+def test_the_best_on_validation_is_trained_to_the_end(tmp_path, monkeypatch, script):
     folder = run_of(tmp_path / "auto", script)
     results = json.loads((folder / "results.json").read_text())
     trials, winner = results["fusion_search"]["trials"], results["fusion_search"]["winner"]
@@ -69,9 +70,24 @@ def test_the_best_on_validation_is_trained_to_the_end(tmp_path, script):
     card = (folder / "README.md").read_text()
     assert all(f"| {trial['fusion']} | {trial['learning_rate']:g} | {trial['steps']} |" in card for trial in trials)
 
+    # `mm_hf evaluate` shows the search on its page.
+    if script is train:
+        monkeypatch.setattr(sys, "argv", ["mm_hf evaluate", str(folder), "--bootstrap_samples", "10"])
+        exits.run_script(evaluate.main)
+        page = (folder / "evaluation/report.html").read_text()
+        assert page.count("<td>concat</td>") == sum(trial["fusion"] == "concat" for trial in trials)
+        assert f"Chosen was {winner['fusion']}" in page
+
     named = run_of(tmp_path / "named", script, **winner)
     weights, same = (load_file(path / "model.safetensors") for path in (folder, named))
     assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_rounds_of_a_short_training(monkeypatch):
+    monkeypatch.undo()
+    assert search_fusions.rounds_of(5400) == [(18, 200), (6, 600), (2, 1800)]
+    assert search_fusions.rounds_of(150) == [(18, 20), (2, 50)]  # 150 / 9 is below 20 as well: one round
+    assert search_fusions.rounds_of(12) == [(18, 12)]
 
 
 @pytest.mark.slow

@@ -131,6 +131,9 @@ CELLS = {
     "the flag knows: thousands": ([f"{n + 1},250" for n in range(60)], ".", 30750.0),
     "points that the flag takes for thousands": ([f"{n + 1}.250" for n in range(60)], ",", 30750.0),
     "points as they are": ([f"{n + 1}.250" for n in range(60)], None, 30.75),
+    "percent": ([f"{n} %" for n in range(60)], None, 29.5),
+    "percent with a comma": ([f"{n},5%" for n in range(60)], None, 30.0),
+    "dollars, and the flag knows": ([f"$ {n + 1},250" for n in range(60)], ".", 30750.0),
     "the values say more than the flag": ([f"{n},5" for n in range(60)], ".", 30.0),
 }
 
@@ -160,7 +163,10 @@ def test_numbers_formatted_for_people(tmp_path, kind, suffix):
     assert schema.numerical["area"][0] == pytest.approx(mean)
     lines = reader.said_of_fit(splits, columns, part=schema)
     assert not schema.marks or len(lines) == 1
-    assert all(re.search(says("area", repr(mark)), lines[0]) for mark in schema.marks.values())
+    assert all(re.search(says("area", mark[1:] or repr(mark)), lines[0]) for mark in schema.marks.values())
+    # A row answers alike whether its cell has the sign or is a number by then.
+    of_text, of_number = schema([{"area": cells[0]}, {"area": splits["train"]["rent"][0]}])["numerical_values"]
+    assert of_text == pytest.approx(of_number)
 
 
 def test_labels_of_a_german_file_with_a_word_and_a_gap(tmp_path):

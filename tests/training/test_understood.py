@@ -120,12 +120,62 @@ def test_what_does_not_go_together(shop):
         opened("--label", "sold", "--group_column", "town", "--split_by_time", "when")
 
 
-def test_the_latest_rows_are_the_test_part(shop):
-    run = opened("--label", "sold", "--split_by_time", "when")
+def test_the_latest_rows_are_the_test_part(shop, capsys):
+    run = opened("--label", "sold", "--split_by_time", "when", "--ignore_columns", "when", folder="cut")
     assert "when" not in run.columns.table
+    run = opened("--label", "sold", "--split_by_time", "when")
+    assert "when" in run.columns.table  # who cuts by a date asks for no other inputs
+    assert list(run.processor.table_schema.dates) == ["when"]
+    assert re.search(says("when", "date", "test part", "--ignore_columns when"), capsys.readouterr().out)
     order = {name: part["_source_row"] for name, part in run.splits.items()}
     assert order == {"train": list(range(48)), "validation": list(range(48, 54)), "test": list(range(54, 60))}
     assert recipe_of()["time_column"] == "when"
+
+
+def test_a_row_without_a_time_is_left_out_where_bad_rows_are(shop):
+    shop.loc[[3, 7], "when"] = [None, "soon"]
+    shop.to_csv("shop.csv", index=False)
+    words = ["--label", "sold", "--split_by_time", "when", "--ignore_columns", "when"]
+    with pytest.raises(ValueError, match=says("'when'", 3, "--on_error skip")):
+        opened(*words)
+    run = opened(*words, "--on_error", "skip", folder="skipped")
+    assert [(entry["source_row"], entry["column"]) for entry in run.bad_rows.entries] == [(3, "when"), (7, "when")]
+    assert sum(map(len, run.splits.values())) == ROWS - 2
+    assert {3, 7}.isdisjoint(row for part in run.splits.values() for row in part["_source_row"])
+
+
+def test_prices_with_words_are_refused_with_both_ways_out(shop):
+    shop["price"] = [f"{place * 7}.5" if place % 10 else "on request" for place in range(ROWS)]
+    shop.to_csv("shop.csv", index=False)
+    ways = ("54", "60", "'on request'", "--problem_type regression --on_error skip --max_bad_fraction 0.2")
+    with pytest.raises(ValueError, match=says("'price'", *ways, "--problem_type single_label_classification")):
+        opened("--label", "price")
+    numbers = ["--problem_type", "regression", "--on_error", "skip", "--max_bad_fraction", "0.5"]
+    run = opened("--label", "price", *numbers, folder="numbers")
+    assert run.task.problem_type == "regression"
+    assert {run.splits[entry["split"]]["price"][entry["row"]] for entry in run.bad_rows.entries} == {"on request"}
+    shop["price"] = [f"${place + 1},250" if place % 10 else "on request" for place in range(ROWS)]
+    shop.to_csv("shop.csv", index=False)
+    with pytest.raises(ValueError, match=says("54", "60", "'on request'")):
+        opened("--label", "price", folder="dollars")
+    run = opened("--label", "price", *numbers, "--decimal", ".", folder="read")
+    assert run.task.problem_type == "regression"
+    assert sum(map("2250.0".__eq__, [price for part in run.splits.values() for price in part["price"]])) == 1
+
+
+def test_all_columns_that_are_refused_are_said_at_once(shop, capsys):
+    shop["fee"] = [f"{place + 1},250" for place in range(ROWS)]
+    shop["due"] = [f"{place % 9 + 1:02d}/{place % 7 + 1:02d}/2024" for place in range(ROWS)]
+    shop["price"] = [f"{place + 2},750" for place in range(ROWS)]
+    shop.to_csv("shop.csv", index=False)
+    with pytest.raises(ValueError, match=says("3 columns")) as refused:
+        opened("--label", "price")
+    _, *lines = str(refused.value).splitlines()
+    for line, values in zip(
+        lines, (("'price'", "--problem_type"), ("'fee'", "--decimal"), ("'due'", "--date_format"))
+    ):
+        assert re.search(says(*values), line)
+    assert re.search(says("fee", "number", "--decimal"), capsys.readouterr().out)  # the table comes first
 
 
 def test_what_is_cut_by_time_is_measured_as_it_was_cut(shop, tmp_path, capsys):

@@ -306,19 +306,27 @@ def needed(columns: Columns) -> list[tuple[str, str]]:
 
 
 def check_columns(columns: Columns, header: list[str], name: str, present: list[str]):
-    """Refuses a file that lacks a column.
+    """Refuses a file that lacks columns.
 
     Raises:
-        ValueError: naming it, and what to do.
+        ValueError: naming all of them, and the flags that do without.
     """
-    for part, column in needed(columns):
-        if column not in present:
-            key = key_of_part(part)
-            without = "with the others" if key.endswith("_columns") else '""'
-            raise Unreadable(
-                f"Unknown column {column!r} (given as {key}) of {name}: it has {header}."
-                f"{did_you_mean(column, header)} --{key} names another one; --{key} {without} does without."
-            )
+    lacking = [(part, column) for part, column in needed(columns) if column not in present]
+    if not lacking:
+        return
+    there = {column for _, column in needed(columns)} - {column for _, column in lacking}
+    flags = []
+    for part in dict.fromkeys(part for part, _ in lacking):
+        key, given = key_of_part(part), [column for other, column in columns.named() if other == part]
+        one_item = key.endswith("_columns")  # a table has no places: what is left out is missing
+        words = [column for column in given if column in there] if one_item else given
+        words = [f'"{column}"' if column in there and " " in column else column for column in words]
+        flags.append(" ".join([f"--{key}", *(word if word.strip('"') in there else '""' for word in words or [""])]))
+    named = ", ".join(f"{column!r} (given as {key_of_part(part)})" for part, column in lacking)
+    raise Unreadable(
+        f"Unknown column {named} of {name}: it has {header}.{did_you_mean(lacking[0][1], header)} The flags of the "
+        f"columns name other ones; to predict without, as if their cells were empty: {' '.join(flags)}"
+    )
 
 
 def has_classes(feature: Any) -> bool:

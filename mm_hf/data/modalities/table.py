@@ -97,9 +97,13 @@ class TableReader(ModalityReader):
         if sample.are_codes:
             return Evidence("category", "table", f"whole numbers that look like codes, {many}", category=True)
         if sample.numbers is not None or sample.are_written:
-            written = ", written for people" if sample.numbers is None else ""
-            low, high = (sample.values[0], sample.values[-1]) if sample.numbers is None else sample.span()
-            return Evidence("number", "table", f"numbers from {low} to {high}{written}")
+            if sample.numbers is None:
+                return Evidence("number", "table", f"numbers written for people, such as {sample.values[0]}")
+            if sample.either:
+                why = f"numbers such as {sample.values[0]!r:.20}, whose decimals --decimal has to name"
+                return Evidence("number", "table", why)
+            unit = f", in {sample.unit}" if sample.unit else ""
+            return Evidence("number", "table", f"numbers from {sample.span()}{unit}")
         if sample.are_texts and not sample.are_sentences:
             return Evidence("category", "table", many)
         return None
@@ -165,9 +169,9 @@ def lines_of_table(
         mark = None if schema is None else schema.marks.get(name)
         if mark is not None:
             example = next(text for text in counts if read_number(text) != read_marked(text, mark) is not None)
+            how = f"in {mark[1:]}" if mark[1:] else f"whose decimals begin with {mark!r}"
             lines.append(
-                f"  table     {name} is read as numbers whose decimals begin with {mark!r}: {example!r} is "
-                f"{read_marked(example, mark):.15g}"
+                f"  table     {name} is read as numbers {how}: {example!r} is {read_marked(example, mark):.15g}"
             )
             continue
         spelled = sum(count for text, count in counts.items() if read_number(text) is not None and not is_code(text))

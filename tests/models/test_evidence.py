@@ -228,3 +228,44 @@ def test_numbers_of_a_head_of_several():
     assert [answer["value"] for answer in answers[:2]] == pytest.approx(logits["size"].tolist(), abs=1e-4)
     assert answers[2]["value"] == pytest.approx(logits["tags"].max().item(), abs=1e-4)
     assert answers[2]["explained"] == f"log odds of {'xy'[logits['tags'].argmax()]!r}"
+
+
+def rows_of_pipeline(head):
+    items = pytest.importorskip("numpy")
+    if head == "ctc":
+        return [
+            {"audio": {"array": items.sin(items.arange(n) * 0.03).astype("float32"), "sampling_rate": 16000}}
+            for n in (16000, 9000)
+        ]
+    if head == "regression":
+        return [{"table": {"beds": 3, "kind": "old"}, "series": [[1.0, 1.0], [2.0, 2.0]]}, {"series": [[3.0, 1.0]]}]
+    from PIL import Image
+
+    picture = Image.new("RGB", (20, 16), "red")
+    return [{"image": picture, "text": "what colour is the big house ?"}, {"text": "the small house"}]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_evidence_in_a_pipeline(head):
+    pipe = mm_hf.pipeline(model=str(STORED / head))
+    rows = rows_of_pipeline(head)
+    plain = pipe(rows, batch_size=2)
+    answered = pipe(rows, batch_size=2, evidence=True)
+    assert [row["answer"] for row in answered] == plain
+    for row, given in zip(answered, rows):
+        evidence = row["evidence"]
+        assert (evidence["absence"], evidence["background"]) == ("token", 0)
+        assert bool(evidence["warnings"]) == (len(pipe.model.config.modalities) > 1)
+        assert {len(answer["modalities"]) for answer in evidence["answers"]} == {len(given)}
+    beside = pipe(rows[0], evidence=True, background=rows)
+    assert (beside["evidence"]["absence"], beside["evidence"]["background"]) == ("other_rows", 2)
+    assert beside["evidence"]["warnings"] == []
+    assert beside["answer"] == pipe(rows[0])
+    with pytest.raises(ValueError, match="background"):
+        pipe(rows, background=rows, evidence=False)
+    bad = (
+        pipe([rows[0], {"text" if head != "ctc" else "audio": 3.5}], evidence=True, on_error="skip", batch_size=2)
+        if head not in ("regression",)
+        else [None, None]
+    )
+    assert bad[1] is None

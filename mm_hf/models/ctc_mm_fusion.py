@@ -105,7 +105,11 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         scores = -torch.minimum(losses, guess)[:, None]
         return {None: (scores, scores.exp())}
 
-    def explained_in_words(self, task, said):
+    def explained_unit(self, task, name=None):
+        """See the method of the base class."""
+        return "log probability"
+
+    def explained_in_words(self, task, said, name=None):
         """See the method of the base class."""
         return ["log probability of the text"]
 

@@ -76,13 +76,17 @@ class EvidenceMixin:
             values[task] = head.explained(logits, said[task]).double(), head.shown(logits, said[task]).double()
         return values
 
-    def explained_in_words(self, task: str | None, said: torch.Tensor) -> list[str]:
+    def explained_unit(self, task: str | None, name: str | None = None) -> str:
+        """What the numbers are, such as log odds; `name` is that of the question."""
+        return self.explained_heads()[task][1].explained_unit(name or task)
+
+    def explained_in_words(self, task: str | None, said: torch.Tensor, name: str | None = None) -> list[str]:
         """What each of the K numbers of one row is, of what is said of it, `(K,)` or `(S,)`."""
         head, config = self.explained_heads()[task][1], cast(Any, self).config
         if task is None and head.labels is None:
             names: Any = config.id2label
             head = replace(head, labels=tuple(str(names[number]) for number in range(len(names))))
-        return head.explained_in_words(said, task)
+        return head.explained_in_words(said, name or task)
 
 
 def warnings_of(model: Any, absence: str) -> list[str]:
@@ -216,15 +220,19 @@ def kinds_of(terms: torch.Tensor) -> Kinds:
     return Kinds(unique, max(0.0, redundant), synergistic, overlaps)
 
 
-def evidence_of(model: Any, values: Mapping[str | None, CoalitionValues]) -> list[dict[str, Any]]:
+def evidence_of(
+    model: Any, values: Mapping[str | None, CoalitionValues], names: Mapping[str | None, str | None] | None = None
+) -> list[dict[str, Any]]:
     """What each modality gave to the answers of one row: one dict a number that is explained, see
-    `CoalitionValues.evidence`, with its `task` and in words what is `explained`. Of a text the whole is explained, and
+    `CoalitionValues.evidence`, with its `task`, its `unit`, and in words what is `explained`; `names` are those of the
+    questions, by task, where their labels have any. Of a text the whole is explained, and
     `tokens` has, of each of its tokens, `id`, `value`, `base` and by modality the Shapley value."""
     answers = []
     for task, of_task in values.items():
-        words = model.explained_in_words(task, of_task.said)
+        name = (names or {}).get(task)
+        words, unit = model.explained_in_words(task, of_task.said, name), model.explained_unit(task, name)
         for number, explained in enumerate(words):
-            answers.append({"task": task, "explained": explained, **of_task.evidence(number)})
+            answers.append({"task": task, "explained": explained, "unit": unit, **of_task.evidence(number)})
         rest = range(len(words), of_task.values.shape[1])
         if len(rest):
             tokens = []

@@ -165,7 +165,11 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         scores = torch.cat([scores.sum(1, keepdim=True), scores], dim=1)
         return {None: (scores, scores.exp())}
 
-    def explained_in_words(self, task, said):
+    def explained_unit(self, task, name=None):
+        """See the method of the base class."""
+        return "log probability"
+
+    def explained_in_words(self, task, said, name=None):
         """See the method of the base class."""
         return ["log probability of the text"]
 

@@ -148,7 +148,11 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         logits = self.matching(outputs.pooler_output).double()  # (B, 1)
         return {None: (logits, logits.sigmoid())}
 
-    def explained_in_words(self, task, said):
+    def explained_unit(self, task, name=None):
+        """See the method of the base class."""
+        return "log odds"
+
+    def explained_in_words(self, task, said, name=None):
         """See the method of the base class."""
         return ["log odds of a match"]
 

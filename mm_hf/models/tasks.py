@@ -124,11 +124,15 @@ class TaskHead:
         chances = self.probabilities(logits)
         return (logits if chances is None else chances).gather(-1, said)
 
-    def explained_in_words(self, said: torch.Tensor, task: str | None = None) -> list[str]:
-        """What each of the numbers is; `said` is `(K,)`, of one row, `task` the name of the question."""
+    def explained_unit(self, name: str | None = None) -> str:
+        """What the numbers are, without which of them; `name` is that of the question."""
+        return name or "the number" if self.label_kind == NUMBERS else "log odds"
+
+    def explained_in_words(self, said: torch.Tensor, name: str | None = None) -> list[str]:
+        """What each of the numbers is; `said` is `(K,)`, of one row, `name` that of the question."""
+        name = self.explained_unit(name)
         if self.label_kind != NUMBERS:
-            return [f"log odds of {self.labels[place] if self.labels else place!r}" for place in said.tolist()]
-        name = task or "the number"
+            return [f"{name} of {self.labels[place] if self.labels else place!r}" for place in said.tolist()]
         return [name if self.num_labels == 1 else f"{name} {place}" for place in said.tolist()]
 
     def row_losses(self, scores: torch.Tensor, labels: torch.Tensor, **settings: Any) -> torch.Tensor:

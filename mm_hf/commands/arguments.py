@@ -207,7 +207,7 @@ class ExplainArguments:
     split: str | None = option(
         None, "Part of the rows; left out, test of the run's own rows, or the only part of others."
     )
-    rows: int = option(100, "Explain so many rows, drawn at random; 0: all.")
+    max_rows: int = option(100, "Explain so many rows, drawn at random; 0: all.", aliases=["--rows"])
     absence: str = option(
         "other_rows",
         "What stands in for a modality that is taken away: items of training rows (the mean over them), or the "
@@ -221,7 +221,7 @@ class ExplainArguments:
     overwrite: bool = option(False, "Replace what an earlier call wrote.")
 
     def __post_init__(self):
-        check_least(self, 0, "rows", "seed")
+        check_least(self, 0, "max_rows", "seed")
         check_least(self, 1, "background")
 
 

@@ -211,7 +211,7 @@ def rows_of(source: RowSource, args: ExplainArguments, labels: Sequence[str]) ->
     ]
     if not read:
         raise ValueError(f"{source.name} has no row.")
-    chosen = choose_rows(len(read), args.rows or len(read), args.seed)
+    chosen = choose_rows(len(read), args.max_rows or len(read), args.seed)
     return [read[place] for place in chosen], len(read) - len(chosen)
 
 

@@ -214,23 +214,18 @@ class Coalitions:
                 f"A row has {most} modalities, which make {2**most:,} coalitions: evidence is for {MOST_MODALITIES} "
                 "at most."
             )
-        # Of each run of the fusion the rows that its items are from, the coalition (of all rows, one after the other)
-        # and the row that it belongs to.
+        self.stands_in = len(stands_in)
+        # Of each run of the fusion the rows that its items are from, and the row that it belongs to. Of a row all runs
+        # of a coalition come one after another; that of all of its modalities is the last one, and a single run.
         chosen: list[list[int]] = []
-        coalition: list[int] = []
         owner: list[int] = []
-        self.first = [0]
         for row, players in enumerate(self.players):
             for members in range(2 ** len(players)):
                 lost = {name for place, name in enumerate(players) if not members >> place & 1}
                 for other in stands_in if lost else [row]:
                     chosen.append([other if name in lost else row for name in self.names])
-                    coalition.append(self.first[row] + members)
                     owner.append(row)
-            self.first.append(self.first[row] + 2 ** len(players))
-        self.chosen, self.coalition, self.owner = (
-            torch.tensor(values, device=base.device) for values in (chosen, coalition, owner)
-        )
+        self.chosen, self.owner = (torch.tensor(values, device=base.device) for values in (chosen, owner))
 
     def outputs(self, chosen: torch.Tensor) -> MMFusionModelOutput:
         """Rows put together, `(N, M)`, fused."""
@@ -245,29 +240,30 @@ class Coalitions:
     def values(self, said: Said | None, settings: Mapping[str, Any]) -> list[dict[str | None, CoalitionValues]]:
         """See `coalition_values`."""
         said = self.answers(settings) if said is None else said
-        sums: dict[str | None, list[torch.Tensor]] = {}
-        counts = torch.zeros(self.first[-1], dtype=torch.float64, device=self.base.device)
-        counts.index_add_(0, self.coalition, torch.ones_like(self.coalition, dtype=torch.float64))
+        parts: dict[str | None, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         for runs, outputs in self.runs():
-            explained = self.model.explained(
-                outputs, {task: values[self.owner[runs]] for task, values in said.items()}
-            )
-            for task, pair in explained.items():
-                totals = sums.setdefault(task, [value.new_zeros(len(counts), value.shape[1]) for value in pair])
-                for total, values in zip(totals, pair):
-                    total.index_add_(0, self.coalition[runs], values)
+            of_runs = {task: values[self.owner[runs]] for task, values in said.items()}
+            for task, pair in self.model.explained(outputs, of_runs).items():
+                parts.setdefault(task, []).append(pair)
+        tables = {task: [torch.cat(values).cpu() for values in zip(*pairs)] for task, pairs in parts.items()}
         evidence: list[dict[str | None, CoalitionValues]] = []
+        start = 0
         for row, players in enumerate(self.players):
-            part = slice(self.first[row], self.first[row + 1])
+            runs = slice(start, start + (2 ** len(players) - 1) * self.stands_in + 1)
+            start = runs.stop
             evidence.append(
                 {
-                    task: CoalitionValues(
-                        players, *((total / counts[:, None])[part].cpu() for total in totals), said[task][row].cpu()
-                    )
-                    for task, totals in sums.items()
+                    task: CoalitionValues(players, *map(self.by_coalition, (v[runs], s[runs])), said[task][row].cpu())
+                    for task, (v, s) in tables.items()
                 }
             )
         return evidence
+
+    def by_coalition(self, values: torch.Tensor) -> torch.Tensor:
+        """Of the runs of one row, `(N, K)`, those of each coalition: `(2^P, R, K)`, R rows that stand in."""
+        fewer = values[:-1].unflatten(0, (-1, self.stands_in)) if len(values) > 1 else values[:0].unsqueeze(1)
+        everything = values[-1:].unsqueeze(1)
+        return torch.cat([fewer.expand(-1, self.stands_in, -1), everything.expand(-1, self.stands_in, -1)])
 
     def runs(self) -> Iterable[tuple[torch.Tensor, MMFusionModelOutput]]:
         """Numbers of runs, and what the fusion gave. Runs of the same items are one, unless tokens are read: the

@@ -34,6 +34,7 @@ from .tasks import TEXTS, TaskHead
 OTHER_ROWS, TOKEN = "other_rows", "token"
 ABSENCES = (OTHER_ROWS, TOKEN)
 SMALL = 0.05  # share of all terms below which two modalities do not interact
+NOISE = 2.0  # standard errors below which a term is none
 
 Said = dict[str | None, torch.Tensor]
 
@@ -109,15 +110,25 @@ class CoalitionValues:
 
     Args:
         players: the modalities that the row has.
-        values: `(2^P, K)` float64, of the coalition whose bits are those of its players.
-        shown: likewise, as probabilities where there are any.
+        runs: `(2^P, R, K)` float64, of the coalition whose bits are those of its players, by the rows that stand in.
+        shown_runs: likewise, as probabilities where there are any.
         said: what the model answers, see `EvidenceMixin.answers_said`, of this row.
     """
 
     players: list[str]
-    values: torch.Tensor
-    shown: torch.Tensor
+    runs: torch.Tensor
+    shown_runs: torch.Tensor
     said: torch.Tensor
+
+    @property
+    def values(self) -> torch.Tensor:
+        """`(2^P, K)`, the means over the rows that stand in."""
+        return self.runs.mean(1)
+
+    @property
+    def shown(self) -> torch.Tensor:
+        """Likewise, as people read them."""
+        return self.shown_runs.mean(1)
 
     def evidence(self, number: int = 0) -> dict[str, Any]:
         """What follows of one of the K numbers.
@@ -125,12 +136,15 @@ class CoalitionValues:
         Returns:
             `value` (all is there) and `base` (nothing is); `modalities`, by name `value` (its Shapley value), `unique`
             (see `kinds_of`), and, as they are shown, `with` all, `without` it and it `alone`; `interactions`, of each
-            pair the Shapley interaction index `value` and its `kind`; `shares` of unique, redundant and synergistic.
+            pair the Shapley interaction index `value` and its `kind`; `shares` of unique, redundant and synergistic in
+            their `amount`. For the kinds, terms within twice their standard error over the rows that stand in count as
+            none: of few such rows they would be a share of noise.
         """
         values, shown = self.values[:, number], self.shown[:, number]
         terms = moebius(values)
+        certain = terms * (terms.abs() > NOISE * self.errors(number))
         everything, sizes = len(values) - 1, [coalition.bit_count() for coalition in range(len(values))]
-        amounts = kinds_of(terms)
+        amounts = kinds_of(certain)
         total = sum(amounts.unique) + amounts.redundant + amounts.synergistic
         modalities, interactions = {}, []
         for place, name in enumerate(self.players):
@@ -145,10 +159,12 @@ class CoalitionValues:
             for other in range(place):
                 pair = 1 << place | 1 << other
                 both = [coalition for coalition in holding if coalition & pair == pair]
-                index = sum(terms[coalition].item() / (sizes[coalition] - 1) for coalition in both)
-                overlap = amounts.overlaps.get(pair, 0.0)
-                kind = "redundant" if 2 * overlap > abs(terms[pair].item()) else "synergistic"
-                kind = kind if abs(index) > SMALL * total else "none"
+                index, sure = (
+                    sum(numbers[coalition].item() / (sizes[coalition] - 1) for coalition in both)
+                    for numbers in (terms, certain)
+                )
+                kind = "redundant" if 2 * amounts.overlaps[pair] > abs(certain[pair].item()) else "synergistic"
+                kind = kind if abs(sure) > SMALL * total else "none"
                 interactions.append({"of": [self.players[other], name], "value": index, "kind": kind})
         parts = {"unique": sum(amounts.unique), "redundant": amounts.redundant, "synergistic": amounts.synergistic}
         return {
@@ -160,12 +176,19 @@ class CoalitionValues:
             "amount": total,
         }
 
+    def errors(self, number: int) -> torch.Tensor:
+        """The standard errors of the Möbius terms, `(2^P,)`: 0 where the absent token stands in."""
+        count = self.runs.shape[1]
+        if count < 2:
+            return torch.zeros(len(self.runs), dtype=torch.float64)
+        return moebius(self.runs[:, :, number]).std(1) / count**0.5
+
 
 def moebius(values: torch.Tensor) -> torch.Tensor:
-    """The Möbius terms of the values of coalitions, both `(2^P,)`: of each what it adds to all that is within it."""
+    """The Möbius terms of the values of coalitions, both `(2^P, …)`: of each what it adds to all that is within it."""
     terms, step = values.clone(), 1
     while step < len(terms):
-        pairs = terms.view(-1, 2, step)  # without and with one player
+        pairs = terms.view(-1, 2, step, *terms.shape[1:])  # without and with one player
         pairs[:, 1] -= pairs[:, 0].clone()
         step *= 2
     return terms

@@ -157,7 +157,8 @@ def test_the_interaction_index_is_that_of_its_definition():
     """Grabisch and Roubens 1999: the mean of the second differences over all coalitions without the pair, weighted."""
     generator = torch.Generator().manual_seed(3)
     values = torch.randn(8, 1, generator=generator, dtype=torch.float64)
-    evidence = coalitions.CoalitionValues(["a", "b", "c"], values, values, torch.zeros(1)).evidence()
+    runs = values[:, None]
+    evidence = coalitions.CoalitionValues(["a", "b", "c"], runs, runs, torch.zeros(1)).evidence()
     v = values[:, 0].tolist()
     expected = (v[3] - v[1] - v[2] + v[0]) / 2 + (v[7] - v[5] - v[6] + v[4]) / 2
     assert evidence["interactions"][0]["of"] == ["a", "b"]
@@ -269,3 +270,14 @@ def test_evidence_in_a_pipeline(head):
         else [None, None]
     )
     assert bad[1] is None
+
+
+def test_what_few_rows_cannot_tell_apart_from_nothing_is_no_share():
+    """Of an exclusive or that two rows of three answer alike, each modality alone seems to do something."""
+    signs = torch.tensor([1.0, 1.0, -1.0] * 4, dtype=torch.float64)
+    runs = torch.zeros(4, 12, 1, dtype=torch.float64)
+    runs[0, :, 0], runs[1, :, 0], runs[2, :, 0], runs[3] = signs.flip(0), signs, signs, 3.0
+    evidence = coalitions.CoalitionValues(["a", "b"], runs, runs, torch.zeros(1)).evidence()
+    assert evidence["shares"] == {"unique": 0, "redundant": 0, "synergistic": 1}
+    assert evidence["interactions"][0]["kind"] == "synergistic"
+    assert completeness(evidence) <= 1e-9

@@ -267,27 +267,6 @@ class ModalityReader:
         """The row's items in words, for reports; None where it has none."""
         return None
 
-    # Evidence
-
-    def shown(self, row: dict[str, Any], collator: "MultimodalCollator") -> list[dict[str, Any]]:
-        """The items of a row as a page of evidence shows them: of each its `column`, its `place` among those of its
-        modality, its `kind`, and what is `shown`, by the kind: see `evidence.json` in the guide."""
-        items = []
-        for place, column in enumerate(collator.parts[self.name]):
-            if self.key(row, column, collator) is not None:
-                named = ", ".join(self.data_columns(collator.columns)) if self.one_item else column
-                kind, shown = self.shown_item(row, column, collator)
-                items.append({"column": named, "place": place, "kind": kind, "shown": shown})
-        return items
-
-    def shown_item(self, row: dict[str, Any], column: str, collator: "MultimodalCollator") -> tuple[str, dict]:
-        """One item of `shown`: its kind, and what is shown; of a modality from outside its value in words.
-
-        Raises:
-            BadRowError: it cannot be read.
-        """
-        return "other", {"text": f"{self.load(row, column, collator)!s:.1000}"}
-
     def missing(self, columns: Columns) -> str:
         """What stands in the place of a picture of a row that has none; empty where no row has one."""
         return f"(no {self.shown_as})" if self.shown_as and self.data_columns(columns) else ""

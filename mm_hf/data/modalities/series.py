@@ -108,12 +108,6 @@ class SeriesReader(ModalityReader):
         """Its steps."""
         return as_steps(row[column])
 
-    def shown_item(self, row, column, collator):
-        """The readings, one list a channel; None where one is missing."""
-        steps = as_steps(row[column])
-        values = [[value if np.isfinite(value) else None for value in channel] for channel in steps.T.tolist()]
-        return "series", {"channels": [str(number) for number in range(len(values))], "values": values}
-
     def draw(self, row, collator):
         """The first series."""
         for column in self.data_columns(collator.columns):

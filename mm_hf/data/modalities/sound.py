@@ -17,7 +17,6 @@ from ..item_files import contents_of_file, file_key, file_name_of, some_of, sour
 from ..looks import Evidence
 from ..plain_rows import is_decoded
 from ..rows import BadRowError, resolve_path
-from .addresses import data_address, data_of_picture
 from .linear import pooled_features, step_features
 from .reader import ModalityReader, by_column, of_columns, present, register_reader
 
@@ -89,20 +88,6 @@ class SoundReader(ModalityReader):
             rate = collator.processor.feature_extractor.sampling_rate
             return picture_of_sound(decode_sound(row, columns[0], collator.root, rate), rate)
         return None
-
-    def shown_item(self, row, column, collator):
-        """The sound as a WAV, its spectrogram, and its length."""
-        import soundfile
-
-        rate, file = collator.processor.feature_extractor.sampling_rate, io.BytesIO()
-        samples = decode_sound(row, column, collator.root, rate)
-        soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16")
-        drawn = data_of_picture(picture_of_sound(samples, rate))
-        return "sound", {
-            "src": data_address("audio/wav", file.getvalue()),
-            "spectrogram": drawn,
-            "seconds": len(samples) / rate,
-        }
 
     def caption(self, row, collator):
         """The names of the files; empty where they have none."""

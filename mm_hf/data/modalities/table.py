@@ -121,12 +121,6 @@ class TableReader(ModalityReader):
         """Categories that are not known."""
         return collator.processor.table_schema.unknown(values_of(row, collator))
 
-    def shown_item(self, row, column, collator):
-        """All columns, those without a value empty."""
-        values = values_of(row, collator)
-        columns = collator.processor.table_schema.columns
-        return "table", {"columns": columns, "values": [str(values.get(name, "")) for name in columns]}
-
     def caption(self, row, collator):
         """The values by their columns."""
         return ", ".join(f"{name} {value}" for name, value in values_of(row, collator).items())

@@ -111,10 +111,6 @@ class TextReader(ModalityReader):
         """One line a column."""
         return [line for name, about in of_columns(summary["texts"]) for line in text_lines(about, name=name)]
 
-    def shown_item(self, row, column, collator):
-        """The text."""
-        return "text", {"text": self.load(row, column, collator)}
-
     def caption(self, row, collator):
         """The texts, one after the other."""
         texts = [row[column] for column in collator.columns.texts]

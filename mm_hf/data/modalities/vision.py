@@ -31,7 +31,6 @@ from ..item_files import (
 from ..looks import Evidence
 from ..plain_rows import is_decoded
 from ..rows import BadRowError, is_absent, resolve_path
-from .addresses import data_of_picture
 from .reader import ModalityReader, present, register_reader
 
 
@@ -140,21 +139,6 @@ class VisionReader(ModalityReader):
         if columns.video is None or is_absent(row[columns.video]):
             return None
         return side_by_side(frames_of(row, collator))
-
-    def shown(self, row, collator):
-        """Pictures, each in its place; a video with all of its frames."""
-        columns, items = collator.columns, super().shown(row, collator)
-        pictures = [item for item in items if item["column"] in columns.images]
-        frames = [item for item in items if item["column"] not in columns.images]
-        if frames:
-            shown = {"frames": [frame["shown"]["src"] for frame in frames], "seconds": None}
-            video = {"column": columns.video, "place": frames[0]["place"], "kind": "video", "shown": shown}
-            return [*pictures, video]
-        return pictures
-
-    def shown_item(self, row, column, collator):
-        """The picture as the model gets it, made smaller where it is large."""
-        return "picture", {"src": data_of_picture(self.load(row, column, collator))}
 
     def missing(self, columns):
         """A picture, or a video where that is all."""

@@ -1,10 +1,11 @@
 """Items of rows as a page can show them: small, in the page itself, and as JSON.
 
-Each function gives the `kind` of an item, and under `shown` what a page draws for it, see `ModalityReader.shown`.
+Each function gives the `kind` of an item, and under `shown` what a page draws for it, see `ModalityReader.shown_item`.
 """
 
 import base64
 import io
+import math
 import wave
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -106,12 +107,13 @@ def shown_sound(samples: np.ndarray, sampling_rate: int, spectrogram: Image.Imag
 
 
 def shown_series(series: Any) -> dict[str, Any]:
-    """A time series: `values` `(S, C)` by steps, None where a reading is missing; of a long one every so many steps,
-    which `every` says."""
+    """A time series: `values` `(C, S)`, None where a reading is missing; of a long one every so many steps, which
+    `every` says."""
     steps = np.asarray(as_steps(series), dtype=float)
     every = -(-len(steps) // MOST_STEPS) or 1
-    values = [[float(f"{x:.6g}") if np.isfinite(x) else None for x in step] for step in steps[::every].tolist()]
-    channels = [f"channel {number}" for number in range(steps.shape[1])]
+    kept = steps[::every].T.tolist()
+    values = [[float(f"{x:.6g}") if math.isfinite(x) else None for x in channel] for channel in kept]
+    channels = [f"channel {number}" for number in range(len(kept))]
     return {"kind": SERIES, "shown": {"channels": channels, "values": values, "every": every}}
 
 

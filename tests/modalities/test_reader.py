@@ -143,16 +143,17 @@ def test_items_are_shown(case):
     places = 2 if case.several_places else 1
     collator, reader = collator_of(case, places), reader_of(case.name)
     row, empty, bad = case.rows(*(Places(items[:places]) for items in ((one, other), (None, None), (BAD, BAD))))
-    items = json.loads(json.dumps(reader.shown_items(row, collator), allow_nan=False))
+    items = json.loads(json.dumps(reader.shown(row, collator), allow_nan=False))
     assert [(item["modality"], item["column"], item["place"]) for item in items] == [
-        (case.name, column, place) for place, column in enumerate(collator.parts[case.name])
+        (case.name, ", ".join(case.columns) if reader.one_item else column, place)
+        for place, column in enumerate(collator.parts[case.name])
     ]
     assert {item["kind"] for item in items} <= {*KINDS}
     assert all(item["shown"] for item in items)
     assert (items[0]["kind"] == "other") == (case.name == "place")
-    assert reader.shown_items(empty, collator) == []
+    assert reader.shown(empty, collator) == []
     with pytest.raises(BadRowError):
-        reader.shown_items(bad, collator)
+        reader.shown(bad, collator)
 
 
 def test_features_are_kept(case):

@@ -264,7 +264,22 @@ class ModalityReader:
         """
         return None
 
-    def shown(self, item: Any, collator: "MultimodalCollator") -> dict[str, Any]:
+    def shown(self, row: dict[str, Any], collator: "MultimodalCollator") -> list[dict[str, Any]]:
+        """The items that a row has, as a page shows them: each with its `modality`, its `column`, its `place` among
+        `columns`, and what `shown_item` gives.
+
+        Raises:
+            BadRowError: one of them cannot be read.
+        """
+        items = []
+        for place, column in enumerate(self.columns(collator.columns, collator)):
+            if self.key(row, column, collator) is not None:
+                shown = self.shown_item(self.load(row, column, collator), collator)
+                named = ", ".join(self.data_columns(collator.columns)) if self.one_item else column
+                items.append({"modality": self.name, "column": named, "place": place, **shown})
+        return items
+
+    def shown_item(self, item: Any, collator: "MultimodalCollator") -> dict[str, Any]:
         """How a page shows an item: as text, if its reader does not say more.
 
         Args:
@@ -274,20 +289,6 @@ class ModalityReader:
             its `kind`, one of `data.shown.KINDS`, and under `shown` what a page draws of that kind, as JSON.
         """
         return shown_other(item)
-
-    def shown_items(self, row: dict[str, Any], collator: "MultimodalCollator") -> list[dict[str, Any]]:
-        """The items that a row has, each with its `modality`, its `column`, its `place` among `columns`, and what
-        `shown` gives.
-
-        Raises:
-            BadRowError: one of them cannot be read.
-        """
-        items = []
-        for place, column in enumerate(self.columns(collator.columns, collator)):
-            if self.key(row, column, collator) is not None:
-                shown = self.shown(self.load(row, column, collator), collator)
-                items.append({"modality": self.name, "column": column, "place": place, **shown})
-        return items
 
     def caption(self, row: dict[str, Any], collator: "MultimodalCollator") -> str | None:
         """The row's items in words, for reports; None where it has none."""

@@ -116,7 +116,7 @@ class SeriesReader(ModalityReader):
                 return picture_of_series(collator.processor.series_scaler.check(row[column]))
         return None
 
-    def shown(self, item, collator):
+    def shown_item(self, item, collator):
         """Its steps, as the data have them."""
         return shown_series(item)
 

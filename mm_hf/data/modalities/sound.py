@@ -93,7 +93,7 @@ class SoundReader(ModalityReader):
             return picture_of_sound(decode_sound(row, columns[0], collator.root, rate), rate)
         return None
 
-    def shown(self, item, collator):
+    def shown_item(self, item, collator):
         """Its beginning, and a wide spectrogram."""
         rate = collator.processor.feature_extractor.sampling_rate
         start = item[: MOST_SECONDS * rate]

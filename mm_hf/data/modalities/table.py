@@ -122,9 +122,9 @@ class TableReader(ModalityReader):
         """Categories that are not known."""
         return collator.processor.table_schema.unknown(values_of(row, collator))
 
-    def shown(self, item, collator):
+    def shown_item(self, item, collator):
         """All columns, in their order."""
-        return shown_table(collator.columns.table, item)
+        return shown_table(collator.processor.table_schema.columns, item)
 
     def caption(self, row, collator):
         """The values by their columns."""

@@ -112,7 +112,7 @@ class TextReader(ModalityReader):
         """One line a column."""
         return [line for name, about in of_columns(summary["texts"]) for line in text_lines(about, name=name)]
 
-    def shown(self, item, collator):
+    def shown_item(self, item, collator):
         """The text, or its window."""
         return shown_text(item)
 

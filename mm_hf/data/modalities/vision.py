@@ -141,18 +141,18 @@ class VisionReader(ModalityReader):
             return None
         return side_by_side(frames_of(row, collator))
 
-    def shown(self, item, collator):
+    def shown_item(self, item, collator):
         """The picture, upright as `load` gives it."""
         return shown_picture(item)
 
-    def shown_items(self, row, collator):
+    def shown(self, row, collator):
         """Each picture; the frames of a video are one item."""
         columns, background = collator.columns, collator.processor.image_background
         items = []
         for place, column in enumerate(columns.images):
             if self.key(row, column, collator) is not None:
                 picture = decode_image(row, column, collator.root, background, (MOST_PIXELS, MOST_PIXELS))
-                shown = self.shown(picture, collator)
+                shown = self.shown_item(picture, collator)
                 items.append({"modality": self.name, "column": column, "place": place, **shown})
         if columns.video is not None and collator.num_frames and not is_absent(row[columns.video]):
             shown = shown_frames(frames_of(row, collator))

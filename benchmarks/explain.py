@@ -36,7 +36,7 @@ MADE = {
 
 
 def made(kind: str, rows: int = ROWS, seed: int = 0) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Inputs of a table of three numbers, the first of which counts, and of a series of one channel, the level of which
+    """Inputs of a table of three numbers, the first of which counts, and of a series of one channel, whose level
     counts; and targets. Signs are balanced: each pair of them comes equally often."""
     generator = torch.Generator().manual_seed(seed)
     signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).repeat(rows // 4, 1)

@@ -134,7 +134,7 @@ def explain_source(
         table_names=source.class_names,
         target_end=head is not MMFusionForCTC,
     )
-    explainer = Explainer(model, collator, tasks_of(config, head, recipe, source.header))
+    explainer = Explainer(model, collator, tasks_of(config, head, recipe), on_error=data_args.on_error)
     rows, left_out = rows_of(source, args, explainer.labels())
     notes = [f"{left_out:,} rows were left out: --rows 0 explains all."] if left_out else []
     if args.absence != TOKEN:
@@ -144,8 +144,10 @@ def explain_source(
         records = explain_rows(explainer, rows, done=bar.update)
     about = explainer.about()
     about["warnings"] = [*about["warnings"], *notes]
-    if len(records) < len(rows):
-        about["warnings"].append(f"{len(rows) - len(records):,} rows have nothing that the model reads.")
+    if bad := len({entry["row"] for entry in explainer.bad_rows}):
+        about["warnings"].append(f"{bad:,} rows cannot be read, and were left out.")
+    if len(records) + bad < len(rows):
+        about["warnings"].append(f"{len(rows) - len(records) - bad:,} rows have nothing that the model reads.")
     return {
         "version": 1,
         "run": Path(run).name if os.path.isdir(run) else run,
@@ -190,9 +192,9 @@ def open_source(
 
 
 def tasks_of(
-    config: MMFusionConfig, head: type[MMFusionPreTrainedModel], recipe: dict[str, Any], header: Sequence[str]
+    config: MMFusionConfig, head: type[MMFusionPreTrainedModel], recipe: dict[str, Any]
 ) -> dict[str | None, Task]:
-    """By task of the model what is asked, with the column of its labels where the rows have it."""
+    """By task of the model what is asked, with the column of its labels where that is known."""
     answers = answers_of(config, head, cast(Any, SimpleNamespace(prefix="", top_k=1, probabilities="best")))
     labels = listed(recipe.get("label_column"))
     tasks: dict[str | None, Task] = {}

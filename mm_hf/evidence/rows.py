@@ -10,6 +10,7 @@ from accelerate.utils import send_to_device
 
 from ..data import BadRowError, MultimodalCollator
 from ..data.modalities import reader_of
+from ..data.rows import describe_bad_row
 from ..models.coalitions import Pool, coalition_values, encode_batch
 from ..models.evidence import OTHER_ROWS, TOKEN, CoalitionValues, Said, evidence_of, warnings_of
 from ..models.tasks import CLASSES
@@ -60,6 +61,10 @@ class Explainer:
             labels, where rows have these.
         background: rows that stand in for what is taken away; None: the absent token does.
         settings: of `generate`, of a model that writes.
+        on_error: `"raise"` stops at a row that cannot be read; `"skip"` leaves it out.
+
+    Attributes:
+        bad_rows: the entries (see `BadRowError`) of those that were left out.
     """
 
     model: Any
@@ -67,6 +72,8 @@ class Explainer:
     tasks: dict[str | None, Task]
     background: Pool | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    on_error: str = "skip"
+    bad_rows: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     @property
     def absence(self) -> str:
@@ -83,13 +90,21 @@ class Explainer:
         return [str(task.column) for task in self.tasks.values() if task.column]
 
     def explain(self, rows: Sequence[dict[str, Any]], items: bool = True) -> list[dict[str, Any]]:
-        """The records of some rows, in their order; of rows that have nothing to look at none.
+        """The records of some rows, in their order; of rows that cannot be read, or have nothing to look at, none.
 
         Args:
             rows: as the collator takes them, each with its `row_id`; labels under the columns of the tasks.
             items: show what the rows hold.
+
+        Raises:
+            ValueError: a row that cannot be read, where such rows are not left out.
         """
         rows, batch = list(rows), self.collator(list(rows))
+        bad = batch.get("bad_rows", [])
+        self.bad_rows += bad
+        if bad and self.on_error == "raise":
+            raise ValueError(f"{describe_bad_row(bad[0])} (--on_error skip leaves such rows out.)")
+        unreadable = {entry["row"] for entry in bad}
         with torch.no_grad():
             states = encode_batch(self.model, send_to_device(batch, self.model.device))
             judged, said = self.judge(states, rows)
@@ -98,7 +113,7 @@ class Explainer:
             judged = self.read(values, rows)
         records = []
         for row, of_tasks, judgements in zip(rows, values, judged):
-            if not any(one.players for one in of_tasks.values()):
+            if row["row_id"] in unreadable or not any(one.players for one in of_tasks.values()):
                 continue
             record = {"row": row["row_id"], "items": self.items(row) if items else []}
             records.append({**record, "answers": self.answers(of_tasks, judgements)})
@@ -190,7 +205,7 @@ class Explainer:
         for name, columns in self.collator.parts.items():
             if columns:
                 try:
-                    items += [{"modality": name, **item} for item in reader_of(name).shown(row, self.collator)]
+                    items += reader_of(name).shown(row, self.collator)
                 except BadRowError:
                     continue
         return items

@@ -164,7 +164,7 @@ def test_what_its_answers_rest_on(trained, example):
     call(explain.main, trained, "--max_rows", 5, "--background", 6)
     evidence = json.loads((trained / "evidence/evidence.json").read_text())
     assert (len(evidence["rows"]), evidence["background"]) == (5, 6)
-    label, allowed = example.said
+    _, allowed = example.said
     for record in evidence["rows"]:
         (answer,) = record["answers"]
         assert answer["answer"] in allowed

@@ -70,10 +70,7 @@ def test_every_fusion(fusion, absence):
         (again,) = coalition_values(model, alone, background, rows_at_once=2)
         torch.testing.assert_close(again[None].values, one.values, atol=2e-5, rtol=0)
     # Row 0 without its picture (coalition 2: the text alone).
-    if absence == "token":
-        index = torch.tensor([-1])
-    else:
-        index = torch.tensor([3, 4, 5])
+    index = torch.tensor([-1] if absence == "token" else [3, 4, 5])
     pictures = torch.cat([tiny.images(3)["pixel_values"], tiny.images(3, seed=6)["pixel_values"]])
     with torch.no_grad():
         texts = {"text_index": torch.zeros(len(index), dtype=torch.int64), **tiny.texts((6,))}
@@ -194,7 +191,7 @@ def test_what_cannot_be_explained(monkeypatch):
     model = tiny.model(MMFusionForClassification)
     states = encoded(model, **tiny.batch())
     monkeypatch.setattr(coalitions, "MOST_MODALITIES", 1)
-    with pytest.raises(ValueError, match="2 modalities.* 4 .*1"):
+    with pytest.raises(ValueError, match=r"2 modalities.* 4 .*1"):
         coalition_values(model, states)
     with pytest.raises(ValueError, match="token"):
         coalition_values(model, states, Pool(0, {}))

@@ -207,14 +207,19 @@ def tasks_of(
 def rows_of(source: RowSource, args: ExplainArguments, labels: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
     """The rows that are explained, as the collator takes them, their labels beside; and how many were left out."""
     numbers = sorted(source.numbers) if isinstance(source, PartOfRows) else itertools.count()
-    read = [
-        {**source.inputs(row), **labels_of(source.named(row), labels), "row_id": number, "split": source.name}
-        for number, row in zip(numbers, source)
-    ]
-    if not read:
+    count, read = source.count(), iter(source)
+    if count is None:  # nobody knows before they are read
+        all_rows = list(read)
+        count, read = len(all_rows), iter(all_rows)
+    if not count:
         raise ValueError(f"{source.name} has no row.")
-    chosen = choose_rows(len(read), args.max_rows or len(read), args.seed)
-    return [read[place] for place in chosen], len(read) - len(chosen)
+    chosen = choose_rows(count, args.max_rows or count, args.seed)
+    wanted, rows = set(chosen), []
+    for place, (number, row) in enumerate(itertools.islice(zip(numbers, read), chosen[-1] + 1)):
+        if place in wanted:
+            known = labels_of(source.named(row), labels)
+            rows.append({**source.inputs(row), **known, "row_id": number, "split": source.name})
+    return rows, count - len(chosen)
 
 
 def labels_of(row: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:

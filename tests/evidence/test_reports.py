@@ -1,7 +1,6 @@
 """What answers rest on, in a run's results and card, in the report of `mm_hf evaluate`, and by `mm_hf explain` of the
 run's own test rows."""
 
-import csv
 import json
 import random
 
@@ -86,7 +85,7 @@ def test_a_file_with_a_bad_row(run, tmp_path):
     rows = [{"rooms": 3, "age": "new", "noise": [[1.0]]}, {"rooms": "many", "age": "new", "noise": [[1.0]]}]
     file = tmp_path / "new.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(SystemExit, match="row 1 .*'rooms'"):
+    with pytest.raises(SystemExit, match=r"row 1 .*'rooms'"):
         call(explain.main, run, file, "-o", tmp_path / "all")
     call(explain.main, run, file, "-o", tmp_path / "some", "--on_error", "skip")
     evidence = json.loads((tmp_path / "some/evidence.json").read_text())

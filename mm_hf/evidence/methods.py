@@ -5,9 +5,9 @@ Which one is the default of a fusion was measured, see `benchmarks/explain_parts
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,6 +27,32 @@ class NoMap(ValueError):
     """A method cannot explain this model, or this modality."""
 
 
+class Job(NamedTuple):
+    """One item of one row, some of its parts taken away.
+
+    Args:
+        item, place, number: tell what is taken away from what: jobs that agree in them share it.
+        row: whose answer is asked for.
+        parts: of the item.
+        hidden: `(P,)` bool, the parts that are taken away.
+    """
+
+    item: int
+    place: int
+    number: int
+    row: int
+    parts: ItemParts
+    hidden: torch.Tensor
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """What tells the edited item."""
+        return self.item, self.place, self.number
+
+
+Editor = Callable[[list[Job]], TokenStates]
+
+
 def occlusion(
     rows: EncodedRows, answer: Answer, modality: str, reach: int | None = None, batch_size: int = BATCH
 ) -> list[PartMap]:
@@ -43,29 +69,29 @@ def occlusion(
         reach: in place of `ItemParts.reach`.
         batch_size: rows with something taken away, at a time.
     """
-    states = rows.tokens[modality]
-    of_row = rows.rows if states.index is None else states.index
-    instead = rows.instead(modality, states)
+    index = rows.tokens[modality].index
+    of_row = (rows.rows if index is None else index).tolist()
+    jobs = one_by_one(rows, modality, reach, of_row)
+    made = distances(rows, answer, modality, jobs, hide_tokens(rows, modality), batch_size)
+    return maps_of(modality, jobs, made, "occlusion")
 
-    def edited(jobs: list[tuple[int, int, int, ItemParts]]) -> TokenStates:
-        """Of jobs (item of the tokens, place, part, parts): each distinct one an item."""
-        numbers, hidden = [], []
-        for item, place, part, parts in jobs:
-            numbers.append(item)
-            chosen = parts.windows(reach)[part].to(states.tokens.device)
-            tokens = rows.token_numbers(modality, place, parts)
-            hidden.append(chosen[tokens.clamp(min=0)] & (tokens >= 0))
-        index = torch.tensor(numbers, device=states.tokens.device)
-        whole = replace(states, index=None).by_row(index)
+
+def hide_tokens(rows: EncodedRows, modality: str) -> Editor:
+    """Takes parts away behind the encoder: see `occlusion`."""
+    states = rows.tokens[modality]
+    instead, places = rows.instead(modality, states), replace(states, index=None)
+
+    def edited(jobs: list[Job]) -> TokenStates:
+        hidden = []
+        for job in jobs:
+            tokens = rows.token_numbers(modality, job.place, job.parts)
+            hidden.append(job.hidden.to(tokens.device)[tokens.clamp(min=0)] & (tokens >= 0))
+        index = torch.tensor([job.item for job in jobs], device=states.tokens.device)
+        whole = places.by_row(index)
         tokens = torch.where(torch.stack(hidden).unsqueeze(-1), instead[index], whole.tokens)
         return rows.with_tokens(modality, whole, tokens)
 
-    jobs = [
-        (int(of_row[row]), place, part, row, parts)
-        for row, place, parts in rows.present(modality)
-        for part in range(parts.count)
-    ]
-    return run_jobs(rows, answer, modality, jobs, edited, batch_size, "occlusion")
+    return edited
 
 
 def input_occlusion(
@@ -79,24 +105,34 @@ def input_occlusion(
     Raises:
         NoMap: the raw inputs are not at hand, or the modality does not say how its parts are erased.
     """
+    index = rows.item_index(modality).tolist()
+    jobs = one_by_one(rows, modality, reach, range(len(rows)))
+    if len(index[0]) == 1:  # rows that share the item share what is encoded
+        jobs = [job._replace(item=index[job.row][0]) for job in jobs]
+    made = distances(rows, answer, modality, jobs, hide_inputs(rows, modality), batch_size)
+    return maps_of(modality, jobs, made, "input_occlusion")
+
+
+def hide_inputs(rows: EncodedRows, modality: str) -> Editor:
+    """Takes parts away before the encoder: see `input_occlusion`."""
     kind, state = modality_of(modality), rows.states[modality]
-    inputs = {name: value for name, value in rows.inputs.items() if name in kind.inputs}
+    inputs, background = (
+        {name: value for name, value in given.items() if name in kind.inputs}
+        for given in (rows.inputs, rows.background_inputs)
+    )
     if not inputs:
         raise NoMap(f"The raw inputs of {modality} are not at hand, so that nothing can be erased in them.")
-    background = {name: value for name, value in rows.background_inputs.items() if name in kind.inputs} or None
     index = rows.item_index(modality)
 
-    def edited(jobs: list[tuple[int, int, int, ItemParts]]) -> TokenStates:
-        """Of jobs (row, place, part, parts): the items of the row, one of them edited."""
-        made, places = [], []
-        for number, (row, place, part, parts) in enumerate(jobs):
-            item = {name: value[[int(index[row, place])]] for name, value in inputs.items()}
-            erased = kind.erase(item, parts, parts.windows(reach)[[part]], background, rows.processor)
+    def edited(jobs: list[Job]) -> TokenStates:
+        made, items = [], index[torch.tensor([job.row for job in jobs])].clone()  # (N, K)
+        for number, job in enumerate(jobs):
+            item = {name: value[[int(items[number, job.place])]] for name, value in inputs.items()}
+            erased = kind.erase(item, job.parts, job.hidden[None], background or None, rows.processor)
             if erased is None:
                 raise NoMap(f"{type(kind).__name__} does not say how parts of its items are erased.")
             made.append(erased)
-            places.append(index[row].clone())
-            places[-1][place] = state.count() + number
+            items[number, job.place] = state.count() + number
         together = {name: torch.cat([one[name] for one in made]) for name in made[0]}
         each = torch.arange(len(jobs), device=rows.model.device)
         encoded = rows.model.base_model.encode({modality: each}, **together)[modality]
@@ -104,55 +140,58 @@ def input_occlusion(
             levels=tuple(torch.cat(pair) for pair in zip(state.levels or (), encoded.levels or ())),
             mask=None if state.mask is None else torch.cat([state.mask, encoded.mask.to(state.mask)]),
         )
-        return rows.projection(modality)(joined, torch.stack(places)).by_row()
+        return rows.projection(modality)(joined, items).by_row()
 
-    jobs = [
-        (row, place, part, row, parts) for row, place, parts in rows.present(modality) for part in range(parts.count)
-    ]
-    return run_jobs(rows, answer, modality, jobs, edited, batch_size, "input_occlusion")
+    return edited
+
+
+def one_by_one(rows: EncodedRows, modality: str, reach: int | None, items: Sequence[int]) -> list[Job]:
+    """A job for each part of each item of each row, with what lies around it; `items` is of each row the item that is
+    edited."""
+    jobs = []
+    for row, place, parts in rows.present(modality):
+        for number, hidden in enumerate(parts.windows(reach)):
+            jobs.append(Job(items[row], place, number, row, parts, hidden))
+    return jobs
+
+
+def maps_of(modality: str, jobs: list[Job], values: torch.Tensor, method: str) -> list[PartMap]:
+    """The maps of the jobs that `one_by_one` made, of the value of each, `(N,)`."""
+    maps, start = [], 0
+    while start < len(jobs):
+        job = jobs[start]
+        of_item = values[start : start + job.parts.count].reshape(job.parts.shape)
+        maps.append(PartMap(job.row, modality, job.place, job.parts, of_item, method))
+        start += job.parts.count
+    return maps
 
 
 @torch.no_grad()
-def run_jobs(
-    rows: EncodedRows,
-    answer: Answer,
-    modality: str,
-    jobs: list[tuple[int, int, int, int, ItemParts]],
-    edited: Callable[[list[tuple[int, int, int, ItemParts]]], TokenStates],
-    batch_size: int,
-    method: str,
-) -> list[PartMap]:
-    """Asks rows once a part without it. Rows whose items are the same follow one another, and share what is edited.
+def distances(
+    rows: EncodedRows, answer: Answer, modality: str, jobs: list[Job], edited: Editor, batch_size: int = BATCH
+) -> torch.Tensor:
+    """By how much the answer of each job differs from that to the row as it is, `(N,)` float64; see `Answer.distance`.
 
     Args:
-        jobs: of each what tells its edited item: an item, the place and the part; the row; and the parts.
-        edited: makes the edited items of distinct jobs, in their order.
+        edited: makes an item of each of some jobs; rows with the same edited item follow one another, and share it.
         batch_size: jobs at a time.
     """
     before = rows.outputs(answer)
     given = answer.value(before, rows.rows)
-    jobs = sorted(jobs, key=lambda job: job[:4])
-    values: dict[tuple[int, int], torch.Tensor] = {}
-    parts_of: dict[tuple[int, int], ItemParts] = {}
+    order = sorted(range(len(jobs)), key=lambda number: (*jobs[number].key, jobs[number].row))
+    values = torch.zeros(len(jobs), dtype=torch.float64)
     for start in range(0, len(jobs), batch_size):
-        chunk = jobs[start : start + batch_size]
-        distinct = {job[:3]: job for job in chunk}
+        chosen = order[start : start + batch_size]
+        distinct = {jobs[number].key: jobs[number] for number in chosen}
         numbers = {key: number for number, key in enumerate(distinct)}
-        asked = torch.tensor([job[3] for job in chunk], device=rows.model.device)
-        index = torch.tensor([numbers[job[:3]] for job in chunk], device=rows.model.device)
-        states = {name: narrowed(state, asked) for name, state in rows.tokens.items() if name != modality}
-        states[modality] = replace(edited([(*key, job[4]) for key, job in distinct.items()]), index=index)
-        # In the order of the model: fusions count on it.
-        after = rows.fuse({name: states[name] for name in rows.tokens}, answer)
-        distances = answer.distance(before, after, asked, given).double().cpu()
-        for job, distance in zip(chunk, distances):
-            _, place, part, row, parts = job
-            parts_of[row, place] = parts
-            values.setdefault((row, place), torch.zeros(parts.count, dtype=torch.float64))[part] = distance
-    return [
-        PartMap(row, modality, place, parts_of[row, place], of_item.reshape(parts_of[row, place].shape), method)
-        for (row, place), of_item in sorted(values.items())
-    ]
+        asked = torch.tensor([jobs[number].row for number in chosen], device=rows.model.device)
+        index = torch.tensor([numbers[jobs[number].key] for number in chosen], device=rows.model.device)
+        changed = replace(edited(list(distinct.values())), index=index)
+        # In the order of the model, which fusions count on.
+        states = {name: changed if name == modality else narrowed(state, asked) for name, state in rows.tokens.items()}
+        after = rows.fuse(states, answer)
+        values[chosen] = answer.distance(before, after, asked, given).double().cpu()
+    return values
 
 
 def integrated_gradients(
@@ -240,8 +279,8 @@ def attention(rows: EncodedRows, answer: Answer, modality: str) -> list[PartMap]
 
 
 def attention_steps(rows: EncodedRows, answer: Answer, gradients: bool) -> tuple[list[AttentionStep], dict[str, int]]:
-    """Every attention of the fusion for the rows as they are, `(B, A, T, T')` float64, with gradients what counts of it
-    by equation 5 of Chefer et al., `(B, 1, T, T')`; and how many tokens there are, by modality.
+    """Every attention of the fusion for the rows as they are, `(B, A, T, T')` float64, with gradients what counts
+    of it by equation 5 of Chefer et al., `(B, 1, T, T')`; and how many tokens there are, by modality.
 
     Raises:
         NoMap: the fusion has no attention.

@@ -60,7 +60,9 @@ def test_a_model_that_looks_at_one_part(method):
     config = model.config.fusion_module_config
     model.model.fusion = Looker(config, model.config.modalities, model.config.poolings)
     batch = tiny.batch()
-    rows, answer = encoded(model, batch, background=tiny.batch((5, 8, 6), seed=7), items={"text": ["what is it no"] * 4})
+    rows, answer = encoded(
+        model, batch, background=tiny.batch((5, 8, 6), seed=7), items={"text": ["what is it no"] * 4}
+    )
     for part in method(rows, answer, "vision"):
         row, column = divmod(5, 4)  # the patch behind the token of the class
         values = part.values.abs()

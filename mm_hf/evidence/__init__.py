@@ -1,0 +1,1 @@
+"""Evidence with every answer: which modality, where in it, and how far to believe that."""

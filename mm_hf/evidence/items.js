@@ -146,7 +146,7 @@ function numbersBelow(item, part) {
 
 /** The slider of a map that lies above pictures. */
 function opacity(host) {
-  const input = element("input", { type: "range", min: 0, max: 100, step: 5, value: 55 });
+  const input = element("input", { type: "range", min: 0, max: 100, step: 5, value: 70 });
   const set = () => host.style.setProperty("--opacity", input.value / 100);
   input.addEventListener("input", set);
   set();
@@ -158,7 +158,7 @@ function drawItem(item, parts, several) {
   const places = [words(item.modality), item.kind === "table" || item.column === item.modality ? null : item.column];
   const name = places.filter((text) => text !== null && text !== undefined).join(", ");
   const host = element("figure", { class: `item ${item.kind in DRAW ? item.kind : "other"}` });
-  const heading = element("figcaption", {}, element("strong", {}, data(places[0])), places[1] ? [" ", data(places[1])] : null);
+  const heading = element("figcaption", {}, element("strong", {}, data(places[0])), places[1] ? [" \u00b7 ", data(places[1])] : null);
   const body = element("div");
   const draw = (part) => {
     const most = part ? largest(part) : 0, kind = DRAW[item.kind] ? item.kind : "other";
@@ -175,7 +175,7 @@ function drawItem(item, parts, several) {
     const chosen = element("select", {}, parts.map(({ part, task }, place) => element("option", { value: place }, [several ? task : null, words(part.method)].filter(Boolean).join(": "))));
     chosen.addEventListener("change", () => draw(parts[chosen.value].part));
     host.append(element("label", {}, "Map ", chosen));
-  } else if (parts.length) heading.append(element("span", { class: "quiet" }, ` ${words(parts[0].part.method)}`));
+  } else if (parts.length) heading.append(element("span", { class: "quiet" }, ` \u00b7 ${words(parts[0].part.method)}`));
   host.append(body);
   draw(parts[0]?.part);
   return host;

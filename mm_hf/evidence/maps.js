@@ -85,7 +85,7 @@ const flat = (values) => (Array.isArray(values) ? values.flatMap(flat) : isNumbe
 /** The largest size in a map, which has the strongest colour; 0 where nothing counts. */
 const largest = (part) => flat(part.values).reduce((most, value) => Math.max(most, Math.abs(value)), 0);
 
-/** The values of one picture, as coloured cells: of a signed map what is near zero is clear. */
+/** The values of one picture, as coloured cells. The less a cell counts, the more of the picture is seen. */
 function heatMap(grid, signed, most, label) {
   const height = grid.length, width = Math.max(...grid.map((line) => line.length));
   const canvas = element("canvas", { class: "heat", width, height, role: "img", "aria-label": label });
@@ -93,7 +93,7 @@ function heatMap(grid, signed, most, label) {
   grid.forEach((line, y) => line.forEach((value, x) => {
     const share = most && isNumber(value) ? value / most : 0;
     const [red, green, blue] = colorAt(signed ? scales.signs : scales.sizes, signed ? (share + 1) / 2 : share);
-    pixels.data.set([red, green, blue, signed ? 255 * Math.abs(share) ** 0.7 : 255], 4 * (y * width + x));
+    pixels.data.set([red, green, blue, 255 * (signed ? Math.abs(share) ** 0.7 : 0.2 + 0.8 * share ** 0.7)], 4 * (y * width + x));
   }));
   context.putImageData(pixels, 0, 0);
   return canvas;
@@ -117,7 +117,7 @@ function legend(part, most, tinted) {
     const colors = (part.signed ? scales.signs : scales.sizes).map((color) => `rgb(${color.join(" ")})`);
     stripe.style.backgroundImage = `linear-gradient(to right, ${colors.join(", ")})`;
   }
-  const ends = part.signed ? [`against ${figure(-most)}`, `for ${figure(most, true)}`] : ["0", `counts ${figure(most)}`];
+  const ends = part.signed ? [`against ${figure(-most)}`, `for ${figure(most, true)}`] : ["0", `counts most, ${figure(most)}`];
   return element("span", { class: "legend" }, ends[0], stripe, ends[1]);
 }
 

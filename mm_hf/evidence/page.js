@@ -49,9 +49,8 @@ function drawSummary() {
 /* One row */
 
 const INTERACTION = {
-  synergistic: (names) => `${names} tell more together than each by itself`,
-  redundant: (names) => `${names} tell the same, at least in part`,
-  none: (names) => `${names} count each for itself`,
+  synergistic: "tell more together than each by itself",
+  redundant: "tell the same, at least in part",
 };
 
 function drawModalities(answer) {
@@ -88,10 +87,11 @@ function drawConfidence(confidence) {
 }
 
 function drawAnswer(answer) {
-  const interactions = (answer.interactions ?? []).map(({ of, value, kind }) => {
-    const names = of.map(words).join(" and "), say = INTERACTION[kind] ?? INTERACTION.none;
-    return element("li", {}, data(say(names)), ` (${kind === "none" ? "no interaction" : kind}, ${figure(value, true)}).`);
-  });
+  const pairs = (answer.interactions ?? []).filter(({ kind }) => kind in INTERACTION);
+  const interactions = pairs.sort((one, other) => Math.abs(other.value) - Math.abs(one.value)).map(({ of, value, kind }) =>
+    element("li", {}, data(of.map(words).join(" and ")), ` ${INTERACTION[kind]} (${kind}, ${figure(value, true)}).`));
+  if (pairs.length < (answer.interactions ?? []).length)
+    interactions.push(element("li", {}, pairs.length ? "All other pairs count each for itself." : "The modalities count each for itself."));
   return element("section", { class: "answer" },
     element("h3", {}, answer.task ? [element("span", { class: "quiet" }, data(answer.task), ": ")] : null, data(answer.answer ?? "no answer"), " ", judged(answer)),
     drawConfidence(answer.confidence), drawModalities(answer),

@@ -19,8 +19,8 @@ THUMBNAIL = 144  # pixels of a side
 CAPTION = 160  # characters
 # Even to the eye and told apart by people who see few colours: viridis for sizes, and purple to orange (ColorBrewer's
 # PuOr, https://colorbrewer2.org) for what speaks against an answer and for it.
-SIZES = "#440154 #472d7b #3b528b #2c728e #21918c #28ae80 #5ec962 #addc30 #fde725".split()
-SIGNS = "#542788 #8073ac #b2abd2 #f7f7f7 #fdb863 #e08214 #b35806".split()
+SIZES = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"]
+SIGNS = ["#542788", "#8073ac", "#b2abd2", "#f7f7f7", "#fdb863", "#e08214", "#b35806"]
 ABSENCE = {
     "other_rows": "A modality that is taken away is replaced by those of {background} other rows, and the mean counts.",
     "token": "A modality that is taken away is replaced by the learned token for what is absent.",
@@ -121,6 +121,7 @@ def thumbnail_of(shown: Mapping[str, Any]) -> str | None:
         return None
     try:
         with Image.open(io.BytesIO(base64.b64decode(source.partition("base64,")[2]))) as image:
+            image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # a JPEG is decoded at a fraction of its size
             return embedded_picture(image, THUMBNAIL)
     except (OSError, ValueError):
         return None  # the row itself shows that it is broken
@@ -128,6 +129,8 @@ def thumbnail_of(shown: Mapping[str, Any]) -> str | None:
 
 def caption_of(shown: Mapping[str, Any]) -> str:
     """The beginning of an item in words; empty where it has none."""
-    text = shown.get("text") or ", ".join(f"{n} {v}" for n, v in zip(shown.get("columns", ()), shown.get("values", ())))
+    text = shown.get("text") or ", ".join(
+        f"{n} {v}" for n, v in zip(shown.get("columns", ()), shown.get("values", ()))
+    )
     words = " ".join(text[: 4 * CAPTION].split())
     return words if len(words) <= CAPTION else f"{words[: CAPTION - 1]}…"

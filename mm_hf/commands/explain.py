@@ -1,11 +1,12 @@
-"""Says what answers rest on: what each modality of a row gave to them, alone and together with others.
+"""Says what answers rest on: what each modality of a row gave to them, alone and together, and where in its items.
 
     mm_hf explain runs/houses new.csv
     mm_hf explain runs/houses --rows 20                    # test rows of the run's own data
     mm_hf explain me/answers new.jsonl -o evidence --image_column photo --text_column question
 
-It writes evidence.json: for each row its items, the answers, and the exact Shapley value of each modality. These add
-up to what all of them together changed.
+It writes index.html, a page that needs no other file and asks nobody for anything, and what stands on it as
+evidence.json: for each row its items, the answers, the exact Shapley value of each modality, which add up to what all
+of them together changed, and maps of what in the items mattered.
 """
 
 import itertools
@@ -21,9 +22,10 @@ from transformers.utils import logging
 
 from .. import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
 from ..data import Columns, MultimodalCollator, Rows, data_root_of, names_of_classes
-from ..evidence.rows import Explainer, choose_rows, encode_background, explain_rows, rows_that_stand_in
+from ..evidence.drawing import draw_rows
+from ..evidence.page import write_page
+from ..evidence.rows import Background, Explainer, choose_rows, encode_background, explain_rows, rows_that_stand_in
 from ..evidence.summary import lines_of_summary, summary_of
-from ..models.coalitions import Pool
 from ..models.ctc_mm_fusion import MMFusionForCTC
 from ..models.evidence import TOKEN
 from ..models.files import read_json
@@ -37,7 +39,7 @@ from ..training.recipe import fields_of
 from ..training.reopen import is_data_of
 from ..training.run_folder import write_json
 from ..training.understood import data_root_beside
-from .arguments import ExplainArguments, explain_parser
+from .arguments import NO_MAPS, ExplainArguments, explain_parser
 from .predict import answers_of
 from .prediction.arguments import columns_of, load_config, parse_with_recipe
 from .prediction.cut_parts import PartOfRows, open_part, parts_of_run
@@ -45,6 +47,7 @@ from .prediction.sources import STDIN, RowSource, check_columns
 
 
 FILE = "evidence.json"
+CHECKED = 24  # rows that checks look at
 
 
 def main():
@@ -58,8 +61,11 @@ def main():
     evidence = explain_source(words.run, words.file, args, data_args)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / FILE, evidence)
+    page = write_page(evidence, folder)
+    if args.png:
+        draw_rows(evidence, folder)
     print(*lines_of(evidence), sep="\n")
-    print(f"written: {folder / FILE}", flush=True)
+    print(f"written: {page}", flush=True)
 
 
 def explain(run: str, rows: str | Sequence[Mapping[str, Any]] | None = None, **options: Any) -> dict[str, Any]:
@@ -134,7 +140,14 @@ def explain_source(
         table_names=source.class_names,
         target_end=head is not MMFusionForCTC,
     )
-    explainer = Explainer(model, collator, tasks_of(config, head, recipe), on_error=data_args.on_error)
+    explainer = Explainer(
+        model,
+        collator,
+        tasks_of(config, head, recipe),
+        maps=args.method != NO_MAPS,
+        method=None if args.method == NO_MAPS else args.method,
+        on_error=data_args.on_error,
+    )
     rows, left_out = rows_of(source, args, explainer.labels())
     notes = [f"{left_out:,} rows were left out: --rows 0 explains all."] if left_out else []
     if args.absence != TOKEN:
@@ -142,8 +155,12 @@ def explain_source(
         notes += of_rows
     with progress_bar(total=len(rows), unit="row") as bar:
         records = explain_rows(explainer, rows, done=bar.update)
+    checks = None
+    if args.check:
+        readable = {record["row"] for record in records}
+        checks = explainer.check([row for row in rows if row["row_id"] in readable][:CHECKED], args.seed)
     about = explainer.about()
-    about["warnings"] = [*about["warnings"], *notes]
+    about["warnings"] = [*about["warnings"], *notes, *sorted(explainer.reasons)]
     if bad := len({entry["row"] for entry in explainer.bad_rows}):
         about["warnings"].append(f"{bad:,} rows cannot be read, and were left out.")
     if len(records) + bad < len(rows):
@@ -152,7 +169,7 @@ def explain_source(
         "version": 1,
         "run": Path(run).name if os.path.isdir(run) else run,
         **about,
-        "checks": None,
+        "checks": checks,
         "summary": summary_of(records, seed=args.seed) if len(records) > 1 else None,
         "rows": records,
     }
@@ -234,7 +251,7 @@ def background_of(
     recipe: dict[str, Any],
     args: ExplainArguments,
     rows: Sequence[dict[str, Any]],
-) -> tuple[Pool | None, list[str]]:
+) -> tuple[Background, list[str]]:
     """Training rows of the run, encoded; of a checkpoint whose data are not at hand, or are a stream, some of the rows
     themselves; and what is to be said of them."""
     wanted, notes = args.background or rows_that_stand_in(len(config.modalities)), []
@@ -269,6 +286,8 @@ def lines_of(evidence: dict[str, Any]) -> list[str]:
     lines = [f"{len(evidence['rows']):,} rows; in place of what is taken away: {stands_in}"]
     for task, summary in (evidence["summary"] or {}).items():
         lines += lines_of_summary(summary, task)
+    for name, one in (evidence["checks"] or {}).items():
+        lines.append(f"{'passed' if one['passed'] else 'FAILED'}  {name}: {one['says']}")
     return lines + [f"note: {warning}" for warning in evidence["warnings"]]
 
 

@@ -13,8 +13,11 @@ from ..data.modalities import reader_of
 from ..data.rows import describe_bad_row
 from ..models.coalitions import Pool, coalition_values, encode_batch
 from ..models.evidence import OTHER_ROWS, TOKEN, CoalitionValues, Said, evidence_of, warnings_of
+from ..models.modeling_outputs import EncoderStates
 from ..models.tasks import CLASSES
 from ..tasks import Task
+from .maps import add_maps, checks_of, encoded_rows
+from .parts import EncodedRows
 
 
 BATCH = 8  # rows that are explained together, and background rows that are encoded together
@@ -33,21 +36,40 @@ def choose_rows(count: int, wanted: int, seed: int = 0) -> list[int]:
     return sorted(np.random.default_rng(seed).choice(count, min(wanted, count), replace=False).tolist())
 
 
-def encode_background(model: Any, collator: MultimodalCollator, rows: Sequence[dict[str, Any]]) -> Pool | None:
-    """Rows whose items stand in, encoded; None where nothing of them can be read.
+@dataclass
+class Background:
+    """Rows whose items stand in for what is taken away.
+
+    Args:
+        pool: all of them, see `Pool.of`.
+        inputs: of one batch of them, with its `encoder_states`: what usually stands where a part is taken away.
+    """
+
+    pool: Pool
+    inputs: dict[str, Any]
+
+
+@torch.no_grad()
+def encode_background(model: Any, collator: MultimodalCollator, rows: Sequence[dict[str, Any]]) -> Background:
+    """Encodes rows that are to stand in.
 
     Args:
         model: one with a head, in eval mode.
         collator: that passes over bad rows.
-        rows: as the collator takes them.
+        rows: as the collator takes them, one at least.
     """
-    pool = None
+    background = None
     for start in range(0, len(rows), BATCH):
         batch = send_to_device(collator(list(rows[start : start + BATCH])), model.device)
-        with torch.no_grad():
-            part = Pool.of(model.base_model, encode_batch(model, batch), with_absent=False)
-            pool = part if pool is None else pool.beside(part)
-    return pool
+        states = encode_batch(model, batch)
+        pool = Pool.of(model.base_model, states, with_absent=False)
+        if background is None:
+            background = Background(pool, {**batch, "encoder_states": states})
+        else:
+            background.pool = background.pool.beside(pool)
+    if background is None:
+        raise ValueError("No row is there that could stand in for what is taken away.")
+    return background
 
 
 @dataclass
@@ -60,20 +82,26 @@ class Explainer:
         tasks: by the task of the model's head, None where there is but one, what is asked; `column` is that of its
             labels, where rows have these.
         background: rows that stand in for what is taken away; None: the absent token does.
+        maps: also where in the items.
+        method: of these maps, one of `METHODS`; None: the one that measures best.
         settings: of `generate`, of a model that writes.
         on_error: `"raise"` stops at a row that cannot be read; `"skip"` leaves it out.
 
     Attributes:
         bad_rows: the entries (see `BadRowError`) of those that were left out.
+        reasons: why maps are missing.
     """
 
     model: Any
     collator: MultimodalCollator
     tasks: dict[str | None, Task]
-    background: Pool | None = None
+    background: Background | None = None
+    maps: bool = False
+    method: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     on_error: str = "skip"
     bad_rows: list[dict[str, Any]] = field(default_factory=list, init=False)
+    reasons: set[str] = field(default_factory=set, init=False)
 
     @property
     def absence(self) -> str:
@@ -82,7 +110,7 @@ class Explainer:
 
     def about(self) -> dict[str, Any]:
         """What all rows of evidence.json have in common."""
-        rows = 0 if self.background is None else self.background.rows
+        rows = 0 if self.background is None else self.background.pool.rows
         return {"absence": self.absence, "background": rows, "warnings": warnings_of(self.model, self.absence)}
 
     def labels(self) -> list[str]:
@@ -99,25 +127,47 @@ class Explainer:
         Raises:
             ValueError: a row that cannot be read, where such rows are not left out.
         """
-        rows, batch = list(rows), self.collator(list(rows))
+        rows, batch, states = self.encode(rows)
         bad = batch.get("bad_rows", [])
         self.bad_rows += bad
         if bad and self.on_error == "raise":
             raise ValueError(f"{describe_bad_row(bad[0])} (--on_error skip leaves such rows out.)")
         unreadable = {entry["row"] for entry in bad}
-        with torch.no_grad():
-            states = encode_batch(self.model, send_to_device(batch, self.model.device))
-            judged, said = self.judge(states, rows)
-        values = coalition_values(self.model, states, self.background, said, **self.settings)
+        judged, said = self.judge(states, rows)
+        values = self.values(states, said)
         if said is None:
             judged = self.read(values, rows)
-        records = []
-        for row, of_tasks, judgements in zip(rows, values, judged):
+        records = {}
+        for place, (row, of_tasks, judgements) in enumerate(zip(rows, values, judged)):
             if row["row_id"] in unreadable or not any(one.players for one in of_tasks.values()):
                 continue
             record = {"row": row["row_id"], "items": self.items(row) if items else []}
-            records.append({**record, "answers": self.answers(of_tasks, judgements)})
-        return records
+            records[place] = {**record, "answers": self.answers(of_tasks, judgements)}
+        if self.maps and items and records:
+            self.reasons |= add_maps(self.parts(rows, batch, states), values, records, self.method)
+        return list(records.values())
+
+    @torch.no_grad()
+    def encode(self, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], Any, dict[str, EncoderStates]]:
+        """The rows, the batch that they make, and what the encoders give for it."""
+        batch = send_to_device(self.collator(list(rows)), self.model.device)
+        return list(rows), batch, encode_batch(self.model, batch)
+
+    def values(self, states: dict[str, EncoderStates], said: Said | None) -> list[dict[str | None, CoalitionValues]]:
+        """The values of all coalitions of the rows of a batch."""
+        pool = None if self.background is None else self.background.pool
+        return coalition_values(self.model, states, pool, said, **self.settings)
+
+    def parts(self, rows: list[dict[str, Any]], batch: Any, states: dict[str, EncoderStates]) -> EncodedRows:
+        """The rows of a batch with the parts of their items."""
+        background = None if self.background is None else self.background.inputs
+        return encoded_rows(self.model, self.collator, rows, batch, states, background)
+
+    def check(self, rows: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, dict[str, Any]]:
+        """How far to believe what is said of some rows, see `checks_of`."""
+        rows, batch, states = self.encode(rows)
+        _, said = self.judge(states, rows)
+        return checks_of(self.parts(rows, batch, states), self.values(states, said), self.method, seed)
 
     def answers(
         self, values: dict[str | None, CoalitionValues], judgements: dict[str | None, tuple]
@@ -155,6 +205,7 @@ class Explainer:
             token["text"] = self.collator.processor.tokenizer.decode([token.pop("id")])
         return evidence
 
+    @torch.no_grad()
     def judge(self, states: Any, rows: list[dict[str, Any]]) -> tuple[list[dict[str | None, tuple]], Said | None]:
         """For each row by task the answer, the truth and whether it is right, None where nobody knows; and what is
         explained, where the task says another class than the likeliest. Nothing of either of a model that writes or

@@ -46,9 +46,9 @@ def rests_on(
     was_training = model.training
     model.eval()
     chosen = train_rows.__getitems__(choose_rows(len(train_rows), wanted, seed))
-    pool = encode_background(model, replace(collator, cache=None), chosen)
+    background = encode_background(model, replace(collator, cache=None), chosen)
     tasks: Any = {task.column if run.several else None: task for task in run.tasks}
-    explainer = Explainer(model, collator, tasks, pool)
+    explainer = Explainer(model, collator, tasks, background)
     drawn = choose_rows(len(rows), math.ceil(most / WRITING) if run.writes else most, seed)
     records = explain_rows(explainer, rows.__getitems__(drawn), items=False)
     model.train(was_training)

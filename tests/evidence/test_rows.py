@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import mm_hf
+from mm_hf.commands.arguments import MAP_METHODS
 from mm_hf.commands.explain import main
 from mm_hf.evidence import explain
+from mm_hf.evidence.methods import METHODS
 from mm_hf.evidence.rows import choose_rows, rows_that_stand_in
 from mm_hf.evidence.summary import summary_of
 
@@ -48,7 +50,12 @@ def test_a_file_of_rows(evidence):
         assert gap(answer) <= 1e-5
         assert answer["explained"] == f"log odds of {answer['answer']!r}"
         assert answer["probability"] == pytest.approx(answer["modalities"]["text"]["with"])
-        assert (answer["truth"], answer["right"], answer["parts"]) == (None, None, [])
+        assert (answer["truth"], answer["right"]) == (None, None)
+        assert [part["item"] for part in answer["parts"]] == list(range(len(record["items"])))
+        for part, item in zip(answer["parts"], record["items"]):
+            size = sum(map(len, part["values"])) if item["kind"] == "picture" else len(part["values"])
+            assert size >= 4  # patches, words
+            assert part["method"] in METHODS
     assert evidence["rows"][0]["items"][0]["shown"]["src"].startswith("data:image/")
 
 
@@ -115,11 +122,24 @@ def test_a_table_and_a_series():
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
-    words = [str(STORED / "heads/question_answering"), str(ROWS), "-o", str(tmp_path), "--rows", "3"]
+    words = [
+        str(STORED / "heads/question_answering"),
+        str(ROWS),
+        "-o",
+        str(tmp_path),
+        "--rows",
+        "3",
+        "--check",
+        "--png",
+    ]
     monkeypatch.setattr(sys, "argv", ["mm_hf explain", *words, "--image_column", "photo", "--text_column", "text"])
     main()
     written = json.loads((tmp_path / "evidence.json").read_text())
     assert len(written["rows"]) == 3
+    assert written["checks"]["modalities: completeness"]["passed"]
+    assert {name.split(":")[0] for name in written["checks"]} == {"modalities", "vision", "text"}
+    assert (tmp_path / "index.html").read_text().startswith("<!DOCTYPE html>")
+    assert len(list(tmp_path.glob("row-*.png"))) == 3
     assert "evidence.json" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main()
@@ -133,6 +153,15 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 def test_refusals(options, value):
     with pytest.raises(ValueError, match=value):
         explain(str(STORED / "heads/question_answering"), str(ROWS), **{**PAIR, **options})
+
+
+def test_the_methods_that_flags_name():
+    assert set(MAP_METHODS) == set(METHODS)
+
+
+def test_without_maps():
+    (record,) = explain(str(STORED / "heads/question_answering"), str(ROWS), max_rows=1, method="none", **PAIR)["rows"]
+    assert record["answers"][0]["parts"] == []
 
 
 def test_a_run_without_data_needs_rows():

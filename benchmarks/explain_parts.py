@@ -11,7 +11,8 @@ the answer is taken along the way; what counts is how much smaller the area belo
 again with the weights of the fusion drawn anew, and with the gate of cross-attention shut, where the model cannot know
 the answer: a method that points right then, too, says nothing.
 
-Easy-VQA: words that carry the question (its colour, its shape, "not", "is there") against the others.
+Easy-VQA: words that carry the question (its colour, its shape, "not", "is there", "what color") against articles, "in
+the image" and the like: in how many rows the highest of the former is above all of the latter, and of how many pairs.
 
 Cost: regions of a picture of 7x7 cells against one prediction, of base size, encoders included.
 """
@@ -210,9 +211,13 @@ def sort_of_clevr(options: argparse.Namespace) -> dict[str, Any]:
 
 # ---- Easy-VQA
 
-COLOURS = "black|gray|red|blue|green|yellow|teal|brown"
-CARRIES = re.compile(rf"\b(?:{COLOURS}|circle|rectangle|triangle|not|n't|no|color|shape)\b")
-FILLERS = re.compile(r"\b(?:the|a|an|of|in|image|present|contain|does|do|it)\b|[?.,]")
+NAMES = "black|gray|red|blue|green|yellow|teal|brown|circle|rectangle|triangle"
+# What a question asks for, and of one that is answered by yes or no also whether it denies, and that it asks so.
+CARRIES = {
+    True: re.compile(rf"{NAMES}|not|no|is|there|does|contain|present"),
+    False: re.compile("what|which|color|shape"),
+}
+FILLERS = re.compile(r"the|a|an|of|in|image|[?.,]")
 
 
 def easy_vqa(options: argparse.Namespace) -> dict[str, Any]:
@@ -245,7 +250,8 @@ def easy_vqa(options: argparse.Namespace) -> dict[str, Any]:
                 continue
             text, values = questions[part.row].lower(), part.values.abs().tolist()
             spans = part.parts.where["spans"]
-            carries = [value for (a, b), value in zip(spans, values) if CARRIES.fullmatch(text[a:b])]
+            carrying = CARRIES[not text.startswith(("what", "which"))]
+            carries = [value for (a, b), value in zip(spans, values) if carrying.fullmatch(text[a:b])]
             fillers = [value for (a, b), value in zip(spans, values) if FILLERS.fullmatch(text[a:b])]
             if carries and fillers:
                 ranked.append(statistics.mean(one > other for one in carries for other in fillers))

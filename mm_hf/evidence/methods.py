@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import torch
 
 from ..models.item_parts import ItemParts
-from ..models.modality import modality_of
+from ..models.modality import Modality, modality_of
 from ..models.modeling_outputs import AttentionStep, EncoderStates, TokenStates
+from ..models.pooled_fusions import PooledFusion
 from ..models.projection import pool_tokens
 from ..models.token_fusions import LATENTS
 from .parts import Answer, EncodedRows, PartMap, as_outputs, narrowed
@@ -411,3 +412,13 @@ METHODS: dict[str, Method] = {
     "relevance": relevance,
     "attention": attention,
 }
+
+
+def default_method(rows: EncodedRows, modality: str) -> str:
+    """The method that measures best: `occlusion`; before the encoder where what is behind it tells parts apart no
+    more, as the words of a text, or where a fusion reads one token of an item that has mixed all others. Raw inputs
+    have to be at hand for that."""
+    kind, fusion = modality_of(modality), rows.model.base_model.fusion
+    one_token = isinstance(fusion, PooledFusion) and rows.projection(modality).pooling != "mean"
+    erases = type(kind).erase is not Modality.erase and any(name in rows.inputs for name in kind.inputs)
+    return "input_occlusion" if erases and (kind.mixes_parts or one_token) else "occlusion"

@@ -30,7 +30,8 @@ class ItemParts:
             stands for the whole item.
         reach: how many neighbours on each side are taken away together with a part, since what is looked for may lie
             across its border.
-        where: where the parts are, by name: `spans` (characters, from and to), `times` (from and to), `columns`.
+        where: where the parts are, by name: `spans` (characters, from and to), `times` (from and to), `columns`; and
+            of a picture of which the encoder sees a part alone, the `area` that the cells cover, see `area_seen`.
     """
 
     kind: str

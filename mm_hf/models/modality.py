@@ -54,6 +54,8 @@ class Modality:
         row_keys: under which a row of a pipeline has one; the first is the usual one.
         meant: other words that people use for it, for messages.
         extra: it is from outside the package.
+        mixes_parts: behind its encoder the parts of an item can be told apart no more: an explanation takes them away
+            before it, see `erase`.
         places_key: of `MMFusionConfig`, which says how many items a row may have.
     """
 
@@ -77,6 +79,7 @@ class Modality:
     row_keys: ClassVar[tuple[str, ...]]
     meant: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[bool] = False
+    mixes_parts: ClassVar[bool] = False
     places_key: ClassVar[str] = "places"
 
     @property

@@ -145,6 +145,7 @@ class Text(Modality):
     items = "texts"
     row_keys = ("text", "question")
     meant = ("texts",)
+    mixes_parts = True
 
     def dummy_inputs(self, config, device=None, dtype=None):
         ids = torch.zeros(1, 4, dtype=torch.long, device=device)

@@ -1,14 +1,29 @@
 """Where in an item: what is known of hand-made models, and what holds for every fusion and every kind of item."""
 
+import json
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import tiny_models as tiny
 import torch
 from modality_cases import CASES, tokenizer
+from PIL import Image
 
 from mm_hf import FUSIONS, MMFusionForClassification
-from mm_hf.evidence.methods import METHODS, NoMap, gradients_along, input_occlusion, integrated_gradients, occlusion
+from mm_hf.evidence.methods import (
+    METHODS,
+    NoMap,
+    default_method,
+    gradients_along,
+    input_occlusion,
+    integrated_gradients,
+    occlusion,
+)
 from mm_hf.evidence.parts import Answer, EncodedRows
+from mm_hf.evidence.where import part_records
 from mm_hf.models.fusion import Fusion
+from mm_hf.models.image_processors import area_seen
 from mm_hf.models.item_parts import ItemParts, moments, patches, words
 from mm_hf.models.modeling_outputs import FusedStates
 from mm_hf.models.pooled_fusions import PooledFusion
@@ -16,7 +31,14 @@ from mm_hf.models.tabular import TabularConfig
 
 
 WITH_MEMORY_LAYERS = "cross_attention with memory_layers"
+QUICK = {**METHODS, "integrated_gradients": partial(integrated_gradients, steps=4)}
 ATTENTION = sorted(name for name, kind in FUSIONS.items() if not issubclass(kind, PooledFusion))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place(imported):
+    """The modality from outside is known while this file runs."""
+    return imported("custom_modality")
 
 
 @pytest.fixture(params=[*sorted(FUSIONS), WITH_MEMORY_LAYERS])
@@ -101,7 +123,7 @@ def test_which_word_a_model_looks_at():
 def test_every_fusion_gives_maps_by_every_method(fusion):
     model, batch = tiny_model(fusion), {**tiny.batch(), "vision_index": torch.tensor([0, -1, 2, 2])}
     rows, answer = encoded(model, batch, background=tiny.batch((5, 8, 6), seed=7))
-    for name, method in METHODS.items():
+    for name, method in QUICK.items():
         if name == "integrated_gradients":
             pytest.importorskip("captum")
         if name in ("relevance", "attention") and fusion not in (*ATTENTION, WITH_MEMORY_LAYERS):
@@ -143,8 +165,8 @@ def test_every_modality_gives_maps(case):
 @pytest.mark.parametrize("case", [case for case in CASES if case.padded], ids=lambda case: case.name)
 def test_padding_changes_nothing(case):
     model = case.model()
-    for method in (occlusion, integrated_gradients):
-        if method is integrated_gradients:
+    for method in (occlusion, QUICK["integrated_gradients"]):
+        if method is not occlusion:
             pytest.importorskip("captum")
         maps = []
         for pad_to in (0, 24):
@@ -162,7 +184,7 @@ def test_shared_items_have_the_maps_of_unshared_ones(fusion):
         "attention_mask": inputs["attention_mask"][text_index],
         "pixel_values": inputs["pixel_values"][vision_index],
     }
-    for name, method in METHODS.items():
+    for name, method in QUICK.items():
         maps = []
         for batch in ({**inputs, "text_index": text_index, "vision_index": vision_index}, apart):
             rows, answer = encoded(model, batch)
@@ -225,7 +247,7 @@ def test_every_attention_is_given(fusion):
 def test_integrated_gradients_are_complete(fusion):
     pytest.importorskip("captum")
     rows, answer = encoded(tiny_model(fusion), tiny.batch(), background=tiny.batch((5, 8, 6), seed=7))
-    values, missed = gradients_along(rows, answer, "vision", steps=64)
+    values, missed = gradients_along(rows, answer, "vision", steps=32)
     assert values.shape == (4, 17)
     assert (missed.abs() <= 0.02 * values.abs().sum(1)).all()
 
@@ -304,3 +326,67 @@ def test_a_column_alone():
     for part in occlusion(rows, answer, "tabular"):
         assert part.values.shape == (3,)
     assert occlusion(rows, answer, "tabular")[1].values[1] == pytest.approx(0, abs=1e-9)  # as the others have it
+
+
+def test_the_default_takes_parts_away_where_they_can_be_told_apart():
+    """Before the encoder: words, which are mixed behind it, and patches, where a fusion reads the token of the class
+    alone."""
+    for fusion, vision, expected in (
+        ("cross_attention", "vit", "occlusion"),
+        ("concat", "vit", "input_occlusion"),
+        ("concat", "resnet", "occlusion"),
+    ):
+        rows, answer = encoded(tiny.model(fusion=fusion, vision=vision), tiny.batch())
+        assert default_method(rows, "vision") == expected
+        assert default_method(rows, "text") == "input_occlusion"
+        behind, before = (METHODS[name](rows, answer, "vision")[0] for name in ("occlusion", "input_occlusion"))
+        assert (behind.values.max() > 0) == (expected == "occlusion")
+        assert before.values.max() > 0
+    features = {**tiny.batch(), "encoder_states": rows.states}
+    del features["pixel_values"], features["input_ids"], features["attention_mask"]
+    rows = EncodedRows(rows.model, features)
+    assert default_method(rows, "text") == "occlusion"
+    with pytest.raises(NoMap, match="text"):
+        input_occlusion(rows, answer, "text")
+
+
+def test_several_places_have_a_map_each(fusion):
+    model, batch = tiny_model(fusion, vision="resnet", num_images=2), tiny.batch()
+    batch["vision_index"] = torch.tensor([[0, 1], [1, -1], [2, 3], [-1, 0]])
+    for name in ("occlusion", "input_occlusion"):
+        rows, answer = encoded(model, batch, background=tiny.batch((5, 8, 6), seed=7))
+        maps = METHODS[name](rows, answer, "vision")
+        assert [(part.row, part.place) for part in maps] == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (3, 1)]
+        assert all(part.values.isfinite().all() and part.values.max() > 0 for part in maps), name
+
+
+def test_records_of_rows():
+    """By what the record of a row says of its items; frames of a video together."""
+    model, batch = tiny_model(vision="resnet", num_images=3), tiny.batch()
+    batch["vision_index"] = torch.tensor([[0, 1, 2], [1, -1, -1], [2, 3, 0], [3, 0, 1]])
+    rows, answer = encoded(model, batch)
+    picture, video = {"modality": "vision", "place": 0, "kind": "picture"}, {"modality": "vision", "place": 1}
+    text = {"modality": "text", "place": 0, "kind": "text"}
+    items = [[picture, {**video, "kind": "video"}, text], [picture, text], [], [text]]
+    records, warnings = part_records(rows, answer, items)
+    assert warnings == []
+    assert [[record["item"] for record in of_row] for of_row in records] == [[0, 1, 2], [0, 1], [], [0]]
+    shape = rows.parts("vision", 0).shape
+    assert torch.tensor(records[0][0]["values"]).shape == shape
+    assert torch.tensor(records[0][1]["values"]).shape == (2, *shape)
+    json.dumps(records, allow_nan=False)
+    for record in records[0]:
+        assert {"item", "method", "signed", "values"} <= set(record)
+    _, warnings = part_records(rows, answer, items, "attention")
+    assert warnings == []
+    concat, said = encoded(tiny.model(fusion="concat"), tiny.batch())
+    assert all("concat" in warning for warning in part_records(concat, said, items, "attention")[1])
+
+
+def test_the_part_of_a_picture_that_is_seen():
+    processor = SimpleNamespace(
+        size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}, do_center_crop=True, do_resize=True
+    )
+    assert area_seen(processor, Image.new("RGB", (200, 100))) == [0.0625, 0.28125, 0.9375, 0.71875]
+    processor.do_center_crop = False
+    assert area_seen(processor, Image.new("RGB", (200, 100))) is None

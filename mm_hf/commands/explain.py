@@ -47,7 +47,7 @@ from .prediction.sources import STDIN, RowSource, check_columns
 
 
 FILE = "evidence.json"
-CHECKED = 24  # rows that checks look at
+CHECKED = 24  # rows that checks look at, drawn by themselves
 
 
 def main():
@@ -157,8 +157,8 @@ def explain_source(
         records = explain_rows(explainer, rows, done=bar.update)
     checks = None
     if args.check:
-        readable = {record["row"] for record in records}
-        checks = explainer.check([row for row in rows if row["row_id"] in readable][:CHECKED], args.seed)
+        some = rows_of(source, replace(args, max_rows=CHECKED), explainer.labels())[0] if source.again else rows
+        checks = explainer.check(some[:CHECKED], args.seed)
     about = explainer.about()
     about["warnings"] = [*about["warnings"], *notes, *sorted(explainer.reasons)]
     if bad := len({entry["row"] for entry in explainer.bad_rows}):

@@ -140,7 +140,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert {name.split(":")[0] for name in written["checks"]} == {"modalities", "vision", "text"}
     assert (tmp_path / "index.html").read_text().startswith("<!DOCTYPE html>")
     assert len(list(tmp_path.glob("row-*.png"))) == 3
-    assert "evidence.json" in capsys.readouterr().out
+    assert "index.html" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main()
     assert "--overwrite" in capsys.readouterr().err

@@ -149,7 +149,7 @@ def explain_source(
         on_error=data_args.on_error,
     )
     rows, left_out = rows_of(source, args, explainer.labels())
-    notes = [f"{left_out:,} rows were left out: --rows 0 explains all."] if left_out else []
+    notes: list[str] = []
     if args.absence != TOKEN:
         explainer.background, of_rows = background_of(run, explainer, config, recipe, args, rows)
         notes += of_rows
@@ -168,6 +168,7 @@ def explain_source(
     return {
         "version": 1,
         "run": Path(run).name if os.path.isdir(run) else run,
+        "left_out": left_out,
         **about,
         "checks": checks,
         "summary": summary_of(records, seed=args.seed) if len(records) > 1 else None,
@@ -283,7 +284,8 @@ def background_of(
 def lines_of(evidence: dict[str, Any]) -> list[str]:
     """What was found, for the terminal."""
     stands_in = "the absent token" if evidence["absence"] == TOKEN else f"items of {evidence['background']} other rows"
-    lines = [f"{len(evidence['rows']):,} rows; in place of what is taken away: {stands_in}"]
+    left_out = f" of {len(evidence['rows']) + evidence['left_out']:,} (--rows 0: all)" if evidence["left_out"] else ""
+    lines = [f"{len(evidence['rows']):,} rows{left_out}; in place of what is taken away: {stands_in}"]
     for task, summary in (evidence["summary"] or {}).items():
         lines += lines_of_summary(summary, task)
     for name, one in (evidence["checks"] or {}).items():

@@ -25,7 +25,7 @@ from mm_hf.models.evidence import evidence_of
 from mm_hf.models.recurrent import RecurrentConfig
 
 
-ROWS, STEPS = 256, 300
+ROWS, STEPS = 512, 300
 # What is made of the two numbers of a row, as targets of a regression or classes.
 MADE = {
     "exclusive or": lambda a, b: ((a > 0) ^ (b > 0)).long(),
@@ -140,8 +140,8 @@ def base_size(third: str) -> tuple[MMFusionForClassification, dict[str, torch.Te
 
 @torch.no_grad()
 def cost(third: str, rounds: int) -> dict[str, float]:
-    """CPU seconds of a prediction and of one with evidence, turn by turn, and the median of their ratios. The rows that
-    stand in are encoded once a run, and not counted."""
+    """CPU seconds of a prediction and of one with evidence, turn by turn, and the median of their ratios. The rows
+    that stand in are encoded once a run, and not counted."""
     model, row = base_size(third)
     stands_in = rows_that_stand_in(3)
     other = {name: values.expand(stands_in, *values.shape[1:]).clone() for name, values in row.items()}

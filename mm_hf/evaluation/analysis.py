@@ -161,7 +161,8 @@ def table(analysis: dict[str, Any], part: str) -> str:
     for name, values in lines.items():
         value, low, high = ("-" if values[key] is None else figure(values[key]) for key in ("value", "low", "high"))
         texts.append(f"{name:<38}{value:>8}  [{low}, {high}]")
-    for name, part in (analysis.get("evidence") or {"modalities": {}})["modalities"].items():
+    evidence: dict[str, Any] = analysis.get("evidence") or {}
+    for name, part in evidence.get("modalities", {}).items():
         mean, low, high = (figure(part[key]) for key in ("mean", "low", "high"))
         texts.append(f"{f'rests on {name}':<38}{mean:>8}  [{low}, {high}]")
     if analysis["calibration"]:

@@ -238,7 +238,7 @@ class Explainer:
 
     def read(self, values: list[dict[str | None, CoalitionValues]], rows: list) -> list[dict[str | None, tuple]]:
         """As `judge`, of what was written, and of pairs."""
-        judged = []
+        judged: list[dict[str | None, tuple]] = []
         for of_tasks, row in zip(values, rows):
             task, of_task = self.tasks[None], of_tasks[None]
             if not task.writes:

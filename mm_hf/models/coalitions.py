@@ -249,14 +249,15 @@ class Coalitions:
         evidence: list[dict[str | None, CoalitionValues]] = []
         start = 0
         for row, players in enumerate(self.players):
-            runs = slice(start, start + (2 ** len(players) - 1) * self.stands_in + 1)
-            start = runs.stop
+            end = start + (2 ** len(players) - 1) * self.stands_in + 1
+            of_row = {task: [self.by_coalition(v[start:end]) for v in table] for task, table in tables.items()}
             evidence.append(
                 {
-                    task: CoalitionValues(players, *map(self.by_coalition, (v[runs], s[runs])), said[task][row].cpu())
-                    for task, (v, s) in tables.items()
+                    task: CoalitionValues(players, values, shown, said[task][row].cpu())
+                    for task, (values, shown) in of_row.items()
                 }
             )
+            start = end
         return evidence
 
     def by_coalition(self, values: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ import torch
 from transformers import BertConfig, ViTConfig, WhisperConfig
 
 from mm_hf import MMFusionConfig, MMFusionForClassification, TabularConfig
-from mm_hf.evidence.rows import choose_rows, rows_that_stand_in
+from mm_hf.evidence.rows import CANDIDATES, choose_rows, representative, rows_that_stand_in, standardised
 from mm_hf.evidence.summary import summary_of
 from mm_hf.models.coalitions import Pool, coalition_values, encode_batch
 from mm_hf.models.evidence import evidence_of
@@ -80,13 +80,17 @@ def learn(kind: str, seed: int = 0, steps: int = STEPS, modality_dropout: float 
 
 
 def explained(model: MMFusionForClassification, kind: str, absence: str, rows: int = 64) -> list[dict[str, Any]]:
-    """Evidence of fresh rows; as many training rows stand in as usually do, drawn at random."""
+    """Evidence of fresh rows; as many training rows stand in as usually do, chosen as they usually are."""
     with torch.no_grad():
         states = encode_batch(model, made(kind, rows, seed=99)[0])
         background = None
         if absence == "other_rows":
-            chosen = choose_rows(ROWS, rows_that_stand_in(2))
-            pool = encode_batch(model, {name: values[chosen] for name, values in made(kind)[0].items()})
+            wanted = rows_that_stand_in(2)
+            drawn = choose_rows(ROWS, CANDIDATES * wanted)
+            inputs = {name: values[drawn] for name, values in made(kind)[0].items()}
+            candidates = Pool.of(model.base_model, encode_batch(model, inputs), with_absent=False)
+            chosen = representative(standardised(candidates.pooled()), wanted)
+            pool = encode_batch(model, {name: values[chosen] for name, values in inputs.items()})
             background = Pool.of(model.base_model, pool, with_absent=False)
     values = coalition_values(model, states, background, rows_at_once=4096)
     return [{"answers": evidence_of(model, row)} for row in values]

@@ -24,7 +24,15 @@ from .. import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
 from ..data import Columns, MultimodalCollator, Rows, data_root_of, names_of_classes
 from ..evidence.drawing import draw_rows
 from ..evidence.page import write_page
-from ..evidence.rows import Background, Explainer, choose_rows, encode_background, explain_rows, rows_that_stand_in
+from ..evidence.rows import (
+    CANDIDATES,
+    Background,
+    Explainer,
+    choose_rows,
+    encode_background,
+    explain_rows,
+    rows_that_stand_in,
+)
 from ..evidence.summary import lines_of_summary, summary_of
 from ..models.ctc_mm_fusion import MMFusionForCTC
 from ..models.evidence import TOKEN
@@ -264,9 +272,12 @@ def background_of(
         except (OSError, ValueError) as error:
             notes.append(f"The training rows of {run} are not at hand ({' '.join(str(error).split())[:200]}).")
     if train is None:
-        chosen = choose_rows(len(rows), wanted, args.seed)
-        notes.append(f"{len(chosen)} of the rows themselves stand in for what is taken away, and no training rows.")
-        return encode_background(explainer.model, collator, [rows[place] for place in chosen]), notes
+        chosen = choose_rows(len(rows), CANDIDATES * wanted, args.seed)
+        background = encode_background(explainer.model, collator, [rows[place] for place in chosen], wanted)
+        notes.append(
+            f"{background.pool.rows} of the rows themselves stand in for what is taken away, no training rows."
+        )
+        return background, notes
     keys: Any = {**dict.fromkeys(key.name for key in fields(DatasetArguments)), **fields_of(recipe)}
     columns = columns_of(run, SimpleNamespace(**keys), config, collator.processor)
     collator = replace(
@@ -276,9 +287,9 @@ def background_of(
         table_names=names_of_classes(train.features, columns.table),
     )
     lacking = dict.fromkeys(column for _, column in columns.named())
-    chosen = choose_rows(len(train), wanted, args.seed)
+    chosen = choose_rows(len(train), CANDIDATES * wanted, args.seed)
     learned = [{**lacking, **row} for row in Rows(train, "train").__getitems__(chosen)]
-    return encode_background(explainer.model, collator, learned), notes
+    return encode_background(explainer.model, collator, learned, wanted), notes
 
 
 def lines_of(evidence: dict[str, Any]) -> list[str]:

@@ -54,6 +54,11 @@ class Pool:
             projected = {asking: projected[asking]}
         return cls(rows + with_absent, projected, memory)
 
+    def pooled(self) -> dict[str, torch.Tensor]:
+        """By modality one vector a row, `(rows, D)`."""
+        of_memory = {} if self.memory is None else self.memory.states
+        return {name: state.rows(state.pooled) for name, state in {**self.states, **of_memory}.items()}
+
     def beside(self, other: "Pool") -> "Pool":
         """The rows of another behind its own."""
         states = {name: joined(state, other.states[name]) for name, state in self.states.items()}

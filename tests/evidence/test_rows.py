@@ -2,18 +2,18 @@
 
 import csv
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import mm_hf
 from mm_hf.commands.arguments import MAP_METHODS
 from mm_hf.commands.explain import main
 from mm_hf.evidence import explain
 from mm_hf.evidence.methods import METHODS
-from mm_hf.evidence.rows import choose_rows, rows_that_stand_in
+from mm_hf.evidence.rows import choose_rows, representative, rows_that_stand_in
 from mm_hf.evidence.summary import summary_of
 
 
@@ -193,6 +193,14 @@ def test_means_over_rows():
     assert summary_of([]) is None
 
 
-def test_importing_it_is_light():
-    code = "import sys, mm_hf; mm_hf.evidence.explain; assert 'mm_hf.commands.explain' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+def test_rows_that_stand_in_represent_all():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(96, 5, generator=generator).sign()
+    chosen = representative(features, 24)
+    assert len(set(chosen)) == 24
+    off = (features[chosen].mean(0) - features.mean(0)).norm()
+    drawn = [
+        (features[torch.randperm(96, generator=generator)[:24]].mean(0) - features.mean(0)).norm() for _ in range(20)
+    ]
+    assert off < 0.3 * sum(drawn) / 20
+    assert representative(features, 200) == list(range(96))

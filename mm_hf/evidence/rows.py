@@ -82,8 +82,8 @@ def features_of(model: Any, collator: MultimodalCollator, rows: Sequence[dict[st
 
 
 def standardised(vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Vectors of several modalities, `(N, D)` each, side by side: `(N, F)` float32, each modality as long as the others
-    on average."""
+    """Vectors of several modalities, `(N, D)` each, side by side: `(N, F)` float32, each modality as long as the
+    others on average."""
     parts = [one.float() for one in vectors.values()]
     return torch.cat([one / one.var(0).sum().clamp(min=1e-12).sqrt() for one in parts], dim=1)
 

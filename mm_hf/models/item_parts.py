@@ -31,7 +31,7 @@ class ItemParts:
         reach: how many neighbours on each side are taken away together with a part, since what is looked for may lie
             across its border.
         where: where the parts are, by name: `spans` (characters, from and to), `times` (from and to), `columns`; and
-            of a picture of which the encoder sees a part alone, the `area` that the cells cover, see `area_seen`.
+            of a picture of which the encoder sees a part alone, the `box` that the cells cover, see `box_seen`.
     """
 
     kind: str

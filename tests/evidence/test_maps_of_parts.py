@@ -22,7 +22,7 @@ from mm_hf.evidence.methods import (
 from mm_hf.evidence.parts import Answer, EncodedRows
 from mm_hf.models.fusion import Fusion
 from mm_hf.models.image_processors import box_seen
-from mm_hf.models.item_parts import ItemParts, moments, patches, words
+from mm_hf.models.item_parts import ItemParts, cells, moments, patches, words
 from mm_hf.models.modeling_outputs import FusedStates
 from mm_hf.models.pooled_fusions import PooledFusion
 from mm_hf.models.tabular import TabularConfig
@@ -267,6 +267,18 @@ def test_grids_of_patches():
     assert patches(config, 21) == (5, 2, 8)  # with registers
     assert patches(object(), 11) == (2, 3, 3)
     assert patches(object(), 24) == (8, 4, 4)
+
+
+def test_large_grids_are_seen_in_cells():
+    config = SimpleNamespace(image_size=224, patch_size=16)
+    parts = cells([(197,)], config)
+    assert parts.shape == (7, 7)
+    assert parts.tokens[0] == -1
+    assert parts.tokens[1:].bincount().tolist() == [4] * 49
+    assert parts.tokens[[1, 2, 15, 16]].tolist() == [0, 0, 0, 0]
+    assert cells([(9, 20)], config).shape == (5, 7)
+    assert cells([(17,)], SimpleNamespace(image_size=32, patch_size=8)).shape == (4, 4)
+    assert cells([(8, 8), (7,)], object()) is None
 
 
 def test_levels_of_a_picture_share_their_cells():

@@ -14,8 +14,8 @@ the answer: a method that points right then, too, says nothing.
 Easy-VQA: words that carry the question (its colour, its shape, "not", "is there", "what color") against articles, "in
 the image" and the like: in how many rows the highest of the former is above all of the latter, and of how many pairs.
 
-Cost: regions of a picture of 7x7 cells against one prediction, ViT-B/16 and BERT-base, encoders included, in seconds of
-the processor.
+Cost: regions of a picture of 7x7 cells against one prediction, ViT-B/16 and BERT-base, encoders included, in seconds
+of the processor.
 """
 
 import argparse

@@ -154,9 +154,9 @@ def resize_to(image_processor, image_size: int):
     )
 
 
-def area_seen(image_processor: Any, picture: Any) -> list[float] | None:
-    """The part of a picture that an image processor leaves, [top, left, bottom, right] as shares of its height and
-    width: what lies outside is cut off. None where all of it is left, or nobody knows its size.
+def box_seen(image_processor: Any, picture: Any) -> list[float] | None:
+    """The part of a picture that an image processor leaves, [left, top, right, bottom] as shares of its width and
+    height: what lies outside is cut off. None where all of it is left, or nobody knows its size.
 
     Args:
         picture: of PIL.
@@ -167,10 +167,10 @@ def area_seen(image_processor: Any, picture: Any) -> list[float] | None:
         return None
     edge = dict(size).get("shortest_edge")
     resized = getattr(image_processor, "do_resize", True)
-    area = []
-    for name, side in (("height", sides[1]), ("width", sides[0])):
+    ends = []
+    for name, side in (("width", sides[0]), ("height", sides[1])):
         scaled = side if not resized else edge * side / min(sides) if edge else size[name]
         share = min(1.0, crop[name] / scaled)
-        area.append(((1 - share) / 2, (1 + share) / 2))
-    (top, bottom), (left, right) = area
-    return None if top == left == 0 else [top, left, bottom, right]
+        ends.append(((1 - share) / 2, (1 + share) / 2))
+    (left, right), (top, bottom) = ends
+    return None if left == top == 0 else [left, top, right, bottom]

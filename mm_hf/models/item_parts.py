@@ -15,6 +15,7 @@ import torch
 
 
 MOMENTS = 48  # parts of a sound or a series at most: more nobody can tell apart in a drawing
+CELLS = 8  # of a picture a side at most: finer ones show little more, and each costs one more run of the fusion
 SPECIAL_TOKENS = 8  # that may stand before the patches of a picture: one for the class, one of a teacher, registers
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -31,7 +32,7 @@ class ItemParts:
         reach: how many neighbours on each side are taken away together with a part, since what is looked for may lie
             across its border.
         where: where the parts are, by name: `spans` (characters, from and to), `times` (from and to), `columns`; and
-            of a picture of which the encoder sees a part alone, the `area` that the cells cover, see `area_seen`.
+            of a picture of which the encoder sees a part alone, the `box` that the cells cover, see `box_seen`.
     """
 
     kind: str
@@ -63,7 +64,8 @@ def whole_item(tokens: int, mask: torch.Tensor | None = None, kind: str = "other
 
 
 def cells(shapes: Sequence[tuple[int, ...]], config: Any) -> ItemParts | None:
-    """The cells of a picture, as its coarsest level has them: finer levels have several tokens a cell.
+    """The cells of a picture, as its coarsest level has them, or some of these together: finer levels have several
+    tokens a cell.
 
     Args:
         shapes: see `ModalityProjection.token_shapes`.
@@ -76,7 +78,8 @@ def cells(shapes: Sequence[tuple[int, ...]], config: Any) -> ItemParts | None:
     known = [grid for grid in grids if grid is not None]
     if not known or len(known) < len(grids):
         return None
-    _, rows, columns = min(known, key=lambda grid: grid[1] * grid[2])
+    coarsest = min(known, key=lambda grid: grid[1] * grid[2])
+    rows, columns = (-(-side // -(-side // CELLS)) for side in coarsest[1:])
     tokens = []
     for before, height, width in known:
         down = (torch.arange(height) + 0.5) * rows / height

@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor
 
 from .files import HUB_KEYS
 from .image import open_image
-from .image_processors import area_seen, least_size, opened_image, picture_settings, prepare_images, resize_to
+from .image_processors import box_seen, least_size, opened_image, picture_settings, prepare_images, resize_to
 from .item_parts import cells, whole_item
 from .modality import Modality, register_modality
 from .raw_rows import Places, columns_of, holds_numbers, is_one
@@ -117,8 +117,8 @@ class Vision(Modality):
         parts = cells(shapes, config)
         if parts is None:
             return whole_item(sum(map(math.prod, shapes)), mask, "picture")
-        area = area_seen(getattr(processor, self.part, None), item)
-        return parts if area is None else replace(parts, where={"area": area})
+        box = box_seen(getattr(processor, self.part, None), item)
+        return parts if box is None else replace(parts, where={"box": box})
 
     def erase(self, inputs, parts, erased, background=None, processor=None):
         """Other pictures' mean in the place of cells; without others the picture's own mean colour."""

@@ -1,6 +1,5 @@
 """Where in an item: what is known of hand-made models, and what holds for every fusion and every kind of item."""
 
-import json
 from functools import partial
 from types import SimpleNamespace
 
@@ -21,10 +20,9 @@ from mm_hf.evidence.methods import (
     occlusion,
 )
 from mm_hf.evidence.parts import Answer, EncodedRows
-from mm_hf.evidence.where import part_records
 from mm_hf.models.fusion import Fusion
-from mm_hf.models.image_processors import area_seen
-from mm_hf.models.item_parts import ItemParts, moments, patches, words
+from mm_hf.models.image_processors import box_seen
+from mm_hf.models.item_parts import ItemParts, cells, moments, patches, words
 from mm_hf.models.modeling_outputs import FusedStates
 from mm_hf.models.pooled_fusions import PooledFusion
 from mm_hf.models.tabular import TabularConfig
@@ -271,6 +269,18 @@ def test_grids_of_patches():
     assert patches(object(), 24) == (8, 4, 4)
 
 
+def test_large_grids_are_seen_in_cells():
+    config = SimpleNamespace(image_size=224, patch_size=16)
+    parts = cells([(197,)], config)
+    assert parts.shape == (7, 7)
+    assert parts.tokens[0] == -1
+    assert parts.tokens[1:].bincount().tolist() == [4] * 49
+    assert parts.tokens[[1, 2, 15, 16]].tolist() == [0, 0, 0, 0]
+    assert cells([(9, 20)], config).shape == (5, 7)
+    assert cells([(17,)], SimpleNamespace(image_size=32, patch_size=8)).shape == (4, 4)
+    assert cells([(8, 8), (7,)], object()) is None
+
+
 def test_levels_of_a_picture_share_their_cells():
     model = tiny_model(vision="resnet", vision_feature_layer=[1, 2, 3])
     rows, answer = encoded(model, tiny.batch())
@@ -360,33 +370,10 @@ def test_several_places_have_a_map_each(fusion):
         assert all(part.values.isfinite().all() and part.values.max() > 0 for part in maps), name
 
 
-def test_records_of_rows():
-    """By what the record of a row says of its items; frames of a video together."""
-    model, batch = tiny_model(vision="resnet", num_images=3), tiny.batch()
-    batch["vision_index"] = torch.tensor([[0, 1, 2], [1, -1, -1], [2, 3, 0], [3, 0, 1]])
-    rows, answer = encoded(model, batch)
-    picture, video = {"modality": "vision", "place": 0, "kind": "picture"}, {"modality": "vision", "place": 1}
-    text = {"modality": "text", "place": 0, "kind": "text"}
-    items = [[picture, {**video, "kind": "video"}, text], [picture, text], [], [text]]
-    records, warnings = part_records(rows, answer, items)
-    assert warnings == []
-    assert [[record["item"] for record in of_row] for of_row in records] == [[0, 1, 2], [0, 1], [], [0]]
-    shape = rows.parts("vision", 0).shape
-    assert torch.tensor(records[0][0]["values"]).shape == shape
-    assert torch.tensor(records[0][1]["values"]).shape == (2, *shape)
-    json.dumps(records, allow_nan=False)
-    for record in records[0]:
-        assert {"item", "method", "signed", "values"} <= set(record)
-    _, warnings = part_records(rows, answer, items, "attention")
-    assert warnings == []
-    concat, said = encoded(tiny.model(fusion="concat"), tiny.batch())
-    assert all("concat" in warning for warning in part_records(concat, said, items, "attention")[1])
-
-
 def test_the_part_of_a_picture_that_is_seen():
     processor = SimpleNamespace(
         size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}, do_center_crop=True, do_resize=True
     )
-    assert area_seen(processor, Image.new("RGB", (200, 100))) == [0.0625, 0.28125, 0.9375, 0.71875]
+    assert box_seen(processor, Image.new("RGB", (200, 100))) == [0.28125, 0.0625, 0.71875, 0.9375]
     processor.do_center_crop = False
-    assert area_seen(processor, Image.new("RGB", (200, 100))) is None
+    assert box_seen(processor, Image.new("RGB", (200, 100))) is None

@@ -1,5 +1,7 @@
 """Records of evidence made of real things, with maps from plain functions: what pages of evidence are tried on."""
 
+import functools
+
 import numpy as np
 from PIL import Image
 
@@ -52,6 +54,7 @@ def sound() -> np.ndarray:
     return samples
 
 
+@functools.cache
 def item_of(kind: str, text: str = "Is the cat on the left looking at the camera?") -> tuple[dict, dict]:
     """An item of a kind, and a map of it."""
     if kind == "picture":
@@ -133,7 +136,10 @@ def row_of(kinds: list[str], number: int = 0, tasks: tuple = (None,), right: boo
     pairs = [item_of(kind, **more) for kind in kinds]
     names = list(dict.fromkeys(item["modality"] for item, _ in pairs))
     parts = [{"item": place, **part} for place, (_, part) in enumerate(pairs) if part is not None]
-    answers = [{**answer_of(names, number + k, task, right), "parts": parts} for k, task in enumerate(tasks)]
+    answers = [
+        {**answer_of(names, number + k, task, right), "parts": [dict(part) for part in parts]}
+        for k, task in enumerate(tasks)
+    ]
     return {"row": number, "items": [item for item, _ in pairs], "answers": answers}
 
 

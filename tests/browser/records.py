@@ -187,3 +187,18 @@ def many(count: int = 300) -> dict:
     patterns = [row_of(["picture", "text"], k, ("offer", "street"), (True, False, None)[k % 3]) for k in range(6)]
     rows = [{**patterns[number % 6], "row": number} for number in range(count)]
     return evidence_of(rows, summary=SUMMARY)
+
+
+def incomplete() -> dict:
+    """Rows that lack whatever may be lacking."""
+    rows = [row_of(["picture", "text", "sound", "series", "table", "video"], right=None) for _ in range(5)]
+    rows[0]["answers"][0] |= {"parts": [], "probability": None, "modalities": {}, "interactions": [], "shares": None}
+    rows[1]["answers"][0] |= dict.fromkeys(("answer", "explained", "value", "base", "confidence", "modalities"))
+    rows[1]["answers"][0] |= dict.fromkeys(("parts", "interactions", "shares"))
+    rows[2] |= {"items": [], "answers": []}
+    for part in rows[3]["answers"][0]["parts"]:
+        part["values"] = []
+    for about in rows[3]["answers"][0]["modalities"].values():
+        about |= dict.fromkeys(("with", "without", "alone"))
+    rows[4]["answers"] = []
+    return evidence_of([{**row, "row": number} for number, row in enumerate(rows)], background=0)

@@ -245,23 +245,8 @@ def test_words_are_counted_as_python_counts_them(opened):
     assert opened(long).page.locator(".words .tint").count() == 2000
 
 
-def incomplete() -> dict:
-    """Rows that lack whatever may be lacking."""
-    rows = [records.row_of(["picture", "text", "sound", "series", "table", "video"], right=None) for _ in range(5)]
-    rows[0]["answers"][0] |= {"parts": [], "probability": None, "modalities": {}, "interactions": [], "shares": None}
-    rows[1]["answers"][0] |= dict.fromkeys(("answer", "explained", "value", "base", "confidence", "modalities"))
-    rows[1]["answers"][0] |= dict.fromkeys(("parts", "interactions", "shares"))
-    rows[2] |= {"items": [], "answers": []}
-    for part in rows[3]["answers"][0]["parts"]:
-        part["values"] = []
-    for about in rows[3]["answers"][0]["modalities"].values():
-        about |= dict.fromkeys(("with", "without", "alone"))
-    rows[4]["answers"] = []
-    return records.evidence_of([{**row, "row": number} for number, row in enumerate(rows)], background=0)
-
-
 def test_what_is_lacking_is_no_fault(opened):
-    each = opened(incomplete())
+    each = opened(records.incomplete())
     for place in range(5):
         each.page.goto(f"{each.file.as_uri()}#row-{place}")
         each.page.wait_for_function(f"document.querySelector('h2').innerText === 'Row {place}'")

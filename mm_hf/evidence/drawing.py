@@ -124,11 +124,11 @@ def draw_picture(axes: "Axes", shown: Mapping[str, Any], part: Mapping[str, Any]
 
 
 def draw_over(axes: "Axes", picture: Image.Image, part: Any, values: Any, most: float | None = None):
-    """A picture, and over it the cells of a map, which may cover a `box` of it alone."""
+    """A picture, and over it the cells of a map, which may cover an `area` of it alone."""
     width, height = picture.size
     axes.imshow(picture, extent=(0, width, height, 0))
     if values:
-        left, top, right, bottom = part.get("box") or (0, 0, 1, 1)
+        top, left, bottom, right = part.get("area") or (0, 0, 1, 1)
         extent = (left * width, right * width, bottom * height, top * height)
         axes.imshow(colored(part, values, most)[0], extent=extent, interpolation="nearest")
     axes.set_xlim(0, width)

@@ -38,10 +38,10 @@ function drawSummary() {
         drawn.append(whisker);
       }
       const interval = isNumber(found.low) ? element("span", { class: "quiet" }, ` ${figure(found.low)} \u2026 ${figure(found.high)}`) : null;
-      return element("tr", {}, element("th", { scope: "row" }, data(words(name))), element("td", {}, drawn, ` ${figure(found.mean, true)}`, interval));
+      return element("tr", {}, element("th", { scope: "row" }, data(words(name))), element("td", {}, drawn, ` ${figure(found.mean)}`, interval));
     });
     return element("section", {}, element("h2", {}, "What all rows rest on", task && task !== "null" ? [": ", data(task)] : null),
-      element("p", { class: "quiet" }, "The mean of what each modality gave, with its interval."),
+      element("p", { class: "quiet" }, "How far each modality moved the answers on average, either way, with its 95 % interval."),
       element("table", { class: "modalities" }, element("tbody", {}, lines)), shares ? stacked(shares) : null);
   });
 }

@@ -1,6 +1,7 @@
 """Measures a checkpoint: metrics with intervals, floors, calibration, confusion, the worst mistakes, missing parts.
 
     mm_hf evaluate runs/easy_vqa --missing
+    mm_hf evaluate runs/easy_vqa --calibrate --coverage 0.9
     accelerate launch -m mm_hf.commands.evaluate runs/easy_vqa
     mm_hf evaluate me/answers --dataset my.csv --image_column photo --text_column question --label_column answer
 
@@ -9,12 +10,14 @@ What is found goes into the folder evaluation/ of the checkpoint: report.html, a
 evaluation.json with all the figures, and the pictures. Of a model with several tasks each has a folder in it.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +28,7 @@ import mm_hf
 
 from ..data import GroupedBatchSampler, Rows
 from ..data.modalities import READERS
+from ..data.readers import PART_OF
 from ..data.rows import SOURCE_ROW
 from ..data.unseen import unseen_lines, unseen_values
 from ..evaluation import (
@@ -34,6 +38,7 @@ from ..evaluation import (
     derangement,
     draw,
     group_codes,
+    how_sure,
     predict,
     rounded,
     rows_without,
@@ -46,6 +51,7 @@ from ..models.text import Text
 from ..models.vision import Vision
 from ..progress_bar import progress_bar
 from ..tasks import Task
+from ..training.calibrate import VALIDATION, confidences_of, keep_confidences, lines_of, refuse_tasks
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator, OtherPictures
 from ..training.exits import MEASURING, run_script
@@ -79,6 +85,8 @@ def predict_rows(run: Evaluator, rows: Rows, title: str, absent: Absent | None =
 def main():
     """The whole evaluation, from top to bottom."""
     args, data_args, recipe = parse_arguments(__doc__)
+    if args.calibrate:
+        calibrate(args, data_args, recipe)
     run, name, learned = open_checkpoint(args, data_args, recipe)
     rows = run.rows(name)
     run.say(f"{args.model} on {len(rows):,} rows of {data_args.dataset}, part {name}")
@@ -138,10 +146,61 @@ def main():
             units = (f"rows of equal {run.columns.group}", rows.dataset[run.columns.group][:])
         elif items is not None:
             units = ("rows of the same picture", items)
+        column = run.columns.group if isinstance(run.columns, GroupedColumns) else None
+        groups = groups_of_rows(run, rows, column) if run.model.config.has_confidence else {}
         for alone in run.alone():
-            write_task(args, data_args, run, alone, name, predictions, learned, units, floors, curves)
+            write_task(args, data_args, run, alone, name, predictions, learned, units, floors, curves, groups)
     run.accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
     run.accelerator.end_training()
+
+
+def calibrate(args: EvaluateArguments, data_args: DatasetArguments, recipe: dict[str, Any]):
+    """Learns from the validation part how sure answers are, and writes it into the config of the checkpoint.
+
+    Raises:
+        ValueError: there is no folder to write to, no such part, or it is the one that is to be measured.
+    """
+    if not os.path.isdir(args.model):
+        raise ValueError(
+            f"--calibrate writes into the config.json of a folder, and {args.model} is none: download the checkpoint "
+            "first."
+        )
+    if args.split is not None and PART_OF.get(args.split.lower(), args.split) == VALIDATION:
+        raise ValueError(
+            f"--calibrate learns from the part {VALIDATION!r}, which --split {args.split} measures: rows cannot tell "
+            "what was learned from them."
+        )
+    try:
+        run, name, _ = open_checkpoint(replace(args, split=VALIDATION, max_rows=None), data_args, recipe)
+    except ValueError as error:
+        raise ValueError(f"--calibrate needs a validation part: {error}") from None
+    refuse_tasks(run)
+    predictions = predict_rows(run, run.rows(name), "calibrating")
+    run.share_bad_rows(predictions.bad_rows)
+    confidences = confidences_of(run, predictions)
+    for line in lines_of(confidences):
+        run.say(line)
+    if run.accelerator.is_main_process:
+        keep_confidences(Path(args.model), confidences)
+        print(f"written: {Path(args.model) / 'config.json'}", flush=True)
+    run.accelerator.wait_for_everyone()
+
+
+def groups_of_rows(run: Evaluator, rows: Rows, group: str | None) -> dict[str, torch.Tensor]:
+    """By name which of all rows belong to a group that sets and intervals are measured for: those of equal values in a
+    column, and those that lack a modality; bool `(N,)` each."""
+    groups = {}
+    if group is not None:
+        values = rows.dataset[group][:]
+        for value in dict.fromkeys(values):
+            groups[f"{group}: {value}"] = torch.tensor([other == value for other in values])
+    for modality in run.model.config.modalities:
+        if run.collator.parts[modality]:
+            bad: list = []  # of which the evaluation tells
+            lacking = [not any(key is not None for key in run.collator.item_keys(row, modality, bad)) for row in rows]
+            if any(lacking):
+                groups[f"without {modality}"] = torch.tensor(lacking)
+    return groups
 
 
 def write_task(
@@ -155,6 +214,7 @@ def write_task(
     units: tuple[str, Sequence],
     floors: dict[str, tuple[Any, dict[str, Any]]],
     curves: dict[str, list[tuple[float, Any]]],
+    groups: dict[str, torch.Tensor],
 ):
     """Takes what belongs to one task, the only one of `alone`, out of everything, over the rows that have a label of
     it, and writes its evaluation; of several tasks each into a folder of its own.
@@ -164,6 +224,7 @@ def write_task(
         predictions: of all rows.
         learned: labels of the training part, None where there is none.
         floors, curves: as `write_evaluation` takes them, but with the logits of all rows in place of answers.
+        groups: by name which of all rows belong to it.
     """
     column, task = alone.label, alone.task
 
@@ -187,7 +248,8 @@ def write_task(
         alone.output_dir = run.output_dir / re.sub(r"[^\w-]", "_", column)
         alone.output_dir.mkdir(exist_ok=True)
         alone.name = f"{run.name}, {column}"
-    write_evaluation(args, data_args, alone, name, labelled, logits, labels, units, task_floors, task_curves)
+    sure = how_sure(task, logits, labels, args.coverage, {name: rows[labelled] for name, rows in groups.items()})
+    write_evaluation(args, data_args, alone, name, labelled, logits, labels, units, task_floors, task_curves, sure)
 
 
 def constant_floors(
@@ -250,6 +312,7 @@ def write_evaluation(
     units: tuple[str, Sequence],
     floors: dict[str, tuple[torch.Tensor, dict[str, Any]]],
     curves: dict[str, list[tuple[float, torch.Tensor]]],
+    sure: dict[str, Any] | None,
 ):
     """Works out what the answers are worth, writes it, and prints the table.
 
@@ -260,6 +323,7 @@ def write_evaluation(
         units: what is drawn for the intervals, and for each of all rows what is equal within one unit.
         floors: by name the answers of each, and what is said of it.
         curves: by modality the answers at each share of rows that lose it.
+        sure: see `how_sure`.
     """
     part, columns, task = run.splits[name], run.columns, run.task
     rows = labelled.nonzero().flatten().tolist()
@@ -282,6 +346,7 @@ def write_evaluation(
         "problem_type": task.problem_type,
         "labels": task.classes,
         **analysis,
+        "confidence": sure,
         "seed": args.seed,
         "max_rows": args.max_rows,
         "run": {

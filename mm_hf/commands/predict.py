@@ -34,13 +34,15 @@ from ..data import MultimodalCollator
 from ..data.imported import import_again
 from ..data.modalities import READERS
 from ..data.unseen import join_unseen, unseen_lines, unseen_values
+from ..evaluation.abstention import read_costs
 from ..evaluation.prediction import write
 from ..models.checksums import checksum_of, checksum_of_bytes
 from ..models.ctc_mm_fusion import MMFusionForCTC
 from ..models.generation_mm_fusion import MMFusionForConditionalGeneration
 from ..models.losses import infer_problem_type
+from ..models.tasks import TaskHead, head_of_config
 from ..progress_bar import progress_bar
-from ..tasks import TASKS, task_of
+from ..tasks import TASKS, Task, task_of
 from ..training.exits import MEASURING, run_script
 from ..training.heads import TASK_OF
 from ..training.values import check_range
@@ -161,12 +163,13 @@ def answers_of(config: MMFusionConfig, head: type[MMFusionPreTrainedModel], args
         ValueError: classes are asked for, and it has none.
     """
     options: Any = {"prefix": args.prefix, "top_k": args.top_k, "every": args.probabilities == "all"}
+    options |= {"coverage": args.coverage, "abstain_below": args.abstain_below}
     asked = TASKS.get(TASK_OF.get(head.__name__, ""))
     if asked is not None:
         answers = [Answer("", asked(), **options)]
     elif config.tasks is not None:
         answers = [
-            Answer(name, task_of(task.problem_type, task.labels), task.num_labels, **options)
+            Answer(name, with_head(task_of(task.problem_type, task.labels), task), task.num_labels, **options)
             for name, task in config.task_heads.items()
         ]
     else:
@@ -175,10 +178,43 @@ def answers_of(config: MMFusionConfig, head: type[MMFusionPreTrainedModel], args
         if problem_type is None:  # a checkpoint that has not seen a label
             problem_type = infer_problem_type(torch.empty(0, dtype=torch.int64), outputs)
         task = task_of(problem_type, [names[number] for number in range(outputs)])
-        answers = [Answer("", task, outputs, **options)]
+        answers = [Answer("", with_head(task, head_of_config(config, problem_type)), outputs, **options)]
+    check_sure(answers, args)
     if (args.top_k > 1 or args.probabilities == "all") and not any(answer.task.probabilities for answer in answers):
         raise ValueError("top_k and probabilities are for classes, and this model has none.")
     return answers
+
+
+def with_head(task: Task, head: TaskHead) -> Task:
+    """The task of a model's head, which knows how sure its answers are."""
+    task.model_head = head
+    return task
+
+
+def check_sure(answers: list[Answer], args: PredictArguments):
+    """Refuses sets and empty answers that a model cannot give, and reads what answers cost.
+
+    Raises:
+        ValueError: naming the flag, and what the model lacks.
+    """
+    for answer in answers if args.coverage is not None else []:
+        if answer.task.model_head is None or not answer.task.can_be_calibrated:
+            raise ValueError(f"coverage is for classes and numbers, and this model answers {answer.task.name}.")
+        answer.task.model_head.threshold(args.coverage)
+    classes: dict[str | None, Any] = {
+        answer.column or None: answer.task.names
+        for answer in answers
+        if answer.task.model_head is not None and answer.task.confidence(torch.zeros(1, answer.outputs)) is not None
+    }
+    asked = {"abstain_below": args.abstain_below, "costs": args.costs}
+    for name, value in asked.items():
+        if value is not None and not classes:
+            kinds = sorted({answer.task.name for answer in answers})
+            raise ValueError(f"{name} is for one of several classes, and this model answers {kinds}.")
+    if args.costs is not None:
+        costs = read_costs(args.costs, classes)
+        for answer in answers:
+            answer.costs = costs.get(answer.column or None)
 
 
 def settings_of(
@@ -195,12 +231,20 @@ def settings_of(
         "columns of the rows": source.header,
         "separator": source.separator,
         "new columns": [args.prefix, args.top_k, args.probabilities],
+        **how_sure_asked(args),
         "per_device_eval_batch_size": args.per_device_eval_batch_size,
         "on_error": data_args.on_error,
         "precision": precision,
         "data_root": source.root,
         "versions": [mm_hf.__version__, torch.__version__],
     }
+
+
+def how_sure_asked(args: Any) -> dict[str, Any]:
+    """Those of the settings that say something about how sure a prediction is; nothing where none is given."""
+    asked = {"coverage": args.coverage, "abstain_below": args.abstain_below}
+    asked["costs"] = None if args.costs is None else checksum_of(args.costs)
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def begin(

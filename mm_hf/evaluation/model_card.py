@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .comparisons import figure
 from .plots import new_figure, save_figure
 
 
@@ -25,6 +26,33 @@ def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.Pa
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
     save_figure(figure, path)
+
+
+def how_sure_in_words(sure: dict[str, Any], task: str = "") -> str:
+    """What was learned on validation rows, and what of it holds on the test part, as a line of the card.
+
+    Args:
+        sure: see `calibration.how_sure`.
+        task: which of several; empty: the only one.
+    """
+    parts = [f"{f'`{task}`: ' if task else ''}Learned on {sure['validation_rows']:,} validation rows"]
+    if sure["ece"] is not None:
+        parts.append(
+            f"probabilities with a temperature of {figure(sure['temperature'])}, calibration error (ECE) on test "
+            f"{figure(sure['ece'])}, without it {figure(sure['ece_before'])}"
+        )
+    if coverage := sure["coverage"]:
+        kind = "intervals" if coverage["alone"] is None else "sets"
+        parts.append(
+            f"{kind} that are to hold the truth in {coverage['asked']:.0%} of the rows do so in "
+            f"{coverage['covered']:.1%} [{coverage['low']:.1%}, {coverage['high']:.1%}] of the test rows, "
+            f"{coverage['measure']}: {figure(coverage['size'])}"
+        )
+    parts += [sure["too_few"].rstrip(".")] if sure["too_few"] else []
+    if sure["abstention"]:
+        half = min(sure["abstention"]["points"], key=lambda point: abs(point["share"] - 0.5))
+        parts.append(f"the surest {half['share']:.0%} of the answers are right in {half['accuracy']:.1%}")
+    return "; ".join(parts) + "."
 
 
 def model_card(

@@ -4,7 +4,7 @@
 
 import dataclasses
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from .asking import modality_that_asks
 from .checkpoint_files import checksums_of_what_is_written
+from .confidence import Confidence
 from .configuration_mm_fusion import FusionModuleConfig, MMFusionConfig, check_source, part_of_composite
 from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
 from .freezing import FreezingMixin
@@ -90,6 +91,15 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
     def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
         """By task the layer that answers and what its outputs mean; that of a single task by None."""
         return {}
+
+    def set_confidence(self, confidences: Mapping[str | None, Confidence]):
+        """Keeps what validation rows say about the answers; see the method of `MMFusionConfig`."""
+        self.config.set_confidence(confidences)
+
+    def void_confidence(self):
+        """Forgets it where the model trains: of other weights nobody knows it."""
+        if self.training and torch.is_grad_enabled() and self.config.has_confidence:
+            self.set_confidence({})
 
     def regression_heads(self) -> list[nn.Module]:
         """The last layers that give numbers, not scores of classes."""

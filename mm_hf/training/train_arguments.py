@@ -114,6 +114,11 @@ class TrainArguments:
         "generation: choose the model by what it writes of the validation part; else by how often it "
         "takes the right next token, which is quicker.",
     )
+    calibrate: bool | None = option(
+        None,
+        "Learn from the validation part how sure answers are (temperature, sets, intervals), and keep that in the "
+        "config; answers stay as they are. Left out, where the task has such a thing (with defaults_version 3).",
+    )
     floors: bool = option(True, "Measure the floors beside the score.")
     floor_budget: float = option(
         0.25, "Epochs, steps and seconds of models that see one modality alone, as a share of the run's."

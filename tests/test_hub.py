@@ -50,6 +50,7 @@ CODE = {
     "attention.py",
     "checkpoint_files.py",
     "checksums.py",
+    "confidence.py",
     "config_checks.py",
     "config_rules.py",
     "configuration_mm_fusion.py",

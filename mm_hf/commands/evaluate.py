@@ -51,7 +51,7 @@ from ..models.text import Text
 from ..models.vision import Vision
 from ..progress_bar import progress_bar
 from ..tasks import Task
-from ..training.calibrate import VALIDATION, confidences_of, keep_confidences, lines_of, refuse_tasks
+from ..training.calibrate import VALIDATION, confidences_of, keep_confidences, lines_of, older_code, refuse_tasks
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator, OtherPictures
 from ..training.exits import MEASURING, run_script
@@ -182,7 +182,8 @@ def calibrate(args: EvaluateArguments, data_args: DatasetArguments, recipe: dict
         run.say(line)
     if run.accelerator.is_main_process:
         keep_confidences(Path(args.model), confidences)
-        print(f"written: {Path(args.model) / 'config.json'}", flush=True)
+        notes = [f"written: {Path(args.model) / 'config.json'}", older_code(Path(args.model))]
+        print(*filter(None, notes), sep="\n", flush=True)
     run.accelerator.wait_for_everyone()
 
 

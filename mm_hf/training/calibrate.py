@@ -6,6 +6,8 @@ from typing import Any
 
 from ..evaluation import Predictions, how_sure, learn_confidence
 from ..evaluation.calibration import LEAST_ROWS
+from ..models.checkpoint_files import read_checksums, write_checksums
+from ..models.checksums import can_check, checksum_of
 from ..models.confidence import Confidence
 from ..models.files import read_json
 from ..models.tasks import head_of_config
@@ -122,12 +124,27 @@ def lines_of(confidences: Mapping[str | None, Confidence]) -> list[str]:
 
 
 def keep_confidences(folder: Path, confidences: Mapping[str | None, Confidence]):
-    """Writes what was learned into the config.json of a checkpoint, which is never half written."""
-    config = read_json(folder / "config.json")
+    """Writes what was learned into the config.json of a checkpoint, which is never half written, and its checksum."""
+    file = folder / "config.json"
+    config = read_json(file)
     for name, confidence in confidences.items():
         target = config if name is None else config["tasks"][name]
         target["confidence"] = confidence.as_key()
-    write_json(folder / "config.json", dict(sorted(config.items())))
+    write_json(file, dict(sorted(config.items())))
+    lines = read_checksums(folder)
+    if file.name in lines and can_check():
+        write_checksums(folder, {**lines, file.name: checksum_of(file)})
+
+
+def older_code(folder: Path) -> str | None:
+    """What is to be said of a checkpoint whose own code, which those without the package run, came before the key."""
+    code = [(folder / name).exists() for name in ("modeling_mm_fusion.py", "confidence.py")]
+    if code != [True, False]:
+        return None
+    return (
+        f"The code that lies in {folder} is older and does not know what was learned: those who load it without the "
+        "package see it once the checkpoint was saved anew (from_pretrained, then save_pretrained)."
+    )
 
 
 def measured_confidence(run: Evaluator, predictions: Predictions) -> dict[str, Any]:

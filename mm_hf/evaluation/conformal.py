@@ -27,8 +27,10 @@ def measure_coverage(
     Returns:
         `asked`; `expected`, see `expected_range`; `covered`, the share of rows whose truth is in the set, with `low`
         and `high` (binomial, by Clopper and Pearson; rows that belong together make it too narrow); `size`, the mean
-        of what `measure` says; `alone`, the share of rows whose set has one class (None of intervals); `groups`, the
-        same of each, those of fewer than ten rows left out, and of more than forty the smallest.
+        of what `measure` says; `within_threshold`, the share of rows whose truth would be in a set without the answer:
+        this is what was asked, and `covered` is more where the answers alone are right more often; `alone`, the share
+        of rows whose set has one class (None of intervals); `groups`, the same of each, those of fewer than ten rows
+        left out, and of more than forty the smallest.
     """
     covered, sizes = task.covered(logits, labels, coverage), task.set_sizes(logits, coverage)
     known = {name: rows for name, rows in groups.items() if rows.sum() >= LEAST_ROWS}
@@ -38,6 +40,7 @@ def measure_coverage(
         "expected": expected_range(coverage, task.head_for(logits).confidence.rows, len(covered)),
         "measure": task.set_measure,
         **shares(covered, sizes),
+        "within_threshold": task.within(logits, labels, coverage).double().mean().item(),
         "alone": (sizes == 1).double().mean().item() if task.answers_in_sets else None,
         "groups": {name: shares(covered[known[name]], sizes[known[name]]) for name in known if name in largest},
         "groups_left_out": len(groups) - min(len(known), MOST_GROUPS),

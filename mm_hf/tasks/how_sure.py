@@ -65,13 +65,15 @@ class HowSure:
             return None
         return confidence, self.answers(logits) == self.targets(labels)  # type: ignore[attr-defined]
 
-    def covered(self, logits: torch.Tensor, labels: torch.Tensor, coverage: float) -> torch.Tensor:
-        """Whether the set of each row holds its truth, `(N,)` bool; all rows have a label."""
+    def within(self, logits: torch.Tensor, labels: torch.Tensor, coverage: float) -> torch.Tensor:
+        """Whether the truth of each row lies within the threshold, `(N,)` bool; all rows have a label."""
         head = self.head_for(logits)
-        within = head.true_scores(logits, labels) <= head.threshold(coverage)
-        if head.label_kind == CLASSES:  # the likeliest class is in every set
-            within |= logits.argmax(-1) == labels
-        return within
+        return head.true_scores(logits, labels) <= head.threshold(coverage)
+
+    def covered(self, logits: torch.Tensor, labels: torch.Tensor, coverage: float) -> torch.Tensor:
+        """The same of the set that is given, which has the likeliest class in any case."""
+        within = self.within(logits, labels, coverage)
+        return within | (logits.argmax(-1) == labels) if self.head_for(logits).label_kind == CLASSES else within
 
     def set_sizes(self, logits: torch.Tensor, coverage: float) -> torch.Tensor:
         """How large each set is, `(N,)`; see `set_measure`."""

@@ -74,9 +74,7 @@ def figures(task: Any, validation: tuple[Any, Any], test: tuple[Any, Any]) -> di
         "temperature": first["temperature"],
         "seconds": seconds,
         **{name: first[name] for name in ("ece_before", "ece", "nll_before", "nll")},
-        "coverages": {
-            f"{coverage:g}": report["coverage"] or report["too_few"] for coverage, report in reports.items()
-        },
+        "coverages": {f"{coverage:g}": covered(report) for coverage, report in reports.items()},
         "aurc": first["abstention"] and {name: first["abstention"][name] for name in ("error", "aurc")},
     }
     return found | ({} if first["ece"] is None else {"by_rows": by_rows(task, validation, test)})
@@ -142,7 +140,7 @@ def main():
                 (low, high), share = coverage["expected"], coverage["covered"]
                 interval = f"[{coverage['low']:.4f}, {coverage['high']:.4f}]"
                 print(
-                    f"  {asked} asked: {share:.4f} {interval}, within the threshold {coverage['within_threshold']:.4f}, "
+                    f"  {asked} asked: {share:.4f} {interval}, threshold alone {coverage['within_threshold']:.4f}, "
                     f"by chance {low:.4f} … {high:.4f}, {coverage['measure']}: {coverage['size']}"
                 )
 

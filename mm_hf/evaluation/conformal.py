@@ -1,10 +1,10 @@
 """Whether sets and intervals hold the truth as often as they say, in all and in each group of rows."""
 
-import math
 from typing import Any
 
 import torch
 
+from ..models.confidence import place_of
 from .intervals import CONFIDENCE
 
 
@@ -53,7 +53,7 @@ def expected_range(coverage: float, validation_rows: int, rows: int) -> list[flo
     lies a model that is right more often than was asked, since its answer is in every set."""
     from scipy.stats import betabinom
 
-    place = math.ceil((validation_rows + 1) * coverage - 1e-9)
+    place = place_of(validation_rows, coverage)
     drawn = betabinom(rows, place, validation_rows + 1 - place)
     return [float(drawn.ppf(share)) / rows for share in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)]
 

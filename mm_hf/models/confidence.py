@@ -89,8 +89,17 @@ def conformal_thresholds(scores: torch.Tensor) -> tuple[float, ...]:
         one for each of the first of `COVERAGES`.
     """
     ordered = scores.double().sort().values.tolist()
-    places = [math.ceil((len(ordered) + 1) * coverage - 1e-9) for coverage in COVERAGES]
-    return tuple(ordered[place - 1] * (1 + SLACK) for place in places if place <= len(ordered))
+    return tuple(ordered[place - 1] * (1 + SLACK) for place in places_of(len(ordered)))
+
+
+def place_of(rows: int, coverage: float) -> int:
+    """Which of so many sorted scores is the threshold of a coverage, from 1 on; above `rows`: none of them."""
+    return math.ceil((rows + 1) * coverage - 1e-9)
+
+
+def places_of(rows: int) -> list[int]:
+    """The same for each of `COVERAGES` that so many rows are enough for, which are the first ones."""
+    return [place for place in (place_of(rows, coverage) for coverage in COVERAGES) if place <= rows]
 
 
 def read_confidence(value: Any, prefix: str = "") -> Confidence | None:
@@ -113,7 +122,7 @@ def read_confidence(value: Any, prefix: str = "") -> Confidence | None:
     if not (has_finite([temperature]) and low <= temperature <= high):
         raise ConfigError(f"{prefix}confidence: temperature must be from {low} to {high}, got {shown(temperature)}.")
     thresholds = value.get("thresholds", ())
-    most = min(rows, len(COVERAGES))
+    most = len(places_of(rows))
     if not (has_finite(thresholds) and len(thresholds) <= most and list(thresholds) == sorted(thresholds)):
         raise ConfigError(
             f"{prefix}confidence: thresholds must be finite numbers in their order, at most {most}, got "

@@ -168,7 +168,7 @@ def test_the_answer_is_in_every_set():
 def test_rows_that_are_alike_stay_in_though_a_digit_changes():
     """All rows have the same logits, as in a table of few categories: the threshold is the score of all."""
     logits = torch.tensor([[2.0, 1.0, 0.0]]).repeat(100, 1)
-    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    labels = torch.tensor([0] * 61 + [1] * 31 + [2] * 8)
     task = calibrated(task_of(SINGLE, list("abc"), "x"), logits, labels)
     other = logits * (1 + 1e-6)
     assert task.set_values(other[:1], 0.9) == [[["a", "b"]]]

@@ -43,6 +43,7 @@ from ..evaluation import (
     rounded,
     rows_without,
     table,
+    with_how_sure,
     write_page,
 )
 from ..evaluation.comparisons import LINE
@@ -58,7 +59,7 @@ from ..training.exits import MEASURING, run_script
 from ..training.line_answers import kept_answers
 from ..training.provenance import origin
 from ..training.reopen import EvaluateArguments, GroupedColumns, open_checkpoint, parse_arguments
-from ..training.run_folder import write_json
+from ..training.run_folder import in_place, write_json
 from ..training.run_report import no_picture, picture_and_text, short_name
 
 
@@ -148,8 +149,16 @@ def main():
             units = ("rows of the same picture", items)
         column = run.columns.group if isinstance(run.columns, GroupedColumns) else None
         groups = groups_of_rows(run, rows, column) if run.model.config.has_confidence else {}
+        confidences = {}
         for alone in run.alone():
-            write_task(args, data_args, run, alone, name, predictions, learned, units, floors, curves, groups)
+            written = write_task(
+                args, data_args, run, alone, name, predictions, learned, units, floors, curves, groups
+            )
+            confidences[alone.label] = written
+        card = Path(args.model) / "README.md"
+        if args.calibrate and args.max_rows is None and name == "test" and card.exists():
+            text = with_how_sure(card.read_text(encoding="utf-8"), confidences)
+            in_place(card, lambda beside: beside.write_text(text, encoding="utf-8"))
     run.accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
     run.accelerator.end_training()
 
@@ -216,7 +225,7 @@ def write_task(
     floors: dict[str, tuple[Any, dict[str, Any]]],
     curves: dict[str, list[tuple[float, Any]]],
     groups: dict[str, torch.Tensor],
-):
+) -> dict[str, Any] | None:
     """Takes what belongs to one task, the only one of `alone`, out of everything, over the rows that have a label of
     it, and writes its evaluation; of several tasks each into a folder of its own.
 
@@ -226,6 +235,9 @@ def write_task(
         learned: labels of the training part, None where there is none.
         floors, curves: as `write_evaluation` takes them, but with the logits of all rows in place of answers.
         groups: by name which of all rows belong to it.
+
+    Returns:
+        see `how_sure`.
     """
     column, task = alone.label, alone.task
 
@@ -251,6 +263,7 @@ def write_task(
         alone.name = f"{run.name}, {column}"
     sure = how_sure(task, logits, labels, args.coverage, {name: rows[labelled] for name, rows in groups.items()})
     write_evaluation(args, data_args, alone, name, labelled, logits, labels, units, task_floors, task_curves, sure)
+    return sure
 
 
 def constant_floors(

@@ -10,6 +10,14 @@ from .comparisons import figure
 from .plots import new_figure, save_figure
 
 
+# Titles of sections, and how one of them ends.
+HOW_SURE, TRAINING = "## How sure", "## Training\n"
+HOW_SURE_NOTE = (
+    "What was asked holds for rows that are drawn as the test rows were, all together, and not for each kind of them. "
+    "The\nvalidation rows that it was learned on have also chosen the model."
+)
+
+
 def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.PathLike):
     """Draws one panel a series, of points of (step, value) by name."""
     names = [name for name, points in history.items() if points]
@@ -28,8 +36,31 @@ def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.Pa
     save_figure(figure, path)
 
 
+def how_sure_section(confidences: dict[str, dict[str, Any] | None]) -> str:
+    """The section of a card that says how sure answers are.
+
+    Args:
+        confidences: by column of labels what of it holds on the test part, see `calibration.how_sure`.
+    """
+    lines = [
+        how_sure_in_words(sure, task if len(confidences) > 1 else "") for task, sure in confidences.items() if sure
+    ]
+    return "\n\n".join([HOW_SURE, *lines, HOW_SURE_NOTE, ""])
+
+
+def with_how_sure(card: str, confidences: dict[str, dict[str, Any] | None]) -> str:
+    """The text of a card with this section, in place of the one that it has, or before that about the training, or at
+    its end."""
+    section = how_sure_section(confidences)
+    if HOW_SURE in card:
+        before, _, after = card.partition(HOW_SURE)
+        return before + section + ("\n## " + after.partition("\n## ")[2] if "\n## " in after else "")
+    before, title, after = card.partition(TRAINING)
+    return before + section + "\n" + title + after if title else f"{card.rstrip()}\n\n{section}"
+
+
 def how_sure_in_words(sure: dict[str, Any], task: str = "") -> str:
-    """What was learned on validation rows, and what of it holds on the test part, as a line of the card.
+    """What was learned on validation rows, and what of it holds on the test part, in one sentence.
 
     Args:
         sure: see `calibration.how_sure`.

@@ -90,6 +90,16 @@ class HowSure:
         orders = scores.argsort(dim=-1, stable=True).tolist()
         return [[[names[place] for place in order if row[place]]] for order, row in zip(orders, chosen.tolist())]
 
+    def set_records(self, logits: torch.Tensor, coverage: float = 0.9) -> list[dict[str, Any]] | None:
+        """Of each row `coverage` and what `set_values` gives, by the names of its columns, as JSON has it; None where
+        the model was not calibrated, or on too few rows."""
+        if self.model_head is None or self.model_head.confidence is None or not self.can_be_calibrated:
+            return None
+        if coverage > (self.model_head.confidence.highest or 0):
+            return None
+        columns = list(self.set_columns(logits.shape[-1]))
+        return [{"coverage": coverage, **dict(zip(columns, row))} for row in self.set_values(logits, coverage)]
+
     def groups(self, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """The groups of rows that a report looks at one by one: those of each class, by name bool `(N,)`."""
         targets = self.targets(labels)  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from messages import says
 
-from mm_hf.evaluation import how_sure, learn_confidence
+from mm_hf.evaluation import how_sure, learn_confidence, with_how_sure
 from mm_hf.evaluation.abstention import Costs, read_costs, risk_coverage
 from mm_hf.evaluation.calibration import fit_temperature, negative_log_likelihood
 from mm_hf.evaluation.conformal import binomial_interval, expected_range
@@ -329,3 +329,27 @@ def test_tables_of_costs_that_are_refused(text, said, tmp_path):
     file.write_text(text)
     with pytest.raises(ValueError, match=says(*said)):
         read_costs(str(file), {None: ["well", "ill"]})
+
+
+def test_the_section_of_a_card():
+    sure = how_sure(
+        calibrated(task_of(SINGLE, list("abcde"), "x"), *classes(300, 5, 2.0)), *classes(300, 5, 2.0), 0.9, {}
+    )
+    plain = "# Name\n\n## Use\n\nso\n\n## Training\n\nRows.\n\n## Limits\n\nNone.\n"
+    once = with_how_sure(plain, {"x": sure})
+    assert [line for line in once.splitlines() if line.startswith("#")] == [
+        *("# Name", "## Use", "## How sure", "## Training", "## Limits")
+    ]
+    assert f"{sure['coverage']['covered']:.1%}" in once
+    assert with_how_sure(once, {"x": sure}) == once
+    assert with_how_sure("# Name\n", {"x": sure, "y": None}).startswith("# Name\n\n## How sure\n\n`x`: ")
+
+
+def test_records_of_rows():
+    logits, labels = classes(99, 3, 2.0)
+    task = task_of(SINGLE, list("abc"), "x")
+    assert task.set_records(logits) is None
+    task = calibrated(task, logits, labels)
+    first = task.set_records(logits, 0.9)[0]
+    assert first == {"coverage": 0.9, "prediction_set": task.set_values(logits, 0.9)[0][0]}
+    assert task.set_records(logits, 0.995) is None

@@ -34,15 +34,14 @@ from ..data import MultimodalCollator
 from ..data.imported import import_again
 from ..data.modalities import READERS
 from ..data.unseen import join_unseen, unseen_lines, unseen_values
-from ..evaluation.abstention import read_costs
 from ..evaluation.prediction import write
 from ..models.checksums import checksum_of, checksum_of_bytes
 from ..models.ctc_mm_fusion import MMFusionForCTC
 from ..models.generation_mm_fusion import MMFusionForConditionalGeneration
 from ..models.losses import infer_problem_type
-from ..models.tasks import TaskHead, head_of_config
+from ..models.tasks import head_of_config
 from ..progress_bar import progress_bar
-from ..tasks import TASKS, Task, task_of
+from ..tasks import TASKS, task_of
 from ..training.exits import MEASURING, run_script
 from ..training.heads import TASK_OF
 from ..training.values import check_range
@@ -51,6 +50,7 @@ from .prediction.answers import ERROR, Answer, Summary, reasons_of, without_inpu
 from .prediction.arguments import columns_of, load_config, parse_arguments
 from .prediction.batches import GivenRows, RowBatches, pass_over
 from .prediction.cut_parts import PartOfRows, open_part
+from .prediction.how_sure import check_sure, how_sure_asked, with_head
 from .prediction.output import PredictionFile, form_of
 from .prediction.sources import STDIN, RowSource
 
@@ -185,38 +185,6 @@ def answers_of(config: MMFusionConfig, head: type[MMFusionPreTrainedModel], args
     return answers
 
 
-def with_head(task: Task, head: TaskHead) -> Task:
-    """The task of a model's head, which knows how sure its answers are."""
-    task.model_head = head
-    return task
-
-
-def check_sure(answers: list[Answer], args: PredictArguments):
-    """Refuses sets and empty answers that a model cannot give, and reads what answers cost.
-
-    Raises:
-        ValueError: naming the flag, and what the model lacks.
-    """
-    for answer in answers if args.coverage is not None else []:
-        if answer.task.model_head is None or not answer.task.can_be_calibrated:
-            raise ValueError(f"coverage is for classes and numbers, and this model answers {answer.task.name}.")
-        answer.task.model_head.threshold(args.coverage)
-    classes: dict[str | None, Any] = {
-        answer.column or None: answer.task.names
-        for answer in answers
-        if answer.task.model_head is not None and answer.task.confidence(torch.zeros(1, answer.outputs)) is not None
-    }
-    asked = {"abstain_below": args.abstain_below, "costs": args.costs}
-    for name, value in asked.items():
-        if value is not None and not classes:
-            kinds = sorted({answer.task.name for answer in answers})
-            raise ValueError(f"{name} is for one of several classes, and this model answers {kinds}.")
-    if args.costs is not None:
-        costs = read_costs(args.costs, classes)
-        for answer in answers:
-            answer.costs = costs.get(answer.column or None)
-
-
 def settings_of(
     run: str, config: MMFusionConfig, source: RowSource, args: Any, data_args: Any, precision: str
 ) -> dict[str, Any]:
@@ -238,13 +206,6 @@ def settings_of(
         "data_root": source.root,
         "versions": [mm_hf.__version__, torch.__version__],
     }
-
-
-def how_sure_asked(args: Any) -> dict[str, Any]:
-    """Those of the settings that say something about how sure a prediction is; nothing where none is given."""
-    asked = {"coverage": args.coverage, "abstain_below": args.abstain_below}
-    asked["costs"] = None if args.costs is None else checksum_of(args.costs)
-    return {name: value for name, value in asked.items() if value is not None}
 
 
 def begin(

@@ -74,9 +74,11 @@ def how_sure_in_words(sure: dict[str, Any], task: str = "") -> str:
         )
     if coverage := sure["coverage"]:
         kind = "intervals" if coverage["alone"] is None else "sets"
+        low, high = coverage["expected"]
         parts.append(
             f"{kind} that are to hold the truth in {coverage['asked']:.0%} of the rows do so in "
-            f"{coverage['covered']:.1%} [{coverage['low']:.1%}, {coverage['high']:.1%}] of the test rows, "
+            f"{coverage['covered']:.1%} [{coverage['low']:.1%}, {coverage['high']:.1%}] of the test rows "
+            f"(with so many validation rows {low:.1%} to {high:.1%} would be chance), "
             f"{coverage['measure']}: {figure(coverage['size'])}"
         )
     parts += [sure["too_few"].rstrip(".")] if sure["too_few"] else []

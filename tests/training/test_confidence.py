@@ -189,14 +189,14 @@ def test_columns_of_predict(run, folder, tmp_path):
 
 def test_costs(plain, folder, tmp_path, capsys):
     costs, out = tmp_path / "costs.csv", tmp_path / "out.csv"
-    costs.write_text("class,cost\nglad,1\nsad,4\nabstain,0.45\n")
+    costs.write_text("class,cost\nglad,1\nsad,4\nabstain,0.3\n")
     call(predict.main, plain, folder / "test.csv", "-o", out, "--costs", costs, "--probabilities", "all")
     for row in cells(out):
         glad, sad = (float(row[f"probability_of_{name}"]) for name in ("glad", "sad"))
         answer, expected = ("glad", 4 * sad) if glad > 4 * sad else ("sad", glad)
-        assert float(row["expected_cost"]) == pytest.approx(min(expected, 0.45), abs=1e-4)
-        if abs(expected - 0.45) > 1e-3:
-            assert row["prediction"] == (answer if expected < 0.45 else "")
+        assert float(row["expected_cost"]) == pytest.approx(min(expected, 0.3), abs=1e-4)
+        if abs(expected - 0.3) > 1e-3:
+            assert row["prediction"] == (answer if expected < 0.3 else "")
         assert float(row["probability"]) == pytest.approx(glad if answer == "glad" else sad, abs=1e-4)
     assert "(no answer)" in capsys.readouterr().out
 

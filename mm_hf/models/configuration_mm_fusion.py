@@ -564,15 +564,18 @@ class MMFusionConfig(PreTrainedConfig):
         """
         sole = confidences.get(None)
         self.confidence = None if sole is None else sole.as_key()
-        for name, task in (self.tasks or {}).items():
-            task.pop("confidence", None)
-            if name in confidences:
-                task["confidence"] = confidences[name].as_key()
+        if self.tasks is not None:  # anew: the dicts may be the caller's
+            plain = {
+                name: {key: value for key, value in task.items() if key != "confidence"}
+                for name, task in self.tasks.items()
+            }
+            known = {name: {"confidence": confidences[name].as_key()} for name in plain if name in confidences}
+            self.tasks = {name: {**task, **known.get(name, {})} for name, task in plain.items()}
 
     @property
     def has_confidence(self) -> bool:
         """Whether validation rows say something about the answers of some task."""
-        return self.confidence is not None or any("confidence" in task for task in (self.tasks or {}).values())
+        return self.confidence is not None or any(task.get("confidence") for task in (self.tasks or {}).values())
 
     def check_parts(self):
         """Checks the numbers in the configs of encoders and decoder."""

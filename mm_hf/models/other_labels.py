@@ -17,8 +17,8 @@ PER_LABEL = ("class_weights", "class_priors", "label_mean", "label_scale")
 OF_NUMBERS = ("label_mean", "label_scale")
 NAMES = ("id2label", "label2id")
 # What says what a head answers: all of it is checked together.
-MEANING = ("problem_type", *NAMES, "tasks", "task_weighting", *LOSS_SETTINGS, *PER_LABEL, "confidence")
-MEANING = tuple(dict.fromkeys(MEANING))
+OF_ANSWERS = ("problem_type", *NAMES, "tasks", "task_weighting")
+MEANING = tuple(dict.fromkeys((*OF_ANSWERS, *LOSS_SETTINGS, *PER_LABEL, "confidence")))
 
 
 def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

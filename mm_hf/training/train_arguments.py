@@ -117,7 +117,7 @@ class TrainArguments:
     calibrate: bool | None = option(
         None,
         "Learn from the validation part how sure answers are (temperature, sets, intervals), and keep that in the "
-        "config; answers stay as they are. Left out, where the task has such a thing (with defaults_version 3).",
+        "config; answers stay as they are. Left out, it does where there are 200 of its rows (defaults_version 3).",
     )
     floors: bool = option(True, "Measure the floors beside the score.")
     floor_budget: float = option(

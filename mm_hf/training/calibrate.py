@@ -17,9 +17,9 @@ from .run_folder import write_json
 
 
 VALIDATION = "validation"
-# Validation rows from which a run is calibrated that was not asked to be: on made rows a temperature of so many does no
-# harm on average (-log of the probability of the truth +.0004, at worst +.008, where none was needed; of 20 rows +.01
-# and +.1), and takes off nearly all that can be taken where one was.
+# Validation rows from which a run is calibrated that was not asked to be. On made rows a temperature of so many does
+# no harm on average (-log of the probability of the truth +.0004, at worst +.008, where none was needed; of 20 rows
+# +.01 and +.1), and takes off nearly all that can be taken off where one was.
 BY_ITSELF = 200
 COVERAGE = 0.9  # that a run measures by itself; any other one is asked of `mm_hf evaluate`, `predict` or a pipeline
 

@@ -13,6 +13,7 @@ evaluation.json with all the figures, and the pictures. Of a model with several 
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -47,6 +48,7 @@ from ..evaluation import (
     write_page,
 )
 from ..evaluation.comparisons import LINE
+from ..evaluation.conformal import LEAST_ROWS, MOST_GROUPS
 from ..evaluation.html_report import PICTURES
 from ..models.text import Text
 from ..models.vision import Vision
@@ -91,6 +93,8 @@ def main():
     run, name, learned = open_checkpoint(args, data_args, recipe)
     rows = run.rows(name)
     run.say(f"{args.model} on {len(rows):,} rows of {data_args.dataset}, part {name}")
+    if name == VALIDATION and run.model.config.has_confidence:
+        run.say(f"what it says of how sure it is may have been learned on these rows: {VALIDATION}")
     known = [
         column for reader in READERS.values() if reader.knows_values for column in reader.data_columns(run.columns)
     ]
@@ -198,12 +202,13 @@ def calibrate(args: EvaluateArguments, data_args: DatasetArguments, recipe: dict
 
 def groups_of_rows(run: Evaluator, rows: Rows, group: str | None) -> dict[str, torch.Tensor]:
     """By name which of all rows belong to a group that sets and intervals are measured for: those of equal values in a
-    column, and those that lack a modality; bool `(N,)` each."""
+    column, of the most frequent ones, and those that lack a modality; bool `(N,)` each."""
     groups = {}
     if group is not None:
         values = rows.dataset[group][:]
-        for value in dict.fromkeys(values):
-            groups[f"{group}: {value}"] = torch.tensor([other == value for other in values])
+        for value, count in Counter(values).most_common(MOST_GROUPS):
+            if count >= LEAST_ROWS:
+                groups[f"{group}: {value}"] = torch.tensor([other == value for other in values])
     for modality in run.model.config.modalities:
         if run.collator.parts[modality]:
             bad: list = []  # of which the evaluation tells

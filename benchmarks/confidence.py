@@ -15,6 +15,7 @@ folders stay as they are. The figures go into `results/confidence.json`:
 
 import argparse
 import json
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,7 @@ MEASURED = 3000  # test rows that tell what few validation rows change
 def answers_of(run: Path, part: str, words: list[str]) -> Any:
     """What measures a run, and its predictions of a part."""
     args, data_args, recipe = parse_arguments("", words=[str(run), "--split", part, *words])
-    args.output_dir = str(REPORT.parent / ".confidence" / run.name)
+    args.output_dir = str(Path(tempfile.gettempdir(), "mm_hf_confidence", run.name))  # the run's folder stays as it is
     opened, name, _ = open_checkpoint(args, data_args, recipe)
     return opened, predict_rows(opened, opened.rows(name), f"{run.name}, {part}")
 

@@ -2,7 +2,8 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """How sure the head of a task is of its answers: probabilities, sets that hold the truth, intervals."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -94,3 +95,19 @@ class HowSureHead:
     def number_scale(self, like: torch.Tensor) -> torch.Tensor:
         """The deviation of the labels of each output, `(C,)`; ones where nobody knows them."""
         return like.new_tensor(self.label_scale or [1.0] * like.shape[-1])
+
+
+class ConfidenceMixin:
+    """What a model keeps of how sure its answers are, and when it forgets it."""
+
+    config: Any
+    training: bool
+
+    def set_confidence(self, confidences: Mapping[str | None, Confidence]):
+        """Keeps what validation rows say about the answers; see the method of `MMFusionConfig`."""
+        self.config.set_confidence(confidences)
+
+    def void_confidence(self):
+        """Forgets it where the model trains: of other weights nobody knows it."""
+        if self.training and torch.is_grad_enabled() and self.config.has_confidence:
+            self.set_confidence({})

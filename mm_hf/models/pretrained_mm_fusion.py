@@ -4,7 +4,7 @@
 
 import dataclasses
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -18,11 +18,11 @@ from transformers.utils import logging
 
 from .asking import modality_that_asks
 from .checkpoint_files import checksums_of_what_is_written
-from .confidence import Confidence
 from .configuration_mm_fusion import FusionModuleConfig, MMFusionConfig, check_source, part_of_composite
 from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
 from .freezing import FreezingMixin
 from .head_table import AUTO_MAP, AUTO_MAP_OF, CUSTOM_PIPELINES
+from .how_sure import ConfidenceMixin
 from .modality import MODALITIES, modality_of
 from .names import did_you_mean, nearest
 from .probing import keep_all_patches, pooling_of, probe_encoder, takes_pictures_of
@@ -40,7 +40,7 @@ HUB_KEYS = ("revision", "token", "subfolder", "cache_dir", "local_files_only", "
 LOADING_KEYS = ("dtype", "device_map", "max_memory", "quantization_config", "attn_implementation")
 
 
-class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
+class MMFusionPreTrainedModel(FreezingMixin, ConfidenceMixin, PreTrainedModel):
     """Loading, saving and initial weights of all classes of mm_hf."""
 
     config_class = MMFusionConfig
@@ -91,15 +91,6 @@ class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
     def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
         """By task the layer that answers and what its outputs mean; that of a single task by None."""
         return {}
-
-    def set_confidence(self, confidences: Mapping[str | None, Confidence]):
-        """Keeps what validation rows say about the answers; see the method of `MMFusionConfig`."""
-        self.config.set_confidence(confidences)
-
-    def void_confidence(self):
-        """Forgets it where the model trains: of other weights nobody knows it."""
-        if self.training and torch.is_grad_enabled() and self.config.has_confidence:
-            self.set_confidence({})
 
     def regression_heads(self) -> list[nn.Module]:
         """The last layers that give numbers, not scores of classes."""

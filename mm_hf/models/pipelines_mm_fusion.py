@@ -92,8 +92,9 @@ class MMFusionClassificationPipeline(MMFusionPipeline):
     def _check_confidence(self, coverage: float | None = None, abstain_below: float | None = None):
         """Refuses what the model cannot give, before any row is read."""
         heads = self._heads().values() if coverage is not None or abstain_below is not None else []
-        for head in heads if coverage is not None else []:
-            head.threshold(coverage)
+        if coverage is not None:
+            for head in heads:
+                head.threshold(coverage)
         if abstain_below is not None:
             check_share("abstain_below", abstain_below)
             if not any(head.label_kind == CLASSES for head in heads):

@@ -79,7 +79,7 @@ class SingleLabel(Task):
         """With the probability of the answer and of the truth."""
         mistakes = super().mistakes(logits, labels, places)
         for mistake, place in zip(mistakes, places):
-            probabilities = self.head_for(logits).probabilities(logits[place])
+            probabilities: Any = self.chances(logits[place])
             mistake["probability"] = probabilities.max().item()
             mistake["truth_probability"] = probabilities[labels[place]].item()
         return mistakes

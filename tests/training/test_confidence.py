@@ -161,10 +161,7 @@ def test_a_run_that_exists_is_calibrated(plain, folder, tmp_path, capsys):
     covered = [mood in names for mood, names in sets if mood]
     assert sum(covered) / len(covered) == pytest.approx(found["covered"])
     assert all(row["prediction"] == names[0] for row, (_, names) in zip(new, sets))
-    # Once more: nothing stands in the way, and nothing changes.
-    config = (run / "config.json").read_text()
-    call(evaluate.main, run, "--calibrate", "--bootstrap_samples", 20)
-    assert (run / "config.json").read_text() == config
+    assert f"{found['covered']:.1%}" in (run / "README.md").read_text()
 
 
 def test_columns_of_predict(run, folder, tmp_path):
@@ -258,6 +255,7 @@ def test_a_coverage_for_which_there_are_too_few_rows(plain, folder, tmp_path, ca
         raise ValueError(told)
 
 
+@pytest.mark.slow
 def test_a_task_from_outside(tmp_path):
     """Ordered classes: answers are medians, sets and probabilities are those of any classes."""
     draw = random.Random(0)

@@ -24,7 +24,9 @@ def check_sure(answers: list[Answer], args: PredictArguments):
     Raises:
         ValueError: naming the flag, and what the model lacks.
     """
-    for answer in answers if args.coverage is not None else []:
+    for answer in answers:
+        if args.coverage is None:
+            break
         if answer.task.model_head is None or not answer.task.can_be_calibrated:
             raise ValueError(f"coverage is for classes and numbers, and this model answers {answer.task.name}.")
         answer.task.model_head.threshold(args.coverage)

@@ -24,12 +24,11 @@ def check_sure(answers: list[Answer], args: PredictArguments):
     Raises:
         ValueError: naming the flag, and what the model lacks.
     """
-    for answer in answers:
-        if args.coverage is None:
-            break
-        if answer.task.model_head is None or not answer.task.can_be_calibrated:
-            raise ValueError(f"coverage is for classes and numbers, and this model answers {answer.task.name}.")
-        answer.task.model_head.threshold(args.coverage)
+    if args.coverage is not None:
+        for answer in answers:
+            if answer.task.model_head is None or not answer.task.can_be_calibrated:
+                raise ValueError(f"coverage is for classes and numbers, and this model answers {answer.task.name}.")
+            answer.task.model_head.threshold(args.coverage)
     classes: dict[str | None, Any] = {
         answer.column or None: answer.task.names
         for answer in answers

@@ -51,6 +51,8 @@ CODE = {
     "checkpoint_files.py",
     "checksums.py",
     "coalitions.py",
+    "confidence.py",
+    "how_sure.py",
     "config_checks.py",
     "config_rules.py",
     "configuration_mm_fusion.py",

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..training.data_arguments import DatasetArguments, keep_plain
 from ..training.flags import ArgumentParser
-from ..training.measuring_arguments import EvaluateArguments, measuring_parser
+from ..training.measuring_arguments import COVERAGE_RANGE, EvaluateArguments, measuring_parser
 from ..training.values import check_least, check_range, option
 
 
@@ -104,12 +104,16 @@ class CompareArguments(EvaluateArguments):
 
     model: str = option("", argparse.SUPPRESS)  # the first two words stand in its place
     missing: bool = option(False, argparse.SUPPRESS)
+    calibrate: bool = option(False, argparse.SUPPRESS)
+    coverage: float = option(0.9, argparse.SUPPRESS)
     output_dir: str | None = option(None, "Folder of what is found; left out, runs/compare-<A>-<B>.")
 
     def __post_init__(self):
         super().__post_init__()
         if self.missing:
             raise ValueError("--missing belongs to `mm_hf evaluate`: compare measures whole rows.")
+        if self.calibrate:
+            raise ValueError("--calibrate belongs to `mm_hf evaluate`, which measures one run.")
 
 
 def compare_parser(description: str, prog: str) -> ArgumentParser:
@@ -188,6 +192,19 @@ class PredictArguments:
     probabilities: str = option(
         "best", "all: one column for each class; several labels have them always.", choices=["best", "all"]
     )
+    coverage: float | None = option(
+        None,
+        "Such as 0.9, for a calibrated run: the set of classes that holds the true one in this share of new rows, and "
+        "of numbers from where to where they lie.",
+    )
+    abstain_below: float | None = option(
+        None, "Leave the prediction of one of several classes empty where its probability is below this."
+    )
+    costs: str | None = option(
+        None,
+        "A .csv (columns class and cost, a line abstain) or .json of what a wrong answer costs and what none does: "
+        "the prediction is the one of least expected cost, or empty.",
+    )
     prefix: str = option("", "What the new columns begin with.")
     overwrite: bool = option(
         False, "Replace a finished output, and begin anew where one was begun with other rows or settings."
@@ -198,6 +215,16 @@ class PredictArguments:
 
     def __post_init__(self):
         check_least(self, 1, "top_k", "per_device_eval_batch_size")
+        if self.coverage is not None:
+            check_range("coverage", self.coverage, *COVERAGE_RANGE)
+        if self.abstain_below is not None:
+            check_range("abstain_below", self.abstain_below, 0, 1)
+        if self.costs is not None and (self.abstain_below is not None or self.top_k > 1):
+            other = "top_k" if self.abstain_below is None else "abstain_below"
+            raise ValueError(
+                f"costs and {other} are both given: with costs the prediction is the one of least expected cost, and "
+                f"not the likeliest; leave {other} out."
+            )
 
 
 MAP_METHODS = ("occlusion", "input_occlusion", "integrated_gradients", "relevance", "attention")

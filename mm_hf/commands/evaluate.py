@@ -1,6 +1,7 @@
 """Measures a checkpoint: metrics with intervals, floors, calibration, confusion, the worst mistakes, missing parts.
 
     mm_hf evaluate runs/easy_vqa --missing
+    mm_hf evaluate runs/easy_vqa --calibrate --coverage 0.9
     accelerate launch -m mm_hf.commands.evaluate runs/easy_vqa
     mm_hf evaluate me/answers --dataset my.csv --image_column photo --text_column question --label_column answer
 
@@ -9,8 +10,10 @@ What is found goes into the folder evaluation/ of the checkpoint: report.html, a
 evaluation.json with all the figures, and the pictures. Of a model with several tasks each has a folder in it.
 """
 
+import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -26,6 +29,7 @@ import mm_hf
 
 from ..data import GroupedBatchSampler, Rows
 from ..data.modalities import READERS
+from ..data.readers import PART_OF
 from ..data.rows import SOURCE_ROW
 from ..data.unseen import unseen_lines, unseen_values
 from ..evaluation import (
@@ -35,18 +39,22 @@ from ..evaluation import (
     derangement,
     draw,
     group_codes,
+    how_sure,
     predict,
     rounded,
     rows_without,
     table,
+    with_how_sure,
     write_page,
 )
 from ..evaluation.comparisons import LINE
+from ..evaluation.conformal import LEAST_ROWS, MOST_GROUPS
 from ..evaluation.html_report import PICTURES
 from ..models.text import Text
 from ..models.vision import Vision
 from ..progress_bar import progress_bar
 from ..tasks import Task
+from ..training.calibrate import VALIDATION, confidences_of, keep_confidences, lines_of, older_code, refuse_tasks
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator, OtherPictures
 from ..training.exits import MEASURING, run_script
@@ -54,7 +62,7 @@ from ..training.line_answers import kept_answers
 from ..training.provenance import origin
 from ..training.reopen import EvaluateArguments, GroupedColumns, open_checkpoint, parse_arguments
 from ..training.rests_on import rests_on
-from ..training.run_folder import read_run_json, write_json
+from ..training.run_folder import in_place, read_run_json, write_json
 from ..training.run_report import no_picture, picture_and_text, short_name
 from ..training.search_fusions import FILE as SEARCH
 
@@ -83,9 +91,13 @@ def predict_rows(run: Evaluator, rows: Rows, title: str, absent: Absent | None =
 def main():
     """The whole evaluation, from top to bottom."""
     args, data_args, recipe = parse_arguments(__doc__)
+    if args.calibrate:
+        calibrate(args, data_args, recipe)
     run, name, learned = open_checkpoint(args, data_args, recipe)
     rows = run.rows(name)
     run.say(f"{args.model} on {len(rows):,} rows of {data_args.dataset}, part {name}")
+    if name == VALIDATION and run.model.config.has_confidence:
+        run.say(f"what it says of how sure it is may have been learned on these rows: {VALIDATION}")
     known = [
         column for reader in READERS.values() if reader.knows_values for column in reader.data_columns(run.columns)
     ]
@@ -145,11 +157,72 @@ def main():
             units = (f"rows of equal {run.columns.group}", rows.dataset[run.columns.group][:])
         elif items is not None:
             units = ("rows of the same picture", items)
+        column = run.columns.group if isinstance(run.columns, GroupedColumns) else None
+        groups = groups_of_rows(run, rows, column) if run.model.config.has_confidence else {}
+        confidences = {}
         for alone in run.alone():
             of_task = (evidence or {}).get(alone.label)
-            write_task(args, data_args, run, alone, name, predictions, learned, units, floors, curves, of_task)
+            written = write_task(
+                args, data_args, run, alone, name, predictions, learned, units, floors, curves, of_task, groups
+            )
+            confidences[alone.label] = written
+        card = Path(args.model) / "README.md"
+        if args.calibrate and args.max_rows is None and name == "test" and card.exists():
+            text = with_how_sure(card.read_text(encoding="utf-8"), confidences)
+            in_place(card, lambda beside: beside.write_text(text, encoding="utf-8"))
     run.accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
     run.accelerator.end_training()
+
+
+def calibrate(args: EvaluateArguments, data_args: DatasetArguments, recipe: dict[str, Any]):
+    """Learns from the validation part how sure answers are, and writes it into the config of the checkpoint.
+
+    Raises:
+        ValueError: there is no folder to write to, no such part, or it is the one that is to be measured.
+    """
+    if not os.path.isdir(args.model):
+        raise ValueError(
+            f"--calibrate writes into the config.json of a folder, and {args.model} is none: download the checkpoint "
+            "first."
+        )
+    if args.split is not None and PART_OF.get(args.split.lower(), args.split) == VALIDATION:
+        raise ValueError(
+            f"--calibrate learns from the part {VALIDATION!r}, which --split {args.split} measures: rows cannot tell "
+            "what was learned from them."
+        )
+    try:
+        run, name, _ = open_checkpoint(replace(args, split=VALIDATION, max_rows=None), data_args, recipe)
+    except ValueError as error:
+        raise ValueError(f"--calibrate needs a validation part: {error}") from None
+    refuse_tasks(run)
+    predictions = predict_rows(run, run.rows(name), "calibrating")
+    run.share_bad_rows(predictions.bad_rows)
+    confidences = confidences_of(run, predictions)
+    for line in lines_of(confidences):
+        run.say(line)
+    if run.accelerator.is_main_process:
+        keep_confidences(Path(args.model), confidences)
+        notes = [f"written: {Path(args.model) / 'config.json'}", older_code(Path(args.model))]
+        print(*filter(None, notes), sep="\n", flush=True)
+    run.accelerator.wait_for_everyone()
+
+
+def groups_of_rows(run: Evaluator, rows: Rows, group: str | None) -> dict[str, torch.Tensor]:
+    """By name which of all rows belong to a group that sets and intervals are measured for: those of equal values in a
+    column, of the most frequent ones, and those that lack a modality; bool `(N,)` each."""
+    groups = {}
+    if group is not None:
+        values = rows.dataset[group][:]
+        for value, count in Counter(values).most_common(MOST_GROUPS):
+            if count >= LEAST_ROWS:
+                groups[f"{group}: {value}"] = torch.tensor([other == value for other in values])
+    for modality in run.model.config.modalities:
+        if run.collator.parts[modality]:
+            bad: list = []  # of which the evaluation tells
+            lacking = [not any(key is not None for key in run.collator.item_keys(row, modality, bad)) for row in rows]
+            if any(lacking):
+                groups[f"without {modality}"] = torch.tensor(lacking)
+    return groups
 
 
 def write_task(
@@ -164,7 +237,8 @@ def write_task(
     floors: dict[str, tuple[Any, dict[str, Any]]],
     curves: dict[str, list[tuple[float, Any]]],
     evidence: dict[str, Any] | None,
-):
+    groups: dict[str, torch.Tensor],
+) -> dict[str, Any] | None:
     """Takes what belongs to one task, the only one of `alone`, out of everything, over the rows that have a label of
     it, and writes its evaluation; of several tasks each into a folder of its own.
 
@@ -174,6 +248,10 @@ def write_task(
         learned: labels of the training part, None where there is none.
         floors, curves: as `write_evaluation` takes them, but with the logits of all rows in place of answers.
         evidence: what its answers rest on, see `rests_on`.
+        groups: by name which of all rows belong to it.
+
+    Returns:
+        see `how_sure`.
     """
     column, task = alone.label, alone.task
 
@@ -197,7 +275,11 @@ def write_task(
         alone.output_dir = run.output_dir / re.sub(r"[^\w-]", "_", column)
         alone.output_dir.mkdir(exist_ok=True)
         alone.name = f"{run.name}, {column}"
-    write_evaluation(args, data_args, alone, name, labelled, logits, labels, units, task_floors, task_curves, evidence)
+    sure = how_sure(task, logits, labels, args.coverage, {name: rows[labelled] for name, rows in groups.items()})
+    write_evaluation(
+        args, data_args, alone, name, labelled, logits, labels, units, task_floors, task_curves, evidence, sure
+    )
+    return sure
 
 
 def constant_floors(
@@ -260,7 +342,8 @@ def write_evaluation(
     units: tuple[str, Sequence],
     floors: dict[str, tuple[torch.Tensor, dict[str, Any]]],
     curves: dict[str, list[tuple[float, torch.Tensor]]],
-    evidence: dict[str, Any] | None = None,
+    evidence: dict[str, Any] | None,
+    sure: dict[str, Any] | None,
 ):
     """Works out what the answers are worth, writes it, and prints the table.
 
@@ -272,6 +355,7 @@ def write_evaluation(
         floors: by name the answers of each, and what is said of it.
         curves: by modality the answers at each share of rows that lose it.
         evidence: what the answers rest on, see `rests_on`.
+        sure: see `how_sure`.
     """
     part, columns, task = run.splits[name], run.columns, run.task
     rows = labelled.nonzero().flatten().tolist()
@@ -295,6 +379,7 @@ def write_evaluation(
         "labels": task.classes,
         **analysis,
         "evidence": evidence,
+        "confidence": sure,
         "seed": args.seed,
         "max_rows": args.max_rows,
         "run": {

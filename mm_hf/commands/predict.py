@@ -39,6 +39,7 @@ from ..models.checksums import checksum_of, checksum_of_bytes
 from ..models.ctc_mm_fusion import MMFusionForCTC
 from ..models.generation_mm_fusion import MMFusionForConditionalGeneration
 from ..models.losses import infer_problem_type
+from ..models.tasks import head_of_config
 from ..progress_bar import progress_bar
 from ..tasks import TASKS, task_of
 from ..training.exits import MEASURING, run_script
@@ -49,6 +50,7 @@ from .prediction.answers import ERROR, Answer, Summary, reasons_of, without_inpu
 from .prediction.arguments import columns_of, load_config, parse_arguments
 from .prediction.batches import GivenRows, RowBatches, pass_over
 from .prediction.cut_parts import PartOfRows, open_part
+from .prediction.how_sure import check_sure, how_sure_asked, with_head
 from .prediction.output import PredictionFile, form_of
 from .prediction.sources import STDIN, RowSource
 
@@ -161,12 +163,13 @@ def answers_of(config: MMFusionConfig, head: type[MMFusionPreTrainedModel], args
         ValueError: classes are asked for, and it has none.
     """
     options: Any = {"prefix": args.prefix, "top_k": args.top_k, "every": args.probabilities == "all"}
+    options |= {"coverage": args.coverage, "abstain_below": args.abstain_below}
     asked = TASKS.get(TASK_OF.get(head.__name__, ""))
     if asked is not None:
         answers = [Answer("", asked(), **options)]
     elif config.tasks is not None:
         answers = [
-            Answer(name, task_of(task.problem_type, task.labels), task.num_labels, **options)
+            Answer(name, with_head(task_of(task.problem_type, task.labels), task), task.num_labels, **options)
             for name, task in config.task_heads.items()
         ]
     else:
@@ -175,7 +178,8 @@ def answers_of(config: MMFusionConfig, head: type[MMFusionPreTrainedModel], args
         if problem_type is None:  # a checkpoint that has not seen a label
             problem_type = infer_problem_type(torch.empty(0, dtype=torch.int64), outputs)
         task = task_of(problem_type, [names[number] for number in range(outputs)])
-        answers = [Answer("", task, outputs, **options)]
+        answers = [Answer("", with_head(task, head_of_config(config, problem_type)), outputs, **options)]
+    check_sure(answers, args)
     if (args.top_k > 1 or args.probabilities == "all") and not any(answer.task.probabilities for answer in answers):
         raise ValueError("top_k and probabilities are for classes, and this model has none.")
     return answers
@@ -195,6 +199,7 @@ def settings_of(
         "columns of the rows": source.header,
         "separator": source.separator,
         "new columns": [args.prefix, args.top_k, args.probabilities],
+        **how_sure_asked(args),
         "per_device_eval_batch_size": args.per_device_eval_batch_size,
         "on_error": data_args.on_error,
         "precision": precision,

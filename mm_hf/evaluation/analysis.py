@@ -13,7 +13,14 @@ from .comparisons import LINE, compare, constant_of, figure, verdict
 from .diagnostics import worst_mistakes
 from .intervals import CONFIDENCE, metrics_with_intervals
 from .paired import paired_metrics
-from .plots import NO_PICTURE, plot_evidence, plot_missing, plot_predictions, plot_reliability
+from .plots import (
+    NO_PICTURE,
+    plot_abstention,
+    plot_evidence,
+    plot_missing,
+    plot_predictions,
+    plot_reliability,
+)
 
 
 def analyse(
@@ -135,6 +142,9 @@ def draw(
 
     if analysis["calibration"]:
         plot_reliability(analysis["calibration"], file("reliability.png"))
+    sure = analysis.get("confidence")
+    if sure and sure["abstention"]:
+        plot_abstention(sure["abstention"], file("abstention.png"))
     for name, plot in task.plots(analysis, answers, targets).items():
         plot(file(name))
     if analysis["missing"]:
@@ -167,4 +177,22 @@ def table(analysis: dict[str, Any], part: str) -> str:
         texts.append(f"{f'rests on {name}':<38}{mean:>8}  [{low}, {high}]")
     if analysis["calibration"]:
         texts.append(f"{'calibration error':<38}{analysis['calibration']['ece']:8.4f}")
-    return "\n".join(["", *texts])
+    return "\n".join(["", *texts, *sure_lines(analysis.get("confidence"))])
+
+
+def sure_lines(sure: dict[str, Any] | None) -> list[str]:
+    """What `how_sure` gives, as lines of the table."""
+    if sure is None:
+        return []
+    texts, coverage = [], sure["coverage"]
+    if sure["temperature"] not in (None, 1) and sure["ece_before"] is not None:
+        texts.append(f"{'  before the temperature':<38}{sure['ece_before']:8.4f}")
+    if coverage:
+        name = f"coverage, {coverage['asked']:g} asked"
+        texts.append(f"{name:<38}{coverage['covered']:8.4f}  [{coverage['low']:.4f}, {coverage['high']:.4f}]")
+        texts.append(f"{'  ' + coverage['measure'].split(',')[0]:<38}{figure(coverage['size']):>8}")
+    if sure["too_few"]:
+        texts.append(sure["too_few"])
+    if sure["abstention"]:
+        texts.append(f"{'risk over shares answered (AURC)':<38}{sure['abstention']['aurc']:8.4f}")
+    return texts

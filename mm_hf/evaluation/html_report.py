@@ -19,6 +19,12 @@ PICTURES = {
         "dashed line it is too sure of itself, above it too modest. The lower part says how many predictions each bar "
         "rests on; the calibration error (ECE) is the mean distance from the line, weighted by them.",
     ),
+    "abstention.png": (
+        "Accuracy where only sure answers are given",
+        "From the left on more and more rows are answered, the surest first: the higher the line is on the left, the "
+        "better the model knows when it is right. A level line says that its probabilities do not tell. AURC is the "
+        "mean share of wrong answers over the line: the lower the better.",
+    ),
     "confusion.png": (
         "Confusion matrix",
         "Each row is a true class and each column an answer: the diagonal is right, and the darker a cell, the larger "

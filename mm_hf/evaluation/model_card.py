@@ -6,7 +6,16 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .comparisons import figure
 from .plots import new_figure, save_figure
+
+
+# Titles of sections, and how one of them ends.
+HOW_SURE, TRAINING = "## How sure", "## Training\n"
+HOW_SURE_NOTE = (
+    "What was asked holds for rows that are drawn as the test rows were, all together, and not for each kind of them. "
+    "The\nvalidation rows that it was learned on have also chosen the model."
+)
 
 
 def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.PathLike):
@@ -25,6 +34,58 @@ def plot_curves(history: dict[str, list[tuple[float, float]]], path: str | os.Pa
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
     save_figure(figure, path)
+
+
+def how_sure_section(confidences: dict[str, dict[str, Any] | None]) -> str:
+    """The section of a card that says how sure answers are.
+
+    Args:
+        confidences: by column of labels what of it holds on the test part, see `calibration.how_sure`.
+    """
+    lines = [
+        how_sure_in_words(sure, task if len(confidences) > 1 else "") for task, sure in confidences.items() if sure
+    ]
+    return "\n\n".join([HOW_SURE, *lines, HOW_SURE_NOTE, ""])
+
+
+def with_how_sure(card: str, confidences: dict[str, dict[str, Any] | None]) -> str:
+    """The text of a card with this section, in place of the one that it has, or before that about the training, or at
+    its end."""
+    section = how_sure_section(confidences)
+    if HOW_SURE in card:
+        before, _, after = card.partition(HOW_SURE)
+        return before + section + ("\n## " + after.partition("\n## ")[2] if "\n## " in after else "")
+    before, title, after = card.partition(TRAINING)
+    return before + section + "\n" + title + after if title else f"{card.rstrip()}\n\n{section}"
+
+
+def how_sure_in_words(sure: dict[str, Any], task: str = "") -> str:
+    """What was learned on validation rows, and what of it holds on the test part, in one sentence.
+
+    Args:
+        sure: see `calibration.how_sure`.
+        task: which of several; empty: the only one.
+    """
+    parts = [f"{f'`{task}`: ' if task else ''}Learned on {sure['validation_rows']:,} validation rows"]
+    if sure["ece"] is not None:
+        parts.append(
+            f"probabilities with a temperature of {figure(sure['temperature'])}, calibration error (ECE) on test "
+            f"{figure(sure['ece'])}, without it {figure(sure['ece_before'])}"
+        )
+    if coverage := sure["coverage"]:
+        kind = "intervals" if coverage["alone"] is None else "sets"
+        low, high = coverage["expected"]
+        parts.append(
+            f"{kind} that are to hold the truth in {coverage['asked']:.0%} of the rows do so in "
+            f"{coverage['covered']:.1%} [{coverage['low']:.1%}, {coverage['high']:.1%}] of the test rows "
+            f"(with so many validation rows {low:.1%} to {high:.1%} would be chance), "
+            f"{coverage['measure']}: {figure(coverage['size'])}"
+        )
+    parts += [sure["too_few"].rstrip(".")] if sure["too_few"] else []
+    if sure["abstention"]:
+        half = min(sure["abstention"]["points"], key=lambda point: abs(point["share"] - 0.5))
+        parts.append(f"the surest {half['share']:.0%} of the answers are right in {half['accuracy']:.1%}")
+    return "; ".join(parts) + "."
 
 
 def model_card(

@@ -136,6 +136,19 @@ def plot_reliability(calibration: dict[str, Any], path: str | os.PathLike):
     save_figure(figure, path)
 
 
+def plot_abstention(abstention: dict[str, Any], path: str | os.PathLike):
+    """Draws how often answers are right where only the surest ones are given; see `risk_coverage`."""
+    figure = new_figure(5, 4)
+    axes = figure.subplots()
+    points = [[point[key] for point in abstention["points"]] for key in ("share", "accuracy")]
+    axes.plot(*points, marker="o", markersize=4, color=BLUE, label=f"AURC {abstention['aurc']:.4f}")
+    axes.axhline(1 - abstention["error"], linestyle="--", color=GREY, label="all rows answered")
+    axes.set(xlim=(0, 1.02), ylim=(None, 1.02), xlabel="share of rows answered, the surest first", ylabel="accuracy")
+    axes.legend(loc="lower left", fontsize=8)
+    axes.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
 def plot_confusion(matrix: list[list[int]], names: list[str], path: str | os.PathLike):
     """Draws a confusion matrix (see `diagnostics.confusion`): counts, coloured by their share of the true class."""
     counts = np.array(matrix)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .confidence import read_confidence
 from .config_checks import ConfigError, shown
 from .losses import LOSS_SETTINGS, check_loss_ranges
 from .modality import MODALITIES, modality_of
@@ -62,6 +63,7 @@ def check_losses(config: Any):
     if config.problem_type is not None:
         check_settings(config.problem_type, config.loss_settings)
     check_scale(config.problem_type, config.label_mean, config.label_scale, config.num_labels)
+    read_confidence(config.confidence)
     if not 0 <= config.matching_weight < math.inf or config.projection_dim < 1:
         raise ValueError(
             "matching_weight must be a number from 0 up and projection_dim at least 1, got "
@@ -77,7 +79,7 @@ def check_losses(config: Any):
     weighted = [name for name, task in read_tasks(config.tasks).items() if task.weight != 1]
     if weighted and config.task_weighting == "uncertainty":
         raise ValueError(f"task_weighting is 'uncertainty', which learns the weights, but {weighted} have one.")
-    if set_for_one := [name for name in (*LOSS_SETTINGS, "label_mean") if getattr(config, name)]:
+    if set_for_one := [name for name in (*LOSS_SETTINGS, "label_mean", "confidence") if getattr(config, name)]:
         raise ValueError(f"{set_for_one[0]} is for a single task: with tasks, each has its own among its keys.")
 
 

@@ -4,6 +4,7 @@
 
 import copy
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 from huggingface_hub.dataclasses import strict
@@ -11,6 +12,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
+from .confidence import Confidence
 from .config_checks import (
     FUSION_RANGES,
     MAX_IMAGES,
@@ -250,6 +252,10 @@ class MMFusionConfig(PreTrainedConfig):
             training rows, one an output. The head learns them at mean 0 and deviation 1, and the loss is of those; the
             logits are in the unit of the labels. Left out: the head learns the labels as they are, which is for labels
             of about that size alone. `label_statistics` of `mm_hf.data` finds them.
+        confidence (`dict`, *optional*): what validation rows say about the answers: `temperature`, by which logits are
+            divided before they are made probabilities (the logits that come out are the plain ones), and `thresholds`
+            of sets and intervals; see `Confidence`. `mm_hf evaluate --calibrate` writes it; with tasks, each has its
+            own among its keys. Left out: nobody looked. Weights that train on make it void.
         tasks (`dict[str, dict]`, *optional*): for `MMFusionForMultiTask`: by name what each head answers, see
             `read_tasks`. Kept in the order of their names.
         task_weighting (`str`, defaults to `"fixed"`): how the losses of the tasks are summed: `"fixed"` by their
@@ -328,6 +334,7 @@ class MMFusionConfig(PreTrainedConfig):
     mixup_alpha: float | int = 0.0
     label_mean: list[float | int] | None = None
     label_scale: list[float | int] | None = None
+    confidence: dict | None = None
     tasks: dict[str, dict] | None = None
     task_weighting: str = "fixed"
     projection_dim: int = 256
@@ -414,7 +421,7 @@ class MMFusionConfig(PreTrainedConfig):
         """See the library's method; what differs: keys that came later are not there where nobody gave them, so that
         a config.json is what it was."""
         values = super().to_dict()
-        for key in ("extra_configs", "num_frames", "places"):
+        for key in ("extra_configs", "num_frames", "places", "confidence"):
             if values.get(key) is None:
                 values.pop(key, None)
         for name, config in (self.extra_configs or {}).items():
@@ -548,6 +555,27 @@ class MMFusionConfig(PreTrainedConfig):
     def task_heads(self) -> dict[str, TaskHead]:
         """The tasks by name."""
         return read_tasks(self.tasks or {})
+
+    def set_confidence(self, confidences: Mapping[str | None, Confidence]):
+        """Keeps what validation rows say about the answers.
+
+        Args:
+            confidences: by task, None for the only one. A task that is left out has none from now on.
+        """
+        sole = confidences.get(None)
+        self.confidence = None if sole is None else sole.as_key()
+        if self.tasks is not None:  # anew: the dicts may be the caller's
+            plain = {
+                name: {key: value for key, value in task.items() if key != "confidence"}
+                for name, task in self.tasks.items()
+            }
+            known = {name: {"confidence": confidences[name].as_key()} for name in plain if name in confidences}
+            self.tasks = {name: {**task, **known.get(name, {})} for name, task in plain.items()}
+
+    @property
+    def has_confidence(self) -> bool:
+        """Whether validation rows say something about the answers of some task."""
+        return self.confidence is not None or any(task.get("confidence") for task in (self.tasks or {}).values())
 
     def check_parts(self):
         """Checks the numbers in the configs of encoders and decoder."""

@@ -451,6 +451,7 @@ class MMFusionForClassification(MMFusionPreTrainedModel):
             sample_weight: `(B,)` float, how much each row counts in the loss, in training alone.
             inputs: all other inputs of `MMFusionModel.forward`.
         """
+        self.void_confidence()
         outputs = self.model(input_ids=input_ids, **{"return_tokens": False, **inputs})
         pooled, partners, share = outputs.pooler_output, None, 1.0
         if labels is not None:
@@ -514,6 +515,10 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
     def last_layers(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
         return {name: (self.heads[module_name(name)], task) for name, task in self.tasks.items()}
 
+    def set_confidence(self, confidences):
+        super().set_confidence(confidences)
+        self.tasks = self.config.task_heads
+
     @can_return_tuple
     def forward(
         self,
@@ -538,6 +543,7 @@ class MMFusionForMultiTask(MMFusionPreTrainedModel):
         Raises:
             ValueError: labels of a task that is none of the model's.
         """
+        self.void_confidence()
         outputs = self.model(input_ids=input_ids, **{"return_tokens": False, **inputs})
         pooled, partners, share = outputs.pooler_output, None, 1.0
         for given in (labels, num_items_in_batch, sample_weight):

@@ -17,7 +17,8 @@ PER_LABEL = ("class_weights", "class_priors", "label_mean", "label_scale")
 OF_NUMBERS = ("label_mean", "label_scale")
 NAMES = ("id2label", "label2id")
 # What says what a head answers: all of it is checked together.
-MEANING = tuple(dict.fromkeys(("problem_type", *NAMES, "tasks", "task_weighting", *LOSS_SETTINGS, *PER_LABEL)))
+OF_ANSWERS = ("problem_type", *NAMES, "tasks", "task_weighting")
+MEANING = tuple(dict.fromkeys((*OF_ANSWERS, *LOSS_SETTINGS, *PER_LABEL, "confidence")))
 
 
 def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> di
     stored = [name for name in MEANING if name not in given and config_dict.get(name)]
     dropped = []
     if given.get("tasks"):
-        dropped = [name for name in stored if name in (*LOSS_SETTINGS, *PER_LABEL, "problem_type")]
+        dropped = [name for name in stored if name in (*LOSS_SETTINGS, *PER_LABEL, "problem_type", "confidence")]
     elif "tasks" in stored and single:
         dropped = [name for name in stored if name in ("tasks", "task_weighting")]
     else:
@@ -52,6 +53,8 @@ def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> di
             of_others |= name in OF_NUMBERS and not numbers
             if of_others or (name in PER_LABEL and len(config_dict[name]) != new):
                 dropped.append(name)
+        if "confidence" in stored and (new != old or other_answers(config_dict, given)):
+            dropped.append("confidence")
     unnamed = not set(NAMES) & set(given) and (new != old or (given.get("tasks") and not config_dict.get("tasks")))
     gone = {*dropped, *(NAMES if unnamed else ())}
     loaded = {name: value for name, value in loaded.items() if name not in gone}
@@ -69,6 +72,13 @@ def for_other_labels(config_dict: dict[str, Any], changes: dict[str, Any]) -> di
             "once."
         )
     return loaded
+
+
+def other_answers(config_dict: dict[str, Any], given: dict[str, Any]) -> bool:
+    """Whether what is given says of the answers something else than the checkpoint does."""
+    names = [{int(key): name for key, name in (one.get("id2label") or {}).items()} for one in (given, config_dict)]
+    told = [key for key in ("problem_type", *OF_NUMBERS) if key in given]
+    return (bool(names[0]) and names[0] != names[1]) or any(given[key] != config_dict.get(key) for key in told)
 
 
 def gives_numbers(problem_type: str | None, count: int) -> bool:

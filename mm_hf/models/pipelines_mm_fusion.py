@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from .confidence import check_share
 from .image import open_image
 from .image_processors import picture_settings
 from .modality import MODALITIES
@@ -18,7 +19,7 @@ from .pipeline_rows import row_keys
 from .raw_rows import entries_of, is_numeric, is_one
 from .sound import Sound
 from .table_schema import is_missing
-from .tasks import TaskHead, head_of_config
+from .tasks import CLASSES, TaskHead, head_of_config
 from .text import Text, decode_as_written
 from .vision import is_one_image
 
@@ -42,6 +43,10 @@ class MMFusionClassificationPipeline(MMFusionPipeline):
 
     Args of a call:
         top_k (`int`, defaults to 5): how many; None for all.
+        coverage (`float`, *optional*): such as 0.9: in place of the `top_k` best ones all labels of a set that holds
+            the true one (of several labels all true ones) in this share of new rows; numbers have `"low"` and `"high"`
+            beside their score. For models that were calibrated, see `mm_hf evaluate --calibrate`.
+        abstain_below (`float`, *optional*): of one of several classes: an empty list where the best score is below it.
         batch_size (`int`, defaults to 1): rows that go through the model together; equal texts, and all else that is
             the same object, path or URL, are encoded once.
         on_error (`str`, defaults to `"raise"`): a row that cannot be read, or whose scores are no finite numbers,
@@ -69,26 +74,70 @@ class MMFusionClassificationPipeline(MMFusionPipeline):
 
     label_key = "label"
 
-    def _sanitize_parameters(self, top_k: int | str | None = "unset", **kwargs):
+    def _sanitize_parameters(
+        self,
+        top_k: int | str | None = "unset",
+        coverage: float | None = None,
+        abstain_below: float | None = None,
+        **kwargs,
+    ):
         if top_k not in ("unset", None) and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
             raise ValueError(f"top_k must be a whole number from 1 up, or None for all, got {top_k!r}.")
-        preprocess_params, forward_params = self._shared_parameters(kwargs, ["top_k"])
-        return preprocess_params, forward_params, {} if top_k == "unset" else {"top_k": top_k}
+        names = ["top_k", "coverage", "abstain_below"]
+        preprocess_params, forward_params = self._shared_parameters(kwargs, names)
+        asked = {"coverage": coverage, "abstain_below": abstain_below}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        self._check_confidence(**asked)
+        return preprocess_params, forward_params, asked if top_k == "unset" else {"top_k": top_k, **asked}
 
-    def spell(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5) -> Any:
+    def _heads(self) -> dict[str | None, TaskHead]:
+        """By task what is answered; that of a single task by None."""
+        return {None: head_of_config(self.model.config)}
+
+    def _check_confidence(self, coverage: float | None = None, abstain_below: float | None = None):
+        """Refuses what the model cannot give, before any row is read."""
+        heads = self._heads().values() if coverage is not None or abstain_below is not None else []
+        if coverage is not None:
+            for head in heads:
+                head.threshold(coverage)
+        if abstain_below is not None:
+            check_share("abstain_below", abstain_below)
+            if not any(head.label_kind == CLASSES for head in heads):
+                kinds = sorted({head.name for head in heads})
+                raise ValueError(f"abstain_below is for one of several classes, and this model answers {kinds}.")
+
+    def spell(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5, **asked: Any) -> Any:
         """Turns the logits of one row into its best labels."""
         config = self.model.config
-        return self._best(model_outputs["logits"][0], head_of_config(config), config.id2label, top_k)
+        return self._best(model_outputs["logits"][0], head_of_config(config), config.id2label, top_k, **asked)
 
-    def _best(self, logits: torch.Tensor, head: TaskHead, labels: Any, top_k: int | None) -> list[dict]:
-        """The best answers, with their labels by number."""
+    def _best(
+        self,
+        logits: torch.Tensor,
+        head: TaskHead,
+        labels: Any,
+        top_k: int | None,
+        coverage: float | None = None,
+        abstain_below: float = 0.0,
+    ) -> list[dict]:
+        """The best answers, with their labels by number; see the class."""
         chances = head.probabilities(logits)
         scores = logits.float() if chances is None else chances
-        best = scores.topk(min(top_k or len(scores), len(scores)))
-        return [
+        count = min(top_k or len(scores), len(scores))
+        if coverage is not None and chances is not None:
+            count = int(head.answer_set(logits, coverage).sum())  # the likeliest ones
+        if head.label_kind == CLASSES and scores.max() < abstain_below:
+            count = 0
+        best = scores.topk(count)
+        answers = [
             {"score": score, self.label_key: labels[label]}
             for score, label in zip(best.values.tolist(), best.indices.tolist())
         ]
+        if coverage is not None and chances is None:
+            for answer, place in zip(answers, best.indices.tolist()):
+                low, high = (side[place].item() for side in head.interval(logits, coverage))
+                answer |= {"low": low, "high": high}
+        return answers
 
 
 class MMFusionMultiTaskPipeline(MMFusionClassificationPipeline):
@@ -106,12 +155,15 @@ class MMFusionMultiTaskPipeline(MMFusionClassificationPipeline):
     ```
     """
 
-    def spell(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5) -> Any:
+    def _heads(self):
+        return dict(self.model.config.task_heads)
+
+    def spell(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5, **asked: Any) -> Any:
         """Turns the logits of one row into the best labels of each task."""
         answers = {}
         for name, task in self.model.config.task_heads.items():
             labels = task.labels or [name if task.num_labels == 1 else f"{name} {i}" for i in range(task.num_labels)]
-            answers[name] = self._best(model_outputs[name][0], task, labels, top_k)
+            answers[name] = self._best(model_outputs[name][0], task, labels, top_k, **asked)
         return answers
 
 

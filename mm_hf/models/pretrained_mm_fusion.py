@@ -23,6 +23,7 @@ from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
 from .evidence import EvidenceMixin
 from .freezing import FreezingMixin
 from .head_table import AUTO_MAP, AUTO_MAP_OF, CUSTOM_PIPELINES
+from .how_sure import ConfidenceMixin
 from .modality import MODALITIES, modality_of
 from .names import did_you_mean, nearest
 from .probing import keep_all_patches, pooling_of, probe_encoder, takes_pictures_of
@@ -40,7 +41,7 @@ HUB_KEYS = ("revision", "token", "subfolder", "cache_dir", "local_files_only", "
 LOADING_KEYS = ("dtype", "device_map", "max_memory", "quantization_config", "attn_implementation")
 
 
-class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, PreTrainedModel):
+class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, PreTrainedModel):
     """Loading, saving and initial weights of all classes of mm_hf."""
 
     config_class = MMFusionConfig

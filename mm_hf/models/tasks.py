@@ -16,8 +16,10 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
+from .confidence import Confidence, read_confidence
 from .config_checks import check_num_labels, has_finite, shown
 from .head_table import CTC, GENERATION, MULTI_LABEL, PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
+from .how_sure import CLASSES, NUMBERS, SEVERAL, TEXTS, HowSureHead
 from .inputs import check_classes
 from .losses import (
     LOSS_SETTINGS,
@@ -33,20 +35,23 @@ from .losses import (
 from .names import did_you_mean
 
 
-# What labels are as tensors.
-CLASSES = "classes"  # (B,) int64, -100 for none
-SEVERAL = "several"  # (B, C) floats in [0, 1], NaN for none
-NUMBERS = "numbers"  # (B,) or (B, C) floats, NaN for none
-TEXTS = "texts"  # (B, S) int64 tokens, -100 behind a text and for none
-
-TASK_KEYS = ("problem_type", "labels", "num_labels", "weight", "label_mean", "label_scale", *LOSS_SETTINGS)
+TASK_KEYS = (
+    "problem_type",
+    "labels",
+    "num_labels",
+    "weight",
+    "label_mean",
+    "label_scale",
+    "confidence",
+    *LOSS_SETTINGS,
+)
 TASK_WEIGHTINGS = ("fixed", "uncertainty")
 
 TaskTensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class TaskHead:
+class TaskHead(HowSureHead):
     """One question that is asked of every row: what its labels are, the last layer that answers, and the loss.
 
     A head from outside the package is a subclass with a `name` and `row_losses`, registered by `register_task_head`.
@@ -58,6 +63,7 @@ class TaskHead:
         weight: by which its loss is multiplied before the losses of several are summed.
         loss_settings: what shapes its training loss, by name.
         label_mean, label_scale: of numbers, one an output, see `standardise`; None: it learns them as they are.
+        confidence: what validation rows say about its answers; None: nobody looked, see `mm_hf evaluate --calibrate`.
 
     Attributes:
         name: the type of its problem, such as "regression".
@@ -71,6 +77,7 @@ class TaskHead:
     loss_settings: dict[str, Any] = field(default_factory=dict)
     label_mean: tuple[float, ...] | None = None
     label_scale: tuple[float, ...] | None = None
+    confidence: Confidence | None = None
 
     name: ClassVar[str]
     label_kind: ClassVar[str] = CLASSES
@@ -99,7 +106,8 @@ class TaskHead:
         """Those that logits `(…, C)` stand for, float32; None of numbers."""
         if self.label_kind == NUMBERS:
             return None
-        return logits.float().sigmoid() if self.label_kind == SEVERAL else logits.float().softmax(-1)
+        logits = self.tempered(logits.float())
+        return logits.sigmoid() if self.label_kind == SEVERAL else logits.softmax(-1)
 
     # ---- Evidence: which number of an answer is explained
 
@@ -307,6 +315,7 @@ def head_of_config(config: Any, problem_type: str | None = None) -> TaskHead:
         loss_settings={key: value for key, value in settings.items() if value},
         label_mean=mean,
         label_scale=scale,
+        confidence=read_confidence(getattr(config, "confidence", None)),
     )
 
 
@@ -321,7 +330,8 @@ def read_tasks(tasks: dict[str, dict[str, Any]]) -> dict[str, TaskHead]:
     Args:
         tasks: by name dicts of `problem_type`, `labels` (names of the classes) or `num_labels` (of numbers, 1 if left
             out), `weight`, settings of the loss (`label_smoothing`, `class_weights`, `focal_gamma`, `class_priors`,
-            and what a head from outside has), and of numbers `label_mean` and `label_scale`, one number an output.
+            and what a head from outside has), of numbers `label_mean` and `label_scale`, one number an output, and
+            `confidence`, see `Confidence`.
 
     Raises:
         ValueError: no task, two whose names differ by a dot alone, an unknown key, or a value out of its range.
@@ -372,13 +382,14 @@ def read_task(name: str, task: dict[str, Any]) -> TaskHead:
         check_loss_ranges(settings, count)
         check_settings(head.name, settings)
         check_scale(head.name, task.get("label_mean"), task.get("label_scale"), count)
+        confidence = read_confidence(task.get("confidence"))
     except ValueError as error:
         raise ValueError(f"Task {name!r}: {error}") from None
     labels, mean, std = (
         None if values is None else tuple(values)
         for values in (labels, task.get("label_mean"), task.get("label_scale"))
     )
-    return head(count, labels, float(weight), settings, mean, std)
+    return head(count, labels, float(weight), settings, mean, std, confidence)
 
 
 def check_scale(problem_type: str | None, mean: Any, scale: Any, num_labels: int):

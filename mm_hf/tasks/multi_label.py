@@ -70,11 +70,14 @@ class MultiLabel(Task):
 
     def diagnostics(self, logits, labels):
         """How often a label is there against its probability, over all labels of all rows, and how each fares."""
-        targets = self.targets(labels)
-        diagnosed = {"calibration": calibration(logits.float().sigmoid().flatten(), targets.flatten() == 1)}
+        diagnosed = {"calibration": calibration(*self.chances_and_truths(logits, labels))}
         if self.names is None:
             return diagnosed
-        return {**diagnosed, "label_scores": label_scores(self.answers(logits), targets, self.names)}
+        return {**diagnosed, "label_scores": label_scores(self.answers(logits), self.targets(labels), self.names)}
+
+    def chances_and_truths(self, logits, labels):
+        """Of each label of each row."""
+        return self.head_for(logits).probabilities(logits).flatten(), self.targets(labels).flatten() == 1
 
     def plots(self, analysis, answers, targets):
         """How each label fares."""
@@ -95,7 +98,7 @@ class MultiLabel(Task):
         """See `columns`."""
         return [
             [[name for name, share in zip(self.names or [], shares) if share > 0.5], *short(shares)]
-            for shares in said.double().sigmoid().float().numpy()
+            for shares in self.head_for(said).tempered(said.double()).sigmoid().float().numpy()
         ]
 
     # ---- Training

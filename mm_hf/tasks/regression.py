@@ -107,6 +107,38 @@ class Regression(Task):
         """Answers against truths."""
         return {"scatter.png": partial(plot_scatter, answers, targets)}
 
+    # ---- How sure it is
+
+    set_measure = "mean width of an interval, in the unit of the labels"
+    can_be_calibrated = True
+
+    def fit_temperature(self, logits, labels):
+        """None: numbers have no probabilities."""
+        return 1.0
+
+    def set_sizes(self, logits, coverage):
+        """The widths of the intervals; of several numbers their mean."""
+        low, high = self.head_for(logits).interval(logits, coverage)
+        return (high - low).mean(-1)
+
+    def set_columns(self, outputs):
+        """From where to where each number lies."""
+        ends = ("low", "high")
+        return {f"{name}_{end}": NUMBER for name in number_columns(outputs) for end in ends}
+
+    def set_values(self, logits, coverage):
+        """See `set_columns`."""
+        ends = torch.stack(self.head_for(logits).interval(logits, coverage), dim=-1)  # (B, C, 2)
+        return [short(row) for row in ends.flatten(1).float().numpy()]
+
+    def groups(self, logits, labels):
+        """By quarters of the answers: an interval that is as wide for large numbers as for small ones holds fewer of
+        those that vary more."""
+        answers = self.answers(logits).double().mean(-1)
+        quarter = torch.bucketize(answers, answers.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)))
+        names = ("lowest", "second", "third", "highest")
+        return {f"{name} quarter of the answers": quarter == place for place, name in enumerate(names)}
+
     # ---- Saying
 
     def mistakes(self, logits, labels, places):

@@ -62,7 +62,7 @@ class SingleLabel(Task):
 
     def diagnostics(self, logits, labels):
         """How often the answer is right against its probability, and which class is taken for which."""
-        confidence, likeliest = logits.float().softmax(-1).max(-1)
+        confidence, likeliest = self.head_for(logits).probabilities(logits).max(-1)
         diagnosed = {"calibration": calibration(confidence, likeliest == labels)}
         if self.names is None:
             return diagnosed
@@ -79,7 +79,7 @@ class SingleLabel(Task):
         """With the probability of the answer and of the truth."""
         mistakes = super().mistakes(logits, labels, places)
         for mistake, place in zip(mistakes, places):
-            probabilities = logits[place].float().softmax(-1)
+            probabilities: Any = self.chances(logits[place])
             mistake["probability"] = probabilities.max().item()
             mistake["truth_probability"] = probabilities[labels[place]].item()
         return mistakes
@@ -99,7 +99,7 @@ class SingleLabel(Task):
     def values(self, said, top_k=1, every=False):
         """Of equal ones the first comes first."""
         rows, names = [], self.names or []
-        for shares in said.double().softmax(-1).float().numpy():
+        for shares in self.head_for(said).tempered(said.double()).softmax(-1).float().numpy():
             order = np.argsort(-shares, kind="stable")[:top_k].tolist() if top_k > 1 else [int(shares.argmax())]
             best = [value for place in order for value in (names[place], *short(shares[place : place + 1]))]
             rows.append([*best, *short(shares)] if every else best)

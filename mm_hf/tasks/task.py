@@ -15,6 +15,7 @@ from ..evaluation.linear import LinearAnswer, LinearRows
 from ..evaluation.metrics import measure_rows
 from ..evaluation.paired import Pair, measurer_of
 from ..models.tasks import task_head_of
+from .how_sure import HowSure
 
 
 SHOWN = 12  # classes of a summary
@@ -47,7 +48,7 @@ class Constant:
 
 
 @dataclass
-class Task:
+class Task(HowSure):
     """One question that is asked of every row. A row's several questions are a list of tasks.
 
     A task from outside the package is a subclass, registered by `register_task`, with its `TaskHead` beside it.

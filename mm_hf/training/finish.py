@@ -13,13 +13,14 @@ from datasets import IterableDataset
 
 from .. import MMFusionPreTrainedModel
 from ..data import MultimodalCollator
-from ..evaluation import Predictions, compare, measure_answers, predict, verdict
+from ..evaluation import Predictions, compare, measure_answers, predict, rounded, verdict
 from ..evaluation.comparisons import LINE
 from ..models.modality import modality_of
 from ..models.text import Text
 from ..models.vision import Vision
 from ..nonfinite import check_finite
 from .build import merge_adapters
+from .calibrate import calibrate_run, measured_confidence
 from .evaluator import Evaluator, OtherPictures, evaluate, report_of
 from .folds import best_on_validation, best_step, keep_out_of_fold, measure_folds
 from .line_answers import keep_answers
@@ -61,12 +62,18 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
         }  # measured by the folds
         return leave(run, results, splits, logits, history)
     started = time.perf_counter()
+    calibrated = calibrate_run(run)
+    if calibrated:
+        run.seconds["calibrate"] = time.perf_counter() - started
+    started = time.perf_counter()
     predictions, report = evaluate(run, run.model, run.collator, "test")
     if run.data_args.fold and run.accelerator.is_main_process:
         keep_out_of_fold(run, predictions)
     results = {"metrics": report["metrics"], "by_kind": report["by_kind"], "floors": {}}
     if isinstance(report.get("rows"), int):  # those without a label, and those whose label is bad, do not count
         results |= {"test_rows": len(run.splits["test"]), "measured_rows": report["rows"]}
+    if calibrated:
+        results["confidence"] = rounded(measured_confidence(run, predictions))
     run.seconds["evaluate"] = time.perf_counter() - started
     run.say(f"test: {json.dumps(report['metrics'])}")
 

@@ -4,7 +4,10 @@ from dataclasses import dataclass, field
 
 from .data_arguments import DatasetArguments
 from .flags import ArgumentParser
-from .values import check_least, option
+from .values import check_least, check_range, option
+
+
+COVERAGE_RANGE = (0.5, 0.999)  # of `COVERAGES`, which imports torch: `--help` need not
 
 
 @dataclass
@@ -22,6 +25,14 @@ class EvaluateArguments:
     evidence: bool = option(
         True, "Say what the answers rest on: what each modality gave to those to 200 rows, drawn at random."
     )
+    calibrate: bool = option(
+        False,
+        "Learn from the validation part of the run how sure answers are (temperature, sets, intervals), keep that in "
+        "its config.json, and measure it.",
+    )
+    coverage: float = option(
+        0.9, "Share of rows whose truth sets and intervals are to hold, which is measured where a run is calibrated."
+    )
     group_column: str | None = option(
         None, "Rows with equal values are drawn together for the intervals; left out, those of one picture."
     )
@@ -33,6 +44,7 @@ class EvaluateArguments:
 
     def __post_init__(self):
         check_least(self, 1, "bootstrap_samples", "max_rows", "per_device_eval_batch_size")
+        check_range("coverage", self.coverage, *COVERAGE_RANGE)
 
 
 def measuring_parser(

@@ -19,6 +19,7 @@ from ..tasks import by_column, task_of_head
 from .advice import advise_on_folds, advise_on_freezing, advise_on_long_texts, say_estimate
 from .build import build_model, build_processor, fit_settings, head_arguments, head_of, with_other_refusals
 from .by_modality import check_values_used
+from .calibrate import check_calibration
 from .checks import check_arguments
 from .exits import goes_on_in
 from .features import build_cache
@@ -166,6 +167,8 @@ def open_run(description: str, script: str, words: list[str] | None = None) -> R
             )
     run.note_bad_rows([error.entry for error in untimed or []])
     check_rows(run)
+    if train_args.calibrate:
+        check_calibration(run)
 
     losses = [alone.task.loss_arguments(alone, run.several) for alone in run.alone()]
     if start is not None:

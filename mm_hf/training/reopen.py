@@ -30,7 +30,7 @@ from ..data.rows import SOURCE_ROW
 from ..models.configuration_mm_fusion import check_source
 from ..models.files import read_json
 from ..models.names import did_you_mean
-from ..models.tasks import CLASSES, NUMBERS, SEVERAL, label_kind_of, problem_type_of
+from ..models.tasks import CLASSES, NUMBERS, SEVERAL, head_of_config, label_kind_of, problem_type_of
 from ..models.vision import Vision
 from ..tasks import Task, by_column, task_of
 from .by_modality import columns_by_modality, key_in_use, missing_columns
@@ -341,14 +341,15 @@ def labels_of_checkpoint(config: MMFusionConfig, part: Dataset, columns: Columns
         return [known.learn({"train": part}, column) for column in columns.labels]
     if config.tasks is not None:
         heads = {column: config.task_heads[column] for column in columns.labels}
-        return [task_of(head.name, head.labels, column) for column, head in heads.items()]
+        return [replace(task_of(head.name, head.labels, name), model_head=head) for name, head in heads.items()]
     (column,), problem_type = columns.labels, config.problem_type
     if problem_type is None:  # a checkpoint that has not seen a label
         several = isinstance(part.features[column], List)
         problem_type = problem_type_of(NUMBERS if config.num_labels == 1 else SEVERAL if several else CLASSES)
     id2label = cast(dict[int, str], config.id2label)
     classes = [id2label[number] for number in range(len(id2label))]
-    return [task_of(problem_type, None if label_kind_of(problem_type) == NUMBERS else classes, column)]
+    task = task_of(problem_type, None if label_kind_of(problem_type) == NUMBERS else classes, column)
+    return [replace(task, model_head=head_of_config(config, problem_type))]
 
 
 def open_checkpoint(

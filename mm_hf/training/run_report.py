@@ -13,7 +13,7 @@ from PIL import Image
 from ..checkpoints import clear_staging
 from ..data import BadRowError, MultimodalCollator, Rows
 from ..data.modalities import READERS
-from ..evaluation import figure, item_of, model_card, plot_curves, plot_predictions
+from ..evaluation import figure, how_sure_section, item_of, model_card, plot_curves, plot_predictions
 from ..models.head_table import CUSTOM_PIPELINES, HUB_TASKS
 from ..models.tasks import CLASSES, NUMBERS, label_kind_of
 from ..models.text import Text
@@ -58,6 +58,7 @@ def write_run(output_dir: Path, model, collator: MultimodalCollator, splits, log
             tasks={task.column: task.names for task in tasks} if model.config.tasks else {},
             problem_types={task.column: task.problem_type for task in tasks},
             figure=figure,
+            how_sure=how_sure_section,
             rows={split: len(part) if isinstance(part, Dataset) else "streamed" for split, part in splits.items()},
         )
     card.save(output_dir / "README.md")

@@ -119,6 +119,11 @@ class TrainArguments:
         "Say in the card what the answers rest on: what each modality gave to those to 100 test rows. Left out, true "
         "from defaults_version 3 on.",
     )
+    calibrate: bool | None = option(
+        None,
+        "Learn from the validation part how sure answers are (temperature, sets, intervals), and keep that in the "
+        "config; answers stay as they are. Left out, it does where there are 200 of its rows (defaults_version 3).",
+    )
     floors: bool = option(True, "Measure the floors beside the score.")
     floor_budget: float = option(
         0.25, "Epochs, steps and seconds of models that see one modality alone, as a share of the run's."

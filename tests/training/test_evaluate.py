@@ -24,7 +24,7 @@ from mm_hf.training import exits, train
 
 
 ROWS = {"train": 900, "validation": 60, "test": 301}
-PNGS = {"reliability.png", "confusion.png", "missing.png", "evidence.png", "mistakes.png"}
+PNGS = {"reliability.png", "abstention.png", "confusion.png", "missing.png", "evidence.png", "mistakes.png"}
 ODD = "<i>yes</i> 日本"  # what a class may be called
 
 

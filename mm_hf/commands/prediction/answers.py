@@ -6,10 +6,13 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from ...evaluation.abstention import Costs
 from ...tasks import Task
+from ...tasks.columns import NUMBER, short
 
 
 ERROR = "error"  # the column that says why a row has no prediction
+NO_ANSWER = "(no answer)"  # what is counted where a model abstains
 
 
 @dataclass
@@ -23,7 +26,9 @@ class Answer:
     | regression | `prediction`, a number in the unit of the labels; of several `prediction_1`… |
     | a text | `prediction` |
 
-    The probability of each class is in `probability_of_<class>`.
+    The probability of each class is in `probability_of_<class>`. With `coverage` come the columns of
+    `Task.set_columns`, with `costs` `expected_cost`; where the row is better left without an answer, `prediction` is
+    empty, and its probability is not.
 
     Args:
         column: of its labels; empty where there is but one task.
@@ -32,6 +37,9 @@ class Answer:
         prefix: of the columns.
         top_k: how many of the best classes.
         every: the probability of every class.
+        coverage: of sets and intervals; None: none are given.
+        abstain_below: the probability below which one of several classes is not given.
+        costs: by which it is chosen in place of its probability.
     """
 
     column: str
@@ -40,6 +48,9 @@ class Answer:
     prefix: str = ""
     top_k: int = 1
     every: bool = False
+    coverage: float | None = None
+    abstain_below: float | None = None
+    costs: Costs | None = None
 
     def __post_init__(self):
         if self.column:
@@ -50,7 +61,9 @@ class Answer:
     @property
     def types(self) -> dict[str, pa.DataType]:
         """The columns in their order, and their types."""
-        columns = self.task.columns(self.outputs, self.top_k, self.every)
+        columns = dict(self.task.columns(self.outputs, self.top_k, self.every))
+        columns |= {} if self.coverage is None else self.task.set_columns(self.outputs)
+        columns |= {} if self.costs is None else {"expected_cost": NUMBER}
         return {self.prefix + name: kind for name, kind in columns.items()}
 
     def rows(self, said: Any) -> tuple[list[list[Any]], list[bool]]:
@@ -60,7 +73,26 @@ class Answer:
             said: `(B, C)` logits, or the texts.
         """
         good = [True] * len(said) if self.task.writes else said.flatten(1).isfinite().all(1).tolist()
-        return self.task.values(said, self.top_k, self.every), good
+        rows = self.task.values(said, self.top_k, self.every)
+        if self.abstain_below is not None and (sure := self.task.confidence(said)) is not None:
+            for row, answered in zip(rows, (sure >= self.abstain_below).tolist()):
+                row[0] = row[0] if answered else None
+        if self.coverage is not None:
+            rows = [[*row, *more] for row, more in zip(rows, self.task.set_values(said, self.coverage))]
+        return rows if self.costs is None else self.cheapest(said, rows, self.costs), good
+
+    def cheapest(self, said: torch.Tensor, rows: list[list[Any]], costs: Costs) -> list[list[Any]]:
+        """The rows with the answers of least expected cost, their probabilities, and that cost."""
+        chances: Any = self.task.chances(said)
+        answers, abstains, expected = costs.decide(chances)
+        columns = [name.removeprefix(self.prefix) for name in self.types]
+        numbers = chances.gather(-1, answers[:, None])[:, 0]
+        for place, row in enumerate(rows):
+            row[0] = None if abstains[place] else self.task.spell(answers[place])
+            if "probability" in columns:
+                row[columns.index("probability")] = short(numbers[place : place + 1].numpy())[0]
+            row.append(short(expected[place : place + 1].float().numpy())[0])
+        return rows
 
 
 class Summary:
@@ -72,6 +104,8 @@ class Summary:
 
     def add(self, answer: Answer, row: list[Any]):
         """Takes in the values of one row, as `Answer.rows` has them."""
+        count = len(answer.task.columns(answer.outputs, answer.top_k, answer.every))  # the first ones are the task's
+        row = [NO_ANSWER if row[0] is None else row[0], *row[1:count]]
         answer.task.count(self.state[answer.prefix], row)
 
     def lines(self) -> list[str]:

@@ -1,0 +1,144 @@
+"""Whether to answer at all: how often answers are right where only the surest are given, and what errors cost."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..models.finite import read_number
+from ..models.names import did_you_mean, shown
+
+
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+ABSTAIN, CLASS, COST = "abstain", "class", "cost"
+
+
+def risk_coverage(confidence: torch.Tensor, right: torch.Tensor) -> dict[str, Any]:
+    """How often answers are right where only the surest ones are given (El-Yaniv and Wiener 2010; Geifman and El-Yaniv
+    2017). Rows that are equally sure are answered together: their errors are spread evenly over them, in whatever
+    order they stand.
+
+    Args:
+        confidence: how sure the model is of each answer, `(N,)`.
+        right: whether it is right, `(N,)` bool.
+
+    Returns:
+        `error`, the share of wrong answers where all are given; `aurc`, the mean of that share over all numbers of
+        rows that may be answered: as large as `error` where confidence says nothing, lower where it tells right from
+        wrong; `points`: at some `share` of rows answered the `accuracy` of these, and `above`, the confidence of the
+        least sure of them.
+    """
+    rows = len(right)
+    levels, place, counts = confidence.double().unique(return_inverse=True, return_counts=True)
+    wrong = torch.zeros(len(levels), dtype=torch.float64).index_add(0, place, (~right).double())
+    by_row = (wrong / counts).flip(0).repeat_interleave(counts.flip(0))  # the surest first
+    risks = by_row.cumsum(0) / torch.arange(1, rows + 1)
+    ordered = confidence.double().sort(descending=True).values
+    points = []
+    for share in SHARES:
+        place = max(1, round(share * rows))
+        risk, above = risks[place - 1].item(), ordered[place - 1].item()
+        points.append({"share": place / rows, "accuracy": 1 - risk, "above": above})
+    return {"error": risks[-1].item(), "aurc": risks.mean().item(), "points": points}
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What answers cost, in any unit.
+
+    Args:
+        wrong: of each class, in the order of their numbers, the cost of another answer where it is the truth.
+        abstain: the cost of no answer.
+    """
+
+    wrong: tuple[float, ...]
+    abstain: float
+
+    def decide(self, chances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The answer of the least expected cost (Chow 1970): of a class what all others would cost, each by its
+        probability.
+
+        Args:
+            chances: probabilities of the classes, `(N, C)`.
+
+        Returns:
+            the class, `(N,)` int64, which need not be the likeliest one; whether no answer is cheaper, `(N,)` bool;
+            the expected cost of what is done, `(N,)`.
+        """
+        weighed = chances.double() * torch.tensor(self.wrong, dtype=torch.float64)
+        best, answers = weighed.max(-1)
+        expected = weighed.sum(-1) - best
+        return answers, expected > self.abstain, expected.clamp(max=self.abstain)
+
+
+def read_costs(path: str, names: dict[str | None, Sequence[str]]) -> dict[str | None, Costs]:
+    """The costs of a small table: a CSV of the columns `class` and `cost`, with a line `abstain` for no answer; or
+    JSON, `{"wrong": {"cat": 5, "dog": 1}, "abstain": 0.5}`, where one number in place of the classes stands for all of
+    them. Of several tasks JSON has such a dict for each.
+
+    Args:
+        path: the file.
+        names: of the classes, by task; None of the only one.
+
+    Raises:
+        OSError, ValueError: it cannot be read, lacks a class, has one that is not known, or a cost below 0.
+    """
+    text = Path(path).read_text(encoding="utf-8-sig")
+    several = None not in names
+    if path.lower().endswith(".json"):
+        try:
+            table = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{path} is no JSON ({error}).") from None
+        tables: Any = table if several else {None: table}
+    elif several:
+        raise ValueError(f"{path}: of several tasks ({list(names)}) costs are JSON, a dict for each.")
+    else:
+        tables = {None: table_of_csv(path, text, names[None])}
+    if not isinstance(tables, dict):
+        raise ValueError(f"{path} must hold a dict, got {shown(tables)}.")
+    if unknown := [task for task in tables if task not in names]:
+        meant = did_you_mean(str(unknown[0]), [str(name) for name in names])
+        raise ValueError(f"{path} has costs for {unknown[0]!r}; tasks with classes are {list(names)}.{meant}")
+    return {task: costs_of(path, values, names[task]) for task, values in tables.items()}
+
+
+def table_of_csv(path: str, text: str, names: Sequence[str]) -> dict[str, Any]:
+    """The table of a CSV as JSON would have it."""
+    if ABSTAIN in names:
+        raise ValueError(
+            f"{path}: a class is called {ABSTAIN!r}, as the line for no answer is: write the costs as JSON."
+        )
+    rows = list(csv.DictReader(text.splitlines()))
+    if not rows or not {CLASS, COST} <= set(rows[0]):
+        raise ValueError(f"{path} must have the columns {CLASS} and {COST}, got {list(rows[0]) if rows else []}.")
+    twice = [row[CLASS] for place, row in enumerate(rows) if row[CLASS] in [other[CLASS] for other in rows[:place]]]
+    if twice:
+        raise ValueError(f"{path} has two lines for {twice[0]!r}.")
+    costs = {row[CLASS]: read_number(row[COST] or "") if row[COST] else None for row in rows}
+    return {"wrong": {name: cost for name, cost in costs.items() if name != ABSTAIN}, ABSTAIN: costs.get(ABSTAIN)}
+
+
+def costs_of(path: str, table: Any, names: Sequence[str]) -> Costs:
+    """One table, checked; see `read_costs`."""
+    if not isinstance(table, dict) or set(table) != {"wrong", ABSTAIN}:
+        raise ValueError(f"{path} must have the keys wrong and {ABSTAIN}, got {shown(table)}.")
+    wrong = table["wrong"]
+    if not isinstance(wrong, dict):
+        wrong = dict.fromkeys(names, wrong)
+    for name in wrong:
+        if name not in names:
+            raise ValueError(
+                f"{path} has a cost for {name!r}, which is no class; known are {shown(list(names))}."
+                f"{did_you_mean(name, names)}"
+            )
+    if missing := [name for name in names if name not in wrong]:
+        raise ValueError(f"{path} has no cost for {missing[0]!r}: each class needs one, 0 among them.")
+    for name, cost in {**wrong, ABSTAIN: table[ABSTAIN]}.items():
+        if isinstance(cost, bool) or not isinstance(cost, (int, float)) or not 0 <= cost < 1e30:
+            raise ValueError(f"{path}: the cost of {name!r} must be a number from 0 up, got {shown(cost)}.")
+    return Costs(tuple(float(wrong[name]) for name in names), float(table[ABSTAIN]))

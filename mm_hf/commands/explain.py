@@ -24,7 +24,15 @@ from .. import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
 from ..data import Columns, MultimodalCollator, Rows, data_root_of, names_of_classes
 from ..evidence.drawing import draw_rows
 from ..evidence.page import write_page
-from ..evidence.rows import Background, Explainer, choose_rows, encode_background, explain_rows, rows_that_stand_in
+from ..evidence.rows import (
+    CANDIDATES,
+    Background,
+    Explainer,
+    choose_rows,
+    encode_background,
+    explain_rows,
+    rows_that_stand_in,
+)
 from ..evidence.summary import lines_of_summary, summary_of
 from ..models.ctc_mm_fusion import MMFusionForCTC
 from ..models.evidence import TOKEN
@@ -47,14 +55,15 @@ from .prediction.sources import STDIN, RowSource, check_columns
 
 
 FILE = "evidence.json"
-CHECKED = 24  # rows that checks look at
+CHECKED = 24  # rows that checks look at, drawn by themselves
 
 
 def main():
     """All of it, from top to bottom."""
     parser = explain_parser(__doc__ or "", "mm_hf explain")
     args, data_args, words = parse_with_recipe(parser)
-    folder = Path(words.output or Path(words.run if os.path.isdir(words.run) else "runs", "evidence"))
+    run = Path(words.run) if os.path.isdir(words.run) else Path("runs", Path(words.run).name)
+    folder = Path(words.output or run / "evidence")
     if (folder / FILE).exists() and not args.overwrite:
         parser.error(f"{folder / FILE} is there already: --overwrite replaces it, -o names another folder.")
     logging.disable_progress_bar()  # of loading weights: seconds
@@ -149,7 +158,7 @@ def explain_source(
         on_error=data_args.on_error,
     )
     rows, left_out = rows_of(source, args, explainer.labels())
-    notes = [f"{left_out:,} rows were left out: --rows 0 explains all."] if left_out else []
+    notes: list[str] = []
     if args.absence != TOKEN:
         explainer.background, of_rows = background_of(run, explainer, config, recipe, args, rows)
         notes += of_rows
@@ -157,8 +166,8 @@ def explain_source(
         records = explain_rows(explainer, rows, done=bar.update)
     checks = None
     if args.check:
-        readable = {record["row"] for record in records}
-        checks = explainer.check([row for row in rows if row["row_id"] in readable][:CHECKED], args.seed)
+        some = rows_of(source, replace(args, max_rows=CHECKED), explainer.labels())[0] if source.again else rows
+        checks = explainer.check(some[:CHECKED], args.seed)
     about = explainer.about()
     about["warnings"] = [*about["warnings"], *notes, *sorted(explainer.reasons)]
     if bad := len({entry["row"] for entry in explainer.bad_rows}):
@@ -168,6 +177,7 @@ def explain_source(
     return {
         "version": 1,
         "run": Path(run).name if os.path.isdir(run) else run,
+        "left_out": left_out,
         **about,
         "checks": checks,
         "summary": summary_of(records, seed=args.seed) if len(records) > 1 else None,
@@ -263,9 +273,12 @@ def background_of(
         except (OSError, ValueError) as error:
             notes.append(f"The training rows of {run} are not at hand ({' '.join(str(error).split())[:200]}).")
     if train is None:
-        chosen = choose_rows(len(rows), wanted, args.seed)
-        notes.append(f"{len(chosen)} of the rows themselves stand in for what is taken away, and no training rows.")
-        return encode_background(explainer.model, collator, [rows[place] for place in chosen]), notes
+        chosen = choose_rows(len(rows), CANDIDATES * wanted, args.seed)
+        background = encode_background(explainer.model, collator, [rows[place] for place in chosen], wanted)
+        notes.append(
+            f"{background.pool.rows} of the rows themselves stand in for what is taken away, no training rows."
+        )
+        return background, notes
     keys: Any = {**dict.fromkeys(key.name for key in fields(DatasetArguments)), **fields_of(recipe)}
     columns = columns_of(run, SimpleNamespace(**keys), config, collator.processor)
     collator = replace(
@@ -275,15 +288,16 @@ def background_of(
         table_names=names_of_classes(train.features, columns.table),
     )
     lacking = dict.fromkeys(column for _, column in columns.named())
-    chosen = choose_rows(len(train), wanted, args.seed)
+    chosen = choose_rows(len(train), CANDIDATES * wanted, args.seed)
     learned = [{**lacking, **row} for row in Rows(train, "train").__getitems__(chosen)]
-    return encode_background(explainer.model, collator, learned), notes
+    return encode_background(explainer.model, collator, learned, wanted), notes
 
 
 def lines_of(evidence: dict[str, Any]) -> list[str]:
     """What was found, for the terminal."""
     stands_in = "the absent token" if evidence["absence"] == TOKEN else f"items of {evidence['background']} other rows"
-    lines = [f"{len(evidence['rows']):,} rows; in place of what is taken away: {stands_in}"]
+    left_out = f" of {len(evidence['rows']) + evidence['left_out']:,} (--rows 0: all)" if evidence["left_out"] else ""
+    lines = [f"{len(evidence['rows']):,} rows{left_out}; in place of what is taken away: {stands_in}"]
     for task, summary in (evidence["summary"] or {}).items():
         lines += lines_of_summary(summary, task)
     for name, one in (evidence["checks"] or {}).items():

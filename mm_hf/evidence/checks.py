@@ -114,12 +114,12 @@ def perturbation(
     changes = changes.reshape(len(maps), -1, len(FRACTIONS)).mean(-1)  # (maps, orders)
     first, last, chance = changes[:, 0], changes[:, 1], changes[:, 2:].mean(1)
     results = {}
-    size = torch.maximum(torch.maximum(first, last), chance).mean().clamp(min=1e-12)
+    largest = torch.maximum(torch.maximum(first, last), chance).mean().clamp(min=1e-12)
     for name, gain, words in (
         ("deletion", first - chance, "Taking away what the map marks changes the answer"),
         ("insertion", chance - last, "Keeping what the map marks keeps the answer"),
     ):
-        shares = gain / size
+        shares = gain / largest
         error = 1.96 * float(shares.std()) / len(shares) ** 0.5 if len(shares) > 1 else 0.0
         value = float(shares.mean())
         more = "more" if value - error > 0 else "no more"

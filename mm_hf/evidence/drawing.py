@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..data.shown import PICTURE, SERIES, SOUND, TABLE, VIDEO
+from ..data.shown import PICTURE, SERIES, SOUND, TABLE, TEXT, VIDEO
 from ..evaluation.plots import GREY, drawable, new_figure, save_figure
 from .page import SIGNS, SIZES
 
@@ -124,11 +124,11 @@ def draw_picture(axes: "Axes", shown: Mapping[str, Any], part: Mapping[str, Any]
 
 
 def draw_over(axes: "Axes", picture: Image.Image, part: Any, values: Any, most: float | None = None):
-    """A picture, and over it the cells of a map, which may cover a `box` of it alone."""
+    """A picture, and over it the cells of a map, which may cover an `area` of it alone."""
     width, height = picture.size
     axes.imshow(picture, extent=(0, width, height, 0))
     if values:
-        left, top, right, bottom = part.get("box") or (0, 0, 1, 1)
+        top, left, bottom, right = part.get("area") or (0, 0, 1, 1)
         extent = (left * width, right * width, bottom * height, top * height)
         axes.imshow(colored(part, values, most)[0], extent=extent, interpolation="nearest")
     axes.set_xlim(0, width)
@@ -191,14 +191,14 @@ def draw_table(axes: "Axes", shown: Mapping[str, Any], part: Mapping[str, Any] |
     """The columns with their values, and bars of the map."""
     names = [f"{name}: {value}" for name, value in zip(shown["columns"], shown["values"])]
     if part is None:
-        draw_words(axes, {"text": "; ".join(names)}, None)
+        draw_words(axes, {TEXT: "; ".join(names)}, None)
     else:
         draw_bars(axes, names, [value or 0.0 for value in part["values"][: len(names)]])
 
 
 def beginning(shown: Mapping[str, Any]) -> str:
     """As much of a text as is drawn."""
-    return str(shown.get("text") or "")[: ACROSS * LINES]
+    return str(shown.get(TEXT) or "")[: ACROSS * LINES]
 
 
 def height_of_words(shown: Mapping[str, Any]) -> float:

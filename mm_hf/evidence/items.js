@@ -20,13 +20,13 @@ function timeAxis(whole, unit) {
   return element("div", { class: "axis", "aria-hidden": "true" }, ticks);
 }
 
-/** A picture with its map above it; `box` is what of the picture the map covers: left, top, right, bottom, in shares. */
+/** A picture with its map above it; `area` is what of the picture the map covers: top, left, bottom, right, in shares. */
 function pictureWith(source, alternative, grid, part, most) {
   const picture = element("img", { src: source, alt: alternative });
   const whole = element("div", { class: "under" }, picture);
   if (grid?.length) {
     const heat = heatMap(grid, part.signed, most, saidOfMap(grid));
-    const [left, top, right, bottom] = part.box ?? [0, 0, 1, 1];
+    const [top, left, bottom, right] = part.area ?? [0, 0, 1, 1];
     Object.assign(heat.style, { left: `${100 * left}%`, top: `${100 * top}%`, width: `${100 * (right - left)}%`, height: `${100 * (bottom - top)}%` });
     heat.addEventListener("pointermove", (event) => {
       const y = Math.floor((event.offsetY / heat.clientHeight) * grid.length);

@@ -38,10 +38,10 @@ function drawSummary() {
         drawn.append(whisker);
       }
       const interval = isNumber(found.low) ? element("span", { class: "quiet" }, ` ${figure(found.low)} \u2026 ${figure(found.high)}`) : null;
-      return element("tr", {}, element("th", { scope: "row" }, data(words(name))), element("td", {}, drawn, ` ${figure(found.mean, true)}`, interval));
+      return element("tr", {}, element("th", { scope: "row" }, data(words(name))), element("td", {}, drawn, ` ${figure(found.mean)}`, interval));
     });
     return element("section", {}, element("h2", {}, "What all rows rest on", task && task !== "null" ? [": ", data(task)] : null),
-      element("p", { class: "quiet" }, "The mean of what each modality gave, with its interval."),
+      element("p", { class: "quiet" }, "How far each modality moved the answers on average, either way, with its 95 % interval."),
       element("table", { class: "modalities" }, element("tbody", {}, lines)), shares ? stacked(shares) : null);
   });
 }
@@ -86,6 +86,22 @@ function drawConfidence(confidence) {
   return lines.length ? element("p", {}, "How sure: ", lines.map(([key, value], place) => [place ? "; " : "", `${words(key)} `, data(said(value))])) : null;
 }
 
+/** Of an answer that was written, what each modality gave to each of its tokens. */
+function drawTokens(answer) {
+  const tokens = answer.tokens ?? [], names = distinct(tokens.flatMap((token) => Object.keys(token.modalities ?? {})));
+  if (!tokens.length) return null;
+  const most = tokens.flatMap((token) => Object.values(token.modalities ?? {})).reduce((top, value) => Math.max(top, Math.abs(value)), 0);
+  const cell = (value) => {
+    const made = element("td", { class: "number" }, figure(value, true));
+    tint(made, value, { signed: true }, most);
+    return made;
+  };
+  return element("details", { class: "numbers" }, element("summary", {}, "Token by token"),
+    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "what modalities gave to each token" }, element("table", {},
+      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "token"), names.map((name) => element("th", { scope: "col" }, data(words(name)))))),
+      element("tbody", {}, tokens.map((token) => element("tr", {}, element("th", { scope: "row" }, data(token.text ?? "")), names.map((name) => cell(token.modalities?.[name]))))))));
+}
+
 function drawAnswer(answer) {
   const pairs = (answer.interactions ?? []).filter(({ kind }) => kind in INTERACTION);
   const interactions = pairs.sort((one, other) => Math.abs(other.value) - Math.abs(one.value)).map(({ of, value, kind }) =>
@@ -96,7 +112,7 @@ function drawAnswer(answer) {
     element("h3", {}, answer.task ? [element("span", { class: "quiet" }, data(answer.task), ": ")] : null, data(answer.answer ?? "no answer"), " ", judged(answer)),
     drawConfidence(answer.confidence), drawModalities(answer),
     interactions.length ? element("ul", { class: "interactions" }, interactions) : null,
-    answer.shares ? stacked(answer.shares) : null);
+    answer.shares ? stacked(answer.shares) : null, drawTokens(answer));
 }
 
 function drawRow(place) {

@@ -1,6 +1,7 @@
 """The page of evidence: one file of HTML that holds all that it shows, and asks nobody for anything."""
 
 import base64
+import functools
 import hashlib
 import io
 import json
@@ -10,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..data.shown import embedded_picture
+from ..data.shown import TEXT, embedded_picture
 from ..evaluation.html_report import write_html
 
 
@@ -22,7 +23,7 @@ CAPTION = 160  # characters
 SIZES = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"]
 SIGNS = ["#542788", "#8073ac", "#b2abd2", "#f7f7f7", "#fdb863", "#e08214", "#b35806"]
 ABSENCE = {
-    "other_rows": "A modality that is taken away is replaced by those of {background} other rows, and the mean counts.",
+    "other_rows": "A modality that is taken away is replaced by that of {background} other rows; their mean counts.",
     "token": "A modality that is taken away is replaced by the learned token for what is absent.",
 }
 
@@ -117,8 +118,12 @@ def thumbnail_of(shown: Mapping[str, Any]) -> str | None:
     """A small picture of an item, which may be its spectrogram or its first frame; None: there is no picture of it."""
     sources: Sequence[str] = [shown.get("spectrogram") or shown.get("src") or "", *(shown.get("frames") or [])]
     source = next((source for source in sources if source.startswith("data:image/")), None)
-    if source is None:
-        return None
+    return None if source is None else reduced(source)
+
+
+@functools.lru_cache(maxsize=64)  # rows share pictures
+def reduced(source: str) -> str | None:
+    """A small picture of one that a data URI holds; None: it is broken."""
     try:
         with Image.open(io.BytesIO(base64.b64decode(source.partition("base64,")[2]))) as image:
             image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # a JPEG is decoded at a fraction of its size
@@ -129,7 +134,7 @@ def thumbnail_of(shown: Mapping[str, Any]) -> str | None:
 
 def caption_of(shown: Mapping[str, Any]) -> str:
     """The beginning of an item in words; empty where it has none."""
-    text = shown.get("text") or ", ".join(
+    text = shown.get(TEXT) or ", ".join(
         f"{n} {v}" for n, v in zip(shown.get("columns", ()), shown.get("values", ()))
     )
     words = " ".join(text[: 4 * CAPTION].split())

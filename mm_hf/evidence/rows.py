@@ -1,6 +1,6 @@
 """From a model and rows to records of evidence: what each modality gave to each answer."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from accelerate.utils import send_to_device
 from ..data import BadRowError, MultimodalCollator
 from ..data.modalities import reader_of
 from ..data.rows import describe_bad_row
+from ..data.shown import TEXT
 from ..models.coalitions import Pool, coalition_values, encode_batch
 from ..models.evidence import OTHER_ROWS, TOKEN, CoalitionValues, Said, evidence_of, warnings_of
 from ..models.modeling_outputs import EncoderStates
@@ -24,6 +25,7 @@ BATCH = 8  # rows that are explained together, and background rows that are enco
 # Runs of the fusion a row that stay below the price of one prediction at base size, see benchmarks/explain.py.
 RUNS = 48
 FEWEST = 8  # rows that stand in
+CANDIDATES = 4  # rows that are looked at for each that stands in
 
 
 def rows_that_stand_in(modalities: int) -> int:
@@ -49,15 +51,58 @@ class Background:
     inputs: dict[str, Any]
 
 
+def representative(features: torch.Tensor, wanted: int) -> list[int]:
+    """Rows whose mean is near that of all, in their order: kernel herding (Chen et al. 2010) with a linear kernel.
+    Rows drawn at random would be off by `1 / sqrt(wanted)` deviations, and what each modality gives with them.
+
+    Args:
+        features: `(N, F)`.
+    """
+    features = features - features.mean(0)
+    total, chosen = torch.zeros_like(features[0]), []
+    free = torch.ones(len(features), dtype=torch.bool, device=features.device)
+    for _ in range(min(wanted, len(features))):
+        distance = (total + features).square().sum(1).masked_fill(~free, torch.inf)
+        best = int(distance.argmin())
+        chosen.append(best)
+        total, free[best] = total + features[best], False
+    return sorted(chosen)
+
+
 @torch.no_grad()
-def encode_background(model: Any, collator: MultimodalCollator, rows: Sequence[dict[str, Any]]) -> Background:
-    """Encodes rows that are to stand in.
+def features_of(model: Any, collator: MultimodalCollator, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
+    """What tells rows apart, `(N, F)` float32: see `Pool.pooled`."""
+    parts: dict[str, list[torch.Tensor]] = {}
+    for start in range(0, len(rows), BATCH):
+        batch = send_to_device(collator(list(rows[start : start + BATCH])), model.device)
+        pool = Pool.of(model.base_model, encode_batch(model, batch), with_absent=False)
+        for name, vectors in pool.pooled().items():
+            parts.setdefault(name, []).append(vectors)
+    return standardised({name: torch.cat(vectors) for name, vectors in parts.items()})
+
+
+def standardised(vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Vectors of several modalities, `(N, D)` each, side by side: `(N, F)` float32, each modality as long as the
+    others on average."""
+    parts = [one.float() for one in vectors.values()]
+    return torch.cat([one / one.var(0).sum().clamp(min=1e-12).sqrt() for one in parts], dim=1)
+
+
+@torch.no_grad()
+def encode_background(
+    model: Any, collator: MultimodalCollator, rows: Sequence[dict[str, Any]], wanted: int
+) -> Background:
+    """Encodes rows that are to stand in: those that represent the given ones best.
 
     Args:
         model: one with a head, in eval mode.
         collator: that passes over bad rows.
-        rows: as the collator takes them, one at least.
+        rows: as the collator takes them, one at least; `CANDIDATES` times as many as are wanted will do.
+        wanted: how many stand in at most.
     """
+    if 1 < wanted < len(rows):
+        rows = [rows[place] for place in representative(features_of(model, collator, rows), wanted)]
+    rows = rows[:wanted]
     background = None
     for start in range(0, len(rows), BATCH):
         batch = send_to_device(collator(list(rows[start : start + BATCH])), model.device)
@@ -202,7 +247,7 @@ class Explainer:
     def spelled(self, evidence: dict[str, Any]) -> dict[str, Any]:
         """Evidence with the tokens of a text in words."""
         for token in evidence.get("tokens", []):
-            token["text"] = self.collator.processor.tokenizer.decode([token.pop("id")])
+            token[TEXT] = self.collator.processor.tokenizer.decode([token.pop("id")])
         return evidence
 
     @torch.no_grad()
@@ -238,7 +283,7 @@ class Explainer:
 
     def read(self, values: list[dict[str | None, CoalitionValues]], rows: list) -> list[dict[str | None, tuple]]:
         """As `judge`, of what was written, and of pairs."""
-        judged = []
+        judged: list[dict[str | None, tuple]] = []
         for of_tasks, row in zip(values, rows):
             task, of_task = self.tasks[None], of_tasks[None]
             if not task.writes:

@@ -1,5 +1,7 @@
 """Records of evidence made of real things, with maps from plain functions: what pages of evidence are tried on."""
 
+import functools
+
 import numpy as np
 from PIL import Image
 
@@ -52,6 +54,7 @@ def sound() -> np.ndarray:
     return samples
 
 
+@functools.cache
 def item_of(kind: str, text: str = "Is the cat on the left looking at the camera?") -> tuple[dict, dict]:
     """An item of a kind, and a map of it."""
     if kind == "picture":
@@ -133,7 +136,10 @@ def row_of(kinds: list[str], number: int = 0, tasks: tuple = (None,), right: boo
     pairs = [item_of(kind, **more) for kind in kinds]
     names = list(dict.fromkeys(item["modality"] for item, _ in pairs))
     parts = [{"item": place, **part} for place, (_, part) in enumerate(pairs) if part is not None]
-    answers = [{**answer_of(names, number + k, task, right), "parts": parts} for k, task in enumerate(tasks)]
+    answers = [
+        {**answer_of(names, number + k, task, right), "parts": [dict(part) for part in parts]}
+        for k, task in enumerate(tasks)
+    ]
     return {"row": number, "items": [item for item, _ in pairs], "answers": answers}
 
 
@@ -181,3 +187,18 @@ def many(count: int = 300) -> dict:
     patterns = [row_of(["picture", "text"], k, ("offer", "street"), (True, False, None)[k % 3]) for k in range(6)]
     rows = [{**patterns[number % 6], "row": number} for number in range(count)]
     return evidence_of(rows, summary=SUMMARY)
+
+
+def incomplete() -> dict:
+    """Rows that lack whatever may be lacking."""
+    rows = [row_of(["picture", "text", "sound", "series", "table", "video"], right=None) for _ in range(5)]
+    rows[0]["answers"][0] |= {"parts": [], "probability": None, "modalities": {}, "interactions": [], "shares": None}
+    rows[1]["answers"][0] |= dict.fromkeys(("answer", "explained", "value", "base", "confidence", "modalities"))
+    rows[1]["answers"][0] |= dict.fromkeys(("parts", "interactions", "shares"))
+    rows[2] |= {"items": [], "answers": []}
+    for part in rows[3]["answers"][0]["parts"]:
+        part["values"] = []
+    for about in rows[3]["answers"][0]["modalities"].values():
+        about |= dict.fromkeys(("with", "without", "alone"))
+    rows[4]["answers"] = []
+    return evidence_of([{**row, "row": number} for number, row in enumerate(rows)], background=0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .methods import BATCH, METHODS, Job, NoMap, distances, gradients_along, hide_inputs, hide_tokens
+from .methods import BATCH, METHODS, Job, NoMap, distances, gradients_along, hide_tokens, input_distances
 from .parts import Answer, EncodedRows, PartMap
 
 
@@ -93,7 +93,6 @@ def perturbation(
     """
     generator = torch.Generator().manual_seed(seed)
     before = any(part.method == "input_occlusion" for part in maps)
-    edited = (hide_inputs if before else hide_tokens)(rows, modality)
     index = rows.tokens[modality].index
     of_row = rows.rows if index is None else index
     jobs: list[Job] = []
@@ -108,7 +107,10 @@ def perturbation(
                 hidden[order[: max(1, round(fraction * size))]] = True
                 item = part.row if before else int(of_row[part.row])
                 jobs.append(Job(item, part.place, len(jobs), part.row, part.parts, hidden))
-    changes = distances(rows, answer, modality, jobs, edited, batch_size)
+    if before:
+        changes = input_distances(rows, answer, modality, jobs, batch_size)
+    else:
+        changes = distances(rows, answer, modality, jobs, hide_tokens(rows, modality), batch_size)
     changes = changes.reshape(len(maps), -1, len(FRACTIONS)).mean(-1)  # (maps, orders)
     first, last, chance = changes[:, 0], changes[:, 1], changes[:, 2:].mean(1)
     results = {}

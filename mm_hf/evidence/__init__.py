@@ -1,0 +1,1 @@
+"""What an answer rests on, and what to ask for next."""

@@ -59,8 +59,8 @@ def learn_missing(run: str) -> Missing:
     if len(rows) < FEW_ROWS:
         batches = chain(batches, batches_of(open_part(run, "train", MORE_ROWS)))
         notes.append(
-            f"Of {len(rows)} validation rows little can be learned: up to {MORE_ROWS} training rows were taken too. Of "
-            "these the model knows more than of new ones, so that the gains may be too large."
+            f"Of {len(rows)} validation rows little can be learned: up to {MORE_ROWS} training rows were taken too. "
+            "Of these the model knows more than of new ones, so that the gains may be too large."
         )
     missing = Missing(tasks_of(evaluator), heads, look(evaluator.model, batches))
     missing.warnings = [*notes, *missing.warnings, *check_absence(evaluator.model, missing)]

@@ -204,7 +204,7 @@ def test_a_row_is_told_what_will_follow_and_what_it_will_cost(switched):
     (told,), (gained,) = plan([0]), gains([0])
     assert told["next"] == "switch"
     assert told["reason"] is None
-    assert [step["modality"] for step in told["order"]][0] == "switch"
+    assert told["order"][0]["modality"] == "switch"
     chances = {step["modality"]: step["chance"] for step in told["order"]}
     assert chances == pytest.approx({"switch": 1, "left": 0.5, "right": 0.5}, abs=0.1)
     assert told["price"] == pytest.approx(1 + 1 + 2, abs=0.4)

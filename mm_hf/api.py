@@ -1,5 +1,6 @@
 """All public names of `mm_hf`, which hands them on. Importing this registers what they name with the Auto classes."""
 
+from . import evidence
 from .columns_of_data import understand
 from .hub import pipeline
 from .models.configuration_mm_fusion import FusionModuleConfig, MMFusionConfig
@@ -59,6 +60,7 @@ __all__ = [
     "TableSchema",
     "TabularConfig",
     "TokenStates",
+    "evidence",
     "pipeline",
     "register_fusion",
     "understand",

@@ -35,6 +35,7 @@ SEARCHING = "mm_hf.commands.arguments:search_parser"
 CHATTING = "mm_hf.commands.arguments:chat_parser"
 COMPARING = "mm_hf.commands.arguments:compare_parser"
 PREDICTING = "mm_hf.commands.arguments:predict_parser"
+EXPLAINING = "mm_hf.commands.arguments:explain_parser"
 FETCHING = "mm_hf.commands.arguments:fetch_parser"
 VERBS = {
     "train": Verb("train on a recipe or on your data, with Accelerate", "mm_hf.training.train", TRAINING),
@@ -42,6 +43,7 @@ VERBS = {
     "evaluate": Verb("measure a checkpoint: metrics, floors, a report", "mm_hf.commands.evaluate", MEASURING),
     "compare": Verb("compare two runs on the same test rows", "mm_hf.commands.compare", COMPARING),
     "predict": Verb("predict the rows of a file", "mm_hf.commands.predict", PREDICTING),
+    "explain": Verb("say what answers rest on: which modality", "mm_hf.commands.explain", EXPLAINING),
     "fetch": Verb("download the files that a column of URLs names", "mm_hf.commands.fetch", FETCHING),
     "answer": Verb("answer one question about a picture", "mm_hf.commands.answer"),
     "chat": Verb("ask about a picture, question after question", "mm_hf.commands.chat", CHATTING),
@@ -63,6 +65,7 @@ Fuse pretrained encoders of pictures, texts, sounds, tables and time series, and
   mm_hf train houses.csv --label price     train on a file; the run is in runs/houses
   mm_hf predict runs/houses new.csv -o prices.csv
   mm_hf evaluate runs/houses
+  mm_hf explain runs/houses new.csv
 
 verbs:
 {verbs}

@@ -200,6 +200,51 @@ class PredictArguments:
         check_least(self, 1, "top_k", "per_device_eval_batch_size")
 
 
+@dataclass
+class ExplainArguments:
+    """What is explained, and how."""
+
+    split: str | None = option(
+        None, "Part of the rows; left out, test of the run's own rows, or the only part of others."
+    )
+    max_rows: int = option(100, "Explain so many rows, drawn at random; 0: all.", aliases=["--rows"])
+    absence: str = option(
+        "other_rows",
+        "What stands in for a modality that is taken away: items of training rows (the mean over them), or the "
+        "learned token of an absent item, which says something where the model was trained with modality_dropout.",
+        choices=["other_rows", "token"],
+    )
+    background: int | None = option(
+        None, "Training rows that stand in; left out, 24 for two modalities and 8 for more. More are steadier."
+    )
+    seed: int = option(0, "Of rows that are drawn, those that stand in among them.")
+    overwrite: bool = option(False, "Replace what an earlier call wrote.")
+
+    def __post_init__(self):
+        check_least(self, 0, "max_rows", "seed")
+        check_least(self, 1, "background")
+
+
+def explain_parser(description: str, prog: str) -> ArgumentParser:
+    """What `mm_hf explain` takes."""
+    more = 'With a recipe.json beside the checkpoint, its columns are the defaults; "" is no column.'
+    parser = ArgumentParser(
+        (ExplainArguments, ColumnArguments),
+        prog=prog,
+        usage=f"{prog} RUN [ROWS] [flags]",
+        description=f"{description.rstrip()}\n\n{more}",
+    )
+    parser.add_argument("run", metavar="RUN", help="Folder of a run or checkpoint, or Hub id.")
+    parser.add_argument(
+        "file",
+        metavar="ROWS",
+        nargs="?",
+        help="A .csv, .jsonl or .parquet file, or whatever training reads; left out, the run's own data.",
+    )
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="What is written; left out, RUN/evidence.")
+    return parser
+
+
 def predict_parser(description: str, prog: str) -> ArgumentParser:
     """What `mm_hf predict` takes."""
     more = 'With a recipe.json beside the checkpoint, its columns are the defaults; "" is no column.'

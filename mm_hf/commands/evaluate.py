@@ -52,11 +52,13 @@ from ..training.exits import MEASURING, run_script
 from ..training.line_answers import kept_answers
 from ..training.provenance import origin
 from ..training.reopen import EvaluateArguments, GroupedColumns, open_checkpoint, parse_arguments
+from ..training.rests_on import rests_on
 from ..training.run_folder import write_json
 from ..training.run_report import no_picture, picture_and_text, short_name
 
 
 Absent = Mapping[str, Collection[int] | None]  # see `MultimodalCollator`
+EXPLAINED = 200  # rows of which it is said what their answers rest on
 SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
 LINE_MEANING = "a straight line on what the encoders gave before they were trained, as the run fitted it"
 NEAREST_PICTURE = "the text of the training picture that this model's vision encoder takes for the most alike"
@@ -130,6 +132,9 @@ def main():
             lost: Absent = {modality: rows_without(len(rows), share, [args.seed, place])}
             curves.setdefault(modality, []).append((share, logits(f"{share:.0%} without {modality}", absent=lost)))
 
+    evidence = None
+    if args.evidence and run.accelerator.is_main_process:
+        evidence = rests_on(run, name, run.learned, EXPLAINED, args.seed)
     if run.writes:  # all that were ever said
         run.tasks = [replace(run.task, names=texts.texts)]
     if run.accelerator.is_main_process:
@@ -139,7 +144,8 @@ def main():
         elif items is not None:
             units = ("rows of the same picture", items)
         for alone in run.alone():
-            write_task(args, data_args, run, alone, name, predictions, learned, units, floors, curves)
+            of_task = (evidence or {}).get(alone.label)
+            write_task(args, data_args, run, alone, name, predictions, learned, units, floors, curves, of_task)
     run.accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
     run.accelerator.end_training()
 
@@ -155,6 +161,7 @@ def write_task(
     units: tuple[str, Sequence],
     floors: dict[str, tuple[Any, dict[str, Any]]],
     curves: dict[str, list[tuple[float, Any]]],
+    evidence: dict[str, Any] | None,
 ):
     """Takes what belongs to one task, the only one of `alone`, out of everything, over the rows that have a label of
     it, and writes its evaluation; of several tasks each into a folder of its own.
@@ -164,6 +171,7 @@ def write_task(
         predictions: of all rows.
         learned: labels of the training part, None where there is none.
         floors, curves: as `write_evaluation` takes them, but with the logits of all rows in place of answers.
+        evidence: what its answers rest on, see `rests_on`.
     """
     column, task = alone.label, alone.task
 
@@ -187,7 +195,7 @@ def write_task(
         alone.output_dir = run.output_dir / re.sub(r"[^\w-]", "_", column)
         alone.output_dir.mkdir(exist_ok=True)
         alone.name = f"{run.name}, {column}"
-    write_evaluation(args, data_args, alone, name, labelled, logits, labels, units, task_floors, task_curves)
+    write_evaluation(args, data_args, alone, name, labelled, logits, labels, units, task_floors, task_curves, evidence)
 
 
 def constant_floors(
@@ -250,6 +258,7 @@ def write_evaluation(
     units: tuple[str, Sequence],
     floors: dict[str, tuple[torch.Tensor, dict[str, Any]]],
     curves: dict[str, list[tuple[float, torch.Tensor]]],
+    evidence: dict[str, Any] | None = None,
 ):
     """Works out what the answers are worth, writes it, and prints the table.
 
@@ -260,6 +269,7 @@ def write_evaluation(
         units: what is drawn for the intervals, and for each of all rows what is equal within one unit.
         floors: by name the answers of each, and what is said of it.
         curves: by modality the answers at each share of rows that lose it.
+        evidence: what the answers rest on, see `rests_on`.
     """
     part, columns, task = run.splits[name], run.columns, run.task
     rows = labelled.nonzero().flatten().tolist()
@@ -282,6 +292,7 @@ def write_evaluation(
         "problem_type": task.problem_type,
         "labels": task.classes,
         **analysis,
+        "evidence": evidence,
         "seed": args.seed,
         "max_rows": args.max_rows,
         "run": {

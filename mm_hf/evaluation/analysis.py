@@ -13,7 +13,7 @@ from .comparisons import LINE, compare, constant_of, figure, verdict
 from .diagnostics import worst_mistakes
 from .intervals import CONFIDENCE, metrics_with_intervals
 from .paired import paired_metrics
-from .plots import NO_PICTURE, plot_missing, plot_predictions, plot_reliability
+from .plots import NO_PICTURE, plot_evidence, plot_missing, plot_predictions, plot_reliability
 
 
 def analyse(
@@ -139,6 +139,8 @@ def draw(
         plot(file(name))
     if analysis["missing"]:
         plot_missing(analysis["missing"], file("missing.png"))
+    if analysis.get("evidence"):
+        plot_evidence(analysis["evidence"], file("evidence.png"))
     samples = []
     for mistake, picture in zip(analysis["mistakes"], pictures):
         answer, truth, right = task.caption(mistake)
@@ -159,6 +161,9 @@ def table(analysis: dict[str, Any], part: str) -> str:
     for name, values in lines.items():
         value, low, high = ("-" if values[key] is None else figure(values[key]) for key in ("value", "low", "high"))
         texts.append(f"{name:<38}{value:>8}  [{low}, {high}]")
+    for name, part in (analysis.get("evidence") or {"modalities": {}})["modalities"].items():
+        mean, low, high = (figure(part[key]) for key in ("mean", "low", "high"))
+        texts.append(f"{f'rests on {name}':<38}{mean:>8}  [{low}, {high}]")
     if analysis["calibration"]:
         texts.append(f"{'calibration error':<38}{analysis['calibration']['ece']:8.4f}")
     return "\n".join(["", *texts])

@@ -40,6 +40,13 @@ PICTURES = {
         "100 % the model does without it. A level line is a modality that the model hardly uses, and a line that "
         "reaches the dashed floor has lost all that was learned.",
     ),
+    "evidence.png": (
+        "What the answers rest on",
+        "The bar of a modality is how far it moves the answer on average, its exact Shapley value, when in its place "
+        "stand items of other rows, or the token of an absent one; the line is the 95 % interval. Below: what one "
+        "modality gives by itself (unique), what several say alike (redundant), and what is there only together "
+        "(synergistic). A modality near zero is one that this model hardly looks at, whatever it holds.",
+    ),
     "mistakes.png": (
         "Worst mistakes",
         "The mistakes with the highest loss, the worst first, where there are classes each with the probability of "

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 NO_PICTURE = "(no image)"
-BLUE, RED, GREY, GREEN = "#2f6db3", "crimson", "#777777", "#1a7f37"
+BLUE, RED, GREY, GREEN, ORANGE = "#2f6db3", "crimson", "#777777", "#1a7f37", "#d98a1f"
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -179,6 +179,31 @@ def plot_scatter(answers: torch.Tensor, targets: torch.Tensor, path: str | os.Pa
     axes.plot(ends, ends, linestyle="--", color=GREY)
     axes.set(xlabel="truth", ylabel="answer")
     axes.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+def plot_evidence(evidence: dict[str, Any], path: str | os.PathLike):
+    """Draws what answers rest on: the mean absolute Shapley value of each modality with its interval, and beside it
+    the shares of what is unique, redundant and synergistic.
+
+    Args:
+        evidence: `modalities`, `shares` and `unit`, see `mm_hf.evidence.summary`.
+    """
+    ordered = sorted(evidence["modalities"].items(), key=lambda pair: pair[1]["mean"])
+    figure = new_figure(6, 1.9 + 0.4 * len(ordered))
+    upper, lower = figure.subplots(2, 1, height_ratios=(0.7 + len(ordered), 1))
+    means = [part["mean"] for _, part in ordered]
+    ends = [[part["mean"] - part["low"] for _, part in ordered], [part["high"] - part["mean"] for _, part in ordered]]
+    upper.barh(range(len(ordered)), means, xerr=np.clip(ends, 0, None), color=BLUE, ecolor=GREY, capsize=3)
+    upper.set_yticks(range(len(ordered)), [drawable(name, 24) for name, _ in ordered], parse_math=False)
+    upper.set_xlabel(drawable(f"mean absolute Shapley value, {evidence['unit']}"), parse_math=False)
+    left = 0.0
+    looks = ((BLUE, ""), (GREY, "//"), (ORANGE, ".."))
+    for (kind, share), (color, hatch) in zip(evidence["shares"].items(), looks):
+        lower.barh([0], [share], left=left, color=color, hatch=hatch, edgecolor="white", label=f"{kind} {share:.0%}")
+        left += share
+    lower.set(xlim=(0, 1), yticks=[], xticks=[])
+    lower.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, fontsize=8, frameon=False)
     save_figure(figure, path)
 
 

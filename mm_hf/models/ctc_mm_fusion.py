@@ -80,6 +80,39 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         """What the head reads: encode and fuse."""
         return self.model
 
+    reads_tokens = True
+
+    def answers_said(self, outputs, **settings):
+        """The tokens that it writes, `(B, S)`, the blank behind them; `settings` of `generate`."""
+        return {None: self.generate(encoder_outputs=outputs, **settings)}
+
+    def explained(self, outputs, said):
+        """The log probability of the text, by all ways to say it in time. It is no lower than that of a guess, one of
+        all tokens at every place of the text: a sound that is too short for the text, or none, cannot say it at
+        all."""
+        tokens = nn.functional.pad(said[None], (0, 1), value=self.blank)  # of no text at all too
+        heard = self(encoder_outputs=outputs)
+        lengths = (tokens != self.blank).sum(1)
+        losses = nn.functional.ctc_loss(
+            heard.logits.double().log_softmax(-1).transpose(0, 1),  # (A, B, C)
+            tokens,
+            heard.attention_mask.sum(1),
+            lengths,
+            blank=self.blank,
+            reduction="none",
+        )
+        guess = lengths * math.log(heard.logits.shape[-1])
+        scores = -torch.minimum(losses, guess)[:, None]
+        return {None: (scores, scores.exp())}
+
+    def explained_unit(self, task, name=None):
+        """See the method of the base class."""
+        return "log probability"
+
+    def explained_in_words(self, task, said, name=None):
+        """See the method of the base class."""
+        return ["log probability of the text"]
+
     @can_return_tuple
     def forward(
         self,

@@ -147,6 +147,39 @@ class MMFusionForConditionalGeneration(MMFusionPreTrainedModel, GenerationMixin)
         """See the method of the base class; the decoder too."""
         return [*super().parts_with_words(), (self.decoder, self.config.decoder_config)]
 
+    reads_tokens = True
+
+    def answers_said(self, outputs, **settings):
+        """The tokens that it writes, `(B, S)` without the start; `settings` of `generate`."""
+        settings = {**settings, "num_return_sequences": 1, "return_dict_in_generate": False}
+        return {None: self.generate(encoder_outputs=outputs, **settings)[:, 1:]}
+
+    def explained(self, outputs, said):
+        """The log probability of the text, then of each of its tokens after those before it; and these
+        probabilities."""
+        tokens = said[None]
+        written = torch.arange(tokens.shape[1], device=tokens.device) < self.lengths_of(tokens)[:, None]
+        logits = self(encoder_outputs=outputs, decoder_input_ids=self.prepare_decoder_input_ids_from_labels(tokens))
+        scores = logits.logits.float().log_softmax(-1).gather(-1, tokens[..., None])[..., 0]  # (B, S)
+        scores = scores.double() * written
+        scores = torch.cat([scores.sum(1, keepdim=True), scores], dim=1)
+        return {None: (scores, scores.exp())}
+
+    def explained_unit(self, task, name=None):
+        """See the method of the base class."""
+        return "log probability"
+
+    def explained_in_words(self, task, said, name=None):
+        """See the method of the base class."""
+        return ["log probability of the text"]
+
+    def lengths_of(self, tokens: torch.Tensor) -> torch.Tensor:
+        """How many of the tokens `(B, S)` are written, the end included: `(B,)`."""
+        known: Any = getattr(self.generation_config, "eos_token_id", None)
+        ends = torch.tensor([known] if isinstance(known, int) else known or [], device=tokens.device)
+        ended = torch.isin(tokens, ends).long()
+        return (ended.cumsum(1) - ended == 0).sum(1)
+
     @can_return_tuple
     def forward(
         self,

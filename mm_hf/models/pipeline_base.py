@@ -11,6 +11,8 @@ from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineIterator
 from transformers.utils import logging
 
+from .coalitions import Pool, coalition_values, encode_batch
+from .evidence import OTHER_ROWS, TOKEN, Said, evidence_of, warnings_of
 from .modality import MODALITIES, modality_of
 from .names import did_you_mean
 from .pipeline_rows import NumberedRows, is_row_of_pandas, row_keys, rows_to_answer
@@ -53,9 +55,14 @@ class MMFusionPipeline(Pipeline):
             settings["on_error"] = kwargs.pop("on_error")
             if settings["on_error"] not in ON_ERROR:
                 raise ValueError(f"on_error must be one of {list(ON_ERROR)}, got {settings['on_error']!r}.")
+        evidence = {name: kwargs.pop(name) for name in ("evidence", "background") if name in kwargs}
+        if not isinstance(evidence.get("evidence", False), bool):
+            raise ValueError(f"evidence must be True or False, got {evidence['evidence']!r:.80}.")
+        if evidence.get("background") is not None and not evidence.get("evidence", True):
+            raise ValueError("background is for evidence=True: rows whose items stand in for a modality taken away.")
         parts = getattr(self.processor, "arguments", None)  # not of one that came with code of before
         of_processor = {*kwargs} if parts is None else {"common_kwargs", *parts, *set().union(*parts.values())}
-        names = [*names, "on_error", "batch_size", "num_workers"]
+        names = [*names, "evidence", "background", "on_error", "batch_size", "num_workers"]
         for name in kwargs:
             if name not in of_processor:
                 known = [*names, *sorted(parts or ())]
@@ -66,7 +73,7 @@ class MMFusionPipeline(Pipeline):
                     f"{type(self).__name__} has no argument {name!r}; a call has {known}, and what a row holds goes "
                     f"into the row, under {list(row_keys())}.{meant}"
                 )
-        return dict(settings), {**settings, **kwargs}
+        return dict(settings), {**settings, **evidence, **kwargs}
 
     def preprocess(self, inputs: Any, number: int = 0, on_error: str = "raise") -> dict[str, Any]:
         """Loads what a row holds, whose number in the call is for messages; the rest waits until the batch is
@@ -146,14 +153,25 @@ class MMFusionPipeline(Pipeline):
         model_inputs: dict | list[dict],
         on_error: str = "raise",
         generate_kwargs: dict | None = None,
+        evidence: bool = False,
+        background: Any = None,
         **processor_kwargs,
     ) -> dict[str, Any]:
-        """The tensors of each row's answer, and under `reasons` why it has none (None where it has one)."""
+        """The tensors of each row's answer, and under `reasons` why it has none (None where it has one); with
+        `evidence`, under `evidence` what each modality gave to it."""
         rows = model_inputs if isinstance(model_inputs, list) else [model_inputs]
         reasons: list[str | None] = [row.get("reason") for row in rows]
         batch = self._prepare(rows, reasons, on_error, processor_kwargs)
         readable = [place for place, reason in enumerate(reasons) if reason is None]
-        answers = {} if batch is None else self.answer(batch.to(self.device), len(readable), generate_kwargs or {})
+        answers: dict[str, torch.Tensor] = {}
+        shown: list[Any] = []
+        if batch is not None:
+            inputs: Mapping[str, Any] = batch.to(self.device)
+            if evidence:
+                inputs = {"encoder_states": encode_batch(self.model, inputs)}  # once for both
+            answers = self.answer(inputs, len(readable), generate_kwargs or {})
+            if evidence:
+                shown = self._evidence(inputs["encoder_states"], self.said_of(answers), background, processor_kwargs)
         for name, values in answers.items():
             if values.is_floating_point():
                 for place, finite in zip(readable, values.flatten(1).isfinite().all(1).tolist()):
@@ -163,7 +181,39 @@ class MMFusionPipeline(Pipeline):
             if len(readable) < len(rows):  # rows without an answer keep their place
                 answers[name] = values.new_zeros((len(rows), *values.shape[1:]))
                 answers[name][readable] = values
-        return {"reasons": reasons, **answers}
+        given = dict(zip(readable, shown))
+        more = {"evidence": [given.get(place, {}) for place in range(len(rows))]} if evidence else {}
+        return {"reasons": reasons, **answers, **more}
+
+    def said_of(self, answers: Mapping[str, torch.Tensor]) -> Said | None:
+        """What is explained of the answers to a batch, see `EvidenceMixin.answers_said`; None: what the model says
+        again."""
+        return None
+
+    def _evidence(
+        self, states: Any, said: Said | None, background: Any, processor_kwargs: dict
+    ) -> list[dict[str, Any]]:
+        """What each modality gave to the answers to a batch, see `evidence_of`, and what stood in for those that were
+        taken away."""
+        pool = None if background is None else self._background(background, processor_kwargs)
+        absence = TOKEN if pool is None else OTHER_ROWS
+        common = {"absence": absence, "background": 0 if pool is None else pool.rows}
+        common["warnings"] = warnings_of(self.model, absence)
+        values = coalition_values(self.model, states, pool, said)
+        return [{**common, "answers": evidence_of(self.model, row)} for row in values]
+
+    def _background(self, rows: Any, processor_kwargs: dict) -> Pool:
+        """Rows that stand in, encoded once for all calls that are given the same object."""
+        known = getattr(self, "_background_rows", (None, None))
+        if known[0] is not rows:
+            given = [rows] if isinstance(rows, Mapping) else list(rows)
+            loaded = [self.preprocess(row, number=number) for number, row in enumerate(given)]
+            if not loaded:
+                raise ValueError("background holds no row: give rows as a call takes them, or leave it out.")
+            batch = self._batch(loaded, **processor_kwargs).to(self.device)
+            pool = Pool.of(self.model.base_model, encode_batch(self.model, batch), with_absent=False)
+            known = self._background_rows = rows, pool
+        return cast(Pool, known[1])
 
     def _prepare(self, rows: list[dict], reasons: list[str | None], on_error: str, kwargs: dict) -> Any:
         """The model's inputs for the rows that have no reason against them; where the processor refuses them, finds
@@ -217,7 +267,11 @@ class MMFusionPipeline(Pipeline):
         reason = model_outputs["reasons"]
         if (reason[0] if isinstance(reason, list) else reason) is not None:
             return None
-        return self.spell(model_outputs, **kwargs)
+        evidence = model_outputs.pop("evidence", None)
+        answer = self.spell(model_outputs, **kwargs)
+        if evidence is None:
+            return answer
+        return {"answer": answer, "evidence": evidence[0] if isinstance(evidence, list) else evidence}
 
     def spell(self, model_outputs: dict[str, torch.Tensor], **kwargs: Any) -> Any:
         """Turns the tensors of one row into its answer."""

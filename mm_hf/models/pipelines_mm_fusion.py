@@ -47,6 +47,11 @@ class MMFusionClassificationPipeline(MMFusionPipeline):
         on_error (`str`, defaults to `"raise"`): a row that cannot be read, or whose scores are no finite numbers,
             stops the call with an error that names it; with `"skip"` its answer is None, a warning says why, and the
             others are answered.
+        evidence (`bool`, defaults to `False`): the answer to a row is then a dict of `"answer"`, as it is else, and
+            `"evidence"`, what each modality of the row gave to it: see `evidence_of`. Each row is encoded once.
+        background (`list`, *optional*): rows whose items stand in for a modality that is taken away; left out, the
+            learned token of an absent item does (`"absence"` of the evidence says which). Some eight to thirty rows
+            that are like those of the training say most.
         max_length, text_kwargs, images_kwargs…: for the processor.
 
     Raises:
@@ -247,6 +252,10 @@ class MMFusionGenerationPipeline(MMFusionPipeline):
         shape = (rows, len(written.sequences) // rows, -1)  # several texts a row
         return {"sequences": written.sequences.view(shape), "scores": steps.sum(1).exp().view(shape[:2])}
 
+    def said_of(self, answers):
+        """The first text of each row, without its start."""
+        return {None: answers["sequences"][:, 0, 1:]}
+
     def spell(self, model_outputs: dict[str, torch.Tensor]) -> Any:
         """Spells out the texts of one row."""
         processor: Any = self.processor
@@ -306,6 +315,10 @@ class MMFusionSpeechRecognitionPipeline(MMFusionGenerationPipeline):
         logits = heard.logits.masked_fill(~heard.attention_mask[..., None], 0.0)
         written = model.generate(encoder_outputs=encoder_outputs, **generate_kwargs)
         return {"sequences": written[:, None], "logits": logits}
+
+    def said_of(self, answers):
+        """The text of each row; a decoder's begins with a start."""
+        return super().said_of(answers) if hasattr(self.model, "decoder") else {None: answers["sequences"][:, 0]}
 
     def spell(self, model_outputs: dict[str, torch.Tensor]) -> Any:
         """Spells out the text of one row."""

@@ -20,6 +20,7 @@ from .asking import modality_that_asks
 from .checkpoint_files import checksums_of_what_is_written
 from .configuration_mm_fusion import FusionModuleConfig, MMFusionConfig, check_source, part_of_composite
 from .encoders import base_model_of, cut_to_seconds, load_encoder_weights
+from .evidence import EvidenceMixin
 from .freezing import FreezingMixin
 from .head_table import AUTO_MAP, AUTO_MAP_OF, CUSTOM_PIPELINES
 from .modality import MODALITIES, modality_of
@@ -39,7 +40,7 @@ HUB_KEYS = ("revision", "token", "subfolder", "cache_dir", "local_files_only", "
 LOADING_KEYS = ("dtype", "device_map", "max_memory", "quantization_config", "attn_implementation")
 
 
-class MMFusionPreTrainedModel(FreezingMixin, PreTrainedModel):
+class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, PreTrainedModel):
     """Loading, saving and initial weights of all classes of mm_hf."""
 
     config_class = MMFusionConfig

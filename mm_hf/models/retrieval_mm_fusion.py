@@ -130,6 +130,32 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         """Sets the temperature."""
         init.constant_(self.logit_scale, self.config.logit_scale_init_value)
 
+    def answers_said(self, outputs, **settings):
+        """See the method of the base class: it answers nothing, and whether text and item match is explained.
+
+        Raises:
+            ValueError: nobody trained that.
+        """
+        if not self.config.matching_weight:
+            raise ValueError(
+                "matching_weight is 0: this model compares embeddings, each of one modality, and its fusion says "
+                "nothing that could be explained."
+            )
+        return {None: torch.zeros(len(outputs.pooler_output), 1, dtype=torch.int64, device=self.device)}
+
+    def explained(self, outputs, said):
+        """The logit of the match, which is its log odds, and its probability."""
+        logits = self.matching(outputs.pooler_output).double()  # (B, 1)
+        return {None: (logits, logits.sigmoid())}
+
+    def explained_unit(self, task, name=None):
+        """See the method of the base class."""
+        return "log odds"
+
+    def explained_in_words(self, task, said, name=None):
+        """See the method of the base class."""
+        return ["log odds of a match"]
+
     def get_text_features(self, encoder_states: dict[str, EncoderStates] | None = None, **inputs) -> torch.Tensor:
         """The embeddings of texts.
 

@@ -101,6 +101,40 @@ class TaskHead:
             return None
         return logits.float().sigmoid() if self.label_kind == SEVERAL else logits.float().softmax(-1)
 
+    # ---- Evidence: which number of an answer is explained
+
+    def said(self, logits: torch.Tensor) -> torch.Tensor:
+        """Which outputs are explained, `(B, K)` int64, of logits `(B, C)`: the likeliest class, or label; every
+        number."""
+        if self.label_kind == NUMBERS:
+            return torch.arange(logits.shape[-1], device=logits.device).expand(len(logits), -1)
+        return logits.argmax(-1, keepdim=True)
+
+    def explained(self, logits: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+        """The numbers that are explained of these outputs, `(B, K)` float64: of a class or label its log odds, on
+        whose scale what is independent adds up, and no probability saturates; a number in its unit."""
+        logits = logits.double()
+        if self.label_kind != CLASSES:
+            return logits.gather(-1, said)
+        others = logits.scatter(-1, said, -math.inf).logsumexp(-1, keepdim=True)
+        return logits.gather(-1, said) - others if logits.shape[-1] > 1 else logits * 0
+
+    def shown(self, logits: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+        """The same as people read it, `(B, K)`: the probability of the class or label, the number."""
+        chances = self.probabilities(logits)
+        return (logits if chances is None else chances).gather(-1, said)
+
+    def explained_unit(self, name: str | None = None) -> str:
+        """What the numbers are, without which of them; `name` is that of the question."""
+        return name or "the number" if self.label_kind == NUMBERS else "log odds"
+
+    def explained_in_words(self, said: torch.Tensor, name: str | None = None) -> list[str]:
+        """What each of the numbers is; `said` is `(K,)`, of one row, `name` that of the question."""
+        name = self.explained_unit(name)
+        if self.label_kind != NUMBERS:
+            return [f"{name} of {self.labels[place] if self.labels else place!r}" for place in said.tolist()]
+        return [name if self.num_labels == 1 else f"{name} {place}" for place in said.tolist()]
+
     def row_losses(self, scores: torch.Tensor, labels: torch.Tensor, **settings: Any) -> torch.Tensor:
         """The loss of each row.
 

@@ -45,6 +45,7 @@ class Evaluator:
     Attributes:
         model: what is measured; set once it is built or loaded.
         rank, world_size: this process, and how many there are.
+        learned: the training rows, where they are at hand, for items that stand in for others; None: they are not.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Evaluator:
     batch_size: int
     num_workers: int
     model: MMFusionPreTrainedModel = field(init=False, repr=False)
+    learned: Dataset | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
         # Read once: the Trainer takes accelerate's state away while it sets up its own.

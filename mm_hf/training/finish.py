@@ -26,6 +26,7 @@ from .line_answers import keep_answers
 from .linear_floor import linear_floor
 from .provenance import origin
 from .recipe import recipe_of
+from .rests_on import rests_on
 from .run import Run
 from .run_report import write_run
 from .train_arguments import TrainArguments
@@ -36,6 +37,7 @@ Fit = Callable[[Run, MMFusionPreTrainedModel, MultimodalCollator, TrainArguments
 # Of one floor its name, the name of its metric, and its value.
 Floor = tuple[str, str, float]
 WER_OF_MAJORITY = "wer_of_majority"  # compared, but not in `floors`, whose texts are by chrF
+EXPLAINED = 100  # test rows of which the card says what their answers rest on
 STREAMED_LABELS = 10_000  # rows of a stream that the constant guess is learned from: a stream has no known end
 
 
@@ -81,6 +83,11 @@ def finish(run: Run, fit: Fit, history: dict[str, list]):
     if run.train_args.floors:
         line, paired = add_line(run, predictions, results)
         floors += line
+    asked = run.train_args.evidence
+    if (run.train_args.defaults_version > 2 if asked is None else asked) and run.accelerator.is_main_process:
+        started = time.perf_counter()
+        results["evidence"] = rests_on(run, "test", run.splits["train"], EXPLAINED)
+        run.seconds["evidence"] = time.perf_counter() - started
     results["comparisons"] = compare(report["metrics"], floors)
     for comparison in results["comparisons"]:
         if comparison["floor"] == LINE and paired is not None:

@@ -19,6 +19,9 @@ class EvaluateArguments:
     missing: bool = option(
         False, "Measure what it costs when 30, 50, 70 percent and all of the rows lose each modality."
     )
+    evidence: bool = option(
+        True, "Say what the answers rest on: what each modality gave to those to 200 rows, drawn at random."
+    )
     group_column: str | None = option(
         None, "Rows with equal values are drawn together for the intervals; left out, those of one picture."
     )

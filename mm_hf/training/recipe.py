@@ -30,7 +30,7 @@ ONLY_WHERE_GIVEN = (
     *(IMPORT_FILES, *KEPT),
     *("cache_dir", "cache_limit", "cache_dtype", "encoding_workers", "image_draft"),
     *("split_seed", "folds", "fold", "long_text", "text_windows"),
-    *("understand_columns", "ignore_columns", "time_column", "query_modality", "preset"),
+    *("understand_columns", "ignore_columns", "time_column", "query_modality", "preset", "evidence"),
 )
 
 

@@ -412,6 +412,7 @@ def open_checkpoint(
     run.model = head.from_pretrained(args.model, freeze_encoders=True).to(accelerator.device)
     kept = run.model.config.frozen_encoders if data_args.cache_features else []
     run.collator = replace(run.collator, cache=build_cache(run, kept, data_args, new=True))
+    run.learned = train
     return run, name, learned
 
 

@@ -20,7 +20,7 @@ MAY_CHANGE = {
     *("num_train_epochs", "max_steps", "max_train_seconds", "early_stopping_patience"),
     *("logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to", "floors", "floor_budget"),
     *("per_device_eval_batch_size", "dataloader_num_workers", "max_bad_fraction", "max_nonfinite"),
-    *("cache_dir", "cache_limit", "encoding_workers"),
+    *("cache_dir", "cache_limit", "encoding_workers", "evidence"),
 }
 # What runs did before a key was there: a folder whose recipe.json lacks it holds such a run.
 BEFORE_THE_KEY = {"defaults_version": 1}

@@ -114,6 +114,11 @@ class TrainArguments:
         "generation: choose the model by what it writes of the validation part; else by how often it "
         "takes the right next token, which is quicker.",
     )
+    evidence: bool | None = option(
+        None,
+        "Say in the card what the answers rest on: what each modality gave to those to 100 test rows. Left out, true "
+        "from defaults_version 3 on.",
+    )
     floors: bool = option(True, "Measure the floors beside the score.")
     floor_budget: float = option(
         0.25, "Epochs, steps and seconds of models that see one modality alone, as a share of the run's."

@@ -24,7 +24,7 @@ from kill_and_resume import (
 )
 
 import mm_hf
-from mm_hf.commands import evaluate, predict
+from mm_hf.commands import evaluate, explain, predict
 from mm_hf.training import train
 from mm_hf.training.recipe import parse_arguments
 
@@ -157,6 +157,30 @@ def test_evaluation(trained):
     for name, value in results["metrics"].items():
         assert report["metrics"][name]["value"] == pytest.approx(value, abs=1e-4)
     assert (trained / "evaluation/report.html").exists()
+
+
+def test_what_its_answers_rest_on(trained, example):
+    """By one command, in the report and on the card: nothing of it names an example."""
+    call(explain.main, trained, "--max_rows", 5, "--background", 6)
+    evidence = json.loads((trained / "evidence/evidence.json").read_text())
+    assert (len(evidence["rows"]), evidence["background"]) == (5, 6)
+    _, allowed = example.said
+    for record in evidence["rows"]:
+        (answer,) = record["answers"]
+        assert answer["answer"] in allowed
+        assert answer["explained"] == f"log odds of {answer['answer']!r}"
+        assert answer["right"] in ((answer["truth"] == answer["answer"]), None)
+        given = sum(part["value"] for part in answer["modalities"].values())
+        assert given == pytest.approx(answer["value"] - answer["base"], abs=1e-5)
+        assert [item["modality"] for item in record["items"]] == list(answer["modalities"])
+    (rests_on,) = json.loads((trained / "results.json").read_text())["evidence"].values()
+    report = json.loads((trained / "evaluation/evaluation.json").read_text())
+    assert (
+        set(rests_on["modalities"])
+        == set(report["evidence"]["modalities"])
+        == set(evidence["summary"][""]["modalities"])
+    )
+    assert "What it rests on" in (trained / "README.md").read_text()
 
 
 def test_predictions(trained, example, tmp_path):

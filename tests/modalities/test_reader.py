@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import pickle
 
 import pytest
@@ -11,6 +12,7 @@ from modality_cases import BAD, CASES, OF_PLACES, Places
 
 from mm_hf.data import BadRowError, FeatureCache, MultimodalCollator, Rows, describe, load_splits, summary_lines
 from mm_hf.data.modalities import READERS, key_of_part, reader_of, reader_of_part
+from mm_hf.data.shown import KINDS
 from mm_hf.models.modality import MODALITIES
 
 
@@ -133,6 +135,25 @@ def test_several_columns_share_their_items(of_places):
     batch = dataclasses.replace(collator, on_error="skip")(spoilt)
     assert batch[of_places.index].tolist() == [[0, -1], [-1, -1]]
     assert noted(batch) == [0, 1, 1]
+
+
+def test_items_are_shown(case):
+    """As JSON, with the place that each has; what a row does not have is not shown."""
+    one, other, _ = case.items
+    places = 2 if case.several_places else 1
+    collator, reader = collator_of(case, places), reader_of(case.name)
+    row, empty, bad = case.rows(*(Places(items[:places]) for items in ((one, other), (None, None), (BAD, BAD))))
+    items = json.loads(json.dumps(reader.shown(row, collator), allow_nan=False))
+    assert [(item["modality"], item["column"], item["place"]) for item in items] == [
+        (case.name, ", ".join(case.columns) if reader.one_item else column, place)
+        for place, column in enumerate(collator.parts[case.name])
+    ]
+    assert {item["kind"] for item in items} <= {*KINDS}
+    assert all(item["shown"] for item in items)
+    assert (items[0]["kind"] == "other") == (case.name == "place")
+    assert reader.shown(empty, collator) == []
+    with pytest.raises(BadRowError):
+        reader.shown(bad, collator)
 
 
 def test_features_are_kept(case):

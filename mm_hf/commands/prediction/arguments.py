@@ -12,6 +12,7 @@ from ...models.modality import modality_of
 from ...models.names import did_you_mean
 from ...training.by_modality import columns_by_modality, key_in_use, listed, missing_columns, short_keys
 from ...training.data_arguments import keep_plain
+from ...training.flags import ArgumentParser
 from ...training.heads import HEADS
 from ...training.model_arguments import RETRIEVAL
 from ...training.places import find_data
@@ -34,8 +35,21 @@ def parse_arguments(description: str) -> tuple[str, str, Any, Any]:
         the checkpoint, the rows, and both groups of arguments.
     """
     parser = predict_parser(description, "mm_hf predict")
-    import_named(parser)
-    parsed = parser.parse_known_args()[0]
+    args, data_args, others = parse_with_recipe(parser)
+    if data_args.data_root is None:
+        data_args.data_root = data_root_beside(others.run, others.rows)
+    args.output = others.output
+    if os.path.realpath(args.output) == os.path.realpath(others.rows):
+        parser.error(f"--output {args.output} is the file of the rows: name another one.")
+    return others.run, others.rows, args, data_args
+
+
+def parse_with_recipe(parser: ArgumentParser, words: list[str] | None = None) -> tuple[Any, Any, Any]:
+    """Reads the command line, or `words` in its place, of a verb whose first word is a checkpoint; columns that it
+    leaves out are those of the checkpoint's recipe.json. Gives both groups of arguments, and the words before the
+    flags."""
+    import_named(parser, words)
+    parsed = parser.parse_known_args(words)[0]
     file = Path(parsed.run) / "recipe.json"
     try:
         recipe = read_json(file) if file.exists() else {}
@@ -46,19 +60,13 @@ def parse_arguments(description: str) -> tuple[str, str, Any, Any]:
     except (OSError, ValueError) as error:
         parser.error(f"{file}: {error}")
     try:
-        args, data_args, others = parser.parse_args_into_dataclasses()
+        return parser.parse_args_into_dataclasses(words)
     except ValueError as error:
         parser.error(str(error))
-    if data_args.data_root is None:
-        data_args.data_root = data_root_beside(others.run, others.rows)
-    args.output = others.output
-    if os.path.realpath(args.output) == os.path.realpath(others.rows):
-        parser.error(f"--output {args.output} is the file of the rows: name another one.")
-    return others.run, others.rows, args, data_args
 
 
-def load_config(run: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedModel]]:
-    """The checkpoint's config, and its head.
+def load_config(run: str, searches: bool = False) -> tuple[MMFusionConfig, type[MMFusionPreTrainedModel]]:
+    """The checkpoint's config, and its head; with `searches` also one that compares and predicts nothing.
 
     Raises:
         OSError, ValueError: there is none, or it is one that predicts nothing.
@@ -73,7 +81,7 @@ def load_config(run: str) -> tuple[MMFusionConfig, type[MMFusionPreTrainedModel]
     architecture = (config.architectures or [config.model_type])[0]
     if not isinstance(config, MMFusionConfig) or architecture not in heads:
         raise ValueError(f"{run} is a checkpoint of {architecture}; predict takes {', '.join(heads)}.")
-    if heads[architecture] is HEADS[RETRIEVAL]:
+    if heads[architecture] is HEADS[RETRIEVAL] and not searches:
         raise ValueError(f"{run} searches, and predicts nothing of a row: `mm_hf search` is for it.")
     return config, heads[architecture]
 

@@ -73,6 +73,18 @@ def open_part(
     return PartOfRows(open_rows(dataset, "train", columns, data_root, schema), numbers)
 
 
+def parts_of_run(run: str, recipe: dict[str, Any], dataset: str, data_root: str | None) -> tuple[Any, Columns, Any]:
+    """The arguments, the columns and the parts of a run's own data, read and cut as the run did; `recipe` as
+    `find_data` gives it."""
+    keys = dict.fromkeys(key.name for key in fields(DatasetArguments))
+    data_args: Any = SimpleNamespace(**{**keys, **fields_of(recipe), "dataset": dataset})
+    columns = replace(columns_in_use(data_args), weight=recipe.get("weight_column"))
+    known = task_of_head(recipe.get("task"))
+    as_text = columns.labels if known is not None and known.writes else []
+    options = options_of_cut(recipe, Path(run))
+    return data_args, columns, load_splits(dataset, columns, data_root=data_root, as_text=as_text, **options)
+
+
 def rows_of_cut(run: str, dataset: str, split: str | None, data_root: str | None) -> list[int] | None:
     """The numbers of the rows, from 0, of a part that a run cut from the training rows of its own data; None where the
     data are not those of the run, or it cut no such part.
@@ -87,13 +99,7 @@ def rows_of_cut(run: str, dataset: str, split: str | None, data_root: str | None
     recipe = find_data(read_json(file), file.parent)[0]
     if not is_data_of(recipe, dataset):
         return None
-    keys = dict.fromkeys(key.name for key in fields(DatasetArguments))
-    data_args: Any = SimpleNamespace(**{**keys, **fields_of(recipe), "dataset": dataset})
-    columns = replace(columns_in_use(data_args), weight=recipe.get("weight_column"))
-    known = task_of_head(recipe.get("task"))
-    as_text = columns.labels if known is not None and known.writes else []
-    options = options_of_cut(recipe, Path(run))
-    splits = load_splits(dataset, columns, data_root=data_root, as_text=as_text, **options)
+    data_args, columns, splits = parts_of_run(run, recipe, dataset, data_root)
     if part not in splits or SOURCE_ROW not in splits[part].column_names:
         return None
     check_cut(Path(run), data_args, recipe, {name: len(rows) for name, rows in splits.items()})

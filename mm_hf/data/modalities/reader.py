@@ -11,6 +11,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from ...models.modality import MODALITIES, modality_of
 from ..looks import ColumnSample, Evidence
 from ..rows import Columns, is_absent
+from ..shown import shown_other
 from .linear import Place, pooled_features, write_pooled
 
 
@@ -262,6 +263,32 @@ class ModalityReader:
             ValueError: the item cannot be read.
         """
         return None
+
+    def shown(self, row: dict[str, Any], collator: "MultimodalCollator") -> list[dict[str, Any]]:
+        """The items that a row has, as a page shows them: each with its `modality`, its `column`, its `place` among
+        `columns`, and what `shown_item` gives.
+
+        Raises:
+            BadRowError: one of them cannot be read.
+        """
+        items = []
+        for place, column in enumerate(self.columns(collator.columns, collator)):
+            if self.key(row, column, collator) is not None:
+                shown = self.shown_item(self.load(row, column, collator), collator)
+                named = ", ".join(self.data_columns(collator.columns)) if self.one_item else column
+                items.append({"modality": self.name, "column": named, "place": place, **shown})
+        return items
+
+    def shown_item(self, item: Any, collator: "MultimodalCollator") -> dict[str, Any]:
+        """How a page shows an item: as text, if its reader does not say more.
+
+        Args:
+            item: as `load` gives it.
+
+        Returns:
+            its `kind`, one of `data.shown.KINDS`, and under `shown` what a page draws of that kind, as JSON.
+        """
+        return shown_other(item)
 
     def caption(self, row: dict[str, Any], collator: "MultimodalCollator") -> str | None:
         """The row's items in words, for reports; None where it has none."""

@@ -12,6 +12,7 @@ from ...models.recurrent import RecurrentConfig
 from ...models.series import Series, SeriesScaler, as_steps, has_no_steps
 from ..looks import Evidence
 from ..rows import SOURCE_ROW, BadRowError, Rows
+from ..shown import shown_series
 from .linear import step_features
 from .reader import ModalityReader, reader_of, register_reader
 
@@ -114,6 +115,10 @@ class SeriesReader(ModalityReader):
             if not has_no_steps(row[column]):
                 return picture_of_series(collator.processor.series_scaler.check(row[column]))
         return None
+
+    def shown_item(self, item, collator):
+        """Its steps, as the data have them."""
+        return shown_series(item)
 
 
 def check_channels(series: Any, column: str, collator: "MultimodalCollator"):

@@ -17,8 +17,12 @@ from ..item_files import contents_of_file, file_key, file_name_of, some_of, sour
 from ..looks import Evidence
 from ..plain_rows import is_decoded
 from ..rows import BadRowError, resolve_path
+from ..shown import MOST_SECONDS, shown_sound
 from .linear import pooled_features, step_features
 from .reader import ModalityReader, by_column, of_columns, present, register_reader
+
+
+WIDE = 640, 128  # pixels of a spectrogram that has a page's width
 
 
 @register_reader
@@ -88,6 +92,12 @@ class SoundReader(ModalityReader):
             rate = collator.processor.feature_extractor.sampling_rate
             return picture_of_sound(decode_sound(row, columns[0], collator.root, rate), rate)
         return None
+
+    def shown_item(self, item, collator):
+        """Its beginning, and a wide spectrogram."""
+        rate = collator.processor.feature_extractor.sampling_rate
+        start = item[: MOST_SECONDS * rate]
+        return shown_sound(start, rate, picture_of_sound(start, rate, WIDE))
 
     def caption(self, row, collator):
         """The names of the files; empty where they have none."""
@@ -162,15 +172,15 @@ def sound_seconds(sound: dict[str, Any], root: str | None) -> float | None:
         return None
 
 
-def picture_of_sound(samples: np.ndarray, sampling_rate: int) -> Image.Image:
-    """The spectrogram of a sound as a square picture: time to the right, frequency upwards to half the sampling rate,
+def picture_of_sound(samples: np.ndarray, sampling_rate: int, size: tuple[int, int] = (224, 224)) -> Image.Image:
+    """The spectrogram of a sound as a picture of some size: time to the right, frequency upwards to half the sampling rate,
     black what is 80 dB below the loudest; of samples `(S,)`, float."""
     window = sampling_rate // 40  # 25 ms
     padded = np.pad(samples, (0, max(0, window - len(samples))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[:: max(1, window // 3)]  # (T, window)
     power = np.abs(np.fft.rfft(frames * np.hanning(window))).T[::-1] ** 2
     decibels = 10 * np.log10(np.maximum(power / max(power.max(), 1e-12), 1e-8))
-    return Image.fromarray((255 * (1 + decibels / 80)).round().astype(np.uint8)).resize((224, 224)).convert("RGB")
+    return Image.fromarray((255 * (1 + decibels / 80)).round().astype(np.uint8)).resize(size).convert("RGB")
 
 
 def sound_line(sounds: dict[str, Any], name: str) -> str:

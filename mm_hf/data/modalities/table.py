@@ -11,6 +11,7 @@ from ..class_names import names_of_classes
 from ..column_types import STRINGS, count_values
 from ..looks import Evidence
 from ..rows import BadRowError
+from ..shown import shown_table
 from .linear import table_features, write_table
 from .reader import ModalityReader, register_reader
 
@@ -120,6 +121,10 @@ class TableReader(ModalityReader):
     def unseen(self, row, collator):
         """Categories that are not known."""
         return collator.processor.table_schema.unknown(values_of(row, collator))
+
+    def shown_item(self, item, collator):
+        """All columns, in their order."""
+        return shown_table(collator.processor.table_schema.columns, item)
 
     def caption(self, row, collator):
         """The values by their columns."""

@@ -15,6 +15,7 @@ from ...models.text import Text
 from ..column_types import count_values, kind_of
 from ..looks import Evidence
 from ..rows import BadRowError, is_absent
+from ..shown import shown_text
 from .linear import pooled_features, word_features
 from .reader import ModalityReader, by_column, of_columns, register_reader
 
@@ -110,6 +111,10 @@ class TextReader(ModalityReader):
     def lines(self, summary):
         """One line a column."""
         return [line for name, about in of_columns(summary["texts"]) for line in text_lines(about, name=name)]
+
+    def shown_item(self, item, collator):
+        """The text, or its window."""
+        return shown_text(item)
 
     def caption(self, row, collator):
         """The texts, one after the other."""

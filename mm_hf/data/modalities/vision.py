@@ -31,6 +31,7 @@ from ..item_files import (
 from ..looks import Evidence
 from ..plain_rows import is_decoded
 from ..rows import BadRowError, is_absent, resolve_path
+from ..shown import MOST_PIXELS, shown_frames, shown_picture
 from .reader import ModalityReader, present, register_reader
 
 
@@ -139,6 +140,25 @@ class VisionReader(ModalityReader):
         if columns.video is None or is_absent(row[columns.video]):
             return None
         return side_by_side(frames_of(row, collator))
+
+    def shown_item(self, item, collator):
+        """The picture, upright as `load` gives it."""
+        return shown_picture(item)
+
+    def shown(self, row, collator):
+        """Each picture; the frames of a video are one item."""
+        columns, background = collator.columns, collator.processor.image_background
+        items = []
+        for place, column in enumerate(columns.images):
+            if self.key(row, column, collator) is not None:
+                picture = decode_image(row, column, collator.root, background, (MOST_PIXELS, MOST_PIXELS))
+                shown = self.shown_item(picture, collator)
+                items.append({"modality": self.name, "column": column, "place": place, **shown})
+        if columns.video is not None and collator.num_frames and not is_absent(row[columns.video]):
+            shown = shown_frames(frames_of(row, collator))
+            video = {"modality": self.name, "column": columns.video, "place": len(columns.images)}
+            items.append({**video, **shown})
+        return items
 
     def missing(self, columns):
         """A picture, or a video where that is all."""

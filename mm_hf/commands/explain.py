@@ -1,0 +1,281 @@
+"""Says what answers rest on: what each modality of a row gave to them, alone and together with others.
+
+    mm_hf explain runs/houses new.csv
+    mm_hf explain runs/houses --rows 20                    # test rows of the run's own data
+    mm_hf explain me/answers new.jsonl -o evidence --image_column photo --text_column question
+
+It writes evidence.json: for each row its items, the answers, and the exact Shapley value of each modality. These add
+up to what all of them together changed.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from transformers.utils import logging
+
+from .. import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
+from ..data import Columns, MultimodalCollator, Rows, data_root_of, names_of_classes
+from ..evidence.rows import Explainer, choose_rows, encode_background, explain_rows, rows_that_stand_in
+from ..evidence.summary import lines_of_summary, summary_of
+from ..models.coalitions import Pool
+from ..models.ctc_mm_fusion import MMFusionForCTC
+from ..models.evidence import TOKEN
+from ..models.files import read_json
+from ..progress_bar import progress_bar
+from ..tasks import Task
+from ..training.by_modality import listed
+from ..training.data_arguments import DatasetArguments
+from ..training.exits import MEASURING, run_script
+from ..training.places import find_data
+from ..training.recipe import fields_of
+from ..training.reopen import is_data_of
+from ..training.run_folder import write_json
+from ..training.understood import data_root_beside
+from .arguments import ExplainArguments, explain_parser
+from .predict import answers_of
+from .prediction.arguments import columns_of, load_config, parse_with_recipe
+from .prediction.cut_parts import PartOfRows, open_part, parts_of_run
+from .prediction.sources import STDIN, RowSource, check_columns
+
+
+FILE = "evidence.json"
+
+
+def main():
+    """All of it, from top to bottom."""
+    parser = explain_parser(__doc__ or "", "mm_hf explain")
+    args, data_args, words = parse_with_recipe(parser)
+    folder = Path(words.output or Path(words.run if os.path.isdir(words.run) else "runs", "evidence"))
+    if (folder / FILE).exists() and not args.overwrite:
+        parser.error(f"{folder / FILE} is there already: --overwrite replaces it, -o names another folder.")
+    logging.disable_progress_bar()  # of loading weights: seconds
+    evidence = explain_source(words.run, words.file, args, data_args)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / FILE, evidence)
+    print(*lines_of(evidence), sep="\n")
+    print(f"written: {folder / FILE}", flush=True)
+
+
+def explain(run: str, rows: str | Sequence[Mapping[str, Any]] | None = None, **options: Any) -> dict[str, Any]:
+    """For Python; see `mm_hf.evidence.explain`.
+
+    Raises:
+        ValueError: see there.
+    """
+    parser = explain_parser("", "mm_hf explain")
+    flags = [word for key, value in options.items() for word in (f"--{key}", *(map(str, listed(value))))]
+    file = [rows] if isinstance(rows, str | os.PathLike) else []
+
+    def refuse(message: str):
+        raise ValueError(message)
+
+    parser.error = refuse  # type: ignore[assignment, method-assign]
+    args, data_args, words = parse_with_recipe(parser, [str(run), *map(str, file), *flags])
+    given = None if rows is None or file else list(cast(Sequence[Mapping[str, Any]], rows))
+    return explain_source(words.run, words.file, args, data_args, given)
+
+
+class GivenRows(RowSource):
+    """Rows in memory, as dicts of columns."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], columns: Columns, root: str | None):
+        super().__init__(columns)
+        self.rows, self.name, self.root = rows, "the rows", root
+        self.header = list(dict.fromkeys(name for row in rows for name in row))
+        check_columns(columns, self.header, self.name, self.header)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(map(dict, self.rows))
+
+    def count(self) -> int:
+        return len(self.rows)
+
+
+def explain_source(
+    run: str,
+    file: str | None,
+    args: ExplainArguments,
+    data_args: Any,
+    given: Sequence[Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Opens the checkpoint and the rows, and explains them: gives what evidence.json holds.
+
+    Args:
+        run: folder or Hub id.
+        file: of rows; None: `given`, or the run's own data.
+        args, data_args: see `ExplainArguments` and `ColumnArguments`.
+        given: rows in memory.
+
+    Raises:
+        ValueError: a checkpoint, rows or columns that do not fit.
+    """
+    config, head = load_config(run, searches=True)
+    recipe = recipe_beside(run)
+    processor = MMFusionProcessor.from_pretrained(run)
+    columns = columns_of(run, data_args, config, processor)
+    if given is not None:
+        source: RowSource = GivenRows(given, columns, data_args.data_root)
+    else:
+        source = open_source(run, file, args.split, columns, data_args.data_root, recipe, processor)
+    model = head.from_pretrained(run, freeze_encoders=True).eval()
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    collator = MultimodalCollator(
+        processor,
+        columns,
+        on_error="skip",
+        root=source.root,
+        num_frames=columns.frames(config.num_images),
+        table_names=source.class_names,
+        target_end=head is not MMFusionForCTC,
+    )
+    explainer = Explainer(model, collator, tasks_of(config, head, recipe), on_error=data_args.on_error)
+    rows, left_out = rows_of(source, args, explainer.labels())
+    notes = [f"{left_out:,} rows were left out: --rows 0 explains all."] if left_out else []
+    if args.absence != TOKEN:
+        explainer.background, of_rows = background_of(run, explainer, config, recipe, args, rows)
+        notes += of_rows
+    with progress_bar(total=len(rows), unit="row") as bar:
+        records = explain_rows(explainer, rows, done=bar.update)
+    about = explainer.about()
+    about["warnings"] = [*about["warnings"], *notes]
+    if bad := len({entry["row"] for entry in explainer.bad_rows}):
+        about["warnings"].append(f"{bad:,} rows cannot be read, and were left out.")
+    if len(records) + bad < len(rows):
+        about["warnings"].append(f"{len(rows) - len(records) - bad:,} rows have nothing that the model reads.")
+    return {
+        "version": 1,
+        "run": Path(run).name if os.path.isdir(run) else run,
+        **about,
+        "checks": None,
+        "summary": summary_of(records, seed=args.seed) if len(records) > 1 else None,
+        "rows": records,
+    }
+
+
+def recipe_beside(run: str) -> dict[str, Any]:
+    """The recipe.json of a run with its data where they are now, see `find_data`; empty where there is none."""
+    file = Path(run) / "recipe.json"
+    return find_data(read_json(file), file.parent)[0] if file.is_file() else {}
+
+
+def open_source(
+    run: str,
+    file: str | None,
+    split: str | None,
+    columns: Columns,
+    data_root: str | None,
+    recipe: dict[str, Any],
+    processor: MMFusionProcessor,
+) -> RowSource:
+    """The rows of a file, or of the run's own data.
+
+    Raises:
+        ValueError: no rows are named, and the run names no data.
+    """
+    if file is None:
+        if not recipe.get("dataset"):
+            raise ValueError(f"{run} has no recipe.json that names its data: name the rows, mm_hf explain RUN ROWS.")
+        file, data_root = str(recipe["dataset"]), data_root or recipe.get("data_root")
+        split = split or "test"
+    elif is_data_of(recipe, file):
+        data_root = data_root or recipe.get("data_root")
+        split = split or "test"
+    else:
+        data_root = data_root_beside(run, file) if data_root is None and file != STDIN else data_root
+    return open_part(run, file, split, columns, data_root, processor.table_schema)
+
+
+def tasks_of(
+    config: MMFusionConfig, head: type[MMFusionPreTrainedModel], recipe: dict[str, Any]
+) -> dict[str | None, Task]:
+    """By task of the model what is asked, with the column of its labels where that is known."""
+    answers = answers_of(config, head, cast(Any, SimpleNamespace(prefix="", top_k=1, probabilities="best")))
+    labels = listed(recipe.get("label_column"))
+    tasks: dict[str | None, Task] = {}
+    for answer in answers:
+        column = answer.column or (labels[0] if len(labels) == 1 else None)
+        tasks[answer.column or None] = replace(answer.task, column=column)
+    return tasks
+
+
+def rows_of(source: RowSource, args: ExplainArguments, labels: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
+    """The rows that are explained, as the collator takes them, their labels beside; and how many were left out."""
+    numbers = sorted(source.numbers) if isinstance(source, PartOfRows) else itertools.count()
+    count, read = source.count(), iter(source)
+    if count is None:  # nobody knows before they are read
+        all_rows = list(read)
+        count, read = len(all_rows), iter(all_rows)
+    if not count:
+        raise ValueError(f"{source.name} has no row.")
+    chosen = choose_rows(count, args.max_rows or count, args.seed)
+    wanted, rows = set(chosen), []
+    for place, (number, row) in enumerate(itertools.islice(zip(numbers, read), chosen[-1] + 1)):
+        if place in wanted:
+            known = labels_of(source.named(row), labels)
+            rows.append({**source.inputs(row), **known, "row_id": number, "split": source.name})
+    return rows, count - len(chosen)
+
+
+def labels_of(row: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    """The labels of a row that has them; an empty cell is none."""
+    return {name: row[name] for name in labels if row.get(name) not in (None, "")}
+
+
+def background_of(
+    run: str,
+    explainer: Explainer,
+    config: MMFusionConfig,
+    recipe: dict[str, Any],
+    args: ExplainArguments,
+    rows: Sequence[dict[str, Any]],
+) -> tuple[Pool | None, list[str]]:
+    """Training rows of the run, encoded; of a checkpoint whose data are not at hand, or are a stream, some of the rows
+    themselves; and what is to be said of them."""
+    wanted, notes = args.background or rows_that_stand_in(len(config.modalities)), []
+    collator, train = explainer.collator, None
+    if recipe.get("dataset") and not recipe.get("streaming"):
+        try:
+            _, _, splits = parts_of_run(run, recipe, recipe["dataset"], recipe.get("data_root"))
+            train = splits["train"]
+        except (OSError, ValueError) as error:
+            notes.append(f"The training rows of {run} are not at hand ({' '.join(str(error).split())[:200]}).")
+    if train is None:
+        chosen = choose_rows(len(rows), wanted, args.seed)
+        notes.append(f"{len(chosen)} of the rows themselves stand in for what is taken away, and no training rows.")
+        return encode_background(explainer.model, collator, [rows[place] for place in chosen]), notes
+    keys: Any = {**dict.fromkeys(key.name for key in fields(DatasetArguments)), **fields_of(recipe)}
+    columns = columns_of(run, SimpleNamespace(**keys), config, collator.processor)
+    collator = replace(
+        collator,
+        columns=columns,
+        root=data_root_of(recipe["dataset"], recipe.get("data_root")),
+        table_names=names_of_classes(train.features, columns.table),
+    )
+    lacking = dict.fromkeys(column for _, column in columns.named())
+    chosen = choose_rows(len(train), wanted, args.seed)
+    learned = [{**lacking, **row} for row in Rows(train, "train").__getitems__(chosen)]
+    return encode_background(explainer.model, collator, learned), notes
+
+
+def lines_of(evidence: dict[str, Any]) -> list[str]:
+    """What was found, for the terminal."""
+    stands_in = "the absent token" if evidence["absence"] == TOKEN else f"items of {evidence['background']} other rows"
+    lines = [f"{len(evidence['rows']):,} rows; in place of what is taken away: {stands_in}"]
+    for task, summary in (evidence["summary"] or {}).items():
+        lines += lines_of_summary(summary, task)
+    return lines + [f"note: {warning}" for warning in evidence["warnings"]]
+
+
+def script():
+    """The command line."""
+    run_script(main, MEASURING)
+
+
+if __name__ == "__main__":
+    script()

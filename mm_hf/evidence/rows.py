@@ -1,0 +1,232 @@
+"""From a model and rows to records of evidence: what each modality gave to each answer."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+
+from ..data import BadRowError, MultimodalCollator
+from ..data.modalities import reader_of
+from ..data.rows import describe_bad_row
+from ..models.coalitions import Pool, coalition_values, encode_batch
+from ..models.evidence import OTHER_ROWS, TOKEN, CoalitionValues, Said, evidence_of, warnings_of
+from ..models.tasks import CLASSES
+from ..tasks import Task
+
+
+BATCH = 8  # rows that are explained together, and background rows that are encoded together
+# Runs of the fusion a row that stay below the price of one prediction at base size, see benchmarks/explain.py.
+RUNS = 48
+FEWEST = 8  # rows that stand in
+
+
+def rows_that_stand_in(modalities: int) -> int:
+    """How many rows stand in for what is taken away, where nobody says it: fewer where there are more coalitions."""
+    return max(FEWEST, RUNS // max(2**modalities - 2, 2))
+
+
+def choose_rows(count: int, wanted: int, seed: int = 0) -> list[int]:
+    """Rows drawn at random, in their order; all where there are no more."""
+    return sorted(np.random.default_rng(seed).choice(count, min(wanted, count), replace=False).tolist())
+
+
+def encode_background(model: Any, collator: MultimodalCollator, rows: Sequence[dict[str, Any]]) -> Pool | None:
+    """Rows whose items stand in, encoded; None where nothing of them can be read.
+
+    Args:
+        model: one with a head, in eval mode.
+        collator: that passes over bad rows.
+        rows: as the collator takes them.
+    """
+    pool = None
+    for start in range(0, len(rows), BATCH):
+        batch = send_to_device(collator(list(rows[start : start + BATCH])), model.device)
+        with torch.no_grad():
+            part = Pool.of(model.base_model, encode_batch(model, batch), with_absent=False)
+            pool = part if pool is None else pool.beside(part)
+    return pool
+
+
+@dataclass
+class Explainer:
+    """Says of rows what their answers rest on.
+
+    Args:
+        model: one with a head.
+        collator: what makes its batches; bad rows are passed over.
+        tasks: by the task of the model's head, None where there is but one, what is asked; `column` is that of its
+            labels, where rows have these.
+        background: rows that stand in for what is taken away; None: the absent token does.
+        settings: of `generate`, of a model that writes.
+        on_error: `"raise"` stops at a row that cannot be read; `"skip"` leaves it out.
+
+    Attributes:
+        bad_rows: the entries (see `BadRowError`) of those that were left out.
+    """
+
+    model: Any
+    collator: MultimodalCollator
+    tasks: dict[str | None, Task]
+    background: Pool | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    on_error: str = "skip"
+    bad_rows: list[dict[str, Any]] = field(default_factory=list, init=False)
+
+    @property
+    def absence(self) -> str:
+        """What stands in for what is taken away."""
+        return TOKEN if self.background is None else OTHER_ROWS
+
+    def about(self) -> dict[str, Any]:
+        """What all rows of evidence.json have in common."""
+        rows = 0 if self.background is None else self.background.rows
+        return {"absence": self.absence, "background": rows, "warnings": warnings_of(self.model, self.absence)}
+
+    def labels(self) -> list[str]:
+        """The columns of labels that are known."""
+        return [str(task.column) for task in self.tasks.values() if task.column]
+
+    def explain(self, rows: Sequence[dict[str, Any]], items: bool = True) -> list[dict[str, Any]]:
+        """The records of some rows, in their order; of rows that cannot be read, or have nothing to look at, none.
+
+        Args:
+            rows: as the collator takes them, each with its `row_id`; labels under the columns of the tasks.
+            items: show what the rows hold.
+
+        Raises:
+            ValueError: a row that cannot be read, where such rows are not left out.
+        """
+        rows, batch = list(rows), self.collator(list(rows))
+        bad = batch.get("bad_rows", [])
+        self.bad_rows += bad
+        if bad and self.on_error == "raise":
+            raise ValueError(f"{describe_bad_row(bad[0])} (--on_error skip leaves such rows out.)")
+        unreadable = {entry["row"] for entry in bad}
+        with torch.no_grad():
+            states = encode_batch(self.model, send_to_device(batch, self.model.device))
+            judged, said = self.judge(states, rows)
+        values = coalition_values(self.model, states, self.background, said, **self.settings)
+        if said is None:
+            judged = self.read(values, rows)
+        records = []
+        for row, of_tasks, judgements in zip(rows, values, judged):
+            if row["row_id"] in unreadable or not any(one.players for one in of_tasks.values()):
+                continue
+            record = {"row": row["row_id"], "items": self.items(row) if items else []}
+            records.append({**record, "answers": self.answers(of_tasks, judgements)})
+        return records
+
+    def answers(
+        self, values: dict[str | None, CoalitionValues], judgements: dict[str | None, tuple]
+    ) -> list[dict[str, Any]]:
+        """The answers of one row, as evidence.json has them."""
+        answers = []
+        names = {task: of_task.column for task, of_task in self.tasks.items()}
+        for evidence in evidence_of(self.model, values, names):
+            task = evidence.pop("task")
+            answer, truth, right = judgements[task]
+            has_chances = self.tasks[task].writes or not self.has_numbers(task)
+            everything = values[task].shown[-1, 0].item()
+            answers.append(
+                {
+                    "task": task,
+                    "answer": answer,
+                    "truth": truth,
+                    "right": right,
+                    "probability": everything if has_chances else None,
+                    "confidence": None,
+                    **self.spelled(evidence),
+                    "parts": [],
+                }
+            )
+        return answers
+
+    def has_numbers(self, task: str | None) -> bool:
+        """Whether a task answers by numbers, and not by what has a probability."""
+        heads = self.model.last_layers()
+        return task in heads and heads[task][1].probabilities(torch.zeros(1, heads[task][1].num_labels)) is None
+
+    def spelled(self, evidence: dict[str, Any]) -> dict[str, Any]:
+        """Evidence with the tokens of a text in words."""
+        for token in evidence.get("tokens", []):
+            token["text"] = self.collator.processor.tokenizer.decode([token.pop("id")])
+        return evidence
+
+    def judge(self, states: Any, rows: list[dict[str, Any]]) -> tuple[list[dict[str | None, tuple]], Said | None]:
+        """For each row by task the answer, the truth and whether it is right, None where nobody knows; and what is
+        explained, where the task says another class than the likeliest. Nothing of either of a model that writes or
+        compares: see `read`."""
+        heads = {task: head for task, (_, head) in self.model.last_layers().items()}
+        if not heads or any(task.writes for task in self.tasks.values()):
+            return [], None
+        logits: Any = self.model(encoder_states=states).logits
+        logits = logits if isinstance(logits, dict) else {None: logits}
+        judged: list[dict[str | None, tuple]] = [{} for _ in rows]
+        said: Said = {}
+        for name, task in self.tasks.items():
+            answers = task.answers(logits[name].cpu())
+            said[name] = heads[name].said(logits[name])
+            if heads[name].label_kind == CLASSES and answers.ndim == 1:
+                said[name] = answers[:, None].to(said[name].device)
+            for row, answer, of_row in zip(rows, answers, judged):
+                truth = self.truth(task, row)
+                right = None if truth is None or truth.is_floating_point() else bool((answer == truth).all())
+                of_row[name] = (task.spell(answer), None if truth is None else task.spell(truth), right)
+        return judged, said
+
+    def truth(self, task: Task, row: dict[str, Any]) -> torch.Tensor | None:
+        """The label of a row in the shape of an answer; None where it has none that can be read."""
+        if row.get(str(task.column)) is None:
+            return None
+        bad: list[BadRowError] = []
+        label = task.label_tensor([row], bad)
+        return None if bad or not bool(task.has_label(label)[0]) else task.targets(label)[0]
+
+    def read(self, values: list[dict[str | None, CoalitionValues]], rows: list) -> list[dict[str | None, tuple]]:
+        """As `judge`, of what was written, and of pairs."""
+        judged = []
+        for of_tasks, row in zip(values, rows):
+            task, of_task = self.tasks[None], of_tasks[None]
+            if not task.writes:
+                judged.append({None: ("match" if of_task.shown[-1, 0] > 0.5 else "no match", None, None)})
+                continue
+            (text,) = self.collator.texts_of(of_task.said[None])
+            truth = row.get(str(task.column))
+            truth = None if truth is None else str(truth)
+            judged.append({None: (text or "", truth, None if truth is None else (text or "") == truth)})
+        return judged
+
+    def items(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """What a row holds, as a page shows it; what cannot be read is not there."""
+        items = []
+        for name, columns in self.collator.parts.items():
+            if columns:
+                try:
+                    items += reader_of(name).shown(row, self.collator)
+                except BadRowError:
+                    continue
+        return items
+
+
+def explain_rows(
+    explainer: Explainer, rows: Iterable[dict[str, Any]], items: bool = True, done: Callable[[int], Any] = int
+) -> list[dict[str, Any]]:
+    """The records of all rows, a few at a time; `done` is called with the number of rows that came."""
+    records: list[dict[str, Any]] = []
+    waiting: list[dict[str, Any]] = []
+
+    def flush():
+        if waiting:
+            records.extend(explainer.explain(waiting, items))
+            done(len(waiting))
+            waiting.clear()
+
+    for row in rows:
+        waiting.append(row)
+        if len(waiting) == BATCH:
+            flush()
+    flush()
+    return records

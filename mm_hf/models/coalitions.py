@@ -1,0 +1,282 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""The coalitions of the modalities of rows: everything is encoded and projected once, what depends on one item alone
+is computed once for it, and then rows are put together, each modality from the row itself or from one that stands in.
+
+Notation used for tensor shapes: see `modeling_outputs`. `M` modalities of a model, `P` of a row.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+
+from .evidence import TOKEN, CoalitionValues, Said
+from .modality import modality_of
+from .modeling_outputs import EncoderStates, FusedStates, FusionMemory, MMFusionModelOutput, TokenStates
+
+
+MOST_MODALITIES = 10  # 1,024 coalitions a row
+ROWS_AT_ONCE = 32  # coalitions that go through the fusion together
+
+
+@dataclass
+class Pool:
+    """Rows at the fusion width, each modality of each of which can be taken alone.
+
+    Args:
+        rows: how many.
+        states: tokens by modality, `index` `(rows,)`.
+        memory: what the fusion needs of the modalities that do not ask, where that does not depend on the query.
+    """
+
+    rows: int
+    states: dict[str, TokenStates]
+    memory: FusionMemory | None = None
+
+    @classmethod
+    def of(cls, base: Any, encoder_states: Mapping[str, EncoderStates], with_absent: bool = True) -> "Pool":
+        """Rows that were encoded; behind them, with `with_absent`, one that has no item at all."""
+        states, rows = {}, 0
+        for name, state in encoder_states.items():
+            index = state.index
+            if index is None:
+                index = torch.arange(state.count(), device=base.device)
+            rows = len(index)
+            if with_absent:
+                index = torch.cat([index, torch.full_like(index[:1], -1)])
+            states[name] = replace(state, index=index)
+        projected, memory = base.project(states), None
+        if base.fusion.supports_memory_cache:
+            asking = base.config.fusion_module_config.query_modality
+            memory = base.fusion.prepare({name: state for name, state in projected.items() if name != asking})
+            projected = {asking: projected[asking]}
+        return cls(rows + with_absent, projected, memory)
+
+    def beside(self, other: "Pool") -> "Pool":
+        """The rows of another behind its own."""
+        states = {name: joined(state, other.states[name]) for name, state in self.states.items()}
+        memory = None
+        if self.memory is not None and other.memory is not None:
+            parts: dict[str, Any] = {"key_states": {}, "value_states": {}}
+            memories = {name: joined(state, other.memory.states[name]) for name, state in self.memory.states.items()}
+            for key, of_names in parts.items():
+                for name, state in memories.items():
+                    length, places = state.tokens.shape[1], state.places
+                    of_names[name] = tuple(
+                        torch.cat([longer(one, length, places), longer(two, length, places)])
+                        for one, two in zip(getattr(self.memory, key)[name], getattr(other.memory, key)[name])
+                    )
+            memory = FusionMemory(states=memories, **parts)
+        return Pool(self.rows + other.rows, states, memory)
+
+    def fuse(self, base: Any, chosen: Mapping[str, torch.Tensor], return_tokens: bool) -> FusedStates:
+        """Fuses rows that are put together.
+
+        Args:
+            base: the `MMFusionModel`.
+            chosen: by modality `(N,)` int64, the row here that each takes its items from.
+            return_tokens: see `Fusion.forward`.
+        """
+
+        def of_rows(states: Mapping[str, TokenStates]) -> dict[str, TokenStates]:
+            return {
+                name: replace(state, index=cast(torch.Tensor, state.index).index_select(0, chosen[name]))
+                for name, state in states.items()
+            }
+
+        memory = None if self.memory is None else replace(self.memory, states=of_rows(self.memory.states))
+        return base.fusion(of_rows(self.states), memory=memory, return_tokens=return_tokens)
+
+
+def longer(values: torch.Tensor, length: int, places: torch.Tensor | None) -> torch.Tensor:
+    """Tokens, or what goes with each, `(U, T, …)`, padded to a length; where rows have several places, place by
+    place."""
+    missing = length - values.shape[1]
+    if not missing:
+        return values
+    if places is None:
+        return torch.cat([values, values.new_zeros(len(values), missing, *values.shape[2:])], dim=1)
+    each = values.unflatten(1, (places.shape[1], -1))  # (U, places, T, …)
+    empty = values.new_zeros(*each.shape[:2], missing // places.shape[1], *values.shape[2:])
+    return torch.cat([each, empty], dim=2).flatten(1, 2)
+
+
+def joined(one: TokenStates, other: TokenStates) -> TokenStates:
+    """The items of two states as those of one; padding changes no result.
+
+    Raises:
+        ValueError: pictures whose grids differ, and whose cells a fusion places by them.
+    """
+    length, mask, coordinates = max(one.tokens.shape[1], other.tokens.shape[1]), None, one.coordinates
+    if coordinates is None or (other.coordinates is not None and len(other.coordinates) > len(coordinates)):
+        coordinates = other.coordinates
+    for state in (one, other):
+        known = state.coordinates
+        if known is not None and coordinates is not None and not torch.equal(known, coordinates[: len(known)]):
+            raise ValueError("The background has items of another size than the rows: give both one size.")
+    if one.mask is not None or other.mask is not None or one.tokens.shape[1] != other.tokens.shape[1]:
+        masks = [
+            torch.ones(state.tokens.shape[:2], dtype=torch.bool, device=state.tokens.device)
+            if state.mask is None
+            else state.mask
+            for state in (one, other)
+        ]
+        mask = torch.cat([longer(values, length, state.places) for values, state in zip(masks, (one, other))])
+    index = torch.cat([cast(torch.Tensor, one.index), cast(torch.Tensor, other.index) + len(one.tokens)])
+    return TokenStates(
+        tokens=torch.cat([longer(state.tokens, length, state.places) for state in (one, other)]),
+        mask=mask,
+        index=index,
+        pooled=torch.cat([one.pooled, other.pooled]),
+        coordinates=coordinates,
+        places=None if one.places is None else torch.cat([one.places, cast(torch.Tensor, other.places)]),
+    )
+
+
+def encode_batch(model: Any, batch: Mapping[str, Any]) -> dict[str, EncoderStates]:
+    """What `encode` gives for a batch as a collator or a processor makes it; labels and the like are left out."""
+    base = model.base_model
+    indices = {name: batch.get(modality_of(name).index_name) for name in base.encoders}
+    inputs = {
+        key: batch[key]
+        for name in base.encoders
+        for key in (*modality_of(name).inputs, "inputs_embeds")
+        if key in batch
+    }
+    return base.encode(indices, batch.get("encoder_states"), **inputs)
+
+
+def as_model_output(fused: FusedStates) -> MMFusionModelOutput:
+    """What heads that read tokens take."""
+    ids = fused.modality_ids
+    return MMFusionModelOutput(
+        last_hidden_state=fused.tokens,
+        pooler_output=fused.pooled,
+        attention_mask=fused.mask,
+        modality_ids=None if ids is None else ids.expand(len(fused.pooled), -1),
+    )
+
+
+@torch.no_grad()
+def coalition_values(
+    model: Any,
+    encoder_states: Mapping[str, EncoderStates],
+    background: Pool | None = None,
+    said: Said | None = None,
+    rows_at_once: int = ROWS_AT_ONCE,
+    **settings: Any,
+) -> list[dict[str | None, CoalitionValues]]:
+    """The values of all coalitions of the modalities that each row has. What a row lacks is no player: all of them
+    lack it.
+
+    Args:
+        model: one with a head; it is run in eval mode.
+        encoder_states: of the rows, what `encode` gave.
+        background: rows whose items stand in, see `Pool.of` (`with_absent=False`); None: the absent token does.
+        said: what is explained; left out, what the model answers.
+        rows_at_once: rows of the fusion.
+        settings: of `generate`, where the model writes and `said` is left out.
+
+    Returns:
+        for each row by task. The same row has the same values in whatever batch it stands.
+
+    Raises:
+        ValueError: more modalities than `MOST_MODALITIES`; a model that has no answer; a background without rows.
+    """
+    base, was_training = model.base_model, model.training
+    if background is not None and not background.rows:
+        raise ValueError(f"The background has no row: give one at least, or let the {TOKEN} stand in.")
+    model.eval()
+    try:
+        return Coalitions(model, base, encoder_states, background, rows_at_once).values(said, settings)
+    finally:
+        model.train(was_training)
+
+
+class Coalitions:
+    """The coalitions of the rows of one batch; arguments as for `coalition_values`."""
+
+    def __init__(self, model, base, encoder_states, background: Pool | None, rows_at_once: int):
+        self.model, self.base, self.rows_at_once = model, base, rows_at_once
+        self.names = list(encoder_states)
+        pool = Pool.of(base, encoder_states)
+        self.rows = pool.rows - 1  # the last one has no item
+        self.pool = pool if background is None else pool.beside(background)
+        stands_in = [self.rows] if background is None else list(range(pool.rows, pool.rows + background.rows))
+        self.players = [
+            [name for name in self.names if has_item(encoder_states[name], row)] for row in range(self.rows)
+        ]
+        most = max(map(len, self.players), default=0)
+        if most > MOST_MODALITIES:
+            raise ValueError(
+                f"A row has {most} modalities, which make {2**most:,} coalitions: evidence is for {MOST_MODALITIES} "
+                "at most."
+            )
+        self.stands_in = len(stands_in)
+        # Of each run of the fusion the rows that its items are from, and the row that it belongs to. Of a row all runs
+        # of a coalition come one after another; that of all of its modalities is the last one, and a single run.
+        chosen: list[list[int]] = []
+        owner: list[int] = []
+        for row, players in enumerate(self.players):
+            for members in range(2 ** len(players)):
+                lost = {name for place, name in enumerate(players) if not members >> place & 1}
+                for other in stands_in if lost else [row]:
+                    chosen.append([other if name in lost else row for name in self.names])
+                    owner.append(row)
+        self.chosen, self.owner = (torch.tensor(values, device=base.device) for values in (chosen, owner))
+
+    def outputs(self, chosen: torch.Tensor) -> MMFusionModelOutput:
+        """Rows put together, `(N, M)`, fused."""
+        by_name = dict(zip(self.names, chosen.T))
+        return as_model_output(self.pool.fuse(self.base, by_name, self.model.reads_tokens))
+
+    def answers(self, settings: Mapping[str, Any]) -> Said:
+        """What the model says of the rows as they are."""
+        rows = torch.arange(self.rows, device=self.base.device)[:, None].expand(-1, len(self.names))
+        return self.model.answers_said(self.outputs(rows), **settings)
+
+    def values(self, said: Said | None, settings: Mapping[str, Any]) -> list[dict[str | None, CoalitionValues]]:
+        """See `coalition_values`."""
+        said = self.answers(settings) if said is None else said
+        parts: dict[str | None, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        for runs, outputs in self.runs():
+            of_runs = {task: values[self.owner[runs]] for task, values in said.items()}
+            for task, pair in self.model.explained(outputs, of_runs).items():
+                parts.setdefault(task, []).append(pair)
+        tables = {task: [torch.cat(values).cpu() for values in zip(*pairs)] for task, pairs in parts.items()}
+        evidence: list[dict[str | None, CoalitionValues]] = []
+        start = 0
+        for row, players in enumerate(self.players):
+            runs = slice(start, start + (2 ** len(players) - 1) * self.stands_in + 1)
+            start = runs.stop
+            evidence.append(
+                {
+                    task: CoalitionValues(players, *map(self.by_coalition, (v[runs], s[runs])), said[task][row].cpu())
+                    for task, (v, s) in tables.items()
+                }
+            )
+        return evidence
+
+    def by_coalition(self, values: torch.Tensor) -> torch.Tensor:
+        """Of the runs of one row, `(N, K)`, those of each coalition: `(2^P, R, K)`, R rows that stand in."""
+        fewer = values[:-1].unflatten(0, (-1, self.stands_in)) if len(values) > 1 else values[:0].unsqueeze(1)
+        everything = values[-1:].unsqueeze(1)
+        return torch.cat([fewer.expand(-1, self.stands_in, -1), everything.expand(-1, self.stands_in, -1)])
+
+    def runs(self) -> Iterable[tuple[torch.Tensor, MMFusionModelOutput]]:
+        """Numbers of runs, and what the fusion gave. Runs of the same items are one, unless tokens are read: the
+        coalition without any modality is the same for every row."""
+        if self.model.reads_tokens:
+            for runs in torch.arange(len(self.chosen), device=self.base.device).split(self.rows_at_once):
+                yield runs, self.outputs(self.chosen[runs])
+            return
+        distinct, place = self.chosen.unique(dim=0, return_inverse=True)
+        pooled = torch.cat([self.outputs(part).pooler_output for part in distinct.split(self.rows_at_once)])
+        yield torch.arange(len(place), device=place.device), MMFusionModelOutput(pooler_output=pooled[place])
+
+
+def has_item(states: EncoderStates, row: int) -> bool:
+    """Whether a row has an item of a modality."""
+    return states.index is None or bool((states.index[row] >= 0).any())

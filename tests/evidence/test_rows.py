@@ -1,0 +1,169 @@
+"""From a checkpoint and rows to records: what `mm_hf explain` and `mm_hf.evidence` give."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mm_hf
+from mm_hf.commands.explain import main
+from mm_hf.evidence import explain
+from mm_hf.evidence.rows import choose_rows, rows_that_stand_in
+from mm_hf.evidence.summary import summary_of
+
+
+STORED = Path(__file__).parents[1] / "data/checkpoints"
+ROWS = STORED / "rows/rows.csv"
+PAIR = {"image_column": "photo", "text_column": "text"}
+
+
+def gap(answer) -> float:
+    return abs(answer["value"] - answer["base"] - sum(part["value"] for part in answer["modalities"].values()))
+
+
+@pytest.fixture(scope="module")
+def evidence() -> dict:
+    return explain(str(STORED / "heads/question_answering"), str(ROWS), max_rows=12, background=4, **PAIR)
+
+
+def test_a_file_of_rows(evidence):
+    assert (evidence["version"], evidence["run"], evidence["absence"]) == (1, "question_answering", "other_rows")
+    assert evidence["background"] == 4
+    assert json.loads(json.dumps(evidence, allow_nan=False)) == evidence
+    assert any("4" in warning for warning in evidence["warnings"])  # rows of the file stand in
+    assert any("36" in warning for warning in evidence["warnings"])  # and so many are left out
+    with open(ROWS) as file:
+        rows = list(csv.DictReader(file))
+    assert [record["row"] for record in evidence["rows"]] == choose_rows(48, 12)
+    for record in evidence["rows"]:
+        row = rows[record["row"]]
+        items = {item["modality"]: item for item in record["items"]}
+        assert items["text"]["shown"] == {"text": row["text"]}
+        assert ("vision" in items) == bool(row["photo"])
+        (answer,) = record["answers"]
+        assert set(answer["modalities"]) == set(items)
+        assert gap(answer) <= 1e-5
+        assert answer["explained"] == f"log odds of {answer['answer']!r}"
+        assert answer["probability"] == pytest.approx(answer["modalities"]["text"]["with"])
+        assert (answer["truth"], answer["right"], answer["parts"]) == (None, None, [])
+    assert evidence["rows"][0]["items"][0]["shown"]["src"].startswith("data:image/")
+
+
+def test_a_row_alone_has_the_same_values(evidence):
+    """In memory, and whatever else is explained beside it; the rows that stand in are others here, so by the token."""
+    with open(ROWS) as file:
+        rows = list(csv.DictReader(file))
+    folder = str(STORED / "heads/question_answering")
+    options = {**PAIR, "absence": "token", "data_root": str(ROWS.parent)}
+    given = [{**row, "photo": row["photo"] or None} for row in rows[:9]]
+    together = mm_hf.evidence.explain(folder, given, max_rows=0, **options)
+    assert together["background"] == 0
+    assert "modality_dropout" in together["warnings"][0]
+    for number in (0, 5):
+        (alone,) = explain(folder, given[number : number + 1], **options)["rows"]
+        expected = together["rows"][number]["answers"][0]
+        for name, part in alone["answers"][0]["modalities"].items():
+            assert part["value"] == pytest.approx(expected["modalities"][name]["value"], abs=1e-4)
+
+
+def test_several_tasks_and_numbers():
+    evidence = explain(str(STORED / "heads/multi_task"), str(ROWS), max_rows=5, **PAIR)
+    for record in evidence["rows"]:
+        by_task = {answer["task"]: answer for answer in record["answers"]}
+        assert list(by_task) == ["colour", "price", "seen"]
+        assert by_task["price"]["explained"] == "price"
+        assert by_task["price"]["probability"] is None
+        assert by_task["price"]["value"] == pytest.approx(float(by_task["price"]["answer"]), abs=1e-3)
+        with open(ROWS) as file:
+            row = list(csv.DictReader(file))[record["row"]]
+        assert by_task["colour"]["truth"] == row["colour"]
+        assert by_task["colour"]["right"] == (by_task["colour"]["answer"] == row["colour"])
+        assert float(by_task["price"]["truth"]) == pytest.approx(float(row["price"]))
+    assert set(evidence["summary"]) == {"colour", "price", "seen"}
+
+
+@pytest.mark.parametrize("head", ["generation", "retrieval"])
+def test_texts_and_pairs(head):
+    evidence = explain(str(STORED / "heads" / head), str(ROWS), max_rows=3, background=2, **PAIR)
+    for record in evidence["rows"]:
+        (answer,) = record["answers"]
+        assert gap(answer) <= 1e-5
+        assert 0 <= answer["probability"] <= 1
+        if head == "generation":
+            assert answer["tokens"]
+            assert all(isinstance(token["text"], str) for token in answer["tokens"])
+        else:
+            assert answer["answer"] in ("match", "no match")
+
+
+def test_a_table_and_a_series():
+    rows = [
+        {"beds": 3, "kind": "old", "noise": [[1.0, 2.0], [2.0, 1.0]]},
+        {"beds": None, "kind": None, "noise": [[3.0, 1.0]]},
+    ]
+    folder = str(STORED / "heads/regression")
+    evidence = explain(folder, rows, table_columns=["beds", "kind"], series_column="noise")
+    first, second = evidence["rows"]
+    items = {item["modality"]: item for item in first["items"]}
+    assert items["tabular"]["shown"] == {"columns": ["beds", "kind"], "values": ["3", "old"]}
+    assert items["series"]["shown"]["values"] == [[1.0, 2.0], [2.0, 1.0]]
+    assert set(second["answers"][0]["modalities"]) == {"series"}
+    assert first["answers"][0]["explained"] == "the number"
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    words = [str(STORED / "heads/question_answering"), str(ROWS), "-o", str(tmp_path), "--rows", "3"]
+    monkeypatch.setattr(sys, "argv", ["mm_hf explain", *words, "--image_column", "photo", "--text_column", "text"])
+    main()
+    written = json.loads((tmp_path / "evidence.json").read_text())
+    assert len(written["rows"]) == 3
+    assert "evidence.json" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main()
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [({"absence": "nothing"}, "nothing"), ({"background": 0}, "background"), ({"text_column": "words"}, "words")],
+)
+def test_refusals(options, value):
+    with pytest.raises(ValueError, match=value):
+        explain(str(STORED / "heads/question_answering"), str(ROWS), **{**PAIR, **options})
+
+
+def test_a_run_without_data_needs_rows():
+    with pytest.raises(ValueError, match="ROWS"):
+        explain(str(STORED / "heads/question_answering"), **PAIR)
+
+
+def test_how_many_rows_stand_in():
+    assert [rows_that_stand_in(count) for count in (1, 2, 3, 4)] == [24, 24, 8, 8]
+
+
+def test_means_over_rows():
+    def answer(value, shares=(1.0, 0.0, 0.0)):
+        kinds = dict(zip(("unique", "redundant", "synergistic"), shares))
+        return {
+            "task": None,
+            "unit": "log odds",
+            "modalities": {"a": {"value": value}},
+            "shares": kinds,
+            "amount": abs(value),
+        }
+
+    records = [{"answers": [answer(1.0)]}, {"answers": [answer(-3.0, (0.0, 0.0, 1.0))]}]
+    summary = summary_of(records)[""]
+    assert summary["modalities"]["a"]["mean"] == pytest.approx(2)
+    assert summary["modalities"]["a"]["signed"]["mean"] == pytest.approx(-1)
+    assert summary["modalities"]["a"]["low"] == pytest.approx(1)
+    assert summary["shares"] == {"unique": 0.25, "redundant": 0.0, "synergistic": 0.75}
+    assert summary_of([]) is None
+
+
+def test_importing_it_is_light():
+    code = "import sys, mm_hf; mm_hf.evidence.explain; assert 'mm_hf.commands.explain' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

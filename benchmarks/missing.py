@@ -18,10 +18,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mm_hf.evidence.asking import answers_of_part, learn_missing
-from mm_hf.evidence.cost_curve import Point, cost_curve, plot_cost_curve, price_of, score_at
+from mm_hf.evaluation.plots import plot_cost_curve
+from mm_hf.evidence.cost_curve import Point, cost_curve, price_of, score_at
 from mm_hf.prepare import moving_shapes, smart_home
 from mm_hf.training import train
+from mm_hf.training.asking import answers_of_part, learn_missing
 from mm_hf.training.provenance import commit_or_version, hardware
 from mm_hf.training.recipe_files import packaged_recipes
 from mm_hf.training.run_folder import write_json

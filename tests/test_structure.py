@@ -96,13 +96,7 @@ ALLOWED = {
     "prepare": {"models", "data", "progress_bar"},
     "tasks": {"models", "data", "evaluation", "progress_bar"},
 }
-ORDER = (
-    "training",
-    "evidence",
-    "commands",
-    "cli",
-    "__main__",
-)  # of what runs: each may use what stands before it, and all below
+ORDER = ("training", "commands", "cli", "__main__")  # of what runs: each may use what stands before it, and all below
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=name_of)

@@ -46,6 +46,7 @@ from ..models.text import Text
 from ..models.vision import Vision
 from ..progress_bar import progress_bar
 from ..tasks import Task
+from ..training.asking import kept_curve
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator, OtherPictures
 from ..training.exits import MEASURING, run_script
@@ -293,6 +294,7 @@ def write_evaluation(
         "labels": task.classes,
         **analysis,
         "evidence": evidence,
+        "cost_curve": kept_curve(args.model),
         "seed": args.seed,
         "max_rows": args.max_rows,
         "run": {

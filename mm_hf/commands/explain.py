@@ -29,6 +29,7 @@ from ..models.evidence import TOKEN
 from ..models.files import read_json
 from ..progress_bar import progress_bar
 from ..tasks import Task
+from ..training.asking import lines_of_missing, missing_section
 from ..training.by_modality import listed
 from ..training.data_arguments import DatasetArguments
 from ..training.exits import MEASURING, run_script
@@ -148,12 +149,17 @@ def explain_source(
         about["warnings"].append(f"{bad:,} rows cannot be read, and were left out.")
     if len(records) + bad < len(rows):
         about["warnings"].append(f"{len(rows) - len(records) - bad:,} rows have nothing that the model reads.")
+    missing = None
+    if args.missing:
+        of_run = args.given or [] if file is None and given is None else None
+        missing = missing_section(run, model, collator, rows, args.prices, args.until, of_run)
     return {
         "version": 1,
         "run": Path(run).name if os.path.isdir(run) else run,
         **about,
         "checks": None,
         "summary": summary_of(records, seed=args.seed) if len(records) > 1 else None,
+        "missing": missing,
         "rows": records,
     }
 
@@ -269,6 +275,7 @@ def lines_of(evidence: dict[str, Any]) -> list[str]:
     lines = [f"{len(evidence['rows']):,} rows; in place of what is taken away: {stands_in}"]
     for task, summary in (evidence["summary"] or {}).items():
         lines += lines_of_summary(summary, task)
+    lines += lines_of_missing(evidence["missing"]) if evidence["missing"] else []
     return lines + [f"note: {warning}" for warning in evidence["warnings"]]
 
 

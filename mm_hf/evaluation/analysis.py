@@ -13,7 +13,7 @@ from .comparisons import LINE, compare, constant_of, figure, verdict
 from .diagnostics import worst_mistakes
 from .intervals import CONFIDENCE, metrics_with_intervals
 from .paired import paired_metrics
-from .plots import NO_PICTURE, plot_evidence, plot_missing, plot_predictions, plot_reliability
+from .plots import NO_PICTURE, plot_cost_curve, plot_evidence, plot_missing, plot_predictions, plot_reliability
 
 
 def analyse(
@@ -141,6 +141,8 @@ def draw(
         plot_missing(analysis["missing"], file("missing.png"))
     if analysis.get("evidence"):
         plot_evidence(analysis["evidence"], file("evidence.png"))
+    if analysis.get("cost_curve"):
+        plot_cost_curve(analysis["cost_curve"], file("cost_curve.png"))
     samples = []
     for mistake, picture in zip(analysis["mistakes"], pictures):
         answer, truth, right = task.caption(mistake)

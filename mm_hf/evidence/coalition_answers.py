@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 
-from ..models.modality import modality_of
+from ..models.coalitions import encode_batch
 from ..models.modeling_outputs import EncoderStates
 from ..models.pretrained_mm_fusion import MMFusionPreTrainedModel
 from ..models.tasks import CLASSES, TEXTS, TaskHead
@@ -115,12 +115,7 @@ def look(
     present, pooled, logits, labels = [], {seen: [] for seen in wanted}, {seen: [] for seen in wanted}, []
     for batch in batches:
         batch = send_to_device(dict(batch), model.device)
-        given = [modality_of(name) for name in names]
-        states = base.encode(
-            {modality.name: batch.get(modality.index_name) for modality in given},
-            batch.get("encoder_states"),
-            **{key: batch[key] for modality in given for key in modality.inputs if key in batch},
-        )
+        states = encode_batch(model, batch)
         indices = {
             name: torch.arange(state.count(), device=model.device) if state.index is None else state.index
             for name, state in states.items()

@@ -1,25 +1,15 @@
 """How good answers are at which price: the plan of `missing`, beside orders that look at no row."""
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
 
-from ..evaluation.plots import BLUE, GREEN, GREY, RED, new_figure, save_figure
 from .coalition_answers import Coalition, CoalitionAnswers
 from .missing import Followed, Missing, Policy
 
 
-# By the name of a line, how it is drawn and what it says.
-LINES = {
-    "bound": ({"color": "black", "linestyle": ":"}, "the most that is possible"),
-    "plan": ({"color": BLUE, "marker": "o"}, "what each row asks for next"),
-    "fixed_order": ({"color": GREEN, "marker": "s"}, "the best fixed order, each row stopping where it should"),
-    "same_for_all": ({"color": RED, "marker": "^"}, "the same modalities for all rows, the best ones"),
-    "random_order": ({"color": GREY, "linestyle": "--"}, "in random order"),
-}
 # How much of the score the price of everything is worth, from where nearly all is asked for to where nothing is.
 WORTHS = tuple(round(0.01 * 1.25**step, 4) for step in range(24))
 Point = dict[str, float]
@@ -147,19 +137,3 @@ def price_of(line: Sequence[Point], score: float) -> float | None:
     before = line[reached[0] - 1] if reached[0] else last
     rise = last["score"] - before["score"]
     return before["price"] + (last["price"] - before["price"]) * ((score - before["score"]) / rise if rise > 0 else 1)
-
-
-def plot_cost_curve(curve: Mapping[str, Any], path: str | os.PathLike, says: str = "score"):
-    """Draws the lines of `cost_curve`."""
-    figure = new_figure(6, 4.2)
-    axes = figure.subplots()
-    for name, (look, meaning) in LINES.items():
-        points = curve["lines"].get(name)
-        if points:
-            prices, scores = ([point[key] for point in points] for key in ("price", "score"))
-            axes.plot([100 * price for price in prices], scores, markersize=4, label=meaning, **look)
-    given = f" ({', '.join(curve['start'])} given)" if curve["start"] else ""
-    axes.set(xlabel=f"price, % of that of everything{given}", ylabel=says)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    save_figure(figure, path)

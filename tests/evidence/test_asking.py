@@ -13,7 +13,10 @@ from kill_and_resume import call, recipe_writer
 from messages import says
 
 from benchmarks.missing import bound, smart_home_rows, video_rows
-from mm_hf.evidence.asking import (
+from mm_hf.evidence.coalition_answers import Coalition, look
+from mm_hf.evidence.cost_curve import price_of, score_at
+from mm_hf.training import train
+from mm_hf.training.asking import (
     batches_of,
     check_absence,
     learn_missing,
@@ -24,9 +27,6 @@ from mm_hf.evidence.asking import (
     read_prices,
     write_cost_curve,
 )
-from mm_hf.evidence.coalition_answers import Coalition, look
-from mm_hf.evidence.cost_curve import price_of, score_at
-from mm_hf.training import train
 
 
 SMALL = {
@@ -87,7 +87,7 @@ def test_a_table_that_settles_half_of_the_rows_is_asked_for_first(run, missing):
     rows = look(evaluator.model, batches_of(evaluator))
     score = missing.scores(rows)
     assert score[table].mean() > score[nothing].mean() + 0.3
-    curve = write_cost_curve(str(run), {"place": 3})
+    curve = write_cost_curve(str(run), missing, {"place": 3})
     assert curve["prices"] == {"place": 3, "tabular": 1}
     assert curve["rows"] == len(rows) == 150
     everything = curve["lines"]["random_order"][-1]["score"]
@@ -109,7 +109,7 @@ def test_rows_that_lack_a_modality_are_told_what_it_would_bring(run, missing):
         {**places, "renovated": "no"},
     ]
     rows = [{**row, "walls": None, "rent": None, "row_id": place, "split": "rows"} for place, row in enumerate(rows)]
-    told = missing_section(str(run), evaluator.model, evaluator.collator, rows, "place=1", 0.95, missing)
+    told = missing_section(str(run), evaluator.model, evaluator.collator, rows, "place=1", 0.95, missing=missing)
     assert [row["missing"] for row in told["rows"]] == [["tabular"], ["place"], ["place"], []]
     assert told["rows"][0]["next"] == "tabular"
     assert told["rows"][0]["gains"]["tabular"] > 0.2
@@ -127,8 +127,10 @@ def test_the_same_row_is_told_the_same_in_any_batch(run, missing):
     evaluator = open_part(str(run), "test")
     (part,) = evaluator.splits.values()
     rows = [{**part[place], "row_id": place, "split": "test", "renovated": None} for place in range(40)]
-    whole = missing_section(str(run), evaluator.model, evaluator.collator, rows, None, 0.9, missing)["rows"]
-    alone = missing_section(str(run), evaluator.model, evaluator.collator, rows[7:8], None, 0.9, missing)["rows"]
+    whole = missing_section(str(run), evaluator.model, evaluator.collator, rows, None, 0.9, missing=missing)["rows"]
+    alone = missing_section(str(run), evaluator.model, evaluator.collator, rows[7:8], None, 0.9, missing=missing)[
+        "rows"
+    ]
     assert alone[0]["next"] == whole[7]["next"]
     assert alone[0]["gains"] == pytest.approx(whole[7]["gains"], abs=1e-6)
 

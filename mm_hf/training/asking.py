@@ -1,6 +1,7 @@
 """What to ask for next, of a run: `missing` on its validation rows, `cost_curve` on its test rows, and what is written
 of both."""
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -9,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from ..data import MultimodalCollator
+from ..evaluation.plots import plot_cost_curve
+from ..evidence.coalition_answers import Coalition, CoalitionAnswers, answering_heads, coalitions_of, look
+from ..evidence.cost_curve import cost_curve
+from ..evidence.missing import FEW_ROWS, Missing
+from ..models.files import read_json
 from ..models.names import did_you_mean
 from ..tasks import Task
-from ..training.evaluator import Evaluator
-from ..training.reopen import open_checkpoint, parse_arguments
-from ..training.run_folder import write_json
-from .coalition_answers import Coalition, CoalitionAnswers, answering_heads, coalitions_of, look
-from .cost_curve import cost_curve, plot_cost_curve
-from .missing import FEW_ROWS, Missing, number_or_none
+from .evaluator import Evaluator
+from .reopen import open_checkpoint, parse_arguments
+from .run_folder import in_place, write_json
 
 
 CURVE = "cost_curve"  # .json and .png in the folder of a run
@@ -115,13 +118,24 @@ def read_prices(text: str | None, names: Mapping[str, str]) -> dict[str, float]:
     prices: dict[str, float] = {}
     for part in (text or "").split(",") if text else ():
         name, equals, price = part.strip().partition("=")
-        if name not in names:
-            raise ValueError(f"--prices names {name!r}; known are {', '.join(names)}.{did_you_mean(name, names)}")
         try:
-            prices[names[name]] = float(price if equals else "")
+            prices[known_name(name, names, "prices")] = float(price if equals else "")
         except ValueError:
+            if name not in names:
+                raise
             raise ValueError(f"--prices must be of the form vision=5,audio=1; got {part.strip()!r}.") from None
     return prices
+
+
+def known_name(name: str, names: Mapping[str, str], flag: str) -> str:
+    """The modality that is meant by a name; see `names_of_modalities`.
+
+    Raises:
+        ValueError: nobody knows it.
+    """
+    if name not in names:
+        raise ValueError(f"--{flag} names {name!r}; known are {', '.join(names)}.{did_you_mean(name, names)}")
+    return names[name]
 
 
 def names_of_modalities(columns: Mapping[str, Sequence[str]], modalities: Collection[str]) -> dict[str, str]:
@@ -138,6 +152,7 @@ def missing_section(
     rows: Sequence[dict[str, Any]],
     prices: str | None = None,
     until: float | None = None,
+    given: Sequence[str] | None = None,
     missing: Missing | None = None,
 ) -> dict[str, Any]:
     """The section `missing` of evidence.json: for each row what the modalities that it lacks are expected to bring,
@@ -149,25 +164,32 @@ def missing_section(
         rows: as the collator takes them, each with its `row_id`.
         prices: as `read_prices` takes them.
         until: the score to expect at which an answer is sure enough, at most 1.
+        given: modalities that rows have from the beginning; not None: the curve of score against price is measured on
+            the run's test rows too, see `write_cost_curve`.
         missing: what was learned before; None: it is learned.
     """
     if until is not None and not until <= 1:
         raise ValueError(f"--until must be at most 1, at which no error is left; got {until}.")
     parts = {name: list(columns) for name, columns in collator.parts.items() if columns}
-    given = read_prices(prices, names_of_modalities(parts, model.config.modalities))
+    names = names_of_modalities(parts, model.config.modalities)
+    by_modality, plans = read_prices(prices, names), prices is not None or until is not None
     missing = learn_missing(run) if missing is None else missing
     batches = (collator(list(rows[start : start + BATCH])) for start in range(0, len(rows), BATCH))
     answers = look(model, batches, [Coalition(missing.modalities)])
     told = missing.gains(answers)
-    if prices is not None or until is not None:
-        told = [{**gains, **plan} for gains, plan in zip(told, missing.plan(answers, given, until))]
+    if plans:
+        told = [{**gains, **plan} for gains, plan in zip(told, missing.plan(answers, by_modality, until))]
+    curve = None
+    if given is not None:
+        curve = write_cost_curve(run, missing, by_modality, [known_name(name, names, "given") for name in given])
     return {
         "learned_from": int(np.isfinite(missing.score[Coalition()]).sum()),
         "scale": scale_of(missing),
         "columns": parts,
-        "prices": missing.checked(given) if prices is not None or until is not None else None,
+        "prices": missing.checked(by_modality) if plans else None,
         "until": until,
         "warnings": missing.warnings,
+        "curve": curve,
         "rows": [{"row": row["row_id"], **of_row} for row, of_row in zip(rows, told)],
     }
 
@@ -198,37 +220,40 @@ def lines_of_missing(section: Mapping[str, Any]) -> list[str]:
             first = sum(row.get("next") == name for row in rows)
             said.append(f"{name} {gain}" + (f" (next of {first:,})" if "next" in rows[0] else ""))
         sure = [row["sure"] for row in rows if row["sure"] is not None]
+        expected = f"{np.mean(sure):.3f}" if sure else "unknown"
         lines.append(
-            f"{len(rows):,} rows lack {', '.join(lacking)}: score to expect "
-            f"{number_or_none(np.mean(sure)) if not sure else round(float(np.mean(sure)), 3)}; {', '.join(said)}"
+            f"{len(rows):,} rows lack {', '.join(lacking)}; score to expect {expected}, gain of {', '.join(said)}"
         )
     return lines + [f"note: {warning}" for warning in section["warnings"]]
 
 
 def write_cost_curve(
-    run: str, prices: Mapping[str, float] | None = None, start: Collection[str] = (), part: str = "test"
+    run: str, missing: Missing, prices: Mapping[str, float] | None = None, start: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Measures what the plan gives for which price on a part of the data, and writes it beside the checkpoint, as JSON
-    and as a picture that the report of `mm_hf evaluate` shows.
+    """Measures on the test rows of a run what the plan gives for which price, and writes it beside the checkpoint, as
+    JSON and as a picture. The report of `mm_hf evaluate` shows it.
 
     Args:
         run: folder of the run.
+        missing: what was learned of its validation rows.
         prices, start: see `cost_curve`.
-        part: name of the part.
     """
-    missing = learn_missing(run)
-    curve = cost_curve(missing, answers_of_part(run, part, start), start, prices)
-    curve = {"part": part, "scale": scale_of(missing), "warnings": missing.warnings, **curve}
-    write_json(Path(run) / f"{CURVE}.json", curve)
-    plot_cost_curve(curve, Path(run) / f"{CURVE}.png")
+    curve = cost_curve(missing, answers_of_part(run, "test", start), start, prices)
+    curve = {"scale": scale_of(missing), "warnings": missing.warnings, **curve}
+    if os.path.isdir(run):
+        write_json(Path(run) / f"{CURVE}.json", curve)
+        in_place(Path(run) / f"{CURVE}.png", lambda file: plot_cost_curve(curve, file))
     return curve
+
+
+def kept_curve(run: str) -> dict[str, Any] | None:
+    """What `write_cost_curve` wrote; None where nothing is there."""
+    file = Path(run) / f"{CURVE}.json"
+    return read_json(file) if file.is_file() else None
 
 
 def answers_of_part(run: str, part: str = "test", start: Collection[str] = ()) -> CoalitionAnswers:
     """What the model of a run says of a part, with all sets of modalities that hold `start`."""
     evaluator = open_part(run, part)
-    known = list(evaluator.model.config.modalities)
-    for name in start:
-        if name not in known:
-            raise ValueError(f"There is no modality {name!r} to begin with; the model has {known}.")
-    return look(evaluator.model, batches_of(evaluator), coalitions_of(known, start))
+    sets = coalitions_of(evaluator.model.config.modalities, start)
+    return look(evaluator.model, batches_of(evaluator), sets)

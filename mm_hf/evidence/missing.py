@@ -269,8 +269,8 @@ class Policy:
         if alike is None:
             return
         for row, name in enumerate(self.choose(seen, alike.weights)):
-            if name is not None:
-                after = seen | {name}
+            after = seen if name is None else seen | {name}
+            if name is not None and np.isfinite(self.missing.score[after][row]):  # else the row lacks it itself
                 self.ends[seen][row] = self.ends[after][row]
                 self.spent[seen][row] = self.prices[name] + self.spent[after][row]
 
@@ -315,14 +315,15 @@ class Policy:
 
     def follow(self, rows: CoalitionAnswers, start: Coalition) -> "Followed":
         """Plays the plan on rows that have everything, which are shown one modality after the other as it is obtained.
+        What a row does not have ends its plan.
 
         Args:
             rows: with all coalitions that hold `start`.
             start: what is there from the beginning, and costs nothing.
         """
-        ends = [start & rows.of_row(row) for row in range(len(rows))]
+        ends = [start] * len(rows)
         orders: list[list[str]] = [[] for _ in ends]
-        waiting = set(range(len(rows)))
+        waiting = set(np.flatnonzero(rows.has(start)).tolist())
         while waiting:
             for seen in {ends[row] for row in waiting}:
                 places = [row for row in sorted(waiting) if ends[row] == seen]

@@ -55,6 +55,11 @@ def learn_missing(run: str) -> Missing:
         ValueError: the run has no validation part or no labels, its model gives neither classes nor numbers, or it
             says nothing sensible where a modality is missing, see `check_absence`.
     """
+    if not (Path(run) / "recipe.json").is_file():
+        raise ValueError(
+            f"What missing modalities bring is learned from the validation rows of a run, and {run} has no recipe.json "
+            "that names them."
+        )
     evaluator = open_part(run, "validation")
     heads = {name: head for name, (_, head) in answering_heads(evaluator.model).items()}
     (rows,) = evaluator.splits.values()

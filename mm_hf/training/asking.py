@@ -57,8 +57,8 @@ def learn_missing(run: str) -> Missing:
     """
     if not (Path(run) / "recipe.json").is_file():
         raise ValueError(
-            f"What missing modalities bring is learned from the validation rows of a run; {run} has no recipe.json that "
-            "names them."
+            f"What missing modalities bring is learned from the validation rows of a run, and {run} has no "
+            "recipe.json that names them."
         )
     evaluator = open_part(run, "validation")
     heads = {name: head for name, (_, head) in answering_heads(evaluator.model).items()}

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from .coalition_answers import Coalition, CoalitionAnswers
-from .missing import Followed, Missing, Policy
+from .missing import Missing, Policy
 
 
 # How much of the score the price of everything is worth, from where nearly all is asked for to where nothing is.
 WORTHS = tuple(round(0.01 * 1.25**step, 4) for step in range(24))
+MOST_IN_ORDERS = 4
 Point = dict[str, float]
 
 
@@ -50,20 +51,23 @@ def cost_curve(
     if not usable.any():
         raise ValueError(f"None of {len(rows)} rows has all of {missing.modalities}, and a label.")
 
-    def point(followed: Followed, worth: float) -> Point:
-        reached = followed.scores(score)[usable]
-        return {"price": followed.paid[usable].mean() / total, "score": reached.mean(), "worth": worth}
+    kept: dict[Coalition, np.ndarray] = {}
 
     def fixed(obtained: Coalition) -> Point:
         price = sum(given[name] for name in obtained) / total
         return {"price": price, "score": score[first | obtained][usable].mean()}
 
-    lines: dict[str, list[Point]] = {"plan": [], "fixed_order": []}
+    def played(policy: Policy, worth: float) -> Point:
+        followed = policy.follow(rows, first, kept)
+        reached = followed.scores(score)[usable]
+        return {"price": followed.paid[usable].mean() / total, "score": reached.mean(), "worth": worth}
+
+    ends = [fixed(Coalition()), fixed(Coalition(rest))]  # who asks for nothing, and who asks for everything
+    lines: dict[str, list[Point]] = {"plan": list(ends), "fixed_order": list(ends)}
     for worth in worths:
-        lines["plan"].append(point(Policy(missing, given, None, worth, [first]).follow(rows, first), worth))
-        orders = [Policy(missing, given, None, worth, [first], order) for order in permutations(rest)]
-        best = max(orders, key=lambda policy: known_value(policy, first))
-        lines["fixed_order"].append(point(best.follow(rows, first), worth))
+        lines["plan"].append(played(Policy(missing, given, None, worth, [first]), worth))
+        orders = [Policy(missing, given, None, worth, [first], order) for order in orders_of(missing, first, given)]
+        lines["fixed_order"].append(played(max(orders, key=lambda policy: known_value(policy, first)), worth))
     sets = {Coalition(obtained) for size in range(len(rest) + 1) for obtained in combinations(rest, size)}
     lines["same_for_all"] = [fixed(obtained) for obtained in hull(missing, sets, first, given)]
     lines["random_order"] = []
@@ -77,6 +81,20 @@ def cost_curve(
         "learned_from": int(np.isfinite(missing.score[first]).sum()),
         "lines": {name: [tidy(each) for each in sorted(line, key=by_price)] for name, line in lines.items()},
     }
+
+
+def orders_of(missing: Missing, start: Coalition, prices: Mapping[str, float]) -> list[tuple[str, ...]]:
+    """The orders among which the best is looked for: all of up to four modalities; of more the one in which each next
+    one brings most for its price."""
+    rest = [name for name in missing.modalities if name not in start]
+    if len(rest) <= MOST_IN_ORDERS:
+        return list(permutations(rest))
+    order: list[str] = []
+    while len(order) < len(rest):
+        seen = start.union(order)
+        gains = {name: np.nanmean(missing.gain(seen, Coalition([name]))) for name in rest if name not in order}
+        order.append(max(gains, key=lambda name: gains[name] / max(prices[name], 1e-9)))
+    return [tuple(order)]
 
 
 def by_price(point: Point) -> tuple[float, float]:

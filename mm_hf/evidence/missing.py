@@ -313,21 +313,27 @@ class Policy:
         ordered = dict(sorted(chances.items(), key=lambda pair: -pair[1]))
         return ordered, mean_of(weights[None], gained).item()
 
-    def follow(self, rows: CoalitionAnswers, start: Coalition) -> "Followed":
+    def follow(
+        self, rows: CoalitionAnswers, start: Coalition, kept: dict[Coalition, np.ndarray] | None = None
+    ) -> "Followed":
         """Plays the plan on rows that have everything, which are shown one modality after the other as it is obtained.
         What a row does not have ends its plan.
 
         Args:
             rows: with all coalitions that hold `start`.
             start: what is there from the beginning, and costs nothing.
+            kept: the weights of these rows by coalition, where several plans are played on them: it is filled.
         """
+        kept = {} if kept is None else kept
         ends = [start] * len(rows)
         orders: list[list[str]] = [[] for _ in ends]
         waiting = set(np.flatnonzero(rows.has(start)).tolist())
         while waiting:
             for seen in {ends[row] for row in waiting}:
                 places = [row for row in sorted(waiting) if ends[row] == seen]
-                for row, name in zip(places, self.choose(seen, self.missing.weights(seen, rows, places))):
+                if seen not in kept:
+                    kept[seen] = self.missing.weights(seen, rows, list(range(len(rows))))
+                for row, name in zip(places, self.choose(seen, kept[seen][places])):
                     if name is None or not rows.present[row, rows.modalities.index(name)]:
                         waiting.discard(row)
                         continue

@@ -23,7 +23,7 @@ from .run_folder import in_place, write_json
 
 
 CURVE = "cost_curve"  # .json and .png in the folder of a run
-LEARNED_ROWS = 2000  # at most: memory and time grow with their square
+LEARNED_ROWS = 1000  # at most: memory and time grow with their square
 MORE_ROWS = 300  # training rows that help where there are few others
 CERTAIN = 2.0  # standard errors by which a set of modalities must be worse than no look at all, to be refused
 BATCH = 32

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from kill_and_resume import call, recipe_writer
 from messages import says
 
 from benchmarks.missing import bound, smart_home_rows, video_rows
-from mm_hf.evidence.coalition_answers import Coalition, look
-from mm_hf.evidence.cost_curve import price_of, score_at
+from mm_hf.evidence.coalition_answers import Coalition, CoalitionAnswers, coalitions_of, look
+from mm_hf.evidence.cost_curve import cost_curve, price_of, score_at
+from mm_hf.evidence.missing import Missing
+from mm_hf.models.tasks import task_head_of
+from mm_hf.tasks import task_of
 from mm_hf.training import train
 from mm_hf.training.asking import (
     batches_of,
@@ -182,3 +186,41 @@ def test_a_line_is_read_between_its_points():
     assert price_of(line, 0.7) == pytest.approx(0.625)
     assert price_of(line, 0.2) == 0
     assert price_of(line, 1.1) is None
+
+
+def perfect(joint: list, rows: int, seed: int) -> CoalitionAnswers:
+    """What a model says that knows the rule, of rows drawn from all that can happen: the probabilities of the labels,
+    given what is seen."""
+    draw, names, labels = np.random.default_rng(seed), list(joint[0][0]), sorted({label for _, label, _ in joint})
+    shares = np.array([share for _, _, share in joint])
+    drawn = [joint[place] for place in draw.choice(len(joint), rows, p=shares / shares.sum())]
+    pooled, logits = {}, {}
+    for seen in coalitions_of(names):
+        known: dict[tuple, np.ndarray] = {}
+        for values, label, share in joint:
+            key = tuple(values[name] for name in names if name in seen)
+            known.setdefault(key, np.full(len(labels), 1e-6))[labels.index(label)] += share
+        said = np.log([known[tuple(values[name] for name in names if name in seen)] for values, _, _ in drawn])
+        logits[seen] = {None: torch.tensor(said)}
+        pooled[seen] = draw.normal(size=(rows, 16)).astype(np.float32)  # of which nothing can be learned
+    truth = torch.tensor([labels.index(label) for _, label, _ in drawn])
+    return CoalitionAnswers(names, np.ones((rows, len(names)), dtype=bool), pooled, logits, {None: truth})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rows", "start", "known", "new"), [(smart_home_rows, [], 300, 600), (video_rows, ["text"], 367, 1100)]
+)
+def test_of_a_model_that_knows_the_rule_the_plan_comes_to_the_bound(rows, start, known, new):
+    """As many rows as the recipes have for validation and test."""
+    joint = rows()
+    task = task_of("single_label_classification", sorted({label for _, label, _ in joint}))
+    head = task_head_of(task.name)(len(task.names))
+    missing = Missing({None: task}, {None: head}, perfect(joint, known, 1))
+    test_rows = perfect(joint, new, 2)
+    curve = cost_curve(missing, test_rows, start)
+    assert curve["lines"]["plan"][-1] == {"price": 1, "score": 1}
+    for corner in bound(joint, start, curve["prices"])[1:]:
+        plan, fixed = (score_at(curve["lines"][name], corner["price"]) for name in ("plan", "fixed_order"))
+        assert plan >= corner["score"] - 0.02
+        assert plan >= fixed - 0.01

@@ -22,11 +22,14 @@ NO_PICTURE = "(no image)"
 BLUE, RED, GREY, GREEN, ORANGE = "#2f6db3", "crimson", "#777777", "#1a7f37", "#d98a1f"
 # By the name of a line of `cost_curve`, how it is drawn and what it is.
 COST_LINES: dict[str, tuple[dict[str, Any], str]] = {
-    "bound": ({"color": "black", "linestyle": ":"}, "the most that is possible"),
-    "plan": ({"color": BLUE, "marker": "o"}, "each row asks for what it needs"),
-    "fixed_order": ({"color": GREEN, "marker": "s"}, "the best fixed order, each row stopping where it should"),
-    "same_for_all": ({"color": RED, "marker": "^"}, "the same for all rows"),
     "random_order": ({"color": GREY, "linestyle": "--"}, "in random order"),
+    "same_for_all": ({"color": RED, "marker": "^"}, "the same for all rows"),
+    "fixed_order": (
+        {"color": GREEN, "marker": "s", "linewidth": 4, "alpha": 0.5},
+        "one order, rows stop by themselves",
+    ),
+    "plan": ({"color": BLUE, "marker": "o"}, "each row asks for what it needs"),
+    "bound": ({"color": "black", "linestyle": ":"}, "the most that is possible"),
 }
 
 

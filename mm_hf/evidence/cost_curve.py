@@ -34,7 +34,7 @@ def cost_curve(
 
     Returns:
         `start`, `prices`, `rows`, and `lines`: by name a list of points of `price`, the mean over the rows as a share
-        of the price of everything that `start` lacks, `score`, and `worth` of those that depend on it. Which fixed
+        of the price of everything that `start` lacks, `score`, and `worth`, of the last of the plans that give it. Which fixed
         order, and which modalities for all, are the best is found on the rows that `missing` was learned from.
 
     Raises:
@@ -79,7 +79,7 @@ def cost_curve(
         "prices": {name: given[name] for name in rest},
         "rows": int(usable.sum()),
         "learned_from": int(np.isfinite(missing.score[first]).sum()),
-        "lines": {name: [tidy(each) for each in sorted(line, key=by_price)] for name, line in lines.items()},
+        "lines": {name: tidy(line) for name, line in lines.items()},
     }
 
 
@@ -97,14 +97,11 @@ def orders_of(missing: Missing, start: Coalition, prices: Mapping[str, float]) -
     return [tuple(order)]
 
 
-def by_price(point: Point) -> tuple[float, float]:
-    """The cheaper one first."""
-    return point["price"], point["score"]
-
-
-def tidy(point: Point) -> Point:
-    """Plain numbers for JSON."""
-    return {name: round(float(value), 6) for name, value in point.items()}
+def tidy(line: Sequence[Point]) -> list[Point]:
+    """Points by their price, each once, in plain numbers for JSON; of equal ones the last."""
+    rounded = [{name: round(float(value), 6) for name, value in point.items()} for point in line]
+    distinct = {(point["price"], point["score"]): point for point in rounded}
+    return [distinct[place] for place in sorted(distinct)]
 
 
 def known_value(policy: Policy, start: Coalition) -> float:

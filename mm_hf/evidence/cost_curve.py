@@ -34,8 +34,9 @@ def cost_curve(
 
     Returns:
         `start`, `prices`, `rows`, and `lines`: by name a list of points of `price`, the mean over the rows as a share
-        of the price of everything that `start` lacks, `score`, and `worth`, of the last of the plans that give it. Which fixed
-        order, and which modalities for all, are the best is found on the rows that `missing` was learned from.
+        of the price of everything that `start` lacks, `score`, and `worth`, of the last of the plans that give it.
+        Which fixed order, and which modalities for all, are the best is found on the rows that `missing` was learned
+        from.
 
     Raises:
         ValueError: no row has everything and a label.

@@ -32,6 +32,7 @@ load_helper("messages", REPOSITORY / "tests/messages.py")
 load_helper("tiny_models", REPOSITORY / "tests/models/tiny.py")
 load_helper("encoder_types", REPOSITORY / "tests/models/encoder_types.py")
 load_helper("modality_cases", REPOSITORY / "tests/modalities/cases.py")
+load_helper("evidence_records", REPOSITORY / "tests/browser/records.py")
 load_helper("kill_and_resume", REPOSITORY / "tests/training/kill_and_resume.py")
 
 

@@ -82,6 +82,7 @@ with torch.no_grad():
             "pipeline without task": pipeline(model=checkpoint, trust_remote_code=True),
         }.items():
             result[key] = pipe.task, pipe(rows, top_k=3), pipe(rows[0], top_k=1)
+        result["evidence"] = pipe(rows[0], evidence=True, background=rows), pipe(rows[0])
         result["fusions"] = {}
         for folder in sorted((Path(rows_file).parent / "fusions").iterdir()):
             other = AutoModelForVisualQuestionAnswering.from_pretrained(folder, trust_remote_code=True)

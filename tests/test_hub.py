@@ -50,6 +50,7 @@ CODE = {
     "attention.py",
     "checkpoint_files.py",
     "checksums.py",
+    "coalitions.py",
     "config_checks.py",
     "config_rules.py",
     "configuration_mm_fusion.py",
@@ -57,6 +58,7 @@ CODE = {
     "dry_run.py",
     "encoders.py",
     "encoding.py",
+    "evidence.py",
     "files.py",
     "finite.py",
     "freezing.py",
@@ -65,6 +67,7 @@ CODE = {
     "image.py",
     "image_processors.py",
     "inputs.py",
+    "item_parts.py",
     "layers.py",
     "linear_fusion.py",
     "long_texts.py",
@@ -394,6 +397,19 @@ def test_a_stranger_uses_it(used, batch, logits, model):
         scores = torch.tensor([[answer["score"] for answer in row] for row in answers])
         torch.testing.assert_close(scores, best.values, rtol=0, atol=1e-5)
         assert len(one) == 1
+
+
+def test_a_stranger_asks_what_an_answer_rests_on(used, rows):
+    explained, plain = used["evidence"]
+    assert explained["answer"] == plain
+    evidence = explained["evidence"]
+    assert (evidence["absence"], evidence["background"]) == ("other_rows", len(rows))
+    (answer,) = evidence["answers"]
+    assert answer["explained"] == f"log odds of {plain[0]['answer']!r}"
+    assert set(answer["modalities"]) == {"vision", "text"}
+    given = sum(part["value"] for part in answer["modalities"].values())
+    assert given == pytest.approx(answer["value"] - answer["base"], abs=1e-5)
+    assert answer["modalities"]["vision"]["with"] == pytest.approx(plain[0]["score"], abs=1e-5)
 
 
 @pytest.mark.slow

@@ -172,6 +172,7 @@ def test_the_wheel_holds_what_is_no_code(wheel):
     names = subprocess.run([sys.executable, "-m", "zipfile", "-l", wheel], check=True, capture_output=True, text=True)
     recipes = {f"mm_hf/recipes/{file.name}" for file in (REPOSITORY / "mm_hf/recipes").glob("*.yaml")}
     needed = {*recipes, "mm_hf/evaluation/card.md", "mm_hf/evaluation/page.html", "mm_hf/py.typed"}
+    needed |= {f"mm_hf/evidence/{name}" for name in ("page.html", "page.css", "maps.js", "items.js", "page.js")}
     listed = {line.split()[0] for line in names.stdout.splitlines() if line.strip()}
     assert needed <= listed
     assert not any(name.startswith(("training/", "tests/", "benchmarks/")) for name in listed)

@@ -200,6 +200,10 @@ class PredictArguments:
         check_least(self, 1, "top_k", "per_device_eval_batch_size")
 
 
+MAP_METHODS = ("occlusion", "input_occlusion", "integrated_gradients", "relevance", "attention")
+NO_MAPS = "none"
+
+
 @dataclass
 class ExplainArguments:
     """What is explained, and how."""
@@ -217,6 +221,14 @@ class ExplainArguments:
     background: int | None = option(
         None, "Training rows that stand in; left out, 24 for two modalities and 8 for more. More are steadier."
     )
+    method: str | None = option(
+        None,
+        "How parts of items are told that mattered; left out, the one that measures best for the model and the "
+        "modality; none: no maps.",
+        choices=[*MAP_METHODS, NO_MAPS],
+    )
+    check: bool = option(False, "Check how far the maps can be believed, on 24 rows: a few times their price.")
+    png: bool = option(False, "Write a picture of each row too.")
     seed: int = option(0, "Of rows that are drawn, those that stand in among them.")
     overwrite: bool = option(False, "Replace what an earlier call wrote.")
     missing: bool = option(

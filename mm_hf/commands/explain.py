@@ -1,11 +1,12 @@
-"""Says what answers rest on: what each modality of a row gave to them, alone and together with others.
+"""Says what answers rest on: what each modality of a row gave to them, alone and together, and where in its items.
 
     mm_hf explain runs/houses new.csv
     mm_hf explain runs/houses --rows 20                    # test rows of the run's own data
     mm_hf explain me/answers new.jsonl -o evidence --image_column photo --text_column question
 
-It writes evidence.json: for each row its items, the answers, and the exact Shapley value of each modality. These add
-up to what all of them together changed.
+It writes index.html, a page that needs no other file and asks nobody for anything, and what stands on it as
+evidence.json: for each row its items, the answers, the exact Shapley value of each modality, which add up to what all
+of them together changed, and maps of what in the items mattered.
 """
 
 import itertools
@@ -21,9 +22,18 @@ from transformers.utils import logging
 
 from .. import MMFusionConfig, MMFusionPreTrainedModel, MMFusionProcessor
 from ..data import Columns, MultimodalCollator, Rows, data_root_of, names_of_classes
-from ..evidence.rows import Explainer, choose_rows, encode_background, explain_rows, rows_that_stand_in
+from ..evidence.drawing import draw_rows
+from ..evidence.page import write_page
+from ..evidence.rows import (
+    CANDIDATES,
+    Background,
+    Explainer,
+    choose_rows,
+    encode_background,
+    explain_rows,
+    rows_that_stand_in,
+)
 from ..evidence.summary import lines_of_summary, summary_of
-from ..models.coalitions import Pool
 from ..models.ctc_mm_fusion import MMFusionForCTC
 from ..models.evidence import TOKEN
 from ..models.files import read_json
@@ -38,7 +48,7 @@ from ..training.recipe import fields_of
 from ..training.reopen import is_data_of
 from ..training.run_folder import write_json
 from ..training.understood import data_root_beside
-from .arguments import ExplainArguments, explain_parser
+from .arguments import NO_MAPS, ExplainArguments, explain_parser
 from .predict import answers_of
 from .prediction.arguments import columns_of, load_config, parse_with_recipe
 from .prediction.cut_parts import PartOfRows, open_part, parts_of_run
@@ -46,6 +56,7 @@ from .prediction.sources import STDIN, RowSource, check_columns
 
 
 FILE = "evidence.json"
+CHECKED = 24  # rows that checks look at, drawn by themselves
 
 
 def main():
@@ -59,8 +70,11 @@ def main():
     evidence = explain_source(words.run, words.file, args, data_args)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / FILE, evidence)
+    page = write_page(evidence, folder)
+    if args.png:
+        draw_rows(evidence, folder)
     print(*lines_of(evidence), sep="\n")
-    print(f"written: {folder / FILE}", flush=True)
+    print(f"written: {page}", flush=True)
 
 
 def explain(run: str, rows: str | Sequence[Mapping[str, Any]] | None = None, **options: Any) -> dict[str, Any]:
@@ -135,16 +149,27 @@ def explain_source(
         table_names=source.class_names,
         target_end=head is not MMFusionForCTC,
     )
-    explainer = Explainer(model, collator, tasks_of(config, head, recipe), on_error=data_args.on_error)
+    explainer = Explainer(
+        model,
+        collator,
+        tasks_of(config, head, recipe),
+        maps=args.method != NO_MAPS,
+        method=None if args.method == NO_MAPS else args.method,
+        on_error=data_args.on_error,
+    )
     rows, left_out = rows_of(source, args, explainer.labels())
-    notes = [f"{left_out:,} rows were left out: --rows 0 explains all."] if left_out else []
+    notes: list[str] = []
     if args.absence != TOKEN:
         explainer.background, of_rows = background_of(run, explainer, config, recipe, args, rows)
         notes += of_rows
     with progress_bar(total=len(rows), unit="row") as bar:
         records = explain_rows(explainer, rows, done=bar.update)
+    checks = None
+    if args.check:
+        some = rows_of(source, replace(args, max_rows=CHECKED), explainer.labels())[0] if source.again else rows
+        checks = explainer.check(some[:CHECKED], args.seed)
     about = explainer.about()
-    about["warnings"] = [*about["warnings"], *notes]
+    about["warnings"] = [*about["warnings"], *notes, *sorted(explainer.reasons)]
     if bad := len({entry["row"] for entry in explainer.bad_rows}):
         about["warnings"].append(f"{bad:,} rows cannot be read, and were left out.")
     if len(records) + bad < len(rows):
@@ -156,8 +181,9 @@ def explain_source(
     return {
         "version": 1,
         "run": Path(run).name if os.path.isdir(run) else run,
+        "left_out": left_out,
         **about,
-        "checks": None,
+        "checks": checks,
         "summary": summary_of(records, seed=args.seed) if len(records) > 1 else None,
         "missing": missing,
         "rows": records,
@@ -240,7 +266,7 @@ def background_of(
     recipe: dict[str, Any],
     args: ExplainArguments,
     rows: Sequence[dict[str, Any]],
-) -> tuple[Pool | None, list[str]]:
+) -> tuple[Background, list[str]]:
     """Training rows of the run, encoded; of a checkpoint whose data are not at hand, or are a stream, some of the rows
     themselves; and what is to be said of them."""
     wanted, notes = args.background or rows_that_stand_in(len(config.modalities)), []
@@ -252,9 +278,12 @@ def background_of(
         except (OSError, ValueError) as error:
             notes.append(f"The training rows of {run} are not at hand ({' '.join(str(error).split())[:200]}).")
     if train is None:
-        chosen = choose_rows(len(rows), wanted, args.seed)
-        notes.append(f"{len(chosen)} of the rows themselves stand in for what is taken away, and no training rows.")
-        return encode_background(explainer.model, collator, [rows[place] for place in chosen]), notes
+        chosen = choose_rows(len(rows), CANDIDATES * wanted, args.seed)
+        background = encode_background(explainer.model, collator, [rows[place] for place in chosen], wanted)
+        notes.append(
+            f"{background.pool.rows} of the rows themselves stand in for what is taken away, no training rows."
+        )
+        return background, notes
     keys: Any = {**dict.fromkeys(key.name for key in fields(DatasetArguments)), **fields_of(recipe)}
     columns = columns_of(run, SimpleNamespace(**keys), config, collator.processor)
     collator = replace(
@@ -264,18 +293,21 @@ def background_of(
         table_names=names_of_classes(train.features, columns.table),
     )
     lacking = dict.fromkeys(column for _, column in columns.named())
-    chosen = choose_rows(len(train), wanted, args.seed)
+    chosen = choose_rows(len(train), CANDIDATES * wanted, args.seed)
     learned = [{**lacking, **row} for row in Rows(train, "train").__getitems__(chosen)]
-    return encode_background(explainer.model, collator, learned), notes
+    return encode_background(explainer.model, collator, learned, wanted), notes
 
 
 def lines_of(evidence: dict[str, Any]) -> list[str]:
     """What was found, for the terminal."""
     stands_in = "the absent token" if evidence["absence"] == TOKEN else f"items of {evidence['background']} other rows"
-    lines = [f"{len(evidence['rows']):,} rows; in place of what is taken away: {stands_in}"]
+    left_out = f" of {len(evidence['rows']) + evidence['left_out']:,} (--rows 0: all)" if evidence["left_out"] else ""
+    lines = [f"{len(evidence['rows']):,} rows{left_out}; in place of what is taken away: {stands_in}"]
     for task, summary in (evidence["summary"] or {}).items():
         lines += lines_of_summary(summary, task)
     lines += lines_of_missing(evidence["missing"]) if evidence["missing"] else []
+    for name, one in (evidence["checks"] or {}).items():
+        lines.append(f"{'passed' if one['passed'] else 'FAILED'}  {name}: {one['says']}")
     return lines + [f"note: {warning}" for warning in evidence["warnings"]]
 
 

@@ -163,8 +163,9 @@ def table(analysis: dict[str, Any], part: str) -> str:
     for name, values in lines.items():
         value, low, high = ("-" if values[key] is None else figure(values[key]) for key in ("value", "low", "high"))
         texts.append(f"{name:<38}{value:>8}  [{low}, {high}]")
-    for name, part in (analysis.get("evidence") or {"modalities": {}})["modalities"].items():
-        mean, low, high = (figure(part[key]) for key in ("mean", "low", "high"))
+    evidence: dict[str, Any] = analysis.get("evidence") or {}
+    for name, of_modality in evidence.get("modalities", {}).items():
+        mean, low, high = (figure(of_modality[key]) for key in ("mean", "low", "high"))
         texts.append(f"{f'rests on {name}':<38}{mean:>8}  [{low}, {high}]")
     if analysis["calibration"]:
         texts.append(f"{'calibration error':<38}{analysis['calibration']['ece']:8.4f}")

@@ -89,16 +89,18 @@ def write_page(
     write_html(path, "page.html", title=title, facts=facts, report=report, pictures=shown)
 
 
-def write_html(path: str | os.PathLike, template: str, **values: Any):
-    """Fills a template beside this file; what it is filled with is escaped.
+def write_html(path: str | os.PathLike, template: str, folder: Path = TEMPLATES, **values: Any):
+    """Fills a template; what it is filled with is escaped.
 
     Args:
         path: the HTML to write. It needs no other file.
+        template: the name of its file.
+        folder: that it lies in.
         values: that it asks for.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    loader = FileSystemLoader(TEMPLATES)
+    loader = FileSystemLoader(folder)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader
     )

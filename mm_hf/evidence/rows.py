@@ -1,6 +1,6 @@
 """From a model and rows to records of evidence: what each modality gave to each answer."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,16 +11,21 @@ from accelerate.utils import send_to_device
 from ..data import BadRowError, MultimodalCollator
 from ..data.modalities import reader_of
 from ..data.rows import describe_bad_row
+from ..data.shown import TEXT
 from ..models.coalitions import Pool, coalition_values, encode_batch
 from ..models.evidence import OTHER_ROWS, TOKEN, CoalitionValues, Said, evidence_of, warnings_of
+from ..models.modeling_outputs import EncoderStates
 from ..models.tasks import CLASSES
 from ..tasks import Task
+from .maps import add_maps, checks_of, encoded_rows
+from .parts import EncodedRows
 
 
 BATCH = 8  # rows that are explained together, and background rows that are encoded together
 # Runs of the fusion a row that stay below the price of one prediction at base size, see benchmarks/explain.py.
 RUNS = 48
 FEWEST = 8  # rows that stand in
+CANDIDATES = 4  # rows that are looked at for each that stands in
 
 
 def rows_that_stand_in(modalities: int) -> int:
@@ -33,21 +38,83 @@ def choose_rows(count: int, wanted: int, seed: int = 0) -> list[int]:
     return sorted(np.random.default_rng(seed).choice(count, min(wanted, count), replace=False).tolist())
 
 
-def encode_background(model: Any, collator: MultimodalCollator, rows: Sequence[dict[str, Any]]) -> Pool | None:
-    """Rows whose items stand in, encoded; None where nothing of them can be read.
+@dataclass
+class Background:
+    """Rows whose items stand in for what is taken away.
+
+    Args:
+        pool: all of them, see `Pool.of`.
+        inputs: of one batch of them, with its `encoder_states`: what usually stands where a part is taken away.
+    """
+
+    pool: Pool
+    inputs: dict[str, Any]
+
+
+def representative(features: torch.Tensor, wanted: int) -> list[int]:
+    """Rows whose mean is near that of all, in their order: kernel herding (Chen et al. 2010) with a linear kernel.
+    Rows drawn at random would be off by `1 / sqrt(wanted)` deviations, and what each modality gives with them.
+
+    Args:
+        features: `(N, F)`.
+    """
+    features = features - features.mean(0)
+    total, chosen = torch.zeros_like(features[0]), []
+    free = torch.ones(len(features), dtype=torch.bool, device=features.device)
+    for _ in range(min(wanted, len(features))):
+        distance = (total + features).square().sum(1).masked_fill(~free, torch.inf)
+        best = int(distance.argmin())
+        chosen.append(best)
+        total, free[best] = total + features[best], False
+    return sorted(chosen)
+
+
+@torch.no_grad()
+def features_of(model: Any, collator: MultimodalCollator, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
+    """What tells rows apart, `(N, F)` float32: see `Pool.pooled`."""
+    parts: dict[str, list[torch.Tensor]] = {}
+    for start in range(0, len(rows), BATCH):
+        batch = send_to_device(collator(list(rows[start : start + BATCH])), model.device)
+        pool = Pool.of(model.base_model, encode_batch(model, batch), with_absent=False)
+        for name, vectors in pool.pooled().items():
+            parts.setdefault(name, []).append(vectors)
+    return standardised({name: torch.cat(vectors) for name, vectors in parts.items()})
+
+
+def standardised(vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Vectors of several modalities, `(N, D)` each, side by side: `(N, F)` float32, each modality as long as the
+    others on average."""
+    parts = [one.float() for one in vectors.values()]
+    return torch.cat([one / one.var(0).sum().clamp(min=1e-12).sqrt() for one in parts], dim=1)
+
+
+@torch.no_grad()
+def encode_background(
+    model: Any, collator: MultimodalCollator, rows: Sequence[dict[str, Any]], wanted: int
+) -> Background:
+    """Encodes rows that are to stand in: those that represent the given ones best.
 
     Args:
         model: one with a head, in eval mode.
         collator: that passes over bad rows.
-        rows: as the collator takes them.
+        rows: as the collator takes them, one at least; `CANDIDATES` times as many as are wanted will do.
+        wanted: how many stand in at most.
     """
-    pool = None
+    if 1 < wanted < len(rows):
+        rows = [rows[place] for place in representative(features_of(model, collator, rows), wanted)]
+    rows = rows[:wanted]
+    background = None
     for start in range(0, len(rows), BATCH):
         batch = send_to_device(collator(list(rows[start : start + BATCH])), model.device)
-        with torch.no_grad():
-            part = Pool.of(model.base_model, encode_batch(model, batch), with_absent=False)
-            pool = part if pool is None else pool.beside(part)
-    return pool
+        states = encode_batch(model, batch)
+        pool = Pool.of(model.base_model, states, with_absent=False)
+        if background is None:
+            background = Background(pool, {**batch, "encoder_states": states})
+        else:
+            background.pool = background.pool.beside(pool)
+    if background is None:
+        raise ValueError("No row is there that could stand in for what is taken away.")
+    return background
 
 
 @dataclass
@@ -60,20 +127,26 @@ class Explainer:
         tasks: by the task of the model's head, None where there is but one, what is asked; `column` is that of its
             labels, where rows have these.
         background: rows that stand in for what is taken away; None: the absent token does.
+        maps: also where in the items.
+        method: of these maps, one of `METHODS`; None: the one that measures best.
         settings: of `generate`, of a model that writes.
         on_error: `"raise"` stops at a row that cannot be read; `"skip"` leaves it out.
 
     Attributes:
         bad_rows: the entries (see `BadRowError`) of those that were left out.
+        reasons: why maps are missing.
     """
 
     model: Any
     collator: MultimodalCollator
     tasks: dict[str | None, Task]
-    background: Pool | None = None
+    background: Background | None = None
+    maps: bool = False
+    method: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     on_error: str = "skip"
     bad_rows: list[dict[str, Any]] = field(default_factory=list, init=False)
+    reasons: set[str] = field(default_factory=set, init=False)
 
     @property
     def absence(self) -> str:
@@ -82,7 +155,7 @@ class Explainer:
 
     def about(self) -> dict[str, Any]:
         """What all rows of evidence.json have in common."""
-        rows = 0 if self.background is None else self.background.rows
+        rows = 0 if self.background is None else self.background.pool.rows
         return {"absence": self.absence, "background": rows, "warnings": warnings_of(self.model, self.absence)}
 
     def labels(self) -> list[str]:
@@ -99,25 +172,47 @@ class Explainer:
         Raises:
             ValueError: a row that cannot be read, where such rows are not left out.
         """
-        rows, batch = list(rows), self.collator(list(rows))
+        rows, batch, states = self.encode(rows)
         bad = batch.get("bad_rows", [])
         self.bad_rows += bad
         if bad and self.on_error == "raise":
             raise ValueError(f"{describe_bad_row(bad[0])} (--on_error skip leaves such rows out.)")
         unreadable = {entry["row"] for entry in bad}
-        with torch.no_grad():
-            states = encode_batch(self.model, send_to_device(batch, self.model.device))
-            judged, said = self.judge(states, rows)
-        values = coalition_values(self.model, states, self.background, said, **self.settings)
+        judged, said = self.judge(states, rows)
+        values = self.values(states, said)
         if said is None:
             judged = self.read(values, rows)
-        records = []
-        for row, of_tasks, judgements in zip(rows, values, judged):
+        records = {}
+        for place, (row, of_tasks, judgements) in enumerate(zip(rows, values, judged)):
             if row["row_id"] in unreadable or not any(one.players for one in of_tasks.values()):
                 continue
             record = {"row": row["row_id"], "items": self.items(row) if items else []}
-            records.append({**record, "answers": self.answers(of_tasks, judgements)})
-        return records
+            records[place] = {**record, "answers": self.answers(of_tasks, judgements)}
+        if self.maps and items and records:
+            self.reasons |= add_maps(self.parts(rows, batch, states), values, records, self.method)
+        return list(records.values())
+
+    @torch.no_grad()
+    def encode(self, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], Any, dict[str, EncoderStates]]:
+        """The rows, the batch that they make, and what the encoders give for it."""
+        batch = send_to_device(self.collator(list(rows)), self.model.device)
+        return list(rows), batch, encode_batch(self.model, batch)
+
+    def values(self, states: dict[str, EncoderStates], said: Said | None) -> list[dict[str | None, CoalitionValues]]:
+        """The values of all coalitions of the rows of a batch."""
+        pool = None if self.background is None else self.background.pool
+        return coalition_values(self.model, states, pool, said, **self.settings)
+
+    def parts(self, rows: list[dict[str, Any]], batch: Any, states: dict[str, EncoderStates]) -> EncodedRows:
+        """The rows of a batch with the parts of their items."""
+        background = None if self.background is None else self.background.inputs
+        return encoded_rows(self.model, self.collator, rows, batch, states, background)
+
+    def check(self, rows: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, dict[str, Any]]:
+        """How far to believe what is said of some rows, see `checks_of`."""
+        rows, batch, states = self.encode(rows)
+        _, said = self.judge(states, rows)
+        return checks_of(self.parts(rows, batch, states), self.values(states, said), self.method, seed)
 
     def answers(
         self, values: dict[str | None, CoalitionValues], judgements: dict[str | None, tuple]
@@ -152,9 +247,10 @@ class Explainer:
     def spelled(self, evidence: dict[str, Any]) -> dict[str, Any]:
         """Evidence with the tokens of a text in words."""
         for token in evidence.get("tokens", []):
-            token["text"] = self.collator.processor.tokenizer.decode([token.pop("id")])
+            token[TEXT] = self.collator.processor.tokenizer.decode([token.pop("id")])
         return evidence
 
+    @torch.no_grad()
     def judge(self, states: Any, rows: list[dict[str, Any]]) -> tuple[list[dict[str | None, tuple]], Said | None]:
         """For each row by task the answer, the truth and whether it is right, None where nobody knows; and what is
         explained, where the task says another class than the likeliest. Nothing of either of a model that writes or
@@ -187,7 +283,7 @@ class Explainer:
 
     def read(self, values: list[dict[str | None, CoalitionValues]], rows: list) -> list[dict[str | None, tuple]]:
         """As `judge`, of what was written, and of pairs."""
-        judged = []
+        judged: list[dict[str | None, tuple]] = []
         for of_tasks, row in zip(values, rows):
             task, of_task = self.tasks[None], of_tasks[None]
             if not task.writes:

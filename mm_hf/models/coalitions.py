@@ -54,6 +54,11 @@ class Pool:
             projected = {asking: projected[asking]}
         return cls(rows + with_absent, projected, memory)
 
+    def pooled(self) -> dict[str, torch.Tensor]:
+        """By modality one vector a row, `(rows, D)`."""
+        of_memory = {} if self.memory is None else self.memory.states
+        return {name: state.rows(state.pooled) for name, state in {**self.states, **of_memory}.items()}
+
     def beside(self, other: "Pool") -> "Pool":
         """The rows of another behind its own."""
         states = {name: joined(state, other.states[name]) for name, state in self.states.items()}
@@ -249,14 +254,15 @@ class Coalitions:
         evidence: list[dict[str | None, CoalitionValues]] = []
         start = 0
         for row, players in enumerate(self.players):
-            runs = slice(start, start + (2 ** len(players) - 1) * self.stands_in + 1)
-            start = runs.stop
+            end = start + (2 ** len(players) - 1) * self.stands_in + 1
+            of_row = {task: [self.by_coalition(v[start:end]) for v in table] for task, table in tables.items()}
             evidence.append(
                 {
-                    task: CoalitionValues(players, *map(self.by_coalition, (v[runs], s[runs])), said[task][row].cpu())
-                    for task, (v, s) in tables.items()
+                    task: CoalitionValues(players, values, shown, said[task][row].cpu())
+                    for task, (values, shown) in of_row.items()
                 }
             )
+            start = end
         return evidence
 
     def by_coalition(self, values: torch.Tensor) -> torch.Tensor:

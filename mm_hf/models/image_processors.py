@@ -152,3 +152,25 @@ def resize_to(image_processor, image_size: int):
         f"{type(image_processor).__name__} cannot make pictures of {image_size} x {image_size} without a border: "
         f"leave image_size out, or resize the pictures yourself. {failure or ''}"
     )
+
+
+def box_seen(image_processor: Any, picture: Any) -> list[float] | None:
+    """The part of a picture that an image processor leaves, [left, top, right, bottom] as shares of its width and
+    height: what lies outside is cut off. None where all of it is left, or nobody knows its size.
+
+    Args:
+        picture: of PIL.
+    """
+    crop, size = (getattr(image_processor, name, None) or {} for name in ("crop_size", "size"))
+    sides = getattr(picture, "size", None)
+    if not getattr(image_processor, "do_center_crop", False) or not isinstance(sides, tuple):
+        return None
+    edge = dict(size).get("shortest_edge")
+    resized = getattr(image_processor, "do_resize", True)
+    ends = []
+    for name, side in (("width", sides[0]), ("height", sides[1])):
+        scaled = side if not resized else edge * side / min(sides) if edge else size[name]
+        share = min(1.0, crop[name] / scaled)
+        ends.append(((1 - share) / 2, (1 + share) / 2))
+    (left, right), (top, bottom) = ends
+    return None if left == top == 0 else [left, top, right, bottom]

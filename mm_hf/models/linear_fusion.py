@@ -10,6 +10,9 @@ scikit-learn has fitted into these maps; gradients can train them as well.
 Notation used for tensor shapes: see `modeling_outputs`. `K` places of a row.
 """
 
+import math
+from dataclasses import replace
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -81,6 +84,19 @@ class LinearProjection(ModalityProjection):
             (mean,) = pool_levels(EncoderStates(levels=(level,), mask=states.mask))
             pooled = pooled + mean.unflatten(-1, absent.shape)
         return torch.cat(tokens, dim=1), pooled
+
+    def with_tokens(self, states, tokens, shapes=None):
+        """See the method of the base class: what is added to a pooled vector is what the means of its tokens gain."""
+        if len(self.levels) > 1 and not shapes:
+            raise ValueError(f"Features of {len(self.levels)} levels have each a mean of its own: give their shapes.")
+        sizes = [math.prod(shape) for shape in shapes or [(tokens.shape[1] // self.places,)]]
+        gain = (tokens - states.tokens).unflatten(1, (self.places, -1))  # (U, K, T, D)
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool) if states.mask is None else states.mask
+        masks = mask.unflatten(1, (self.places, -1)).to(tokens).unsqueeze(-1)  # (U, K, T, 1)
+        for level, weights in zip(gain.split(sizes, 2), masks.split(sizes, 2)):
+            pooled = (level * weights).sum(2) / weights.sum(2).clamp(min=1)  # (U, K, D)
+            states = replace(states, pooled=states.pooled + pooled.sum(1))
+        return replace(states, tokens=tokens)
 
     def forward(self, states: EncoderStates, index: torch.Tensor | None) -> TokenStates:
         """Projects; see the method of the base class."""

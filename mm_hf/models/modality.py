@@ -9,13 +9,15 @@ be copied and sent to other processes, and the package works beside a checkpoint
 Notation used for tensor shapes: see `modeling_outputs`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, ClassVar
 
 import torch
 from transformers.configuration_utils import PreTrainedConfig
 
+from .item_parts import ItemParts, whole_item
 from .names import did_you_mean
 from .raw_rows import Places, entries_of, holds_numbers, is_one, key_of, reason_of
 from .table_schema import is_missing
@@ -52,6 +54,8 @@ class Modality:
         row_keys: under which a row of a pipeline has one; the first is the usual one.
         meant: other words that people use for it, for messages.
         extra: it is from outside the package.
+        mixes_parts: behind its encoder the parts of an item can be told apart no more: an explanation takes them away
+            before it, see `erase`.
         places_key: of `MMFusionConfig`, which says how many items a row may have.
     """
 
@@ -75,6 +79,7 @@ class Modality:
     row_keys: ClassVar[tuple[str, ...]]
     meant: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[bool] = False
+    mixes_parts: ClassVar[bool] = False
     places_key: ClassVar[str] = "places"
 
     @property
@@ -127,6 +132,50 @@ class Modality:
         """Which of the tokens that came out of an encoder, `(U, tokens)`, stand for something of the item, and not for
         padding; the mask is `(U, S)` of what went in."""
         return mask
+
+    # What an explanation asks
+
+    def parts(
+        self,
+        shapes: Sequence[tuple[int, ...]],
+        mask: torch.Tensor | None,
+        config: PreTrainedConfig,
+        item: Any = None,
+        processor: Any = None,
+    ) -> ItemParts:
+        """How the parts of an item lie over its tokens; without a method of its own an item is one part.
+
+        Args:
+            shapes: of its levels, see `ModalityProjection.token_shapes`.
+            mask: `(T,)` bool, its tokens without padding; None: all.
+            config: of the encoder.
+            item: as `check` takes it, where it is at hand.
+            processor: a `MMFusionProcessor`, likewise.
+        """
+        return whole_item(sum(map(math.prod, shapes)), mask)
+
+    def erase(
+        self,
+        inputs: dict[str, torch.Tensor],
+        parts: ItemParts,
+        erased: torch.Tensor,
+        background: dict[str, torch.Tensor] | None = None,
+        processor: Any = None,
+    ) -> dict[str, torch.Tensor] | None:
+        """The model's inputs of an item without some of its parts, once for each choice of them; None where it does
+        not say how, and parts are taken away behind the encoder alone.
+
+        Args:
+            inputs: of the item, `(1, …)`.
+            parts: see `parts`.
+            erased: `(N, P)` bool.
+            background: inputs of other items, `(U, …)`.
+            processor: a `MMFusionProcessor`, where it is at hand.
+
+        Returns:
+            `(N, …)`.
+        """
+        return None
 
     # What the processor asks
 

@@ -51,7 +51,7 @@ from .vision import Vision
 
 
 # Inputs of `MMFusionModel.forward` that are no tensors.
-NO_TENSORS = ("encoder_states", "memory", "return_tokens", "output_attentions", "output_hidden_states")
+NO_TENSORS = ("encoder_states", "token_states", "memory", "return_tokens", "output_attentions", "output_hidden_states")
 
 
 class MMFusionModel(MMFusionPreTrainedModel):
@@ -241,7 +241,18 @@ class MMFusionModel(MMFusionPreTrainedModel):
         if memory is not None:
             self._check_memory_rows(encoder_states, memory, memory_index)
             encoder_states = {name: states for name, states in encoder_states.items() if name not in memory.states}
-        return self.fusion(self.project(encoder_states), memory=memory, memory_index=memory_index, **kwargs)
+        return self.fuse_tokens(self.project(encoder_states), memory, memory_index, **kwargs)
+
+    def fuse_tokens(
+        self,
+        token_states: dict[str, TokenStates],
+        memory: FusionMemory | None = None,
+        memory_index: torch.Tensor | None = None,
+        **kwargs,
+    ) -> FusedStates:
+        """Fuses what `project` gave, or what was made of it: see `ModalityProjection.with_tokens` for other tokens;
+        arguments as for `fuse`."""
+        return self.fusion(token_states, memory=memory, memory_index=memory_index, **kwargs)
 
     def _check_memory_rows(self, encoder_states, memory: FusionMemory, memory_index: torch.Tensor | None):
         """Says which lengths do not fit, where the query has other rows than the memory."""
@@ -254,6 +265,15 @@ class MMFusionModel(MMFusionPreTrainedModel):
             count = max(len(s.tokens) if s.index is None else len(s.index) for s in memory.states.values())
         if count != rows:
             raise ValueError(f"The query has {rows} rows, but {what} has {count}: give each row one in memory_index.")
+
+    def _check_token_states(self, token_states, encoder_states, memory: FusionMemory | None, inputs: dict[str, Any]):
+        """Refuses token states of some modalities alone, and what would not be looked at beside them."""
+        of_memory = [] if memory is None else list(memory.states)
+        if sorted([*token_states, *of_memory]) != sorted(self.encoders):
+            raise ValueError(f"token_states must have each of {list(self.encoders)}; got {list(token_states)}.")
+        beside = [name for name, value in {"encoder_states": encoder_states, **inputs}.items() if value is not None]
+        if beside:
+            raise ValueError(f"token_states stand in place of all inputs; leave out {beside}.")
 
     def check_inputs(self, inputs: dict[str, Any]):
         """Refuses what is no input of `forward`: raw rows, batches that are not unpacked, tensors under other names;
@@ -286,6 +306,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
         return_tokens: bool = True,
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
+        token_states: dict[str, TokenStates] | None = None,
         **kwargs,
     ) -> MMFusionModelOutput:
         """Encodes and fuses.
@@ -317,6 +338,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
             return_tokens: give the tokens too, not the pooled vector alone.
             output_attentions: give the fusion's attention weights; needs `attn_implementation="eager"`.
             output_hidden_states: give the query's tokens after each block; indices select some.
+            token_states: what `project` gave, of every modality, in place of all that is before it.
             kwargs: the inputs and the index of modalities from outside, see `extra_configs`; all else is for the
                 attention functions, and none of that a tensor.
 
@@ -355,17 +377,18 @@ class MMFusionModel(MMFusionPreTrainedModel):
                 f"output_attentions needs attn_implementation='eager', got {implementation!r}: call "
                 "model.set_attn_implementation('eager') first."
             )
-        indices = {name: inputs.pop(modality_of(name).index_name, None) for name in self.encoders}
-        encoded = self.encode(indices, encoder_states, **inputs)
-        fused = self.fuse(
-            encoded,
-            memory,
-            memory_index,
-            return_tokens=return_tokens,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            **kwargs,
-        )
+        options: dict[str, Any] = {
+            "return_tokens": return_tokens,
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+        }
+        if token_states is None:
+            indices = {name: inputs.pop(modality_of(name).index_name, None) for name in self.encoders}
+            encoded = self.encode(indices, encoder_states, **inputs)
+            fused = self.fuse(encoded, memory, memory_index, **options, **kwargs)
+        else:
+            self._check_token_states(token_states, encoder_states, memory, inputs)
+            fused = self.fuse_tokens(token_states, memory, memory_index, **options, **kwargs)
         ids = fused.modality_ids
         return MMFusionModelOutput(
             last_hidden_state=fused.tokens,

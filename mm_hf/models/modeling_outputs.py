@@ -6,8 +6,8 @@ Notation used for tensor shapes: `B` rows of the batch; `U` distinct items of on
 `H` an encoder's width; `D` the fusion width; `L` fusion layers; `A` attention heads.
 """
 
-from dataclasses import dataclass
-from typing import Any, overload
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, overload
 
 import torch
 from transformers.cache_utils import EncoderDecoderCache
@@ -81,6 +81,14 @@ class TokenStates(ModelOutput):
         """Gathers something that each item has, `(U, …)`, for each row: `(B, …)`."""
         return items if items is None or self.index is None else items.index_select(0, self.index)
 
+    def by_row(self, rows: torch.Tensor | None = None) -> "TokenStates":
+        """The same where each row has an item of its own, so that gradients are those of a row; of some rows alone,
+        `(B',)` int64, where they are given."""
+        index = self.index if rows is None else rows if self.index is None else self.index.index_select(0, rows)
+        chosen = replace(self, index=index)
+        parts = {name: chosen.rows(getattr(self, name)) for name in ("tokens", "mask", "pooled", "places")}
+        return replace(self, index=None, **parts)
+
     def row_mask(self) -> torch.Tensor:
         """The mask of each row, `(B, T)` bool, made of ones where there was none."""
         mask = self.mask
@@ -104,6 +112,22 @@ class FusionMemory(ModelOutput):
     value_states: dict[str, tuple[torch.Tensor, ...]] = GIVEN
 
 
+class AttentionStep(NamedTuple):
+    """One attention of a fusion: whose tokens ask, and whose are asked.
+
+    Args:
+        layer: those of one layer run side by side: each sees the tokens that the layer below left, but for its own
+            earlier steps.
+        asking, asked: modalities (and "latents"), whose tokens stand side by side in this order.
+        weights: `(B, A, T, T')`.
+    """
+
+    layer: int
+    asking: tuple[str, ...]
+    asked: tuple[str, ...]
+    weights: torch.Tensor
+
+
 @dataclass
 class FusedStates(ModelOutput):
     """What a fusion gives.
@@ -117,6 +141,8 @@ class FusedStates(ModelOutput):
         hidden_states (`tuple[torch.Tensor]`, *optional*): L+1 times `(B, T, D)`, the query's tokens.
         attentions (`tuple[torch.Tensor]`, *optional*): L times `(B, A, T, T)`, self-attention of the query.
         cross_attentions (`tuple[torch.Tensor]`, *optional*): L times `(B, A, T, T_memory)`.
+        attention_steps (`tuple[AttentionStep]`, *optional*): every attention of the fusion in its order, those of the
+            memory and of modalities that do not ask among them; with `output_attentions`.
     """
 
     pooled: torch.Tensor = GIVEN
@@ -126,6 +152,7 @@ class FusedStates(ModelOutput):
     hidden_states: tuple[torch.Tensor | None, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
+    attention_steps: tuple[AttentionStep, ...] | None = None
 
 
 @dataclass

@@ -26,6 +26,7 @@ logger = logging.get_logger(__name__)
 
 
 ON_ERROR = ("raise", "skip")
+EVIDENCE = ("evidence", "background")  # arguments that ask for it
 
 
 class MMFusionPipeline(Pipeline):
@@ -55,14 +56,14 @@ class MMFusionPipeline(Pipeline):
             settings["on_error"] = kwargs.pop("on_error")
             if settings["on_error"] not in ON_ERROR:
                 raise ValueError(f"on_error must be one of {list(ON_ERROR)}, got {settings['on_error']!r}.")
-        evidence = {name: kwargs.pop(name) for name in ("evidence", "background") if name in kwargs}
+        evidence: dict[str, Any] = {name: kwargs.pop(name) for name in EVIDENCE if name in kwargs}
         if not isinstance(evidence.get("evidence", False), bool):
             raise ValueError(f"evidence must be True or False, got {evidence['evidence']!r:.80}.")
         if evidence.get("background") is not None and not evidence.get("evidence", True):
             raise ValueError("background is for evidence=True: rows whose items stand in for a modality taken away.")
         parts = getattr(self.processor, "arguments", None)  # not of one that came with code of before
         of_processor = {*kwargs} if parts is None else {"common_kwargs", *parts, *set().union(*parts.values())}
-        names = [*names, "evidence", "background", "on_error", "batch_size", "num_workers"]
+        names = [*names, *EVIDENCE, "on_error", "batch_size", "num_workers"]
         for name in kwargs:
             if name not in of_processor:
                 known = [*names, *sorted(parts or ())]

@@ -6,6 +6,7 @@ Notation used for tensor shapes: see `modeling_outputs`.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -192,6 +193,28 @@ class ModalityProjection(nn.Module):
         pooled = pool_tokens(tokens, mask, self.pooling)
         projected = TokenStates(tokens=tokens, mask=mask, index=index, pooled=pooled, coordinates=coordinates)
         return projected if self.place_embeddings is None else self.join_places(projected)
+
+    def token_shapes(self, states: EncoderStates) -> list[tuple[int, ...]]:
+        """How the tokens of one item lie, level by level as they stand side by side: `(h, w)` of a grid, whose tokens
+        go row by row, and `(T,)` of a sequence."""
+        shapes = [
+            tuple(side // fold for side in level.shape[2:]) if level.ndim == 4 else (level.shape[1],)
+            for level, fold in zip(states.levels or (), self.folds)
+        ]
+        return shapes[:1] if self.join == "channels" else shapes
+
+    def with_tokens(
+        self, states: TokenStates, tokens: torch.Tensor, shapes: list[tuple[int, ...]] | None = None
+    ) -> TokenStates:
+        """States with other tokens, whose pooled vectors follow: with the tokens that they have they stay as they are,
+        bit for bit.
+
+        Args:
+            states: what this projection gave, or what `by_row` made of it.
+            tokens: in the shape of `states.tokens`.
+            shapes: see `token_shapes`, which some projections ask for.
+        """
+        return replace(states, tokens=tokens, pooled=pool_tokens(tokens, states.mask, self.pooling, states.places))
 
     def place_index(self, states: EncoderStates, index: torch.Tensor | None) -> torch.Tensor | None:
         """The index with a column for every place, `(B, places)`, or `(B,)` (None too) where there is one place."""

@@ -16,6 +16,7 @@ import torch
 
 from .config_checks import has_finite, shown
 from .finite import FARTHEST, LARGEST
+from .item_parts import moments
 from .modality import Modality, register_modality
 from .raw_rows import columns_of, entries_of, is_one
 from .table_schema import is_missing
@@ -245,6 +246,10 @@ class Series(Modality):
     def prepare(self, items, processor, settings):
         """See `padded_series`."""
         return padded_series(items)
+
+    def parts(self, shapes, mask, config, item=None, processor=None):
+        """Moments, counted in steps."""
+        return moments("series", shapes[0][0], mask, None if item is None else len(as_steps(item)))
 
     def compared(self, parts, config):
         scaler, taken = parts.get(self.part), getattr(config, "input_size", None)

@@ -6,6 +6,7 @@ import io
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from transformers import AutoFeatureExtractor
 
 from .files import regular_file
+from .item_parts import moments
 from .modality import Modality, register_modality
 from .raw_rows import arguments_of_call, columns_of, holds_numbers, is_one
 from .table_schema import is_missing
@@ -25,6 +27,7 @@ HIGHEST_RATE = 192_000  # of so many; at higher ones it is the samples that coun
 MAX_CHANNELS = 64
 BLOCK = 2**20  # samples that are read at once
 MAX_TAPS = 1_000_000  # of the filter that resamples; rates without a common divisor need 20 for each hertz
+FRAMES_A_SECOND = 100  # of the spectrograms that AST takes
 NOT_FINITE = "the sound has samples that are no finite numbers, the first of them {}."
 
 
@@ -281,6 +284,23 @@ class Sound(Modality):
         if settings["max_audio_seconds"] is not None:
             limit_seconds(extractor, settings["max_audio_seconds"])
         return {self.part: extractor}
+
+    def parts(self, shapes, mask, config, item=None, processor=None):
+        """Moments, counted in seconds."""
+        extractor, seconds = getattr(processor, self.part, None), None
+        if item is not None and extractor is not None:
+            seconds = len(samples_of(item, extractor.sampling_rate)) / extractor.sampling_rate
+            seconds = min([seconds, *filter(None, [getattr(extractor, "max_audio_seconds", None)])])
+        tokens = shapes[0][0]
+        if not hasattr(config, "time_stride"):
+            return moments("sound", tokens, mask, seconds)
+        # AST's tokens: two for the whole, then the patches of each band of frequencies in their time.
+        across = (config.max_length - config.patch_size) // config.time_stride + 1
+        length = config.max_length / FRAMES_A_SECOND
+        heard = torch.arange(across) * length / across < (length if seconds is None else seconds)
+        parts = moments("sound", across, heard, length if seconds is None else min(seconds, length))
+        bands = parts.tokens.repeat((tokens - 2) // across)
+        return replace(parts, tokens=torch.cat([torch.full((tokens - len(bands),), -1), bands]))
 
     def load(self, processor, config, key, value):
         """Lists of samples are the channels of one sound, where a row of the model has no other."""

@@ -22,6 +22,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from .config_checks import MAX_LABELS, MAX_WIDTH, MAX_WORDS, check_number, told_in_one_line
+from .item_parts import table_columns
 from .modality import Modality, register_modality
 from .raw_rows import list_of_table_rows
 from .table_schema import TableSchema, is_missing
@@ -214,6 +215,11 @@ class Table(Modality):
                 )
         processor.table_schema.check(item)
         return None if all(map(processor.table_schema.is_missing, item.values())) else item
+
+    def parts(self, shapes, mask, config, item=None, processor=None):
+        """Its columns."""
+        schema = getattr(processor, self.part, None)
+        return table_columns(shapes[0][0], None if schema is None else schema.columns)
 
     def compared(self, parts, config):
         schema = parts.get(self.part)

@@ -11,7 +11,9 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
+from .encoding import to_the_right
 from .inputs import fault_of_text, fault_of_unicode
+from .item_parts import whole_item, words
 from .modality import Modality, register_modality
 from .probing import longest_text, said_positions
 from .raw_rows import arguments_of_call, is_one
@@ -143,6 +145,7 @@ class Text(Modality):
     items = "texts"
     row_keys = ("text", "question")
     meant = ("texts",)
+    mixes_parts = True
 
     def dummy_inputs(self, config, device=None, dtype=None):
         ids = torch.zeros(1, 4, dtype=torch.long, device=device)
@@ -208,6 +211,29 @@ class Text(Modality):
         else:
             limit_text(tokenizer, config)
         return {self.part: tokenizer}
+
+    def parts(self, shapes, mask, config, item=None, processor=None):
+        """Words, of texts that are at hand."""
+        ((tokens,),), tokenizer = shapes, getattr(processor, self.part, None)
+        if isinstance(item, str) and tokenizer is not None:
+            with TOKENIZING:
+                parts = words(item, tokenizer, tokens, mask)
+            if parts is not None:
+                return parts
+        return whole_item(tokens, mask, "text")
+
+    def erase(self, inputs, parts, erased, background=None, processor=None):
+        """The mask token in the place of words, or the unknown one, where a tokenizer has no mask."""
+        tokenizer = getattr(processor, "tokenizer", None)
+        instead = next((n for n in (getattr(tokenizer, f"{k}_token_id", None) for k in ("mask", "unk")) if n), None)
+        if "input_ids" not in inputs or instead is None:
+            return None
+        inputs = to_the_right(inputs)
+        ids = inputs["input_ids"]
+        gone = parts.tokens_of(erased)[:, : ids.shape[1]].to(ids.device)
+        return {name: value.expand(len(gone), *value.shape[1:]) for name, value in inputs.items()} | {
+            "input_ids": ids.expand(len(gone), -1).masked_fill(gone, instead)
+        }
 
     def places_of_item(self, processor):
         """One, but where long texts become windows."""

@@ -5,6 +5,7 @@
 Notation used for tensor shapes: see `modeling_outputs`.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import initialization as init
 
 from .attention import DistanceBias, MMFusionCrossAttentionBlock, attention_mask
 from .fusion import Fusion, Readout, register_fusion
-from .modeling_outputs import FusedStates, FusionMemory, TokenStates
+from .modeling_outputs import AttentionStep, FusedStates, FusionMemory, TokenStates
 from .projection import pool_tokens
 
 
@@ -91,6 +92,7 @@ class Recorder:
         self.hidden_states: list[torch.Tensor] = []
         self.attentions: list[torch.Tensor | None] = []
         self.cross_attentions: list[torch.Tensor | None] = []
+        self.steps: list[AttentionStep] = []
 
     @property
     def active(self) -> bool:
@@ -104,6 +106,11 @@ class Recorder:
             self.attentions.append(attention)
             self.cross_attentions.append(cross_attention)
 
+    def step(self, layer: int, asking: Sequence[str], asked: Sequence[str], weights: torch.Tensor | None):
+        """Keeps the weights of one attention, see `AttentionStep`, where its implementation gives them."""
+        if self.output_attentions and weights is not None:
+            self.steps.append(AttentionStep(layer, tuple(asking), tuple(asked), weights))
+
     def outputs(self) -> dict[str, Any]:
         """As `FusedStates` takes them."""
         given: dict[str, Any] = {}
@@ -111,6 +118,7 @@ class Recorder:
             given["hidden_states"] = select_layers(self.hidden_states, self.output_hidden_states)
         if self.output_attentions:
             given["attentions"] = tuple(self.attentions[1:])
+            given["attention_steps"] = tuple(self.steps)
             if all(weights is not None for weights in self.cross_attentions[1:]):
                 given["cross_attentions"] = tuple(self.cross_attentions[1:])
         return given
@@ -141,8 +149,8 @@ class CrossAttentionFusion(TokenFusion):
             self.memory_norms[name] = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.distance_bias = DistanceBias(config) if config.distance_bias else None
 
-    def prepare(self, states):
-        states = {name: self.refine(name, states[name]) for name in self.memory_modalities}
+    def prepare(self, states, recorder=None):
+        states = {name: self.refine(name, states[name], recorder) for name in self.memory_modalities}
         attentions: list[Any] = [layer.cross_attn for layer in self.layers]
         return FusionMemory(
             states=states,
@@ -150,7 +158,7 @@ class CrossAttentionFusion(TokenFusion):
             value_states={name: tuple(a.v_proj(state.tokens) for a in attentions) for name, state in states.items()},
         )
 
-    def refine(self, name: str, state: TokenStates) -> TokenStates:
+    def refine(self, name: str, state: TokenStates, recorder: "Recorder | None" = None) -> TokenStates:
         """Lets the tokens of each item look at one another, in `memory_layers` blocks."""
         if name not in self.memory_layers:
             return state
@@ -165,8 +173,10 @@ class CrossAttentionFusion(TokenFusion):
         else:
             mask = attention_mask(self.config, tokens, state.mask, tokens)
         blocks: Any = self.memory_layers[name]
-        for block in blocks:
-            tokens = block(tokens, None, None, self_mask=mask)[0]
+        for number, block in enumerate(blocks):
+            tokens, weights, _ = block(tokens, None, None, self_mask=mask)
+            if recorder is not None and weights is not None:
+                recorder.step(number - len(blocks), [name], [name], state.rows(weights))
         tokens = self.memory_norms[name](tokens)
         pooled = pool_tokens(tokens, state.mask, self.poolings[name], state.places)
         return replace(state, tokens=tokens, pooled=pooled)
@@ -182,9 +192,9 @@ class CrossAttentionFusion(TokenFusion):
         **kwargs,
     ):
         query = states[self.query_modality]
-        memory = self.prepare(states) if memory is None else memory
-        memories = {name: select_rows(state, memory_index) for name, state in memory.states.items()}
         recorder = Recorder(output_attentions, output_hidden_states)
+        memory = self.prepare(states, recorder) if memory is None else memory
+        memories = {name: select_rows(state, memory_index) for name, state in memory.states.items()}
         pooling = self.poolings[self.query_modality]
 
         # The first block's share of the query alone is computed once per distinct item, unless its states are to be
@@ -221,6 +231,8 @@ class CrossAttentionFusion(TokenFusion):
             )
             index, mask = None, row_mask
             recorder.add(hidden_states, self_weights, cross_weights)
+            recorder.step(number, [self.query_modality], [self.query_modality], self_weights)
+            recorder.step(number, [self.query_modality], list(memories), cross_weights)
         if index is not None:  # a fusion without blocks
             hidden_states = hidden_states.index_select(0, index)
 
@@ -266,7 +278,7 @@ class CoAttentionFusion(TokenFusion):
         masks = {name: states[name].row_mask() for name in self.modalities}
         recorder.add(streams[self.query_modality])
         layers: Any = self.layers
-        for layer in layers:
+        for number, layer in enumerate(layers):
             normed = {name: norm(streams[name]) for name, norm in layer.memory_norms.items()}
             given = {}
             for name, block in layer.blocks.items():
@@ -279,6 +291,8 @@ class CoAttentionFusion(TokenFusion):
                     cross_mask = attention_mask(self.config, tokens, memory_mask, keys)
                 self_mask = attention_mask(self.config, tokens, masks[name], tokens)
                 given[name] = block(tokens, keys, values, self_mask=self_mask, cross_mask=cross_mask, **kwargs)
+                recorder.step(number, [name], [name], given[name][1])
+                recorder.step(number, [name], others, given[name][2])
             streams = {name: outputs[0] for name, outputs in given.items()}
             recorder.add(*given[self.query_modality])
         return streams, []
@@ -303,12 +317,16 @@ class MergedAttentionFusion(TokenFusion):
         tokens = joined["tokens"]
         mask = attention_mask(self.config, tokens, joined["mask"], tokens)
         recorder.add(tokens)
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             tokens, weights, _ = layer(tokens, None, None, self_mask=mask, **kwargs)
             recorder.add(tokens, weights)
+            recorder.step(number, self.modalities, self.modalities, weights)
         lengths = [states[name].tokens.shape[1] for name in self.modalities]
         streams = dict(zip(self.modalities, tokens.split(lengths, dim=1)))
         return streams, []
+
+
+LATENTS = "latents"  # as `AttentionStep` calls them
 
 
 @register_fusion("bottleneck")
@@ -341,7 +359,7 @@ class BottleneckFusion(TokenFusion):
         masks = {name: nn.functional.pad(states[name].row_mask(), (0, count), value=True) for name in self.modalities}
         recorder.add(torch.cat([query, latents], dim=1))
         layers: Any = self.layers
-        for layer in layers:
+        for number, layer in enumerate(layers):
             made = []
             for name, block in layer.items():
                 tokens = torch.cat([streams[name], latents], dim=1)  # (B, T + num_latents, D)
@@ -349,6 +367,7 @@ class BottleneckFusion(TokenFusion):
                 tokens, weights, _ = block(tokens, None, None, self_mask=mask, **kwargs)
                 if name == self.query_modality:
                     recorder.add(tokens, weights)
+                recorder.step(number, [name, LATENTS], [name, LATENTS], weights)
                 streams[name] = tokens[:, :-count]
                 made.append(tokens[:, -count:])
             latents = torch.stack(made).mean(0)

@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
 """The modality of pictures; a video is pictures with a clock."""
 
+import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +12,8 @@ from transformers import AutoImageProcessor
 
 from .files import HUB_KEYS
 from .image import open_image
-from .image_processors import least_size, opened_image, picture_settings, prepare_images, resize_to
+from .image_processors import box_seen, least_size, opened_image, picture_settings, prepare_images, resize_to
+from .item_parts import cells, whole_item
 from .modality import Modality, register_modality
 from .raw_rows import Places, columns_of, holds_numbers, is_one
 from .video import load_frames
@@ -108,6 +111,23 @@ class Vision(Modality):
 
     def places(self, config):
         return config.num_images - (getattr(config, "num_frames", None) or 0)
+
+    def parts(self, shapes, mask, config, item=None, processor=None):
+        """The cells of the encoder's grid."""
+        parts = cells(shapes, config)
+        if parts is None:
+            return whole_item(sum(map(math.prod, shapes)), mask, "picture")
+        box = box_seen(getattr(processor, self.part, None), item)
+        return parts if box is None else replace(parts, where={"box": box})
+
+    def erase(self, inputs, parts, erased, background=None, processor=None):
+        """Other pictures' mean in the place of cells; without others the picture's own mean colour."""
+        pixels = inputs["pixel_values"]
+        instead = pixels.mean((2, 3), keepdim=True) if background is None else background["pixel_values"].mean(0)
+        shown = parts.shape if len(parts.shape) == 2 else (1, 1)
+        gone = erased.reshape(len(erased), 1, *shown).to(pixels)
+        gone = nn.functional.interpolate(gone, pixels.shape[2:], mode="nearest")
+        return {"pixel_values": torch.where(gone > 0, instead, pixels)}
 
     def goes_together(self, config):
         """Pictures go beside a video where the config says how many of their places are frames."""

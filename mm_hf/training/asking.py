@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..data import MultimodalCollator
+from ..data.modalities import reader_of
 from ..evaluation.plots import plot_cost_curve
 from ..evidence.coalition_answers import Coalition, CoalitionAnswers, answering_heads, coalitions_of, look
 from ..evidence.cost_curve import cost_curve
@@ -143,11 +144,11 @@ def known_name(name: str, names: Mapping[str, str], flag: str) -> str:
     return names[name]
 
 
-def names_of_modalities(columns: Mapping[str, Sequence[str]], modalities: Collection[str]) -> dict[str, str]:
-    """Modalities by what they may be called: by their names, and by their columns where these are theirs alone; the
-    columns are those of `MultimodalCollator.parts`."""
-    alone = {of_name[0]: name for name, of_name in columns.items() if len(of_name) == 1 and name in modalities}
-    return {**alone, **{name: name for name in modalities}}
+def names_of_modalities(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Modalities by what they may be called, of their columns: by their names, and by a column that is their only
+    one."""
+    alone = {of_name[0]: name for name, of_name in columns.items() if len(of_name) == 1}
+    return {**alone, **{name: name for name in columns}}
 
 
 def missing_section(
@@ -175,8 +176,8 @@ def missing_section(
     """
     if until is not None and not until <= 1:
         raise ValueError(f"--until must be at most 1, at which no error is left; got {until}.")
-    parts = {name: list(columns) for name, columns in collator.parts.items() if columns}
-    names = names_of_modalities(parts, model.config.modalities)
+    parts = {name: reader_of(name).data_columns(collator.columns) for name in model.config.modalities}
+    names = names_of_modalities(parts)
     by_modality, plans = read_prices(prices, names), prices is not None or until is not None
     missing = learn_missing(run) if missing is None else missing
     batches = (collator(list(rows[start : start + BATCH])) for start in range(0, len(rows), BATCH))

@@ -8,7 +8,15 @@ from accelerate.utils import DistributedType
 from datasets import Dataset, IterableDataset
 
 from ..data import Rows
-from ..evidence.rows import FEWEST, Explainer, choose_rows, encode_background, explain_rows, rows_that_stand_in
+from ..evidence.rows import (
+    CANDIDATES,
+    FEWEST,
+    Explainer,
+    choose_rows,
+    encode_background,
+    explain_rows,
+    rows_that_stand_in,
+)
 from ..evidence.summary import summary_of
 from .evaluator import Evaluator
 
@@ -45,10 +53,10 @@ def rests_on(
     wanted = FEWEST if run.writes else rows_that_stand_in(len(modalities))
     was_training = model.training
     model.eval()
-    chosen = train_rows.__getitems__(choose_rows(len(train_rows), wanted, seed))
-    pool = encode_background(model, replace(collator, cache=None), chosen)
+    chosen = train_rows.__getitems__(choose_rows(len(train_rows), CANDIDATES * wanted, seed))
+    background = encode_background(model, replace(collator, cache=None), chosen, wanted)
     tasks: Any = {task.column if run.several else None: task for task in run.tasks}
-    explainer = Explainer(model, collator, tasks, pool)
+    explainer = Explainer(model, collator, tasks, background)
     drawn = choose_rows(len(rows), math.ceil(most / WRITING) if run.writes else most, seed)
     records = explain_rows(explainer, rows.__getitems__(drawn), items=False)
     model.train(was_training)

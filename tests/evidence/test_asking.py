@@ -123,6 +123,7 @@ def test_rows_that_lack_a_modality_are_told_what_it_would_bring(run, missing):
     assert told["rows"][2]["next"] == "place"
     assert told["rows"][3]["reason"] == "complete"
     assert told["prices"] == {"place": 1, "tabular": 1}
+    assert told["columns"] == {"tabular": ["renovated"], "place": ["latitude", "longitude"]}
     json.dumps(told, allow_nan=False)
     assert any("tabular" in line for line in lines_of_missing(told))
 
@@ -151,7 +152,7 @@ def test_a_model_that_was_not_taught_to_do_without_is_warned_of_and_refused(run,
 
 
 def test_prices_are_read_by_modality_and_by_column():
-    names = names_of_modalities({"vision": ["photo"], "tabular": ["beds", "baths"]}, ["vision", "tabular"])
+    names = names_of_modalities({"vision": ["photo"], "tabular": ["beds", "baths"]})
     assert read_prices("photo=5, tabular=0.5", names) == {"vision": 5, "tabular": 0.5}
     assert read_prices(None, names) == {}
     with pytest.raises(ValueError, match=says("beds")):

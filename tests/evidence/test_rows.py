@@ -2,16 +2,18 @@
 
 import csv
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import mm_hf
+from mm_hf.commands.arguments import MAP_METHODS
 from mm_hf.commands.explain import main
 from mm_hf.evidence import explain
-from mm_hf.evidence.rows import choose_rows, rows_that_stand_in
+from mm_hf.evidence.methods import METHODS
+from mm_hf.evidence.rows import choose_rows, representative, rows_that_stand_in
 from mm_hf.evidence.summary import summary_of
 
 
@@ -34,7 +36,7 @@ def test_a_file_of_rows(evidence):
     assert evidence["background"] == 4
     assert json.loads(json.dumps(evidence, allow_nan=False)) == evidence
     assert any("4" in warning for warning in evidence["warnings"])  # rows of the file stand in
-    assert any("36" in warning for warning in evidence["warnings"])  # and so many are left out
+    assert evidence["left_out"] == 36
     with open(ROWS) as file:
         rows = list(csv.DictReader(file))
     assert [record["row"] for record in evidence["rows"]] == choose_rows(48, 12)
@@ -48,7 +50,12 @@ def test_a_file_of_rows(evidence):
         assert gap(answer) <= 1e-5
         assert answer["explained"] == f"log odds of {answer['answer']!r}"
         assert answer["probability"] == pytest.approx(answer["modalities"]["text"]["with"])
-        assert (answer["truth"], answer["right"], answer["parts"]) == (None, None, [])
+        assert (answer["truth"], answer["right"]) == (None, None)
+        assert [part["item"] for part in answer["parts"]] == list(range(len(record["items"])))
+        for part, item in zip(answer["parts"], record["items"]):
+            size = sum(map(len, part["values"])) if item["kind"] == "picture" else len(part["values"])
+            assert size >= 4  # patches, words
+            assert part["method"] in METHODS
     assert evidence["rows"][0]["items"][0]["shown"]["src"].startswith("data:image/")
 
 
@@ -115,12 +122,25 @@ def test_a_table_and_a_series():
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
-    words = [str(STORED / "heads/question_answering"), str(ROWS), "-o", str(tmp_path), "--rows", "3"]
+    words = [
+        str(STORED / "heads/question_answering"),
+        str(ROWS),
+        "-o",
+        str(tmp_path),
+        "--rows",
+        "3",
+        "--check",
+        "--png",
+    ]
     monkeypatch.setattr(sys, "argv", ["mm_hf explain", *words, "--image_column", "photo", "--text_column", "text"])
     main()
     written = json.loads((tmp_path / "evidence.json").read_text())
     assert len(written["rows"]) == 3
-    assert "evidence.json" in capsys.readouterr().out
+    assert written["checks"]["modalities: completeness"]["passed"]
+    assert {name.split(":")[0] for name in written["checks"]} == {"modalities", "vision", "text"}
+    assert (tmp_path / "index.html").read_text().startswith("<!DOCTYPE html>")
+    assert len(list(tmp_path.glob("row-*.png"))) == 3
+    assert "index.html" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main()
     assert "--overwrite" in capsys.readouterr().err
@@ -133,6 +153,15 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 def test_refusals(options, value):
     with pytest.raises(ValueError, match=value):
         explain(str(STORED / "heads/question_answering"), str(ROWS), **{**PAIR, **options})
+
+
+def test_the_methods_that_flags_name():
+    assert set(MAP_METHODS) == set(METHODS)
+
+
+def test_without_maps():
+    (record,) = explain(str(STORED / "heads/question_answering"), str(ROWS), max_rows=1, method="none", **PAIR)["rows"]
+    assert record["answers"][0]["parts"] == []
 
 
 def test_a_run_without_data_needs_rows():
@@ -164,6 +193,14 @@ def test_means_over_rows():
     assert summary_of([]) is None
 
 
-def test_importing_it_is_light():
-    code = "import sys, mm_hf; mm_hf.evidence.explain; assert 'mm_hf.commands.explain' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+def test_rows_that_stand_in_represent_all():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(96, 5, generator=generator).sign()
+    chosen = representative(features, 24)
+    assert len(set(chosen)) == 24
+    off = (features[chosen].mean(0) - features.mean(0)).norm()
+    drawn = [
+        (features[torch.randperm(96, generator=generator)[:24]].mean(0) - features.mean(0)).norm() for _ in range(20)
+    ]
+    assert off < 0.3 * sum(drawn) / 20
+    assert representative(features, 200) == list(range(96))

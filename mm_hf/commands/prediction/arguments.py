@@ -60,9 +60,10 @@ def parse_with_recipe(parser: ArgumentParser, words: list[str] | None = None) ->
     except (OSError, ValueError) as error:
         parser.error(f"{file}: {error}")
     try:
-        return parser.parse_args_into_dataclasses(words)
+        args, data_args, others = parser.parse_args_into_dataclasses(words)
     except ValueError as error:
         parser.error(str(error))
+    return args, data_args, others
 
 
 def load_config(run: str, searches: bool = False) -> tuple[MMFusionConfig, type[MMFusionPreTrainedModel]]:

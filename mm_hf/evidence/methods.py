@@ -1,0 +1,424 @@
+"""The methods that make maps over the parts of items.
+
+Which one is the default of a fusion was measured, see `benchmarks/explain_parts.py`.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+
+from ..models.item_parts import ItemParts
+from ..models.modality import Modality, modality_of
+from ..models.modeling_outputs import AttentionStep, EncoderStates, TokenStates
+from ..models.pooled_fusions import PooledFusion
+from ..models.projection import pool_tokens
+from ..models.token_fusions import LATENTS
+from .parts import Answer, EncodedRows, PartMap, as_outputs, narrowed
+
+
+BATCH = 256  # rows with something taken away, at a time
+STEPS = 32  # of integrated gradients
+
+
+class NoMap(ValueError):
+    """A method cannot explain this model, or this modality."""
+
+
+class Job(NamedTuple):
+    """One item of one row, some of its parts taken away.
+
+    Args:
+        item, place, number: tell what is taken away from what: jobs that agree in them share it.
+        row: whose answer is asked for.
+        parts: of the item.
+        hidden: `(P,)` bool, the parts that are taken away.
+    """
+
+    item: int
+    place: int
+    number: int
+    row: int
+    parts: ItemParts
+    hidden: torch.Tensor
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """What tells the edited item."""
+        return self.item, self.place, self.number
+
+
+Editor = Callable[[list[Job]], TokenStates]
+
+
+def occlusion(
+    rows: EncodedRows, answer: Answer, modality: str, reach: int | None = None, batch_size: int = BATCH
+) -> list[PartMap]:
+    """By how much the answer changes when a part, and what lies around it, is taken away behind the encoder.
+
+    In its place stands the mean of that place over other rows (Zeiler and Fergus 2014, section 4.2, at the projected
+    tokens); scored by the divergence of the answer from what it was. Every item is encoded and projected once, and
+    rows that share an item share its edited tokens.
+
+    Args:
+        rows: encoded.
+        answer: what is explained.
+        modality: whose items.
+        reach: in place of `ItemParts.reach`.
+        batch_size: rows with something taken away, at a time.
+    """
+    index = rows.tokens[modality].index
+    of_row = (rows.rows if index is None else index).tolist()
+    jobs = one_by_one(rows, modality, reach, of_row)
+    made = distances(rows, answer, modality, jobs, hide_tokens(rows, modality), batch_size)
+    return maps_of(modality, jobs, made, "occlusion")
+
+
+def hide_tokens(rows: EncodedRows, modality: str) -> Editor:
+    """Takes parts away behind the encoder: see `occlusion`."""
+    states = rows.tokens[modality]
+    instead, places = rows.instead(modality, states), replace(states, index=None)
+
+    def edited(jobs: list[Job]) -> TokenStates:
+        hidden = []
+        for job in jobs:
+            tokens = rows.token_numbers(modality, job.place, job.parts)
+            hidden.append(job.hidden.to(tokens.device)[tokens.clamp(min=0)] & (tokens >= 0))
+        index = torch.tensor([job.item for job in jobs], device=states.tokens.device)
+        whole = places.by_row(index)
+        tokens = torch.where(torch.stack(hidden).unsqueeze(-1), instead[index], whole.tokens)
+        return rows.with_tokens(modality, whole, tokens)
+
+    return edited
+
+
+def input_occlusion(
+    rows: EncodedRows, answer: Answer, modality: str, reach: int | None = None, batch_size: int = BATCH
+) -> list[PartMap]:
+    """By how much the answer changes when a part is taken away before the encoder: see `Modality.erase`.
+
+    What an encoder has mixed cannot be told apart behind it: each word is in the state of every other. This encodes
+    every item once a part.
+
+    Raises:
+        NoMap: the raw inputs are not at hand, or the modality does not say how its parts are erased.
+    """
+    index = rows.item_index(modality).tolist()
+    jobs = one_by_one(rows, modality, reach, range(len(rows)))
+    if len(index[0]) == 1:  # rows that share the item share what is encoded
+        jobs = [job._replace(item=index[job.row][0]) for job in jobs]
+    made = distances(rows, answer, modality, jobs, hide_inputs(rows, modality), batch_size)
+    return maps_of(modality, jobs, made, "input_occlusion")
+
+
+def hide_inputs(rows: EncodedRows, modality: str) -> Editor:
+    """Takes parts away before the encoder: see `input_occlusion`."""
+    kind, state = modality_of(modality), rows.states[modality]
+    inputs, background = (
+        {name: value for name, value in given.items() if name in kind.inputs}
+        for given in (rows.inputs, rows.background_inputs)
+    )
+    if not inputs:
+        raise NoMap(f"The raw inputs of {modality} are not at hand, so that nothing can be erased in them.")
+    index = rows.item_index(modality)
+
+    def edited(jobs: list[Job]) -> TokenStates:
+        made, items = [], index[torch.tensor([job.row for job in jobs])].clone()  # (N, K)
+        for number, job in enumerate(jobs):
+            item = {name: value[[int(items[number, job.place])]] for name, value in inputs.items()}
+            erased = kind.erase(item, job.parts, job.hidden[None], background or None, rows.processor)
+            if erased is None:
+                raise NoMap(f"{type(kind).__name__} does not say how parts of its items are erased.")
+            made.append(erased)
+            items[number, job.place] = state.count() + number
+        together = {name: torch.cat([one[name] for one in made]) for name in made[0]}
+        each = torch.arange(len(jobs), device=rows.model.device)
+        encoded = rows.model.base_model.encode({modality: each}, **together)[modality]
+        joined = EncoderStates(
+            levels=tuple(torch.cat(pair) for pair in zip(state.levels or (), encoded.levels or ())),
+            mask=None if state.mask is None else torch.cat([state.mask, encoded.mask.to(state.mask)]),
+        )
+        return rows.projection(modality)(joined, items).by_row()
+
+    return edited
+
+
+def one_by_one(rows: EncodedRows, modality: str, reach: int | None, items: Sequence[int]) -> list[Job]:
+    """A job for each part of each item of each row, with what lies around it; `items` is of each row the item that is
+    edited."""
+    jobs = []
+    for row, place, parts in rows.present(modality):
+        for number, hidden in enumerate(parts.windows(reach)):
+            jobs.append(Job(items[row], place, number, row, parts, hidden))
+    return jobs
+
+
+def maps_of(modality: str, jobs: list[Job], values: torch.Tensor, method: str) -> list[PartMap]:
+    """The maps of the jobs that `one_by_one` made, of the value of each, `(N,)`."""
+    maps, start = [], 0
+    while start < len(jobs):
+        job = jobs[start]
+        of_item = values[start : start + job.parts.count].reshape(job.parts.shape)
+        maps.append(PartMap(job.row, modality, job.place, job.parts, of_item, method))
+        start += job.parts.count
+    return maps
+
+
+@torch.no_grad()
+def distances(
+    rows: EncodedRows, answer: Answer, modality: str, jobs: list[Job], edited: Editor, batch_size: int = BATCH
+) -> torch.Tensor:
+    """By how much the answer of each job differs from that to the row as it is, `(N,)` float64; see `Answer.distance`.
+
+    Args:
+        edited: makes an item of each of some jobs; rows with the same edited item follow one another, and share it.
+        batch_size: jobs at a time.
+    """
+    before = rows.outputs(answer)
+    given = answer.value(before, rows.rows)
+    order = sorted(range(len(jobs)), key=lambda number: (*jobs[number].key, jobs[number].row))
+    values = torch.zeros(len(jobs), dtype=torch.float64)
+    for start in range(0, len(jobs), batch_size):
+        chosen = order[start : start + batch_size]
+        distinct = {jobs[number].key: jobs[number] for number in chosen}
+        numbers = {key: number for number, key in enumerate(distinct)}
+        asked = torch.tensor([jobs[number].row for number in chosen], device=rows.model.device)
+        index = torch.tensor([numbers[jobs[number].key] for number in chosen], device=rows.model.device)
+        changed = replace(edited(list(distinct.values())), index=index)
+        # In the order of the model, which fusions count on.
+        states = {name: changed if name == modality else narrowed(state, asked) for name, state in rows.tokens.items()}
+        after = rows.fuse(states, answer)
+        values[chosen] = answer.distance(before, after, asked, given).double().cpu()
+    return values
+
+
+def integrated_gradients(
+    rows: EncodedRows, answer: Answer, modality: str, steps: int = STEPS, batch_size: int = BATCH
+) -> list[PartMap]:
+    """What each part adds to the number that is explained, with its sign: integrated gradients (Sundararajan et al.
+    2017) at the projected tokens, from the mean of each place to what stands there; by captum.
+
+    Their sum over all tokens is the difference of the values at both ends: see `completeness`.
+
+    Raises:
+        ImportError: captum is not installed.
+    """
+    attributions, _ = gradients_along(rows, answer, modality, steps, batch_size)
+    return gathered(rows, modality, attributions, "integrated_gradients", signed=True)
+
+
+def gradients_along(
+    rows: EncodedRows, answer: Answer, modality: str, steps: int = STEPS, batch_size: int = BATCH
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Integrated gradients of each token, `(B, K * T)` float64, and of each row by how much their sum misses the
+    difference of the values at both ends, `(B,)`."""
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError as error:
+        raise ImportError("Integrated gradients need `pip install captum`, or `mm_hf[explain]`.") from error
+    states = {name: state.by_row() for name, state in rows.tokens.items()}
+    tokens = states[modality].tokens
+    start = rows.instead(modality, states[modality])
+    if states[modality].mask is not None:  # what is masked has no part in anything
+        start = torch.where(states[modality].mask.unsqueeze(-1), start, tokens)
+
+    def value(edited: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        here = {name: state.by_row(numbers) for name, state in states.items()}
+        here[modality] = rows.with_tokens(modality, here[modality], edited)
+        return answer.value(rows.fuse(here, answer), numbers)
+
+    with torch.enable_grad():
+        found, delta = IntegratedGradients(value).attribute(
+            tokens.detach(),
+            start.detach(),
+            additional_forward_args=rows.rows,
+            n_steps=steps,
+            internal_batch_size=max(batch_size, len(rows)),
+            return_convergence_delta=True,
+        )
+    return found.detach().double().sum(-1), delta.detach().double()
+
+
+def relevance(rows: EncodedRows, answer: Answer, modality: str) -> list[PartMap]:
+    """How relevant each part is by the attention that it gets, layer by layer, weighed by its gradient: Chefer et al.
+    2021 (arXiv 2103.15679), equations 5 to 11.
+
+    It follows what attention carries alone: the readouts of these fusions see each modality's own vector as well.
+
+    Raises:
+        NoMap: the fusion has no attention.
+    """
+    steps, sizes = attention_steps(rows, answer, gradients=True)
+    query, at = rows.model.base_model.fusion.query_modality, place_of_tokens(sizes, sizes)
+    relevant = propagate(steps, sizes)[:, at[query]]  # (B, T, N)
+    seen = (relevant * readers(rows, query).unsqueeze(-1)).sum(1)  # (B, N)
+    return gathered(rows, modality, seen[:, at[modality]], "relevance")
+
+
+def attention(rows: EncodedRows, answer: Answer, modality: str) -> list[PartMap]:
+    """Where the model looks: the weights of the last attention to a modality's tokens, from the tokens that are read,
+    the mean of all heads. It says nothing of what the model does with what it sees: attention points at the right
+    object with its gate shut, too.
+
+    Raises:
+        NoMap: the fusion has no attention to this modality.
+    """
+    steps, sizes = attention_steps(rows, answer, gradients=False)
+    query = rows.model.base_model.fusion.query_modality
+    looking = [step for step in steps if modality in step.asked and {query, LATENTS} & {*step.asking}]
+    if not looking:
+        raise NoMap(f"Nothing that is read attends to {modality} in this model.")
+    last = looking[-1]
+    asker = query if query in last.asking else LATENTS
+    asking = last.weights[:, :, place_of_tokens(sizes, last.asking)[asker]].mean(1)  # (B, T, T')
+    weights = readers(rows, query) if asker == query else asking.new_full(asking.shape[:2], 1 / asking.shape[1])
+    seen = (asking * weights.unsqueeze(-1)).sum(1)  # (B, T')
+    return gathered(rows, modality, seen[:, place_of_tokens(sizes, last.asked)[modality]], "attention")
+
+
+def attention_steps(rows: EncodedRows, answer: Answer, gradients: bool) -> tuple[list[AttentionStep], dict[str, int]]:
+    """Every attention of the fusion for the rows as they are, `(B, A, T, T')` float64, with gradients what counts
+    of it by equation 5 of Chefer et al., `(B, 1, T, T')`; and how many tokens there are, by modality.
+
+    Raises:
+        NoMap: the fusion has no attention.
+    """
+    with eager(rows.model), torch.set_grad_enabled(gradients):
+        states = {}
+        for name, state in rows.tokens.items():
+            states[name] = state.by_row()
+            if gradients:  # weights of attention have gradients where the tokens have
+                tokens = states[name].tokens.detach().requires_grad_()
+                states[name] = rows.with_tokens(name, states[name], tokens)
+        fused = rows.model.base_model.fuse_tokens(states, output_attentions=True)
+        steps = list(fused.attention_steps or ())
+        if not steps:
+            raise NoMap(f"The fusion {rows.model.config.fusion_module_config.fusion_type!r} has no attention.")
+        sizes = {name: state.tokens.shape[1] for name, state in states.items()}
+        for step in steps:  # latents are of no modality
+            new = [name for name in step.asked if name not in sizes]
+            sizes |= {name: step.weights.shape[-1] - sum(sizes.get(n, 0) for n in step.asked) for name in new}
+        if gradients:
+            weights = [step.weights for step in steps]
+            value = answer.value(as_outputs(fused), rows.rows).sum()
+            slopes = torch.autograd.grad(value, weights, allow_unused=True, materialize_grads=True)
+            steps = [
+                step._replace(weights=(step.weights * slope).clamp(min=0).mean(1, keepdim=True))
+                for step, slope in zip(steps, slopes)
+            ]
+    return [step._replace(weights=step.weights.detach().double()) for step in steps], sizes
+
+
+def propagate(steps: list[AttentionStep], sizes: Mapping[str, int]) -> torch.Tensor:
+    """The relevance of each token for each, `(B, N, N)` float64 over the tokens of all modalities side by side: Chefer
+    et al. 2021, equations 6 to 11. Latents are the mean of those that the modalities made.
+
+    Args:
+        steps: with weights `(B, 1, T, T')` by equation 5.
+        sizes: tokens by modality.
+    """
+    count, places = sum(sizes.values()), place_of_tokens(sizes, sizes)
+    identity = torch.eye(count, dtype=torch.float64, device=steps[0].weights.device)
+    relevant = identity.expand(len(steps[0].weights), -1, -1).clone()
+    for _, layer in itertools.groupby(steps, key=lambda step: step.layer):
+        made: dict[tuple[str, ...], torch.Tensor] = {}
+        for step in layer:
+            new = made.setdefault(step.asking, relevant.clone())
+            asking, asked = (
+                torch.cat([places_of(places[name]) for name in names]) for names in (step.asking, step.asked)
+            )
+            weights = step.weights[:, 0]
+            if step.asking == step.asked:
+                new[:, asking] += weights @ new[:, asking]
+                continue
+            of_asking, of_asked = (normalised(square(new, one)) for one in (asking, asked))
+            across = of_asking.transpose(1, 2) @ weights @ of_asked
+            within = weights @ new[:, asked][:, :, asking]
+            new[:, asking[:, None], asked] += across
+            new[:, asking[:, None], asking] += within
+        for name in sizes:
+            rows = [new[:, places[name]] for asking, new in made.items() if name in asking]
+            if rows:
+                relevant[:, places[name]] = torch.stack(rows).mean(0)
+    return relevant - identity
+
+
+def places_of(part: slice) -> torch.Tensor:
+    """A slice as numbers."""
+    return torch.arange(part.start, part.stop)
+
+
+def square(relevant: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The relevance among some tokens, `(B, n, n)`."""
+    return relevant[:, places][:, :, places]
+
+
+def normalised(relevant: torch.Tensor) -> torch.Tensor:
+    """Equations 8 and 9: what was added to the identity, `(B, n, n)`, each row to a sum of 1, and the identity."""
+    identity = torch.eye(relevant.shape[-1], dtype=relevant.dtype, device=relevant.device)
+    added = relevant - identity
+    return added / added.sum(-1, keepdim=True).clamp(min=1e-12) + identity
+
+
+def place_of_tokens(sizes: Mapping[str, int], names: Iterable[str]) -> dict[str, slice]:
+    """Where the tokens of modalities are that stand side by side."""
+    places, start = {}, 0
+    for name in names:
+        places[name] = slice(start, start + sizes[name])
+        start += sizes[name]
+    return places
+
+
+def readers(rows: EncodedRows, modality: str) -> torch.Tensor:
+    """How much each token of a modality counts in its pooled vector, `(B, T)` float64."""
+    state = rows.tokens[modality].by_row()
+    tokens = torch.eye(state.tokens.shape[1], dtype=torch.float64, device=state.tokens.device)
+    pooling = rows.model.config.poolings[modality]
+    return pool_tokens(tokens.expand(len(rows), -1, -1), state.mask, pooling, state.places)
+
+
+def gathered(
+    rows: EncodedRows, modality: str, values: torch.Tensor, method: str, signed: bool = False
+) -> list[PartMap]:
+    """Maps of values of tokens, `(B, K * T)`: of each part the sum over its tokens."""
+    values, maps = values.double().cpu(), []
+    for row, place, parts in rows.present(modality):
+        numbers = rows.token_numbers(modality, place, parts).cpu()
+        sums = torch.zeros(parts.count + 1, dtype=torch.float64).index_add(0, numbers + 1, values[row])[1:]
+        maps.append(PartMap(row, modality, place, parts, sums.reshape(parts.shape), method, signed))
+    return maps
+
+
+@contextlib.contextmanager
+def eager(model: Any) -> Iterator[None]:
+    """Lets the fusion attend in the way that gives its weights, and leaves it as it was."""
+    config = model.base_model.fusion.config
+    before = config._attn_implementation
+    config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+Method = Callable[..., list[PartMap]]
+METHODS: dict[str, Method] = {
+    "occlusion": occlusion,
+    "input_occlusion": input_occlusion,
+    "integrated_gradients": integrated_gradients,
+    "relevance": relevance,
+    "attention": attention,
+}
+
+
+def default_method(rows: EncodedRows, modality: str) -> str:
+    """The method that measures best: `occlusion`; before the encoder where what is behind it tells parts apart no
+    more, as the words of a text, or where a fusion reads one token of an item that has mixed all others. Raw inputs
+    have to be at hand for that."""
+    kind, fusion = modality_of(modality), rows.model.base_model.fusion
+    one_token = isinstance(fusion, PooledFusion) and rows.projection(modality).pooling != "mean"
+    erases = type(kind).erase is not Modality.erase and any(name in rows.inputs for name in kind.inputs)
+    return "input_occlusion" if erases and (kind.mixes_parts or one_token) else "occlusion"

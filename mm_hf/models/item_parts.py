@@ -1,0 +1,190 @@
+# Copyright 2026 The mm_hf authors.
+# Licensed under the Apache License, Version 2.0: see the LICENSE file or http://www.apache.org/licenses/LICENSE-2.0
+"""How the parts of an item lie over its tokens: the cells of a picture, the words of a text, moments, columns.
+
+Notation used for tensor shapes: `T` tokens of an item; `P` parts.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+MOMENTS = 48  # parts of a sound or a series at most: more nobody can tell apart in a drawing
+CELLS = 8  # of a picture a side at most: finer ones show little more, and each costs one more run of the fusion
+SPECIAL_TOKENS = 8  # that may stand before the patches of a picture: one for the class, one of a teacher, registers
+WORD = re.compile(r"\w+|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class ItemParts:
+    """The parts of one item.
+
+    Args:
+        kind: how a page draws the item: "picture", "text", "sound", "series", "table" or "other".
+        shape: of a map over the parts, `(rows, columns)` of a picture, else `(P,)`.
+        tokens: `(T,)` int64, the part that each token stands for, counted row by row; -1 for none: padding, and what
+            stands for the whole item.
+        reach: how many neighbours on each side are taken away together with a part, since what is looked for may lie
+            across its border.
+        where: where the parts are, by name: `spans` (characters, from and to), `times` (from and to), `columns`; and
+            of a picture of which the encoder sees a part alone, the `box` that the cells cover, see `box_seen`.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    tokens: torch.Tensor
+    reach: int = 0
+    where: Mapping[str, list] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """P."""
+        return math.prod(self.shape)
+
+    def windows(self, reach: int | None = None) -> torch.Tensor:
+        """Which parts go together with each, `(P, P)` bool: those at most `reach` steps away, across, down or both."""
+        reach = self.reach if reach is None else reach
+        places = torch.cartesian_prod(*map(torch.arange, self.shape)).reshape(self.count, -1)  # (P, 1 or 2)
+        return (places[:, None] - places[None]).abs().amax(-1) <= reach
+
+    def tokens_of(self, parts: torch.Tensor) -> torch.Tensor:
+        """The tokens of chosen parts: of `(N, P)` bool `(N, T)` bool."""
+        return parts.to(self.tokens.device)[:, self.tokens.clamp(min=0)] & (self.tokens >= 0)
+
+
+def whole_item(tokens: int, mask: torch.Tensor | None = None, kind: str = "other") -> ItemParts:
+    """An item as one part; the mask is `(T,)` bool, None where there is no padding."""
+    parts = torch.zeros(tokens, dtype=torch.int64)
+    return ItemParts(kind, (1,), parts if mask is None else parts.masked_fill(~mask.cpu(), -1))
+
+
+def cells(shapes: Sequence[tuple[int, ...]], config: Any) -> ItemParts | None:
+    """The cells of a picture, as its coarsest level has them, or some of these together: finer levels have several
+    tokens a cell.
+
+    Args:
+        shapes: see `ModalityProjection.token_shapes`.
+        config: of the encoder, which tells the grid of patches.
+
+    Returns:
+        None where a level is no grid.
+    """
+    grids = [(0, *shape) if len(shape) == 2 else patches(config, shape[0]) for shape in shapes]
+    known = [grid for grid in grids if grid is not None]
+    if not known or len(known) < len(grids):
+        return None
+    coarsest = min(known, key=lambda grid: grid[1] * grid[2])
+    rows, columns = (-(-side // -(-side // CELLS)) for side in coarsest[1:])
+    tokens = []
+    for before, height, width in known:
+        down = (torch.arange(height) + 0.5) * rows / height
+        right = (torch.arange(width) + 0.5) * columns / width
+        cell = down.long()[:, None] * columns + right.long()
+        tokens += [torch.full((before,), -1), cell.flatten()]
+    return ItemParts("picture", (rows, columns), torch.cat(tokens), reach=1)
+
+
+def patches(config: Any, tokens: int) -> tuple[int, int, int] | None:
+    """The grid of a vision transformer's tokens: how many stand before the patches, their rows and columns; None where
+    they are no grid. Pictures of another size than the config says are taken for squares."""
+    patch, size = (getattr(config, name, None) for name in ("patch_size", "image_size"))
+    candidates = []
+    if patch and size:
+        (height, width), (down, right) = ((v, v) if isinstance(v, int) else tuple(v) for v in (size, patch))
+        candidates.append((height // down, width // right))
+    side = math.isqrt(tokens)
+    candidates += [(side, side), (side - 1, side - 1)]
+    for rows, columns in candidates:
+        if rows > 0 and columns > 0 and 0 <= tokens - rows * columns <= SPECIAL_TOKENS:
+            return tokens - rows * columns, rows, columns
+    return None
+
+
+def moments(kind: str, tokens: int, mask: torch.Tensor | None, length: float | None, most: int = MOMENTS) -> ItemParts:
+    """Moments of what runs in time, all equally long but for the last.
+
+    Args:
+        kind: see `ItemParts`.
+        tokens: T.
+        mask: `(T,)` bool, which count; None: all.
+        length: of the item in seconds or steps; None: it is counted in tokens.
+        most: moments at most.
+    """
+    count = tokens if mask is None else max(1, int(mask.sum()))
+    each = -(-count // most)
+    parts = torch.arange(tokens) // each
+    parts[count:] = -1
+    step = each if length is None else each * length / count
+    number = -(-count // each)
+    end = count if length is None else length
+    times = [[place * step, min((place + 1) * step, end)] for place in range(number)]
+    return ItemParts(kind, (number,), parts, reach=1, where={"times": times})
+
+
+def words(text: str, tokenizer: Any, tokens: int, mask: torch.Tensor | None, **settings: Any) -> ItemParts | None:
+    """The words of a text, by where its tokens stand in it.
+
+    A fast tokenizer says that itself; with others each word is tokenized alone, and the text is one part where that
+    gives other numbers of tokens.
+
+    Args:
+        text: as it was tokenized; its padding stands behind it.
+        tokenizer: of the processor.
+        tokens: T.
+        mask: `(T,)` bool, which count; None: all.
+        settings: of the call that tokenized it, such as `max_length`.
+
+    Returns:
+        None where the words cannot be told apart.
+    """
+    count = tokens if mask is None else int(mask.sum())
+    parts = torch.full((tokens,), -1)
+    if getattr(tokenizer, "is_fast", False):
+        settings = {"truncation": True, **settings, "padding": False, "return_tensors": None}
+        encoded = tokenizer(text, return_offsets_mapping=True, **settings)
+        numbers, offsets = encoded.word_ids(0), encoded["offset_mapping"]
+        if len(numbers) != count:
+            return None
+        spans: dict[int, list[int]] = {}
+        for place, (number, (start, end)) in enumerate(zip(numbers, offsets)):
+            start += len(text[start:end]) - len(text[start:end].lstrip())  # some count the space before a word
+            if number is None or end <= start:
+                continue
+            span = spans.setdefault(number, [start, end])
+            span[0], span[1] = min(span[0], start), max(span[1], end)
+            parts[place] = list(spans).index(number)
+        return text_parts(parts, list(spans.values()))
+    matches = [match.span() for match in WORD.finditer(text)]
+    lengths = [len(tokenizer.tokenize(text[start:end])) for start, end in matches]
+    before = leading_tokens(tokenizer)
+    if before is None or sum(lengths) + tokenizer.num_special_tokens_to_add() != count:
+        return None
+    place = before
+    for number, length in enumerate(lengths):
+        parts[place : place + length] = number
+        place += length
+    return text_parts(parts, [list(span) for span in matches])
+
+
+def text_parts(tokens: torch.Tensor, spans: list[list[int]]) -> ItemParts | None:
+    """Parts with their spans; None where there is no word."""
+    return ItemParts("text", (len(spans),), tokens, where={"spans": spans}) if spans else None
+
+
+def leading_tokens(tokenizer: Any) -> int | None:
+    """How many special tokens a tokenizer puts before a text; None where it does not say."""
+    try:
+        return tokenizer.build_inputs_with_special_tokens([-1]).index(-1)
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return None
+
+
+def table_columns(tokens: int, names: Sequence[str] | None) -> ItemParts:
+    """The columns of a table, one token each, by their names; numbered where nobody knows them."""
+    names = list(names or map(str, range(tokens)))
+    return ItemParts("table", (tokens,), torch.arange(tokens), where={"columns": names})

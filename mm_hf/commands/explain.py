@@ -158,6 +158,10 @@ def explain_source(
         on_error=data_args.on_error,
     )
     rows, left_out = rows_of(source, args, explainer.labels())
+    missing = None
+    if args.missing:
+        of_run = args.given or [] if file is None and given is None else None
+        missing = missing_section(run, model, collator, rows, args.prices, args.until, of_run)
     notes: list[str] = []
     if args.absence != TOKEN:
         explainer.background, of_rows = background_of(run, explainer, config, recipe, args, rows)
@@ -174,10 +178,6 @@ def explain_source(
         about["warnings"].append(f"{bad:,} rows cannot be read, and were left out.")
     if len(records) + bad < len(rows):
         about["warnings"].append(f"{len(rows) - len(records) - bad:,} rows have nothing that the model reads.")
-    missing = None
-    if args.missing:
-        of_run = args.given or [] if file is None and given is None else None
-        missing = missing_section(run, model, collator, rows, args.prices, args.until, of_run)
     return {
         "version": 1,
         "run": Path(run).name if os.path.isdir(run) else run,

@@ -179,6 +179,7 @@ def missing_section(
     parts = {name: reader_of(name).data_columns(collator.columns) for name in model.config.modalities}
     names = names_of_modalities(parts)
     by_modality, plans = read_prices(prices, names), prices is not None or until is not None
+    answering_heads(model)  # else it is refused before anything is opened
     missing = learn_missing(run) if missing is None else missing
     batches = (collator(list(rows[start : start + BATCH])) for start in range(0, len(rows), BATCH))
     answers = look(model, batches, [Coalition(missing.modalities)])

@@ -82,6 +82,7 @@ def missing(run):
     return learn_missing(str(run))
 
 
+@pytest.mark.slow
 def test_a_table_that_settles_half_of_the_rows_is_asked_for_first(run, missing):
     assert missing.warnings == []
     nothing, table = Coalition(), Coalition(["tabular"])
@@ -103,6 +104,7 @@ def test_a_table_that_settles_half_of_the_rows_is_asked_for_first(run, missing):
     assert (run / "cost_curve.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_rows_that_lack_a_modality_are_told_what_it_would_bring(run, missing):
     evaluator = open_part(str(run), "test")
     places = {"latitude": 52.5, "longitude": 13.4}
@@ -128,6 +130,7 @@ def test_rows_that_lack_a_modality_are_told_what_it_would_bring(run, missing):
     assert any("tabular" in line for line in lines_of_missing(told))
 
 
+@pytest.mark.slow
 def test_the_same_row_is_told_the_same_in_any_batch(run, missing):
     evaluator = open_part(str(run), "test")
     (part,) = evaluator.splits.values()
@@ -140,6 +143,7 @@ def test_the_same_row_is_told_the_same_in_any_batch(run, missing):
     assert alone[0]["gains"] == pytest.approx(whole[7]["gains"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_model_that_was_not_taught_to_do_without_is_warned_of_and_refused(run, missing):
     evaluator = open_part(str(run), "validation")
     evaluator.model.config.fusion_module_config.modality_dropout = {"place": 0.3, "tabular": 0.0}

@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from messages import says
 
-from mm_hf.evidence.coalition_answers import Coalition, CoalitionAnswers, coalitions_of
+from mm_hf.evidence.coalition_answers import Coalition, CoalitionAnswers, answering_heads, coalitions_of, look
 from mm_hf.evidence.missing import Missing, Policy
 from mm_hf.models.tasks import task_head_of
 from mm_hf.tasks import task_of
@@ -293,3 +294,23 @@ def test_few_rows_are_told():
 def test_prices_that_make_no_sense_are_refused(prices, said):
     with pytest.raises(ValueError, match=says(*said)):
         learned(xor(rows=60)).checked(prices)
+
+
+def test_the_model_is_asked_with_the_rest_absent():
+    model, batch = tiny_models.model().eval(), tiny_models.batch()
+    tiny_models.open_gates(model)
+    batch |= {"text_index": torch.tensor([0, 1, 2, -1]), "vision_index": torch.tensor([1, -1, 0, 2])}
+    answers = look(model, [{**batch, "labels": torch.tensor([0, 1, 2, 0]), "row_ids": torch.arange(4)}])
+    assert answers.present.T.tolist() == [(batch[f"{name}_index"] >= 0).tolist() for name in answers.modalities]
+    assert answers.labels[None].tolist() == [0, 1, 2, 0]
+    assert len(answers.logits) == 4
+    for seen, logits in answers.logits.items():
+        absent = {f"{name}_index": torch.full((4,), -1) for name in answers.modalities if name not in seen}
+        with torch.no_grad():
+            torch.testing.assert_close(logits[None], model(**{**batch, **absent}).logits)
+    assert answers.of_row(3) == {"vision"}
+
+
+def test_models_that_give_neither_classes_nor_numbers_are_refused():
+    with pytest.raises(ValueError, match=says("Searcher")):
+        answering_heads(type("Searcher", (), {"last_layers": dict})())

@@ -258,10 +258,29 @@ class ExplainArguments:
     png: bool = option(False, "Write a picture of each row too.")
     seed: int = option(0, "Of rows that are drawn, those that stand in among them.")
     overwrite: bool = option(False, "Replace what an earlier call wrote.")
+    missing: bool = option(
+        False, "Say what the modalities that a row lacks would bring, as the run's validation rows tell."
+    )
+    prices: str | None = option(
+        None,
+        "With --missing: what each costs, such as vision=5,audio=1 (1 where nothing is said): then it says "
+        "what to obtain next, and in which order.",
+    )
+    until: float | None = option(
+        None, "With --missing: the score to expect, 1 for certainly right, at which a row asks for nothing more."
+    )
+
+    given: list[str] | None = option(  # noqa: RUF009 (it gives a field)
+        None,
+        "With --missing, and no ROWS: modalities that rows have from the beginning, where score against price is "
+        "measured; left out, none.",
+    )
 
     def __post_init__(self):
         check_least(self, 0, "max_rows", "seed")
         check_least(self, 1, "background")
+        if not self.missing and (self.prices is not None or self.until is not None):
+            raise ValueError("--prices and --until belong to --missing, which says what to ask for next.")
 
 
 def explain_parser(description: str, prog: str) -> ArgumentParser:

@@ -54,6 +54,7 @@ from ..models.text import Text
 from ..models.vision import Vision
 from ..progress_bar import progress_bar
 from ..tasks import Task
+from ..training.asking import kept_curve
 from ..training.calibrate import VALIDATION, confidences_of, keep_confidences, lines_of, older_code, refuse_tasks
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator, OtherPictures
@@ -380,6 +381,7 @@ def write_evaluation(
         **analysis,
         "evidence": evidence,
         "confidence": sure,
+        "cost_curve": kept_curve(args.model),
         "seed": args.seed,
         "max_rows": args.max_rows,
         "run": {

@@ -39,6 +39,7 @@ from ..models.evidence import TOKEN
 from ..models.files import read_json
 from ..progress_bar import progress_bar
 from ..tasks import Task
+from ..training.asking import lines_of_missing, missing_section
 from ..training.by_modality import listed
 from ..training.data_arguments import DatasetArguments
 from ..training.exits import MEASURING, run_script
@@ -158,6 +159,10 @@ def explain_source(
         on_error=data_args.on_error,
     )
     rows, left_out = rows_of(source, args, explainer.labels())
+    missing = None
+    if args.missing:
+        of_run = args.given or [] if file is None and given is None else None
+        missing = missing_section(run, model, collator, rows, args.prices, args.until, of_run)
     notes: list[str] = []
     if args.absence != TOKEN:
         explainer.background, of_rows = background_of(run, explainer, config, recipe, args, rows)
@@ -181,6 +186,7 @@ def explain_source(
         **about,
         "checks": checks,
         "summary": summary_of(records, seed=args.seed) if len(records) > 1 else None,
+        "missing": missing,
         "rows": records,
     }
 
@@ -300,6 +306,7 @@ def lines_of(evidence: dict[str, Any]) -> list[str]:
     lines = [f"{len(evidence['rows']):,} rows{left_out}; in place of what is taken away: {stands_in}"]
     for task, summary in (evidence["summary"] or {}).items():
         lines += lines_of_summary(summary, task)
+    lines += lines_of_missing(evidence["missing"]) if evidence["missing"] else []
     for name, one in (evidence["checks"] or {}).items():
         lines.append(f"{'passed' if one['passed'] else 'FAILED'}  {name}: {one['says']}")
     return lines + [f"note: {warning}" for warning in evidence["warnings"]]

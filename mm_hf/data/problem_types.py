@@ -39,8 +39,9 @@ def labels_of(
     gaps becomes one in a CSV. Digits with leading zeros ("00501") are names, and so are strings of digits where
     nothing else stands among them. Strings are numbers but for a few where at most one in twenty is something else
     (`are_numbers`): one word in a column of prices is a bad row. Numbers formatted for people ("1,234", "12 %", "$5")
-    are refused where they are not few, and `load_splits` has not read them. Looks at every label of train, and of the parts that `load_splits` cut from it:
-    a rare class may have gone there with all its rows. A stream is read once for it, unless its features tell.
+    are refused where they are not few, and `load_splits` has not read them. Looks at every label of train, and of the
+    parts that `load_splits` cut from it: a rare class may have gone there with all its rows. A stream is read once for
+    it, unless its features tell.
 
     Args:
         splits: as `load_splits` gives them, before `normalise_labels`.
@@ -144,8 +145,8 @@ def names_of_texts(
         said = f"Column {column!r} holds numbers ({numbers} of {every.total()} labels) and others, such as {example!r}"
         ways = (
             f"--problem_type {problem_type_of(NUMBERS)} --on_error skip --max_bad_fraction "
-            f"{bad_fraction(every.total() - numbers, every.total())} learns the numbers and leaves the other rows out, "
-            f"as an empty cell does; --problem_type {problem_type_of(CLASSES)} takes each for the name of a class"
+            f"{bad_fraction(every.total() - numbers, every.total())} learns the numbers and leaves the other rows "
+            f"out, as an empty cell does; --problem_type {problem_type_of(CLASSES)} takes each for the name of a class"
         )
         if sure:
             raise ValueError(f"{said}: which are they? {ways}.")

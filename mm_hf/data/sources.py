@@ -93,7 +93,7 @@ def load_splits(
             leaves them as texts.
         decimal: "," or ".", what begins the decimals of such numbers where no value of their column tells.
         problem_type: of a recipe: of all labels, or by their columns; None: by what they hold.
-        bad: rows without a time are left out of a cut by `time_column`, and put into it; None: the first one is raised.
+        bad: rows without a time are left out of a cut by `time_column`, and put here; None: the first one is raised.
         fold: how many folds there are and the number of one, from 1: its rows are the test part, and validation is cut
             from the others; 0: all rows are train.
 

@@ -128,8 +128,8 @@ def spelled_alike(column: ColumnSample, role: str) -> str | None:
     shown = "; ".join(" and ".join(map(repr, sorted(values))) for values in alike[:SHOWN])
     more = f"; and {len(alike) - SHOWN:,} more" if len(alike) > SHOWN else ""
     return (
-        f"column {column.name!r} is taken for {role}, and some values differ in capitals or blanks alone: {shown}{more}."
-        " They are not the same to the model: write them alike in the data, if they mean the same"
+        f"column {column.name!r} is taken for {role}, and some values differ in capitals or blanks alone: "
+        f"{shown}{more}. They are not the same to the model: write them alike in the data, if they mean the same"
     )
 
 

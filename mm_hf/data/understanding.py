@@ -12,8 +12,8 @@ from ..models.names import did_you_mean
 from ..models.series import Series
 from ..models.sound import Sound
 from ..models.tasks import CLASSES, NUMBERS, problem_type_of
-from .column_types import are_few
 from .column_samples import PartSample, main_part, sample_columns
+from .column_types import are_few
 from .looks import ColumnSample, Evidence
 from .modalities import READERS, reader_of_part
 from .rows import Columns, listed
@@ -222,9 +222,7 @@ def understand(
     )
 
 
-def suspicions_of(
-    lines: list[UnderstoodColumn], targets: list[UnderstoodColumn], sample: PartSample
-) -> list[str]:
+def suspicions_of(lines: list[UnderstoodColumn], targets: list[UnderstoodColumn], sample: PartSample) -> list[str]:
     """What to look at in the columns that are read, and in those of labels, see `suspicions`."""
     labels = [target.name for target in targets]
     said: list[str | None] = []
@@ -236,9 +234,7 @@ def suspicions_of(
         if reader.one_item:
             said += [spelled_alike(column, line.role)]
             said += [gives_away(sample.columns[label], column) for label in labels]
-    said += [
-        spelled_alike(sample.columns[target.name], "classes") for target in targets if target.role != AMOUNTS
-    ]
+    said += [spelled_alike(sample.columns[target.name], "classes") for target in targets if target.role != AMOUNTS]
     return [line for line in said if line is not None]
 
 

@@ -16,6 +16,7 @@ from .paired import paired_metrics
 from .plots import (
     NO_PICTURE,
     plot_abstention,
+    plot_cost_curve,
     plot_evidence,
     plot_missing,
     plot_predictions,
@@ -151,6 +152,8 @@ def draw(
         plot_missing(analysis["missing"], file("missing.png"))
     if analysis.get("evidence"):
         plot_evidence(analysis["evidence"], file("evidence.png"))
+    if analysis.get("cost_curve"):
+        plot_cost_curve(analysis["cost_curve"], file("cost_curve.png"))
     samples = []
     for mistake, picture in zip(analysis["mistakes"], pictures):
         answer, truth, right = task.caption(mistake)

@@ -53,6 +53,13 @@ PICTURES = {
         "modality gives by itself (unique), what several say alike (redundant), and what is there only together "
         "(synergistic). A modality near zero is one that this model hardly looks at, whatever it holds.",
     ),
+    "cost_curve.png": (
+        "What to ask for next",
+        "How good answers are at which price, as `mm_hf explain RUN --missing` measured it: the blue line shows rows "
+        "one modality after the other, each the one that is expected to bring most for its price, until no other is "
+        "worth its own. The higher a line is on the left, the less has to be paid. Where it is level, what more could "
+        "be bought brings nothing.",
+    ),
     "mistakes.png": (
         "Worst mistakes",
         "The mistakes with the highest loss, the worst first, where there are classes each with the probability of "

@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 
 NO_PICTURE = "(no image)"
 BLUE, RED, GREY, GREEN, ORANGE = "#2f6db3", "crimson", "#777777", "#1a7f37", "#d98a1f"
+# By the name of a line of `cost_curve`, how it is drawn and what it is.
+COST_LINES: dict[str, tuple[dict[str, Any], str]] = {
+    "random_order": ({"color": GREY, "linestyle": "--"}, "in random order"),
+    "same_for_all": ({"color": RED, "marker": "^"}, "the same for all rows"),
+    "fixed_order": (
+        {"color": GREEN, "marker": "s", "linewidth": 4, "alpha": 0.5},
+        "one order, rows stop by themselves",
+    ),
+    "plan": ({"color": BLUE, "marker": "o"}, "each row asks for what it needs"),
+    "bound": ({"color": "black", "linestyle": ":"}, "the most that is possible"),
+}
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -242,4 +253,20 @@ def plot_missing(missing: dict[str, Any], path: str | os.PathLike):
     axes.set(xlabel="rows that lose it, %", ylabel=missing["metric"])
     axes.grid(alpha=0.3)
     axes.legend()
+    save_figure(figure, path)
+
+
+def plot_cost_curve(curve: dict[str, Any], path: str | os.PathLike, says: str = "score"):
+    """Draws how good answers are at which price; see `evidence.cost_curve`."""
+    figure = new_figure(6, 4.2)
+    axes = figure.subplots()
+    for name, (look, meaning) in COST_LINES.items():
+        points = curve["lines"].get(name)
+        if points:
+            prices, scores = ([point[key] for point in points] for key in ("price", "score"))
+            axes.plot([100 * price for price in prices], scores, markersize=4, label=meaning, **look)
+    given = f" ({', '.join(curve['start'])} given)" if curve["start"] else ""
+    axes.set(xlabel=f"price, % of that of everything{given}", ylabel=says)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     save_figure(figure, path)

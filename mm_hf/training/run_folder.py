@@ -30,7 +30,7 @@ DATA_KEYS = {"dataset", "data_root", "import"}
 # What a run that starts anew must not find. The folders of checkpoints come on top.
 LEFT_BEHIND = [
     *("results.json", "rows.json", "bad_rows.jsonl", "nonfinite_rows*.json", "understanding.json"),
-    *("tensorboard", "runs", "floors", "start", ".writing", "fold-*", "predictions.jsonl"),
+    *("tensorboard", "runs", "floors", "start", ".writing", "fold-*", "predictions.jsonl", "cost_curve.*"),
 ]
 
 

@@ -1,0 +1,266 @@
+"""What to ask for next, of a run: `missing` on its validation rows, `cost_curve` on its test rows, and what is written
+of both."""
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data import MultimodalCollator
+from ..data.modalities import reader_of
+from ..evaluation.plots import plot_cost_curve
+from ..evidence.coalition_answers import Coalition, CoalitionAnswers, answering_heads, coalitions_of, look
+from ..evidence.cost_curve import cost_curve
+from ..evidence.missing import FEW_ROWS, Missing
+from ..models.files import read_json
+from ..models.names import did_you_mean
+from ..tasks import Task
+from .evaluator import Evaluator
+from .reopen import open_checkpoint, parse_arguments
+from .run_folder import in_place, write_json
+
+
+CURVE = "cost_curve"  # .json and .png in the folder of a run
+LEARNED_ROWS = 1000  # at most: memory and time grow with their square
+MORE_ROWS = 300  # training rows that help where there are few others
+CERTAIN = 2.0  # standard errors by which a set of modalities must be worse than no look at all, to be refused
+BATCH = 32
+
+
+def open_part(run: str, part: str, rows: int = LEARNED_ROWS) -> Evaluator:
+    """The checkpoint of a run, and a part of its data: so many rows at most, drawn at random."""
+    evaluator, name, _ = open_checkpoint(*parse_arguments("", words=[run, "--split", part, "--max_rows", str(rows)]))
+    evaluator.splits = {part: evaluator.splits[name]}
+    return evaluator
+
+
+def batches_of(evaluator: Evaluator) -> Iterable[dict[str, Any]]:
+    """The batches of its only part."""
+    (part,) = evaluator.splits
+    return evaluator.loader(part, evaluator.collator)
+
+
+def tasks_of(evaluator: Evaluator) -> dict[str | None, Task]:
+    """The tasks by the names that the model has for them."""
+    return {task.column if evaluator.several else None: task for task in evaluator.tasks}
+
+
+def learn_missing(run: str) -> Missing:
+    """What missing modalities bring, learned from the validation rows of a run; where these are few, from training
+    rows too.
+
+    Raises:
+        ValueError: the run has no validation part or no labels, its model gives neither classes nor numbers, or it
+            says nothing sensible where a modality is missing, see `check_absence`.
+    """
+    if not (Path(run) / "recipe.json").is_file():
+        raise ValueError(
+            f"What missing modalities bring is learned from the validation rows of a run, and {run} has no "
+            "recipe.json that names them."
+        )
+    evaluator = open_part(run, "validation")
+    heads = {name: head for name, (_, head) in answering_heads(evaluator.model).items()}
+    (rows,) = evaluator.splits.values()
+    batches, notes = batches_of(evaluator), []
+    if len(rows) < FEW_ROWS:
+        batches = chain(batches, batches_of(open_part(run, "train", MORE_ROWS)))
+        notes.append(
+            f"Of {len(rows)} validation rows little can be learned: up to {MORE_ROWS} training rows were taken too. "
+            "Of these the model knows more than of new ones, so that the gains may be too large."
+        )
+    missing = Missing(tasks_of(evaluator), heads, look(evaluator.model, batches))
+    missing.warnings = [*notes, *missing.warnings, *check_absence(evaluator.model, missing)]
+    return missing
+
+
+def check_absence(model: Any, missing: Missing) -> list[str]:
+    """What is to be said of a model that was not trained with `modality_dropout`: what it answers without a modality
+    is what is compared.
+
+    Raises:
+        ValueError: without it the answers are worse than the best constant.
+    """
+    rates = model.config.fusion_module_config.modality_dropout
+    always = missing.answers.present.all(0)
+    never = [
+        name
+        for name, there in zip(missing.modalities, always)
+        if there and not (rates.get(name, 0) if isinstance(rates, dict) else rates)
+    ]
+    if not never or len(missing.modalities) < 2:
+        return []
+    guess = missing.score[Coalition()]
+    for seen in coalitions_of(missing.modalities):
+        if not seen or seen.issuperset(never):
+            continue
+        behind = guess - missing.score[seen]
+        behind = behind[np.isfinite(behind)]
+        if len(behind) > 1 and behind.mean() > CERTAIN * behind.std(ddof=1) / np.sqrt(len(behind)):
+            raise ValueError(
+                f"With {', '.join(sorted(seen))} alone the answers are worse than one constant answer "
+                f"({np.nanmean(missing.score[seen]):.3f} against {np.nanmean(guess):.3f}): the model was trained with "
+                f"modality_dropout 0 for {', '.join(never)}, and has not learned to do without. Train it with "
+                "--modality_dropout 0.3."
+            )
+    return [
+        f"The model was trained with modality_dropout 0 for {', '.join(never)}: it has not learned to do without, and "
+        "the gains of obtaining them may look larger than they are."
+    ]
+
+
+def read_prices(text: str | None, names: Mapping[str, str]) -> dict[str, float]:
+    """Prices by modality, of `vision=5,audio=1`.
+
+    Args:
+        text: None for none.
+        names: modalities by what they may be called, see `names_of_modalities`.
+
+    Raises:
+        ValueError: another form, or a name that nobody knows.
+    """
+    prices: dict[str, float] = {}
+    for part in (text or "").split(",") if text else ():
+        name, equals, price = part.strip().partition("=")
+        try:
+            prices[known_name(name, names, "prices")] = float(price if equals else "")
+        except ValueError:
+            if name not in names:
+                raise
+            raise ValueError(f"--prices must be of the form vision=5,audio=1; got {part.strip()!r}.") from None
+    return prices
+
+
+def known_name(name: str, names: Mapping[str, str], flag: str) -> str:
+    """The modality that is meant by a name; see `names_of_modalities`.
+
+    Raises:
+        ValueError: nobody knows it.
+    """
+    if name not in names:
+        raise ValueError(f"--{flag} names {name!r}; known are {', '.join(names)}.{did_you_mean(name, names)}")
+    return names[name]
+
+
+def names_of_modalities(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Modalities by what they may be called, of their columns: by their names, and by a column that is their only
+    one."""
+    alone = {of_name[0]: name for name, of_name in columns.items() if len(of_name) == 1}
+    return {**alone, **{name: name for name in columns}}
+
+
+def missing_section(
+    run: str,
+    model: Any,
+    collator: MultimodalCollator,
+    rows: Sequence[dict[str, Any]],
+    prices: str | None = None,
+    until: float | None = None,
+    given: Sequence[str] | None = None,
+    missing: Missing | None = None,
+) -> dict[str, Any]:
+    """The section `missing` of evidence.json: for each row what the modalities that it lacks are expected to bring,
+    and with prices or `until` what to obtain next.
+
+    Args:
+        run: folder of the run, whose validation rows are learned from.
+        model, collator: of the rows.
+        rows: as the collator takes them, each with its `row_id`.
+        prices: as `read_prices` takes them.
+        until: the score to expect at which an answer is sure enough, at most 1.
+        given: modalities that rows have from the beginning; not None: the curve of score against price is measured on
+            the run's test rows too, see `write_cost_curve`.
+        missing: what was learned before; None: it is learned.
+    """
+    if until is not None and not until <= 1:
+        raise ValueError(f"--until must be at most 1, at which no error is left; got {until}.")
+    parts = {name: reader_of(name).data_columns(collator.columns) for name in model.config.modalities}
+    names = names_of_modalities(parts)
+    by_modality, plans = read_prices(prices, names), prices is not None or until is not None
+    answering_heads(model)  # else it is refused before anything is opened
+    missing = learn_missing(run) if missing is None else missing
+    batches = (collator(list(rows[start : start + BATCH])) for start in range(0, len(rows), BATCH))
+    answers = look(model, batches, [Coalition(missing.modalities)])
+    told = missing.gains(answers)
+    if plans:
+        told = [{**gains, **plan} for gains, plan in zip(told, missing.plan(answers, by_modality, until))]
+    curve = None
+    if given is not None:
+        curve = write_cost_curve(run, missing, by_modality, [known_name(name, names, "given") for name in given])
+    return {
+        "learned_from": int(np.isfinite(missing.score[Coalition()]).sum()),
+        "scale": scale_of(missing),
+        "columns": parts,
+        "prices": missing.checked(by_modality) if plans else None,
+        "until": until,
+        "warnings": missing.warnings,
+        "curve": curve,
+        "rows": [{"row": row["row_id"], **of_row} for row, of_row in zip(rows, told)],
+    }
+
+
+def scale_of(missing: Missing) -> list[dict[str, Any]]:
+    """By task what 1 of the score is in its unit, and what 0 is."""
+    scores = missing.scores
+    return [
+        {"task": name, "unit": task.row_score, "one_is": scores.units[name], "zero_is": scores.zeros[name]}
+        for name, task in scores.tasks.items()
+    ]
+
+
+def lines_of_missing(section: Mapping[str, Any]) -> list[str]:
+    """What was found, for the terminal: by what rows lack, the mean gain of each, and how many ask for it next."""
+    lines = []
+    by_lack: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in section["rows"]:
+        by_lack.setdefault(tuple(row["missing"]), []).append(row)
+    for lacking, rows in by_lack.items():
+        if not lacking:
+            lines.append(f"{len(rows):,} rows lack nothing")
+            continue
+        said = []
+        for name in lacking:
+            known = [row["gains"][name] for row in rows if row["gains"][name] is not None]
+            gain = f"{np.mean(known):+.3f}" if known else "unknown"
+            first = sum(row.get("next") == name for row in rows)
+            said.append(f"{name} {gain}" + (f" (next of {first:,})" if "next" in rows[0] else ""))
+        sure = [row["sure"] for row in rows if row["sure"] is not None]
+        expected = f"{np.mean(sure):.3f}" if sure else "unknown"
+        lines.append(
+            f"{len(rows):,} rows lack {', '.join(lacking)}; score to expect {expected}, gain of {', '.join(said)}"
+        )
+    return lines + [f"note: {warning}" for warning in section["warnings"]]
+
+
+def write_cost_curve(
+    run: str, missing: Missing, prices: Mapping[str, float] | None = None, start: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Measures on the test rows of a run what the plan gives for which price, and writes it beside the checkpoint, as
+    JSON and as a picture. The report of `mm_hf evaluate` shows it.
+
+    Args:
+        run: folder of the run.
+        missing: what was learned of its validation rows.
+        prices, start: see `cost_curve`.
+    """
+    curve = cost_curve(missing, answers_of_part(run, "test", start), start, prices)
+    curve = {"scale": scale_of(missing), "warnings": missing.warnings, **curve}
+    if os.path.isdir(run):
+        write_json(Path(run) / f"{CURVE}.json", curve)
+        in_place(Path(run) / f"{CURVE}.png", lambda file: plot_cost_curve(curve, file))
+    return curve
+
+
+def kept_curve(run: str) -> dict[str, Any] | None:
+    """What `write_cost_curve` wrote; None where nothing is there."""
+    file = Path(run) / f"{CURVE}.json"
+    return read_json(file) if file.is_file() else None
+
+
+def answers_of_part(run: str, part: str = "test", start: Collection[str] = ()) -> CoalitionAnswers:
+    """What the model of a run says of a part, with all sets of modalities that hold `start`."""
+    evaluator = open_part(run, part)
+    sets = coalitions_of(evaluator.model.config.modalities, start)
+    return look(evaluator.model, batches_of(evaluator), sets)

@@ -37,8 +37,8 @@ def check_parts(
         by name `value`, `bound`, `passed` and what it `says`, as `checks` of `evidence.json` has it: `deletion` and
         `insertion` (both signs of the protocol of Chefer et al. 2021, section 4), `weights_drawn_anew` (Adebayo et
         al. 2018), `agreement` of two methods, and `completeness` of integrated gradients. What cannot be checked is
-        left out: maps of fewer than four parts; the last two, which need captum, where that is not installed, and of maps
-        that were made before the encoder.
+        left out: maps of fewer than four parts; the last two, which need captum, where that is not installed, and of
+        maps that were made before the encoder.
     """
     maps = METHODS[method](rows, answer, modality) if maps is None else maps
     maps = [part for part in maps if part.parts.count >= LEAST]

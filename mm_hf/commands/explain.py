@@ -63,7 +63,8 @@ def main():
     """All of it, from top to bottom."""
     parser = explain_parser(__doc__ or "", "mm_hf explain")
     args, data_args, words = parse_with_recipe(parser)
-    folder = Path(words.output or Path(words.run if os.path.isdir(words.run) else "runs", "evidence"))
+    run = Path(words.run) if os.path.isdir(words.run) else Path("runs", Path(words.run).name)
+    folder = Path(words.output or run / "evidence")
     if (folder / FILE).exists() and not args.overwrite:
         parser.error(f"{folder / FILE} is there already: --overwrite replaces it, -o names another folder.")
     logging.disable_progress_bar()  # of loading weights: seconds

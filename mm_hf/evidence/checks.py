@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .methods import BATCH, METHODS, Job, NoMap, distances, gradients_along, hide_inputs, hide_tokens
+from .methods import BATCH, METHODS, Job, NoMap, distances, gradients_along, hide_tokens, input_distances
 from .parts import Answer, EncodedRows, PartMap
 
 
@@ -26,7 +26,7 @@ def check_parts(
     """Checks the maps of one modality.
 
     Args:
-        rows: some of the data; each row counts once an item.
+        rows: some of the data.
         answer: what is explained.
         modality: whose parts.
         method: which made the maps, see `METHODS`.
@@ -37,7 +37,8 @@ def check_parts(
         by name `value`, `bound`, `passed` and what it `says`, as `checks` of `evidence.json` has it: `deletion` and
         `insertion` (both signs of the protocol of Chefer et al. 2021, section 4), `weights_drawn_anew` (Adebayo et
         al. 2018), `agreement` of two methods, and `completeness` of integrated gradients. What cannot be checked is
-        left out: maps of fewer than four parts, and by captum where that is not installed.
+        left out: maps of fewer than four parts; the last two, which need captum, where that is not installed, and of
+        maps that were made before the encoder.
     """
     maps = METHODS[method](rows, answer, modality) if maps is None else maps
     maps = [part for part in maps if part.parts.count >= LEAST]
@@ -54,6 +55,8 @@ def check_parts(
         value <= SAME,
         f"With the weights of the fusion drawn anew the maps {same} with these; at most {SAME} is another map.",
     )
+    if method == "input_occlusion":  # what is mixed behind the encoder has no other map to be held against
+        return checks
     other = "integrated_gradients" if method != "integrated_gradients" else "occlusion"
     with contextlib.suppress(ImportError, NoMap):
         value = mean_correlation(maps, METHODS[other](rows, answer, modality))
@@ -93,7 +96,6 @@ def perturbation(
     """
     generator = torch.Generator().manual_seed(seed)
     before = any(part.method == "input_occlusion" for part in maps)
-    edited = (hide_inputs if before else hide_tokens)(rows, modality)
     index = rows.tokens[modality].index
     of_row = rows.rows if index is None else index
     jobs: list[Job] = []
@@ -108,7 +110,10 @@ def perturbation(
                 hidden[order[: max(1, round(fraction * size))]] = True
                 item = part.row if before else int(of_row[part.row])
                 jobs.append(Job(item, part.place, len(jobs), part.row, part.parts, hidden))
-    changes = distances(rows, answer, modality, jobs, edited, batch_size)
+    if before:
+        changes = input_distances(rows, answer, modality, jobs, batch_size)
+    else:
+        changes = distances(rows, answer, modality, jobs, hide_tokens(rows, modality), batch_size)
     changes = changes.reshape(len(maps), -1, len(FRACTIONS)).mean(-1)  # (maps, orders)
     first, last, chance = changes[:, 0], changes[:, 1], changes[:, 2:].mean(1)
     results = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..data.shown import PICTURE, SERIES, SOUND, TABLE, VIDEO
+from ..data.shown import PICTURE, SERIES, SOUND, TABLE, TEXT, VIDEO
 from ..evaluation.plots import GREY, drawable, new_figure, save_figure
 from .page import SIGNS, SIZES
 
@@ -191,14 +191,15 @@ def draw_table(axes: "Axes", shown: Mapping[str, Any], part: Mapping[str, Any] |
     """The columns with their values, and bars of the map."""
     names = [f"{name}: {value}" for name, value in zip(shown["columns"], shown["values"])]
     if part is None:
-        draw_words(axes, {"text": "; ".join(names)}, None)
+        draw_words(axes, {TEXT: "; ".join(names)}, None)
     else:
-        draw_bars(axes, names, [value or 0.0 for value in part["values"][: len(names)]])
+        pairs = [(name, value) for name, value in zip(names, part["values"]) if value is not None]
+        draw_bars(axes, [name for name, _ in pairs], [value for _, value in pairs])
 
 
 def beginning(shown: Mapping[str, Any]) -> str:
     """As much of a text as is drawn."""
-    return str(shown.get("text") or "")[: ACROSS * LINES]
+    return str(shown.get(TEXT) or "")[: ACROSS * LINES]
 
 
 def height_of_words(shown: Mapping[str, Any]) -> float:

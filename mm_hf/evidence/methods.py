@@ -36,6 +36,7 @@ class Job(NamedTuple):
         row: whose answer is asked for.
         parts: of the item.
         hidden: `(P,)` bool, the parts that are taken away.
+        way: in which they are, see `Modality.ways`.
     """
 
     item: int
@@ -44,11 +45,12 @@ class Job(NamedTuple):
     row: int
     parts: ItemParts
     hidden: torch.Tensor
+    way: int = 0
 
     @property
-    def key(self) -> tuple[int, int, int]:
+    def key(self) -> tuple[int, int, int, int]:
         """What tells the edited item."""
-        return self.item, self.place, self.number
+        return self.item, self.place, self.number, self.way
 
 
 Editor = Callable[[list[Job]], TokenStates]
@@ -110,17 +112,30 @@ def input_occlusion(
     jobs = one_by_one(rows, modality, reach, range(len(rows)))
     if len(index[0]) == 1:  # rows that share the item share what is encoded
         jobs = [job._replace(item=index[job.row][0]) for job in jobs]
-    made = distances(rows, answer, modality, jobs, hide_inputs(rows, modality), batch_size)
-    return maps_of(modality, jobs, made, "input_occlusion")
+    return maps_of(modality, jobs, input_distances(rows, answer, modality, jobs, batch_size), "input_occlusion")
+
+
+def input_distances(
+    rows: EncodedRows, answer: Answer, modality: str, jobs: list[Job], batch_size: int = BATCH
+) -> torch.Tensor:
+    """`distances` of jobs before the encoder, the mean over all ways in which their parts can be erased."""
+    kind, background = modality_of(modality), raw_inputs(rows.background_inputs, modality)
+    each = [job._replace(way=way) for job in jobs for way in range(kind.ways(job.parts, background))]
+    made = distances(rows, answer, modality, each, hide_inputs(rows, modality), batch_size)
+    counts = torch.tensor([kind.ways(job.parts, background) for job in jobs])
+    owners = torch.arange(len(jobs)).repeat_interleave(counts)
+    return torch.zeros(len(jobs), dtype=torch.float64).index_add(0, owners, made) / counts
+
+
+def raw_inputs(inputs: Mapping[str, torch.Tensor], modality: str) -> dict[str, torch.Tensor]:
+    """Of the raw inputs of a batch those of a modality."""
+    return {name: value for name, value in inputs.items() if name in modality_of(modality).inputs}
 
 
 def hide_inputs(rows: EncodedRows, modality: str) -> Editor:
     """Takes parts away before the encoder: see `input_occlusion`."""
     kind, state = modality_of(modality), rows.states[modality]
-    inputs, background = (
-        {name: value for name, value in given.items() if name in kind.inputs}
-        for given in (rows.inputs, rows.background_inputs)
-    )
+    inputs, background = (raw_inputs(given, modality) for given in (rows.inputs, rows.background_inputs))
     if not inputs:
         raise NoMap(f"The raw inputs of {modality} are not at hand, so that nothing can be erased in them.")
     index = rows.item_index(modality)
@@ -129,7 +144,7 @@ def hide_inputs(rows: EncodedRows, modality: str) -> Editor:
         made, items = [], index[torch.tensor([job.row for job in jobs])].clone()  # (N, K)
         for number, job in enumerate(jobs):
             item = {name: value[[int(items[number, job.place])]] for name, value in inputs.items()}
-            erased = kind.erase(item, job.parts, job.hidden[None], background or None, rows.processor)
+            erased = kind.erase(item, job.parts, job.hidden[None], background or None, rows.processor, job.way)
             if erased is None:
                 raise NoMap(f"{type(kind).__name__} does not say how parts of its items are erased.")
             made.append(erased)

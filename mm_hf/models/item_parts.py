@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 
-MOMENTS = 48  # parts of a sound or a series at most: more nobody can tell apart in a drawing
+MOMENTS = 48  # parts of a sound, a series or a text at most: more nobody can tell apart in a drawing
 CELLS = 8  # of a picture a side at most: finer ones show little more, and each costs one more run of the fusion
-SPECIAL_TOKENS = 8  # that may stand before the patches of a picture: one for the class, one of a teacher, registers
+# That may stand before the patches of a picture: one for the class, one of a teacher, four registers.
+SPECIAL_TOKENS = (0, 1, 2, 4, 5, 6)
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -93,15 +94,14 @@ def patches(config: Any, tokens: int) -> tuple[int, int, int] | None:
     """The grid of a vision transformer's tokens: how many stand before the patches, their rows and columns; None where
     they are no grid. Pictures of another size than the config says are taken for squares."""
     patch, size = (getattr(config, name, None) for name in ("patch_size", "image_size"))
-    candidates = []
     if patch and size:
         (height, width), (down, right) = ((v, v) if isinstance(v, int) else tuple(v) for v in (size, patch))
-        candidates.append((height // down, width // right))
-    side = math.isqrt(tokens)
-    candidates += [(side, side), (side - 1, side - 1)]
-    for rows, columns in candidates:
-        if rows > 0 and columns > 0 and 0 <= tokens - rows * columns <= SPECIAL_TOKENS:
-            return tokens - rows * columns, rows, columns
+        before = tokens - (height // down) * (width // right)
+        if 0 <= before <= max(SPECIAL_TOKENS):
+            return before, height // down, width // right
+    for side in (math.isqrt(tokens), math.isqrt(tokens) - 1):
+        if side > 0 and tokens - side**2 in SPECIAL_TOKENS:
+            return tokens - side**2, side, side
     return None
 
 
@@ -172,7 +172,11 @@ def words(text: str, tokenizer: Any, tokens: int, mask: torch.Tensor | None, **s
 
 
 def text_parts(tokens: torch.Tensor, spans: list[list[int]]) -> ItemParts | None:
-    """Parts with their spans; None where there is no word."""
+    """Parts with their spans, neighbours together where there are many; None where there is no word."""
+    each = -(-len(spans) // MOMENTS)
+    if each > 1:
+        tokens = torch.where(tokens < 0, tokens, tokens // each)
+        spans = [[spans[at][0], spans[min(at + each, len(spans)) - 1][1]] for at in range(0, len(spans), each)]
     return ItemParts("text", (len(spans),), tokens, where={"spans": spans}) if spans else None
 
 

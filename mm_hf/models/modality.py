@@ -161,6 +161,7 @@ class Modality:
         erased: torch.Tensor,
         background: dict[str, torch.Tensor] | None = None,
         processor: Any = None,
+        way: int = 0,
     ) -> dict[str, torch.Tensor] | None:
         """The model's inputs of an item without some of its parts, once for each choice of them; None where it does
         not say how, and parts are taken away behind the encoder alone.
@@ -171,11 +172,16 @@ class Modality:
             erased: `(N, P)` bool.
             background: inputs of other items, `(U, …)`.
             processor: a `MMFusionProcessor`, where it is at hand.
+            way: which of `ways`, from 0.
 
         Returns:
             `(N, …)`.
         """
         return None
+
+    def ways(self, parts: ItemParts, background: dict[str, torch.Tensor] | None = None) -> int:
+        """In how many ways each part is erased, where that depends on other items: their mean counts."""
+        return 1
 
     # What the processor asks
 

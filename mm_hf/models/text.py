@@ -24,6 +24,8 @@ logger = logging.get_logger(__name__)
 
 # Encoders whose first token does not stand for the sentence: causal ones, those trained to pool elsewhere.
 POOLING_OF_TYPE = {"clip_text_model": "last", "siglip_text_model": "last", "t5": "mean", "mm_fusion_recurrent": "mean"}
+WAYS = 8  # in which a word is erased
+RUNS = 96  # of the encoder for one text, about
 # Lengths that tokenizers give when they know none (the library's own stand-in is 1e30).
 UNKNOWN_LENGTH = 10**6
 # The library's tokenizers keep the length and the padding of a call in themselves: two threads at once would cut each
@@ -222,18 +224,31 @@ class Text(Modality):
                 return parts
         return whole_item(tokens, mask, "text")
 
-    def erase(self, inputs, parts, erased, background=None, processor=None):
-        """The mask token in the place of words, or the unknown one, where a tokenizer has no mask."""
-        tokenizer = getattr(processor, "tokenizer", None)
-        instead = next((n for n in (getattr(tokenizer, f"{k}_token_id", None) for k in ("mask", "unk")) if n), None)
-        if "input_ids" not in inputs or instead is None:
+    def erase(self, inputs, parts, erased, background=None, processor=None, way=0):
+        """In the place of words those that another text has there, counted from the nearer end; the mask token, or the
+        unknown one, where it has none."""
+        tokenizer = getattr(processor, self.part, None)
+        masks = (getattr(tokenizer, f"{name}_token_id", None) for name in ("mask", "unk"))
+        mask = next((token for token in masks if token is not None), None)
+        if "input_ids" not in inputs or mask is None:
             return None
         inputs = to_the_right(inputs)
         ids = inputs["input_ids"]
+        instead = torch.full_like(ids[0], mask)
+        if background is not None and "input_ids" in background:
+            others = to_the_right(background)
+            other, tokens = counted_ids(others, way % len(others["input_ids"])), len(counted_ids(inputs, 0))
+            special = torch.tensor(tokenizer.all_special_ids, device=ids.device)
+            at = torch.arange(tokens, device=ids.device)
+            at = torch.where(at < tokens / 2, at, at + len(other) - tokens).clamp(0, len(other) - 1)
+            instead[:tokens] = other[at].masked_fill(torch.isin(other[at], special), mask)
         gone = parts.tokens_of(erased)[:, : ids.shape[1]].to(ids.device)
-        return {name: value.expand(len(gone), *value.shape[1:]) for name, value in inputs.items()} | {
-            "input_ids": ids.expand(len(gone), -1).masked_fill(gone, instead)
-        }
+        edited = {name: value.expand(len(gone), *value.shape[1:]) for name, value in inputs.items()}
+        return {**edited, "input_ids": torch.where(gone, instead, ids)}
+
+    def ways(self, parts, background=None):
+        """As many other texts, fewer where a text is long: each is one more run of the encoder a word."""
+        return 1 if not background else max(1, min(WAYS, RUNS // parts.count))
 
     def places_of_item(self, processor):
         """One, but where long texts become windows."""
@@ -243,3 +258,9 @@ class Text(Modality):
         if fault := fault_of_text(source):
             raise ValueError(fault)
         return source
+
+
+def counted_ids(inputs: dict[str, torch.Tensor], row: int) -> torch.Tensor:
+    """The tokens of one text without its padding, of the model's inputs."""
+    ids, mask = inputs["input_ids"][row], inputs.get("attention_mask")
+    return ids if mask is None else ids[mask[row].bool()]

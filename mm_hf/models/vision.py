@@ -120,7 +120,7 @@ class Vision(Modality):
         box = box_seen(getattr(processor, self.part, None), item)
         return parts if box is None else replace(parts, where={"box": box})
 
-    def erase(self, inputs, parts, erased, background=None, processor=None):
+    def erase(self, inputs, parts, erased, background=None, processor=None, way=0):
         """Other pictures' mean in the place of cells; without others the picture's own mean colour."""
         pixels = inputs["pixel_values"]
         instead = pixels.mean((2, 3), keepdim=True) if background is None else background["pixel_values"].mean(0)

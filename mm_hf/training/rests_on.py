@@ -54,7 +54,8 @@ def rests_on(
     was_training = model.training
     model.eval()
     chosen = train_rows.__getitems__(choose_rows(len(train_rows), CANDIDATES * wanted, seed))
-    background = encode_background(model, replace(collator, cache=None), chosen, wanted)
+    cache = collator.cache if train is run.splits.get("train") else None  # which holds the parts of the run alone
+    background = encode_background(model, replace(collator, cache=cache), chosen, wanted)
     tasks: Any = {task.column if run.several else None: task for task in run.tasks}
     explainer = Explainer(model, collator, tasks, background)
     drawn = choose_rows(len(rows), math.ceil(most / WRITING) if run.writes else most, seed)

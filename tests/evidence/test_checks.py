@@ -29,6 +29,10 @@ def test_all_checks_have_their_form(encoded):
         assert checks["completeness"]["passed"]
 
 
+def test_maps_made_before_the_encoder_are_checked_there(encoded):
+    assert set(check_parts(*encoded, "vision", "input_occlusion")) == {"deletion", "insertion", "weights_drawn_anew"}
+
+
 def test_items_of_few_parts_are_not_checked(encoded):
     assert check_parts(*encoded, "text", "occlusion") == {}
 

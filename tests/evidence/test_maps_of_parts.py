@@ -23,6 +23,7 @@ from mm_hf.evidence.parts import Answer, EncodedRows
 from mm_hf.models.fusion import Fusion
 from mm_hf.models.image_processors import box_seen
 from mm_hf.models.item_parts import ItemParts, cells, moments, patches, words
+from mm_hf.models.modality import modality_of
 from mm_hf.models.modeling_outputs import FusedStates
 from mm_hf.models.pooled_fusions import PooledFusion
 from mm_hf.models.tabular import TabularConfig
@@ -266,7 +267,7 @@ def test_grids_of_patches():
     config.image_size, config.patch_size = [16, 64], [8, 8]
     assert patches(config, 21) == (5, 2, 8)  # with registers
     assert patches(object(), 11) == (2, 3, 3)
-    assert patches(object(), 24) == (8, 4, 4)
+    assert patches(object(), 24) is None
 
 
 def test_large_grids_are_seen_in_cells():
@@ -278,7 +279,7 @@ def test_large_grids_are_seen_in_cells():
     assert parts.tokens[[1, 2, 15, 16]].tolist() == [0, 0, 0, 0]
     assert cells([(9, 20)], config).shape == (5, 7)
     assert cells([(17,)], SimpleNamespace(image_size=32, patch_size=8)).shape == (4, 4)
-    assert cells([(8, 8), (7,)], object()) is None
+    assert cells([(8, 8), (12,)], object()) is None
 
 
 def test_levels_of_a_picture_share_their_cells():
@@ -341,12 +342,12 @@ def test_a_column_alone():
 def test_the_default_takes_parts_away_where_they_can_be_told_apart():
     """Before the encoder: words, which are mixed behind it, and patches, where a fusion reads the token of the class
     alone."""
-    for fusion, vision, expected in (
-        ("cross_attention", "vit", "occlusion"),
-        ("concat", "vit", "input_occlusion"),
-        ("concat", "resnet", "occlusion"),
+    for fusion, pooling, expected in (
+        ("cross_attention", "cls", "occlusion"),
+        ("concat", "cls", "input_occlusion"),
+        ("concat", "mean", "occlusion"),
     ):
-        rows, answer = encoded(tiny.model(fusion=fusion, vision=vision), tiny.batch())
+        rows, answer = encoded(tiny.model(fusion=fusion, pooling={"vision": pooling}), tiny.batch())
         assert default_method(rows, "vision") == expected
         assert default_method(rows, "text") == "input_occlusion"
         behind, before = (METHODS[name](rows, answer, "vision")[0] for name in ("occlusion", "input_occlusion"))
@@ -377,3 +378,35 @@ def test_the_part_of_a_picture_that_is_seen():
     assert box_seen(processor, Image.new("RGB", (200, 100))) == [0.28125, 0.0625, 0.71875, 0.9375]
     processor.do_center_crop = False
     assert box_seen(processor, Image.new("RGB", (200, 100))) is None
+
+
+def test_words_give_way_to_those_of_other_texts():
+    """What stands there, counted from the nearer end; the mask where nothing does."""
+    text, process = modality_of("text"), SimpleNamespace(tokenizer=tokenizer())
+    tokens = process.tokenizer.get_vocab()
+    others = dict(process.tokenizer(["no it is", "what"], padding=True, return_tensors="pt"))
+    inputs = dict(process.tokenizer(["what is it no"], padding="max_length", max_length=8, return_tensors="pt"))
+    parts = words("what is it no", process.tokenizer, 8, inputs["attention_mask"][0].bool())
+    erased = torch.eye(4, dtype=torch.bool)
+    assert text.ways(parts, others) == 8
+    assert text.ways(parts) == 1
+    expected = [["no", "it", "it", "is"], ["what", "[MASK]", "[MASK]", "what"]]
+    for way, instead in enumerate(expected):
+        ids = text.erase(inputs, parts, erased, others, process, way)["input_ids"]
+        assert ids.shape == (4, 8)
+        changed = ids.diagonal(offset=1)[:4].tolist()
+        assert changed == [tokens[word] for word in instead]
+    ids = text.erase(inputs, parts, erased, None, process)["input_ids"]
+    assert (ids.diagonal(offset=1)[:4] == tokens["[MASK]"]).all()
+    assert (ids != inputs["input_ids"]).sum(1).tolist() == [1, 1, 1, 1]
+
+
+def test_long_texts_have_pieces_of_several_words():
+    text = " ".join(["it is"] * 50)
+    fast = tokenizer()
+    fast.model_max_length = 200
+    parts = words(text, fast, 102, None)
+    assert parts.shape == (34,)
+    assert text[slice(*parts.where["spans"][0])] == "it is it"
+    assert text[slice(*parts.where["spans"][-1])] == "is"
+    assert parts.tokens[[0, 1, 3, 4, 100, 101]].tolist() == [-1, 0, 0, 1, 33, -1]

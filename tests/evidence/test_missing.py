@@ -37,7 +37,8 @@ def answers_of(
         pooled[seen] = np.stack(vectors, 1).astype(np.float32)
         logits[seen] = {task: torch.tensor(value, dtype=torch.float32) for task, value in posterior(known).items()}
     present = np.ones((rows, len(names)), dtype=bool) if present is None else present
-    return CoalitionAnswers(names, present, pooled, logits, {task: torch.tensor(held) for task, held in labels.items()})
+    truths = {task: torch.tensor(held) for task, held in labels.items()}
+    return CoalitionAnswers(names, present, pooled, logits, truths)
 
 
 def of_classes(column: str | None = None, classes: int = 2):

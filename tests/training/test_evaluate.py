@@ -24,7 +24,7 @@ from mm_hf.training import exits, train
 
 
 ROWS = {"train": 900, "validation": 60, "test": 301}
-PNGS = {"reliability.png", "confusion.png", "missing.png", "mistakes.png"}
+PNGS = {"reliability.png", "confusion.png", "missing.png", "evidence.png", "mistakes.png"}
 ODD = "<i>yes</i> 日本"  # what a class may be called
 
 
@@ -381,7 +381,12 @@ def test_other_problems(problem_type, encoders, folder, tmp_path, capsys):
     found = measure(tmp_path / "model", *flags, "--missing")
     written = {file.name for file in (tmp_path / "model/evaluation").iterdir()}
     own = {"regression": {"scatter.png"}, "multi_label_classification": {"reliability.png", "labels.png"}}
-    assert written == {*own[problem_type], "missing.png", "mistakes.png", "report.html", "evaluation.json"}
+    assert written == {
+        *own[problem_type],
+        *PNGS - {"reliability.png", "confusion.png"},
+        "report.html",
+        "evaluation.json",
+    }
     page = (tmp_path / "model/evaluation/report.html").read_text(encoding="utf-8")
     assert html.escape(found["verdict"], quote=True).replace("&#x27;", "&#39;") in page
     assert capsys.readouterr().out.strip().splitlines()[-1] == found["verdict"]

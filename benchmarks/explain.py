@@ -130,7 +130,8 @@ def base_size(third: str) -> tuple[MMFusionForClassification, dict[str, torch.Te
     """A random model of base size and one row of it: a picture, a text of 12 tokens, and a sound or a table."""
     torch.manual_seed(0)
     if third == "audio":
-        config = {"audio_config": WhisperConfig(d_model=512, encoder_layers=6, encoder_attention_heads=8)}
+        heads = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 8)
+        config = {"audio_config": WhisperConfig(d_model=512, encoder_layers=6, **heads)}
         inputs = {"input_features": torch.randn(1, 80, 3000)}
     else:
         config = {"tabular_config": TabularConfig(num_numerical=10, hidden_size=768)}

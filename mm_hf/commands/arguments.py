@@ -269,7 +269,6 @@ class ExplainArguments:
     until: float | None = option(
         None, "With --missing: the score to expect, 1 for certainly right, at which a row asks for nothing more."
     )
-
     given: list[str] | None = option(  # noqa: RUF009 (it gives a field)
         None,
         "With --missing, and no ROWS: modalities that rows have from the beginning, where score against price is "
@@ -279,8 +278,12 @@ class ExplainArguments:
     def __post_init__(self):
         check_least(self, 0, "max_rows", "seed")
         check_least(self, 1, "background")
-        if not self.missing and (self.prices is not None or self.until is not None):
-            raise ValueError("--prices and --until belong to --missing, which says what to ask for next.")
+        if not self.missing:
+            for name in ("prices", "until", "given"):
+                if (value := getattr(self, name)) is not None:
+                    raise ValueError(
+                        f"--{name} is {value!r}, but it belongs to --missing, which says what to ask for next."
+                    )
 
 
 def explain_parser(description: str, prog: str) -> ArgumentParser:

@@ -60,7 +60,7 @@ class CoalitionAnswers:
 
     def of_row(self, row: int) -> Coalition:
         """The modalities that a row has."""
-        return Coalition(name for name, there in zip(self.modalities, self.present[row]) if there)
+        return Coalition(name for name, present in zip(self.modalities, self.present[row]) if present)
 
     def features(self, coalition: Coalition, heads: Mapping[str | None, TaskHead]) -> tuple[np.ndarray, np.ndarray]:
         """What may be known of rows when a coalition is seen, and nothing of the modalities outside of it: how sure

@@ -87,8 +87,8 @@ def check_absence(model: Any, missing: Missing) -> list[str]:
     always = missing.answers.present.all(0)
     never = [
         name
-        for name, there in zip(missing.modalities, always)
-        if there and not (rates.get(name, 0) if isinstance(rates, dict) else rates)
+        for name, in_all in zip(missing.modalities, always)
+        if in_all and not (rates.get(name, 0) if isinstance(rates, dict) else rates)
     ]
     if not never or len(missing.modalities) < 2:
         return []

@@ -36,8 +36,9 @@ def answers_of(
         vectors = [np.full(rows, 9.0) if held is None else held for held in known.values()]
         pooled[seen] = np.stack(vectors, 1).astype(np.float32)
         logits[seen] = {task: torch.tensor(value, dtype=torch.float32) for task, value in posterior(known).items()}
-    there = np.ones((rows, len(names)), dtype=bool) if present is None else present
-    return CoalitionAnswers(names, there, pooled, logits, {task: torch.tensor(held) for task, held in labels.items()})
+    present = np.ones((rows, len(names)), dtype=bool) if present is None else present
+    truths = {task: torch.tensor(held) for task, held in labels.items()}
+    return CoalitionAnswers(names, present, pooled, logits, truths)
 
 
 def of_classes(column: str | None = None, classes: int = 2):

@@ -23,14 +23,20 @@ from .parts import EncodedRows
 
 BATCH = 8  # rows that are explained together, and background rows that are encoded together
 # Runs of the fusion a row that stay below the price of one prediction at base size, see benchmarks/explain.py.
-RUNS = 48
-FEWEST = 8  # rows that stand in
-CANDIDATES = 4  # rows that are looked at for each that stands in
+RUNS = 36
+FEWEST = 6  # rows that stand in
+CANDIDATES = 4  # rows that are looked at for each that stands in,
+FEWEST_CANDIDATES = 48  # and at least so many
 
 
 def rows_that_stand_in(modalities: int) -> int:
     """How many rows stand in for what is taken away, where nobody says it: fewer where there are more coalitions."""
     return max(FEWEST, RUNS // max(2**modalities - 2, 2))
+
+
+def candidates(wanted: int) -> int:
+    """How many rows are looked at for so many that stand in."""
+    return max(FEWEST_CANDIDATES, CANDIDATES * wanted)
 
 
 def choose_rows(count: int, wanted: int, seed: int = 0) -> list[int]:
@@ -97,7 +103,7 @@ def encode_background(
     Args:
         model: one with a head, in eval mode.
         collator: that passes over bad rows.
-        rows: as the collator takes them, one at least; `CANDIDATES` times as many as are wanted will do.
+        rows: as the collator takes them, one at least; see `candidates`.
         wanted: how many stand in at most.
     """
     if 1 < wanted < len(rows):

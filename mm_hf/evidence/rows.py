@@ -205,9 +205,10 @@ class Explainer:
         return list(rows), batch, encode_batch(self.model, batch)
 
     def values(self, states: dict[str, EncoderStates], said: Said | None) -> list[dict[str | None, CoalitionValues]]:
-        """The values of all coalitions of the rows of a batch."""
+        """The values of all coalitions of the rows of a batch, for the tasks that are asked for."""
         pool = None if self.background is None else self.background.pool
-        return coalition_values(self.model, states, pool, said, **self.settings)
+        values = coalition_values(self.model, states, pool, said, **self.settings)
+        return [{task: of_task for task, of_task in row.items() if task in self.tasks} for row in values]
 
     def parts(self, rows: list[dict[str, Any]], batch: Any, states: dict[str, EncoderStates]) -> EncodedRows:
         """The rows of a batch with the parts of their items."""
@@ -267,10 +268,9 @@ class Explainer:
         logits: Any = self.model(encoder_states=states).logits
         logits = logits if isinstance(logits, dict) else {None: logits}
         judged: list[dict[str | None, tuple]] = [{} for _ in rows]
-        said: Said = {}
+        said: Said = {name: head.said(logits[name]) for name, head in heads.items()}
         for name, task in self.tasks.items():
             answers = task.answers(logits[name].cpu())
-            said[name] = heads[name].said(logits[name])
             if heads[name].label_kind == CLASSES and answers.ndim == 1:
                 said[name] = answers[:, None].to(said[name].device)
             for row, answer, of_row in zip(rows, answers, judged):

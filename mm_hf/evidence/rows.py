@@ -23,8 +23,8 @@ from .parts import EncodedRows
 
 BATCH = 8  # rows that are explained together, and background rows that are encoded together
 # Runs of the fusion a row that stay below the price of one prediction at base size, see benchmarks/explain.py.
-RUNS = 36
-FEWEST = 6  # rows that stand in
+RUNS = 30
+FEWEST = 5  # rows that stand in
 CANDIDATES = 4  # rows that are looked at for each that stands in,
 FEWEST_CANDIDATES = 48  # and at least so many
 

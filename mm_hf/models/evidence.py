@@ -32,7 +32,6 @@ from .tasks import TEXTS, TaskHead
 
 
 OTHER_ROWS, TOKEN = "other_rows", "token"
-ABSENCES = (OTHER_ROWS, TOKEN)
 SMALL = 0.05  # share of all terms below which two modalities do not interact
 NOISE = 2.0  # standard errors below which a term is none
 

@@ -64,7 +64,7 @@ def learn_missing(run: str) -> Missing:
     evaluator = open_part(run, "validation")
     heads = {name: head for name, (_, head) in answering_heads(evaluator.model).items()}
     (rows,) = evaluator.splits.values()
-    batches, notes = batches_of(evaluator), []
+    batches, notes = batches_of(evaluator), list[str]()
     if len(rows) < FEW_ROWS:
         batches = chain(batches, batches_of(open_part(run, "train", MORE_ROWS)))
         notes.append(

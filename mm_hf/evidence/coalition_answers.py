@@ -56,7 +56,7 @@ class CoalitionAnswers:
 
     def has(self, names: Collection[str]) -> np.ndarray:
         """Which rows have all of these modalities, `(N,)` bool."""
-        return self.present[:, [self.modalities.index(name) for name in names]].all(1)
+        return np.asarray(self.present[:, [self.modalities.index(name) for name in names]].all(1))
 
     def of_row(self, row: int) -> Coalition:
         """The modalities that a row has."""

@@ -84,7 +84,7 @@ def check_absence(model: Any, missing: Missing) -> list[str]:
         ValueError: without it the answers are worse than the best constant.
     """
     rates = model.config.fusion_module_config.modality_dropout
-    always = missing.answers.present.all(0)
+    always = np.asarray(missing.answers.present.all(0)).tolist()
     never = [
         name
         for name, in_all in zip(missing.modalities, always)

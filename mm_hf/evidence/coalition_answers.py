@@ -56,7 +56,7 @@ class CoalitionAnswers:
 
     def has(self, names: Collection[str]) -> np.ndarray:
         """Which rows have all of these modalities, `(N,)` bool."""
-        return self.present[:, [self.modalities.index(name) for name in names]].all(1)
+        return np.asarray(self.present[:, [self.modalities.index(name) for name in names]].all(1))
 
     def of_row(self, row: int) -> Coalition:
         """The modalities that a row has."""
@@ -112,7 +112,10 @@ def look(
     layers, base, names = answering_heads(model), model.base_model, list(model.config.modalities)
     wanted = coalitions_of(names) if coalitions is None else list(coalitions)
     model.eval()
-    present, pooled, logits, labels = [], {seen: [] for seen in wanted}, {seen: [] for seen in wanted}, []
+    present: list[torch.Tensor] = []
+    pooled: dict[Coalition, list[torch.Tensor]] = {seen: [] for seen in wanted}
+    logits: dict[Coalition, list[dict[str | None, torch.Tensor]]] = {seen: [] for seen in wanted}
+    labels: list[dict[str | None, torch.Tensor]] = []
     for batch in batches:
         batch = send_to_device(dict(batch), model.device)
         states = encode_batch(model, batch)
@@ -170,7 +173,10 @@ class Scores:
     def __init__(self, tasks: Mapping[str | None, Task], answers: CoalitionAnswers):
         if answers.labels is None:
             raise ValueError("What to ask for next is learned from rows with labels, and these have none.")
-        self.tasks, self.constants, self.units, self.zeros = dict(tasks), {}, {}, {}
+        self.tasks = dict(tasks)
+        self.constants: dict[str | None, torch.Tensor] = {}
+        self.units: dict[str | None, float] = {}
+        self.zeros: dict[str | None, float] = {}
         any_logits = next(iter(answers.logits.values()))
         for name, task in tasks.items():
             labels = answers.labels[name]

@@ -158,7 +158,8 @@ class Missing:
         for seen, places, weights in self._by_coalition(rows):
             sure = mean_of(weights, self.score[seen])
             for number, (place, first) in enumerate(zip(places, policy.choose(seen, weights))):
-                score, reason, order = sure[number], None, []
+                score, order = float(sure[number]), list[dict[str, Any]]()
+                reason: str | None = None
                 if first is not None:
                     chances, gained = policy.ahead(seen, first, weights[number])
                     order = [{"modality": name, "chance": chance} for name, chance in chances.items()]

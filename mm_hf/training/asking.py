@@ -64,7 +64,7 @@ def learn_missing(run: str) -> Missing:
     evaluator = open_part(run, "validation")
     heads = {name: head for name, (_, head) in answering_heads(evaluator.model).items()}
     (rows,) = evaluator.splits.values()
-    batches, notes = batches_of(evaluator), []
+    batches, notes = batches_of(evaluator), list[str]()
     if len(rows) < FEW_ROWS:
         batches = chain(batches, batches_of(open_part(run, "train", MORE_ROWS)))
         notes.append(
@@ -84,7 +84,7 @@ def check_absence(model: Any, missing: Missing) -> list[str]:
         ValueError: without it the answers are worse than the best constant.
     """
     rates = model.config.fusion_module_config.modality_dropout
-    always = missing.answers.present.all(0)
+    always = np.asarray(missing.answers.present.all(0)).tolist()
     never = [
         name
         for name, in_all in zip(missing.modalities, always)

@@ -218,7 +218,8 @@ CARRIES = {
     True: re.compile(rf"{NAMES}|not|no|is|there|does|contain|present"),
     False: re.compile("what|which|color|shape"),
 }
-FILLERS = re.compile(r"the|a|an|of|in|image|[?.,]")
+# "a" and "an" stand where other questions deny, "is there a circle" beside "is there no circle": counted apart.
+FILLERS = {"first": r"the|of|in|image|[?.,]", "first_with_articles": r"the|a|an|of|in|image|[?.,]"}
 
 
 def easy_vqa(options: argparse.Namespace) -> dict[str, Any]:
@@ -245,23 +246,20 @@ def easy_vqa(options: argparse.Namespace) -> dict[str, Any]:
         except (NoMap, ImportError) as error:
             print(name, error)
             continue
-        ranked, first = [], []
+        ranked: dict[str, list[bool]] = {measure: [] for measure in FILLERS}
+        above = []
         for part in maps:
-            if not right[part.row]:
-                continue
             text, values = questions[part.row].lower(), part.values.abs().tolist()
-            spans = part.parts.where["spans"]
+            words = [text[start:end] for start, end in part.parts.where["spans"]]
             carrying = CARRIES[not text.startswith(("what", "which"))]
-            carries = [value for (a, b), value in zip(spans, values) if carrying.fullmatch(text[a:b])]
-            fillers = [value for (a, b), value in zip(spans, values) if FILLERS.fullmatch(text[a:b])]
-            if carries and fillers:
-                ranked.append(statistics.mean(one > other for one in carries for other in fillers))
-                first.append(max(carries) > max(fillers))
-        report["methods"][name] = {
-            "rows": len(first),
-            "above": statistics.mean(ranked),
-            "first": statistics.mean(first),
-        }
+            carries = [value for word, value in zip(words, values) if carrying.fullmatch(word)]
+            for measure, filler in FILLERS.items():
+                others = [value for word, value in zip(words, values) if re.fullmatch(filler, word)]
+                if right[part.row] and carries and others:
+                    ranked[measure].append(max(carries) > max(others))
+                    above.append(statistics.mean(one > other for one in carries for other in others))
+        figures = {measure: statistics.mean(known) for measure, known in ranked.items()}
+        report["methods"][name] = {"rows": len(ranked["first"]), "pairs": statistics.mean(above[::2]), **figures}
         print(name, report["methods"][name], flush=True)
         for part in maps[: options.shown]:
             words = [questions[part.row][a:b] for a, b in part.parts.where["spans"]]

@@ -18,7 +18,7 @@ import torch
 from transformers import BertConfig, ViTConfig, WhisperConfig
 
 from mm_hf import MMFusionConfig, MMFusionForClassification, TabularConfig
-from mm_hf.evidence.rows import candidates, choose_rows, representative, rows_that_stand_in, standardised
+from mm_hf.evidence.rows import candidates, choose_rows, representative, rows_that_stand_in, standardised, vectors_of
 from mm_hf.evidence.summary import summary_of
 from mm_hf.models.coalitions import Pool, coalition_values, encode_batch
 from mm_hf.models.evidence import evidence_of
@@ -88,7 +88,7 @@ def explained(model: MMFusionForClassification, kind: str, absence: str, rows: i
             drawn = choose_rows(ROWS, candidates(wanted))
             inputs = {name: values[drawn] for name, values in made(kind)[0].items()}
             drawn_rows = Pool.of(model.base_model, encode_batch(model, inputs), with_absent=False)
-            chosen = representative(standardised(drawn_rows.pooled()), wanted)
+            chosen = representative(standardised(vectors_of(model, drawn_rows)), wanted)
             pool = encode_batch(model, {name: values[chosen] for name, values in inputs.items()})
             background = Pool.of(model.base_model, pool, with_absent=False)
     values = coalition_values(model, states, background, rows_at_once=4096)

@@ -77,19 +77,25 @@ def representative(features: torch.Tensor, wanted: int) -> list[int]:
 
 @torch.no_grad()
 def features_of(model: Any, collator: MultimodalCollator, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
-    """What tells rows apart, `(N, F)` float32: see `Pool.pooled`."""
+    """What tells rows apart, see `standardised`."""
     parts: dict[str, list[torch.Tensor]] = {}
     for start in range(0, len(rows), BATCH):
         batch = send_to_device(collator(list(rows[start : start + BATCH])), model.device)
         pool = Pool.of(model.base_model, encode_batch(model, batch), with_absent=False)
-        for name, vectors in pool.pooled().items():
+        for name, vectors in vectors_of(model, pool).items():
             parts.setdefault(name, []).append(vectors)
     return standardised({name: torch.cat(vectors) for name, vectors in parts.items()})
 
 
+def vectors_of(model: Any, pool: Pool) -> dict[str, torch.Tensor]:
+    """By modality the pooled vectors of rows, `(N, D)`, and the fused ones: what several modalities say together has
+    to be represented too. (Of an exclusive or, rows of one answer alone are balanced in either modality.)"""
+    return {**pool.pooled(), "fused": pool.fused(model.base_model)}
+
+
 def standardised(vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Vectors of several modalities, `(N, D)` each, side by side: `(N, F)` float32, each modality as long as the
-    others on average."""
+    """Vectors of several kinds, `(N, D)` each, side by side: `(N, F)` float32, each kind as long as the others on
+    average."""
     parts = [one.float() for one in vectors.values()]
     return torch.cat([one / one.var(0).sum().clamp(min=1e-12).sqrt() for one in parts], dim=1)
 

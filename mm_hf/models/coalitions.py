@@ -47,8 +47,14 @@ class Pool:
             rows = len(index)
             if with_absent:
                 index = torch.cat([index, torch.full_like(index[:1], -1)])
+            elif state.levels and torch.equal(index, torch.arange(state.count(), device=index.device)):
+                index = None  # no row is without: the absent token has not to be projected
             states[name] = replace(state, index=index)
         projected, memory = base.project(states), None
+        each = torch.arange(rows, device=base.device)
+        projected = {
+            name: state if state.index is not None else replace(state, index=each) for name, state in projected.items()
+        }
         if base.fusion.supports_memory_cache:
             asking = base.config.fusion_module_config.query_modality
             memory = base.fusion.prepare({name: state for name, state in projected.items() if name != asking})
@@ -215,10 +221,11 @@ class Coalitions:
     def __init__(self, model, base, encoder_states, background: Pool | None, rows_at_once: int):
         self.model, self.base, self.rows_at_once = model, base, rows_at_once
         self.names = list(encoder_states)
-        pool = Pool.of(base, encoder_states)
-        self.rows = pool.rows - 1  # the last one has no item
+        pool = Pool.of(base, encoder_states, with_absent=background is None)
+        self.rows = pool.rows - (background is None)  # the last one has no item
+        self.first = pool.rows  # of those that stand in
         self.pool, self.background = pool if background is None else pool.beside(background), background
-        stands_in = [self.rows] if background is None else list(range(pool.rows, pool.rows + background.rows))
+        stands_in = [self.rows] if background is None else list(range(self.first, self.first + background.rows))
         self.players = [
             [name for name in self.names if has_item(encoder_states[name], row)] for row in range(self.rows)
         ]
@@ -294,14 +301,13 @@ class Coalitions:
         """The fused vectors of all runs. Those of the same items are one, and those of a row that stands in for all
         modalities are those of that row, whatever is explained."""
         distinct, place = self.chosen.unique(dim=0, return_inverse=True)
-        first = self.rows + 1
-        known = (distinct == distinct[:, :1]).all(1) & (distinct[:, 0] >= first)
+        known = (distinct == distinct[:, :1]).all(1) & (distinct[:, 0] >= self.first)
         rest = [self.outputs(part).pooler_output for part in distinct[~known].split(self.rows_at_once)]
         pooled = torch.cat(rest)
         if self.background is not None:
             fused = self.background.fused(self.base)
             both = pooled.new_empty(len(distinct), pooled.shape[1])
-            both[~known], both[known] = pooled, fused[distinct[known, 0] - first]
+            both[~known], both[known] = pooled, fused[distinct[known, 0] - self.first]
             pooled = both
         return MMFusionModelOutput(pooler_output=pooled[place])
 

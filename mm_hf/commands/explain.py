@@ -48,7 +48,7 @@ from ..training.recipe import fields_of
 from ..training.reopen import is_data_of
 from ..training.run_folder import write_json
 from ..training.understood import data_root_beside
-from .arguments import NO_MAPS, ExplainArguments, explain_parser
+from .arguments import NO_MAPS, ExplainArguments, PredictArguments, explain_parser
 from .predict import answers_of
 from .prediction.arguments import columns_of, load_config, parse_with_recipe
 from .prediction.cut_parts import PartOfRows, open_part, parts_of_run
@@ -228,7 +228,7 @@ def tasks_of(
     config: MMFusionConfig, head: type[MMFusionPreTrainedModel], recipe: dict[str, Any]
 ) -> dict[str | None, Task]:
     """By task of the model what is asked, with the column of its labels where that is known."""
-    answers = answers_of(config, head, cast(Any, SimpleNamespace(prefix="", top_k=1, probabilities="best")))
+    answers = answers_of(config, head, PredictArguments())
     labels = listed(recipe.get("label_column"))
     tasks: dict[str | None, Task] = {}
     for answer in answers:

@@ -495,6 +495,7 @@ def test_which_keys_are_given(tmp_path):
 def test_every_key_of_the_config_belongs_to_somebody():
     """A new key of the config is either of the parts that are taken over, or of the head and the recipe."""
     of_head = {"class_weights", "class_priors", "focal_gamma", "label_smoothing", "label_mean", "label_scale", "tasks"}
+    of_head |= {"confidence"}
     of_head |= {"task_weighting", "projection_dim", "matching_weight", "decoder_config", "decoder_start_token_id"}
     of_head |= {"eos_token_id", "pad_token_id", "freeze_decoder_embeddings", "vocab_size", "ctc_stride"}
     of_recipe = {"freeze_encoders", "trained_layers", "num_images", "num_frames", "places", "mixup_alpha"}

@@ -383,7 +383,7 @@ def test_other_problems(problem_type, encoders, folder, tmp_path, capsys):
     own = {"regression": {"scatter.png"}, "multi_label_classification": {"reliability.png", "labels.png"}}
     assert written == {
         *own[problem_type],
-        *PNGS - {"reliability.png", "confusion.png"},
+        *PNGS - {"reliability.png", "abstention.png", "confusion.png"},
         "report.html",
         "evaluation.json",
     }

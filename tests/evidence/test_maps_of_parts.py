@@ -183,8 +183,8 @@ def test_shared_items_have_the_maps_of_unshared_ones(fusion):
         "attention_mask": inputs["attention_mask"][text_index],
         "pixel_values": inputs["pixel_values"][vision_index],
     }
-    for name, method in QUICK.items():
-        maps = []
+    for name in ("occlusion", "integrated_gradients", "relevance"):
+        method, maps = QUICK[name], []
         for batch in ({**inputs, "text_index": text_index, "vision_index": vision_index}, apart):
             rows, answer = encoded(model, batch)
             try:

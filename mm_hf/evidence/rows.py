@@ -235,7 +235,7 @@ class Explainer:
         names = {task: of_task.column for task, of_task in self.tasks.items()}
         for evidence in evidence_of(self.model, values, names):
             task = evidence.pop("task")
-            answer, truth, right = judgements[task]
+            answer, truth, right, confidence = judgements[task]
             has_chances = self.tasks[task].writes or not self.has_numbers(task)
             everything = values[task].shown[-1, 0].item()
             answers.append(
@@ -245,7 +245,7 @@ class Explainer:
                     "truth": truth,
                     "right": right,
                     "probability": everything if has_chances else None,
-                    "confidence": None,
+                    "confidence": confidence,
                     **self.spelled(evidence),
                     "parts": [],
                 }
@@ -265,9 +265,9 @@ class Explainer:
 
     @torch.no_grad()
     def judge(self, states: Any, rows: list[dict[str, Any]]) -> tuple[list[dict[str | None, tuple]], Said | None]:
-        """For each row by task the answer, the truth and whether it is right, None where nobody knows; and what is
-        explained, where the task says another class than the likeliest. Nothing of either of a model that writes or
-        compares: see `read`."""
+        """For each row by task the answer, the truth, whether it is right, and its set or interval, None where nobody
+        knows; and what is explained, where the task says another class than the likeliest. Nothing of either of a
+        model that writes or compares: see `read`."""
         heads = {task: head for task, (_, head) in self.model.last_layers().items()}
         if not heads or any(task.writes for task in self.tasks.values()):
             return [], None
@@ -277,12 +277,13 @@ class Explainer:
         said: Said = {name: head.said(logits[name]) for name, head in heads.items()}
         for name, task in self.tasks.items():
             answers = task.answers(logits[name].cpu())
+            sets = task.set_records(logits[name].cpu()) or [None] * len(rows)
             if heads[name].label_kind == CLASSES and answers.ndim == 1:
                 said[name] = answers[:, None].to(said[name].device)
-            for row, answer, of_row in zip(rows, answers, judged):
+            for row, answer, confidence, of_row in zip(rows, answers, sets, judged):
                 truth = self.truth(task, row)
                 right = None if truth is None or truth.is_floating_point() else bool((answer == truth).all())
-                of_row[name] = (task.spell(answer), None if truth is None else task.spell(truth), right)
+                of_row[name] = (task.spell(answer), None if truth is None else task.spell(truth), right, confidence)
         return judged, said
 
     def truth(self, task: Task, row: dict[str, Any]) -> torch.Tensor | None:
@@ -299,12 +300,12 @@ class Explainer:
         for of_tasks, row in zip(values, rows):
             task, of_task = self.tasks[None], of_tasks[None]
             if not task.writes:
-                judged.append({None: ("match" if of_task.shown[-1, 0] > 0.5 else "no match", None, None)})
+                judged.append({None: ("match" if of_task.shown[-1, 0] > 0.5 else "no match", None, None, None)})
                 continue
             (text,) = self.collator.texts_of(of_task.said[None])
             truth = row.get(str(task.column))
             truth = None if truth is None else str(truth)
-            judged.append({None: (text or "", truth, None if truth is None else (text or "") == truth)})
+            judged.append({None: (text or "", truth, None if truth is None else (text or "") == truth, None)})
         return judged
 
     def items(self, row: dict[str, Any]) -> list[dict[str, Any]]:

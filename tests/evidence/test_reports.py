@@ -3,6 +3,7 @@ run's own test rows."""
 
 import json
 import random
+import shutil
 
 import pytest
 from kill_and_resume import call
@@ -84,6 +85,18 @@ def test_its_own_test_rows_with_their_truth(run):
         assert answer["explained"] == "price"
         assert set(answer["modalities"]) == ({"tabular", "series"} if row["noise"] else {"tabular"})
         assert answer["modalities"]["tabular"]["with"] == pytest.approx(answer["value"])
+
+
+def test_a_calibrated_run_says_its_interval(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    call(evaluate.main, tmp_path / "run", "--calibrate", "--bootstrap_samples", 20, "--evidence", "false")
+    call(explain.main, tmp_path / "run", "-o", tmp_path / "said", "--rows", 4, "--method", "none")
+    evidence = json.loads((tmp_path / "said/evidence.json").read_text())
+    for record in evidence["rows"]:
+        (answer,) = record["answers"]
+        interval = answer["confidence"]
+        assert interval["coverage"] == 0.9
+        assert interval["prediction_low"] < answer["value"] < interval["prediction_high"]
 
 
 def test_a_file_with_a_bad_row(run, tmp_path):

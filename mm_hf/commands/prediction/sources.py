@@ -314,14 +314,14 @@ def check_columns(columns: Columns, header: list[str], name: str, present: list[
     lacking = [(part, column) for part, column in needed(columns) if column not in present]
     if not lacking:
         return
-    there = {column for _, column in needed(columns)} - {column for _, column in lacking}
+    kept = {column for _, column in needed(columns)} - {column for _, column in lacking}
     flags = []
     for part in dict.fromkeys(part for part, _ in lacking):
         key, given = key_of_part(part), [column for other, column in columns.named() if other == part]
         one_item = key.endswith("_columns")  # a table has no places: what is left out is missing
-        words = [column for column in given if column in there] if one_item else given
-        words = [f'"{column}"' if column in there and " " in column else column for column in words]
-        flags.append(" ".join([f"--{key}", *(word if word.strip('"') in there else '""' for word in words or [""])]))
+        words = [column for column in given if column in kept] if one_item else given
+        words = [f'"{column}"' if column in kept and " " in column else column for column in words]
+        flags.append(" ".join([f"--{key}", *(word if word.strip('"') in kept else '""' for word in words or [""])]))
     named = ", ".join(f"{column!r} (given as {key_of_part(part)})" for part, column in lacking)
     raise Unreadable(
         f"Unknown column {named} of {name}: it has {header}.{did_you_mean(lacking[0][1], header)} The flags of the "

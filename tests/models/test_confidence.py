@@ -193,6 +193,7 @@ def test_several_tasks(tmp_path):
         pipeline_of("multi_task", tmp_path / "half", None, **{one: SURE})(ROW, coverage=0.9)
 
 
+@pytest.mark.slow
 def test_a_stranger_has_sets_too(tmp_path):
     """A fresh process that cannot import mm_hf: the checkpoint's own code reads the key."""
     pipe = pipeline_of("classification", tmp_path / "run", SURE)

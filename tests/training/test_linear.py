@@ -204,6 +204,7 @@ def model_numbers(model, names: list[str]) -> list[int]:
     return [model.config.label2id[name] for name in names]
 
 
+@pytest.mark.slow
 def test_a_fresh_process_without_the_package_gives_the_same(of_pictures, encoders, tmp_path):
     folder = tmp_path / "line"
     call(train.main, of_pictures(folder, fusion="linear", floors=False))

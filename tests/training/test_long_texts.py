@@ -132,6 +132,7 @@ def train(dataset, folder, *flags):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_reads_what_cutting_loses(tmp_path, capsys):
     """The last word is the label, and behind the first window."""
     rows = write_rows(tmp_path / "rows.csv")

@@ -18,14 +18,14 @@ import torch
 from transformers import BertConfig, ViTConfig, WhisperConfig
 
 from mm_hf import MMFusionConfig, MMFusionForClassification, TabularConfig
-from mm_hf.evidence.rows import CANDIDATES, choose_rows, representative, rows_that_stand_in, standardised
+from mm_hf.evidence.rows import candidates, choose_rows, representative, rows_that_stand_in, standardised, vectors_of
 from mm_hf.evidence.summary import summary_of
 from mm_hf.models.coalitions import Pool, coalition_values, encode_batch
 from mm_hf.models.evidence import evidence_of
 from mm_hf.models.recurrent import RecurrentConfig
 
 
-ROWS, STEPS = 512, 300
+ROWS, STEPS = 256, 300
 # What is made of the two numbers of a row, as targets of a regression or classes.
 MADE = {
     "exclusive or": lambda a, b: ((a > 0) ^ (b > 0)).long(),
@@ -53,8 +53,7 @@ def made(kind: str, rows: int = ROWS, seed: int = 0) -> tuple[dict[str, torch.Te
 def learn(kind: str, seed: int = 0, steps: int = STEPS, modality_dropout: float = 0.0) -> MMFusionForClassification:
     """A small model of the default fusion, trained on made rows."""
     torch.manual_seed(seed)
-    inputs, targets = made(kind, seed=seed)
-    numbers = targets.is_floating_point()
+    numbers = made(kind)[1].is_floating_point()
     config = MMFusionConfig(
         tabular_config=TabularConfig(num_numerical=3, hidden_size=16),
         series_config=RecurrentConfig(input_size=1, hidden_size=16),
@@ -69,9 +68,9 @@ def learn(kind: str, seed: int = 0, steps: int = STEPS, modality_dropout: float 
     model = MMFusionForClassification(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        rows = torch.randint(ROWS, (64,))
-        loss = model(**{name: values[rows] for name, values in inputs.items()}, labels=targets[rows]).loss
+    for step in range(steps):  # rows are made anew: nothing is there to be learned by heart
+        inputs, targets = made(kind, 64, seed=1000 * (seed + 1) + step)
+        loss = model(**inputs, labels=targets).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -86,10 +85,10 @@ def explained(model: MMFusionForClassification, kind: str, absence: str, rows: i
         background = None
         if absence == "other_rows":
             wanted = rows_that_stand_in(2)
-            drawn = choose_rows(ROWS, CANDIDATES * wanted)
+            drawn = choose_rows(ROWS, candidates(wanted))
             inputs = {name: values[drawn] for name, values in made(kind)[0].items()}
-            candidates = Pool.of(model.base_model, encode_batch(model, inputs), with_absent=False)
-            chosen = representative(standardised(candidates.pooled()), wanted)
+            drawn_rows = Pool.of(model.base_model, encode_batch(model, inputs), with_absent=False)
+            chosen = representative(standardised(vectors_of(model, drawn_rows)), wanted)
             pool = encode_batch(model, {name: values[chosen] for name, values in inputs.items()})
             background = Pool.of(model.base_model, pool, with_absent=False)
     values = coalition_values(model, states, background, rows_at_once=4096)
@@ -130,7 +129,8 @@ def base_size(third: str) -> tuple[MMFusionForClassification, dict[str, torch.Te
     """A random model of base size and one row of it: a picture, a text of 12 tokens, and a sound or a table."""
     torch.manual_seed(0)
     if third == "audio":
-        config = {"audio_config": WhisperConfig(d_model=512, encoder_layers=6, encoder_attention_heads=8)}
+        heads = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 8)
+        config = {"audio_config": WhisperConfig(d_model=512, encoder_layers=6, **heads)}
         inputs = {"input_features": torch.randn(1, 80, 3000)}
     else:
         config = {"tabular_config": TabularConfig(num_numerical=10, hidden_size=768)}

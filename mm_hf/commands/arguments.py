@@ -219,7 +219,7 @@ class ExplainArguments:
         choices=["other_rows", "token"],
     )
     background: int | None = option(
-        None, "Training rows that stand in; left out, 24 for two modalities and 8 for more. More are steadier."
+        None, "Training rows that stand in; left out, 15 for two modalities and 5 for more. More are steadier."
     )
     method: str | None = option(
         None,

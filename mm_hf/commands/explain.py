@@ -25,9 +25,9 @@ from ..data import Columns, MultimodalCollator, Rows, data_root_of, names_of_cla
 from ..evidence.drawing import draw_rows
 from ..evidence.page import write_page
 from ..evidence.rows import (
-    CANDIDATES,
     Background,
     Explainer,
+    candidates,
     choose_rows,
     encode_background,
     explain_rows,
@@ -273,7 +273,7 @@ def background_of(
         except (OSError, ValueError) as error:
             notes.append(f"The training rows of {run} are not at hand ({' '.join(str(error).split())[:200]}).")
     if train is None:
-        chosen = choose_rows(len(rows), CANDIDATES * wanted, args.seed)
+        chosen = choose_rows(len(rows), candidates(wanted), args.seed)
         background = encode_background(explainer.model, collator, [rows[place] for place in chosen], wanted)
         notes.append(
             f"{background.pool.rows} of the rows themselves stand in for what is taken away, no training rows."
@@ -288,7 +288,7 @@ def background_of(
         table_names=names_of_classes(train.features, columns.table),
     )
     lacking = dict.fromkeys(column for _, column in columns.named())
-    chosen = choose_rows(len(train), CANDIDATES * wanted, args.seed)
+    chosen = choose_rows(len(train), candidates(wanted), args.seed)
     learned = [{**lacking, **row} for row in Rows(train, "train").__getitems__(chosen)]
     return encode_background(explainer.model, collator, learned, wanted), notes
 

@@ -193,7 +193,8 @@ def draw_table(axes: "Axes", shown: Mapping[str, Any], part: Mapping[str, Any] |
     if part is None:
         draw_words(axes, {TEXT: "; ".join(names)}, None)
     else:
-        draw_bars(axes, names, [value or 0.0 for value in part["values"][: len(names)]])
+        pairs = [(name, value) for name, value in zip(names, part["values"]) if value is not None]
+        draw_bars(axes, [name for name, _ in pairs], [value for _, value in pairs])
 
 
 def beginning(shown: Mapping[str, Any]) -> str:

@@ -246,7 +246,7 @@ def gradients_along(
         return answer.value(rows.fuse(here, answer), numbers)
 
     with torch.enable_grad():
-        found, delta = IntegratedGradients(value).attribute(
+        attributed, delta = IntegratedGradients(value).attribute(
             tokens.detach(),
             start.detach(),
             additional_forward_args=rows.rows,
@@ -254,7 +254,7 @@ def gradients_along(
             internal_batch_size=max(batch_size, len(rows)),
             return_convergence_delta=True,
         )
-    return found.detach().double().sum(-1), delta.detach().double()
+    return attributed.detach().double().sum(-1), delta.detach().double()
 
 
 def relevance(rows: EncodedRows, answer: Answer, modality: str) -> list[PartMap]:

@@ -134,8 +134,6 @@ def reduced(source: str) -> str | None:
 
 def caption_of(shown: Mapping[str, Any]) -> str:
     """The beginning of an item in words; empty where it has none."""
-    text = shown.get(TEXT) or ", ".join(
-        f"{n} {v}" for n, v in zip(shown.get("columns", ()), shown.get("values", ()))
-    )
+    text = shown.get(TEXT) or ", ".join(f"{n} {v}" for n, v in zip(shown.get("columns", ()), shown.get("values", ())))
     words = " ".join(text[: 4 * CAPTION].split())
     return words if len(words) <= CAPTION else f"{words[: CAPTION - 1]}…"

@@ -23,14 +23,20 @@ from .parts import EncodedRows
 
 BATCH = 8  # rows that are explained together, and background rows that are encoded together
 # Runs of the fusion a row that stay below the price of one prediction at base size, see benchmarks/explain.py.
-RUNS = 48
-FEWEST = 8  # rows that stand in
-CANDIDATES = 4  # rows that are looked at for each that stands in
+RUNS = 30
+FEWEST = 5  # rows that stand in
+CANDIDATES = 4  # rows that are looked at for each that stands in,
+FEWEST_CANDIDATES = 48  # and at least so many
 
 
 def rows_that_stand_in(modalities: int) -> int:
     """How many rows stand in for what is taken away, where nobody says it: fewer where there are more coalitions."""
     return max(FEWEST, RUNS // max(2**modalities - 2, 2))
+
+
+def candidates(wanted: int) -> int:
+    """How many rows are looked at for so many that stand in."""
+    return max(FEWEST_CANDIDATES, CANDIDATES * wanted)
 
 
 def choose_rows(count: int, wanted: int, seed: int = 0) -> list[int]:
@@ -71,19 +77,25 @@ def representative(features: torch.Tensor, wanted: int) -> list[int]:
 
 @torch.no_grad()
 def features_of(model: Any, collator: MultimodalCollator, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
-    """What tells rows apart, `(N, F)` float32: see `Pool.pooled`."""
+    """What tells rows apart, see `standardised`."""
     parts: dict[str, list[torch.Tensor]] = {}
     for start in range(0, len(rows), BATCH):
         batch = send_to_device(collator(list(rows[start : start + BATCH])), model.device)
         pool = Pool.of(model.base_model, encode_batch(model, batch), with_absent=False)
-        for name, vectors in pool.pooled().items():
+        for name, vectors in vectors_of(model, pool).items():
             parts.setdefault(name, []).append(vectors)
     return standardised({name: torch.cat(vectors) for name, vectors in parts.items()})
 
 
+def vectors_of(model: Any, pool: Pool) -> dict[str, torch.Tensor]:
+    """By modality the pooled vectors of rows, `(N, D)`, and the fused ones: what several modalities say together has
+    to be represented too. (Of an exclusive or, rows of one answer alone are balanced in either modality.)"""
+    return {**pool.pooled(), "fused": pool.fused(model.base_model)}
+
+
 def standardised(vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Vectors of several modalities, `(N, D)` each, side by side: `(N, F)` float32, each modality as long as the
-    others on average."""
+    """Vectors of several kinds, `(N, D)` each, side by side: `(N, F)` float32, each kind as long as the others on
+    average."""
     parts = [one.float() for one in vectors.values()]
     return torch.cat([one / one.var(0).sum().clamp(min=1e-12).sqrt() for one in parts], dim=1)
 
@@ -97,7 +109,7 @@ def encode_background(
     Args:
         model: one with a head, in eval mode.
         collator: that passes over bad rows.
-        rows: as the collator takes them, one at least; `CANDIDATES` times as many as are wanted will do.
+        rows: as the collator takes them, one at least; see `candidates`.
         wanted: how many stand in at most.
     """
     if 1 < wanted < len(rows):
@@ -199,9 +211,10 @@ class Explainer:
         return list(rows), batch, encode_batch(self.model, batch)
 
     def values(self, states: dict[str, EncoderStates], said: Said | None) -> list[dict[str | None, CoalitionValues]]:
-        """The values of all coalitions of the rows of a batch."""
+        """The values of all coalitions of the rows of a batch, for the tasks that are asked for."""
         pool = None if self.background is None else self.background.pool
-        return coalition_values(self.model, states, pool, said, **self.settings)
+        values = coalition_values(self.model, states, pool, said, **self.settings)
+        return [{task: of_task for task, of_task in row.items() if task in self.tasks} for row in values]
 
     def parts(self, rows: list[dict[str, Any]], batch: Any, states: dict[str, EncoderStates]) -> EncodedRows:
         """The rows of a batch with the parts of their items."""
@@ -261,10 +274,9 @@ class Explainer:
         logits: Any = self.model(encoder_states=states).logits
         logits = logits if isinstance(logits, dict) else {None: logits}
         judged: list[dict[str | None, tuple]] = [{} for _ in rows]
-        said: Said = {}
+        said: Said = {name: head.said(logits[name]) for name, head in heads.items()}
         for name, task in self.tasks.items():
             answers = task.answers(logits[name].cpu())
-            said[name] = heads[name].said(logits[name])
             if heads[name].label_kind == CLASSES and answers.ndim == 1:
                 said[name] = answers[:, None].to(said[name].device)
             for row, answer, of_row in zip(rows, answers, judged):

@@ -7,7 +7,7 @@ Notation used for tensor shapes: see `modeling_outputs`. `M` modalities of a mod
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -34,6 +34,7 @@ class Pool:
     rows: int
     states: dict[str, TokenStates]
     memory: FusionMemory | None = None
+    _fused: torch.Tensor | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def of(cls, base: Any, encoder_states: Mapping[str, EncoderStates], with_absent: bool = True) -> "Pool":
@@ -46,8 +47,14 @@ class Pool:
             rows = len(index)
             if with_absent:
                 index = torch.cat([index, torch.full_like(index[:1], -1)])
+            elif state.levels and torch.equal(index, torch.arange(state.count(), device=index.device)):
+                index = None  # no row is without: the absent token has not to be projected
             states[name] = replace(state, index=index)
         projected, memory = base.project(states), None
+        each = torch.arange(rows, device=base.device)
+        projected = {
+            name: state if state.index is not None else replace(state, index=each) for name, state in projected.items()
+        }
         if base.fusion.supports_memory_cache:
             asking = base.config.fusion_module_config.query_modality
             memory = base.fusion.prepare({name: state for name, state in projected.items() if name != asking})
@@ -58,6 +65,14 @@ class Pool:
         """By modality one vector a row, `(rows, D)`."""
         of_memory = {} if self.memory is None else self.memory.states
         return {name: state.rows(state.pooled) for name, state in {**self.states, **of_memory}.items()}
+
+    def fused(self, base: Any) -> torch.Tensor:
+        """The fused vectors of its rows as they are, `(rows, D)`, which are computed once."""
+        if self._fused is None:
+            names = [*self.states, *({} if self.memory is None else self.memory.states)]
+            rows = torch.arange(self.rows, device=base.device).split(ROWS_AT_ONCE)
+            self._fused = torch.cat([self.fuse(base, dict.fromkeys(names, part), False).pooled for part in rows])
+        return self._fused
 
     def beside(self, other: "Pool") -> "Pool":
         """The rows of another behind its own."""
@@ -206,10 +221,11 @@ class Coalitions:
     def __init__(self, model, base, encoder_states, background: Pool | None, rows_at_once: int):
         self.model, self.base, self.rows_at_once = model, base, rows_at_once
         self.names = list(encoder_states)
-        pool = Pool.of(base, encoder_states)
-        self.rows = pool.rows - 1  # the last one has no item
-        self.pool = pool if background is None else pool.beside(background)
-        stands_in = [self.rows] if background is None else list(range(pool.rows, pool.rows + background.rows))
+        pool = Pool.of(base, encoder_states, with_absent=background is None)
+        self.rows = pool.rows - (background is None)  # the last one has no item
+        self.first = pool.rows  # of those that stand in
+        self.pool, self.background = pool if background is None else pool.beside(background), background
+        stands_in = [self.rows] if background is None else list(range(self.first, self.first + background.rows))
         self.players = [
             [name for name in self.names if has_item(encoder_states[name], row)] for row in range(self.rows)
         ]
@@ -237,17 +253,22 @@ class Coalitions:
         by_name = dict(zip(self.names, chosen.T))
         return as_model_output(self.pool.fuse(self.base, by_name, self.model.reads_tokens))
 
-    def answers(self, settings: Mapping[str, Any]) -> Said:
-        """What the model says of the rows as they are."""
-        rows = torch.arange(self.rows, device=self.base.device)[:, None].expand(-1, len(self.names))
-        return self.model.answers_said(self.outputs(rows), **settings)
-
     def values(self, said: Said | None, settings: Mapping[str, Any]) -> list[dict[str | None, CoalitionValues]]:
         """See `coalition_values`."""
-        said = self.answers(settings) if said is None else said
+        rows = torch.arange(self.rows, device=self.base.device)
+        if self.model.reads_tokens:
+            runs = self.runs_of_tokens()
+            if said is None:
+                said = self.model.answers_said(self.outputs(rows[:, None].expand(-1, len(self.names))), **settings)
+        else:
+            outputs = self.all_runs()
+            runs = [(torch.arange(len(self.owner), device=self.base.device), outputs)]
+            if said is None:
+                whole = torch.searchsorted(self.owner, rows, right=True) - 1  # the last run of each row
+                said = self.model.answers_said(MMFusionModelOutput(pooler_output=outputs.pooler_output[whole]))
         parts: dict[str | None, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-        for runs, outputs in self.runs():
-            of_runs = {task: values[self.owner[runs]] for task, values in said.items()}
+        for numbers, outputs in runs:
+            of_runs = {task: values[self.owner[numbers]] for task, values in said.items()}
             for task, pair in self.model.explained(outputs, of_runs).items():
                 parts.setdefault(task, []).append(pair)
         tables = {task: [torch.cat(values).cpu() for values in zip(*pairs)] for task, pairs in parts.items()}
@@ -271,16 +292,24 @@ class Coalitions:
         everything = values[-1:].unsqueeze(1)
         return torch.cat([fewer.expand(-1, self.stands_in, -1), everything.expand(-1, self.stands_in, -1)])
 
-    def runs(self) -> Iterable[tuple[torch.Tensor, MMFusionModelOutput]]:
-        """Numbers of runs, and what the fusion gave. Runs of the same items are one, unless tokens are read: the
-        coalition without any modality is the same for every row."""
-        if self.model.reads_tokens:
-            for runs in torch.arange(len(self.chosen), device=self.base.device).split(self.rows_at_once):
-                yield runs, self.outputs(self.chosen[runs])
-            return
+    def runs_of_tokens(self) -> Iterable[tuple[torch.Tensor, MMFusionModelOutput]]:
+        """Some runs at a time, by their numbers, with what the fusion gave for them."""
+        for numbers in torch.arange(len(self.chosen), device=self.base.device).split(self.rows_at_once):
+            yield numbers, self.outputs(self.chosen[numbers])
+
+    def all_runs(self) -> MMFusionModelOutput:
+        """The fused vectors of all runs. Those of the same items are one, and those of a row that stands in for all
+        modalities are those of that row, whatever is explained."""
         distinct, place = self.chosen.unique(dim=0, return_inverse=True)
-        pooled = torch.cat([self.outputs(part).pooler_output for part in distinct.split(self.rows_at_once)])
-        yield torch.arange(len(place), device=place.device), MMFusionModelOutput(pooler_output=pooled[place])
+        known = (distinct == distinct[:, :1]).all(1) & (distinct[:, 0] >= self.first)
+        rest = [self.outputs(part).pooler_output for part in distinct[~known].split(self.rows_at_once)]
+        pooled = torch.cat(rest)
+        if self.background is not None:
+            fused = self.background.fused(self.base)
+            both = pooled.new_empty(len(distinct), pooled.shape[1])
+            both[~known], both[known] = pooled, fused[distinct[known, 0] - self.first]
+            pooled = both
+        return MMFusionModelOutput(pooler_output=pooled[place])
 
 
 def has_item(states: EncoderStates, row: int) -> bool:

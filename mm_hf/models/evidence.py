@@ -32,9 +32,8 @@ from .tasks import TEXTS, TaskHead
 
 
 OTHER_ROWS, TOKEN = "other_rows", "token"
-ABSENCES = (OTHER_ROWS, TOKEN)
 SMALL = 0.05  # share of all terms below which two modalities do not interact
-NOISE = 2.0  # standard errors below which a term is none
+NOISE = 1.5  # standard errors below which a term is none
 
 Said = dict[str | None, torch.Tensor]
 
@@ -137,7 +136,7 @@ class CoalitionValues:
             `value` (all is there) and `base` (nothing is); `modalities`, by name `value` (its Shapley value), `unique`
             (see `kinds_of`), and, as they are shown, `with` all, `without` it and it `alone`; `interactions`, of each
             pair the Shapley interaction index `value` and its `kind`; `shares` of unique, redundant and synergistic in
-            their `amount`. For the kinds, terms within twice their standard error over the rows that stand in count as
+            their `amount`. For the kinds, terms within 1.5 standard errors over the rows that stand in count as
             none: of few such rows they would be a share of noise.
         """
         values, shown = self.values[:, number], self.shown[:, number]

@@ -9,9 +9,9 @@ from datasets import Dataset, IterableDataset
 
 from ..data import Rows
 from ..evidence.rows import (
-    CANDIDATES,
     FEWEST,
     Explainer,
+    candidates,
     choose_rows,
     encode_background,
     explain_rows,
@@ -53,7 +53,7 @@ def rests_on(
     wanted = FEWEST if run.writes else rows_that_stand_in(len(modalities))
     was_training = model.training
     model.eval()
-    chosen = train_rows.__getitems__(choose_rows(len(train_rows), CANDIDATES * wanted, seed))
+    chosen = train_rows.__getitems__(choose_rows(len(train_rows), candidates(wanted), seed))
     cache = collator.cache if train is run.splits.get("train") else None  # which holds the parts of the run alone
     background = encode_background(model, replace(collator, cache=cache), chosen, wanted)
     tasks: Any = {task.column if run.several else None: task for task in run.tasks}

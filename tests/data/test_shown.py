@@ -61,7 +61,8 @@ def test_no_path_leaves_the_root(tmp_path):
 
 
 def test_a_video_is_one_item():
-    frames = [modality_cases.file_of(lambda file, k=k: Image.new("RGB", (700, 90), (k, 0, 0)).save(file, "PNG")) for k in range(6)]
+    pictures = [Image.new("RGB", (700, 90), (red, 0, 0)) for red in range(6)]
+    frames = [modality_cases.file_of(lambda file, each=each: each.save(file, "PNG")) for each in pictures]
     picture, video = items(
         Columns(image="front", video="clip"), {"front": frames[0], "clip": frames}, "vision", num_frames=3
     )

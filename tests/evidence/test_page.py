@@ -30,6 +30,9 @@ class Elements(HTMLParser):
             tag, attributes, before = self.elements[-1]
             self.elements[-1] = tag, attributes, before + text
 
+    def handle_endtag(self, tag):
+        self.elements.append(("", {}, ""))
+
     def json(self, name: str):
         """What the element of an id holds."""
         return json.loads(next(text for _, attributes, text in self.elements if attributes.get("id") == name))
@@ -108,7 +111,8 @@ def test_what_decided():
 
 def test_rows_that_lack_something(tmp_path):
     evidence = records.incomplete()
-    evidence["rows"][0]["items"][0]["shown"]["src"] = "data:image/png;base64,bm8gcGljdHVyZQ=="
+    broken = {"src": "data:image/png;base64,bm8gcGljdHVyZQ=="}
+    evidence["rows"][0]["items"][0] = {**evidence["rows"][0]["items"][0], "shown": broken}
     _, elements = written(evidence, tmp_path)
     index = elements.json("about")["index"]
     assert [entry["row"] for entry in index] == [0, 1, 2, 3, 4]
@@ -121,7 +125,8 @@ def test_pictures_of_rows(tmp_path):
     """One a row, whatever it lacks and whatever its texts hold; the same for a row without anything."""
     evidence = records.incomplete()
     evidence["rows"] += [{**records.all_kinds()["rows"][0], "row": 17}]
-    evidence["rows"][3]["items"][1]["shown"]["text"] = records.HOSTILE + "$x_1$ " * 2000
+    text = records.shown_text(records.HOSTILE + "$x_1$ " * 2000)
+    evidence["rows"][3]["items"][1] = {**evidence["rows"][3]["items"][1], **text}
     files = draw_rows(evidence, tmp_path)
     assert [file.name for file in files] == [f"row-{row:05}.png" for row in (0, 1, 2, 3, 4, 17)]
     sizes = [Image.open(file).size for file in files]

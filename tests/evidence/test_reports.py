@@ -49,7 +49,7 @@ def run(tmp_path_factory):
 def test_results_and_card(run):
     results = json.loads((run / "results.json").read_text())
     rests_on = results["evidence"]["price"]
-    assert (rests_on["absence"], rests_on["unit"], rests_on["background"]) == ("other_rows", "price", 24)
+    assert (rests_on["absence"], rests_on["unit"], rests_on["background"]) == ("other_rows", "price", 15)
     table, series = (rests_on["modalities"][name] for name in ("tabular", "series"))
     assert table["low"] > series["high"]
     assert series["rows"] < table["rows"] == rests_on["rows"]
@@ -75,7 +75,7 @@ def test_its_own_test_rows_with_their_truth(run):
     call(explain.main, run, "--rows", 6)
     evidence = json.loads((run / "evidence/evidence.json").read_text())
     assert len(evidence["rows"]) == 6
-    assert evidence["background"] == 24
+    assert evidence["background"] == 15
     rows = [json.loads(line) for line in (run.parent / "rows.jsonl").read_text().splitlines()]
     for record in evidence["rows"]:
         row, (answer,) = rows[record["row"]], record["answers"]

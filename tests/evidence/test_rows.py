@@ -170,7 +170,7 @@ def test_a_run_without_data_needs_rows():
 
 
 def test_how_many_rows_stand_in():
-    assert [rows_that_stand_in(count) for count in (1, 2, 3, 4)] == [24, 24, 8, 8]
+    assert [rows_that_stand_in(count) for count in (1, 2, 3, 4)] == [15, 15, 5, 5]
 
 
 def test_means_over_rows():

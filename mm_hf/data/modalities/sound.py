@@ -173,8 +173,8 @@ def sound_seconds(sound: dict[str, Any], root: str | None) -> float | None:
 
 
 def picture_of_sound(samples: np.ndarray, sampling_rate: int, size: tuple[int, int] = (224, 224)) -> Image.Image:
-    """The spectrogram of a sound as a picture of some size: time to the right, frequency upwards to half the sampling rate,
-    black what is 80 dB below the loudest; of samples `(S,)`, float."""
+    """The spectrogram of a sound as a picture of some size: time to the right, frequency upwards to half the sampling
+    rate, black what is 80 dB below the loudest; of samples `(S,)`, float."""
     window = sampling_rate // 40  # 25 ms
     padded = np.pad(samples, (0, max(0, window - len(samples))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[:: max(1, window // 3)]  # (T, window)

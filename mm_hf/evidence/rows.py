@@ -277,7 +277,7 @@ class Explainer:
         said: Said = {name: head.said(logits[name]) for name, head in heads.items()}
         for name, task in self.tasks.items():
             answers = task.answers(logits[name].cpu())
-            sets = task.set_records(logits[name].cpu()) or [None] * len(rows)
+            sets: Sequence[Any] = task.set_records(logits[name].cpu()) or [None] * len(rows)
             if heads[name].label_kind == CLASSES and answers.ndim == 1:
                 said[name] = answers[:, None].to(said[name].device)
             for row, answer, confidence, of_row in zip(rows, answers, sets, judged):

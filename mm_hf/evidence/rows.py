@@ -277,10 +277,11 @@ class Explainer:
         said: Said = {name: head.said(logits[name]) for name, head in heads.items()}
         for name, task in self.tasks.items():
             answers = task.answers(logits[name].cpu())
-            sets: Sequence[Any] = task.set_records(logits[name].cpu()) or [None] * len(rows)
+            sets = task.set_records(logits[name].cpu())
             if heads[name].label_kind == CLASSES and answers.ndim == 1:
                 said[name] = answers[:, None].to(said[name].device)
-            for row, answer, confidence, of_row in zip(rows, answers, sets, judged):
+            for place, (row, answer, of_row) in enumerate(zip(rows, answers, judged)):
+                confidence = None if sets is None else sets[place]
                 truth = self.truth(task, row)
                 right = None if truth is None or truth.is_floating_point() else bool((answer == truth).all())
                 of_row[name] = (task.spell(answer), None if truth is None else task.spell(truth), right, confidence)

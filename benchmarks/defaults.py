@@ -1,5 +1,5 @@
 """What a stranger gets who gives rows and no setting: the defaults beside `--fusion auto`, concat, a straight line,
-and each modality alone, on seven data sets. Writes the table of docs/guide.md.
+and each modality alone, on seven data sets. Prints a table.
 
     python benchmarks/defaults.py                                  # what the JSON does not have, seed 0
     python benchmarks/defaults.py --data houses openmoji_category --seeds 0 1 2

@@ -7,7 +7,7 @@ import pyarrow as pa
 import torch
 
 from ..evaluation.calibration import fit_temperature
-from ..models.tasks import CLASSES, NUMBERS, TEXTS, TaskHead, task_head_of
+from ..models.tasks import CLASSES, NUMBERS, TASK_HEADS, TEXTS, TaskHead, task_head_of
 
 
 @dataclass
@@ -36,7 +36,8 @@ class HowSure:
     @property
     def answers_in_sets(self) -> bool:
         """See the attributes."""
-        return task_head_of(self.name).label_kind not in (NUMBERS, TEXTS)
+        head = TASK_HEADS.get(self.name)  # a search has none
+        return head is not None and head.label_kind not in (NUMBERS, TEXTS)
 
     @property
     def can_be_calibrated(self) -> bool:
@@ -53,7 +54,7 @@ class HowSure:
 
     def confidence(self, logits: torch.Tensor) -> torch.Tensor | None:
         """The probability of each answer, `(N,)`; None of several labels and of numbers, whose answers have none."""
-        if task_head_of(self.name).label_kind != CLASSES:
+        if not self.answers_in_sets or task_head_of(self.name).label_kind != CLASSES:
             return None
         answers = self.answers(logits)  # type: ignore[attr-defined]
         return self.head_for(logits).probabilities(logits).gather(-1, answers[:, None])[:, 0]

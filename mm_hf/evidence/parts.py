@@ -13,7 +13,7 @@ import torch
 
 from ..models.item_parts import ItemParts
 from ..models.modality import modality_of
-from ..models.modeling_outputs import EncoderStates, FusedStates, MMFusionModelOutput, TokenStates
+from ..models.modeling_outputs import EncoderStates, MMFusionModelOutput, TokenStates
 from ..models.tasks import CLASSES, NUMBERS
 
 
@@ -253,17 +253,6 @@ def encode(model: Any, batch: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
     states = inputs.pop("encoder_states", None)
     indices = {name: inputs.pop(modality_of(name).index_name, None) for name in base.encoders}
     return inputs, base.encode(indices, states, **inputs)
-
-
-def as_outputs(fused: FusedStates) -> MMFusionModelOutput:
-    """What a fusion gives as the model gives it."""
-    ids = fused.modality_ids
-    return MMFusionModelOutput(
-        last_hidden_state=fused.tokens,
-        pooler_output=fused.pooled,
-        attention_mask=fused.mask,
-        modality_ids=None if ids is None else ids.expand(len(fused.pooled), -1),
-    )
 
 
 def narrowed(state: TokenStates, rows: torch.Tensor) -> TokenStates:

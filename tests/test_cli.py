@@ -181,12 +181,15 @@ def test_ctrl_c_while_libraries_load_is_one_line(run, monkeypatch):
     assert (text.strip(), code) == ("stopped by Ctrl-C.", 130)
 
 
-@pytest.mark.parametrize("words", [["evaluate", "runs/katt"], ["predict", "runs/katt", "a.csv", "-o", "b.csv"]])
-def test_a_misspelt_run_is_told_before_the_hub_is_asked(words, run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["runs/katt", "rums"])
+@pytest.mark.parametrize("words", [["evaluate"], ["explain"], ["predict", "a.csv", "-o", "b.csv"]])
+def test_a_misspelt_run_is_told_before_the_hub_is_asked(words, name, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("runs/kat").mkdir(parents=True)
-    text, code = run(*words)
-    assert "no folder 'runs/katt' here. Did you mean 'kat'?" in f"{text} {code}"
+    verb, *others = words
+    text, code = run(verb, name, *others)
+    meant = {"runs/katt": "kat", "rums": "runs"}[name]
+    assert f"no folder {name!r} here. Did you mean {meant!r}?" in f"{text} {code}"
 
 
 # --- Recipe or data

@@ -105,15 +105,15 @@ class CompareArguments(EvaluateArguments):
     model: str = option("", argparse.SUPPRESS)  # the first two words stand in its place
     missing: bool = option(False, argparse.SUPPRESS)
     calibrate: bool = option(False, argparse.SUPPRESS)
+    costs: str | None = option(None, argparse.SUPPRESS)
     coverage: float = option(0.9, argparse.SUPPRESS)
     output_dir: str | None = option(None, "Folder of what is found; left out, runs/compare-<A>-<B>.")
 
     def __post_init__(self):
         super().__post_init__()
-        if self.missing:
-            raise ValueError("--missing belongs to `mm_hf evaluate`: compare measures whole rows.")
-        if self.calibrate:
-            raise ValueError("--calibrate belongs to `mm_hf evaluate`, which measures one run.")
+        for name in ("missing", "calibrate", "costs"):
+            if getattr(self, name):
+                raise ValueError(f"--{name} belongs to `mm_hf evaluate`, which measures one run.")
 
 
 def compare_parser(description: str, prog: str) -> ArgumentParser:

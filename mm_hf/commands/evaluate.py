@@ -13,7 +13,6 @@ evaluation.json with all the figures, and the pictures. Of a model with several 
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -47,15 +46,24 @@ from ..evaluation import (
     with_how_sure,
     write_page,
 )
+from ..evaluation.abstention import costs_of_tasks
 from ..evaluation.comparisons import LINE
-from ..evaluation.conformal import LEAST_ROWS, MOST_GROUPS
 from ..evaluation.html_report import PICTURES
+from ..models.costs import Costs
 from ..models.text import Text
 from ..models.vision import Vision
 from ..progress_bar import progress_bar
 from ..tasks import Task
 from ..training.asking import kept_curve
-from ..training.calibrate import VALIDATION, confidences_of, keep_confidences, lines_of, older_code, refuse_tasks
+from ..training.calibrate import (
+    VALIDATION,
+    confidences_of,
+    groups_of_rows,
+    keep_confidences,
+    lines_of,
+    older_code,
+    refuse_tasks,
+)
 from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator, OtherPictures
 from ..training.exits import MEASURING, run_script
@@ -96,6 +104,7 @@ def main():
         calibrate(args, data_args, recipe)
     run, name, learned = open_checkpoint(args, data_args, recipe)
     rows = run.rows(name)
+    costs = {} if args.costs is None else costs_of_tasks(args.costs, run.tasks_by_name)
     run.say(f"{args.model} on {len(rows):,} rows of {data_args.dataset}, part {name}")
     if name == VALIDATION and run.model.config.has_confidence:
         run.say(f"what it says of how sure it is may have been learned on these rows: {VALIDATION}")
@@ -164,7 +173,7 @@ def main():
         for alone in run.alone():
             of_task = (evidence or {}).get(alone.label)
             written = write_task(
-                args, data_args, run, alone, name, predictions, learned, units, floors, curves, of_task, groups
+                args, data_args, run, alone, name, predictions, learned, units, floors, curves, of_task, groups, costs
             )
             confidences[alone.label] = written
         card = Path(args.model) / "README.md"
@@ -208,24 +217,6 @@ def calibrate(args: EvaluateArguments, data_args: DatasetArguments, recipe: dict
     run.accelerator.wait_for_everyone()
 
 
-def groups_of_rows(run: Evaluator, rows: Rows, group: str | None) -> dict[str, torch.Tensor]:
-    """By name which of all rows belong to a group that sets and intervals are measured for: those of equal values in a
-    column, of the most frequent ones, and those that lack a modality; bool `(N,)` each."""
-    groups = {}
-    if group is not None:
-        values = rows.dataset[group][:]
-        for value, count in Counter(values).most_common(MOST_GROUPS):
-            if count >= LEAST_ROWS:
-                groups[f"{group}: {value}"] = torch.tensor([other == value for other in values])
-    for modality in run.model.config.modalities:
-        if run.collator.parts[modality]:
-            bad: list = []  # of which the evaluation tells
-            lacking = [not any(key is not None for key in run.collator.item_keys(row, modality, bad)) for row in rows]
-            if any(lacking):
-                groups[f"without {modality}"] = torch.tensor(lacking)
-    return groups
-
-
 def write_task(
     args: EvaluateArguments,
     data_args: DatasetArguments,
@@ -239,6 +230,7 @@ def write_task(
     curves: dict[str, list[tuple[float, Any]]],
     evidence: dict[str, Any] | None,
     groups: dict[str, torch.Tensor],
+    costs: dict[str | None, Costs],
 ) -> dict[str, Any] | None:
     """Takes what belongs to one task, the only one of `alone`, out of everything, over the rows that have a label of
     it, and writes its evaluation; of several tasks each into a folder of its own.
@@ -250,6 +242,7 @@ def write_task(
         floors, curves: as `write_evaluation` takes them, but with the logits of all rows in place of answers.
         evidence: what its answers rest on, see `rests_on`.
         groups: by name which of all rows belong to it.
+        costs: of answers, by name of the task; None of the only one.
 
     Returns:
         see `how_sure`.
@@ -276,7 +269,9 @@ def write_task(
         alone.output_dir = run.output_dir / re.sub(r"[^\w-]", "_", column)
         alone.output_dir.mkdir(exist_ok=True)
         alone.name = f"{run.name}, {column}"
-    sure = how_sure(task, logits, labels, args.coverage, {name: rows[labelled] for name, rows in groups.items()})
+    of_rows = {name: rows[labelled] for name, rows in groups.items()}
+    paid = costs.get(column if run.several else None)
+    sure = how_sure(task, logits, labels, args.coverage, of_rows, paid)
     write_evaluation(
         args, data_args, alone, name, labelled, logits, labels, units, task_floors, task_curves, evidence, sure
     )

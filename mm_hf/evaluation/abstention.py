@@ -2,19 +2,19 @@
 
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..models.costs import ABSTAIN, Costs, costs_of
 from ..models.finite import read_number
 from ..models.names import did_you_mean, shown
 
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
-ABSTAIN, CLASS, COST = "abstain", "class", "cost"
+CLASS, COST = "class", "cost"
 
 
 def risk_coverage(confidence: torch.Tensor, right: torch.Tensor) -> dict[str, Any]:
@@ -46,33 +46,21 @@ def risk_coverage(confidence: torch.Tensor, right: torch.Tensor) -> dict[str, An
     return {"error": risks[-1].item(), "aurc": risks.mean().item(), "points": points}
 
 
-@dataclass(frozen=True)
-class Costs:
-    """What answers cost, in any unit.
+def costs_of_tasks(path: str, tasks: Mapping[str | None, Any]) -> dict[str | None, Costs]:
+    """The costs of a table for tasks, which must have one of several classes for an answer; see `read_costs`.
 
     Args:
-        wrong: of each class, in the order of their numbers, the cost of another answer where it is the truth.
-        abstain: the cost of no answer.
+        path: the file.
+        tasks: by name; None of the only one.
+
+    Raises:
+        OSError, ValueError: also where no task has one.
     """
-
-    wrong: tuple[float, ...]
-    abstain: float
-
-    def decide(self, chances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The answer of the least expected cost (Chow 1970): of a class what all others would cost, each by its
-        probability.
-
-        Args:
-            chances: probabilities of the classes, `(N, C)`.
-
-        Returns:
-            the class, `(N,)` int64, which need not be the likeliest one; whether no answer is cheaper, `(N,)` bool;
-            the expected cost of what is done, `(N,)`.
-        """
-        weighed = chances.double() * torch.tensor(self.wrong, dtype=torch.float64)
-        best, answers = weighed.max(-1)
-        expected = weighed.sum(-1) - best
-        return answers, expected > self.abstain, expected.clamp(max=self.abstain)
+    classes = {name: task.names for name, task in tasks.items() if task.answers_one_class}
+    if not classes:
+        kinds = sorted({task.name for task in tasks.values()})
+        raise ValueError(f"costs is for one of several classes, and this model answers {kinds}.")
+    return read_costs(path, classes)
 
 
 def read_costs(path: str, names: dict[str | None, Sequence[str]]) -> dict[str | None, Costs]:
@@ -121,24 +109,3 @@ def table_of_csv(path: str, text: str, names: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f"{path} has two lines for {twice[0]!r}.")
     costs = {row[CLASS]: read_number(row[COST] or "") if row[COST] else None for row in rows}
     return {"wrong": {name: cost for name, cost in costs.items() if name != ABSTAIN}, ABSTAIN: costs.get(ABSTAIN)}
-
-
-def costs_of(path: str, table: Any, names: Sequence[str]) -> Costs:
-    """One table, checked; see `read_costs`."""
-    if not isinstance(table, dict) or set(table) != {"wrong", ABSTAIN}:
-        raise ValueError(f"{path} must have the keys wrong and {ABSTAIN}, got {shown(table)}.")
-    wrong = table["wrong"]
-    if not isinstance(wrong, dict):
-        wrong = dict.fromkeys(names, wrong)
-    for name in wrong:
-        if name not in names:
-            raise ValueError(
-                f"{path} has a cost for {name!r}, which is no class; known are {shown(list(names))}."
-                f"{did_you_mean(name, names)}"
-            )
-    if missing := [name for name in names if name not in wrong]:
-        raise ValueError(f"{path} has no cost for {missing[0]!r}: each class needs one, 0 among them.")
-    for name, cost in {**wrong, ABSTAIN: table[ABSTAIN]}.items():
-        if isinstance(cost, bool) or not isinstance(cost, (int, float)) or not 0 <= cost < 1e30:
-            raise ValueError(f"{path}: the cost of {name!r} must be a number from 0 up, got {shown(cost)}.")
-    return Costs(tuple(float(wrong[name]) for name in names), float(table[ABSTAIN]))

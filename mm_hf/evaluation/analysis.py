@@ -198,4 +198,8 @@ def sure_lines(sure: dict[str, Any] | None) -> list[str]:
         texts.append(sure["too_few"])
     if sure["abstention"]:
         texts.append(f"{'risk over shares answered (AURC)':<38}{sure['abstention']['aurc']:8.4f}")
+    if costs := sure.get("costs"):
+        name = f"cost a row, {costs['answered']:.0%} answered"
+        others = f"always the likeliest {figure(costs['always'])}, never any {figure(costs['never'])}"
+        texts.append(f"{name:<38}{figure(costs['cost']):>8}  ({others})")
     return texts

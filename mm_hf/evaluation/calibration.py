@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ..models.confidence import Confidence, conformal_thresholds
+from ..models.costs import Costs
 from .abstention import risk_coverage
 from .conformal import measure_coverage
 from .diagnostics import calibration
@@ -104,7 +105,12 @@ def negative_log_likelihood(logits: torch.Tensor, labels: torch.Tensor, doubt: f
 
 
 def how_sure(
-    task: Any, logits: torch.Tensor, labels: torch.Tensor, coverage: float, groups: dict[str, torch.Tensor]
+    task: Any,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    coverage: float,
+    groups: dict[str, torch.Tensor],
+    costs: Costs | None = None,
 ) -> dict[str, Any] | None:
     """What holds, on rows with a label that nothing was learned on, of what is said about answers.
 
@@ -113,11 +119,12 @@ def how_sure(
         logits, labels: `(N, C)`, and of the same rows.
         coverage: of the sets or intervals that are measured.
         groups: by name which rows belong to it, bool `(N,)`, beside those that the task knows.
+        costs: of answers.
 
     Returns:
         `temperature` and `validation_rows`, what was learned (None: nothing was); `ece` and `nll`, and the same
         `before` it; `coverage`, see `measure_coverage`, or `too_few`, why there is none; `abstention`, see
-        `risk_coverage`. None where nothing can be said.
+        `risk_coverage`; `costs`, see `Costs.measure`. None where nothing can be said.
     """
     confidence = None if task.model_head is None else task.model_head.confidence
     said = task.chances_and_truths(logits, labels)
@@ -127,7 +134,7 @@ def how_sure(
     report: dict[str, Any] = {
         "temperature": temperature,
         "validation_rows": None if confidence is None else confidence.rows,
-        **dict.fromkeys(("ece", "ece_before", "nll", "nll_before", "coverage", "too_few", "abstention")),
+        **dict.fromkeys(("ece", "ece_before", "nll", "nll_before", "coverage", "too_few", "abstention", "costs")),
     }
     if said is not None:
         plain = replace(task, model_head=None).chances_and_truths(logits, labels)
@@ -148,4 +155,6 @@ def how_sure(
     if sure is not None:
         right = (task.answers(logits) == task.targets(labels)).reshape(len(labels), -1).all(-1)
         report["abstention"] = risk_coverage(sure, right)
+    if costs is not None:
+        report["costs"] = costs.measure(task.chances(logits), task.targets(labels))
     return report

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..models.coalitions import as_model_output
 from ..models.item_parts import ItemParts
 from ..models.modality import Modality, modality_of
-from ..models.modeling_outputs import AttentionStep, EncoderStates, TokenStates
+from ..models.modeling_outputs import AttentionStep, EncoderStates, MMFusionModelOutput, TokenStates
 from ..models.pooled_fusions import PooledFusion
 from ..models.projection import pool_tokens
 from ..models.token_fusions import LATENTS
@@ -319,7 +318,7 @@ def attention_steps(rows: EncodedRows, answer: Answer, gradients: bool) -> tuple
             sizes |= {name: step.weights.shape[-1] - sum(sizes.get(n, 0) for n in step.asked) for name in new}
         if gradients:
             weights = [step.weights for step in steps]
-            value = answer.value(as_model_output(fused), rows.rows).sum()
+            value = answer.value(MMFusionModelOutput.of(fused), rows.rows).sum()
             slopes = torch.autograd.grad(value, weights, allow_unused=True, materialize_grads=True)
             steps = [
                 step._replace(weights=(step.weights * slope).clamp(min=0).mean(1, keepdim=True))

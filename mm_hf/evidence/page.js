@@ -115,13 +115,41 @@ function drawAnswer(answer) {
     answer.shares ? stacked(answer.shares) : null, drawTokens(answer));
 }
 
+/* What to ask for next */
+
+const NOTHING = {
+  sure: "the answer is sure enough",
+  "not worth it": "none of them is worth its price",
+  unknown: "no row that is known has what this one has",
+};
+
+/** Of a row that lacks modalities what each is expected to bring, and in which order to obtain them. */
+function drawMissing(told) {
+  if (!told?.missing?.length) return null;
+  const chances = new Map((told.order ?? []).map(({ modality, chance }) => [modality, chance]));
+  const plans = "next" in told, prices = about.prices ?? {};
+  const gains = told.missing.map((name) => told.gains?.[name]), known = gains.filter(isNumber);
+  const low = Math.min(0, ...known), high = Math.max(0, ...known);
+  const head = ["it lacks", "score expected to gain by it", ...(plans ? ["price", "chance to be asked for"] : [])];
+  const lines = told.missing.map((name, place) => element("tr", {}, element("th", { scope: "row" }, data(words(name))),
+    element("td", { "data-label": head[1] }, isNumber(gains[place]) ? [bar(gains[place], low, high), element("span", { class: "said" }, figure(gains[place], true))] : "unknown"),
+    plans ? [element("td", { "data-label": head[2] }, figure(prices[name])), element("td", { "data-label": head[3] }, percent(chances.get(name) ?? 0))] : null));
+  const together = (told.together ?? []).filter(({ gain }) => isNumber(gain)).map(({ of, gain }) => element("li", {}, data(of.map(words).join(" and ")), ` together: ${figure(gain, true)}`));
+  const next = !plans ? null : element("p", {}, told.next ? ["Ask for ", element("b", {}, data(words(told.next))), ` first. In the end a price of ${figure(told.price)} and a score of ${figure(told.score)} are expected.`]
+    : `Ask for nothing: ${NOTHING[told.reason] ?? told.reason}.`);
+  return element("section", { class: "answer missing" }, element("h3", {}, "What to ask for next"),
+    element("p", { class: "quiet" }, isNumber(told.sure) ? `As the row is, a score of ${figure(told.sure)} is expected; 1 is without an error.` : "What score to expect of the row as it is, no known row tells."),
+    next, element("table", { class: "modalities" }, element("thead", {}, element("tr", {}, head.map((text) => element("th", { scope: "col" }, text)))), element("tbody", {}, lines)),
+    together.length ? element("ul", { class: "interactions" }, together) : null);
+}
+
 function drawRow(place) {
   const row = JSON.parse(document.getElementById(`data-${place}`).textContent);
   const answers = row.answers ?? [], several = answers.length > 1;
   const items = (row.items ?? []).map((item, number) => drawItem(item, answers.flatMap((answer) =>
     (answer.parts ?? []).filter((part) => part.item === number).map((part) => ({ part, task: answer.task }))), several));
   return element("section", { class: "row", id: "row" }, element("h2", { tabindex: -1 }, `Row ${row.row}`),
-    answers.map(drawAnswer), items.length ? element("div", { class: "items" }, items) : element("p", { class: "quiet" }, "The row has no items."));
+    answers.map(drawAnswer), drawMissing(row.missing), items.length ? element("div", { class: "items" }, items) : element("p", { class: "quiet" }, "The row has no items."));
 }
 
 /* The index */

@@ -47,7 +47,9 @@ def write_page(evidence: Mapping[str, Any], folder: Path) -> Path:
     """
     from markupsafe import Markup
 
-    page, rows = Path(folder) / "index.html", evidence["rows"]
+    page, missing = Path(folder) / "index.html", evidence.get("missing") or {}
+    lacking = {row["row"]: row for row in missing.get("rows", ())}
+    rows = [{**row, "missing": lacking[row["row"]]} if row["row"] in lacking else row for row in evidence["rows"]]
     script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("maps.js", "items.js", "page.js"))
     style = (HERE / "page.css").read_text(encoding="utf-8")
     about = {
@@ -55,6 +57,7 @@ def write_page(evidence: Mapping[str, Any], folder: Path) -> Path:
         "failed": failed_checks(evidence),
         "colors": {"sizes": SIZES, "signs": SIGNS},
         "index": [index_entry(row) for row in rows],
+        "prices": missing.get("prices"),
     }
     absence = str(evidence.get("absence"))
     write_html(
@@ -67,7 +70,7 @@ def write_page(evidence: Mapping[str, Any], folder: Path) -> Path:
         style=Markup(style),
         run=evidence.get("run", ""),
         absence=ABSENCE.get(absence, absence).format(background=evidence.get("background")),
-        warnings=evidence.get("warnings") or [],
+        warnings=[*(evidence.get("warnings") or []), *missing.get("warnings", ())],
         checks=evidence.get("checks"),
         about=Markup(embedded_json(about)),
         rows=[Markup(embedded_json(row)) for row in rows],

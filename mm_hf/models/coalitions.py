@@ -168,17 +168,6 @@ def encode_batch(model: Any, batch: Mapping[str, Any]) -> dict[str, EncoderState
     return base.encode(indices, batch.get("encoder_states"), **inputs)
 
 
-def as_model_output(fused: FusedStates) -> MMFusionModelOutput:
-    """What heads that read tokens take."""
-    ids = fused.modality_ids
-    return MMFusionModelOutput(
-        last_hidden_state=fused.tokens,
-        pooler_output=fused.pooled,
-        attention_mask=fused.mask,
-        modality_ids=None if ids is None else ids.expand(len(fused.pooled), -1),
-    )
-
-
 @torch.no_grad()
 def coalition_values(
     model: Any,
@@ -251,7 +240,7 @@ class Coalitions:
     def outputs(self, chosen: torch.Tensor) -> MMFusionModelOutput:
         """Rows put together, `(N, M)`, fused."""
         by_name = dict(zip(self.names, chosen.T))
-        return as_model_output(self.pool.fuse(self.base, by_name, self.model.reads_tokens))
+        return MMFusionModelOutput.of(self.pool.fuse(self.base, by_name, self.model.reads_tokens))
 
     def values(self, said: Said | None, settings: Mapping[str, Any]) -> list[dict[str | None, CoalitionValues]]:
         """See `coalition_values`."""

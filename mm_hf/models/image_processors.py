@@ -154,6 +154,22 @@ def resize_to(image_processor, image_size: int):
     )
 
 
+def pixels_made(image_processor: Any, picture: Any) -> tuple[int, int] | None:
+    """Height and width in pixels of what an image processor makes of a picture of PIL; None where nobody knows."""
+    crop, size = (getattr(image_processor, name, None) or {} for name in ("crop_size", "size"))
+    sides = getattr(picture, "size", None)
+    if getattr(image_processor, "do_center_crop", False):
+        height, width = dict(crop).get("height"), dict(crop).get("width")
+    elif getattr(image_processor, "do_resize", False) and dict(size).get("height"):
+        height, width = size["height"], size["width"]
+    elif image_processor is not None and isinstance(sides, tuple):
+        edge = dict(size).get("shortest_edge") if getattr(image_processor, "do_resize", False) else min(sides)
+        height, width = (round(side * (edge or min(sides)) / min(sides)) for side in reversed(sides))
+    else:
+        return None
+    return None if not height or not width else (int(height), int(width))
+
+
 def box_seen(image_processor: Any, picture: Any) -> list[float] | None:
     """The part of a picture that an image processor leaves, [left, top, right, bottom] as shares of its width and
     height: what lies outside is cut off. None where all of it is left, or nobody knows its size.

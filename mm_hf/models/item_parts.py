@@ -64,18 +64,19 @@ def whole_item(tokens: int, mask: torch.Tensor | None = None, kind: str = "other
     return ItemParts(kind, (1,), parts if mask is None else parts.masked_fill(~mask.cpu(), -1))
 
 
-def cells(shapes: Sequence[tuple[int, ...]], config: Any) -> ItemParts | None:
+def cells(shapes: Sequence[tuple[int, ...]], config: Any, size: tuple[int, int] | None = None) -> ItemParts | None:
     """The cells of a picture, as its coarsest level has them, or some of these together: finer levels have several
     tokens a cell.
 
     Args:
         shapes: see `ModalityProjection.token_shapes`.
         config: of the encoder, which tells the grid of patches.
+        size: height and width of the picture in pixels, as the encoder gets it; None: what the config says.
 
     Returns:
         None where a level is no grid.
     """
-    grids = [(0, *shape) if len(shape) == 2 else patches(config, shape[0]) for shape in shapes]
+    grids = [(0, *shape) if len(shape) == 2 else patches(config, shape[0], size) for shape in shapes]
     known = [grid for grid in grids if grid is not None]
     if not known or len(known) < len(grids):
         return None
@@ -90,18 +91,22 @@ def cells(shapes: Sequence[tuple[int, ...]], config: Any) -> ItemParts | None:
     return ItemParts("picture", (rows, columns), torch.cat(tokens), reach=1)
 
 
-def patches(config: Any, tokens: int) -> tuple[int, int, int] | None:
+def patches(config: Any, tokens: int, size: tuple[int, int] | None = None) -> tuple[int, int, int] | None:
     """The grid of a vision transformer's tokens: how many stand before the patches, their rows and columns; None where
-    they are no grid. Pictures of another size than the config says are taken for squares."""
-    patch, size = (getattr(config, name, None) for name in ("patch_size", "image_size"))
-    if patch and size:
-        (height, width), (down, right) = ((v, v) if isinstance(v, int) else tuple(v) for v in (size, patch))
+    they are no grid. A grid has the sides of its picture, whatever the encoder has put together; where neither `size`
+    nor the config tells these, it is a square."""
+    patch, known = getattr(config, "patch_size", None), size or getattr(config, "image_size", None)
+    height, width = (known, known) if isinstance(known, int) else tuple(known or (1, 1))
+    if patch and known:
+        down, right = (patch, patch) if isinstance(patch, int) else tuple(patch)
         before = tokens - (height // down) * (width // right)
         if 0 <= before <= max(SPECIAL_TOKENS):
             return before, height // down, width // right
-    for side in (math.isqrt(tokens), math.isqrt(tokens) - 1):
-        if side > 0 and tokens - side**2 in SPECIAL_TOKENS:
-            return tokens - side**2, side, side
+    for before in SPECIAL_TOKENS:
+        count = max(tokens - before, 1)
+        rows, columns = (round(math.sqrt(count * ratio)) for ratio in (height / width, width / height))
+        if rows * columns == tokens - before:
+            return before, rows, columns
     return None
 
 

@@ -389,16 +389,7 @@ class MMFusionModel(MMFusionPreTrainedModel):
         else:
             self._check_token_states(token_states, encoder_states, memory, inputs)
             fused = self.fuse_tokens(token_states, memory, memory_index, **options, **kwargs)
-        ids = fused.modality_ids
-        return MMFusionModelOutput(
-            last_hidden_state=fused.tokens,
-            pooler_output=fused.pooled,
-            attention_mask=fused.mask,
-            modality_ids=None if ids is None else ids.expand(len(fused.pooled), -1),
-            hidden_states=fused.hidden_states,
-            attentions=fused.attentions,
-            cross_attentions=fused.cross_attentions,
-        )
+        return MMFusionModelOutput.of(fused)
 
 
 # What `forward` names, looked up once.

@@ -175,6 +175,20 @@ class MMFusionModelOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
 
+    @classmethod
+    def of(cls, fused: FusedStates) -> "MMFusionModelOutput":
+        """What a fusion gave, under these names."""
+        ids = fused.modality_ids
+        return cls(
+            last_hidden_state=fused.tokens,
+            pooler_output=fused.pooled,
+            attention_mask=fused.mask,
+            modality_ids=None if ids is None else ids.expand(len(fused.pooled), -1),
+            hidden_states=fused.hidden_states,
+            attentions=fused.attentions,
+            cross_attentions=fused.cross_attentions,
+        )
+
 
 @dataclass
 class MMFusionClassifierOutput(ModelOutput):

@@ -11,9 +11,11 @@ import torch
 from torch.utils.data import Dataset
 
 from .confidence import check_share
+from .costs import Costs, costs_of
 from .image import open_image
 from .image_processors import picture_settings
 from .modality import MODALITIES
+from .names import shown
 from .pipeline_base import MMFusionPipeline
 from .pipeline_rows import row_keys
 from .raw_rows import entries_of, is_numeric, is_one
@@ -47,6 +49,10 @@ class MMFusionClassificationPipeline(MMFusionPipeline):
             the true one (of several labels all true ones) in this share of new rows; numbers have `"low"` and `"high"`
             beside their score. For models that were calibrated, see `mm_hf evaluate --calibrate`.
         abstain_below (`float`, *optional*): of one of several classes: an empty list where the best score is below it.
+        costs (`dict`, *optional*): of one of several classes what answers cost, `{"wrong": {"cat": 5, "dog": 1},
+            "abstain": 0.5}`: for each class what another answer costs where it is the truth (one number: any class),
+            and what no answer costs; of several tasks by task. In place of the best ones the answer is the label of
+            least expected cost, with `"expected_cost"`, and an empty list where none is cheaper.
         batch_size (`int`, defaults to 1): rows that go through the model together; equal texts, and all else that is
             the same object, path or URL, are encoded once.
         on_error (`str`, defaults to `"raise"`): a row that cannot be read, or whose scores are no finite numbers,
@@ -79,15 +85,21 @@ class MMFusionClassificationPipeline(MMFusionPipeline):
         top_k: int | str | None = "unset",
         coverage: float | None = None,
         abstain_below: float | None = None,
+        costs: Mapping | None = None,
         **kwargs,
     ):
         if top_k not in ("unset", None) and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
             raise ValueError(f"top_k must be a whole number from 1 up, or None for all, got {top_k!r}.")
-        names = ["top_k", "coverage", "abstain_below"]
+        names = ["top_k", "coverage", "abstain_below", "costs"]
         preprocess_params, forward_params = self._shared_parameters(kwargs, names)
-        asked = {"coverage": coverage, "abstain_below": abstain_below}
+        asked: dict[str, Any] = {"coverage": coverage, "abstain_below": abstain_below}
         asked = {name: value for name, value in asked.items() if value is not None}
         self._check_confidence(**asked)
+        if costs is not None:
+            if asked or top_k != "unset":
+                others = [*asked, *(["top_k"] if top_k != "unset" else [])]
+                raise ValueError(f"costs choose one answer, or none: leave out {', '.join(others)}.")
+            asked["costs"] = self._costs(costs)
         return preprocess_params, forward_params, asked if top_k == "unset" else {"top_k": top_k, **asked}
 
     def _heads(self) -> dict[str | None, TaskHead]:
@@ -106,22 +118,47 @@ class MMFusionClassificationPipeline(MMFusionPipeline):
                 kinds = sorted({head.name for head in heads})
                 raise ValueError(f"abstain_below is for one of several classes, and this model answers {kinds}.")
 
+    def _costs(self, costs: Mapping) -> dict[str | None, Costs]:
+        """The costs of answers, checked, by task; None of the only one."""
+        heads = {name: head for name, head in self._heads().items() if head.label_kind == CLASSES}
+        if not heads:
+            kinds = sorted({head.name for head in self._heads().values()})
+            raise ValueError(f"costs are for one of several classes, and this model answers {kinds}.")
+        several = None not in heads
+        if several and not (isinstance(costs, Mapping) and set(costs) <= set(heads)):
+            raise ValueError(f"costs of several tasks are a dict by task, of {list(heads)}; got {shown(costs)}.")
+        tables: Mapping = costs if several else {None: costs}
+        return {
+            task: costs_of("costs", table, [str(label) for label in self._labels(task, heads[task])])
+            for task, table in tables.items()
+        }
+
+    def _labels(self, task: str | None, head: TaskHead) -> list:
+        """What its outputs are called, in their order."""
+        names = self.model.config.id2label
+        return [names[number] for number in range(len(names))]
+
     def spell(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5, **asked: Any) -> Any:
         """Turns the logits of one row into its best labels."""
-        config = self.model.config
-        return self._best(model_outputs["logits"][0], head_of_config(config), config.id2label, top_k, **asked)
+        (head,) = self._heads().values()
+        return self._best(model_outputs["logits"][0], None, head, top_k, **asked)
 
     def _best(
         self,
         logits: torch.Tensor,
+        task: str | None,
         head: TaskHead,
-        labels: Any,
         top_k: int | None,
         coverage: float | None = None,
         abstain_below: float = 0.0,
+        costs: Mapping[str | None, Costs] | None = None,
     ) -> list[dict]:
-        """The best answers, with their labels by number; see the class."""
-        chances = head.probabilities(logits)
+        """The best answers of a task, see the class."""
+        chances, labels = head.probabilities(logits), self._labels(task, head)
+        if costs is not None and task in costs and chances is not None:
+            (answer,), (abstains,), (expected,) = costs[task].decide(chances[None])
+            found = {"score": chances[answer].item(), self.label_key: labels[answer], "expected_cost": expected.item()}
+            return [] if abstains else [found]
         scores = logits.float() if chances is None else chances
         count = min(top_k or len(scores), len(scores))
         if coverage is not None and chances is not None:
@@ -158,13 +195,15 @@ class MMFusionMultiTaskPipeline(MMFusionClassificationPipeline):
     def _heads(self):
         return dict(self.model.config.task_heads)
 
+    def _labels(self, task, head):
+        if head.labels:
+            return list(head.labels)
+        return [task if head.num_labels == 1 else f"{task} {place}" for place in range(head.num_labels)]
+
     def spell(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5, **asked: Any) -> Any:
         """Turns the logits of one row into the best labels of each task."""
-        answers = {}
-        for name, task in self.model.config.task_heads.items():
-            labels = task.labels or [name if task.num_labels == 1 else f"{name} {i}" for i in range(task.num_labels)]
-            answers[name] = self._best(model_outputs[name][0], task, labels, top_k, **asked)
-        return answers
+        heads = self._heads()
+        return {name: self._best(model_outputs[name][0], name, head, top_k, **asked) for name, head in heads.items()}
 
 
 class MMFusionFeatureExtractionPipeline(MMFusionPipeline):

@@ -12,7 +12,15 @@ from transformers import AutoImageProcessor
 
 from .files import HUB_KEYS
 from .image import open_image
-from .image_processors import box_seen, least_size, opened_image, picture_settings, prepare_images, resize_to
+from .image_processors import (
+    box_seen,
+    least_size,
+    opened_image,
+    picture_settings,
+    pixels_made,
+    prepare_images,
+    resize_to,
+)
 from .item_parts import cells, whole_item
 from .modality import Modality, register_modality
 from .raw_rows import Places, columns_of, holds_numbers, is_one
@@ -114,7 +122,7 @@ class Vision(Modality):
 
     def parts(self, shapes, mask, config, item=None, processor=None):
         """The cells of the encoder's grid."""
-        parts = cells(shapes, config)
+        parts = cells(shapes, config, pixels_made(getattr(processor, self.part, None), item))
         if parts is None:
             return whole_item(sum(map(math.prod, shapes)), mask, "picture")
         box = box_seen(getattr(processor, self.part, None), item)

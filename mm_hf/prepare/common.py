@@ -171,35 +171,48 @@ def build_dataset(
     module: str,
     docstring: str,
     source: str | None,
-    build: Callable[[Any, int], DatasetDict],
+    build: Callable[..., DatasetDict],
     card: str,
     arguments: Sequence[str] | None,
     figures: Callable[[DatasetDict], dict[str, Any]] | None = None,
+    counts: dict[str, str] | None = None,
     **values: Any,
 ) -> None:
-    """Runs the script of a builder that has no settings but a seed.
+    """Runs the script of a builder whose settings are a seed and a few counts.
 
     Args:
         docstring: whose first line says what it does.
         source: module of the builder whose data set it starts from; None: it starts from an installed package.
-        build: makes the parts from those of the other data set (None without one), with a seed.
+        build: makes the parts from those of the other data set (None without one), with a seed and the counts.
         card: the text of the data set's card, to be filled with the seed, the number of rows, `figures` of the parts
             and `values`.
+        counts: flags that take a whole number, 0 where they are left out, and what they are for.
     """
     named = None if source is None else (source.upper(), f"what mm_hf prepare {source} wrote")
     parser = builder_parser(module, docstring.split("\n")[0], source=named)
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
+    for name, meaning in (counts or {}).items():
+        parser.add_argument(f"--{name}", type=int, default=0, help=meaning)
     options = parser.parse_args(arguments)
+    settings = {name: getattr(options, name) for name in ("seed", *(counts or {}))}
+    if least := [name for name in counts or {} if settings[name] < 0]:
+        parser.error(f"--{least[0]} must be 0 or more, got {settings[least[0]]}")
     written = ("train", "validation", "test", "dataset_dict.json", "README.md")
     if is_complete(options.output, written) and not options.force:
+        file = options.output / SETTINGS
+        # Folders of before have no such file: they were built with what the flags are where they are left out.
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else dict.fromkeys(settings, 0)
+        if kept != settings:
+            sys.exit(f"error: {options.output} was built with {kept}, asked for {settings}: add --force")
         print(f"{options.output}: complete, left as it is (--force builds it again)")
         return
     try:
         parts = None if source is None else load_from_disk(str(options.source))
-        with folder_in_place(options.output, written) as folder:
-            splits = build(parts, options.seed)
+        with folder_in_place(options.output, (*written, SETTINGS)) as folder:
+            splits = build(parts, **settings)
             splits.save_to_disk(folder)
-            values |= {"seed": options.seed, "rows": sum(map(len, splits.values()))}
+            (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            values |= {"rows": sum(map(len, splits.values())), **settings}
             values |= {} if figures is None else figures(splits)
             (folder / "README.md").write_text(card.format(**values), encoding="utf-8")
     except PreparationError as error:

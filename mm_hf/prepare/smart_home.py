@@ -13,6 +13,9 @@ than 5, or locked) and whether a `window` is open. The action is one of
 
 The states are drawn so that all actions are equally frequent; the voice alone and the state alone leave most of it
 open. The recordings of each part are those of the part of FSDD, so that no recording is in two.
+
+`--random_columns 3` adds columns that say nothing, numbers and categories in turn: what explains an answer must not
+name them.
 """
 
 import random
@@ -86,10 +89,21 @@ def commands(part: Dataset, rounds: int, seed: int) -> Dataset:
     return Dataset.from_list(rows).remove_columns("digit").cast_column("action", ClassLabel(names=list(ACTIONS)))
 
 
+def add_random_columns(part: Dataset, count: int, draw: random.Random) -> Dataset:
+    """The part with `random_1`, `random_2` and so on: numbers from a normal distribution, and one of four letters."""
+    for number in range(1, count + 1):
+        values: list[Any] = [draw.gauss(0, 1) if number % 2 else draw.choice("abcd") for _ in range(len(part))]
+        part = part.add_column(f"random_{number}", values)
+    return part
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script."""
 
-    def build(parts: DatasetDict, seed: int) -> DatasetDict:
-        return DatasetDict({name: commands(part, ROUNDS.get(name, 1), seed) for name, part in parts.items()})
+    def build(parts: DatasetDict, seed: int, random_columns: int) -> DatasetDict:
+        made = {name: commands(part, ROUNDS.get(name, 1), seed) for name, part in parts.items()}
+        draw = random.Random(f"random columns {seed}")
+        return DatasetDict({name: add_random_columns(part, random_columns, draw) for name, part in made.items()})
 
-    build_dataset("smart_home", __doc__, "fsdd", build, CARD, arguments)
+    counts = {"random_columns": "columns that say nothing, random_1 and so on"}
+    build_dataset("smart_home", __doc__, "fsdd", build, CARD, arguments, counts=counts)

@@ -21,6 +21,7 @@ class HowSure:
 
     Attributes:
         answers_in_sets: a coverage gives sets of its classes.
+        answers_one_class: an answer is one of several classes.
         set_measure: what the size of a set, or of what stands in its place, is.
     """
 
@@ -52,9 +53,14 @@ class HowSure:
         """What its logits are divided by, from validation rows that have a label; see the function."""
         return fit_temperature(logits, labels)
 
+    @property
+    def answers_one_class(self) -> bool:
+        """Whether an answer is one of several classes."""
+        return self.answers_in_sets and task_head_of(self.name).label_kind == CLASSES
+
     def confidence(self, logits: torch.Tensor) -> torch.Tensor | None:
         """The probability of each answer, `(N,)`; None of several labels and of numbers, whose answers have none."""
-        if not self.answers_in_sets or task_head_of(self.name).label_kind != CLASSES:
+        if not self.answers_one_class:
             return None
         answers = self.answers(logits)  # type: ignore[attr-defined]
         return self.head_for(logits).probabilities(logits).gather(-1, answers[:, None])[:, 0]

@@ -128,12 +128,11 @@ def first_batch(run: Run) -> dict[str, Any]:
 
 def say_estimate(run: Run):
     """Says how long an epoch will take without a GPU, timed on a few rows above the features that are kept; nothing
-    where there is a GPU, a stream, or an encoder that trains."""
+    where there is a GPU, a stream, or an encoder that trains. All processes call it: the loss of a search exchanges
+    pairs between them."""
     part = run.splits["train"]
     trains = set(training_encoders(run))
     if run.accelerator.device.type != "cpu" or isinstance(part, IterableDataset) or trains:
-        return
-    if not run.accelerator.is_main_process:
         return
     args = run.train_args
     encoding, stepping = seconds_of_a_step(run, args.per_device_train_batch_size)

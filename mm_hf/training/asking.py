@@ -17,7 +17,6 @@ from ..evidence.cost_curve import cost_curve
 from ..evidence.missing import FEW_ROWS, Missing
 from ..models.files import read_json
 from ..models.names import did_you_mean
-from ..tasks import Task
 from .evaluator import Evaluator
 from .reopen import open_checkpoint, parse_arguments
 from .run_folder import in_place, write_json
@@ -43,11 +42,6 @@ def batches_of(evaluator: Evaluator) -> Iterable[dict[str, Any]]:
     return evaluator.loader(part, evaluator.collator)
 
 
-def tasks_of(evaluator: Evaluator) -> dict[str | None, Task]:
-    """The tasks by the names that the model has for them."""
-    return {task.column if evaluator.several else None: task for task in evaluator.tasks}
-
-
 def learn_missing(run: str) -> Missing:
     """What missing modalities bring, learned from the validation rows of a run; where these are few, from training
     rows too.
@@ -71,7 +65,7 @@ def learn_missing(run: str) -> Missing:
             f"Of {len(rows)} validation rows little can be learned: up to {MORE_ROWS} training rows were taken too. "
             "Of these the model knows more than of new ones, so that the gains may be too large."
         )
-    missing = Missing(tasks_of(evaluator), heads, look(evaluator.model, batches))
+    missing = Missing(evaluator.tasks_by_name, heads, look(evaluator.model, batches))
     missing.warnings = [*notes, *missing.warnings, *check_absence(evaluator.model, missing)]
     return missing
 

@@ -1,10 +1,14 @@
 """Learns from the validation part how sure a model's answers are, and keeps it in its config; see `Confidence`."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..evaluation import Predictions, how_sure, learn_confidence
+import torch
+
+from ..data import Rows
+from ..evaluation import Predictions, conformal, how_sure, learn_confidence
 from ..evaluation.calibration import LEAST_ROWS
 from ..models.checkpoint_files import read_checksums, write_checksums
 from ..models.checksums import can_check, checksum_of
@@ -169,3 +173,21 @@ def measured_confidence(run: Evaluator, predictions: Predictions) -> dict[str, A
         if labelled.any():
             measured[name] = how_sure(task, logits[labelled], labels[labelled], COVERAGE, {})
     return measured
+
+
+def groups_of_rows(run: Evaluator, rows: Rows, group: str | None) -> dict[str, torch.Tensor]:
+    """By name which of all rows belong to a group that sets and intervals are measured for: those of equal values in a
+    column, of the most frequent ones, and those that lack a modality; bool `(N,)` each."""
+    groups = {}
+    if group is not None:
+        values = rows.dataset[group][:]
+        for value, count in Counter(values).most_common(conformal.MOST_GROUPS):
+            if count >= conformal.LEAST_ROWS:
+                groups[f"{group}: {value}"] = torch.tensor([other == value for other in values])
+    for modality in run.model.config.modalities:
+        if run.collator.parts[modality]:
+            bad: list = []  # of which the evaluation tells
+            lacking = [not any(key is not None for key in run.collator.item_keys(row, modality, bad)) for row in rows]
+            if any(lacking):
+                groups[f"without {modality}"] = torch.tensor(lacking)
+    return groups

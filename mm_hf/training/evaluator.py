@@ -114,6 +114,11 @@ class Evaluator:
         return [self.of_task(task) for task in self.tasks] if self.several else [self]
 
     @property
+    def tasks_by_name(self) -> dict[str | None, Task]:
+        """The tasks by the names that the model has for them; None is that of the only one."""
+        return {task.column if self.several else None: task for task in self.tasks}
+
+    @property
     def searches(self) -> bool:
         """Whether it learns from pairs, without labels."""
         return not any(task.needs_labels for task in self.tasks)

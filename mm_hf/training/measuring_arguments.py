@@ -33,6 +33,11 @@ class EvaluateArguments:
     coverage: float = option(
         0.9, "Share of rows whose truth sets and intervals are to hold, which is measured where a run is calibrated."
     )
+    costs: str | None = option(
+        None,
+        "A .csv (columns class and cost, a line abstain) or .json of what a wrong answer costs and what none does: "
+        "measures what is paid where `mm_hf predict --costs` chooses.",
+    )
     group_column: str | None = option(
         None, "Rows with equal values are drawn together for the intervals; left out, those of one picture."
     )

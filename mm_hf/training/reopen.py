@@ -123,17 +123,18 @@ def check_checkpoint(model: str):
     """Tells a misspelt folder before the Hub is asked for it.
 
     Raises:
-        OSError: it is no folder, and neither a Hub id, nor one whose first half is not the name of a folder here.
+        OSError: it is no folder, and neither a Hub id, nor one whose first half is not the name of a folder here. The
+            ids of a single word are those of a few old models, none of them of this package.
     """
     first, *others = Path(model).parts or ("",)
-    if others and not os.path.isabs(model) and os.path.isdir(first) and not os.path.isdir(model):
-        parent = Path(model).parent
-        beside = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
-        raise OSError(
-            f"the checkpoint: there is no folder {model!r} here.{did_you_mean(Path(model).name, beside)} (The Hub is "
-            f"asked for such an id where there is no folder {first!r}.)"
-        )
     check_source("the checkpoint", model)
+    if os.path.isabs(model) or os.path.isdir(model) or (others and not os.path.isdir(first)):
+        return
+    parent = Path(model).parent
+    beside = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+    hub = f"such an id where there is no folder {first!r}" if others else "'namespace/name'"
+    meant = did_you_mean(Path(model).name, beside)
+    raise OSError(f"the checkpoint: there is no folder {model!r} here.{meant} (The Hub is asked for {hub}.)")
 
 
 def config_of(model: str) -> PreTrainedConfig:

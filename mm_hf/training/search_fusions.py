@@ -1,9 +1,11 @@
 """`--fusion auto`: which fusion, and which learning rate, by successive halving on validation.
 
-All settings learn for a few steps; the better third goes on to three times as many, and again, so that the search and
-the whole training of the winner take about a sixth of the steps that all settings would take to the end (Jamieson and
-Talwalkar 2016; the sharpest bracket of Hyperband, Li et al. 2018). Each trial has its whole schedule, and starts from
-the seed's weights. Encoders are frozen, and what they give is computed once for all trials.
+All settings learn for a few steps; the best five go on to three times as many (Jamieson and Talwalkar 2016; the
+sharpest bracket of Hyperband, Li et al. 2018). Of few steps the higher rate always makes more, and the score of a
+setting is known to a point or two: so the last round has the fusion that is ahead at both rates, and what a run
+without a search would take. The search and the whole training of the winner take about a fifth of the steps that all
+settings would take to the end. Each trial has its whole schedule, and starts from the seed's weights. Encoders are
+frozen, and what they give is computed once for all trials.
 
 Every trial that ended is in `fusion_search.json` in the run's folder: a search that was killed goes on from there.
 """
@@ -42,7 +44,8 @@ TRIED = (
 )
 RATES = (1.0, 3.0)  # times the recipe's
 # Of each round, how many settings take part, and for which share of the steps of the whole training.
-ROUNDS = ((len(TRIED) * len(RATES), 1 / 27), (6, 1 / 9), (2, 1 / 3))
+ROUNDS = ((len(TRIED) * len(RATES), 1 / 27), (5, 1 / 9), (3, 1 / 3))
+USUAL = ModelArguments().fusion  # what a run without a search takes
 FEWEST_STEPS = 20
 
 
@@ -93,6 +96,8 @@ def search_fusions(run: Run, fit: Fit):
         run.say(f"fusion auto: {each}, then the best for {total}{left_out}")
     for number, (count, steps) in enumerate(rounds if winner is None else ()):
         ended = []
+        if 0 < number == len(rounds) - 1:
+            settings = finalists(settings, rates)
         for setting in settings[:count]:
             known = next((trial for trial in trials if {**setting, "steps": steps}.items() <= trial.items()), None)
             if known is None:
@@ -116,6 +121,16 @@ def search_fusions(run: Run, fit: Fit):
     run.model = model_of(run, winner)
     run.model_args, run.train_args = copy.copy(run.model_args), copy.copy(run.train_args)
     run.model_args.fusion, run.train_args.learning_rate = winner["fusion"], winner["learning_rate"]
+
+
+def finalists(settings: Sequence[dict[str, Any]], rates: Sequence[float]) -> list[dict[str, Any]]:
+    """The settings of the last round: the fusion that is ahead at its rate and at the other ones, and what a run
+    without a search would take."""
+    first = settings[0]
+    others = [{**first, "learning_rate": rate} for rate in rates]
+    usual = {"fusion": USUAL, "learning_rate": rates[RATES.index(1.0)]}
+    each = [first, *others, usual]
+    return [setting for place, setting in enumerate(each) if setting not in each[:place]]
 
 
 def rounds_of(total: int) -> list[tuple[int, int]]:

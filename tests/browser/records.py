@@ -189,6 +189,31 @@ def many(count: int = 300) -> dict:
     return evidence_of(rows, summary=SUMMARY)
 
 
+def lacking() -> dict:
+    """Rows that lack modalities: of one a plan says what to ask for, of one nothing is worth its price, and one lacks
+    nothing."""
+    plan = {"next": "audio", "order": [{"modality": "audio", "chance": 1.0}, {"modality": "vision", "chance": 0.3}]}
+    told = [
+        {
+            **{"missing": ["vision", "audio"], "sure": 0.62, "gains": {"vision": 0.21, "audio": 0.13}, **plan},
+            "together": [{"of": ["vision", "audio"], "gain": 0.31}],
+            **{"price": 2.5, "score": 0.84, "reason": None},
+        },
+        {
+            **{"missing": ["vision"], "sure": 0.97, "gains": {"vision": None}, "together": [], "next": None},
+            **{"order": [], "price": 0, "score": 0.97, "reason": "not worth it"},
+        },
+        {"missing": [], "sure": 0.9, "gains": {}, "together": [], "next": None, "order": [], "reason": "complete"},
+    ]
+    rows = [row_of(["text"], number) for number in range(3)]
+    missing = {
+        "prices": {"vision": 5, "audio": 1, "text": 1},
+        "warnings": ["Of 42 validation rows little can be learned."],
+        "rows": [{"row": number, **of_row} for number, of_row in enumerate(told)],
+    }
+    return evidence_of(rows, missing=missing)
+
+
 def incomplete() -> dict:
     """Rows that lack whatever may be lacking."""
     rows = [row_of(["picture", "text", "sound", "series", "table", "video"], right=None) for _ in range(5)]

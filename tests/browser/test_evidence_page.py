@@ -74,6 +74,24 @@ def test_a_row_with_everything(opened, width):
     assert "dropout" in page.inner_text("header .warning")
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_what_a_row_lacks(opened, width):
+    """What to ask for next, its gain and price; a row that lacks nothing says nothing of it."""
+    page = opened(records.lacking(), viewport={"width": width, "height": 900}).page
+    said = []
+    for number in range(3):
+        page.evaluate(f"location.hash = 'row-{number}'")
+        page.wait_for_selector(f"main[data-row='{number}']")
+        said.append(page.inner_text("main"))
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    first, second, third = said
+    for part in ("Ask for audio first", "+0.21", "+0.13", "together: +0.31", "30 %", "a score of 0.84", "0.62"):
+        assert part in first, part
+    assert "Ask for nothing: none of them is worth its price" in second
+    assert "unknown" in second
+    assert "ask for next" not in third
+
+
 def test_the_slider_moves_the_map(opened):
     page = opened(records.all_kinds()).page
     opacity = "Number(getComputedStyle(document.querySelector('.picture canvas')).opacity)"

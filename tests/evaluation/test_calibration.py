@@ -299,6 +299,20 @@ def test_costs_decide():
     assert Costs((1.0, 10.0), 0.5).decide(torch.tensor([[0.8, 0.2]]))[1].tolist() == [True]
 
 
+def test_what_was_paid():
+    """By hand: the answers are well, ill, and none, where well, well and ill were the truth."""
+    costs = Costs((1.0, 10.0), 0.5)
+    chances = torch.tensor([[0.99, 0.01], [0.02, 0.98], [0.9, 0.1]])
+    paid = costs.measure(chances, torch.tensor([0, 0, 1]))
+    assert paid == {
+        "cost": pytest.approx((0 + 1 + 0.5) / 3),
+        "expected": pytest.approx((0.1 + 0.02 + 0.5) / 3, rel=1e-6),
+        "answered": pytest.approx(2 / 3),
+        "always": pytest.approx((0 + 1 + 10) / 3),
+        "never": 0.5,
+    }
+
+
 def test_tables_of_costs(tmp_path):
     names = {None: ["well", "ill"]}
     csv, dump = tmp_path / "costs.csv", tmp_path / "costs.json"

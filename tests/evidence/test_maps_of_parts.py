@@ -8,6 +8,7 @@ import tiny_models as tiny
 import torch
 from modality_cases import CASES, tokenizer
 from PIL import Image
+from transformers import CLIPImageProcessor
 
 from mm_hf import FUSIONS, MMFusionForClassification
 from mm_hf.evidence.methods import (
@@ -21,7 +22,7 @@ from mm_hf.evidence.methods import (
 )
 from mm_hf.evidence.parts import Answer, EncodedRows
 from mm_hf.models.fusion import Fusion
-from mm_hf.models.image_processors import box_seen
+from mm_hf.models.image_processors import box_seen, pixels_made
 from mm_hf.models.item_parts import ItemParts, cells, moments, patches, words
 from mm_hf.models.modality import modality_of
 from mm_hf.models.modeling_outputs import FusedStates
@@ -268,6 +269,27 @@ def test_grids_of_patches():
     assert patches(config, 21) == (5, 2, 8)  # with registers
     assert patches(object(), 11) == (2, 3, 3)
     assert patches(object(), 24) is None
+    # Pictures that are no squares, of another size than the config says: 257 tokens are not 16 by 16 of them.
+    assert patches(config, 257, (64, 256)) == (1, 8, 32)
+    assert patches(config, 64, (128, 512)) == (0, 4, 16)  # as Swin puts patches together
+    assert patches(config, 11, (64, 256)) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "made"),
+    [
+        ({"size": {"height": 48, "width": 96}}, (48, 96)),
+        ({"size": {"shortest_edge": 64}, "crop_size": {"height": 32, "width": 40}, "do_center_crop": True}, (32, 40)),
+        ({"size": {"shortest_edge": 64}, "do_center_crop": False}, (64, 128)),
+        ({"do_resize": False}, (50, 100)),
+    ],
+)
+def test_the_size_of_what_the_encoder_gets(settings, made):
+    """As the image processor itself makes it."""
+    picture, processor = Image.new("RGB", (100, 50)), CLIPImageProcessor(**{"do_center_crop": False, **settings})
+    assert pixels_made(processor, picture) == made
+    assert pixels_made(None, picture) is None
+    assert tuple(processor(picture, return_tensors="pt")["pixel_values"].shape[2:]) == made
 
 
 def test_large_grids_are_seen_in_cells():

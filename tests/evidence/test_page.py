@@ -66,6 +66,15 @@ def test_the_page_holds_all_numbers(tmp_path):
     assert "token" in unchecked
 
 
+def test_the_page_says_with_each_row_what_it_lacks(tmp_path):
+    evidence = records.lacking()
+    text, elements = written(evidence, tmp_path)
+    for number, told in enumerate(evidence["missing"]["rows"]):
+        assert elements.json(f"data-{number}")["missing"] == told
+    assert elements.json("about")["prices"] == {"vision": 5, "audio": 1, "text": 1}
+    assert "Of 42 validation rows" in text
+
+
 def test_nothing_of_the_page_may_ask_the_network(tmp_path):
     """The policy allows the script and the style by their hashes, and pictures and sounds that are in the page."""
     text, elements = written(records.all_kinds(), tmp_path)

@@ -167,6 +167,36 @@ def test_classes(tmp_path):
         pipeline_of("classification", tmp_path / "other", None)(ROW, coverage=0.9)
 
 
+def test_costs(tmp_path):
+    pipe = pipeline_of("classification", tmp_path / "run", None)
+    chances = {answer["label"]: answer["score"] for answer in pipe(ROW, top_k=None)}
+    dear = min(chances, key=chances.get)  # the least likely one, which it is costly to miss
+    wrong = dict.fromkeys(chances, 1.0) | {dear: 100.0}
+    (answer,) = pipe(ROW, costs={"wrong": wrong, "abstain": 10})
+    expected = 1 - chances[dear]
+    assert answer == {
+        "label": dear,
+        "score": pytest.approx(chances[dear]),
+        "expected_cost": pytest.approx(expected, rel=1e-5),
+    }
+    assert pipe(ROW, costs={"wrong": wrong, "abstain": expected - 1e-3}) == []
+    (answer,) = pipe([ROW], costs={"wrong": 1, "abstain": 1})[0]
+    assert answer["label"] == max(chances, key=chances.get)
+    for costs, said in (
+        ({"wrong": {dear: 1}, "abstain": 1}, ["costs", "no cost for"]),
+        ({"wrong": {**wrong, "elephant": 1}, "abstain": 1}, ["elephant"]),
+        ({"wrong": 1}, ["wrong", "abstain"]),
+        ({"wrong": -1, "abstain": 1}, ["-1"]),
+        (7, ["wrong", "abstain", 7]),
+    ):
+        with pytest.raises(ValueError, match=says(*said)):
+            pipe(ROW, costs=costs)
+    with pytest.raises(ValueError, match=says("costs", "top_k")):
+        pipe(ROW, costs={"wrong": 1, "abstain": 1}, top_k=2)
+    with pytest.raises(ValueError, match=says("costs", "regression")):
+        pipeline_of("regression", tmp_path / "number", None)({"table": {"beds": 3}}, costs={"wrong": 1, "abstain": 1})
+
+
 def test_numbers(tmp_path):
     table = {"table": {"beds": 3, "kind": "old"}}
     pipe = pipeline_of("regression", tmp_path / "run", SURE)
@@ -188,6 +218,11 @@ def test_several_tasks(tmp_path):
     assert set(found) == set(config["tasks"])
     numbers = [name for name, task in config["tasks"].items() if task["problem_type"] == "regression"]
     assert all({"low", "high"} <= set(found[name][0]) for name in numbers)
+    classes = [name for name, task in config["tasks"].items() if task["problem_type"] == "single_label_classification"]
+    paid = pipe(ROW, costs={name: {"wrong": 1, "abstain": 0.01} for name in classes})
+    assert all(paid[name] == [] if name in classes else paid[name] for name in config["tasks"])
+    with pytest.raises(ValueError, match=says("costs", "by task")):
+        pipe(ROW, costs={"wrong": 1, "abstain": 1})
     one = next(iter(config["tasks"]))
     with pytest.raises(ValueError, match=says(0.9, "--calibrate")):
         pipeline_of("multi_task", tmp_path / "half", None, **{one: SURE})(ROW, coverage=0.9)

@@ -196,6 +196,17 @@ def test_costs(plain, folder, tmp_path, capsys):
             assert row["prediction"] == (answer if expected < 0.3 else "")
         assert float(row["probability"]) == pytest.approx(glad if answer == "glad" else sad, abs=1e-4)
     assert "(no answer)" in capsys.readouterr().out
+    call(evaluate.main, plain, "--costs", costs, "--output_dir", tmp_path / "report", "--evidence", "false")
+    paid = json.loads((tmp_path / "report/evaluation.json").read_text())["confidence"]["costs"]
+    rows = [row for row in cells(out) if row["mood"]]
+    cost = {"glad": 1, "sad": 4}
+    by_hand = [
+        0.3 if not row["prediction"] else cost[row["mood"]] * (row["prediction"] != row["mood"]) for row in rows
+    ]
+    assert paid["cost"] == pytest.approx(sum(by_hand) / len(rows), abs=1e-6)
+    assert paid["answered"] == pytest.approx(sum(bool(row["prediction"]) for row in rows) / len(rows), abs=1e-6)
+    assert "cost a row" in capsys.readouterr().out
+    assert "of least expected cost" in (tmp_path / "report/report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ STORED = Path(__file__).parents[1] / "data" / "checkpoints"
 def few(monkeypatch):
     """Two fusions, two rounds."""
     monkeypatch.setattr(search_fusions, "TRIED", ("concat", "cross_attention"))
-    monkeypatch.setattr(search_fusions, "ROUNDS", ((4, 1 / 6), (2, 1 / 2)))
+    monkeypatch.setattr(search_fusions, "ROUNDS", ((4, 1 / 6), (3, 1 / 2)))
     monkeypatch.setattr(search_fusions, "FEWEST_STEPS", 1)
 
 
@@ -60,10 +60,12 @@ def test_the_best_on_validation_is_trained_to_the_end(tmp_path, monkeypatch, scr
     folder = run_of(tmp_path / "auto", script)
     results = json.loads((folder / "results.json").read_text())
     trials, winner = results["fusion_search"]["trials"], results["fusion_search"]["winner"]
-    assert [(trial["round"], trial["steps"]) for trial in trials] == [(0, 2)] * 4 + [(1, 6)] * 2
     first, last = ([trial for trial in trials if trial["round"] == number] for number in (0, 1))
-    best = sorted(first, key=lambda trial: -trial["score"])[:2]
-    assert [trial["fusion"] for trial in last] == [trial["fusion"] for trial in best]
+    assert [trial["steps"] for trial in first] == [2] * 4
+    assert [trial["steps"] for trial in last] == [6] * len(last)
+    ahead = max(first, key=lambda trial: trial["score"])["fusion"]
+    tried = [(trial["fusion"], trial["learning_rate"]) for trial in last]
+    assert sorted(tried) == sorted({(ahead, 0.003), (ahead, 0.009), ("cross_attention", 0.003)})
     assert winner["fusion"] == max(last, key=lambda trial: trial["score"])["fusion"]
     assert (results["recipe"]["fusion"], results["recipe"]["learning_rate"]) == tuple(winner.values())
     assert json.loads((folder / "recipe.json").read_text())["fusion"] == "auto"
@@ -85,9 +87,17 @@ def test_the_best_on_validation_is_trained_to_the_end(tmp_path, monkeypatch, scr
 
 def test_rounds_of_a_short_training(monkeypatch):
     monkeypatch.undo()
-    assert search_fusions.rounds_of(5400) == [(18, 200), (6, 600), (2, 1800)]
-    assert search_fusions.rounds_of(150) == [(18, 20), (2, 50)]  # 150 / 9 is below 20 as well: one round
+    assert search_fusions.rounds_of(5400) == [(18, 200), (5, 600), (3, 1800)]
+    assert search_fusions.rounds_of(150) == [(18, 20), (3, 50)]  # 150 / 9 is below 20 as well: one round
     assert search_fusions.rounds_of(12) == [(18, 12)]
+
+
+def test_the_last_round_has_what_a_run_without_a_search_takes():
+    rates = [0.001, 0.003]
+    usual, other = {"fusion": "cross_attention", "learning_rate": 0.001}, {"fusion": "sum", "learning_rate": 0.003}
+    rest = [{"fusion": "late", "learning_rate": 0.001}]
+    assert search_fusions.finalists([other, *rest], rates) == [other, {**other, "learning_rate": 0.001}, usual]
+    assert search_fusions.finalists([usual, *rest], rates) == [usual, {**usual, "learning_rate": 0.003}]
 
 
 @pytest.mark.slow
@@ -110,7 +120,8 @@ def test_a_killed_search_goes_on(tmp_path, monkeypatch):
     again = []
     monkeypatch.setattr(search_fusions, "run_trial", lambda *args: again.append(args[2:]) or run_trial(*args))
     run_of(tmp_path / "run")
-    assert len(again) == 6 - 3
+    every = len(json.loads((whole / "fusion_search.json").read_text())["trials"])
+    assert len(again) == every - 3
     kept, other = (json.loads((path / "fusion_search.json").read_text()) for path in (whole, tmp_path / "run"))
     assert kept["winner"] == other["winner"]
     scores = [[trial["score"] for trial in search["trials"]] for search in (kept, other)]
@@ -121,7 +132,7 @@ def test_a_killed_search_goes_on(tmp_path, monkeypatch):
     again.clear()
     (tmp_path / "run/results.json").unlink()
     run_of(tmp_path / "run", seed=1, overwrite_output_dir="true")
-    assert len(again) == 6
+    assert len(again) == len(json.loads((tmp_path / "run/fusion_search.json").read_text())["trials"])
 
 
 def test_what_no_search_is_for(tmp_path):

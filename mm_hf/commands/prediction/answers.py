@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from ...evaluation.abstention import Costs
+from ...models.costs import Costs
 from ...tasks import Task
 from ...tasks.columns import NUMBER, short
 

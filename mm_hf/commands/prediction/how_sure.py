@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import torch
-
-from ...evaluation.abstention import read_costs
+from ...evaluation.abstention import costs_of_tasks
 from ...models.checksums import checksum_of
 from ...models.tasks import TaskHead
 from ...tasks import Task
@@ -29,18 +27,12 @@ def check_sure(answers: list[Answer], args: PredictArguments):
             if answer.task.model_head is None or not answer.task.can_be_calibrated:
                 raise ValueError(f"coverage is for classes and numbers, and this model answers {answer.task.name}.")
             answer.task.model_head.threshold(args.coverage)
-    classes: dict[str | None, Any] = {
-        answer.column or None: answer.task.names
-        for answer in answers
-        if answer.task.model_head is not None and answer.task.confidence(torch.zeros(1, answer.outputs)) is not None
-    }
-    asked = {"abstain_below": args.abstain_below, "costs": args.costs}
-    for name, value in asked.items():
-        if value is not None and not classes:
-            kinds = sorted({answer.task.name for answer in answers})
-            raise ValueError(f"{name} is for one of several classes, and this model answers {kinds}.")
+    tasks = {answer.column or None: answer.task for answer in answers}
+    if args.abstain_below is not None and not any(task.answers_one_class for task in tasks.values()):
+        kinds = sorted({task.name for task in tasks.values()})
+        raise ValueError(f"abstain_below is for one of several classes, and this model answers {kinds}.")
     if args.costs is not None:
-        costs = read_costs(args.costs, classes)
+        costs = costs_of_tasks(args.costs, tasks)
         for answer in answers:
             answer.costs = costs.get(answer.column or None)
 

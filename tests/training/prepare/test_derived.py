@@ -3,9 +3,11 @@
 import io
 from collections import Counter, defaultdict
 
+import numpy as np
 import pytest
 import soundfile
 from datasets import ClassLabel, load_from_disk
+from messages import says
 
 from mm_hf.prepare import (
     basic_motions,
@@ -80,6 +82,39 @@ def test_the_heating_does_what_the_rules_say_and_neither_voice_nor_state_tells(h
             assert best_guess(states, actions) < 0.7
         recordings = {sound["bytes"] for sound in fsdd[part]["audio"]}
         assert {sound["bytes"] for sound in rows["audio"]} == recordings
+
+
+def test_columns_that_say_nothing_are_added_when_asked_for(home, fsdd_folder, tmp_path, capsys):
+    smart_home.main([str(fsdd_folder), str(tmp_path / "home"), "--random_columns", "3"])
+    noisy = load_from_disk(str(tmp_path / "home"))
+    names = ["random_1", "random_2", "random_3"]
+    for part, rows in noisy.items():
+        assert rows.column_names == [*home[part].column_names, *names]
+        plain = rows.remove_columns([*names, "audio"])
+        assert plain[:] == home[part].remove_columns("audio")[:]
+        actions, letters = rows["action"], rows["random_2"]
+        assert set(letters) == set("abcd")
+        # As often right as the most frequent action of four groups drawn at random.
+        assert best_guess(letters, actions) < max(Counter(actions).values()) / len(rows) + 0.06
+        assert abs(np.corrcoef(rows["random_1"], actions)[0, 1]) < 0.15
+        assert abs(np.mean(rows["random_1"])) < 0.2
+        assert 0.8 < np.std(rows["random_1"]) < 1.2
+    smart_home.main([str(fsdd_folder), str(tmp_path / "home"), "--random_columns", "3"])
+    assert "left as it is" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=says("'random_columns': 3", "'random_columns': 0", "--force")):
+        smart_home.main([str(fsdd_folder), str(tmp_path / "home")])
+    with pytest.raises(SystemExit):
+        smart_home.main([str(fsdd_folder), str(tmp_path / "other"), "--random_columns", "-1"])
+    assert "random_columns must be 0 or more, got -1" in capsys.readouterr().err
+
+
+def test_another_seed_is_not_taken_for_what_is_there(tmp_path):
+    """Also in a folder of before, which has no file of its settings."""
+    basic_motions.main([str(tmp_path / "motions")])
+    (tmp_path / "motions/preparation.json").unlink()
+    basic_motions.main([str(tmp_path / "motions")])
+    with pytest.raises(SystemExit, match=says("'seed': 0", "'seed': 1", "--force")):
+        basic_motions.main([str(tmp_path / "motions"), "--seed", "1"])
 
 
 def test_the_rules():

@@ -5,7 +5,8 @@ sharpest bracket of Hyperband, Li et al. 2018). Of few steps the higher rate alw
 setting is known to a point or two: so the last round has the fusion that is ahead at both rates, and what a run
 without a search would take. The search and the whole training of the winner take about a fifth of the steps that all
 settings would take to the end. Each trial has its whole schedule, and starts from the seed's weights. Encoders are
-frozen, and what they give is computed once for all trials.
+frozen, and what they give is computed once for all trials. Behind them comes a straight line, which takes no steps: it
+is chosen where it is ahead of all.
 
 Every trial that ended is in `fusion_search.json` in the run's folder: a search that was killed goes on from there.
 """
@@ -23,6 +24,7 @@ from accelerate.utils import set_seed
 
 from .. import MMFusionPreTrainedModel
 from ..checkpoints import list_checkpoints
+from ..models.linear_fusion import LINEAR
 from ..models.names import shown
 from ..states import agreed
 from ..tasks import TASKS, Task
@@ -30,6 +32,7 @@ from .by_modality import columns_by_modality, pretrained_modalities
 from .data_arguments import DataArguments
 from .evaluator import evaluate
 from .finish import Fit
+from .linear_fit import fit_linear
 from .model_arguments import AUTO, ModelArguments
 from .places import WORKING_DIR
 from .run import Run
@@ -94,6 +97,7 @@ def search_fusions(run: Run, fit: Fit):
         each = ", then ".join(f"{count} settings for {steps} steps" for count, steps in rounds)
         left_out = f"; rounds of as many steps are one: {total} steps are few" if len(rounds) < len(ROUNDS) else ""
         run.say(f"fusion auto: {each}, then the best for {total}{left_out}")
+    ended: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for number, (count, steps) in enumerate(rounds if winner is None else ()):
         ended = []
         if 0 < number == len(rounds) - 1:
@@ -109,15 +113,20 @@ def search_fusions(run: Run, fit: Fit):
         ended = [(trial, setting) for trial, setting in ended if trial["score"] is not None]
         if not ended:
             raise ValueError(f"fusion auto: no setting could be trained. The first one: {trials[0].get('fault')}")
-        lower = any(ended[0][0]["metric"] in task.lower_is_better for task in run.tasks)
-        ended.sort(key=lambda pair: pair[0]["score"] if lower else -pair[0]["score"])  # equal ones keep their order
+        sign = 1 if is_lower_better(run, ended[0][0]) else -1
+        ended.sort(key=lambda pair: sign * pair[0]["score"])  # equal ones keep their order
         settings = [setting for _, setting in ended]
     if winner is None:
-        winner = settings[0]
+        line = trial_of_line(run, len(rounds))
+        trials.append(line)
+        run.say(told(line))
+        ahead = line["score"] is not None and is_better(run, line, ended[0][0])
+        winner = {name: line[name] for name in settings[0]} if ahead else settings[0]
         keep(run, {**kept, "trials": trials, "winner": winner})
     run.fusion_search = {"trials": trials, "winner": winner}
     run.seconds["search"] = time.perf_counter() - started
-    run.say(f"fusion auto: {winner['fusion']} at learning_rate {winner['learning_rate']:g}, trained to the end")
+    how = "" if winner["fusion"] == LINEAR else f" at learning_rate {winner['learning_rate']:g}, trained to the end"
+    run.say(f"fusion auto: {winner['fusion']}{how}")
     run.model = model_of(run, winner)
     run.model_args, run.train_args = copy.copy(run.model_args), copy.copy(run.train_args)
     run.model_args.fusion, run.train_args.learning_rate = winner["fusion"], winner["learning_rate"]
@@ -186,6 +195,31 @@ def run_trial(run: Run, fit: Fit, setting: dict[str, Any], steps: int) -> dict[s
     return {**of_trial, "cpu_seconds": round(time.process_time() - began, 2)}
 
 
+def is_lower_better(run: Run, trial: dict[str, Any]) -> bool:
+    """Whether a low score is a good one."""
+    return any(trial["metric"] in task.lower_is_better for task in run.tasks)
+
+
+def is_better(run: Run, trial: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether a trial has a better score than another."""
+    ahead = trial["score"] - other["score"]
+    return ahead < 0 if is_lower_better(run, trial) else ahead > 0
+
+
+def trial_of_line(run: Run, number: int) -> dict[str, Any]:
+    """Fits a straight line and measures it on validation; see `run_trial`. The score is None where none can be kept as
+    a checkpoint."""
+    began = time.process_time()
+    setting = {"fusion": LINEAR, "learning_rate": run.train_args.learning_rate}
+    trial = {"round": number, **setting, "steps": 0, "metric": run.first_metric()}
+    try:
+        curve = fit_linear(run, model_of(run, setting), run.collator, run.train_args)
+    except ValueError as error:
+        return {**trial, "score": None, "fault": str(error), "cpu_seconds": 0.0}
+    ((_, score),) = curve["validation"]
+    return {**trial, "score": score, "cpu_seconds": round(time.process_time() - began, 2)}
+
+
 def kept_of(run: Run) -> dict[str, Any]:
     """What the run's folder has of its search: the trials that ended, and the winner where there is one. A training
     that has begun goes on with that; else a search of another recipe or of other rows does not count."""
@@ -214,7 +248,7 @@ def keep(run: Run, search: dict[str, Any]):
 
 def told(trial: dict[str, Any]) -> str:
     """A line about a trial."""
-    setting = f"{trial['fusion']} at {trial['learning_rate']:g}"
+    setting = trial["fusion"] if trial["fusion"] == LINEAR else f"{trial['fusion']} at {trial['learning_rate']:g}"
     if trial["score"] is None:
         return f"fusion auto: {setting}: left out, {trial['fault']}"
     return f"fusion auto: {setting}: {trial['metric']} {trial['score']:.4f} on validation after {trial['steps']} steps"

@@ -48,7 +48,7 @@ def run_of(folder: Path, script=train, **keys) -> Path:
         "report_to": "none",
         **keys,
     }
-    words = [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
+    words = [str(word) for key, value in flags.items() if value is not None for word in (f"--{key}", value)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script.__name__.rpartition('.')[2]}.py", *words])
         exits.run_script(script.main)
@@ -60,13 +60,14 @@ def test_the_best_on_validation_is_trained_to_the_end(tmp_path, monkeypatch, scr
     folder = run_of(tmp_path / "auto", script)
     results = json.loads((folder / "results.json").read_text())
     trials, winner = results["fusion_search"]["trials"], results["fusion_search"]["winner"]
-    first, last = ([trial for trial in trials if trial["round"] == number] for number in (0, 1))
+    first, last, (line,) = ([trial for trial in trials if trial["round"] == number] for number in (0, 1, 2))
+    assert (line["fusion"], line["steps"]) == ("linear", 0)
     assert [trial["steps"] for trial in first] == [2] * 4
     assert [trial["steps"] for trial in last] == [6] * len(last)
     ahead = max(first, key=lambda trial: trial["score"])["fusion"]
     tried = [(trial["fusion"], trial["learning_rate"]) for trial in last]
-    assert sorted(tried) == sorted({(ahead, 0.003), (ahead, 0.009), ("cross_attention", 0.003)})
-    assert winner["fusion"] == max(last, key=lambda trial: trial["score"])["fusion"]
+    assert sorted(tried) == sorted({(ahead, 0.003), (ahead, 3 * 0.003), ("cross_attention", 0.003)})
+    assert winner["fusion"] == max([*last, line], key=lambda trial: trial["score"])["fusion"]
     assert (results["recipe"]["fusion"], results["recipe"]["learning_rate"]) == tuple(winner.values())
     assert json.loads((folder / "recipe.json").read_text())["fusion"] == "auto"
     card = (folder / "README.md").read_text()
@@ -100,6 +101,33 @@ def test_the_last_round_has_what_a_run_without_a_search_takes():
     assert search_fusions.finalists([usual, *rest], rates) == [usual, {**usual, "learning_rate": 0.003}]
 
 
+def test_a_line_that_is_ahead_is_the_run(tmp_path, monkeypatch):
+    """And is the checkpoint of `--fusion linear`."""
+    monkeypatch.setattr(search_fusions, "is_better", lambda *_: True)
+    folder = run_of(tmp_path / "auto")
+    results = json.loads((folder / "results.json").read_text())
+    assert results["fusion_search"]["winner"]["fusion"] == results["recipe"]["fusion"] == "linear"
+    assert results["fusion_search"]["trials"][-1]["score"] == results["validation"]["score"]
+    monkeypatch.undo()
+    named = run_of(tmp_path / "named", fusion="linear", fusion_hidden_size=None)
+    weights, same = (load_file(path / "model.safetensors") for path in (folder, named))
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_a_line_that_cannot_be_kept_is_left_out(tmp_path):
+    """A series has none; the others are tried as ever."""
+    rows = [[value, value * 2.0] for value in range(8)]
+    table = [{"readings": rows, "size": number % 7, "colour": "red" if number % 2 else "blue"} for number in range(60)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, table)))
+    keys = dict.fromkeys(["vision_encoder", "text_encoder", "image_column", "text_column"])
+    keys |= {"dataset": tmp_path / "rows.jsonl", "series_column": "readings", "table_columns": "size"}
+    folder = run_of(tmp_path / "auto", **keys)
+    search = json.loads((folder / "results.json").read_text())["fusion_search"]
+    assert search["trials"][-1]["score"] is None
+    assert "series" in search["trials"][-1]["fault"]
+    assert search["winner"]["fusion"] != "linear"
+
+
 @pytest.mark.slow
 def test_a_killed_search_goes_on(tmp_path, monkeypatch):
     """What ended is not tried again, and the outcome is that of a search that was not killed."""
@@ -121,7 +149,7 @@ def test_a_killed_search_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(search_fusions, "run_trial", lambda *args: again.append(args[2:]) or run_trial(*args))
     run_of(tmp_path / "run")
     every = len(json.loads((whole / "fusion_search.json").read_text())["trials"])
-    assert len(again) == every - 3
+    assert len(again) == every - 3 - 1  # the line is fitted anew
     kept, other = (json.loads((path / "fusion_search.json").read_text()) for path in (whole, tmp_path / "run"))
     assert kept["winner"] == other["winner"]
     scores = [[trial["score"] for trial in search["trials"]] for search in (kept, other)]
@@ -132,7 +160,7 @@ def test_a_killed_search_goes_on(tmp_path, monkeypatch):
     again.clear()
     (tmp_path / "run/results.json").unlink()
     run_of(tmp_path / "run", seed=1, overwrite_output_dir="true")
-    assert len(again) == len(json.loads((tmp_path / "run/fusion_search.json").read_text())["trials"])
+    assert len(again) == len(json.loads((tmp_path / "run/fusion_search.json").read_text())["trials"]) - 1
 
 
 def test_what_no_search_is_for(tmp_path):

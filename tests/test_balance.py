@@ -79,6 +79,7 @@ def test_a_modality_that_no_row_has_is_not_compared():
         torch.testing.assert_close(modulated[name], gradient)
 
 
+@pytest.mark.slow
 def test_two_processes_stay_alike(tmp_path):
     """Each has rows of its own: the scores are those of all rows, and the noise is the same."""
     worker = [sys.executable, str(Path(__file__).parent / "balance_worker.py")]

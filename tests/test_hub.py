@@ -51,6 +51,7 @@ CODE = {
     "checkpoint_files.py",
     "checksums.py",
     "coalitions.py",
+    "costs.py",
     "confidence.py",
     "how_sure.py",
     "config_checks.py",

@@ -157,8 +157,10 @@ class MMFusionClassificationPipeline(MMFusionPipeline):
         chances, labels = head.probabilities(logits), self._labels(task, head)
         if costs is not None and task in costs and chances is not None:
             (answer,), (abstains,), (expected,) = costs[task].decide(chances[None])
-            found = {"score": chances[answer].item(), self.label_key: labels[answer], "expected_cost": expected.item()}
-            return [] if abstains else [found]
+            if abstains:
+                return []
+            said = {"score": chances[answer].item(), self.label_key: labels[answer]}
+            return [{**said, "expected_cost": expected.item()}]
         scores = logits.float() if chances is None else chances
         count = min(top_k or len(scores), len(scores))
         if coverage is not None and chances is not None:

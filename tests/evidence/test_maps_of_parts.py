@@ -353,9 +353,9 @@ def test_windows_of_parts():
 
 def test_a_column_alone():
     """A table has a token a column, which nothing has mixed: what a hand-made head does not look at is 0."""
-    model = tiny.model(vision=None, text=None, fusion="concat", tabular_config=TabularConfig(num_numerical=3))
-    batch = {"numerical_values": torch.tensor([[0.5, 1.0, -2.0], [1.5, 0.0, 0.3]])}
-    rows, answer = encoded(model, batch, background={"numerical_values": torch.zeros(2, 3)})
+    model = tiny.model(vision=None, text=None, fusion="concat", tabular_config=TabularConfig(num_numerical=3)).double()
+    batch = {"numerical_values": torch.tensor([[0.5, 1.0, -2.0], [1.5, 0.0, 0.3]], dtype=torch.float64)}
+    rows, answer = encoded(model, batch, background={"numerical_values": torch.zeros(2, 3, dtype=torch.float64)})
     for part in occlusion(rows, answer, "tabular"):
         assert part.values.shape == (3,)
     assert occlusion(rows, answer, "tabular")[1].values[1] == pytest.approx(0, abs=1e-9)  # as the others have it

@@ -67,6 +67,7 @@ def test_training_takes_the_flag(place):
     assert name == ("pyproject.toml" if place == "behind" else "run")
 
 
+@pytest.mark.slow
 def test_the_help_names_it():
     code = f"from mm_hf.cli import main; main(['train', '--import', {FILE!r}, '--help'])"
     done = fresh(code)

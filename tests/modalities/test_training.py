@@ -321,7 +321,8 @@ def read(file: Path) -> dict:
     return json.loads(file.read_text())
 
 
-@EACH
+# Of "sounds" test_speech.py trains one in `make test` too.
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "sounds")) for name in NAMES])
 def test_a_run(name, made):
     run, folder = RUNS[name], made.trained(name)
     results = read(folder / "results.json")
@@ -461,6 +462,7 @@ def test_what_is_learned_from_the_rows(made):
     assert schema.categorical["helpful"] == ["no", "yes"]  # by the names of the classes
 
 
+@pytest.mark.slow
 def test_what_keys_made_of_encoders(made):
     config = mm_hf.MMFusionForClassification.from_pretrained(made.trained("motions")).config
     assert config.series_config.rnn_type == "gru"

@@ -135,6 +135,7 @@ def test_a_test_part_without_labels(tmp_path, capsys):
     assert report["rows"]["evaluated"] == 6
 
 
+@pytest.mark.slow
 def test_a_run_of_before_goes_on_as_it_began(tmp_path, monkeypatch, capsys):
     """Its classes and the columns of its table are those that it found when cells lost their zeros."""
     data = write_csv(tmp_path / "set/all.csv", rows(lambda n: ["01", "02", "3"][n % 3]))

@@ -67,7 +67,8 @@ def few_pictures(tiny_folder, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("script", ["train.py", pytest.param("finetune.py", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train.py", "finetune.py"])
 def test_ten_steps_of_sgd_agree(script, still_encoders, few_pictures, tmp_path):
     """Both towers train. Parts of 101 and 97 rows leave uneven last batches."""
     weights, results = one_and_two(script, still_encoders, few_pictures, tmp_path, max_steps=10, **STILL)

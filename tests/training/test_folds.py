@@ -205,6 +205,7 @@ def test_through_the_trainer(table, tmp_path):
     assert read(folder / "results.json")["folds"]["count"] == 3
 
 
+@pytest.mark.slow
 def test_numbers_in_folds(table, tmp_path):
     folder = train(table, tmp_path / "run", "--label_column", "area", "--table_columns", "beds", "--floors", "false")
     results = read(folder / "results.json")

@@ -161,9 +161,10 @@ def test_captions_by_the_trainer(captioner):
                 *(f"this_model_{what}" for what in ("vision_alone", "text_alone", "shuffled_pairs")),
             },
         ),
-        pytest.param("captioner", {"majority", "linear", "nearest_picture"}, marks=pytest.mark.slow),
+        ("captioner", {"majority", "linear", "nearest_picture"}),
     ],
 )
+@pytest.mark.slow
 def test_evaluate_measures_it(run, floors, request):
     folder = request.getfixturevalue(run)
     call(evaluate.main, "--model", folder, "--bootstrap_samples", 50, "--missing")

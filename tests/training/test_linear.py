@@ -122,6 +122,7 @@ def features_by_hand(folder: Path, dataset: Path, encoders: Path) -> dict[str, t
     return found
 
 
+@pytest.mark.slow
 def test_the_floor_is_that_of_a_pipeline_by_hand(answered, tiny_folder, encoders):
     found = results_of(answered)
     facts = found["linear"]

@@ -147,6 +147,7 @@ def test_curves_of_each_task(trained):
         assert total == pytest.approx(sum(value for _, value in parts), rel=1e-5), step
 
 
+@pytest.mark.slow
 def test_evaluation_of_each_task(trained, dataset):
     call(evaluate.main, "--model", trained, "--bootstrap_samples", 20, "--missing")
     results = json.loads((trained / "results.json").read_text())

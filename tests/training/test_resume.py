@@ -50,6 +50,7 @@ def ended_alike(folder):
     assert alone["metrics"] == killed["metrics"]
 
 
+@pytest.mark.slow
 def test_train_killed_torn_full_and_started_again(encoders, few_rows, tmp_path, monkeypatch, capsys):
     """Killed in the writing of its third checkpoint, its second torn, then a disk that fails, then to the end."""
     Run(started("train.py", encoders, few_rows, tmp_path, "alone"), tmp_path / "alone").finish()

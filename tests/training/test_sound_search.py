@@ -70,6 +70,7 @@ def trained(recipe, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run(trained):
     results = json.loads((trained / "results.json").read_text())
     # Each of the four words is said by many: a text finds one of them, and a sound its word.
@@ -82,6 +83,7 @@ def test_a_run(trained):
         assert min(plot.size) > 300
 
 
+@pytest.mark.slow
 def test_it_is_measured_built_and_asked(trained, dataset, tmp_path, capsys):
     call(retrieve.main, "evaluate", "--model", trained, "--bootstrap_samples", 20)
     report = json.loads((trained / "evaluation/retrieval.json").read_text())
@@ -109,6 +111,7 @@ def test_it_is_measured_built_and_asked(trained, dataset, tmp_path, capsys):
             call(retrieve.main, *ask, *words)
 
 
+@pytest.mark.slow
 def test_a_gallery_of_other_rows_is_refused(trained, tmp_path):
     call(retrieve.main, "build", "--model", trained, "--gallery", tmp_path, "--max_rows", 12)
     ask = ("query", "--model", trained, "--gallery", tmp_path, "--text", "one", "--top_k", 8)
@@ -117,6 +120,7 @@ def test_a_gallery_of_other_rows_is_refused(trained, tmp_path):
     call(retrieve.main, *ask, "--max_rows", 12)
 
 
+@pytest.mark.slow
 def test_a_sound_that_cannot_be_read(trained, dataset, tmp_path, capsys):
     """It stops the search with its row, or is left out; its word stays."""
     parts = load_from_disk(str(dataset))

@@ -71,6 +71,7 @@ def first(table, tmp_path_factory):
     return train(table, tmp_path_factory.mktemp("runs") / "first", "--split_seed", 5)
 
 
+@pytest.mark.slow
 def test_the_cut_has_a_seed_of_its_own(table, first, tmp_path):
     other = train(table, tmp_path / "other", "--split_seed", 5, "--seed", 1)
     by_seed = train(table, tmp_path / "by_seed", "--seed", 5)

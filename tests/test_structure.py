@@ -1,6 +1,7 @@
 """The shape of the house: what may import what. Held by reading the code, and once by running it."""
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -206,6 +207,7 @@ TASK_NAMES = (
 )
 
 
+@functools.cache
 def literals(file: Path) -> set[str]:
     """The string literals of a file, docstrings and the parts of messages aside."""
     tree = ast.parse(file.read_text())

@@ -42,7 +42,7 @@ def run_of(data: Path, seed: int, folder: Path, words: Sequence[str]) -> Path:
     if not (run / "results.json").exists():
         recipe = [str(packaged_recipes()["smart_home.yaml"]), "--dataset", str(data), "--output_dir", str(run)]
         columns = ["--table_columns", *STATE, *RANDOM, "--category_columns", "random_2"]
-        train.main([*recipe, *columns, "--seed", str(seed), "--floors", "false", "--report_to", "none", *words])
+        train.train([*recipe, *columns, "--seed", str(seed), "--floors", "false", "--report_to", "none", *words])
     return run
 
 

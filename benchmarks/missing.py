@@ -147,7 +147,7 @@ def run_of(recipe: str, seed: int, folder: Path) -> Path:
     run = folder / f"{recipe}-{seed}"
     if not (run / "results.json").exists():
         words = [str(packaged_recipes()[f"{recipe}.yaml"]), "--output_dir", str(run), "--seed", str(seed)]
-        train.main([*words, "--modality_dropout", DROPOUT[recipe], "--floors", "false", "--report_to", "none"])
+        train.train([*words, "--modality_dropout", DROPOUT[recipe], "--floors", "false", "--report_to", "none"])
     return run
 
 

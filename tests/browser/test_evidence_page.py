@@ -123,6 +123,7 @@ def test_another_map_is_chosen(opened):
     assert blue2 > 1.3 * red2  # purple: against
     assert clear > 200
     page.click(".picture summary")
+    page.wait_for_selector(".picture .numbers td")  # the browser tells of the opening a moment later
     assert page.locator(".picture .numbers td").count() == 63
 
 

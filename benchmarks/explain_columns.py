@@ -61,7 +61,7 @@ def attributed(evidence: dict[str, Any], rows: Any) -> dict[str, list[float]]:
         row, (answer,) = rows[record["row"]], record["answers"]
         place, item = next((k, item) for k, item in enumerate(record["items"]) if item["modality"] == Table.name)
         (part,) = [part for part in answer["parts"] if part["item"] == place]
-        for column, value in zip(item["columns"], part["values"], strict=True):
+        for column, value in zip(item["shown"]["columns"], part["values"], strict=True):
             if column in RANDOM or counts(row, column):
                 values[column].append(abs(value))
     return values

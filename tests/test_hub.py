@@ -104,7 +104,7 @@ CODE = {
     "vision.py",
 }
 # Of classes in files of their own, in their checkpoints alone.
-SEARCH_CODE = {"contrastive.py", "retrieval_mm_fusion.py"}
+SEARCH_CODE = {"contrastive.py", "retrieval_mm_fusion.py", "similarity.py"}
 OWN_CODE = {*SEARCH_CODE, "generation_mm_fusion.py", "ctc_mm_fusion.py"}
 
 

@@ -45,16 +45,18 @@ def check_parts(
     if not maps:
         return {}
     checks = perturbation(rows, answer, modality, maps, seed)
-    with redrawn(rows.model.base_model.fusion, seed):
-        others = METHODS[method](rows, answer, modality)
-    value = mean_correlation(maps, others)
-    same = f"of {modality} have a rank correlation of {value:.2f}"
-    checks["weights_drawn_anew"] = check(
-        value,
-        SAME,
-        value <= SAME,
-        f"With the weights of the fusion drawn anew the maps {same} with these; at most {SAME} is another map.",
-    )
+    fusion = rows.model.explained_base.fusion
+    if any(True for _ in fusion.parameters()):  # a comparison has none
+        with redrawn(fusion, seed):
+            others = METHODS[method](rows, answer, modality)
+        value = mean_correlation(maps, others)
+        same = f"of {modality} have a rank correlation of {value:.2f}"
+        checks["weights_drawn_anew"] = check(
+            value,
+            SAME,
+            value <= SAME,
+            f"With the weights of the fusion drawn anew the maps {same} with these; at most {SAME} is another map.",
+        )
     if method == "input_occlusion":  # what is mixed behind the encoder has no other map to be held against
         return checks
     other = "integrated_gradients" if method != "integrated_gradients" else "occlusion"

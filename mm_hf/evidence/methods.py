@@ -56,6 +56,19 @@ class Job(NamedTuple):
 Editor = Callable[[list[Job]], TokenStates]
 
 
+def needs_parts(rows: EncodedRows, modality: str):
+    """Refuses a model that reads items as a whole.
+
+    Raises:
+        NoMap: it does.
+    """
+    if not rows.projection(modality).tells_parts:
+        raise NoMap(
+            "This model compares embeddings of whole items: parts can be taken away before the encoder alone "
+            "(--method input_occlusion)."
+        )
+
+
 def occlusion(
     rows: EncodedRows, answer: Answer, modality: str, reach: int | None = None, batch_size: int = BATCH
 ) -> list[PartMap]:
@@ -72,6 +85,7 @@ def occlusion(
         reach: in place of `ItemParts.reach`.
         batch_size: rows with something taken away, at a time.
     """
+    needs_parts(rows, modality)
     index = rows.tokens[modality].index
     of_row = (rows.rows if index is None else index).tolist()
     jobs = one_by_one(rows, modality, reach, of_row)
@@ -151,7 +165,7 @@ def hide_inputs(rows: EncodedRows, modality: str) -> Editor:
             items[number, job.place] = state.count() + number
         together = {name: torch.cat([one[name] for one in made]) for name in made[0]}
         each = torch.arange(len(jobs), device=rows.model.device)
-        encoded = rows.model.base_model.encode({modality: each}, **together)[modality]
+        encoded = rows.model.explained_base.encode({modality: each}, **together)[modality]
         joined = EncoderStates(
             levels=tuple(torch.cat(pair) for pair in zip(state.levels or (), encoded.levels or ())),
             mask=None if state.mask is None else torch.cat([state.mask, encoded.mask.to(state.mask)]),
@@ -234,6 +248,7 @@ def gradients_along(
         from captum.attr import IntegratedGradients
     except ImportError as error:
         raise ImportError("Integrated gradients need `pip install captum`, or `mm_hf[explain]`.") from error
+    needs_parts(rows, modality)
     states = {name: state.by_row() for name, state in rows.tokens.items()}
     tokens = states[modality].tokens
     start = rows.instead(modality, states[modality])
@@ -267,7 +282,7 @@ def relevance(rows: EncodedRows, answer: Answer, modality: str) -> list[PartMap]
         NoMap: the fusion has no attention.
     """
     steps, sizes = attention_steps(rows, answer, gradients=True)
-    query, at = rows.model.base_model.fusion.query_modality, place_of_tokens(sizes, sizes)
+    query, at = rows.model.explained_base.fusion.query_modality, place_of_tokens(sizes, sizes)
     relevant = propagate(steps, sizes)[:, at[query]]  # (B, T, N)
     seen = (relevant * readers(rows, query).unsqueeze(-1)).sum(1)  # (B, N)
     return gathered(rows, modality, seen[:, at[modality]], "relevance")
@@ -282,7 +297,7 @@ def attention(rows: EncodedRows, answer: Answer, modality: str) -> list[PartMap]
         NoMap: the fusion has no attention to this modality.
     """
     steps, sizes = attention_steps(rows, answer, gradients=False)
-    query = rows.model.base_model.fusion.query_modality
+    query = rows.model.explained_base.fusion.query_modality
     looking = [step for step in steps if modality in step.asked and {query, LATENTS} & {*step.asking}]
     if not looking:
         raise NoMap(f"Nothing that is read attends to {modality} in this model.")
@@ -301,6 +316,8 @@ def attention_steps(rows: EncodedRows, answer: Answer, gradients: bool) -> tuple
     Raises:
         NoMap: the fusion has no attention.
     """
+    for name in rows.tokens:
+        needs_parts(rows, name)
     with eager(rows.model), torch.set_grad_enabled(gradients):
         states = {}
         for name, state in rows.tokens.items():
@@ -308,7 +325,7 @@ def attention_steps(rows: EncodedRows, answer: Answer, gradients: bool) -> tuple
             if gradients:  # weights of attention have gradients where the tokens have
                 tokens = states[name].tokens.detach().requires_grad_()
                 states[name] = rows.with_tokens(name, states[name], tokens)
-        fused = rows.model.base_model.fuse_tokens(states, output_attentions=True)
+        fused = rows.model.explained_base.fuse_tokens(states, output_attentions=True)
         steps = list(fused.attention_steps or ())
         if not steps:
             raise NoMap(f"The fusion {rows.model.config.fusion_module_config.fusion_type!r} has no attention.")
@@ -433,7 +450,8 @@ def default_method(rows: EncodedRows, modality: str) -> str:
     """The method that measures best: `occlusion`; before the encoder where what is behind it tells parts apart no
     more, as the words of a text, or where a fusion reads one token of an item that has mixed all others. Raw inputs
     have to be at hand for that."""
-    kind, fusion = modality_of(modality), rows.model.base_model.fusion
-    one_token = isinstance(fusion, PooledFusion) and rows.projection(modality).pooling != "mean"
+    kind, fusion = modality_of(modality), rows.model.explained_base.fusion
+    projection = rows.projection(modality)
+    one_token = not projection.tells_parts or (isinstance(fusion, PooledFusion) and projection.pooling != "mean")
     erases = type(kind).erase is not Modality.erase and any(name in rows.inputs for name in kind.inputs)
     return "input_occlusion" if erases and (kind.mixes_parts or one_token) else "occlusion"

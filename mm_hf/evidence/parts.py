@@ -142,7 +142,7 @@ class EncodedRows:
         self.inputs, self.states = encode(model, batch)
         self.background_inputs, self.background = ({}, {}) if background is None else encode(model, background)
         with torch.no_grad():
-            self.tokens: dict[str, TokenStates] = model.base_model.project(self.states)
+            self.tokens: dict[str, TokenStates] = model.explained_base.project(self.states)
         self._parts: dict[tuple[str, int], ItemParts] = {}
         self._usual: dict[str, torch.Tensor | None] = {}
 
@@ -157,7 +157,7 @@ class EncodedRows:
 
     def projection(self, modality: str) -> Any:
         """What made the tokens of a modality."""
-        return self.model.base_model.projections[modality]
+        return self.model.explained_base.projections[modality]
 
     def item_index(self, modality: str) -> torch.Tensor:
         """Which item each row has in each place, `(B, K)` int64, -1 for none."""
@@ -237,7 +237,7 @@ class EncodedRows:
 
     def fuse(self, states: dict[str, TokenStates], answer: Answer, **options: Any) -> MMFusionModelOutput:
         """What the fusion gives for tokens."""
-        return self.model.base_model(token_states=states, return_tokens=answer.reads_tokens, **options)
+        return self.model.explained_base(token_states=states, return_tokens=answer.reads_tokens, **options)
 
     @torch.no_grad()
     def outputs(self, answer: Answer) -> MMFusionModelOutput:
@@ -248,7 +248,7 @@ class EncodedRows:
 @torch.no_grad()
 def encode(model: Any, batch: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, EncoderStates]]:
     """The raw inputs of a batch, and what the encoders make of them."""
-    base = model.base_model
+    base = model.explained_base
     inputs = {name: value for name, value in batch.items() if name in base.input_names and value is not None}
     states = inputs.pop("encoder_states", None)
     indices = {name: inputs.pop(modality_of(name).index_name, None) for name in base.encoders}

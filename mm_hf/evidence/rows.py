@@ -81,7 +81,7 @@ def features_of(model: Any, collator: MultimodalCollator, rows: Sequence[dict[st
     parts: dict[str, list[torch.Tensor]] = {}
     for start in range(0, len(rows), BATCH):
         batch = send_to_device(collator(list(rows[start : start + BATCH])), model.device)
-        pool = Pool.of(model.base_model, encode_batch(model, batch), with_absent=False)
+        pool = Pool.of(model.explained_base, encode_batch(model, batch), with_absent=False)
         for name, vectors in vectors_of(model, pool).items():
             parts.setdefault(name, []).append(vectors)
     return standardised({name: torch.cat(vectors) for name, vectors in parts.items()})
@@ -90,7 +90,7 @@ def features_of(model: Any, collator: MultimodalCollator, rows: Sequence[dict[st
 def vectors_of(model: Any, pool: Pool) -> dict[str, torch.Tensor]:
     """By modality the pooled vectors of rows, `(N, D)`, and the fused ones: what several modalities say together has
     to be represented too. (Of an exclusive or, rows of one answer alone are balanced in either modality.)"""
-    return {**pool.pooled(), "fused": pool.fused(model.base_model)}
+    return {**pool.pooled(), "fused": pool.fused(model.explained_base)}
 
 
 def standardised(vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -119,7 +119,7 @@ def encode_background(
     for start in range(0, len(rows), BATCH):
         batch = send_to_device(collator(list(rows[start : start + BATCH])), model.device)
         states = encode_batch(model, batch)
-        pool = Pool.of(model.base_model, states, with_absent=False)
+        pool = Pool.of(model.explained_base, states, with_absent=False)
         if background is None:
             background = Background(pool, {**batch, "encoder_states": states})
         else:
@@ -236,7 +236,7 @@ class Explainer:
         for evidence in evidence_of(self.model, values, names):
             task = evidence.pop("task")
             answer, truth, right, confidence = judgements[task]
-            has_chances = self.tasks[task].writes or not self.has_numbers(task)
+            has_chances = self.tasks[task].writes or self.model.has_chances(task)
             everything = values[task].shown[-1, 0].item()
             answers.append(
                 {
@@ -251,11 +251,6 @@ class Explainer:
                 }
             )
         return answers
-
-    def has_numbers(self, task: str | None) -> bool:
-        """Whether a task answers by numbers, and not by what has a probability."""
-        heads = self.model.last_layers()
-        return task in heads and heads[task][1].probabilities(torch.zeros(1, heads[task][1].num_labels)) is None
 
     def spelled(self, evidence: dict[str, Any]) -> dict[str, Any]:
         """Evidence with the tokens of a text in words."""
@@ -301,7 +296,11 @@ class Explainer:
         for of_tasks, row in zip(values, rows):
             task, of_task = self.tasks[None], of_tasks[None]
             if not task.writes:
-                judged.append({None: ("match" if of_task.shown[-1, 0] > 0.5 else "no match", None, None, None)})
+                shown = of_task.shown[-1, 0].item()
+                said = f"similarity {shown:.2f}"
+                if self.model.has_chances(None):
+                    said = "match" if shown > 0.5 else "no match"
+                judged.append({None: (said, None, None, None)})
                 continue
             (text,) = self.collator.texts_of(of_task.said[None])
             truth = row.get(str(task.column))

@@ -157,7 +157,7 @@ def joined(one: TokenStates, other: TokenStates) -> TokenStates:
 
 def encode_batch(model: Any, batch: Mapping[str, Any]) -> dict[str, EncoderStates]:
     """What `encode` gives for a batch as a collator or a processor makes it; labels and the like are left out."""
-    base = model.base_model
+    base = model.explained_base
     indices = {name: batch.get(modality_of(name).index_name) for name in base.encoders}
     inputs = {
         key: batch[key]
@@ -194,7 +194,7 @@ def coalition_values(
     Raises:
         ValueError: more modalities than `MOST_MODALITIES`; a model that has no answer; a background without rows.
     """
-    base, was_training = model.base_model, model.training
+    base, was_training = model.explained_base, model.training
     if background is not None and not background.rows:
         raise ValueError(f"The background has no row: give one at least, or let the {TOKEN} stand in.")
     model.eval()

@@ -45,6 +45,11 @@ class EvidenceMixin:
     # Whether it reads the fused tokens, and not the fused vector alone.
     reads_tokens: ClassVar[bool] = False
 
+    @property
+    def explained_base(self) -> Any:
+        """What encodes, projects and fuses where answers are explained: the base model."""
+        return cast(Any, self).base_model
+
     def explained_heads(self) -> dict[str | None, tuple[nn.Module, TaskHead]]:
         """The layers and heads whose answers are explained.
 
@@ -75,6 +80,11 @@ class EvidenceMixin:
             logits = head.in_unit(layer(outputs.pooler_output))
             values[task] = head.explained(logits, said[task]).double(), head.shown(logits, said[task]).double()
         return values
+
+    def has_chances(self, task: str | None) -> bool:
+        """Whether what is shown of a task is a probability."""
+        heads = cast(Any, self).last_layers()
+        return task not in heads or heads[task][1].probabilities(torch.zeros(1, heads[task][1].num_labels)) is not None
 
     def explained_unit(self, task: str | None, name: str | None = None) -> str:
         """What the numbers are, such as log odds; `name` is that of the question."""

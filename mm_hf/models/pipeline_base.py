@@ -212,7 +212,7 @@ class MMFusionPipeline(Pipeline):
             if not loaded:
                 raise ValueError("background holds no row: give rows as a call takes them, or leave it out.")
             batch = self._batch(loaded, **processor_kwargs).to(self.device)
-            pool = Pool.of(self.model.base_model, encode_batch(self.model, batch), with_absent=False)
+            pool = Pool.of(self.model.explained_base, encode_batch(self.model, batch), with_absent=False)
             known = self._background_rows = rows, pool
         return cast(Pool, known[1])
 

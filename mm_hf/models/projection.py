@@ -105,6 +105,8 @@ class ModalityProjection(nn.Module):
         join: see `vision_feature_join` of `MMFusionConfig`.
     """
 
+    tells_parts = True  # its tokens stand for parts of an item
+
     def __init__(
         self,
         level_shapes: list[tuple[int, ...]],

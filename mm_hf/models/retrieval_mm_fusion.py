@@ -21,6 +21,7 @@ from .modeling_mm_fusion import MMFusionModel
 from .modeling_outputs import EncoderStates, FusionMemory, MMFusionRetrievalOutput, TokenStates
 from .pretrained_mm_fusion import MMFusionPreTrainedModel
 from .projection import pool_tokens
+from .similarity import ComparedItems
 from .sound import Sound
 from .text import Text
 from .token_fusions import select_rows
@@ -131,30 +132,34 @@ class MMFusionForRetrieval(MMFusionPreTrainedModel):
         init.constant_(self.logit_scale, self.config.logit_scale_init_value)
 
     def answers_said(self, outputs, **settings):
-        """See the method of the base class: it answers nothing, and whether text and item match is explained.
-
-        Raises:
-            ValueError: nobody trained that.
-        """
-        if not self.config.matching_weight:
-            raise ValueError(
-                "matching_weight is 0: this model compares embeddings, each of one modality, and its fusion says "
-                "nothing that could be explained."
-            )
+        """See the method of the base class: it answers nothing, and whether text and item match is explained; where
+        nobody trained that (`matching_weight` 0), how similar they are."""
         return {None: torch.zeros(len(outputs.pooler_output), 1, dtype=torch.int64, device=self.device)}
 
     def explained(self, outputs, said):
-        """The logit of the match, which is its log odds, and its probability."""
+        """The logit of the match, which is its log odds, and its probability; or the cosine of the embeddings."""
+        if not self.config.matching_weight:
+            cosines = outputs.pooler_output.double().sum(-1, keepdim=True)  # (B, 1)
+            return {None: (cosines, cosines)}
         logits = self.matching(outputs.pooler_output).double()  # (B, 1)
         return {None: (logits, logits.sigmoid())}
 
     def explained_unit(self, task, name=None):
         """See the method of the base class."""
-        return "log odds"
+        return "log odds" if self.config.matching_weight else "cosine"
 
     def explained_in_words(self, task, said, name=None):
         """See the method of the base class."""
-        return ["log odds of a match"]
+        return ["log odds of a match" if self.config.matching_weight else "cosine of the embeddings"]
+
+    def has_chances(self, task):
+        """See the method of the base class: a cosine is none."""
+        return bool(self.config.matching_weight)
+
+    @property
+    def explained_base(self):
+        """See the method of the base class; without a trained fusion, what compares the embeddings."""
+        return self.base_model if self.config.matching_weight else ComparedItems(self)
 
     def get_text_features(self, encoder_states: dict[str, EncoderStates] | None = None, **inputs) -> torch.Tensor:
         """The embeddings of texts.

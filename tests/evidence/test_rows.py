@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -104,6 +105,42 @@ def test_texts_and_pairs(head):
             assert all(isinstance(token["text"], str) for token in answer["tokens"])
         else:
             assert answer["answer"] in ("match", "no match")
+
+
+def test_pairs_of_a_search_by_embeddings_alone(tmp_path):
+    """As it is trained without a GPU: the cosine of both embeddings is explained, and maps are made before the
+    encoder."""
+    folder = shutil.copytree(STORED / "heads/retrieval", tmp_path / "search")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"matching_weight": 0.0}))
+    evidence = explain(str(folder), str(ROWS), max_rows=4, background=3, **PAIR)
+    pipe = mm_hf.pipeline("multimodal-feature-extraction", model=str(folder))
+    with open(ROWS) as file:
+        rows = list(csv.DictReader(file))
+    for record in evidence["rows"]:
+        (answer,) = record["answers"]
+        assert gap(answer) <= 1e-5
+        assert answer["probability"] is None
+        assert answer["unit"] == "cosine"
+        row = rows[record["row"]]
+        if not row["photo"]:
+            assert answer["value"] == 0  # nothing is like what is not there
+            continue
+        similarity = pipe({"image": str(ROWS.parent / row["photo"]), "text": row["text"]})["similarity"]
+        assert answer["value"] == pytest.approx(similarity, abs=1e-5)
+        assert answer["answer"] == f"similarity {similarity:.2f}"
+        assert {part["method"] for part in answer["parts"]} == {"input_occlusion"}
+        assert {part["item"] for part in answer["parts"]} == {0, 1}
+    token = explain(str(folder), str(ROWS), max_rows=2, absence="token", method="none", **PAIR)
+    for record in token["rows"]:  # nothing is like what is absent
+        assert record["answers"][0]["base"] == 0
+        assert all(about["alone"] == 0 for about in record["answers"][0]["modalities"].values())
+    refused = explain(str(folder), str(ROWS), max_rows=2, method="occlusion", check=True, **PAIR)
+    assert not refused["rows"][0]["answers"][0]["parts"]
+    assert any("input_occlusion" in warning for warning in refused["warnings"])
+    row = next(row for row in rows if row["photo"])
+    asked = {"image": str(ROWS.parent / row["photo"]), "text": row["text"]}
+    assert pipe(asked, evidence=True)["evidence"]
 
 
 def test_a_table_and_a_series():

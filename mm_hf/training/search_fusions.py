@@ -24,6 +24,7 @@ from accelerate.utils import set_seed
 
 from .. import MMFusionPreTrainedModel
 from ..checkpoints import list_checkpoints
+from ..evaluation.comparisons import lower_is_better
 from ..models.linear_fusion import LINEAR
 from ..models.names import shown
 from ..states import agreed
@@ -113,14 +114,13 @@ def search_fusions(run: Run, fit: Fit):
         ended = [(trial, setting) for trial, setting in ended if trial["score"] is not None]
         if not ended:
             raise ValueError(f"fusion auto: no setting could be trained. The first one: {trials[0].get('fault')}")
-        sign = 1 if is_lower_better(run, ended[0][0]) else -1
-        ended.sort(key=lambda pair: sign * pair[0]["score"])  # equal ones keep their order
+        ended.sort(key=lambda pair: goodness(pair[0]), reverse=True)  # equal ones keep their order
         settings = [setting for _, setting in ended]
     if winner is None:
         line = trial_of_line(run, len(rounds))
         trials.append(line)
         run.say(told(line))
-        ahead = line["score"] is not None and is_better(run, line, ended[0][0])
+        ahead = line["score"] is not None and goodness(line) > goodness(ended[0][0])
         winner = {name: line[name] for name in settings[0]} if ahead else settings[0]
         keep(run, {**kept, "trials": trials, "winner": winner})
     run.fusion_search = {"trials": trials, "winner": winner}
@@ -195,15 +195,9 @@ def run_trial(run: Run, fit: Fit, setting: dict[str, Any], steps: int) -> dict[s
     return {**of_trial, "cpu_seconds": round(time.process_time() - began, 2)}
 
 
-def is_lower_better(run: Run, trial: dict[str, Any]) -> bool:
-    """Whether a low score is a good one."""
-    return any(trial["metric"] in task.lower_is_better for task in run.tasks)
-
-
-def is_better(run: Run, trial: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether a trial has a better score than another."""
-    ahead = trial["score"] - other["score"]
-    return ahead < 0 if is_lower_better(run, trial) else ahead > 0
+def goodness(trial: dict[str, Any]) -> float:
+    """The score of a trial, more for a better one whatever its metric."""
+    return -trial["score"] if lower_is_better(trial["metric"]) else trial["score"]
 
 
 def trial_of_line(run: Run, number: int) -> dict[str, Any]:

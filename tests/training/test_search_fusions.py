@@ -103,7 +103,7 @@ def test_the_last_round_has_what_a_run_without_a_search_takes():
 
 def test_a_line_that_is_ahead_is_the_run(tmp_path, monkeypatch):
     """And is the checkpoint of `--fusion linear`."""
-    monkeypatch.setattr(search_fusions, "is_better", lambda *_: True)
+    monkeypatch.setattr(search_fusions, "goodness", lambda trial: trial["fusion"] == "linear")
     folder = run_of(tmp_path / "auto")
     results = json.loads((folder / "results.json").read_text())
     assert results["fusion_search"]["winner"]["fusion"] == results["recipe"]["fusion"] == "linear"
@@ -112,6 +112,22 @@ def test_a_line_that_is_ahead_is_the_run(tmp_path, monkeypatch):
     named = run_of(tmp_path / "named", fusion="linear", fusion_hidden_size=None)
     weights, same = (load_file(path / "model.safetensors") for path in (folder, named))
     assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_of_an_error_the_least_is_the_best(tmp_path):
+    keys = dict.fromkeys(["vision_encoder", "image_column"])
+    keys |= {"label_column": "price", "problem_type": "regression", "learning_rate": 0.0003}
+    folder = run_of(tmp_path / "auto", **keys)
+    search = json.loads((folder / "results.json").read_text())["fusion_search"]
+    first, others = (
+        [trial for trial in search["trials"] if (trial["round"] == 0) is early] for early in (True, False)
+    )
+    assert first[0]["metric"] == "rmse"
+    best = min(first, key=lambda trial: trial["score"])
+    assert best["fusion"] in {trial["fusion"] for trial in others if trial["learning_rate"] == best["learning_rate"]}
+    chosen = min(others, key=lambda trial: trial["score"])
+    assert search["winner"] == {name: chosen[name] for name in ("fusion", "learning_rate")}
+    assert len({trial["score"] for trial in others}) > 1
 
 
 def test_a_line_that_cannot_be_kept_is_left_out(tmp_path):

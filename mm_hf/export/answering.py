@@ -13,7 +13,7 @@ from ..models.tasks import TaskHead, head_of_config
 
 
 LABEL, ANSWER, WRITTEN = "label", "answer", "generated_text"  # keys of the pipelines' answers
-MOST_TOKENS = 20  # of the library, the start among them, where nobody says how long a text may become
+MOST_TOKENS = 20  # of the library, where nobody says how long a text may become
 # Of a generation config what greedy search without more can do as well; anything else changes what is written.
 UNTOLD = {
     "num_beams": (None, 1),
@@ -100,7 +100,7 @@ def writing_of(model: MMFusionForConditionalGeneration, cache: dict[str, Any]) -
     """Of a model that writes."""
     settings: Any = model.generation_config
     ends = settings.eos_token_id if settings.eos_token_id is not None else model.config.eos_token_id
-    most = settings.max_new_tokens or (settings.max_length or MOST_TOKENS) - 1
+    most = settings.max_new_tokens or (settings.max_length - 1 if settings.max_length else MOST_TOKENS)
     notes = [
         f"{name} is {getattr(settings, name)!r}, and the runtime writes the likeliest token each time, without it"
         for name, plain in UNTOLD.items()

@@ -1,8 +1,8 @@
-"""A model cut into graphs: one an encoder, one of all that comes after, and for models that write a step of the decoder.
+"""A model cut into graphs: one an encoder, one of all that comes after, and where it writes one of a decoder's step.
 
-Each is a module that takes a dict of tensors and gives one, so that any exporter can trace it. One set of graphs serves
-every pattern of presence: `fuse` takes an item of zeros for a modality that no row has, with an index of -1 in each
-row, and the projection puts its absent token in that place, as it does in any batch where some rows lack it.
+Each is a module that takes tensors by name and gives a dict of them, so that any exporter can trace it. One set of
+graphs serves every pattern of presence: `fuse` takes an item of zeros for a modality that no row has, with an index of
+-1 in each row, and the projection puts its absent token in that place, as in any batch where some rows lack it.
 
 Notation used for tensor shapes: see `mm_hf.models.modeling_outputs`.
 """
@@ -152,8 +152,8 @@ class FuseGraph(nn.Module):
 
 
 class StepGraph(nn.Module):
-    """One step of the decoder: the token that was written last, `decoder_input_ids` `(B, 1)`, what `fuse` gave, and the
-    keys and values of all tokens before it, `self_key_<layer>` and `self_value_<layer>` `(B, A, P, d)`; to the
+    """One step of the decoder: the token that was written last, `decoder_input_ids` `(B, 1)`, what `fuse` gave, and
+    the keys and values of all tokens before it, `self_key_<layer>` and `self_value_<layer>` `(B, A, P, d)`; to the
     `logits` of the next token, `(B, C)`, and `next_key_<layer>` and `next_value_<layer>`, those with this one's."""
 
     def __init__(self, model: MMFusionForConditionalGeneration):

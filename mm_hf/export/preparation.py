@@ -40,13 +40,11 @@ def picture_preparation(modality: Modality, processor: Any, folder: Path) -> Set
 
     others = [name for name in (*OTHER_SIZES, *OTHER_STEPS) if of(name) and name != "patch_size"]
     size = {key: value for key, value in (of("size") or {}).items() if value is not None}
-    known = (set(size) == {"height", "width"}) or (
-        "shortest_edge" in size and set(size) <= {"shortest_edge", "longest_edge"}
-    )
+    known = set(size) in ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
     if others or (of("do_resize") and not known):
         raise NotImplementedError(
-            f"{type(part).__name__} does {others or shown(size)}, which the runtime does not: it resizes to a height and "
-            "width or a shortest edge, cuts out the middle, rescales and normalises."
+            f"{type(part).__name__} does {others or shown(size)}, which the runtime does not: it resizes to a height "
+            "and width or a shortest edge, cuts out the middle, rescales and normalises."
         )
     channels = channels_made(part, {}, processor.image_channels)
     mean, std = (of(name) if of("do_normalize") else None for name in ("image_mean", "image_std"))
@@ -129,6 +127,8 @@ def sound_preparation(modality: Modality, processor: Any, folder: Path) -> Setti
             f"{type(part).__name__} makes what the runtime cannot; it knows {['Wav2Vec2', *kinds]}, without dither."
         )
     whisper = name == "Whisper"
+    if name == "AST":  # its frames are as many as it takes, and it gives no mask
+        common["inputs"] = [common["input"]]
     window = torch.hann_window(part.n_fft).numpy() if whisper else np.asarray(part.window)
     file = f"{modality.name}.npz"
     np.savez(folder / file, window=window, mel_filters=np.asarray(part.mel_filters))
@@ -183,7 +183,7 @@ PREPARATIONS: dict[str, Callable[[Modality, Any, Path], Settings]] = {
 
 
 def preparation_of(modality: Modality, processor: Any, folder: Path) -> Settings | None:
-    """How items of a modality are prepared; None of one from outside the package, whose part only its own code knows."""
+    """How items of a modality are prepared; None of one from outside the package, which only its own code knows."""
     return None if modality.extra else PREPARATIONS[modality.part](modality, processor, folder)
 
 

@@ -19,6 +19,9 @@ def quantize_graphs(folder: Path, names: list[str], calibration: object = None):
         folder: that holds them.
         names: of the graphs.
         calibration: rows by which convolutions could be quantized too; nobody gives any yet.
+
+    Raises:
+        NotImplementedError: a graph of more than 2 GB.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -28,6 +31,8 @@ def quantize_graphs(folder: Path, names: list[str], calibration: object = None):
     try:
         for name in names:
             path = folder / f"{name}{SUFFIXES[ONNX]}"
+            if path.with_name(f"{path.name}.data").exists():
+                raise NotImplementedError(f"{path.name} has over 2 GB of weights, too many for int8: leave it out.")
             small = path.with_suffix(".int8")
             quantize_dynamic(
                 path, small, op_types_to_quantize=list(OPERATIONS), weight_type=QuantType.QInt8, per_channel=False

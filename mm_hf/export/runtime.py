@@ -8,8 +8,8 @@ It needs onnxruntime, numpy, tokenizers (for texts), Pillow (for pictures) and s
     python exported/runtime.py '{"image": "cat.png", "text": "a caption"}'
 
 Rows and answers are those of the pipelines of mm_hf: a row is a dict of `image`, `text` (or `question`), `audio`,
-`table`, `series` …, any of which may be missing or None. manifest.json says what this model reads and answers. What was
-exported as programs of torch runs too, where torch is there.
+`table`, `series` …, any of which may be missing or None. manifest.json says what this model reads and answers. What
+was exported as programs of torch runs too, where torch is there.
 
 Notation used for shapes: `B` rows, `U` distinct items, `T` tokens, `K` places of a row, `S` steps or samples.
 """
@@ -71,8 +71,8 @@ class Pictures:
         self.pil, self.settings = Image, settings
 
     def load(self, source):
-        """A path, the bytes of a file, a dict of `bytes` and `path`, a picture of Pillow, or an array of uint8 `(H, W)`
-        or `(H, W, C)`."""
+        """A path, the bytes of a file, a dict of `bytes` and `path`, a picture of Pillow, or an array `(H, W)` or
+        `(H, W, C)`."""
         channels = self.settings["channels"]
         if isinstance(source, np.ndarray):
             source = self.pil.fromarray(eight_bits(source))
@@ -581,8 +581,8 @@ def category(value):
 
 
 def read_marked(text, mark):
-    """The number that a text spells, where `mark` begins its decimals and ends with the sign of its unit; None where it
-    is none."""
+    """The number that a text spells, where `mark` begins its decimals and ends with the sign of its unit; None where
+    it is none."""
     text = text.strip()
     if mark is not None and len(mark) > 1:
         unit, mark = mark[1:], mark[:1]
@@ -647,7 +647,7 @@ class Series:
         values = values[:, None] if values.ndim == 1 else values
         if values.ndim != 2 or values.shape[1] not in self.channels or (np.abs(values) > LARGEST).any():
             raise RowError(
-                f"a series is finite steps of {' or '.join(map(str, self.channels))} channels, got shape {values.shape}."
+                f"a series is finite steps of {' or '.join(map(str, self.channels))} channels, got {values.shape}."
             )
         place = self.channels[values.shape[1]]
         scaled = np.zeros((len(values), len(self.means)))
@@ -673,7 +673,7 @@ PREPARERS = {"pictures": Pictures, "texts": Texts, "sounds": Sounds, "columns": 
 class OnnxGraph:
     """A graph in onnxruntime, on the CPU."""
 
-    def __init__(self, path, threads):
+    def __init__(self, path, names, threads):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -681,7 +681,7 @@ class OnnxGraph:
         if threads is not None:
             options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.names = [value.name for value in self.session.get_inputs()]
+        self.names = [value.name for value in self.session.get_inputs()]  # of `names` those that it looks at
         self.outputs = [value.name for value in self.session.get_outputs()]
 
     def __call__(self, inputs):
@@ -691,10 +691,10 @@ class OnnxGraph:
 class TorchGraph:
     """A program of torch.export."""
 
-    def __init__(self, path, threads):
+    def __init__(self, path, names, threads):
         import torch
 
-        self.torch, self.program = torch, torch.export.load(str(path)).module()
+        self.names, self.torch, self.program = names, torch, torch.export.load(str(path)).module()
         if threads is not None:
             torch.set_num_threads(threads)
 
@@ -728,7 +728,7 @@ class Model:
         }
         self.writer = Texts(self.manifest["tokenizer"], self.folder) if self.manifest["tokenizer"] else None
         self.graphs = {
-            name: BACKENDS[Path(graph["file"]).suffix](self.folder / graph["file"], threads)
+            name: BACKENDS[Path(graph["file"]).suffix](self.folder / graph["file"], graph["inputs"], threads)
             for name, graph in self.manifest["graphs"].items()
         }
         self.keys = {key: modality for modality in self.modalities for key in modality["row_keys"]}
@@ -765,6 +765,8 @@ class Model:
             answered = [None] * len(rows[start : start + batch_size])
             if batch:
                 for place, answer in zip(numbers, self.answer(self.feeds(batch), len(batch), **asked)):
+                    if answer is None and on_error == "raise":
+                        raise RowError(f"Row {start + place}: the model's answer is no finite number.")
                     answered[place] = answer
             answers += answered
         return answers
@@ -784,7 +786,7 @@ class Model:
                 continue
             modality = self.keys[key]
             places, start = self.places_of(modality, key, value)
-            if items[modality["name"]][start:] != [None] * (modality["places"] - start):
+            if any(item is not None for item in items[modality["name"]][start : start + len(places)]):
                 raise RowError(f"A row has one of {modality['row_keys']}, not several.")
             for place, source in enumerate(places, start=start):
                 if not is_missing(source):
@@ -885,12 +887,12 @@ class Model:
         return [self.best_of_row(outputs, row, **asked) for row in range(rows)]
 
     def best_of_row(self, outputs, row, top_k=5, coverage=None, abstain_below=None):
-        """The best labels of one row, of several tasks by task."""
+        """The best labels of one row, of several tasks by task; None where they are no finite numbers."""
         best = {}
         for task in self.answers["tasks"]:
             logits = outputs[task["output"]][row].astype(np.float32)
             if not np.isfinite(logits).all():
-                raise RowError("the model's answer is no finite number.")
+                return None
             best[task["name"]] = best_answers(logits, task, self.answers["label_key"], top_k, coverage, abstain_below)
         return best[None] if list(best) == [None] else best
 

@@ -22,6 +22,7 @@ from .graphs import FUSE, STEP, Tensors
 
 ONNX, TORCH = "onnx", "torch"
 SUFFIXES = {ONNX: ".onnx", TORCH: ".pt2"}
+LARGEST_FILE = 1.9 * 2**30  # bytes of weights that an ONNX file can hold
 ROWS = (5, 3)  # of the two examples
 WRITTEN = (4, 2)  # tokens before the one of a step
 
@@ -124,4 +125,7 @@ def write_graph(graph: nn.Module, one: Tensors, other: Tensors, path: Path):
         import onnx_ir
 
         program, _ = OnnxExporter().export_program(graph, one, OnnxConfig(dynamic_shapes=shapes))
-        onnx_ir.save(program, str(path))
+        if sum(parameter.nbytes for parameter in graph.parameters()) < LARGEST_FILE:
+            onnx_ir.save(program, str(path))
+        else:  # the weights lie in a file beside it
+            OnnxExporter.save_program(program, path)

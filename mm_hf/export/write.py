@@ -1,5 +1,6 @@
-"""Writes the export of a model: its graphs, what prepares their inputs, the manifest that ties them, and `runtime.py`."""
+"""Writes the export of a model: graphs, what prepares their inputs, the manifest that ties them, and `runtime.py`."""
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -57,12 +58,10 @@ def export_model(
     check_packages(to)
     folder = Path(folder)
     with torch.no_grad():
-        preparations = {name: preparation_of(modality_of(name), processor, folder) for name in model.config.modalities}
+        modalities = {name: modality_of(name) for name in model.config.modalities}
+        preparations = {name: preparation_of(each, processor, folder) for name, each in modalities.items()}
         examples = [
-            {
-                name: inputs_of_items(modality_of(name), model, processor, count, size)
-                for name in model.config.modalities
-            }
+            {name: inputs_of_items(each, model, processor, count, size) for name, each in modalities.items()}
             for count, size in zip(ITEMS, SIZES)
         ]
         graphs = graphs_of(model)
@@ -84,8 +83,7 @@ def export_model(
         "format": FORMAT,
         "model": type(model).__name__,
         "modalities": [
-            about_modality(model, modality_of(name), preparations[name], one, other)
-            for name in model.config.modalities
+            about_modality(model, each, preparations[name], one, other) for name, each in modalities.items()
         ],
         "graphs": {name: {"file": f"{name}{SUFFIXES[to]}", "inputs": list(one[name])} for name in graphs},
         "answers": answers,
@@ -104,6 +102,8 @@ def check_packages(to: str):
     if to not in SUFFIXES:
         raise ValueError(f"to must be one of {list(SUFFIXES)}, got {to!r}.")
     lacking = [name for name in (PACKAGES if to == ONNX else ()) if not versions((name,))]
+    if importlib.util.find_spec("transformers.exporters") is None:
+        lacking.append("transformers from 5.24 on")
     if lacking:
         raise ImportError(f"Exporting to {to} needs {', '.join(lacking)}: pip install 'mm_hf[export]'.")
 

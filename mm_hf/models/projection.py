@@ -57,8 +57,8 @@ def fold_factors(level_shapes: list[tuple[int, ...]]) -> list[int]:
 
 
 def distinct_rows(index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The distinct rows of an index `(B, places)`, `(U, places)`, and which of them each row is, `(B,)`. A graph that is
-    exported takes every row for one of its own, since how many are distinct depends on the data."""
+    """The distinct rows of an index `(B, places)`, `(U, places)`, and which of them each row is, `(B,)`. A graph that
+    is exported takes every row for one of its own, since how many are distinct depends on the data."""
     if torch.compiler.is_exporting():
         return index, torch.arange(index.shape[0], device=index.device)
     combinations, rows = index.unique(dim=0, return_inverse=True)

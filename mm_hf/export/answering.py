@@ -5,11 +5,12 @@ from typing import Any
 from ..models.confidence import COVERAGES
 from ..models.ctc_mm_fusion import MMFusionForCTC
 from ..models.generation_mm_fusion import MMFusionForConditionalGeneration
-from ..models.how_sure import CLASSES
 from ..models.modeling_mm_fusion import MMFusionForClassification, MMFusionForMultiTask, MMFusionForQuestionAnswering
 from ..models.pretrained_mm_fusion import MMFusionPreTrainedModel
 from ..models.retrieval_mm_fusion import MMFusionForRetrieval
+from ..models.sound import Sound
 from ..models.tasks import TaskHead, head_of_config
+from ..models.text import Text
 
 
 LABEL, ANSWER, WRITTEN = "label", "answer", "generated_text"  # keys of the pipelines' answers
@@ -44,7 +45,7 @@ def answering_of(model: MMFusionPreTrainedModel, memory: dict[str, Any] | None) 
     if isinstance(model, MMFusionForRetrieval):
         return {"kind": "embeddings"}, []
     if isinstance(model, MMFusionForCTC):
-        return {"kind": "moments", "label_key": config_key(model), "blank": model.blank}, []
+        return {"kind": "moments", "label_key": text_key(model), "blank": model.blank}, []
     if isinstance(model, MMFusionForConditionalGeneration):
         return writing_of(model, memory or {})
     if isinstance(model, MMFusionForMultiTask):
@@ -85,11 +86,8 @@ def names_of_numbers(name: str, head: TaskHead) -> list[str]:
     return [name] if head.num_labels == 1 else [f"{name} {place}" for place in range(head.num_labels)]
 
 
-def config_key(model: MMFusionPreTrainedModel) -> str:
+def text_key(model: MMFusionPreTrainedModel) -> str:
     """Under which the pipelines of a model that writes give its texts."""
-    from ..models.sound import Sound
-    from ..models.text import Text
-
     modalities = model.config.modalities
     if isinstance(model, MMFusionForCTC) or (Sound.name in modalities and len(modalities) == 1):
         return Text.row_keys[0]
@@ -106,7 +104,7 @@ def writing_of(model: MMFusionForConditionalGeneration, cache: dict[str, Any]) -
         for name, plain in UNTOLD.items()
         if getattr(settings, name, None) not in plain
     ]
-    key = config_key(model)
+    key = text_key(model)
     return {
         "kind": "written",
         "label_key": key,
@@ -117,6 +115,3 @@ def writing_of(model: MMFusionForConditionalGeneration, cache: dict[str, Any]) -
         "max_new_tokens": most,
         "cache": {name: list(shape) for name, shape in cache.items()},
     }, notes
-
-
-__all__ = ["CLASSES", "answering_of"]

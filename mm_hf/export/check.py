@@ -2,6 +2,7 @@
 traced with. A graph that is silently wrong never leaves the folder that it was written in."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from .graphs import FUSE, FuseGraph, embedding_name, level_name, mask_name
 from .preparation import made_up_items
 
 
-ROWS = 4
+ROWS = 6  # other numbers of rows and items than those that graphs are traced with
 SIZE = 5  # of the made-up items
 BOUND = 1e-3  # of the largest number that the model gives: filters of sounds and resized pictures differ by rounding
 
@@ -23,7 +24,11 @@ def load_runtime(folder: Path) -> Any:
     """The module of an export's own `runtime.py`."""
     spec = importlib.util.spec_from_file_location("mm_hf_runtime_of_an_export", folder / "runtime.py")
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is left in the folder
+    try:
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+    finally:
+        sys.dont_write_bytecode = before
     return module
 
 

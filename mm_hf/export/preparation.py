@@ -156,12 +156,12 @@ def table_preparation(modality: Modality, processor: Any, folder: Path) -> Setti
     """Of the columns of a table."""
     schema = processor.table_schema
     names = list(modality.inputs)
-    there = [bool(schema.numerical or schema.dates), bool(schema.categorical)]
+    has_columns = [bool(schema.numerical or schema.dates), bool(schema.categorical)]
     return {
         "kind": "columns",
         "schema": schema.to_dict(),
         "names": names,
-        "inputs": [name for name, made in zip(names, there) if made],
+        "inputs": [name for name, made in zip(names, has_columns) if made],
     }
 
 

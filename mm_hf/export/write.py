@@ -126,7 +126,7 @@ def inputs_of_items(modality: Modality, model: Any, processor: Any, count: int, 
         return {name: value.expand(count, *value.shape[1:]).contiguous() for name, value in dummy.items()}
     items = made_up_items(modality, processor, count, size)
     checked = [modality.check(item, processor, {}) for item in items]
-    made = processor(**{modality.argument: checked}, **modality.told(processor))
+    made = processor.without_windows()(**{modality.argument: checked}, **modality.told(processor))
     given = {name: made[name] for name in modality.inputs if name in made}
     return {name: value if value.is_floating_point() else value.long() for name, value in given.items()}
 
@@ -141,16 +141,11 @@ def about_modality(
     """What the manifest says of a modality."""
     config: Any = model.config
     name, graph = modality.name, f"encode_{modality.name}"
-    fused, its = (each.get(FUSE, {}) for each in (one, other))
-    if not fused:  # a model for search without matching
-        fused, its = ({} for _ in range(2))
+    fused, its = (each.get(FUSE, {}) for each in (one, other))  # a model for search may have none
     levels = []
-    for number in range(len(fused)):
-        key = level_name(name, number)
-        if key in fused:
-            shape = fused[key].shape[1:]
-            sizes = [1 if size != another else size for size, another in zip(shape, its[key].shape[1:])]
-            levels.append({"name": key, "dummy": [1, *sizes]})
+    while (key := level_name(name, len(levels))) in fused:
+        sizes = zip(fused[key].shape[1:], its[key].shape[1:])  # what differs is open, and 1 of an item of zeros
+        levels.append({"name": key, "dummy": [1, *(1 if size != another else size for size, another in sizes)]})
     frames = getattr(config, "num_frames", None) or 0
     pictures = name == Vision.name
     return {

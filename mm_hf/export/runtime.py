@@ -23,6 +23,7 @@ import stat
 import sys
 from datetime import date, datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -269,7 +270,8 @@ class Texts:
             start = offsets[at][0]
             return start == 0 or text[start - 1].isspace() or text[start].isspace()
 
-        windows, begin = [], 0
+        windows: list[str] = []
+        begin = 0
         while len(windows) < count:
             end = min(begin + room, len(offsets))
             if end < len(offsets):  # back to the end of a word
@@ -664,7 +666,13 @@ class Series:
         return dict(zip(self.settings["names"], (values, mask)))
 
 
-PREPARERS = {"pictures": Pictures, "texts": Texts, "sounds": Sounds, "columns": Tables, "steps": Series}
+PREPARERS: dict[str, Any] = {
+    "pictures": Pictures,
+    "texts": Texts,
+    "sounds": Sounds,
+    "columns": Tables,
+    "steps": Series,
+}
 
 
 # ---- The model
@@ -704,7 +712,7 @@ class TorchGraph:
         return {name: value.numpy() for name, value in outputs.items()}
 
 
-BACKENDS = {".onnx": OnnxGraph, ".pt2": TorchGraph}
+BACKENDS: dict[str, Any] = {".onnx": OnnxGraph, ".pt2": TorchGraph}
 
 
 class Model:
@@ -753,8 +761,8 @@ class Model:
             return self([rows], batch_size, on_error, **asked)[0]
         answers = []
         for start in range(0, len(rows), batch_size):
-            loaded, numbers = {}, []
-            batch = []
+            loaded: dict[Any, Any] = {}
+            numbers, batch = [], []
             for number, row in enumerate(rows[start : start + batch_size], start=start):
                 try:
                     batch.append(self.load(row, loaded))
@@ -829,7 +837,8 @@ class Model:
         """What the fusion reads of loaded rows: of each modality the index of its items, and what its encoder gave."""
         feeds = {}
         for modality in self.modalities:
-            name, known, items = modality["name"], {}, []
+            name, known = modality["name"], {}
+            items: list[Any] = []
             index = np.full((len(batch), modality["places"]), -1, np.int64)
             for row, places in enumerate(batch):
                 for place, item in enumerate(places[name]):
@@ -869,7 +878,8 @@ class Model:
             joined[name] = np.zeros((len(mask), *shapes.max(0)), parts[0][1][name].dtype)
             for rows, part in parts:
                 value = np.ones_like(part[name]) if name == modality["mask"] else part[name]
-                joined[name][(rows, *(slice(0, size) for size in value.shape[1:]))] = value
+                place: Any = (rows, *(slice(0, size) for size in value.shape[1:]))
+                joined[name][place] = value
         return joined
 
     # ---- From there to answers
@@ -914,7 +924,7 @@ class Model:
         """Of a model for search how likely text and item of each row belong together, by its fusion: `(B,)`."""
         if self.answers["kind"] != "embeddings" or "fuse" not in self.graphs:
             raise ValueError("this model was not trained to say what belongs together.")
-        loaded = {}
+        loaded: dict[Any, Any] = {}
         feeds = self.feeds([self.load(row, loaded) for row in rows])
         return 1 / (1 + np.exp(-self.graphs["fuse"](feeds)["match"].astype(np.float64)))
 

@@ -1,4 +1,4 @@
-"""The flags of the verbs `compare`, `predict`, `search` and `chat`, which can be read without torch: for `--help`."""
+"""The flags of `compare`, `predict`, `explain`, `export`, `search` and `chat`, read without torch: for `--help`."""
 
 import argparse
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -303,6 +303,43 @@ def explain_parser(description: str, prog: str) -> ArgumentParser:
         help="A .csv, .jsonl or .parquet file, or whatever training reads; left out, the run's own data.",
     )
     parser.add_argument("-o", "--output", metavar="FOLDER", help="What is written; left out, RUN/evidence.")
+    return parser
+
+
+@dataclass
+class ExportArguments:
+    """What is written."""
+
+    to: str = option(
+        "onnx",
+        "onnx: graphs for onnxruntime and whatever else reads ONNX; torch: programs of torch.export, for torch.",
+        choices=["onnx", "torch"],
+    )
+    int8: bool = option(
+        False, "Matrix products and tables of embeddings in 8 bits: a quarter of their size, and faster on CPUs."
+    )
+    overwrite: bool = option(False, "Replace an export that is there.")
+    import_files: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Files of Python that bring what the checkpoint has from outside mm_hf; left out, its run's.",
+            "flag": "import",
+        },
+    )
+
+    def __post_init__(self):
+        if self.int8 and self.to != "onnx":
+            raise ValueError(f"int8 is for onnx, and --to is {self.to!r}: leave one of them out.")
+
+
+def export_parser(description: str, prog: str) -> ArgumentParser:
+    """What `mm_hf export` takes."""
+    usage = f"{prog} RUN [--to onnx|torch] [--int8] [-o FOLDER]"
+    parser = ArgumentParser(ExportArguments, prog=prog, usage=usage, description=description)
+    parser.add_argument("run", metavar="RUN", help="Folder of a run or checkpoint, or Hub id.")
+    parser.add_argument(
+        "-o", "--output", metavar="FOLDER", help="What is written; left out, RUN/onnx, or as --to says, with -int8."
+    )
     return parser
 
 

@@ -147,10 +147,7 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
         if states is None or mask is None or ids is None:
             raise ValueError("MMFusionForCTC reads tokens, and none were given: leave return_tokens out, or True.")
         heard = ids[0] == self.config.modalities.index(Sound.name)
-        tokens, mask = states[:, heard], mask[:, heard]
-        tokens, mask = average(tokens, mask, self.config.ctc_stride)
-        fused = self.token_norm(tokens) + self.pooled_norm(encoder_outputs.pooler_output)[:, None]
-        logits = self.ctc_head(self.dropout(fused))  # (B, A, C)
+        logits, mask = self.heard(states[:, heard], mask[:, heard], encoder_outputs.pooler_output)
         loss = None
         if labels is not None:
             check_token_labels(labels, len(logits))
@@ -164,6 +161,19 @@ class MMFusionForCTC(MMFusionPreTrainedModel):
             attentions=encoder_outputs.get("attentions"),
             cross_attentions=encoder_outputs.get("cross_attentions"),
         )
+
+    def heard(
+        self, tokens: torch.Tensor, mask: torch.Tensor, pooled: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The logits of each moment, `(B, A', C)`, and which of them hear something, `(B, A')` bool.
+
+        Args:
+            tokens, mask: of the sound, as the fusion gives them, `(B, A, D)` and `(B, A)` bool.
+            pooled: the fused vector, `(B, D)`.
+        """
+        tokens, mask = average(tokens, mask, self.config.ctc_stride)
+        fused = self.token_norm(tokens) + self.pooled_norm(pooled)[:, None]
+        return self.ctc_head(self.dropout(fused)), mask
 
     @torch.no_grad()
     def generate(

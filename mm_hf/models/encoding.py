@@ -146,7 +146,8 @@ def to_the_right(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return inputs
     items, steps = mask.shape
     lead = mask.bool().long().argmax(1, keepdim=True)  # (U, 1): steps before the first one that counts
-    places = (torch.arange(steps, device=mask.device) + lead) % steps  # (U, T)
+    places = torch.arange(steps, device=mask.device) + lead
+    places = torch.where(places < steps, places, places - steps)  # (U, T)
 
     def moved(value: torch.Tensor) -> torch.Tensor:
         index = places.reshape(items, steps, *[1] * (value.ndim - 2)).expand_as(value)
@@ -160,7 +161,7 @@ def patch_order(encoder: PreTrainedModel, pixel_values: torch.Tensor) -> torch.T
     size = encoder.config.patch_size
     rows, columns = (size, size) if isinstance(size, int) else size
     count = (pixel_values.shape[-2] // rows) * (pixel_values.shape[-1] // columns)
-    return torch.linspace(0, 1, count, device=pixel_values.device).expand(len(pixel_values), -1)
+    return torch.linspace(0, 1, count, device=pixel_values.device).expand(pixel_values.shape[0], -1)
 
 
 def trains(encoder: nn.Module) -> bool:

@@ -116,6 +116,10 @@ class Fusion(nn.Module):
         """
         raise NotImplementedError
 
+    def token_order(self) -> list[str]:
+        """The modalities, in the order in which their tokens stand side by side where the tokens are given."""
+        return list(self.modalities)
+
     def make_output_norm(self) -> nn.Module:
         """What the vector that the head reads goes through last: a norm where the config asks for one."""
         if not self.config.output_norm:

@@ -20,7 +20,7 @@ from transformers import initialization as init
 from .fusion import Fusion, register_fusion
 from .modeling_outputs import EncoderStates, TokenStates
 from .pooled_fusions import PooledFusion
-from .projection import ModalityProjection
+from .projection import ModalityProjection, distinct_rows
 
 
 LINEAR = "linear"
@@ -125,7 +125,7 @@ class LinearProjection(ModalityProjection):
                 index = (index + 1).clamp(min=0)  # the absent token goes first, so that an index too large is an error
         if self.places == 1:
             return TokenStates(tokens=tokens[:, :, 0], mask=mask, index=index, pooled=pooled[:, 0])
-        combinations, index = index.unique(dim=0, return_inverse=True)  # (U, K), (B,)
+        combinations, index = distinct_rows(index)  # (U, K), (B,)
         each = torch.arange(self.places, device=combinations.device)
         chosen = tokens[combinations, :, each]  # (U, K, T, D)
         present = combinations > 0

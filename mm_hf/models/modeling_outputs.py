@@ -183,7 +183,7 @@ class MMFusionModelOutput(ModelOutput):
             last_hidden_state=fused.tokens,
             pooler_output=fused.pooled,
             attention_mask=fused.mask,
-            modality_ids=None if ids is None else ids.expand(len(fused.pooled), -1),
+            modality_ids=None if ids is None else ids.expand(fused.pooled.shape[0], -1),
             hidden_states=fused.hidden_states,
             attentions=fused.attentions,
             cross_attentions=fused.cross_attentions,

@@ -56,6 +56,15 @@ def fold_factors(level_shapes: list[tuple[int, ...]]) -> list[int]:
     return factors
 
 
+def distinct_rows(index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The distinct rows of an index `(B, places)`, `(U, places)`, and which of them each row is, `(B,)`. A graph that
+    is exported takes every row for one of its own, since how many are distinct depends on the data."""
+    if torch.compiler.is_exporting():
+        return index, torch.arange(index.shape[0], device=index.device)
+    combinations, rows = index.unique(dim=0, return_inverse=True)
+    return combinations, rows
+
+
 def pool_tokens(
     tokens: torch.Tensor, mask: torch.Tensor | None, pooling: str, places: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -84,7 +93,7 @@ def pool_tokens(
         places = torch.arange(mask.shape[1], device=mask.device)
         # Of several largest numbers, argmax gives the first: the first token that counts, or the last one.
         chosen = mask.long().argmax(-1) if pooling == "cls" else (mask * places).argmax(-1)
-        return tokens[torch.arange(len(tokens), device=mask.device), chosen]
+        return tokens[torch.arange(tokens.shape[0], device=mask.device), chosen]
     weights = mask.unsqueeze(-1).to(tokens.dtype)
     return (tokens * weights).sum(1) / weights.sum(1)
 
@@ -229,14 +238,14 @@ class ModalityProjection(nn.Module):
             return None if index is None else index.flatten()
         if index is None:
             index = torch.arange(states.count(), device=self.absent_token.device)
-        index = index.reshape(len(index), -1)
+        index = index.reshape(index.shape[0], -1)
         return nn.functional.pad(index, (0, self.places - index.shape[1]), value=-1)
 
     def join_places(self, states: TokenStates) -> TokenStates:
         """Makes one item of the several that a row has: each distinct combination of them, once. The index that comes
         is `(B, places)`, the first item the absent token. Of the tokens, `(U, places * T, D)`, the pooled vector is
         the mean of those of the items that are there."""
-        combinations, index = states.index.unique(dim=0, return_inverse=True)  # (U, places), (B,)
+        combinations, index = distinct_rows(states.index)  # (U, places), (B,)
         embeddings = self.place_embeddings.to(states.tokens.dtype)
         tokens = (states.tokens[combinations] + embeddings[:, None]).flatten(1, 2)  # (U, places * T, D)
         mask = None if states.mask is None else states.mask[combinations].flatten(1)  # (U, places * T)

@@ -219,10 +219,11 @@ class RecurrentModel(PreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones(items, steps, dtype=torch.bool, device=states.device)
         mask = attention_mask.bool()
-        order = mask.logical_not().long().argsort(dim=1, stable=True)  # (U, T): the steps that count go in front
         places = torch.arange(steps, device=states.device).expand(items, steps)
-        back = order.argsort(dim=1)
         lengths = mask.sum(1, keepdim=True)
+        # The steps that count go in front. (Sorting would say the same, and exporters trace it with trouble.)
+        back = torch.where(mask, mask.cumsum(1) - 1, lengths + mask.logical_not().cumsum(1) - 1)  # (U, T)
+        order = torch.zeros_like(back).scatter(1, back, places)
         backwards = torch.where(places < lengths, lengths - 1 - places, places)
 
         def given_out(states: torch.Tensor) -> torch.Tensor:

@@ -149,6 +149,9 @@ class CrossAttentionFusion(TokenFusion):
             self.memory_norms[name] = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.distance_bias = DistanceBias(config) if config.distance_bias else None
 
+    def token_order(self):
+        return [self.query_modality, *self.memory_modalities]
+
     def prepare(self, states, recorder=None):
         states = {name: self.refine(name, states[name], recorder) for name in self.memory_modalities}
         attentions: list[Any] = [layer.cross_attn for layer in self.layers]
@@ -355,7 +358,7 @@ class BottleneckFusion(TokenFusion):
         count = self.config.num_latents
         streams = {name: states[name].rows(states[name].tokens) for name in self.modalities}
         query = streams[self.query_modality]
-        latents = self.latents.to(query.dtype).expand(len(query), -1, -1)  # (B, num_latents, D)
+        latents = self.latents.to(query.dtype).expand(query.shape[0], -1, -1)  # (B, num_latents, D)
         masks = {name: nn.functional.pad(states[name].row_mask(), (0, count), value=True) for name in self.modalities}
         recorder.add(torch.cat([query, latents], dim=1))
         layers: Any = self.layers

@@ -1,0 +1,94 @@
+"""Writes a checkpoint as graphs, for a service without torch.
+
+    mm_hf export runs/houses
+    mm_hf export runs/houses --int8 -o houses_small
+    mm_hf export me/answers --to torch
+
+Each encoder is a graph, and all that comes after is another one, whichever modalities a row has. The folder also holds
+runtime.py, one file that answers rows with onnxruntime, numpy, tokenizers and Pillow alone:
+
+    python runs/houses/onnx/runtime.py '{"image": "front.jpg", "table": {"beds": 3}}'
+
+The export is tried before it is given out: runtime.py has to give what the model gives, on made-up rows.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from transformers.utils import logging
+
+from .. import MMFusionProcessor
+from ..export import export_model
+from ..export.check import check_export
+from ..export.write import MANIFEST, check_packages
+from ..progress_bar import progress_bar
+from ..training.exits import ANSWERING, run_script
+from ..training.recipe import import_files_for, import_named
+from .arguments import ExportArguments, export_parser
+from .prediction.arguments import load_config
+
+
+def main():
+    """All of it, from top to bottom."""
+    parser = export_parser(__doc__, "mm_hf export")
+    import_named(parser)
+    try:
+        args, words = parser.parse_args_into_dataclasses()
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        check_packages(args.to)
+        import_files_for(words.run, args.import_files)
+        lines = export_run(words.run, output_folder(words.run, words.output, args), args)
+    except (NotImplementedError, ImportError) as error:  # what cannot be exported, not a fault of ours
+        raise ValueError(str(error)) from None
+    print("\n".join(lines), flush=True)
+
+
+def output_folder(run: str, output: str | None, args: ExportArguments) -> Path:
+    """Where the export goes."""
+    if output is not None:
+        return Path(output)
+    name = args.to + ("-int8" if args.int8 else "")
+    return Path(run) / name if os.path.isdir(run) else Path(f"{Path(run).name}-{name}")
+
+
+def export_run(run: str, folder: Path, args: ExportArguments) -> list[str]:
+    """Exports a checkpoint into a folder that is whole or not there, and gives what is to be said of it.
+
+    Raises:
+        ValueError: there is something else in the folder's place, or see `export_model` and `check_export`.
+    """
+    if folder.exists() and not (args.overwrite and (folder / MANIFEST).is_file()):
+        way = "--overwrite replaces it" if (folder / MANIFEST).is_file() else "it holds no export: name another one"
+        raise ValueError(f"{folder} is there already, {way}.")
+    _, head = load_config(run, searches=True)
+    logging.disable_progress_bar()  # of loading weights: seconds
+    model, processor = head.from_pretrained(run).float().eval(), MMFusionProcessor.from_pretrained(run)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as holder:
+        fresh = Path(holder, "fresh")
+        fresh.mkdir()
+        with progress_bar(desc="exporting", unit=" graphs") as bar:
+            notes = export_model(model, processor, fresh, args.to, args.int8, said=lambda line: bar.update())
+        worst = check_export(model, processor, fresh, args.int8)
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+    files = sorted((path.stat().st_size, path.name) for path in folder.iterdir())
+    lines = [f"{name:<24}{size / 2**20:10.2f} MB" for size, name in reversed(files)]
+    lines += [f"note: {note}." for note in notes]
+    rounded = " (8 bits round; measure it on rows of yours)" if args.int8 else ""
+    lines.append(f"On made-up rows its numbers are off by {worst:.1g} of the model's{rounded}.")
+    return [*lines, f"{folder}: {sum(size for size, _ in files) / 2**20:.1f} MB. Try: python {folder}/runtime.py"]
+
+
+def script():
+    """The command line."""
+    run_script(main, ANSWERING)
+
+
+if __name__ == "__main__":
+    script()

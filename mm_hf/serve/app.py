@@ -48,8 +48,8 @@ def make_app(service: Service) -> Any:
         if wanted is None:
             return
         kind, _, given = request.headers.get("authorization", "").partition(" ")
-        # Of digests the comparison takes as long, whatever was given and however long it is.
-        digests = [hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest() for key in (given.strip(), wanted)]
+        # Of digests the comparison takes as long, whatever was given and however long it is. Headers come as Latin 1.
+        digests = [hashlib.sha256(key).digest() for key in (given.strip().encode("latin-1"), wanted.encode())]
         if not hmac.compare_digest(*digests) or kind.lower() != "bearer":
             headers = {"WWW-Authenticate": "Bearer"}
             message = "This service asks for its key: send the header `Authorization: Bearer KEY`."

@@ -112,11 +112,12 @@ class Batcher:
         """What the thread does."""
         while batch := self.collect():
             started = time.monotonic()
-            for (ticket, place), answer in zip(batch, self.answers(batch)):
-                ticket.take(place, answer)
+            answers = self.answers(batch)
             seconds = time.monotonic() - started
             self.seconds_a_row = 0.8 * self.seconds_a_row + 0.2 * seconds / len(batch)
-            self.done(len(batch), seconds)
+            self.done(len(batch), seconds)  # before anybody has an answer: who asks then finds it counted
+            for (ticket, place), answer in zip(batch, answers):
+                ticket.take(place, answer)
 
     def collect(self) -> list[tuple[Ticket, int]]:
         """The next rows, all with evidence or all without; none when it has to end."""

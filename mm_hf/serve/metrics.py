@@ -15,9 +15,10 @@ class Metrics:
 
     Args:
         queue: gives the rows that wait.
+        requests: gives the requests that are in work.
     """
 
-    def __init__(self, queue: Any):
+    def __init__(self, queue: Any, requests: Any):
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
         self.registry = registry = CollectorRegistry()
@@ -51,6 +52,8 @@ class Metrics:
         self.confidence = Histogram(
             "mm_hf_confidence", "Scores of the best classes, by task.", ["task"], buckets=SHARES, registry=registry
         )
+        in_work = Gauge("mm_hf_requests_in_work", "Requests that were taken on.", registry=registry)
+        in_work.set_function(requests)
         Gauge("mm_hf_queue_rows", "Rows that wait for the model.", registry=registry).set_function(queue)
 
     def read(self, absent: Iterable[str]):

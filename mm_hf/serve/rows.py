@@ -167,7 +167,7 @@ def check_row(value: Any, keys: Mapping[str, Key], config: Any, limits: Limits) 
     row: dict[str, Any] = {}
     for name, given in value.items():
         if name not in keys:
-            meant = did_you_mean(name, keys)
+            meant = key_meant(name, keys)
             raise ValueError(f"A row has keys out of {list(keys)}, got {name!r:.80}.{meant}")
         if given is None:
             continue
@@ -180,6 +180,12 @@ def check_row(value: Any, keys: Mapping[str, Key], config: Any, limits: Limits) 
             items = [row[name]]
         check_amounts([item for item in items if item is not None], name, reader.amounts, limits)
     return row
+
+
+def key_meant(name: str, keys: Mapping[str, Key]) -> str:
+    """Which key somebody means, for messages."""
+    words = {word: key.modality.row_keys[0] for key in keys.values() for word in key.modality.meant}
+    return f" Did you mean {words[name]!r}?" if name in words else did_you_mean(name, keys)
 
 
 def check_amounts(items: list[Any], key: str, amounts: Callable[[Any, str], dict[str, float]], limits: Limits):

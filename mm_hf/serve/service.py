@@ -47,7 +47,7 @@ class Service:
 
     def __init__(self, settings: Settings):
         self.settings, self.limits = settings, settings.limits
-        self.metrics = Metrics(lambda: len(self.batcher or ()))
+        self.metrics = Metrics(lambda: len(self.batcher or ()), lambda: self.in_work)
         self.readers = ThreadPoolExecutor(READERS, thread_name_prefix="mm_hf-read")
         self.batcher: Batcher | None = None
         self.stopping = False

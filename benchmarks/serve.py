@@ -113,13 +113,14 @@ def main():
     parser.add_argument("--seconds", type=float, default=20, help="of load on each server in a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=1000, help="after which memory is measured")
+    parser.add_argument("--warm_up", type=int, default=300, help="requests before anything is measured")
     parser.add_argument("--write", action="store_true", help="keep the figures in results/serve.json")
     args = parser.parse_args()
     batched, single = Server(args.run, args.threads), Server(args.run, args.threads, "--max_batch", "1")
     try:
         requests = bodies(batched, 64)
         for server in (batched, single):
-            load(server, args.clients, requests, None, 64)
+            load(server, args.clients, requests, None, args.warm_up)
         rounds = []
         for number in range(args.rounds):
             pair = (batched, single) if number % 2 == 0 else (single, batched)

@@ -8,7 +8,7 @@ that cannot be answered has `{"error": "…"}` in its place; of one alone it is 
 
 import base64
 import threading
-from typing import Any
+from typing import Any, cast
 
 from transformers import pipeline
 
@@ -27,7 +27,7 @@ class EndpointHandler:
     """
 
     def __init__(self, path: str = ""):
-        self.pipe: Any = pipeline(model=path or ".", trust_remote_code=True)
+        self.pipe = cast(Any, pipeline)(model=path or ".", trust_remote_code=True)
         self.one_at_a_time = threading.Lock()  # requests come on many threads; torch uses all cores for each
 
     def __call__(self, data: dict[str, Any]) -> Any:

@@ -47,11 +47,11 @@ class Service:
 
     def __init__(self, settings: Settings):
         self.settings, self.limits = settings, settings.limits
+        self.in_work = self.bytes_in_work = self.being_read = 0
         self.metrics = Metrics(lambda: len(self.batcher or ()), lambda: self.in_work)
         self.readers = ThreadPoolExecutor(READERS, thread_name_prefix="mm_hf-read")
         self.batcher: Batcher | None = None
         self.stopping = False
-        self.in_work = self.bytes_in_work = self.being_read = 0
         self.counting = threading.Lock()
         self.example: dict[str, Any] = {}  # a row, and what an answer looks like
         self.example_answer: Any = None
@@ -82,13 +82,13 @@ class Service:
         )
 
     def warm_up(self):
-        """Answers the example, alone and several times over.
+        """Answers the example, alone and in the largest batch, whose memory is then at hand.
 
         Raises:
             ValueError: it cannot be answered: so will no other row.
         """
         every = {"top_k": None} if "top_k" in self.backend.options else {}
-        for rows in {1, min(8, self.settings.max_batch)}:
+        for rows in sorted({1, self.settings.max_batch}):
             read = [read_row(self.example, self.keys, self.backend, Limits()) for _ in range(rows)]
             bad = [row for row in read if isinstance(row, RowError)]
             answers = bad or self.backend.answer([row.loaded for row in read], [every] * rows)

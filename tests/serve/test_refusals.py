@@ -11,6 +11,7 @@ import pytest
 from messages import says
 from PIL import Image
 
+from mm_hf.commands.serve import is_loopback
 from mm_hf.serve.server import listen
 
 
@@ -213,6 +214,14 @@ def test_a_client_that_leaves(client, server):
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(sent)
     assert after(client)
+
+
+@pytest.mark.parametrize(
+    ("host", "own"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("example", False)]
+)
+def test_addresses_of_this_machine_alone(host, own):
+    """All others bring a warning."""
+    assert is_loopback(host) == own
 
 
 def test_a_port_that_is_taken():

@@ -10,6 +10,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from ...models.modality import MODALITIES, modality_of
 from ..looks import ColumnSample, Evidence
+from ..request_items import FILE_SCHEMA, encoded_file, file_of_request, numbers_of_request
 from ..rows import Columns, is_absent
 from ..shown import shown_other
 from .linear import Place, pooled_features, write_pooled
@@ -31,6 +32,7 @@ class ModalityReader:
         name: of the modality.
         one_item: all its columns make one item of a row, as those of a table; else each has an item of its own.
         files: its items are files, which rows hold as `bytes` and `path`.
+        takes_texts: its items are texts in requests to a service, see `from_request`.
         lists: its items are lists in the data, which are not to be read as texts.
         cells: how cells of a CSV are read: "texts" as they are written; "numbers", of which nobody may doubt which
             they are; "values", by what they look like.
@@ -42,6 +44,7 @@ class ModalityReader:
         needs_all_rows: it is fitted on the training rows, so that it does not go with streaming.
         shown_as: what stands in a report where a row has no picture of it, as in "(no image)"; None: it has none.
         knows_values: it tells values that it learned from others, see `unseen`.
+        packages: that files of its items need, for who installs no extra of mm_hf.
         captions: which modality's `caption` stands beside a row in a report: that of the lowest number. None: it has
             none.
     """
@@ -49,6 +52,7 @@ class ModalityReader:
     name: ClassVar[str]
     one_item: ClassVar[bool] = False
     files: ClassVar[bool] = False
+    takes_texts: ClassVar[bool] = False
     lists: ClassVar[bool] = False
     cells: ClassVar[str] = "values"
     item_columns: ClassVar[tuple[str, ...]] = ()
@@ -57,6 +61,7 @@ class ModalityReader:
     shown_as: ClassVar[str | None] = None
     captions: ClassVar[int | None] = None
     knows_values: ClassVar[bool] = False
+    packages: ClassVar[tuple[str, ...]] = ()
 
     # The columns of a data set
 
@@ -224,6 +229,42 @@ class ModalityReader:
         """
         asked: Any = {modality_of(self.name).argument: items}
         return dict(collator.processor(**asked))
+
+    # Requests to a service
+
+    def from_request(self, value: Any, key: str) -> Any:
+        """One item of a row as a request brings it, as a pipeline takes it: the bytes of a file, else numbers. What
+        is made of texts says so by a method of its own: a text could be a path.
+
+        Args:
+            value: of JSON, or the bytes of an upload; not None.
+            key: of the row, for messages.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        return file_of_request(value, key) if self.files else numbers_of_request(value, key)
+
+    def amounts(self, item: Any, key: str) -> dict[str, float]:
+        """How large an item of `from_request` is, by what a service limits: pixels, seconds, characters, steps.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        return {}
+
+    def request_schema(self, processor: Any, key: str) -> dict[str, Any]:
+        """What `from_request` takes of JSON, as a schema of OpenAPI 3.0."""
+        return FILE_SCHEMA if self.files else {}
+
+    def request_example(self, processor: Any, key: str) -> Any:
+        """An item that `from_request` takes of JSON, for documentation and for warming up; None: there is none."""
+        content = self.example_file(processor, key) if self.files else None
+        return None if content is None else encoded_file(content)
+
+    def example_file(self, processor: Any, key: str) -> bytes | None:
+        """The file of `request_example`, a small one."""
+        return None
 
     # Straight lines
 

@@ -116,6 +116,28 @@ class SeriesReader(ModalityReader):
                 return picture_of_series(collator.processor.series_scaler.check(row[column]))
         return None
 
+    def from_request(self, value, key):
+        """A list of steps."""
+        if not isinstance(value, list):
+            raise ValueError(f"{key} must be a list of steps, each a list of numbers; got {value!r:.80}.")
+        return super().from_request(value, key)
+
+    def amounts(self, item, key):
+        """Its steps."""
+        return {"steps": len(item)}
+
+    def request_schema(self, processor, key):
+        """Steps of as many numbers as there are channels; null for what is missing."""
+        widths = list(processor.series_scaler.channels_of)
+        number = {"type": "number", "nullable": True}
+        step = {"type": "array", "items": number, "minItems": min(widths), "maxItems": max(widths)}
+        return {"type": "array", "minItems": 1, "items": {"anyOf": [step, number]} if 1 in widths else step}
+
+    def request_example(self, processor, key):
+        """Four steps at the means."""
+        means, channels = processor.series_scaler.means, next(iter(processor.series_scaler.channels_of.values()))
+        return [[round(mean, 3) for mean in means[channels]]] * 4
+
     def shown_item(self, item, collator):
         """Its steps, as the data have them."""
         return shown_series(item)

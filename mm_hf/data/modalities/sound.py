@@ -2,6 +2,7 @@
 
 import io
 import math
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class SoundReader(ModalityReader):
     augmentation = "speed_perturbation"
     shown_as = "sound"
     captions = 2
+    packages = ("scipy", "soundfile")
 
     def looks(self, sample):
         """Sounds by their type, or by the first bytes of their files."""
@@ -93,6 +95,20 @@ class SoundReader(ModalityReader):
             return picture_of_sound(decode_sound(row, columns[0], collator.root, rate), rate)
         return None
 
+    def amounts(self, item, key):
+        """Its seconds, as its header says them."""
+        return {"seconds": seconds_of_file(item)}
+
+    def example_file(self, processor, key):
+        """Half a second of silence."""
+        file = io.BytesIO()
+        with wave.open(file, "wb") as sound:
+            sound.setnchannels(1)
+            sound.setsampwidth(2)
+            sound.setframerate(8000)
+            sound.writeframes(bytes(2 * 4000))
+        return file.getvalue()
+
     def shown_item(self, item, collator):
         """Its beginning, and a wide spectrogram."""
         rate = collator.processor.feature_extractor.sampling_rate
@@ -105,11 +121,22 @@ class SoundReader(ModalityReader):
         return ", ".join(Path(name).name for name in names if name is not None)
 
 
+def seconds_of_file(content: bytes) -> float:
+    """How long the sound of a file is, as its header says; 0 of what `load_sound` refuses."""
+    try:
+        import soundfile
+
+        about = soundfile.info(io.BytesIO(content))
+        return about.frames / about.samplerate
+    except Exception:  # soundfile raises several types; whoever reads the sound then says why it cannot be read
+        return 0.0
+
+
 def is_head_of_sound(head: bytes) -> bool:
     """Whether these may be the first bytes of a sound: WAV, FLAC, Ogg, MP3."""
-    wave = head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE"
+    riff = head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE"
     frame = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 in (0xE2, 0xE4, 0xE6)
-    return wave or frame or head[:4] in (b"fLaC", b"OggS") or head[:3] == b"ID3"
+    return riff or frame or head[:4] in (b"fLaC", b"OggS") or head[:3] == b"ID3"
 
 
 def decode_sound(row: dict[str, Any], column: str, root: str | None, sampling_rate: int) -> np.ndarray:

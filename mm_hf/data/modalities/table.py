@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from ...models.dates import ISO
 from ...models.finite import is_code, kind_of_texts, read_marked, read_number
 from ...models.table_schema import TableError, TableSchema
 from ...models.tabular import Table, TabularConfig
@@ -125,6 +127,37 @@ class TableReader(ModalityReader):
     def unseen(self, row, collator):
         """Categories that are not known."""
         return collator.processor.table_schema.unknown(values_of(row, collator))
+
+    def from_request(self, value, key):
+        """Its columns; what they may hold, the schema of the table checks."""
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{key} must be one row of it, a dict of columns, got {value!r:.80}.")
+        for column, cell in value.items():
+            if not isinstance(cell, (str, bool, int, float, type(None))):
+                raise ValueError(f"{key}: column {column!r:.80} has one value a row, got {cell!r:.80}.")
+        return dict(value)
+
+    def request_schema(self, processor, key):
+        """Its columns, categories by their values. A value that is not known is allowed, as in training."""
+        schema, columns = processor.table_schema, {}
+        for name in schema.numerical:
+            columns[name] = {"type": "number", "nullable": True}
+        for name, column in schema.dates.items():
+            columns[name] = {"type": "string", "nullable": True, "description": f"a date or time ({column.format})"}
+        for name, values in schema.categorical.items():
+            some = ", ".join(values[:20]) + (" …" if len(values) > 20 else "")
+            columns[name] = {"type": "string", "nullable": True, "description": f"known values: {some:.1000}"}
+        return {"type": "object", "properties": columns, "additionalProperties": False}
+
+    def request_example(self, processor, key):
+        """Means of the numbers and dates, the first of the categories."""
+        schema = processor.table_schema
+        row = {name: round(mean, 3) for name, (mean, _) in schema.numerical.items() if name not in schema.marks}
+        row |= {name: values[0] for name, values in schema.categorical.items() if values}
+        for name, column in schema.dates.items():
+            day = datetime(1970, 1, 1) + timedelta(days=round(column.mean))
+            row[name] = day.date().isoformat() if column.format == ISO else day.strftime(column.format)
+        return row or None
 
     def shown_item(self, item, collator):
         """All columns, in their order."""

@@ -14,6 +14,7 @@ from ...models.recurrent import RecurrentModel
 from ...models.text import Text
 from ..column_types import count_values, kind_of
 from ..looks import Evidence
+from ..request_items import text_of_request
 from ..rows import BadRowError, is_absent
 from ..shown import shown_text
 from .linear import pooled_features, word_features
@@ -30,6 +31,7 @@ class TextReader(ModalityReader):
     name = Text.name
     column_keys = ("text_column",)
     cells = "texts"
+    takes_texts = True
     augmentation = "token_dropout"
     captions = 0
 
@@ -111,6 +113,22 @@ class TextReader(ModalityReader):
     def lines(self, summary):
         """One line a column."""
         return [line for name, about in of_columns(summary["texts"]) for line in text_lines(about, name=name)]
+
+    def from_request(self, value, key):
+        """A text."""
+        return text_of_request(value, key)
+
+    def amounts(self, item, key):
+        """Its characters."""
+        return {"characters": len(item)}
+
+    def request_schema(self, processor, key):
+        """A text."""
+        return {"type": "string", "minLength": 1}
+
+    def request_example(self, processor, key):
+        """A question, which is a text too."""
+        return "what color is the shape?"
 
     def shown_item(self, item, collator):
         """The text, or its window."""

@@ -1,6 +1,7 @@
 """Pictures of a row, and the frames of its video, which are pictures with a clock."""
 
 import hashlib
+import io
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,11 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset, Image, List, Video
 from PIL import Image as PILImage
+from PIL import ImageDraw
 
 from ...models.image import FORMATS, open_file, open_image
 from ...models.image_processors import picture_settings
-from ...models.video import load_frames
+from ...models.video import load_frames, open_video
 from ...models.vision import Vision
 from ..augmentation import parse_augmentations
 from ..column_types import count_values
@@ -49,6 +51,7 @@ class VisionReader(ModalityReader):
     cells = "texts"
     augmentation = "augment"
     shown_as = "image"
+    packages = ("av",)
 
     def looks(self, sample):
         """Pictures and videos by their type, or by the first bytes of their files."""
@@ -141,6 +144,22 @@ class VisionReader(ModalityReader):
             return None
         return side_by_side(frames_of(row, collator))
 
+    def amounts(self, item, key):
+        """Its pixels; of a video those of a frame, and its seconds."""
+        if key != Vision.row_keys[0] and (video := size_of_video(item)) is not None:
+            return video
+        with open_file(item) as image:
+            return {"pixels": math.prod(image.size)}
+
+    def example_file(self, processor, key):
+        """A blue disc."""
+        if key != Vision.row_keys[0]:
+            return None
+        picture, file = PILImage.new("RGB", (64, 64), (235, 235, 235)), io.BytesIO()
+        ImageDraw.Draw(picture).ellipse((20, 18, 46, 44), fill=(0, 0, 255))
+        picture.save(file, "PNG")
+        return file.getvalue()
+
     def shown_item(self, item, collator):
         """The picture, upright as `load` gives it."""
         return shown_picture(item)
@@ -176,6 +195,22 @@ def is_head_of_picture(head: bytes) -> bool:
     PILImage.init()
     readers = [PILImage.OPEN[name][1] for name in FORMATS if name in PILImage.OPEN]
     return any(accepts is not None and accepts(head[:16]) is True for accepts in readers)
+
+
+def size_of_video(content: bytes) -> dict[str, float] | None:
+    """Pixels of a frame and seconds of a video, as its header says them; None of what is no video, or cannot be
+    read."""
+    if not is_head_of_video(content[:16]):
+        return None
+    try:
+        import av
+
+        with open_video(av, content) as container:
+            stream = container.streams.video[0]
+            seconds = (container.duration or 0) / av.time_base
+            return {"pixels": stream.width * stream.height, "seconds": max(0.0, seconds)}
+    except Exception:  # of PyAV a dozen types; whoever reads the video then says why it cannot be read
+        return {}
 
 
 def is_head_of_video(head: bytes) -> bool:

@@ -1,0 +1,173 @@
+"""What answers the rows of a service: a backend. There is one of the pipelines that travel with checkpoints, in torch;
+another one needs the same few methods."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from ..hub import pipeline
+from ..models.how_sure import CLASSES, SEVERAL
+from ..models.raw_rows import reason_of
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one row.
+
+    Args:
+        value: as the pipeline gives it, JSON.
+        confidences: by task the score of its best class, for monitoring; under "" of a model with one task. None of
+            what has no probability.
+        evidence: where it was asked for.
+    """
+
+    value: Any
+    confidences: dict[str, float] = field(default_factory=dict)
+    evidence: Any = None
+
+
+@dataclass(frozen=True)
+class RowError:
+    """Why a row has no answer; `ours` where that is no fault of the row."""
+
+    message: str
+    ours: bool = False
+
+
+class Backend(Protocol):
+    """Answers rows. `load` is called from many threads at once, `answer` from one.
+
+    Attributes:
+        name: one word.
+        config: of the model, a `MMFusionConfig`.
+        processor: of the model, a `MMFusionProcessor`.
+        options: what a request may ask for beside its rows, by name.
+    """
+
+    name: str
+    config: Any
+    processor: Any
+    options: tuple[str, ...]
+
+    def load(self, row: dict[str, Any]) -> Any:
+        """Decodes a row, whose files are bytes: what `answer` takes.
+
+        Raises:
+            ValueError: it cannot be read, or holds what the model does not read.
+        """
+        ...
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Looks at the options of a request.
+
+        Raises:
+            ValueError: one has a value that it cannot have.
+        """
+        ...
+
+    def answer(
+        self, rows: list[Any], options: Sequence[Mapping[str, Any]], evidence: bool = False
+    ) -> list[Answer | RowError]:
+        """Answers rows together, each with the options of its request; with `evidence` says what each modality gave.
+        A row that cannot be answered has its error in its place. What it raises is no fault of a single row."""
+        ...
+
+
+class PipelineBackend:
+    """Answers by a pipeline of the checkpoint.
+
+    Args:
+        pipe: a `MMFusionPipeline`, of this package or of the checkpoint's own code.
+    """
+
+    name = "torch"
+
+    def __init__(self, pipe: Any):
+        self.pipe, self.config, self.processor = pipe, pipe.model.config, pipe.processor
+        parameters = inspect.signature(pipe._sanitize_parameters).parameters.values()
+        named = [one.name for one in parameters if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        self.options = tuple(name for name in named if name != "generate_kwargs")  # which change the work itself
+        pipe._bad_row = bad_row  # its own writes what a row holds into a log
+
+    @classmethod
+    def open(cls, run: str, trust_remote_code: bool = False, device: str | None = None, **settings: Any):
+        """Opens a checkpoint.
+
+        Args:
+            run: folder, or Hub id.
+            trust_remote_code: run the code that came with it, in place of this package's.
+            device: left out, the GPU where there is one.
+            settings: arguments of each call.
+
+        Raises:
+            OSError, ValueError: it is no checkpoint, or a setting does not fit.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if trust_remote_code:
+            from transformers import pipeline as pipeline_of_library
+
+            pipe: Any = pipeline_of_library(model=run, trust_remote_code=True, device=device, **settings)
+        else:
+            pipe = pipeline(model=run, device=torch.device(device), **settings)
+        pipe.model.eval()
+        return cls(pipe)
+
+    def load(self, row: dict[str, Any]) -> Any:
+        """See `Backend`."""
+        try:
+            self.pipe.check_keys(row)
+            return self.pipe.load_row(row)
+        except ImportError:  # a package is missing: no fault of the row
+            raise
+        except Exception as error:  # Pillow alone raises a dozen types
+            raise ValueError(reason_of(error)) from None
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """See `Backend`."""
+        self.pipe._sanitize_parameters(**options)
+
+    def answer(
+        self, rows: list[Any], options: Sequence[Mapping[str, Any]], evidence: bool = False
+    ) -> list[Answer | RowError]:
+        """See `Backend`."""
+        numbered = [{**row, "number": number} for number, row in enumerate(rows)]
+        settings = {**self.pipe._forward_params, "on_error": "skip", "evidence": evidence}
+        outputs = self.pipe.forward(numbered, **settings)
+        reasons, shown = outputs.pop("reasons"), outputs.pop("evidence", None)
+        answers: list[Answer | RowError] = []
+        for place, reason in enumerate(reasons):
+            if reason is not None:
+                answers.append(RowError(reason))
+                continue
+            of_row = {name: values[place : place + 1] for name, values in outputs.items()}
+            value = self.spell(of_row, options[place])
+            answers.append(Answer(value, self.confidences(of_row), None if shown is None else shown[place]))
+        return answers
+
+    def spell(self, outputs: dict[str, torch.Tensor], options: Mapping[str, Any]) -> Any:
+        """The answer of one row, from its tensors."""
+        _, _, asked = self.pipe._sanitize_parameters(**options)
+        return self.pipe.spell(dict(outputs), **{**self.pipe._postprocess_params, **asked})
+
+    def confidences(self, outputs: dict[str, torch.Tensor]) -> dict[str, float]:
+        """See `Answer`; whatever a request asked for, so that they can be compared over time."""
+        if not hasattr(self.pipe, "_heads"):
+            return {}
+        best = self.pipe.spell(dict(outputs), top_k=1)
+        heads = self.pipe._heads()
+        by_task = best if isinstance(best, Mapping) else {None: best}
+        return {
+            task or "": by_task[task][0]["score"]
+            for task, head in heads.items()
+            if head.label_kind in (CLASSES, SEVERAL) and by_task[task]
+        }
+
+
+def bad_row(number: int, error: Exception, on_error: str) -> dict[str, Any]:
+    """Why a row cannot be answered, without a word in a log; stands in for the method of a pipeline."""
+    if on_error == "raise":
+        raise ValueError(reason_of(error)) from None
+    return {"number": number, "reason": reason_of(error)}

@@ -1,0 +1,104 @@
+"""The server: it listens at once, loads the model meanwhile, and stops when what it took on is answered."""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from importlib.util import find_spec
+
+from .backend import Backend
+from .logs import logger
+from .service import Service, Settings
+
+
+PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "swagger_ui_bundle")
+
+
+def check_packages():
+    """Refuses to start without the packages of a server.
+
+    Raises:
+        ValueError: naming them and how to install them.
+    """
+    if missing := [name.replace("_", "-") for name in PACKAGES if find_spec(name) is None]:
+        raise ValueError(f"A server needs {', '.join(missing)}, not installed here: pip install 'mm_hf[serve]'.")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 is any free one.
+
+    Raises:
+        ValueError: the port is taken, or the host is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    server = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((host, port))
+        server.listen(2048)
+    except (OSError, OverflowError) as error:
+        server.close()
+        raise ValueError(
+            f"The server cannot listen on {host} port {port}: {error}. --port 0 takes a free one."
+        ) from None
+    return server
+
+
+def serve(settings: Settings, make_backend: Callable[[], Backend], sock: socket.socket) -> None:
+    """Serves until SIGTERM or Ctrl-C.
+
+    Args:
+        settings: how.
+        make_backend: loads the model, in a thread of its own.
+        sock: see `listen`.
+
+    Raises:
+        OSError, ValueError: the model cannot be loaded.
+    """
+    import uvicorn
+
+    from .app import make_app
+
+    service = Service(settings)
+    failures: list[BaseException] = []
+
+    class Server(uvicorn.Server):
+        """Goes on answering what it took on after the first signal, and refuses the rest; ends at the second one."""
+
+        def handle_exit(self, sig: int, frame) -> None:
+            if service.stopping:
+                os._exit(128 + sig)
+            logger.info("stopping: %d requests in work", service.in_work)
+            service.stop()
+
+        async def on_tick(self, counter: int) -> bool:
+            ended = await super().on_tick(counter)
+            return ended or bool(failures) or (service.stopping and not service.in_work)
+
+    def load():
+        try:
+            service.open(make_backend)
+        except BaseException as error:
+            failures.append(error)
+        else:
+            logger.info("ready: %s", settings.title)
+
+    config = uvicorn.Config(
+        make_app(service),
+        log_config=None,
+        access_log=False,  # it would note addresses of clients
+        lifespan="off",
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=5,
+        # It holds requests back at the socket where there are more than it could even refuse.
+        backlog=2048,
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    threading.Thread(target=load, name="mm_hf-load", daemon=True).start()
+    Server(config).run([sock])
+    if failures:
+        raise failures[0]
+    service.close()
+    logger.info("stopped")

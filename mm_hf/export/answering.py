@@ -113,5 +113,6 @@ def writing_of(model: MMFusionForConditionalGeneration, cache: dict[str, Any]) -
         "ends": [ends] if isinstance(ends, int) else list(ends),
         "pad": settings.pad_token_id if settings.pad_token_id is not None else model.config.pad_token_id,
         "max_new_tokens": most,
+        "positions": getattr(model.config.decoder_config, "max_position_embeddings", None),
         "cache": {name: list(shape) for name, shape in cache.items()},
     }, notes

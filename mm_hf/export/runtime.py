@@ -955,7 +955,14 @@ class Model:
         token = np.full((rows, 1), settings["start"], np.int64)
         ids, scores, ended = np.zeros((rows, 0), np.int64), np.zeros(rows), np.zeros(rows, bool)
         while ids.shape[1] < most and not ended.all():
-            made = step({"decoder_input_ids": token, **outputs, **cache})
+            try:
+                made = step({"decoder_input_ids": token, **outputs, **cache})
+            except Exception as error:
+                if settings["positions"] is None or ids.shape[1] < settings["positions"]:
+                    raise
+                raise ValueError(
+                    f"max_new_tokens is {most}, and the decoder has {settings['positions']} positions: ask for fewer."
+                ) from error
             logits = made.pop("logits").astype(np.float64)
             best = np.where(ended, settings["pad"], logits.argmax(-1))
             top = logits.max(-1, keepdims=True)

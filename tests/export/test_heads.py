@@ -268,10 +268,12 @@ def test_what_is_written_is_what_generate_writes(tmp_path):
     outputs = exported.graphs["fuse"](exported.feeds([exported.load(row, loaded) for row in rows]))
     photos = [row.get("image") for row in rows]
     batch = processor(images=photos, text=[row.get("text") for row in rows])
-    for most in (1, 5, 30):
+    for most in (1, 5, 24):
         ids, _ = exported.write(outputs, len(rows), most)
         expected = model.generate(**batch, max_new_tokens=most)[:, 1:]
         assert ids.tolist() == expected.tolist()
+    with pytest.raises(ValueError, match=says("max_new_tokens", 25, 24)):  # as many positions as its decoder has
+        exported.write(outputs, len(rows), 25)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from ..models.text import Text
 LABEL, ANSWER, WRITTEN = "label", "answer", "generated_text"  # keys of the pipelines' answers
 MOST_TOKENS = 20  # of the library, where nobody says how long a text may become
 # Of a generation config what greedy search without more can do as well; anything else changes what is written.
-UNTOLD = {
+UNTOLD: dict[str, tuple] = {
     "num_beams": (None, 1),
     "do_sample": (None, False),
     "repetition_penalty": (None, 1.0),
@@ -97,7 +97,7 @@ def text_key(model: MMFusionPreTrainedModel) -> str:
 def writing_of(model: MMFusionForConditionalGeneration, cache: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Of a model that writes."""
     settings: Any = model.generation_config
-    ends = settings.eos_token_id if settings.eos_token_id is not None else model.config.eos_token_id
+    ends: Any = settings.eos_token_id if settings.eos_token_id is not None else model.config.eos_token_id
     most = settings.max_new_tokens or (settings.max_length - 1 if settings.max_length else MOST_TOKENS)
     notes = [
         f"{name} is {getattr(settings, name)!r}, and the runtime writes the likeliest token each time, without it"

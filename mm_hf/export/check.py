@@ -63,7 +63,8 @@ def expected_outputs(model: MMFusionPreTrainedModel, processor: Any, rows: list[
     batch = processor(**arguments, deduplicate=True)
     indices = {name: batch.pop(modality_of(name).index_name, None) for name in base.encoders}
     states = base.encode(indices, **batch)
-    fused, outputs = {}, {}
+    fused: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
     for name, state in states.items():
         count = len(rows)
         index = torch.arange(count) if state.index is None else state.index

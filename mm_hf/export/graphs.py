@@ -127,15 +127,16 @@ class FuseGraph(nn.Module):
             if name == Sound.name:
                 break
             start = start + length
-        heard = (values.narrow(1, start, length) for values in (fused.tokens, fused.mask))
-        logits, mask = model.heard(*heard, fused.pooled)
+        tokens_heard, mask_heard = (values.narrow(1, start, length) for values in (fused.tokens, fused.mask))
+        logits, mask = model.heard(tokens_heard, mask_heard, fused.pooled)
         return {"logits": logits, MASK: mask}
 
     def remember(self, model: MMFusionForConditionalGeneration, outputs: Any) -> Tensors:
         """What the decoder sees of its memory in every step: computed once. It runs on its first token, and what is
         not asked for falls out of the graph."""
         memory, mask = model._memory(outputs)
-        start = torch.full((memory.shape[0], 1), model.config.decoder_start_token_id, device=memory.device)
+        first: Any = model.config.decoder_start_token_id
+        start = torch.full((memory.shape[0], 1), first, device=memory.device)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         model.decoder(
             input_ids=start,
@@ -145,7 +146,7 @@ class FuseGraph(nn.Module):
             return_dict=True,
             **{model.cache_name: cache},
         )
-        tensors = {MASK: mask}
+        tensors: dict[str, Any] = {MASK: mask}
         for number, layer in enumerate(cache.cross_attention_cache.layers):
             tensors |= {f"cross_key_{number}": layer.keys, f"cross_value_{number}": layer.values}
         return tensors

@@ -35,7 +35,7 @@ def picture_preparation(modality: Modality, processor: Any, folder: Path) -> Set
     part = processor.image_processor
 
     def of(name: str) -> Any:
-        value = getattr(part, name, None)
+        value: Any = getattr(part, name, None)
         return dict(value) if type(value).__name__ == "SizeDict" else value  # of the library, a dict in all but name
 
     others = [name for name in (*OTHER_SIZES, *OTHER_STEPS) if of(name) and name != "patch_size"]
@@ -47,9 +47,9 @@ def picture_preparation(modality: Modality, processor: Any, folder: Path) -> Set
             "and width or a shortest edge, cuts out the middle, rescales and normalises."
         )
     channels = channels_made(part, {}, processor.image_channels)
-    mean, std = (of(name) if of("do_normalize") else None for name in ("image_mean", "image_std"))
-    if channels == 1 and mean is not None:
-        mean, std = ([sum(values) / len(values)] for values in (mean, std))
+    mean, std = [of(name) if of("do_normalize") else None for name in ("image_mean", "image_std")]
+    if channels == 1 and mean is not None and std is not None:
+        mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
     pictures = picture_settings(processor)
     crop = of("crop_size")
     return {
@@ -122,7 +122,7 @@ def sound_preparation(modality: Modality, processor: Any, folder: Path) -> Setti
     if name == "Wav2Vec2":
         return {**common, "make": "wave"}
     kinds = {"Whisper": "log_mel", "Speech2Text": "filter_banks", "AST": "patches"}
-    if name not in kinds or getattr(part, "dither", 0.0) or not hasattr(part, "mel_filters"):
+    if name not in kinds or getattr(part, "dither", None) or not hasattr(part, "mel_filters"):
         raise NotImplementedError(
             f"{type(part).__name__} makes what the runtime cannot; it knows {['Wav2Vec2', *kinds]}, without dither."
         )

@@ -9,7 +9,7 @@ import io
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -39,7 +39,8 @@ def inputs_of_graphs(
         written: tokens that a decoder has written before.
     """
     base: Any = model.base_model
-    inputs, states = {}, {}
+    inputs: dict[str, Tensors] = {}
+    states: Tensors = {}
     for place, name in enumerate(base.encoders):
         inputs[f"encode_{name}"] = items[name]
         states |= graphs[f"encode_{name}"](**items[name])
@@ -51,7 +52,7 @@ def inputs_of_graphs(
         inputs[FUSE] = {name: value for name, value in states.items() if not name.endswith("_embedding")}
     if STEP in graphs:
         memory = graphs[FUSE](**inputs[FUSE])
-        decoder = graphs[STEP].decoder  # type: ignore[union-attr]
+        decoder: Any = graphs[STEP].decoder
         cache = {
             name: torch.zeros(rows, *shape[:1], written, *shape[2:], dtype=decoder.dtype)
             for name, shape in cache_shapes(memory).items()
@@ -116,15 +117,15 @@ def write_graph(graph: nn.Module, one: Tensors, other: Tensors, path: Path):
     from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-    shapes = open_dimensions(one, other)
+    shapes, module = open_dimensions(one, other), cast(Any, graph)
     with quiet(), loops_of_recurrent_layers():
         if path.suffix == SUFFIXES[TORCH]:
-            program, _ = DynamoExporter().export_program(graph, one, DynamoConfig(dynamic_shapes=shapes))
-            torch.export.save(program, path)
+            traced, _ = DynamoExporter().export_program(module, one, DynamoConfig(dynamic_shapes=shapes))
+            torch.export.save(traced, path)
             return
         import onnx_ir
 
-        program, _ = OnnxExporter().export_program(graph, one, OnnxConfig(dynamic_shapes=shapes))
+        program, _ = OnnxExporter().export_program(module, one, OnnxConfig(dynamic_shapes=shapes))
         if sum(parameter.nbytes for parameter in graph.parameters()) < LARGEST_FILE:
             onnx_ir.save(program, str(path))
         else:  # the weights lie in a file beside it

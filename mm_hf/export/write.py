@@ -142,7 +142,7 @@ def about_modality(
     config: Any = model.config
     name, graph = modality.name, f"encode_{modality.name}"
     fused, its = (each.get(FUSE, {}) for each in (one, other))  # a model for search may have none
-    levels = []
+    levels: list[dict[str, Any]] = []
     while (key := level_name(name, len(levels))) in fused:
         sizes = zip(fused[key].shape[1:], its[key].shape[1:])  # what differs is open, and 1 of an item of zeros
         levels.append({"name": key, "dummy": [1, *(1 if size != another else size for size, another in sizes)]})

@@ -135,7 +135,7 @@ class MMFusionClassificationPipeline(MMFusionPipeline):
 
     def _labels(self, task: str | None, head: TaskHead) -> list:
         """What its outputs are called, in their order."""
-        names = self.model.config.id2label
+        names: Any = self.model.config.id2label
         return [names[number] for number in range(len(names))]
 
     def spell(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 5, **asked: Any) -> Any:

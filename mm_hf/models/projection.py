@@ -7,6 +7,7 @@ Notation used for tensor shapes: see `modeling_outputs`.
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -56,7 +57,7 @@ def fold_factors(level_shapes: list[tuple[int, ...]]) -> list[int]:
     return factors
 
 
-def distinct_rows(index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def distinct_rows(index: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The distinct rows of an index `(B, places)`, `(U, places)`, and which of them each row is, `(B,)`. A graph that
     is exported takes every row for one of its own, since how many are distinct depends on the data."""
     if torch.compiler.is_exporting():

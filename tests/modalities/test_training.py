@@ -322,7 +322,9 @@ def read(file: Path) -> dict:
 
 
 # Of "sounds" test_speech.py trains one in `make test` too.
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "sounds")) for name in NAMES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("clips", "sounds") else ()) for name in RUNS]
+)
 def test_a_run(name, made):
     run, folder = RUNS[name], made.trained(name)
     results = read(folder / "results.json")

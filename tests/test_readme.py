@@ -60,16 +60,16 @@ def test_make_targets_exist(command):
 def test_flags_exist():
     from dataclasses import fields
 
-    from mm_hf.commands.arguments import ChatArguments, PredictArguments, RetrieveArguments
+    from mm_hf.commands.arguments import ChatArguments, ExportArguments, PredictArguments, RetrieveArguments
     from mm_hf.training.recipe import ALL_ARGUMENTS
     from mm_hf.training.reopen import EvaluateArguments
 
-    groups = (*ALL_ARGUMENTS, EvaluateArguments, PredictArguments, RetrieveArguments, ChatArguments)
+    groups = (*ALL_ARGUMENTS, EvaluateArguments, PredictArguments, RetrieveArguments, ChatArguments, ExportArguments)
     flags = [field for group in groups for field in fields(group)]
     known = {field.name for field in flags}
     known |= {alias.lstrip("-") for field in flags for alias in field.metadata.get("aliases", ())}
     others = {"multi_gpu", "num_processes", "cpu", "help", "word_vectors"}  # of accelerate and of training/prepare
-    assert set(re.findall(r"--([a-z_]+)", README)) <= known | others
+    assert set(re.findall(r"--([a-z][a-z0-9_]*)", README)) <= known | others
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))

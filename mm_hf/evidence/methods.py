@@ -17,15 +17,11 @@ from ..models.modeling_outputs import AttentionStep, EncoderStates, MMFusionMode
 from ..models.pooled_fusions import PooledFusion
 from ..models.projection import pool_tokens
 from ..models.token_fusions import LATENTS
-from .parts import Answer, EncodedRows, PartMap, narrowed
+from .parts import Answer, EncodedRows, NoMap, PartMap, narrowed, needs_parts
 
 
 BATCH = 256  # rows with something taken away, at a time
 STEPS = 32  # of integrated gradients
-
-
-class NoMap(ValueError):
-    """A method cannot explain this model, or this modality."""
 
 
 class Job(NamedTuple):
@@ -54,19 +50,6 @@ class Job(NamedTuple):
 
 
 Editor = Callable[[list[Job]], TokenStates]
-
-
-def needs_parts(rows: EncodedRows, modality: str):
-    """Refuses a model that reads items as a whole.
-
-    Raises:
-        NoMap: it does.
-    """
-    if not rows.projection(modality).tells_parts:
-        raise NoMap(
-            "This model compares embeddings of whole items: parts can be taken away before the encoder alone "
-            "(--method input_occlusion)."
-        )
 
 
 def occlusion(

@@ -17,6 +17,10 @@ from ..models.modeling_outputs import EncoderStates, MMFusionModelOutput, TokenS
 from ..models.tasks import CLASSES, NUMBERS
 
 
+class NoMap(ValueError):
+    """A method cannot explain this model, or this modality."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What is explained of the answers to some rows.
@@ -243,6 +247,19 @@ class EncodedRows:
     def outputs(self, answer: Answer) -> MMFusionModelOutput:
         """What the fusion gives for the rows as they are."""
         return self.fuse(self.tokens, answer)
+
+
+def needs_parts(rows: EncodedRows, modality: str):
+    """Refuses a model that reads items as a whole.
+
+    Raises:
+        NoMap: it does.
+    """
+    if not rows.projection(modality).tells_parts:
+        raise NoMap(
+            "This model compares embeddings of whole items: parts can be taken away before the encoder alone "
+            "(--method input_occlusion)."
+        )
 
 
 @torch.no_grad()

@@ -279,11 +279,12 @@ def test_answers_are_the_pipelines(kind):
     head = TASK_HEADS[kind](4, confidence=sure, **scale)
     task = json.loads(json.dumps(task_of(None, "logits", head, "abcd")))
     pipeline = MMFusionClassificationPipeline.__new__(MMFusionClassificationPipeline)
+    pipeline._labels = lambda *_: "abcd"
     for logits in torch.randn(20, 4, generator=draw) * 2:
         for asked in ASKED:
             top_k = asked.get("top_k", 5)
             rest = {key: value for key, value in asked.items() if key != "top_k"}
-            expected = pipeline._best(logits, head, "abcd", top_k, **rest)
+            expected = pipeline._best(logits, None, head, top_k, **rest)
             found = runtime.best_answers(
                 logits.numpy(), task, "label", top_k, rest.get("coverage"), rest.get("abstain_below")
             )

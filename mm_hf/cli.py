@@ -36,6 +36,7 @@ CHATTING = "mm_hf.commands.arguments:chat_parser"
 COMPARING = "mm_hf.commands.arguments:compare_parser"
 PREDICTING = "mm_hf.commands.arguments:predict_parser"
 EXPLAINING = "mm_hf.commands.arguments:explain_parser"
+SHOWING = "mm_hf.commands.arguments:demo_parser"
 FETCHING = "mm_hf.commands.arguments:fetch_parser"
 VERBS = {
     "train": Verb("train on a recipe or on your data, with Accelerate", "mm_hf.training.train", TRAINING),
@@ -44,6 +45,7 @@ VERBS = {
     "compare": Verb("compare two runs on the same test rows", "mm_hf.commands.compare", COMPARING),
     "predict": Verb("predict the rows of a file", "mm_hf.commands.predict", PREDICTING),
     "explain": Verb("say what answers rest on: which modality", "mm_hf.commands.explain", EXPLAINING),
+    "demo": Verb("a page on which people try a checkpoint", "mm_hf.commands.demo", SHOWING),
     "fetch": Verb("download the files that a column of URLs names", "mm_hf.commands.fetch", FETCHING),
     "answer": Verb("answer one question about a picture", "mm_hf.commands.answer"),
     "chat": Verb("ask about a picture, question after question", "mm_hf.commands.chat", CHATTING),

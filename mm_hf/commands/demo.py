@@ -224,13 +224,14 @@ def page_of(run: str, args: DemoArguments, data_args: Any) -> Any:
     opened = Opened(run, args, data_args)
     folder = Path(run) / FOLDER
     kept = read_examples(folder) if os.path.isdir(run) else []
-    if not kept:
-        folder = Path(tempfile.mkdtemp(prefix="mm_hf_demo_"))
+    made = tempfile.TemporaryDirectory(prefix="mm_hf_demo_")  # gradio copies what the page shows of it
+    if not kept or args.examples is not None:
+        folder = Path(made.name)
         kept = opened.examples(EXAMPLES if args.examples is None else args.examples, folder)
     answerer = opened.answerer()
     for note in opened.notes:
         print(f"note: {note}", flush=True)
-    return DemoPage(
+    page = DemoPage(
         opened.title,
         opened.about(),
         answerer,
@@ -238,6 +239,8 @@ def page_of(run: str, args: DemoArguments, data_args: Any) -> Any:
         evidence=args.evidence,
         max_file_mb=args.max_file_mb,
     )
+    made.cleanup()
+    return page
 
 
 def space_of(run: str, folder: Path, args: DemoArguments, data_args: Any) -> Path:

@@ -19,6 +19,7 @@ from .fields import Field
 
 
 SHOWN_FRAMES = 4
+LEAST_PIXELS = 256  # of the longer side of a picture with its map
 LEAST_SHARE = 0.05  # of the strongest tint, below which a word stays as it is
 STARTING = '<div class="mm-empty">The answer will stand here.</div>'
 
@@ -142,15 +143,17 @@ def video_map(shown: Mapping[str, Any], part: Mapping[str, Any]) -> str:
     """Some frames under their maps."""
     frames, maps = shown["frames"], part["values"]
     count = min(len(frames), len(maps))
-    chosen = sorted(
-        {round(place * (count - 1) / max(1, SHOWN_FRAMES - 1)) for place in range(min(SHOWN_FRAMES, count))}
-    )
+    wanted = min(SHOWN_FRAMES, count)
+    chosen = sorted({round(place * (count - 1) / max(1, wanted - 1)) for place in range(wanted)})
     most = max((largest(values) for values in maps), default=0.0)
     return "".join(image(over(opened(frames[k]), part, maps[k], most), f"frame {k + 1} under its map") for k in chosen)
 
 
 def over(picture: Image.Image, part: Mapping[str, Any], values: Any, most: float | None = None) -> Image.Image:
     """A picture, and over it the cells of a map, which may cover an `area` of it alone."""
+    if max(picture.size) < LEAST_PIXELS:  # else the map is as coarse as a small picture
+        scale = LEAST_PIXELS / max(picture.size)
+        picture = picture.resize((round(scale * picture.width), round(scale * picture.height)))
     painted = (255 * colored(part, values, most)[0]).round().astype("uint8")
     top, left, bottom, right = part.get("area") or (0, 0, 1, 1)
     width, height = picture.size

@@ -40,17 +40,16 @@ def import_gradio() -> Any:
     return gradio
 
 
-def path_of(component: Any, payload: Any) -> str | None:
-    """What a component hands over: the file as it came, which the model's own code reads. gradio would convert it,
-    and end in an error where it cannot."""
+def path_of(payload: Any) -> str | None:
+    """The file that somebody gave, as it came."""
     return None if payload is None else payload.path
 
 
-@functools.cache
-def as_it_came(name: str) -> Any:
-    """A component of gradio for files that changes nothing of them."""
-    component = getattr(import_gradio(), name)
-    return type(f"{name}AsItCame", (component,), {"preprocess": path_of, "is_template": True})
+def as_it_came(component: Any) -> Any:
+    """A component of gradio for files that hands over the file itself, which the model's own code then reads. gradio
+    would convert it, and end in an error where it cannot."""
+    component.preprocess = path_of
+    return component
 
 
 class DemoPage:
@@ -180,11 +179,11 @@ def component_of(gradio: Any, field: Field) -> Any:
     named: dict[str, Any] = {"label": field.label}
     if field.kind == PICTURE:
         settings = {"sources": ["upload", "clipboard"], "image_mode": None, "height": 260, "buttons": []}
-        return as_it_came("Image")(type="filepath", **settings, **named)
+        return as_it_came(gradio.Image(type="filepath", **settings, **named))
     if field.kind == SOUND:
-        return as_it_came("Audio")(type="filepath", sources=["upload", "microphone"], buttons=[], **named)
+        return as_it_came(gradio.Audio(type="filepath", sources=["upload", "microphone"], buttons=[], **named))
     if field.kind == VIDEO:
-        return as_it_came("Video")(sources=["upload"], height=260, buttons=[], **named)
+        return as_it_came(gradio.Video(sources=["upload"], height=260, buttons=[], **named))
     if field.choices is not None:
         choices = [(NOT_GIVEN, ""), *((choice, choice) for choice in field.choices)]
         return gradio.Dropdown(choices, value="", min_width=150, **named)

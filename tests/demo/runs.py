@@ -22,7 +22,8 @@ def run_of(folder: Path, head: str, **recipe) -> Path:
     for part, chosen in (("train", rows[:30]), ("test", rows[30:])):
         with open(data / f"{part}.csv", "w", newline="") as file:
             csv.writer(file).writerows([header, *chosen])
-    (run / "recipe.json").write_text(json.dumps({"dataset": str(data), **recipe}))
+    cut = {"validation_fraction": 0.1, "test_fraction": 0.1, "group_column": None, "seed": 0}
+    (run / "recipe.json").write_text(json.dumps({"dataset": str(data), **cut, **recipe}))
     return run
 
 

@@ -76,6 +76,7 @@ class Visit:
 
     def __init__(self, browser, url: str, width: int = 1280):
         self.page = browser.new_page(viewport={"width": width, "height": 900})
+        self.page.set_default_timeout(0)  # a busy machine takes minutes
         self.requests, self.complaints = [], []
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("websocket", lambda opened: self.requests.append(opened.url))

@@ -11,6 +11,7 @@ that of this package (--import FILE brings what is from outside it). Needs `pip 
 """
 
 import os
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -152,8 +153,8 @@ class Opened:
     def about(self) -> str:
         """What is asked for and answered, in a few sentences."""
         answers = ", ".join(answered(task, name) for name, task in self.tasks.items())
-        left = "" if len(self.fields) < 2 else " What you do not have may stay empty."
-        return f"Give {names_of(self.fields)}.{left} The model {answers}."
+        left = "." if len(self.fields) < 2 else "; what you do not have may stay empty."
+        return f"Give it: {names_of(self.fields)}{left} The model {answers}."
 
     def answerer(self) -> Answerer:
         """What answers rows, with the model in it."""
@@ -222,12 +223,13 @@ def page_of(run: str, args: DemoArguments, data_args: Any) -> Any:
 
     import_gradio()  # before anything is loaded
     opened = Opened(run, args, data_args)
-    folder = Path(run) / FOLDER
-    kept = read_examples(folder) if os.path.isdir(run) else []
-    made = tempfile.TemporaryDirectory(prefix="mm_hf_demo_")  # gradio copies what the page shows of it
-    if not kept or args.examples is not None:
-        folder = Path(made.name)
-        kept = opened.examples(EXAMPLES if args.examples is None else args.examples, folder)
+    # gradio shows files of the temporary folder, and of others only where it is told.
+    made = tempfile.TemporaryDirectory(prefix="mm_hf_demo_")
+    folder, beside = Path(made.name), Path(run) / FOLDER
+    if args.examples is None and (examples := read_examples(beside)):
+        shutil.copytree(beside, folder, dirs_exist_ok=True)
+    else:
+        examples = opened.examples(EXAMPLES if args.examples is None else args.examples, folder)
     answerer = opened.answerer()
     for note in opened.notes:
         print(f"note: {note}", flush=True)
@@ -235,11 +237,11 @@ def page_of(run: str, args: DemoArguments, data_args: Any) -> Any:
         opened.title,
         opened.about(),
         answerer,
-        as_given(kept, opened.fields, folder),
+        as_given(examples, opened.fields, folder),
         evidence=args.evidence,
         max_file_mb=args.max_file_mb,
     )
-    made.cleanup()
+    page.made = made  # as long as the page is there
     return page
 
 

@@ -116,7 +116,7 @@ def modality_row(name: str, about: Mapping[str, Any], most: float, said: Said, f
     drawn = f'<span class="mm-bar"><i class="{side}" style="left:{left:.1f}%;width:{width:.1f}%"></i></span>'
     return (
         f'<li data-modality="{escaped(name)}"><span class="mm-name">{escaped(title)}</span>{drawn}'
-        f'<span class="mm-value">{value:+.2f}</span>{shown}</li>'
+        f'<span class="mm-value">{signed(value)}</span>{shown}</li>'
     )
 
 
@@ -128,6 +128,8 @@ def map_of(item: Mapping[str, Any], part: Mapping[str, Any], labels: Mapping[str
     name = labels.get(item["column"], item["column"])
     drawn = draw(item["shown"], part)
     how = "orange speaks for the answer, purple against it" if part["signed"] else "the brighter, the more it mattered"
+    if item["kind"] == TEXT and not part["signed"]:
+        how = "the stronger the colour, the more it mattered"
     if item["kind"] == TABLE:
         name, how = "the columns", "to the right it speaks for the answer"
     caption = f"<figcaption>Where in {escaped(name)}: {how}.</figcaption>"
@@ -196,7 +198,7 @@ def table_map(shown: Mapping[str, Any], part: Mapping[str, Any]) -> str:
         left = 50 if value >= 0 else 50 - width
         side = "mm-for" if value >= 0 else "mm-against"
         drawn = f'<span class="mm-bar"><i class="{side}" style="left:{left:.1f}%;width:{width:.1f}%"></i></span>'
-        value_said = f'<span class="mm-value">{value:+.2f}</span>'
+        value_said = f'<span class="mm-value">{signed(value)}</span>'
         lines.append(f'<li><span class="mm-name">{escaped(name)}</span>{drawn}{value_said}</li>')
     return f'<ol class="mm-bars mm-signed">{"".join(lines)}</ol>' if lines else ""
 
@@ -224,6 +226,11 @@ def number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:,.4g}"
+
+
+def signed(value: float) -> str:
+    """A number that is added, with its sign."""
+    return f"{value:+,.2f}".replace("-", "\u2212") if abs(value) < 1e4 else f"{value:+,.0f}".replace("-", "\u2212")
 
 
 def escaped(text: str) -> str:

@@ -66,6 +66,7 @@ class DemoPage:
     Attributes:
         blocks: of gradio.
         url: where it is served, once it is.
+        made: what has to be there as long as the page, such as the folder of its examples.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class DemoPage:
         self.title, self.about, self.answerer, self.evidence = title, about, answerer, evidence
         self.fields, self.max_file_mb = list(answerer.fields), max_file_mb
         self.url: str | None = None
+        self.made: Any = None
         self.blocks = self._build([list(example) for example in examples])
 
     def answer(self, *given: Any) -> str:

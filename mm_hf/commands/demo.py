@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from transformers.utils import logging
 
@@ -222,6 +223,7 @@ def page_of(run: str, args: DemoArguments, data_args: Any) -> Any:
     from ..demo.page import DemoPage, import_gradio
 
     import_gradio()  # before anything is loaded
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # reading a CSV would be counted on a server
     opened = Opened(run, args, data_args)
     # gradio shows files of the temporary folder, and of others only where it is told.
     made = tempfile.TemporaryDirectory(prefix="mm_hf_demo_")

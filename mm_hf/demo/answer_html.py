@@ -12,7 +12,6 @@ from PIL import Image
 
 from ..data.shown import PICTURE, TABLE, TEXT, VIDEO, embedded_picture
 from ..evidence.drawing import colored, largest, opened
-from ..models.modality import modality_of
 from ..models.tasks import CLASSES, NUMBERS, SEVERAL, TEXTS
 from .answering import Answered, Said
 from .fields import Field
@@ -103,8 +102,7 @@ def modality_row(name: str, about: Mapping[str, Any], most: float, said: Said, f
     """What one modality gave: a bar, and what the answer were without it."""
     value, without = about["value"], about.get("without")
     columns = [field.label for field in fields if field.modality == name]
-    item = modality_of(name).item
-    title = columns[0] if len(columns) == 1 else item[:1].upper() + item[1:]
+    title = ", ".join(columns[:3]) + (f" and {len(columns) - 3} more" if len(columns) > 3 else "")
     shown = ""
     if without is not None:
         shown = number(without) if said.kind in (NUMBERS, TEXTS) else percent(without)
@@ -131,7 +129,7 @@ def map_of(item: Mapping[str, Any], part: Mapping[str, Any], labels: Mapping[str
     if item["kind"] == TEXT and not part["signed"]:
         how = "the stronger the colour, the more it mattered"
     if item["kind"] == TABLE:
-        name, how = "the columns", "to the right it speaks for the answer"
+        name, how = "the columns", "to the right it speaks for the answer, or raises the number"
     caption = f"<figcaption>Where in {escaped(name)}: {how}.</figcaption>"
     return f'<figure class="mm-map" data-kind="{item["kind"]}">{drawn}{caption}</figure>' if drawn else ""
 
@@ -225,7 +223,7 @@ def number(value: float | None) -> str:
     """A number as people write it."""
     if value is None:
         return ""
-    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:,.4g}"
+    return (f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:,.4g}").replace("-", "\u2212")
 
 
 def signed(value: float) -> str:

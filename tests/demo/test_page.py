@@ -226,11 +226,13 @@ def test_a_sound(visit, tmp_path):
     assert each.page.locator(".mm-best").inner_text()
 
 
-def test_a_port_that_is_taken(served):
-    page = served("question_answering", **runs.PAIR)
-    port = urlsplit(page.url).port
-    with pytest.raises(OSError, match=says(str(port))):
-        page.launch(port=port, wait=False)
+def test_a_port_that_is_taken(tmp_path):
+    run = runs.run_of(tmp_path, "question_answering", **runs.PAIR)
+    page = build_demo(str(run), examples=0, evidence=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=says(str(port))):
+            page.launch(port=port, wait=False)
 
 
 def test_a_space_runs_where_it_is_copied(tmp_path):
@@ -242,7 +244,7 @@ def test_a_space_runs_where_it_is_copied(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "GRADIO_SERVER_PORT": str(port)}
     process = subprocess.Popen(
         [sys.executable, "app.py"], cwd=space, env=environment, stdout=subprocess.PIPE, text=True
     )

@@ -75,7 +75,9 @@ def value_of(row: Mapping[str, Any], field: Field, file: Path, root: str | None)
 
 def keep_examples(examples: Sequence[Mapping[str, Any]], folder: Path):
     """Writes down the values of examples whose files are in a folder."""
-    (folder / FILE).write_text(json.dumps(list(examples), ensure_ascii=False, indent=1), encoding="utf-8")
+    (folder / FILE).write_text(
+        json.dumps({"examples": list(examples)}, ensure_ascii=False, indent=1), encoding="utf-8"
+    )
 
 
 def read_examples(folder: Path) -> list[dict[str, Any]]:
@@ -86,7 +88,7 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
     """
     if not (folder / FILE).is_file():
         return []
-    examples = read_json(folder / FILE)
+    examples = read_json(folder / FILE).get("examples")
     if not isinstance(examples, list) or not all(isinstance(example, dict) for example in examples):
         raise ValueError(f"{folder / FILE} holds no list of examples.")
     return examples

@@ -13,7 +13,7 @@ PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 RUN ?= runs/$(RECIPE)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install data data-fusions data-recipes quickstart fusions recipes test test-slow test-browser reliability test-lowest lint format bench cards clean
+.PHONY: help install data data-fusions data-recipes quickstart fusions recipes test test-slow test-browser test-demo reliability test-lowest lint format bench cards clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -86,6 +86,14 @@ test-browser: install  ## the pages in a real browser; needs Chromium (apt-get i
 	$(BIN)/python -m pip install --quiet --editable ".[browser]"
 	MM_HF_CHROMIUM=$${MM_HF_CHROMIUM:-$$(command -v chromium || command -v chromium-browser \
 		|| command -v google-chrome || echo chromium)} $(BIN)/python -m pytest tests/browser -rs < /dev/null
+
+test-demo:  ## the demo page in Chromium, in an environment of its own: gradio wants an older Pillow
+	test -x .venv-demo/bin/python || $(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/python -m pip install --quiet --upgrade pip
+	.venv-demo/bin/python -m pip install --quiet "$(TORCH)"
+	.venv-demo/bin/python -m pip install --quiet --editable ".[demo,browser]" pytest scikit-image "$(TORCH)" "$(TRANSFORMERS)"
+	MM_HF_CHROMIUM=$${MM_HF_CHROMIUM:-$$(command -v chromium || command -v chromium-browser \
+		|| command -v google-chrome || echo chromium)} OMP_NUM_THREADS=1 .venv-demo/bin/python -m pytest tests/demo -rs < /dev/null
 
 reliability: install  ## kill runs again and again, compare 1 and 2 processes, shard: one table, 20 to 40 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -rs --numprocesses 2 --maxschedchunk 1 \

@@ -38,6 +38,7 @@ PREDICTING = "mm_hf.commands.arguments:predict_parser"
 EXPLAINING = "mm_hf.commands.arguments:explain_parser"
 EXPORTING = "mm_hf.commands.arguments:export_parser"
 SERVING = "mm_hf.commands.serve_arguments:serve_parser"
+SHOWING = "mm_hf.commands.arguments:demo_parser"
 FETCHING = "mm_hf.commands.arguments:fetch_parser"
 VERBS = {
     "train": Verb("train on a recipe or on your data, with Accelerate", "mm_hf.training.train", TRAINING),
@@ -48,6 +49,7 @@ VERBS = {
     "explain": Verb("say what answers rest on: which modality", "mm_hf.commands.explain", EXPLAINING),
     "export": Verb("write a checkpoint as graphs, for a service without torch", "mm_hf.commands.export", EXPORTING),
     "serve": Verb("answer requests over HTTP", "mm_hf.commands.serve", SERVING),
+    "demo": Verb("a page on which people try a checkpoint", "mm_hf.commands.demo", SHOWING),
     "fetch": Verb("download the files that a column of URLs names", "mm_hf.commands.fetch", FETCHING),
     "answer": Verb("answer one question about a picture", "mm_hf.commands.answer"),
     "chat": Verb("ask about a picture, question after question", "mm_hf.commands.chat", CHATTING),

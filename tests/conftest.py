@@ -5,6 +5,7 @@ import fcntl
 import importlib
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from datasets import DatasetDict, load_from_disk
 
 
 REPOSITORY = Path(__file__).parent.parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Features that tests encode stay out of the user's cache; the processes that they start have it from here.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     CACHE = tempfile.TemporaryDirectory(prefix="mm_hf_tests_")
@@ -33,6 +35,7 @@ load_helper("tiny_models", REPOSITORY / "tests/models/tiny.py")
 load_helper("encoder_types", REPOSITORY / "tests/models/encoder_types.py")
 load_helper("modality_cases", REPOSITORY / "tests/modalities/cases.py")
 load_helper("evidence_records", REPOSITORY / "tests/browser/records.py")
+load_helper("demo_runs", REPOSITORY / "tests/demo/runs.py")
 load_helper("kill_and_resume", REPOSITORY / "tests/training/kill_and_resume.py")
 
 
@@ -105,6 +108,21 @@ def fsdd(fsdd_folder) -> DatasetDict:
 @pytest.fixture(scope="session")
 def easy_vqa(easy_vqa_folder) -> DatasetDict:
     return load_from_disk(str(easy_vqa_folder))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium: that of MM_HF_CHROMIUM, which has to be there, or one on the path."""
+    pytest.importorskip("playwright", reason="playwright is not installed: pip install 'mm_hf[browser]'")
+    from playwright.sync_api import sync_playwright
+
+    file = os.environ.get("MM_HF_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if file is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is on the path: apt-get install chromium, or set MM_HF_CHROMIUM")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=file, args=["--no-sandbox"])
+        yield started
+        started.close()
 
 
 def registries() -> list:

@@ -343,6 +343,55 @@ def export_parser(description: str, prog: str) -> ArgumentParser:
     return parser
 
 
+@dataclass
+class DemoArguments:
+    """The page, and where it is served."""
+
+    host: str = option("127.0.0.1", "Address to listen at; this machine alone reaches the default.")
+    port: int = option(7860, "Port; 0: any that is free.")
+    title: str | None = option(None, "Heading of the page; left out, the name of the checkpoint.")
+    examples: int | None = option(
+        None,
+        "Rows of the run's test part to try at once; left out, 5, and none with --space: they are copied into its "
+        "folder, where everybody sees them.",
+    )
+    evidence: bool = option(True, "Say what each modality gave to an answer.")
+    method: str | None = option(
+        None,
+        "How parts of items are told that mattered; left out, the one that measures best for the model and the "
+        "modality; none: no maps.",
+        choices=[*MAP_METHODS, NO_MAPS],
+    )
+    background: int | None = option(
+        None,
+        "Training rows that stand in for what is taken away; left out, 15 for two modalities and 5 for more. Where "
+        "the data are gone, the learned token of an absent item stands in.",
+    )
+    max_file_mb: int = option(50, "Megabytes of a file that somebody gives at most.")
+    seed: int = option(0, "Of rows that are drawn.")
+    space: str | None = option(
+        None, "Write the folder of a Space of the Hugging Face Hub in place of serving the page; nothing is uploaded."
+    )
+
+    def __post_init__(self):
+        check_least(self, 0, "examples", "seed")
+        check_least(self, 1, "background", "max_file_mb")
+        check_range("port", self.port, 0, 65535)
+
+
+def demo_parser(description: str, prog: str) -> ArgumentParser:
+    """What `mm_hf demo` takes."""
+    more = 'With a recipe.json beside the checkpoint, its columns are the defaults; "" is no field on the page.'
+    parser = ArgumentParser(
+        (DemoArguments, ColumnArguments),
+        prog=prog,
+        usage=f"{prog} RUN [flags]",
+        description=f"{description.rstrip()}\n\n{more}",
+    )
+    parser.add_argument("run", metavar="RUN", help="Folder of a run or checkpoint, or Hub id.")
+    return parser
+
+
 def predict_parser(description: str, prog: str) -> ArgumentParser:
     """What `mm_hf predict` takes."""
     more = 'With a recipe.json beside the checkpoint, its columns are the defaults; "" is no column.'

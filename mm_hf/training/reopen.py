@@ -282,7 +282,7 @@ def load_part(
 
 def is_data_of(recipe: dict[str, Any], dataset: str) -> bool:
     """Whether a data set is the one of a run, by its recipe.json as `find_data` gives it."""
-    return bool(recipe) and os.path.realpath(recipe["dataset"]) == os.path.realpath(dataset)
+    return bool(recipe.get("dataset")) and os.path.realpath(recipe["dataset"]) == os.path.realpath(dataset)
 
 
 def options_of_cut(recipe: dict[str, Any], model: Path) -> dict[str, Any]:

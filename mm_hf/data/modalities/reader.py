@@ -12,7 +12,7 @@ from ...models.modality import MODALITIES, modality_of
 from ..looks import ColumnSample, Evidence
 from ..request_items import FILE_SCHEMA, encoded_file, file_of_request, numbers_of_request
 from ..rows import Columns, is_absent
-from ..shown import shown_other
+from ..shown import OTHER, shown_other
 from .linear import Place, pooled_features, write_pooled
 
 
@@ -85,6 +85,11 @@ class ModalityReader:
         """By the part that its columns play in `Columns.named` the key of a recipe that names them."""
         extra = modality_of(self.name).extra
         return {self.name if extra else key.rpartition("_")[0]: key for key in self.column_keys}
+
+    def kind_of(self, part: str) -> str:
+        """What a column that plays a part (see `Columns.named`) holds, one of `data.shown.KINDS`: so a page asks for
+        it."""
+        return OTHER
 
     def data_columns(self, columns: Columns) -> list[str]:
         """The columns of the data that its items are read from."""

@@ -12,7 +12,7 @@ from ...models.recurrent import RecurrentConfig
 from ...models.series import Series, SeriesScaler, as_steps, has_no_steps
 from ..looks import Evidence
 from ..rows import SOURCE_ROW, BadRowError, Rows
-from ..shown import shown_series
+from ..shown import SERIES, shown_series
 from .linear import step_features
 from .reader import ModalityReader, reader_of, register_reader
 
@@ -33,6 +33,10 @@ class SeriesReader(ModalityReader):
     lists = True
     needs_all_rows = True
     shown_as = Series.name
+
+    def kind_of(self, part):
+        """A time series."""
+        return SERIES
 
     def looks(self, sample):
         """Lists of numbers, or of steps that are lists of numbers."""

@@ -19,6 +19,7 @@ from ..looks import Evidence
 from ..plain_rows import is_decoded
 from ..rows import BadRowError, resolve_path
 from ..shown import MOST_SECONDS, shown_sound
+from ..shown import SOUND as SHOWN_SOUND
 from .linear import pooled_features, step_features
 from .reader import ModalityReader, by_column, of_columns, present, register_reader
 
@@ -38,6 +39,10 @@ class SoundReader(ModalityReader):
     shown_as = "sound"
     captions = 2
     packages = ("scipy", "soundfile")
+
+    def kind_of(self, part):
+        """A sound."""
+        return SHOWN_SOUND
 
     def looks(self, sample):
         """Sounds by their type, or by the first bytes of their files."""

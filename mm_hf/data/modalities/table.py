@@ -13,7 +13,7 @@ from ..class_names import names_of_classes
 from ..column_types import STRINGS, count_values
 from ..looks import Evidence
 from ..rows import BadRowError
-from ..shown import shown_table
+from ..shown import TABLE, shown_table
 from .linear import table_features, write_table
 from .reader import ModalityReader, register_reader
 
@@ -85,6 +85,10 @@ class TableReader(ModalityReader):
     def write_line(self, model, places):
         """See `write_table`."""
         write_table(model, self.name, places)
+
+    def kind_of(self, part):
+        """A value of one of the table's columns."""
+        return TABLE
 
     def looks(self, sample):
         """Dates, numbers, and names of one of several things: a part of the table each."""

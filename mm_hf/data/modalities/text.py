@@ -16,7 +16,7 @@ from ..column_types import count_values, kind_of
 from ..looks import Evidence
 from ..request_items import text_of_request
 from ..rows import BadRowError, is_absent
-from ..shown import shown_text
+from ..shown import TEXT, shown_text
 from .linear import pooled_features, word_features
 from .reader import ModalityReader, by_column, of_columns, register_reader
 
@@ -40,6 +40,10 @@ class TextReader(ModalityReader):
         names = super().columns(columns, collator)
         windows = None if collator is None else collator.processor.text_windows
         return [f"{name}#{place}" for name in names for place in range(windows)] if windows else names
+
+    def kind_of(self, part):
+        """A text."""
+        return TEXT
 
     def looks(self, sample):
         """Texts of several words that do not keep coming back."""

@@ -33,7 +33,7 @@ from ..item_files import (
 from ..looks import Evidence
 from ..plain_rows import is_decoded
 from ..rows import BadRowError, is_absent, resolve_path
-from ..shown import MOST_PIXELS, shown_frames, shown_picture
+from ..shown import MOST_PIXELS, PICTURE, VIDEO, shown_frames, shown_picture
 from .reader import ModalityReader, present, register_reader
 
 
@@ -52,6 +52,10 @@ class VisionReader(ModalityReader):
     augmentation = "augment"
     shown_as = "image"
     packages = ("av",)
+
+    def kind_of(self, part):
+        """A picture, or a video."""
+        return VIDEO if part == list(self.keys_of_parts())[1] else PICTURE
 
     def looks(self, sample):
         """Pictures and videos by their type, or by the first bytes of their files."""

@@ -84,7 +84,7 @@ def start(script: str, folder: Path, *flags: str) -> subprocess.CompletedProcess
     )
 
 
-@pytest.mark.parametrize("script", ["train", "finetune"])
+@pytest.mark.parametrize("script", ["train", pytest.param("finetune", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("resumed", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_of_before_comes_to_the_same_end(script, resumed, tmp_path):
     """Taken up from its state, and begun anew with what was done then."""

@@ -97,7 +97,7 @@ def fields_of(columns: Iterable[tuple[str, str]], processor: Any) -> list[Field]
         reader = reader_of_part(part)
         if reader is None:
             continue
-        kind, more = reader.kind_of(part), {}
+        kind, more = reader.kind_of(part), dict[str, Any]()
         if kind == TABLE and schema is not None:
             if column in schema.categorical:
                 more = {"choices": tuple(schema.categorical[column])}

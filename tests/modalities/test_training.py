@@ -313,7 +313,8 @@ def made(request) -> Made:
     return Made(request)
 
 
-NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "clips" else ()) for name in RUNS]
+# Of "sounds" test_speech.py trains one in `make test` too; `make reliability` has all.
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in ("clips", "sounds") else ()) for name in RUNS]
 EACH = pytest.mark.parametrize("name", NAMES)
 
 
@@ -321,10 +322,7 @@ def read(file: Path) -> dict:
     return json.loads(file.read_text())
 
 
-# Of "sounds" test_speech.py trains one in `make test` too.
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("clips", "sounds") else ()) for name in RUNS]
-)
+@EACH
 def test_a_run(name, made):
     run, folder = RUNS[name], made.trained(name)
     results = read(folder / "results.json")

@@ -181,6 +181,7 @@ def test_films_and_what_is_known_of_viewers(tmp_path):
     assert sum(count < len(ratings[user]) for user, count in counts.items()) > 0.9 * len(counts)  # without its tenth
 
 
+@pytest.mark.slow
 def test_emoji_records(openmoji_folder, tmp_path):
     emoji_records.main([str(openmoji_folder), str(tmp_path / "records")])
     parts = load_from_disk(str(tmp_path / "records"))

@@ -101,7 +101,8 @@ reliability: install  ## kill runs again and again, compare 1 and 2 processes, s
 		tests/training/test_multi_task.py tests/training/test_retrieve.py tests/training/test_generation.py \
 		tests/modalities/test_training.py tests/training/test_sound_search.py tests/training/test_speech.py \
 		tests/test_sharding.py \
-		tests/data/test_streaming.py < /dev/null
+		tests/data/test_streaming.py tests/data/test_feature_store.py tests/models/test_retrieval.py \
+		tests/test_trainer.py tests/training/test_exits.py < /dev/null
 
 test-lowest:  ## the tests with the oldest versions that pyproject.toml allows, in an environment of their own
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest

@@ -437,6 +437,7 @@ def two_processes(data, tmp_path_factory) -> SimpleNamespace:
     )
 
 
+@pytest.mark.slow  # `make reliability` runs it
 def test_two_processes_count_every_row_once(two_processes, data, tmp_path):
     trainer = build(tmp_path, data, steps_of_sgd(world_size=1))
     for size in SIZES:
@@ -450,6 +451,7 @@ def test_two_processes_count_every_row_once(two_processes, data, tmp_path):
             assert part["loss"] == pytest.approx(expected["loss"], abs=1e-6)
 
 
+@pytest.mark.slow  # `make reliability` runs it
 def test_two_processes_train_as_one_with_twice_the_batch(two_processes, data, tmp_path):
     trainer = build(tmp_path, data, steps_of_sgd(world_size=1))
     before = weights_of(trainer.model)
@@ -538,6 +540,7 @@ def test_missing_numbers_do_not_count_in_the_loss(data, tmp_path):
 # What else belongs to the Trainer
 
 
+@pytest.mark.slow  # `make reliability` runs it
 def test_hyperparameter_search(data, tmp_path):
     objectives = []
 

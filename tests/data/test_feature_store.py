@@ -210,6 +210,7 @@ def process(folder, count, pause):
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow  # `make reliability` runs it
 def test_killed_while_it_writes(tiny, tmp_path):
     whole, calls = filled(tmp_path / "whole", tiny, range(24))
     running = process(tmp_path / "killed", 24, 0.05)
@@ -231,6 +232,7 @@ def test_killed_while_it_writes(tiny, tmp_path):
     same(whole, again, [f"text {length}" for length in range(24)])
 
 
+@pytest.mark.slow  # `make reliability` runs it
 def test_two_processes_fill_one_set(tiny, tmp_path):
     running = [process(tmp_path / "both", 16, 0.01) for _ in range(2)]
     for one in running:

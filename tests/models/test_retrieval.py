@@ -83,6 +83,7 @@ def test_hard_negatives_are_wrong_and_near():
     assert hard_negatives(random_pairs(), torch.tensor(1e6))[1].all()
 
 
+@pytest.mark.slow  # `make reliability` runs it
 def test_two_processes_compute_the_loss_of_one(tmp_path):
     """An image is on both; one row is no pair. Gradients pass through what was gathered."""
     item_ids, sizes = [0, 1, 2, 0, 4, 1, 6, 7], [(4, 4), (2, 6), (0, 8)]

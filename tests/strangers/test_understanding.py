@@ -20,7 +20,6 @@ import mm_hf
 
 FOLDER = Path(__file__).parent
 EXPECTED = yaml.safe_load((FOLDER / "expected.yaml").read_text(encoding="utf-8"))
-QUICK = ("indexed",)  # the others are trained on with -m slow
 
 
 @pytest.fixture(scope="session")
@@ -250,9 +249,8 @@ def rows_to_predict(strangers: Path, name: str) -> str:
     return "test.csv" if (strangers / name / "test.csv").exists() else EXPECTED[name]["file"]
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPECTED]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPECTED)
 def test_one_command_trains_and_one_predicts(one_command, strangers, tmp_path, name):
     said = one_command(name)
     for column in EXPECTED[name]["columns"]:
@@ -262,5 +260,5 @@ def test_one_command_trains_and_one_predicts(one_command, strangers, tmp_path, n
     rows = len(pd.read_csv(out))
     assert rows == {"competition": 20}.get(name, rows)
     assert rows >= 20
-    if name in QUICK:
+    if name == "indexed":
         assert "complete" in one_command(name)  # the same command again: it is the same run

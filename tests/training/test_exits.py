@@ -263,6 +263,7 @@ def ended_in_one_line(process: subprocess.Popen, folder: Path, begins: str) -> s
     return lines[0]
 
 
+@pytest.mark.slow  # `make reliability` runs it
 def test_a_second_start_is_refused_and_a_killed_worker_is_told(folder, monkeypatch):
     process = start("train.py", folder, "--dataloader_num_workers", 1)
     try:

@@ -237,6 +237,7 @@ def captions(openmoji_folder, tmp_path_factory):
     return load_from_disk(str(folder))
 
 
+@pytest.mark.slow
 def test_captions_are_written_word_by_word(captions, openmoji_folder):
     openmoji = load_from_disk(str(openmoji_folder))
     vocabulary = captions["train"].features["next"].names

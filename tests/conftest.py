@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What is loaded by now stays: the garbage collector, which accelerate calls after each training, leaves it out."""
+    """What is loaded by now stays: the garbage collector, which accelerate calls after a training, leaves it out."""
     gc.collect()
     gc.freeze()
 

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from datasets import Image as ImageFeature
+from datasets import load_from_disk
 from messages import says
 from PIL import Image
 
@@ -142,3 +144,28 @@ def test_logs_hold_nothing_of_a_row(client, server, encoded, pictures):
     assert "rows=4 bad=3" in server.log
     assert secret not in server.log
     assert "127.0.0.1" not in server.log
+
+
+@pytest.mark.slow
+def test_five_hundred_rows(start_server, easy_vqa_folder, pipe, encoded, close_to):
+    """Of a real data set, some without a part, from 16 clients that bring one to eight rows each time."""
+    part = load_from_disk(str(easy_vqa_folder))["test"].cast_column("image", ImageFeature(decode=False))
+    part = part.select(range(0, 19 * 500, 19))
+    rows = [{"image": row["image"]["bytes"], "text": row["question"]} for row in part]
+    rows = [{**row, "image": None} if number % 7 == 0 else row for number, row in enumerate(rows)]
+    rows = [{**row, "text": None} if number % 11 == 5 else row for number, row in enumerate(rows)]
+    starts, start = [], 0
+    while start < len(rows):
+        starts.append((start, start := start + 1 + len(starts) % 8))
+    with httpx.Client(base_url=start_server("classification").url, timeout=None) as client:
+
+        def ask(place):
+            asked = [as_json(row, encoded) for row in rows[slice(*place)]]
+            reply = client.post("/predict", json={"rows": asked, "top_k": None})
+            assert reply.status_code == 200, reply.text
+            return [answer["answer"] for answer in reply.json()["answers"]]
+
+        with ThreadPoolExecutor(16) as clients:
+            answers = [answer for some in clients.map(ask, starts) for answer in some]
+    assert len(answers) == 500
+    assert close_to(answers, pipe(rows, top_k=None))

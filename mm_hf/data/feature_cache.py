@@ -21,6 +21,10 @@ from .preparing import prepared
 from .stored_items import StoredItems
 
 
+# Of one item its levels, `(T, H)` each or a feature map, and whether items of its modality are padded.
+KeptStates = tuple[tuple[torch.Tensor, ...], bool]
+
+
 class CacheTooLargeError(ValueError):
     """The features would not fit into memory."""
 
@@ -234,22 +238,25 @@ class FeatureCache:
         Raises:
             KeyError: an item that was not encoded.
         """
-        source: Mapping[str, tuple[tuple[torch.Tensor, ...], bool]] = self.items[modality]
+        source: Mapping[str, KeptStates] = self.items[modality]
         kept = [source[key] for key in keys]
-        lengths = torch.tensor([len(levels[0]) for levels, _ in kept])
-        padded, parts = kept[0][1], zip(*(levels for levels, _ in kept))
-        if padded:
-            joined = [torch.nn.utils.rnn.pad_sequence(list(part), batch_first=True) for part in parts]
-        else:
-            joined = [torch.stack(part) for part in parts]
-        if isinstance(source, StoredItems):
-            dtype = source.dtype_of(keys[0])
+        stored = isinstance(source, StoredItems)
+        states = joined_states(kept, source.dtype_of(keys[0]) if stored else self.dtypes.get(modality))
+        if stored:
             source.forget(keys)
-        else:
-            dtype = self.dtypes.get(modality, joined[0].dtype)
-        levels = tuple(level.to(dtype) for level in joined)
-        mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long() if padded else None
-        return EncoderStates(levels=levels, mask=mask)
+        return states
+
+
+def joined_states(kept: list[KeptStates], dtype: torch.dtype | None = None) -> EncoderStates:
+    """The states of some items, padded to the longest of them; in a dtype, or in the one that they have."""
+    lengths = torch.tensor([len(levels[0]) for levels, _ in kept], device=kept[0][0][0].device)
+    padded, parts = kept[0][1], zip(*(levels for levels, _ in kept))
+    if padded:
+        joined = [torch.nn.utils.rnn.pad_sequence(list(part), batch_first=True) for part in parts]
+    else:
+        joined = [torch.stack(part) for part in parts]
+    mask = (torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]).long() if padded else None
+    return EncoderStates(levels=tuple(level.to(dtype or level.dtype) for level in joined), mask=mask)
 
 
 def free_memory() -> int:

@@ -98,12 +98,17 @@ class Pictures:
             raise
         except Exception as error:  # Pillow raises a dozen types for broken files
             reason = " ".join(str(error).split())
-            raise RowError(f"the picture cannot be read ({type(error).__name__}: {reason:.200}).") from None
+            raise RowError(
+                f"the picture cannot be read ({type(error).__name__}: {reason:.200}). Read are JPEG, PNG and the like."
+            ) from None
 
     def meaning(self, image, channels):
         """A picture upright, in 8 bits, without transparency, of mode `RGB` or `L`."""
         if max(image.size) > MAX_ASPECT * min(image.size):
-            raise RowError(f"the picture has {image.size[0]} × {image.size[1]} pixels, and is too long or empty.")
+            raise RowError(
+                f"the picture has {image.size[0]} × {image.size[1]} pixels: one side may be {MAX_ASPECT} times as long "
+                "as the other at most."
+            )
         image.load()
         ground, kind = self.settings["background"], image.format
         turn = TURNS.get(orientation_of(image))

@@ -102,6 +102,11 @@ class OnnxBackend:
         if (coverage := options.get(COVERAGE)) is not None:
             if isinstance(coverage, bool) or not isinstance(coverage, (int, float)):
                 raise ValueError(f"{COVERAGE} must be a number, got {coverage!r:.80}.")
+            if not all(task["thresholds"] for task in tasks):
+                raise ValueError(
+                    f"{COVERAGE} {coverage:g} was asked for, and this model was not calibrated: `mm_hf evaluate RUN "
+                    "--calibrate` does it, and an export that is made after it has it too."
+                )
             for task in tasks:
                 runtime.threshold_of(task, coverage)
         if (least := options.get(ABSTAIN)) is not None:

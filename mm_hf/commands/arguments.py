@@ -6,7 +6,7 @@ from typing import Any
 
 from ..training.data_arguments import DatasetArguments, keep_plain
 from ..training.flags import ArgumentParser
-from ..training.measuring_arguments import COVERAGE_RANGE, EvaluateArguments, measuring_parser
+from ..training.measuring_arguments import COVERAGE_RANGE, TORCH, EvaluateArguments, measuring_parser
 from ..training.values import check_least, check_range, option
 
 
@@ -107,12 +107,14 @@ class CompareArguments(EvaluateArguments):
     calibrate: bool = option(False, argparse.SUPPRESS)
     costs: str | None = option(None, argparse.SUPPRESS)
     coverage: float = option(0.9, argparse.SUPPRESS)
+    backend: str = option(TORCH, argparse.SUPPRESS)
+    export_folder: str | None = option(None, argparse.SUPPRESS)
     output_dir: str | None = option(None, "Folder of what is found; left out, runs/compare-<A>-<B>.")
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("missing", "calibrate", "costs"):
-            if getattr(self, name):
+        for name in ("missing", "calibrate", "costs", "backend", "export_folder"):
+            if getattr(self, name) not in (False, None, TORCH):
                 raise ValueError(f"--{name} belongs to `mm_hf evaluate`, which measures one run.")
 
 

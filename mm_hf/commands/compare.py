@@ -23,11 +23,10 @@ from datasets import Dataset
 
 from ..data import Rows
 from ..data.rows import SOURCE_ROW
-from ..evaluation import Predictions, figure, ranks, rounded
+from ..evaluation import figure, ranks, rounded
 from ..evaluation.html_report import write_html
 from ..evaluation.outcomes import (
     MeasuredRows,
-    Outcome,
     compare_outcomes,
     compare_ranks,
     count_name,
@@ -51,7 +50,9 @@ from ..training.run_folder import in_place, write_json
 from ..training.run_report import short_name
 from ..training.splits import seed_of_cut
 from .arguments import COMPARING, CompareArguments
-from .evaluate import picture_keys, predict_rows
+from .evaluate import predict_rows
+from .measuring.floors import picture_keys
+from .measuring.outcomes import outcomes_of
 from .search import SEARCHES, RetrieveArguments, open_search
 
 
@@ -194,18 +195,6 @@ def texts_of(rows: Dataset, columns: list[str]) -> list[str | None]:
     """The texts of each row in one, None where it has none; nothing where there is no column of them."""
     by_row = zip(*(rows[column][:] for column in columns))
     return [" | ".join(text for text in texts if isinstance(text, str)) or None for texts in by_row]
-
-
-def outcomes_of(run: Evaluator, predictions: Predictions) -> dict[str, Outcome]:
-    """By column of labels what a run answers."""
-    outcomes = {}
-    for alone in run.alone():
-        values = [
-            values[alone.label] if run.several else values for values in (predictions.logits, predictions.labels)
-        ]
-        task, (logits, labels) = alone.task.readable(values, run.collator.texts_of)
-        outcomes[alone.label] = Outcome(task, task.answers(logits), task.targets(labels), task.has_label(labels))
-    return outcomes
 
 
 def check_same_rows(a: Side, b: Side):

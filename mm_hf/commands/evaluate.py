@@ -2,12 +2,15 @@
 
     mm_hf evaluate runs/easy_vqa --missing
     mm_hf evaluate runs/easy_vqa --calibrate --coverage 0.9
+    mm_hf evaluate runs/easy_vqa --backend onnx
     accelerate launch -m mm_hf.commands.evaluate runs/easy_vqa
     mm_hf evaluate me/answers --dataset my.csv --image_column photo --text_column question --label_column answer
 
 A run of mm_hf train leaves recipe.json beside its checkpoint: there, data set and columns need not be named again.
 What is found goes into the folder evaluation/ of the checkpoint: report.html, a page that needs no other file,
 evaluation.json with all the figures, and the pictures. Of a model with several tasks each has a folder in it.
+With --backend onnx the export of the checkpoint answers, and the same goes into evaluation-onnx: beside it what torch
+says of the same rows.
 """
 
 import os
@@ -21,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
 
 import mm_hf
@@ -49,11 +51,10 @@ from ..evaluation import (
 from ..evaluation.abstention import costs_of_tasks
 from ..evaluation.comparisons import LINE
 from ..evaluation.html_report import PICTURES
+from ..export.measuring import predict_exported
 from ..models.costs import Costs
 from ..models.text import Text
 from ..models.vision import Vision
-from ..progress_bar import progress_bar
-from ..tasks import Task
 from ..training.asking import kept_curve
 from ..training.calibrate import (
     VALIDATION,
@@ -68,12 +69,15 @@ from ..training.data_arguments import DatasetArguments
 from ..training.evaluator import Evaluator, OtherPictures
 from ..training.exits import MEASURING, run_script
 from ..training.line_answers import kept_answers
+from ..training.measuring_arguments import ONNX
 from ..training.provenance import origin
 from ..training.reopen import EvaluateArguments, GroupedColumns, open_checkpoint, parse_arguments
 from ..training.rests_on import rests_on
 from ..training.run_folder import in_place, read_run_json, write_json
 from ..training.run_report import no_picture, picture_and_text, short_name
 from ..training.search_fusions import FILE as SEARCH
+from .measuring.exported import backend_fact, beside_torch, check_same_model, lines_beside, open_measured
+from .measuring.floors import constant_floors, nearest_pictures, picture_keys
 
 
 Absent = Mapping[str, Collection[int] | None]  # see `MultimodalCollator`
@@ -100,9 +104,14 @@ def predict_rows(run: Evaluator, rows: Rows, title: str, absent: Absent | None =
 def main():
     """The whole evaluation, from top to bottom."""
     args, data_args, recipe = parse_arguments(__doc__)
+    exported = None
+    if args.backend == ONNX:
+        exported, args = open_measured(args)
     if args.calibrate:
         calibrate(args, data_args, recipe)
     run, name, learned = open_checkpoint(args, data_args, recipe)
+    if exported is not None:
+        check_same_model(exported, run)
     rows = run.rows(name)
     costs = {} if args.costs is None else costs_of_tasks(args.costs, run.tasks_by_name)
     run.say(f"{args.model} on {len(rows):,} rows of {data_args.dataset}, part {name}")
@@ -113,9 +122,19 @@ def main():
     ]
     for sentence in unseen_lines(unseen_values(run.all_rows(name, known) if known else [], run.collator), len(rows)):
         run.say(sentence)
-    predictions = predict_rows(run, rows, "evaluating")
+    predictions = predict_rows(run, rows, "evaluating" if exported is None else "evaluating torch")
     run.share_bad_rows(predictions.bad_rows)
-    texts = TextTable()
+    of_torch, texts = predictions, TextTable()
+
+    def answered(rows: Rows, title: str, absent: Absent | None = None) -> Any:
+        """What the model, or its export, says of rows."""
+        if exported is None:
+            return predict_rows(run, rows, title, absent).logits
+        return predict_exported(exported, rows, run.collator, run.batch_size, absent, title)
+
+    if exported is not None:
+        predictions = replace(of_torch, logits=answered(rows, "evaluating onnx"))
+    of_both = (replace(predictions), of_torch)
 
     def numbered(tokens: torch.Tensor) -> torch.Tensor:
         """Texts by number, `(N,)`."""
@@ -123,7 +142,7 @@ def main():
 
     def logits(title: str, rows: Rows = rows, absent: Absent | None = None) -> Any:
         """Of all rows. Bad ones are not noted again."""
-        values = predict_rows(run, rows, title, absent).logits
+        values = answered(rows, title, absent)
         return numbered(values) if run.writes else values
 
     line = kept_answers(args.model, predictions.labels)
@@ -157,29 +176,31 @@ def main():
             curves.setdefault(modality, []).append((share, logits(f"{share:.0%} without {modality}", absent=lost)))
 
     evidence = None
-    if args.evidence and run.accelerator.is_main_process:
+    if args.evidence and exported is None and run.accelerator.is_main_process:
         evidence = rests_on(run, name, run.learned, EXPLAINED, args.seed)
+    units: tuple[str, Sequence] = ("rows", range(len(rows)))
+    if isinstance(run.columns, GroupedColumns) and run.columns.group:
+        units = (f"rows of equal {run.columns.group}", rows.dataset[run.columns.group][:])
+    elif items is not None:
+        units = ("rows of the same picture", items)
+    beside = {} if exported is None else beside_torch(args, run, name, exported, of_both, units)
     if run.writes:  # all that were ever said
         run.tasks = [replace(run.task, names=texts.texts)]
     if run.accelerator.is_main_process:
-        units: tuple[str, Sequence] = ("rows", range(len(rows)))
-        if isinstance(run.columns, GroupedColumns) and run.columns.group:
-            units = (f"rows of equal {run.columns.group}", rows.dataset[run.columns.group][:])
-        elif items is not None:
-            units = ("rows of the same picture", items)
         column = run.columns.group if isinstance(run.columns, GroupedColumns) else None
         groups = groups_of_rows(run, rows, column) if run.model.config.has_confidence else {}
         confidences = {}
         for alone in run.alone():
             of_task = (evidence or {}).get(alone.label)
-            written = write_task(
-                args, data_args, run, alone, name, predictions, learned, units, floors, curves, of_task, groups, costs
+            of_export = beside.get(alone.label)
+            confidences[alone.label] = write_task(
+                *(args, data_args, run, alone, name, predictions, learned, units, floors, curves, of_task),
+                *(groups, costs, of_export),
             )
-            confidences[alone.label] = written
         card = Path(args.model) / "README.md"
         if args.calibrate and args.max_rows is None and name == "test" and card.exists():
             text = with_how_sure(card.read_text(encoding="utf-8"), confidences)
-            in_place(card, lambda beside: beside.write_text(text, encoding="utf-8"))
+            in_place(card, lambda file: file.write_text(text, encoding="utf-8"))
     run.accelerator.wait_for_everyone()  # a process that leaves while others still talk may take them down
     run.accelerator.end_training()
 
@@ -231,6 +252,7 @@ def write_task(
     evidence: dict[str, Any] | None,
     groups: dict[str, torch.Tensor],
     costs: dict[str | None, Costs],
+    beside: dict[str, Any] | None,
 ) -> dict[str, Any] | None:
     """Takes what belongs to one task, the only one of `alone`, out of everything, over the rows that have a label of
     it, and writes its evaluation; of several tasks each into a folder of its own.
@@ -243,6 +265,7 @@ def write_task(
         evidence: what its answers rest on, see `rests_on`.
         groups: by name which of all rows belong to it.
         costs: of answers, by name of the task; None of the only one.
+        beside: see `write_evaluation`.
 
     Returns:
         see `how_sure`.
@@ -273,58 +296,9 @@ def write_task(
     paid = costs.get(column if run.several else None)
     sure = how_sure(task, logits, labels, args.coverage, of_rows, paid)
     write_evaluation(
-        args, data_args, alone, name, labelled, logits, labels, units, task_floors, task_curves, evidence, sure
+        args, data_args, alone, name, labelled, logits, labels, units, task_floors, task_curves, evidence, sure, beside
     )
     return sure
-
-
-def constant_floors(
-    task: Task, labels: torch.Tensor, learned: torch.Tensor | None, outputs: int
-) -> dict[str, tuple[torch.Tensor, dict[str, str]]]:
-    """By name the best answers that look at no row, for each row, and where they are from; of several which metric
-    each is the best for."""
-    usable = learned is not None and bool(task.has_label(learned).any())
-    known = learned if learned is not None and usable else labels
-    source = "train" if usable else "the evaluated rows"
-    guesses = {name: guess for name, guess in task.constants(known, outputs).items() if guess.listed}
-    floors = {}
-    for name, guess in guesses.items():
-        notes = {"meaning": f"{guess.words} of {source}, for every row", "from": source}
-        if len(guesses) > 1:
-            notes["metric"] = guess.metric
-        floors[name] = guess.answer.expand(len(labels), *guess.answer.shape), notes
-    return floors
-
-
-def nearest_pictures(run: Evaluator, rows: Rows) -> torch.Tensor:
-    """For each row the training row whose picture is the nearest, `(N,)`: by the cosine of what the model's own vision
-    encoder gives, each level of it averaged over its places."""
-
-    def features(rows: Rows, title: str) -> torch.Tensor:
-        batch_size = run.batch_size
-        loader = DataLoader(rows, batch_size=batch_size, collate_fn=run.collator)
-        vectors = []
-        for batch in progress_bar(loader, desc=title, leave=False, disable=not run.accelerator.is_main_process):
-            batch = send_to_device(batch, run.accelerator.device)
-            inputs = {key: batch[key] for key in ("pixel_values", "encoder_states") if key in batch}
-            with torch.no_grad():
-                states = run.model.base_model.encode({Vision.name: batch.get("vision_index")}, **inputs)[Vision.name]
-            levels = [level.flatten(2).mean(-1) if level.ndim == 4 else level.mean(1) for level in states.levels]
-            items = torch.nn.functional.normalize(torch.cat(levels, dim=-1), dim=-1)
-            vectors.append(items[states.index].masked_fill((states.index < 0)[:, None], 0).cpu())
-        return torch.cat(vectors)
-
-    known = features(Rows(run.splits["train"], "train"), "pictures of train")
-    return (features(rows, "nearest pictures") @ known.T).argmax(-1)
-
-
-def picture_keys(run: Evaluator, rows: Rows) -> list[tuple | None]:
-    """What tells the pictures of the rows apart; None where a row has none."""
-    keys: list[tuple | None] = []
-    for row in rows:
-        key = tuple(run.collator.item_keys(row, Vision.name))
-        keys.append(key if any(key) else None)
-    return keys
 
 
 def write_evaluation(
@@ -340,6 +314,7 @@ def write_evaluation(
     curves: dict[str, list[tuple[float, torch.Tensor]]],
     evidence: dict[str, Any] | None,
     sure: dict[str, Any] | None,
+    beside: dict[str, Any] | None,
 ):
     """Works out what the answers are worth, writes it, and prints the table.
 
@@ -352,6 +327,7 @@ def write_evaluation(
         curves: by modality the answers at each share of rows that lose it.
         evidence: what the answers rest on, see `rests_on`.
         sure: see `how_sure`.
+        beside: of an export what torch says of the same rows, see `beside_torch`; None: it is torch that is measured.
     """
     part, columns, task = run.splits[name], run.columns, run.task
     rows = labelled.nonzero().flatten().tolist()
@@ -376,7 +352,7 @@ def write_evaluation(
         **analysis,
         "evidence": evidence,
         "confidence": sure,
-        "cost_curve": kept_curve(args.model),
+        "cost_curve": kept_curve(args.model) if beside is None else None,  # which torch has measured
         "seed": args.seed,
         "max_rows": args.max_rows,
         "run": {
@@ -387,6 +363,8 @@ def write_evaluation(
     }
     if (search := search_of(args.model)) is not None:
         report["fusion_search"] = search
+    if beside is not None:
+        report["backend"] = beside
     report = rounded(report)
 
     staged = run.output_dir / ".writing"
@@ -403,6 +381,8 @@ def write_evaluation(
     staged.rmdir()
     write_json(run.output_dir / "evaluation.json", report)
     print(f"\n{run.name}" if report["model_class"] == "MMFusionForMultiTask" else "", table(report, name), sep="")
+    if beside is not None:
+        print(lines_beside(beside, units[0]))
     print(f"written: {run.output_dir / 'report.html'}")
     print(report["verdict"])  # last: what is to be remembered
 
@@ -421,6 +401,7 @@ def facts(report: dict[str, Any]) -> dict[str, str]:
     packages = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
     return {
         "model": f"{model} ({report['model_class']}, {report['problem_type'].replace('_', ' ')})",
+        **({"backend": backend_fact(report["backend"])} if "backend" in report else {}),
         "data set": f"{dataset}, part {report['split']}",
         "rows": f"{rows['evaluated']:,}{drawn}; {rows['labelled']:,} of them measured, {rows['bad']:,} bad",
         "intervals": f"{intervals['samples']} resamples of {intervals['groups']:,} groups ({intervals['unit']}), "

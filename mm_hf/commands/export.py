@@ -12,7 +12,6 @@ runtime.py, one file that answers rows with onnxruntime, numpy, tokenizers and P
 The export is tried before it is given out: runtime.py has to give what the model gives, on made-up rows.
 """
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers.utils import logging
 from .. import MMFusionProcessor
 from ..export import export_model
 from ..export.check import check_export
+from ..export.opening import checkpoint_state, usual_folder
 from ..export.write import MANIFEST, check_packages
 from ..progress_bar import progress_bar
 from ..training.exits import ANSWERING, run_script
@@ -51,8 +51,7 @@ def output_folder(run: str, output: str | None, args: ExportArguments) -> Path:
     """Where the export goes."""
     if output is not None:
         return Path(output)
-    name = args.to + ("-int8" if args.int8 else "")
-    return Path(run) / name if os.path.isdir(run) else Path(f"{Path(run).name}-{name}")
+    return usual_folder(run, args.to, args.int8)
 
 
 def export_run(run: str, folder: Path, args: ExportArguments) -> list[str]:
@@ -72,7 +71,8 @@ def export_run(run: str, folder: Path, args: ExportArguments) -> list[str]:
         fresh = Path(holder, "fresh")
         fresh.mkdir()
         with progress_bar(desc="exporting", unit=" graphs") as bar:
-            notes = export_model(model, processor, fresh, args.to, args.int8, said=lambda line: bar.update())
+            state = checkpoint_state(run)
+            notes = export_model(model, processor, fresh, args.to, args.int8, lambda line: bar.update(), state)
         worst = check_export(model, processor, fresh, args.int8)
         if folder.exists():
             shutil.rmtree(folder)

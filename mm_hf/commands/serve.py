@@ -8,28 +8,34 @@ POST /predict and /explain take JSON rows, whose files are base 64 ({"image": {"
 row. Paths and addresses in a request are not opened. GET /docs describes what this checkpoint takes and answers, with
 an example that works; /health, /ready and /metrics are for whoever runs it. SIGTERM: what was taken on is answered.
 
+    mm_hf serve runs/houses --backend onnx              # by its export, of mm_hf export runs/houses
+    mm_hf serve houses_small                            # by an export alone, copied from wherever it was made
     mm_hf serve runs/houses --write_handler endpoint    # a folder for Hugging Face's inference endpoints
 """
 
 import ipaddress
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.utils import logging
 
-from ..serve.backend import PipelineBackend
+from ..export.opening import is_export, read_manifest, usual_folder
+from ..serve.backend import Backend, PipelineBackend
 from ..serve.endpoint import write_handler
 from ..serve.limits import Limits
 from ..serve.logs import log_to_stderr
+from ..serve.onnx_backend import OnnxBackend
 from ..serve.server import check_packages, listen, serve
 from ..serve.service import Settings
 from ..training.exits import ANSWERING, run_script
 from ..training.recipe import import_files_for
 from .prediction.arguments import load_config
-from .serve_arguments import KEY_VARIABLE, BatchArguments, LimitArguments, ServeArguments, serve_parser
+from .serve_arguments import KEY_VARIABLE, ONNX, TORCH, BatchArguments, LimitArguments, ServeArguments, serve_parser
 
 
 def main():
@@ -40,14 +46,15 @@ def main():
     except ValueError as error:
         parser.error(str(error))
     logging.disable_progress_bar()  # of loading weights: seconds
-    import_files_for(words.run, args.import_files)
-    load_config(words.run, searches=True)
+    folder = export_of(words.run, args)
+    if folder is None:
+        import_files_for(words.run, args.import_files)
+        load_config(words.run, searches=True)
     if args.write_handler is not None:
         print(f"written: {write_handler(words.run, args.write_handler)}", flush=True)
         return
     check_packages()
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    opened = backend_of(words.run, folder, args, batch)
     settings = settings_of(words.run, args, batch, most)
     sock = listen(args.host, args.port)
     host, port = sock.getsockname()[:2]
@@ -58,15 +65,51 @@ def main():
         way = "" if settings.api_key else f", by anybody: set a key, --api_key or the variable {KEY_VARIABLE}"
         print(f"warning: {warning}{way}. It speaks plain HTTP: put a proxy with TLS before it.", file=sys.stderr)
     log_to_stderr()
-    writes = {"max_new_tokens": batch.max_new_tokens, "num_beams": batch.num_beams}
-    opened = partial(
-        PipelineBackend.open,
-        words.run,
-        args.trust_remote_code,
-        args.device,
-        **{name: value for name, value in writes.items() if value is not None},
-    )
     serve(settings, opened, sock)
+
+
+def export_of(run: str, args: ServeArguments) -> Path | None:
+    """The folder of the export that is to answer; None where the checkpoint does.
+
+    Raises:
+        ValueError: there is none, or a flag is for a checkpoint.
+    """
+    alone = is_export(run)
+    if (args.backend or (ONNX if alone else TORCH)) != ONNX:
+        if alone:
+            raise ValueError(f"{run} is an export, and --backend is {args.backend!r}: leave it out, or name the run.")
+        if args.export_folder is not None:
+            raise ValueError(f"--export_folder is {args.export_folder!r}, which is for --backend {ONNX}.")
+        return None
+    if alone and args.export_folder is not None:
+        raise ValueError(f"{run} is an export, and --export_folder names {args.export_folder!r}: leave one out.")
+    for_torch = {"write_handler": args.write_handler, "trust_remote_code": args.trust_remote_code}
+    for_torch |= {"import": args.import_files, "device": None if args.device == "cpu" else args.device}
+    if given := [name for name, value in for_torch.items() if value]:
+        raise ValueError(
+            f"--{given[0]} is {for_torch[given[0]]!r}, which is for a checkpoint: an export runs on the "
+            "CPU, without any code of its own. Leave it out, or --backend torch."
+        )
+    folder = Path(run) if alone else Path(args.export_folder or usual_folder(run))
+    read_manifest(folder, None if alone else run)
+    return folder
+
+
+def backend_of(run: str, folder: Path | None, args: ServeArguments, batch: BatchArguments) -> Callable[[], Backend]:
+    """What loads the model: of an export where there is a folder of one, else of the checkpoint.
+
+    Raises:
+        ValueError: an export is asked for beams.
+    """
+    writes = {"max_new_tokens": batch.max_new_tokens, "num_beams": batch.num_beams}
+    asked: dict[str, Any] = {name: value for name, value in writes.items() if value is not None}
+    if folder is None:
+        if args.threads is not None:
+            torch.set_num_threads(args.threads)
+        return partial(PipelineBackend.open, run, args.trust_remote_code, args.device, **asked)
+    if asked.pop("num_beams", 1) != 1:
+        raise ValueError(f"--num_beams is {batch.num_beams}, and an export writes the likeliest token each time.")
+    return partial(OnnxBackend.open, folder, args.threads, **asked)
 
 
 def settings_of(run: str, args: ServeArguments, batch: BatchArguments, most: LimitArguments) -> Settings:

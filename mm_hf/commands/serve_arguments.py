@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from ..training.flags import ArgumentParser
+from ..training.measuring_arguments import ONNX, TORCH
 from ..training.values import check_least, check_range, option
 
 
@@ -22,9 +23,17 @@ class ServeArguments:
         f"Requests must have the header `Authorization: Bearer KEY`. Others see the flags of a process: the variable "
         f"{KEY_VARIABLE} does the same.",
     )
-    backend: str = option("torch", "What answers.", choices=["torch"])
+    backend: str | None = option(
+        None,
+        "What answers: torch, the checkpoint, or onnx, its export, on the CPU. Left out, torch, and onnx where RUN is "
+        "the folder of an export.",
+        choices=[TORCH, ONNX],
+    )
+    export_folder: str | None = option(
+        None, "With --backend onnx: what `mm_hf export` wrote; left out, RUN/onnx.", metavar="FOLDER"
+    )
     device: str | None = option(None, "cpu, cuda, cuda:1…; left out, the GPU where there is one.")
-    threads: int | None = option(None, "Threads of torch; left out, one for each core.")
+    threads: int | None = option(None, "Threads of torch or onnxruntime; left out, one for each core.")
     trust_remote_code: bool = option(
         False, "Run the code that came with the checkpoint. Left out, nothing of it runs: the classes are mm_hf's own."
     )
@@ -98,5 +107,5 @@ def serve_parser(description: str, prog: str) -> ArgumentParser:
         usage=f"{prog} RUN [flags]",
         description=description,
     )
-    parser.add_argument("run", metavar="RUN", help="Folder of a run or checkpoint, or Hub id.")
+    parser.add_argument("run", metavar="RUN", help="Folder of a run, checkpoint or export, or Hub id.")
     return parser

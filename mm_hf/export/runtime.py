@@ -98,12 +98,17 @@ class Pictures:
             raise
         except Exception as error:  # Pillow raises a dozen types for broken files
             reason = " ".join(str(error).split())
-            raise RowError(f"the picture cannot be read ({type(error).__name__}: {reason:.200}).") from None
+            raise RowError(
+                f"the picture cannot be read ({type(error).__name__}: {reason:.200}). Read are JPEG, PNG and the like."
+            ) from None
 
     def meaning(self, image, channels):
         """A picture upright, in 8 bits, without transparency, of mode `RGB` or `L`."""
         if max(image.size) > MAX_ASPECT * min(image.size):
-            raise RowError(f"the picture has {image.size[0]} × {image.size[1]} pixels, and is too long or empty.")
+            raise RowError(
+                f"the picture has {image.size[0]} × {image.size[1]} pixels: one side may be {MAX_ASPECT} times as long "
+                "as the other at most."
+            )
         image.load()
         ground, kind = self.settings["background"], image.format
         turn = TURNS.get(orientation_of(image))
@@ -907,7 +912,8 @@ class Model:
         return best[None] if list(best) == [None] else best
 
     def embeddings(self, feeds, rows):
-        """Of each row the embeddings of what it has, and of two their inner product."""
+        """Of each row the embeddings of what it has, and of two their inner product; None where they are no finite
+        numbers."""
         answers = []
         for row in range(rows):
             answer = {}
@@ -916,6 +922,9 @@ class Model:
                 if place >= 0:
                     answer[modality["row_keys"][0]] = feeds[modality["embedding"]][place]
             values = list(answer.values())
+            if not all(np.isfinite(value).all() for value in values):
+                answers.append(None)
+                continue
             lists = {key: value.tolist() for key, value in answer.items()}
             answers.append({**lists, "similarity": float(values[0] @ values[1])} if len(values) == 2 else lists)
         return answers
@@ -929,23 +938,33 @@ class Model:
         return 1 / (1 + np.exp(-self.graphs["fuse"](feeds)["match"].astype(np.float64)))
 
     def heard(self, outputs, max_new_tokens=None):
-        """Of CTC the text of each row: repeats joined, blanks left out."""
-        answers = []
+        """Of CTC the text of each row; None where the numbers are not finite."""
+        key = self.answers["label_key"]
+        return [
+            None if ids is None else {key: self.writer.decode(ids[:max_new_tokens])}
+            for ids in self.tokens_heard(outputs)
+        ]
+
+    def tokens_heard(self, outputs):
+        """Of CTC the tokens of each row: repeats joined, blanks left out; None where the numbers are not finite."""
+        tokens = []
         for logits, mask in zip(outputs["logits"], outputs["memory_mask"]):
-            best = logits[mask.astype(bool)].argmax(-1)
+            heard = logits[mask.astype(bool)]
+            best = heard.argmax(-1)
             best = best[np.concatenate([[True], best[1:] != best[:-1]])] if len(best) else best
-            ids = best[best != self.answers["blank"]][:max_new_tokens]
-            answers.append({self.answers["label_key"]: self.writer.decode(ids)})
-        return answers
+            tokens.append(best[best != self.answers["blank"]] if np.isfinite(heard).all() else None)
+        return tokens
 
     def written(self, outputs, rows, max_new_tokens=None):
-        """Of a decoder the likeliest next token until the end, for each row, and the probability of the whole."""
+        """Of a decoder the likeliest next token until the end, for each row, and the probability of the whole; None
+        where that is no number."""
         ids, scores = self.write(outputs, rows, max_new_tokens)
-        key = self.answers["label_key"]
-        texts = [self.writer.decode(each) for each in ids]
-        if self.answers["text_alone"]:
-            return [{key: text} for text in texts]
-        return [[{"score": float(score), key: text}] for score, text in zip(scores, texts)]
+        key, answers = self.answers["label_key"], []
+        for each, score in zip(ids, scores):
+            said = {key: self.writer.decode(each)}
+            answer = said if self.answers["text_alone"] else [{"score": float(score), **said}]
+            answers.append(answer if np.isfinite(score) else None)
+        return answers
 
     def write(self, outputs, rows, max_new_tokens=None):
         """The tokens `(B, S)` that are written, without the start, padding behind the end; and their probability."""

@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def export_model(
     to: str = ONNX,
     int8: bool = False,
     said: Callable[[str], None] = lambda line: None,
+    checkpoint: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Exports a model with a head, for an environment without torch.
 
@@ -46,6 +47,8 @@ def export_model(
         to: `"onnx"`, or `"torch"` for programs of `torch.export`.
         int8: matrix products in 8 bits, see `quantize`.
         said: is told what is being done, line by line.
+        checkpoint: checksums of the files that the model was loaded from, by which an export of another state of
+            them is known.
 
     Returns:
         what is to be known of it, sentence by sentence.
@@ -89,6 +92,7 @@ def export_model(
         "answers": answers,
         "tokenizer": tokenizer_settings(processor, folder) if answers["kind"] in ("written", "moments") else None,
         "int8": int8,
+        "checkpoint": dict(checkpoint or {}),
         "versions": {"mm_hf": __version__, **versions()},
     }
     text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)

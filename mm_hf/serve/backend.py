@@ -1,5 +1,5 @@
-"""What answers the rows of a service: a backend. There is one of the pipelines that travel with checkpoints, in torch;
-another one needs the same few methods."""
+"""What answers the rows of a service: a backend. There is one of the pipelines that travel with checkpoints, in torch,
+and one of exports, `OnnxBackend`; another one needs the same few methods."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -42,15 +42,17 @@ class Backend(Protocol):
 
     Attributes:
         name: one word.
-        config: of the model, a `MMFusionConfig`.
-        processor: of the model, a `MMFusionProcessor`.
+        config: of the model, a `MMFusionConfig`, or what says as much of its modalities and their places.
+        processor: of the model, a `MMFusionProcessor`, or what says as much of tables, series and windows of texts.
         options: what a request may ask for beside its rows, by name.
+        explains: whether it gives evidence; requests for it are refused else.
     """
 
     name: str
     config: Any
     processor: Any
     options: tuple[str, ...]
+    explains: bool
 
     def load(self, row: dict[str, Any]) -> Any:
         """Decodes a row, whose files are bytes: what `answer` takes.
@@ -84,6 +86,7 @@ class PipelineBackend:
     """
 
     name = "torch"
+    explains = True
 
     def __init__(self, pipe: Any):
         self.pipe, self.config, self.processor = pipe, pipe.model.config, pipe.processor

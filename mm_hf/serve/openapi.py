@@ -78,18 +78,19 @@ def describe(service: Service) -> dict[str, Any]:
         secured = {"security": [{"key": []}]}
     paths = {
         "/predict": {"post": operation("Answers rows.", "predict", {"answer": ref("Answer")}, secured)},
-        "/explain": {
+        "/health": {"get": plain("Whether the process lives.", "health")},
+        "/ready": {"get": plain("Whether it answers: the model is loaded, and it is not stopping.", "ready")},
+        "/metrics": {"get": {**plain("Counts for Prometheus.", "metrics", "text/plain"), **secured}},
+    }
+    if backend.explains:
+        paths["/explain"] = {
             "post": operation(
                 "Answers rows, and says what each modality gave to each answer.",
                 "explain",
                 {"answer": ref("Answer"), "evidence": {"type": "object"}},
                 secured,
             )
-        },
-        "/health": {"get": plain("Whether the process lives.", "health")},
-        "/ready": {"get": plain("Whether it answers: the model is loaded, and it is not stopping.", "ready")},
-        "/metrics": {"get": {**plain("Counts for Prometheus.", "metrics", "text/plain"), **secured}},
-    }
+        }
     components: dict[str, Any] = {"schemas": schemas}
     if secured:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

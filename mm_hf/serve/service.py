@@ -150,9 +150,14 @@ class Service:
         """The status of a request and what its answer holds: the answers to its rows, each in its place.
 
         Raises:
-            RefusedError: its options are wrong, or there is no room for its rows.
+            RefusedError: its options are wrong, it asks for evidence that there is not, or there is no room for its
+                rows.
         """
         loop = asyncio.get_running_loop()
+        if evidence and not self.backend.explains:
+            name = self.backend.name
+            message = f"This service answers by {name}, which gives no evidence: ask /predict, or a service of torch."
+            raise RefusedError(422, "no_evidence", message)
         try:
             self.backend.check_options(request.options)
         except (ValueError, TypeError) as error:

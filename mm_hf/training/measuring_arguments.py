@@ -7,6 +7,7 @@ from .flags import ArgumentParser
 from .values import check_least, check_range, option
 
 
+TORCH, ONNX = "torch", "onnx"  # what answers
 COVERAGE_RANGE = (0.5, 0.999)  # of `COVERAGES`, which imports torch: `--help` need not
 
 
@@ -38,6 +39,15 @@ class EvaluateArguments:
         "A .csv (columns class and cost, a line abstain) or .json of what a wrong answer costs and what none does: "
         "measures what is paid where `mm_hf predict --costs` chooses.",
     )
+    backend: str = option(
+        TORCH,
+        "What is measured: torch, the checkpoint; onnx, its export, through runtime.py on the CPU, beside what torch "
+        "says of the same rows.",
+        choices=[TORCH, ONNX],
+    )
+    export_folder: str | None = option(
+        None, "With --backend onnx: what `mm_hf export` wrote; left out, <model>/onnx.", metavar="FOLDER"
+    )
     group_column: str | None = option(
         None, "Rows with equal values are drawn together for the intervals; left out, those of one picture."
     )
@@ -50,6 +60,13 @@ class EvaluateArguments:
     def __post_init__(self):
         check_least(self, 1, "bootstrap_samples", "max_rows", "per_device_eval_batch_size")
         check_range("coverage", self.coverage, *COVERAGE_RANGE)
+        if self.export_folder is not None and self.backend != ONNX:
+            raise ValueError(f"export_folder is {self.export_folder!r}, which is for --backend onnx.")
+        if self.calibrate and self.backend == ONNX:
+            raise ValueError(
+                "calibrate learns from what torch says and writes into the config.json of the run, which exports "
+                "after it have: leave out --backend onnx, then export anew."
+            )
 
 
 def measuring_parser(

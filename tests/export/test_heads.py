@@ -120,18 +120,6 @@ def assert_alike(found, expected):
         assert found == expected
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Path:
-    """The classifier, calibrated, exported by the command."""
-    run = tmp_path_factory.mktemp("run") / "houses"
-    model, processor = load("classification")
-    model.set_confidence({None: Confidence(50, 1.5, (0.4, 0.5, 0.6))})
-    model.save_pretrained(run)
-    processor.save_pretrained(run)
-    main(["export", str(run)])
-    return run
-
-
 def test_the_runtime_needs_no_torch(exported):
     model, processor = load("classification")
     model.set_confidence({None: Confidence(50, 1.5, (0.4, 0.5, 0.6))})

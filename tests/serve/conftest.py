@@ -17,6 +17,8 @@ from starlette.testclient import TestClient
 import mm_hf
 from mm_hf.serve.app import make_app
 from mm_hf.serve.backend import PipelineBackend
+from mm_hf.serve.limits import Limits
+from mm_hf.serve.onnx_backend import OnnxBackend
 from mm_hf.serve.service import Service, Settings
 
 
@@ -113,6 +115,40 @@ def pictures() -> list[bytes]:
 def encoded():
     """A function that writes a file as a request in JSON has it."""
     return lambda content: {"base64": base64.b64encode(content).decode()}
+
+
+@pytest.fixture(scope="session")
+def export_of(tmp_path_factory):
+    """A function that gives the export of a stored checkpoint, made once."""
+    pytest.importorskip("transformers.exporters", reason="transformers before 5.24 does not export")
+    from mm_hf.export import export_model
+
+    folders: dict[str, Path] = {}
+
+    def folder_of(head: str) -> Path:
+        if head not in folders:
+            stored = STORED / "heads" / head
+            architecture = json.loads((stored / "config.json").read_text())["architectures"][0]
+            model = getattr(mm_hf, architecture).from_pretrained(stored).eval()
+            folder = tmp_path_factory.mktemp(head) / "exported"
+            folder.mkdir()
+            export_model(model, mm_hf.MMFusionProcessor.from_pretrained(stored), folder)
+            folders[head] = folder
+        return folders[head]
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def exported_client(export_of):
+    """Asks a service, in this process, of the export of the model that `server` serves, with the same limits."""
+    settings = Settings(Limits(pixels=4_000_000, body_bytes=3_000_000, rows=8))
+    service = Service(settings)
+    service.open(lambda: OnnxBackend.open(export_of("classification"), threads=1))
+    with TestClient(make_app(service), raise_server_exceptions=False) as client:
+        client.service = service
+        yield client
+    service.close()
 
 
 class Gated(PipelineBackend):

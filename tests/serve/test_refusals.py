@@ -1,4 +1,5 @@
-"""What a real server refuses: each kind of bad body with a 4xx and a sentence, and it goes on."""
+"""What a real server refuses, and a service of an export: each kind of bad body with a 4xx and a sentence, and it
+goes on."""
 
 import io
 import json
@@ -103,6 +104,12 @@ FILES = {
 }
 
 
+@pytest.fixture(params=["torch", "onnx"])
+def asked(request):
+    """Asks the server, and a service of an export that has the same limits."""
+    return request.getfixturevalue({"torch": "client", "onnx": "exported_client"}[request.param])
+
+
 def after(client) -> bool:
     """Whether it still answers."""
     return client.post("/predict", json={"rows": [{"text": "a"}]}).status_code == 200
@@ -116,35 +123,35 @@ def check(reply, status: int, kind: str, values: list):
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_bodies(client, name):
+def test_bodies(asked, name):
     body, status, kind, values = BODIES[name]
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    check(client.post("/predict", content=content, headers=TYPE), status, kind, values)
-    assert after(client)
+    check(asked.post("/predict", content=content, headers=TYPE), status, kind, values)
+    assert after(asked)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_rows(client, name):
+def test_rows(asked, name):
     row, values = ROWS[name]
-    reply = client.post("/predict", content=json.dumps({"rows": [row]}).encode(), headers=TYPE)
+    reply = asked.post("/predict", content=json.dumps({"rows": [row]}).encode(), headers=TYPE)
     assert reply.status_code == 422
     (answer,) = reply.json()["answers"]
     assert answer["error"]["kind"] == "bad_row"
     assert re.search(says(*values), answer["error"]["message"]), answer["error"]["message"]
-    assert after(client)
+    assert after(asked)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_files(client, encoded, name):
+def test_files(asked, encoded, name):
     content, values = FILES[name]
-    as_row = client.post("/predict", json={"rows": [{"image": encoded(content)}]})
-    as_form = client.post("/predict", files={"image": ("a.png", content)})
+    as_row = asked.post("/predict", json={"rows": [{"image": encoded(content)}]})
+    as_form = asked.post("/predict", files={"image": ("a.png", content)})
     for reply in (as_row, as_form):
         assert reply.status_code == 422
         (answer,) = reply.json()["answers"]
         assert answer["error"]["kind"] == "bad_row"
         assert re.search(says(*values), answer["error"]["message"]), answer["error"]["message"]
-    assert after(client)
+    assert after(asked)
 
 
 def test_bodies_that_are_too_large(client):

@@ -157,6 +157,28 @@ class ModalityReader:
         """
         return row[column]
 
+    def for_pipeline(self, row: dict[str, Any], collator: "MultimodalCollator") -> dict[str, Any]:
+        """What a row has, by the keys that a row of a pipeline has for it, in its places; empty where it has nothing.
+
+        Raises:
+            BadRowError: what cannot be one.
+        """
+        items = [
+            None if self.key(row, column, collator) is None else self.undecoded(row, column, collator)
+            for column in self.columns(collator.columns, collator)
+        ]
+        if all(item is None for item in items):
+            return {}
+        return {modality_of(self.name).row_keys[0]: items if len(items) > 1 else items[0]}
+
+    def undecoded(self, row: dict[str, Any], column: str, collator: "MultimodalCollator") -> Any:
+        """The item as a pipeline takes it: of a file its path or its bytes.
+
+        Raises:
+            BadRowError: it cannot be read.
+        """
+        return self.load(row, column, collator)
+
     def contents(
         self, row: dict[str, Any], column: str, key: str, collator: "MultimodalCollator"
     ) -> tuple[str, ...] | None:

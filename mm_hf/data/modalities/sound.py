@@ -67,6 +67,11 @@ class SoundReader(ModalityReader):
         """Its samples at the rate of the feature extractor."""
         return decode_sound(row, column, collator.root, collator.processor.feature_extractor.sampling_rate)
 
+    def undecoded(self, row, column, collator):
+        """The file."""
+        value = row[column]
+        return value if is_decoded(value) else source_of(row, column, collator.root, "sound")
+
     def linear_features(self, items):
         """What the encoder gives; of a recurrent one, which nobody has trained, statistics of the frames."""
         fresh = isinstance(items.model.encoders[self.name], RecurrentModel)

@@ -83,6 +83,16 @@ class TextReader(ModalityReader):
         """The same."""
         return self.key(row, column, collator)
 
+    def for_pipeline(self, row, collator):
+        """Long texts are whole: a pipeline makes windows of them itself."""
+        if not collator.processor.text_windows:
+            return super().for_pipeline(row, collator)
+        columns = self.data_columns(collator.columns)
+        texts = [row[column] if self.key(row, f"{column}#0", collator) is not None else None for column in columns]
+        if all(text is None for text in texts):
+            return {}
+        return {Text.row_keys[0]: texts if len(texts) > 1 else texts[0]}
+
     def contents(self, row, column, key, collator):
         """The text itself."""
         return (key,)

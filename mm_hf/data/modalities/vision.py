@@ -117,6 +117,25 @@ class VisionReader(ModalityReader):
             return decode_image(row, column, collator.root, **picture_settings(collator.processor))
         return frames_of(row, collator)[int(column.rpartition("#")[2])]
 
+    def for_pipeline(self, row, collator):
+        """Pictures in their places; of a video its frames, in their order."""
+        columns, (of_pictures, of_videos) = collator.columns, Vision.row_keys
+        pictures = [
+            None if self.key(row, column, collator) is None else self.undecoded(row, column, collator)
+            for column in columns.images
+        ]
+        given: dict[str, Any] = {}
+        if any(picture is not None for picture in pictures):
+            given[of_pictures] = pictures if len(pictures) > 1 else pictures[0]
+        if columns.video is not None and not is_absent(row[columns.video]):
+            given[of_videos] = frames_of(row, collator)
+        return given
+
+    def undecoded(self, row, column, collator):
+        """The file."""
+        value = row[column]
+        return value if is_decoded(value) else source_of(row, column, collator.root, "picture")
+
     def blamed(self, column, columns):
         """Of a video its first frame says it for all."""
         if column in columns.images:

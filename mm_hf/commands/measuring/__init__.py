@@ -1,0 +1,1 @@
+"""Parts of `mm_hf evaluate`."""

@@ -58,13 +58,14 @@ def main():
         way = "" if settings.api_key else f", by anybody: set a key, --api_key or the variable {KEY_VARIABLE}"
         print(f"warning: {warning}{way}. It speaks plain HTTP: put a proxy with TLS before it.", file=sys.stderr)
     log_to_stderr()
-    writes = {"max_new_tokens": batch.max_new_tokens, "num_beams": batch.num_beams}
+    dtype = None if args.dtype is None else getattr(torch, args.dtype)
+    given = {"dtype": dtype, "max_new_tokens": batch.max_new_tokens, "num_beams": batch.num_beams}
     opened = partial(
         PipelineBackend.open,
         words.run,
         args.trust_remote_code,
         args.device,
-        **{name: value for name, value in writes.items() if value is not None},
+        **{name: value for name, value in given.items() if value is not None},
     )
     serve(settings, opened, sock)
 

@@ -24,6 +24,11 @@ class ServeArguments:
     )
     backend: str = option("torch", "What answers.", choices=["torch"])
     device: str | None = option(None, "cpu, cuda, cuda:1…; left out, the GPU where there is one.")
+    dtype: str | None = option(
+        None,
+        "Of the weights in memory: in 16 bits they take half of it. Left out, as the checkpoint has them.",
+        choices=["float32", "bfloat16", "float16"],
+    )
     threads: int | None = option(None, "Threads of torch; left out, one for each core.")
     trust_remote_code: bool = option(
         False, "Run the code that came with the checkpoint. Left out, nothing of it runs: the classes are mm_hf's own."

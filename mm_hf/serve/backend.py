@@ -90,7 +90,7 @@ class PipelineBackend:
         parameters = inspect.signature(pipe._sanitize_parameters).parameters.values()
         named = [one.name for one in parameters if one.kind is not inspect.Parameter.VAR_KEYWORD]
         self.options = tuple(name for name in named if name != "generate_kwargs")  # which change the work itself
-        pipe._bad_row = bad_row  # its own writes what a row holds into a log
+        pipe._bad_row = bad_row  # that of a checkpoint's own, older code writes what a row holds into a log
 
     @classmethod
     def open(cls, run: str, trust_remote_code: bool = False, device: str | None = None, **settings: Any):

@@ -34,6 +34,18 @@ def test_every_verb_is_told_and_is_there():
     assert set(re.findall(r"(?:`|^)mm_hf ([a-z]+)", pages, flags=re.MULTILINE)) <= set(cli.VERBS)
 
 
+def test_tests_that_are_told_are_there():
+    text = (REPOSITORY / "docs/deployment_problems.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)[:-1]
+    rows = re.findall(r"^\| (?!problem|---).*$", text, flags=re.MULTILINE)
+    assert len(rows) == len(sections) == 15
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"def {test}(" in (REPOSITORY / file).read_text(encoding="utf-8"), test
+
+
 def test_recipes_that_are_told_are_there():
     pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     told = re.findall(r"(?:Recipes?:|[Tt]he recipe|, recipe)\s((?:`\w+`(?:,\s)?)+)", pages)

@@ -85,6 +85,7 @@ def export_of(run: str, args: ServeArguments) -> Path | None:
         raise ValueError(f"{run} is an export, and --export_folder names {args.export_folder!r}: leave one out.")
     for_torch = {"write_handler": args.write_handler, "trust_remote_code": args.trust_remote_code}
     for_torch |= {"import": args.import_files, "device": None if args.device == "cpu" else args.device}
+    for_torch |= {"dtype": args.dtype, "keep_encoded": args.keep_encoded}
     if given := [name for name, value in for_torch.items() if value]:
         raise ValueError(
             f"--{given[0]} is {for_torch[given[0]]!r}, which is for a checkpoint: an export runs on the "
@@ -106,7 +107,10 @@ def backend_of(run: str, folder: Path | None, args: ServeArguments, batch: Batch
     if folder is None:
         if args.threads is not None:
             torch.set_num_threads(args.threads)
-        return partial(PipelineBackend.open, run, args.trust_remote_code, args.device, **asked)
+        if args.dtype is not None:
+            asked["dtype"] = getattr(torch, args.dtype)
+        kept = round(args.keep_encoded * 1e6)
+        return partial(PipelineBackend.open, run, args.trust_remote_code, args.device, kept, **asked)
     if asked.pop("num_beams", 1) != 1:
         raise ValueError(f"--num_beams is {batch.num_beams}, and an export writes the likeliest token each time.")
     return partial(OnnxBackend.open, folder, args.threads, **asked)

@@ -33,7 +33,17 @@ class ServeArguments:
         None, "With --backend onnx: what `mm_hf export` wrote; left out, RUN/onnx.", metavar="FOLDER"
     )
     device: str | None = option(None, "cpu, cuda, cuda:1…; left out, the GPU where there is one.")
+    dtype: str | None = option(
+        None,
+        "Of the weights in memory: in 16 bits they take half of it. Left out, as the checkpoint has them.",
+        choices=["float32", "bfloat16", "float16"],
+    )
     threads: int | None = option(None, "Threads of torch or onnxruntime; left out, one for each core.")
+    keep_encoded: float = option(
+        0.0,
+        "MB of memory for what encoders gave for pictures, texts, sounds…: one that comes again is not encoded again. "
+        "0: nothing is kept.",
+    )
     trust_remote_code: bool = option(
         False, "Run the code that came with the checkpoint. Left out, nothing of it runs: the classes are mm_hf's own."
     )
@@ -55,6 +65,7 @@ class ServeArguments:
     def __post_init__(self):
         check_range("port", self.port, 0, 65535)
         check_least(self, 1, "threads")
+        check_range("keep_encoded", self.keep_encoded, 0, 1e6)
         if self.api_key is not None and not self.api_key.strip():
             raise ValueError("api_key is empty: give a key, or leave it out.")
 

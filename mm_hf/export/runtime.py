@@ -21,7 +21,9 @@ import os
 import re
 import stat
 import sys
+import warnings
 from datetime import date, datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -720,6 +722,27 @@ class TorchGraph:
 BACKENDS: dict[str, Any] = {".onnx": OnnxGraph, ".pt2": TorchGraph}
 
 
+def warn_of_other_versions(made):
+    """Warns where a package that answers has another major version than the one that the export was tried with."""
+    for name in ("onnxruntime", "numpy", "tokenizers"):
+        try:
+            here = version(name)
+        except PackageNotFoundError:
+            continue
+        if name in made and major_of(made[name]) != major_of(here):
+            warnings.warn(
+                f"This export was tried with {name} {made[name]}, and here is {here}: its answers may differ. "
+                "Install that version, or export it again.",
+                stacklevel=3,
+            )
+
+
+def major_of(text):
+    """The part of a version that says what is compatible: the first number, of versions below 1 the first two."""
+    numbers = text.split(".")
+    return numbers[:2] if numbers[0] == "0" else numbers[:1]
+
+
 class Model:
     """An exported model.
 
@@ -733,6 +756,7 @@ class Model:
         self.manifest = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
         if self.manifest["format"] != 1:
             raise ValueError(f"{self.folder} has format {self.manifest['format']}, and this file reads 1.")
+        warn_of_other_versions(self.manifest.get("versions", {}))
         self.modalities, self.answers = self.manifest["modalities"], self.manifest["answers"]
         self.preparers = {
             modality["name"]: PREPARERS[modality["prepare"]["kind"]](modality["prepare"], self.folder)

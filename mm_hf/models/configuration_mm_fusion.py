@@ -40,6 +40,7 @@ from .sound import Sound  # noqa: F401
 from .tabular import TabularConfig
 from .tasks import TaskHead, read_tasks, task_head_of
 from .text import Text
+from .versions import warn_of_other_versions
 from .vision import Vision
 
 
@@ -279,6 +280,8 @@ class MMFusionConfig(PreTrainedConfig):
             read from them. Letters need a fine grid; words that are few are better told apart by a third of a second
             than by a fiftieth.
         base_models (`list[str]`, *optional*): Hub ids of the encoders, for the model card.
+        versions (`dict[str, str]`, *optional*): of mm_hf, torch and transformers, that wrote the checkpoint. Saving a
+            model writes it; loading under another major version warns.
 
     Raises:
         ValueError: a feature layer, a query modality or a frozen modality that the model does not have; a setting of
@@ -348,6 +351,7 @@ class MMFusionConfig(PreTrainedConfig):
     vocab_size: int | None = None
     ctc_stride: int = 1
     base_models: list[str] | None = None
+    versions: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs):
         check_given(kwargs)
@@ -421,7 +425,7 @@ class MMFusionConfig(PreTrainedConfig):
         """See the library's method; what differs: keys that came later are not there where nobody gave them, so that
         a config.json is what it was."""
         values = super().to_dict()
-        for key in ("extra_configs", "num_frames", "places", "confidence"):
+        for key in ("extra_configs", "num_frames", "places", "confidence", "versions"):
             if values.get(key) is None:
                 values.pop(key, None)
         for name, config in (self.extra_configs or {}).items():
@@ -431,8 +435,9 @@ class MMFusionConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """Refuses the config of another model, which the library would only warn of. With other labels, another
-        problem or other tasks drops what the checkpoint has for its own, see `for_other_labels`."""
+        """Refuses the config of another model, which the library would only warn of; warns of other versions, see
+        `warn_of_other_versions`. With other labels, another problem or other tasks drops what the checkpoint has for
+        its own, see `for_other_labels`."""
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
@@ -452,6 +457,8 @@ class MMFusionConfig(PreTrainedConfig):
             }
             config.trained_layers = trained or None
         config.validate_architecture()  # what was changed, too
+        # A checkpoint of before the key says with which transformers it was written.
+        warn_of_other_versions({"transformers": config_dict.get("transformers_version"), **(config.versions or {})})
         return loaded
 
     @classmethod

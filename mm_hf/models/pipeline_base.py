@@ -16,7 +16,7 @@ from .evidence import OTHER_ROWS, TOKEN, Said, evidence_of, warnings_of
 from .modality import MODALITIES, modality_of
 from .names import did_you_mean
 from .pipeline_rows import NumberedRows, is_row_of_pandas, row_keys, rows_to_answer
-from .raw_rows import Places, reason_of
+from .raw_rows import ROW_KEY, NotFiniteError, Places, reason_of, why_without_values
 from .series import Series  # noqa: F401  importing registers; pipelines of a checkpoint have a registry of their own
 from .table_schema import is_missing
 from .tabular import Table  # noqa: F401
@@ -38,6 +38,7 @@ class MMFusionPipeline(Pipeline):
     _load_image_processor: Any = False
     _load_feature_extractor: Any = False
     _load_video_processor: Any = False
+    kept_items: Any = None  # a service may put there what keeps encoded items: its `encode(model, inputs)` is called
 
     def __call__(self, inputs: Any, **kwargs):
         """See the class."""
@@ -95,11 +96,12 @@ class MMFusionPipeline(Pipeline):
             return self._bad_row(number, error, on_error)
 
     def _bad_row(self, number: int, error: Exception, on_error: str) -> dict[str, Any]:
-        """A row that cannot be answered: raises, or says so and keeps its place."""
+        """A row that cannot be answered: raises, or says so and keeps its place. The error names what the row holds,
+        for who asked; a log, which others read and which is kept, does not."""
         reason = reason_of(error)
         if on_error == "raise":
             raise ValueError(f"Row {number}: {reason}") from error
-        logger.warning(f"Row {number} is skipped, its answer is None: {reason}")
+        logger.warning(f"Row {number} is skipped, its answer is None: {why_without_values(error)}.")
         return {"number": number, "reason": reason}
 
     def as_row(self, inputs: Any) -> dict[str, Any]:
@@ -141,7 +143,11 @@ class MMFusionPipeline(Pipeline):
         for key, value in row.items():
             if not is_missing(value):
                 modality = modality_of(known[key])
-                loaded.setdefault(modality.name, {})[key] = modality.load(self.processor, config, key, value)
+                try:
+                    loaded.setdefault(modality.name, {})[key] = modality.load(self.processor, config, key, value)
+                except Exception as error:
+                    vars(error)[ROW_KEY] = key
+                    raise
         items = {name: modality_of(name).joined(config, of_keys) for name, of_keys in loaded.items()}
         if all(item is None for item, _ in items.values()):
             keys = [key for key, name in known.items() if name in config.modalities]
@@ -168,7 +174,9 @@ class MMFusionPipeline(Pipeline):
         shown: list[Any] = []
         if batch is not None:
             inputs: Mapping[str, Any] = batch.to(self.device)
-            if evidence:
+            if self.kept_items is not None:
+                inputs = {"encoder_states": self.kept_items.encode(self.model, inputs)}
+            elif evidence:
                 inputs = {"encoder_states": encode_batch(self.model, inputs)}  # once for both
             answers = self.answer(inputs, len(readable), generate_kwargs or {})
             if evidence:
@@ -177,7 +185,7 @@ class MMFusionPipeline(Pipeline):
             if values.is_floating_point():
                 for place, finite in zip(readable, values.flatten(1).isfinite().all(1).tolist()):
                     if not finite and reasons[place] is None:
-                        error = ValueError(f"the model's {name} of this row are no finite numbers.")
+                        error = NotFiniteError(f"the model's {name} of this row are no finite numbers.")
                         reasons[place] = self._bad_row(rows[place]["number"], error, on_error)["reason"]
             if len(readable) < len(rows):  # rows without an answer keep their place
                 answers[name] = values.new_zeros((len(rows), *values.shape[1:]))

@@ -56,8 +56,8 @@ class MMFusionClassificationPipeline(MMFusionPipeline):
         batch_size (`int`, defaults to 1): rows that go through the model together; equal texts, and all else that is
             the same object, path or URL, are encoded once.
         on_error (`str`, defaults to `"raise"`): a row that cannot be read, or whose scores are no finite numbers,
-            stops the call with an error that names it; with `"skip"` its answer is None, a warning says why, and the
-            others are answered.
+            stops the call with an error that names it; with `"skip"` its answer is None, and the others are answered.
+            A warning says which row and why, without what the row holds: logs are kept, and others read them.
         evidence (`bool`, defaults to `False`): the answer to a row is then a dict of `"answer"`, as it is else, and
             `"evidence"`, what each modality of the row gave to it: see `evidence_of`. Each row is encoded once.
         background (`list`, *optional*): rows whose items stand in for a modality that is taken away; left out, the

@@ -31,6 +31,7 @@ from .sound import Sound
 from .strict_loading import LOADING, load_strictly
 from .tasks import NUMBERS, TEXTS, TaskHead
 from .text import Text
+from .versions import versions_here
 from .vision import Vision
 
 
@@ -369,6 +370,7 @@ class MMFusionPreTrainedModel(FreezingMixin, EvidenceMixin, ConfidenceMixin, Pre
         # A checkpoint from elsewhere names its first home here; the code is copied, so it is at home now.
         self.config.auto_map = {**AUTO_MAP, **AUTO_MAP_OF.get(type(self).__name__, {})}
         self.config.custom_pipelines = CUSTOM_PIPELINES.get(type(self).__name__, {})
+        self.config.versions = versions_here()
         # Names of older releases, which the library writes for some encoders (ViT), are lost on the Trainer when it
         # restores the best model.
         kwargs.setdefault("save_original_format", False)

@@ -5,6 +5,7 @@
 import inspect
 import os
 import re
+import traceback
 from collections.abc import Iterable, Mapping, Sized
 from numbers import Real
 from typing import Any
@@ -13,6 +14,14 @@ import torch
 from PIL.Image import Image
 
 from .table_schema import is_missing
+
+
+# The attribute of an error that names what of a row could not be read.
+ROW_KEY = "row_key"
+
+
+class NotFiniteError(ValueError):
+    """What the model says of a row are no finite numbers."""
 
 
 class Places(list):
@@ -150,6 +159,15 @@ def reason_of(error: Exception) -> str:
     said = " ".join(str(error).split())
     said = said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
     return re.sub(r"^Row \d+: ", "", said)
+
+
+def why_without_values(error: Exception) -> str:
+    """Why a row cannot be read, as a log may have it: which of its keys, the type of the error, and the line of code
+    that found it. The message stays out, since it says what the row holds."""
+    key = vars(error).get(ROW_KEY)
+    places = traceback.extract_tb(error.__traceback__)[-1:]
+    where = "".join(f" at {os.path.basename(place.filename)}:{place.lineno}" for place in places)
+    return f"{'' if key is None else f'its {key}, '}{type(error).__name__}{where}"
 
 
 def arguments_of_call(part: Any) -> set[str]:

@@ -11,6 +11,7 @@ import torch
 from ..hub import pipeline
 from ..models.how_sure import CLASSES, SEVERAL
 from ..models.raw_rows import reason_of
+from .kept_items import KeptItems
 
 
 @dataclass(frozen=True)
@@ -83,26 +84,42 @@ class PipelineBackend:
 
     Args:
         pipe: a `MMFusionPipeline`, of this package or of the checkpoint's own code.
+        keep_encoded: bytes of memory for encoded items, see `KeptItems`; 0: none are kept.
+
+    Raises:
+        ValueError: items are to be kept, and the checkpoint's own code cannot.
     """
 
     name = "torch"
     explains = True
 
-    def __init__(self, pipe: Any):
+    def __init__(self, pipe: Any, keep_encoded: int = 0):
         self.pipe, self.config, self.processor = pipe, pipe.model.config, pipe.processor
+        self.kept_items = KeptItems(keep_encoded) if keep_encoded else None
+        if self.kept_items is not None and not hasattr(pipe, "kept_items"):
+            raise ValueError("The code that came with this checkpoint keeps no encoded items: leave keep_encoded out.")
+        pipe.kept_items = self.kept_items
         parameters = inspect.signature(pipe._sanitize_parameters).parameters.values()
         named = [one.name for one in parameters if one.kind is not inspect.Parameter.VAR_KEYWORD]
         self.options = tuple(name for name in named if name != "generate_kwargs")  # which change the work itself
-        pipe._bad_row = bad_row  # its own writes what a row holds into a log
+        pipe._bad_row = bad_row  # that of a checkpoint's own, older code writes what a row holds into a log
 
     @classmethod
-    def open(cls, run: str, trust_remote_code: bool = False, device: str | None = None, **settings: Any):
+    def open(
+        cls,
+        run: str,
+        trust_remote_code: bool = False,
+        device: str | None = None,
+        keep_encoded: int = 0,
+        **settings: Any,
+    ):
         """Opens a checkpoint.
 
         Args:
             run: folder, or Hub id.
             trust_remote_code: run the code that came with it, in place of this package's.
             device: left out, the GPU where there is one.
+            keep_encoded: see the class.
             settings: arguments of each call.
 
         Raises:
@@ -116,7 +133,7 @@ class PipelineBackend:
         else:
             pipe = pipeline(model=run, device=torch.device(device), **settings)
         pipe.model.eval()
-        return cls(pipe)
+        return cls(pipe, keep_encoded)
 
     def load(self, row: dict[str, Any]) -> Any:
         """See `Backend`."""

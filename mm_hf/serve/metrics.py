@@ -2,6 +2,7 @@
 request holds is."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 
@@ -55,6 +56,19 @@ class Metrics:
         in_work = Gauge("mm_hf_requests_in_work", "Requests that were taken on.", registry=registry)
         in_work.set_function(requests)
         Gauge("mm_hf_queue_rows", "Rows that wait for the model.", registry=registry).set_function(queue)
+
+    def watch(self, kept: Any):
+        """Shows what happens to items that are kept, see `KeptItems`."""
+        from prometheus_client import Gauge
+
+        shown = {
+            "found": "Items that were there, and were not encoded again.",
+            "encoded": "Items that were encoded.",
+            "bytes": "Memory that kept items take.",
+        }
+        for name, text in shown.items():
+            gauge = Gauge(f"mm_hf_kept_items_{name}", text, registry=self.registry)
+            gauge.set_function(partial(getattr, kept, name))
 
     def read(self, absent: Iterable[str]):
         """Counts a row that could be read, and the modalities that it lacks."""

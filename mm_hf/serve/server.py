@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 
+import torch
+
 from .backend import Backend
 from .logs import logger
 from .service import Service, Settings
@@ -82,7 +84,7 @@ def serve(settings: Settings, make_backend: Callable[[], Backend], sock: socket.
         except BaseException as error:
             failures.append(error)
         else:
-            logger.info("ready: %s", settings.title)
+            logger.info("ready: %s, %d threads of torch", settings.title, torch.get_num_threads())
 
     config = uvicorn.Config(
         make_app(service),

@@ -68,6 +68,8 @@ class Service:
             OSError, ValueError: it is no checkpoint, or what is asked of it does not fit.
         """
         self.backend = backend = make_backend()
+        if (kept := getattr(backend, "kept_items", None)) is not None:
+            self.metrics.watch(kept)
         self.keys = keys_of(backend.config)
         self.example = example_row(backend)
         if self.example:

@@ -206,6 +206,23 @@ def test_graphs_that_say_something_else_are_found(exported, tmp_path):
         check_export(model, processor, exported / "onnx")
 
 
+def test_an_export_of_other_versions(exported, tmp_path, recwarn):
+    """It says so, and answers; one of these versions has nothing to say."""
+    folder = shutil.copytree(exported / "onnx", tmp_path / "onnx")
+    load_runtime(folder).Model()
+    assert [str(one.message) for one in recwarn if "was tried with" in str(one.message)] == []
+    manifest = json.loads((folder / "manifest.json").read_text())
+    here = manifest["versions"]["onnxruntime"]
+    manifest["versions"] |= {"onnxruntime": "0.9.1", "pillow": "1.0"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.warns(UserWarning, match=says("onnxruntime", "0.9.1", here)):
+        model = load_runtime(folder).Model()
+    assert model({"text": "a small red house"})
+    del manifest["versions"]  # of before
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert load_runtime(folder).Model()({"text": "a small red house"})
+
+
 def test_what_cannot_be_exported_is_said_in_one_line(tmp_path):
     shutil.copytree(STORED / "heads/classification", tmp_path / "run")
     file = tmp_path / "run/processor_config.json"

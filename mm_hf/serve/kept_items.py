@@ -21,11 +21,11 @@ class KeptItems:
         max_bytes: most that they may take; those that were asked for longest ago leave first.
 
     Attributes:
-        found, encoded: how many items were there, and how many were not.
+        reused, encoded: how many items were there, and how many were not.
     """
 
     def __init__(self, max_bytes: int):
-        self.max_bytes, self.bytes, self.found, self.encoded = max_bytes, 0, 0, 0
+        self.max_bytes, self.bytes, self.reused, self.encoded = max_bytes, 0, 0, 0
         self.items: OrderedDict[tuple[str, bytes], KeptStates] = OrderedDict()
 
     @torch.no_grad()
@@ -59,7 +59,7 @@ class KeptItems:
             if key in self.items:
                 self.items.move_to_end(key)
         self.encoded += len(new)
-        self.found += len(keys) - len(new)
+        self.reused += len(keys) - len(new)
         return joined_states([known[key] for key in keys])
 
     def keep(self, key: tuple[str, bytes], kept: KeptStates):

@@ -62,7 +62,7 @@ class Metrics:
         from prometheus_client import Gauge
 
         shown = {
-            "found": "Items that were there, and were not encoded again.",
+            "reused": "Items that were there, and were not encoded again.",
             "encoded": "Items that were encoded.",
             "bytes": "Memory that kept items take.",
         }

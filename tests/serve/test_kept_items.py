@@ -36,7 +36,7 @@ def test_answers_are_the_same(stored, pictures, close_to, head):
         assert close_to(pipe(rows, batch_size=2), expected)
     distinct = 3 if head == "ctc" else 5  # two pictures and three texts
     assert kept.encoded == distinct
-    assert kept.found > distinct
+    assert kept.reused > distinct
     assert close_to([pipe(row) for row in rows], expected)  # whatever a text was padded to
     assert kept.encoded == distinct
 
@@ -55,7 +55,7 @@ def test_the_oldest_leave(stored, pictures, close_to, pipe):
     other.kept_items = kept = KeptItems(LARGE)
     rows = [{"text": text} for text in TEXTS]
     other(rows[0])
-    kept.max_bytes = 2 * kept.bytes  # of texts as long as the longest one
+    kept.max_bytes = kept.bytes  # the other two are shorter
     for row in rows[1:]:
         other(row)
     assert 0 < kept.bytes <= kept.max_bytes
@@ -84,4 +84,4 @@ def test_the_flag(stored, pictures):
     rows = [backend.load(row) for row in rows_of("classification", pictures)]
     for _ in range(2):
         backend.answer(rows, [{}] * len(rows))
-    assert backend.kept_items.found == backend.kept_items.encoded == 5
+    assert backend.kept_items.reused == backend.kept_items.encoded == 5

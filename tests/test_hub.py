@@ -102,6 +102,7 @@ CODE = {
     "token_fusions.py",
     "video.py",
     "vision.py",
+    "versions.py",
 }
 # Of classes in files of their own, in their checkpoints alone.
 SEARCH_CODE = {"contrastive.py", "retrieval_mm_fusion.py", "similarity.py"}

@@ -54,7 +54,7 @@ def opened(backend: str, run: Path, threads: int) -> Any:
 
 def folder_of(backend: str, run: Path) -> Path:
     """Where the export of a run is."""
-    return run / ("int8" if backend.endswith("int8") else "onnx")
+    return run / ("onnx-int8" if backend.endswith("int8") else "onnx")
 
 
 def best(answers: Any) -> str:

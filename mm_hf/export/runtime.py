@@ -841,8 +841,9 @@ class Model:
                 raise RowError("a video is a list of its frames here: decode the file before.")
             chosen = [value[(2 * part + 1) * len(value) // (2 * frames)] for part in range(frames)]
             return chosen, modality["places"] - frames
-        several = isinstance(value, (list, tuple)) and (most > 1 or modality["lists_are_places"])
-        if several and not modality["lists_are_places"]:  # numbers in lists are one item
+        listed = modality["lists_are_places"] or isinstance(preparer, Texts)
+        several = isinstance(value, (list, tuple)) and (most > 1 or listed)
+        if several and not listed:  # numbers in lists are one item
             several = depth(value) > modality["depth"]
         sources = list(value) if several else [value]
         if getattr(preparer, "whole", None) is not None:  # long texts are windows

@@ -11,9 +11,11 @@ RECIPE ?= easy_vqa
 # Two workers that take whole files, since many share a trained model, in the order that tests/conftest.py gives.
 PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 RUN ?= runs/$(RECIPE)$(if $(filter-out 0,$(SEED)),-seed$(SEED))
+PORT ?= 8000
+PAGE_PORT ?= 7860
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install data data-fusions data-recipes quickstart fusions recipes test test-slow test-browser test-demo reliability test-lowest lint format bench cards clean
+.PHONY: help install data data-fusions data-recipes quickstart fusions recipes test test-slow test-browser test-demo test-ray serve-demo reliability test-lowest lint format bench cards clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -67,6 +69,13 @@ quickstart: data  ## train easy-VQA, measure it, then answer a question in a fre
 	$(BIN)/mm_hf results $(RUN)
 	$(BIN)/mm_hf answer $(RUN)
 
+$(RUN)/results.json:
+	$(MAKE) quickstart
+
+serve-demo: install .venv-demo/.installed $(RUN)/results.json  ## the quickstart's model as a server and as a demo page; PORT, PAGE_PORT
+	$(BIN)/python examples/deployment/serve_demo.py $(RUN) --page_python .venv-demo/bin/python \
+		--port $(PORT) --page_port $(PAGE_PORT)
+
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -87,11 +96,14 @@ test-browser: install  ## the pages in a real browser; needs Chromium (apt-get i
 	MM_HF_CHROMIUM=$${MM_HF_CHROMIUM:-$$(command -v chromium || command -v chromium-browser \
 		|| command -v google-chrome || echo chromium)} $(BIN)/python -m pytest tests/browser -rs < /dev/null
 
-test-demo:  ## the demo page in Chromium, in an environment of its own: gradio wants an older Pillow
+.venv-demo/.installed: pyproject.toml
 	test -x .venv-demo/bin/python || $(PYTHON) -m venv .venv-demo
 	.venv-demo/bin/python -m pip install --quiet --upgrade pip
 	.venv-demo/bin/python -m pip install --quiet "$(TORCH)"
-	.venv-demo/bin/python -m pip install --quiet --editable ".[demo,browser]" pytest scikit-image "$(TORCH)" "$(TRANSFORMERS)"
+	.venv-demo/bin/python -m pip install --quiet --editable ".[demo,serve,browser]" pytest scikit-image "$(TORCH)" "$(TRANSFORMERS)"
+	touch $@
+
+test-demo: .venv-demo/.installed  ## the demo page in Chromium, in an environment of its own: gradio wants an older Pillow
 	MM_HF_CHROMIUM=$${MM_HF_CHROMIUM:-$$(command -v chromium || command -v chromium-browser \
 		|| command -v google-chrome || echo chromium)} OMP_NUM_THREADS=1 .venv-demo/bin/python -m pytest tests/demo -rs < /dev/null
 

@@ -1,6 +1,8 @@
 """The README's examples, run as they stand but for the encoders, which come from local folders here."""
 
+import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from huggingface_hub import HfApi
 from PIL import Image
 
-from mm_hf import MMFusionForClassification
+from mm_hf import MMFusionForClassification, pipeline
 
 
 REPOSITORY = Path(__file__).parent.parent
@@ -50,6 +52,23 @@ def test_python_examples(encoders, tmp_path, monkeypatch):
         own = {**names, "torch": torch, "MMFusionForClassification": MMFusionForClassification}
         exec(compile(other, "README.md", "exec"), own)
         assert own["loss"].isfinite()
+
+
+def test_the_answer_of_the_server_is_one():
+    """What the README asks of the server and shows as its answer has the form that a model of its kind gives."""
+    asked = re.search(r"curl http://127.0.0.1:8000/predict (.*)", README)[1]
+    shown = json.loads(re.search(r'```json\n(\{"answers": .*)\n```', README)[1])["answers"]
+    stored = REPOSITORY / "tests/data/checkpoints"
+    answer = pipeline(model=str(stored / "heads/question_answering"))
+    fields = dict(word.split("=", 1) for word in shlex.split(asked) if word != "-F")
+    count = int(fields.pop("top_k"))
+    row = {**fields, "image": str(stored / "rows/photos/0.png")}
+    assert fields["image"].startswith("@")
+    expected = answer(row, top_k=count)
+    assert [[set(best) for best in one["answer"]] for one in shown] == [[set(best) for best in expected]]
+    scores = [best["score"] for best in shown[0]["answer"]]
+    assert len(scores) == count
+    assert 1 >= scores[0] > scores[1] > 0
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"make ([a-z-]+)", README))))

@@ -82,7 +82,7 @@ def answers(rows) -> list[list[dict]]:
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_batch_job_gives_the_answers_of_one_process(kind, start, rows, answers, tmp_path):
-    """In the order of the rows; one that cannot be read has none, and one whose path leads out of the folder neither."""
+    """In the order of the rows; one that cannot be read has none, nor has one whose path leads out of the folder."""
     import pyarrow.parquet
 
     folder = tmp_path / "data"

@@ -83,7 +83,7 @@ def export_of(run: str, args: ServeArguments) -> Path | None:
         return None
     if alone and args.export_folder is not None:
         raise ValueError(f"{run} is an export, and --export_folder names {args.export_folder!r}: leave one out.")
-    for_torch = {"write_handler": args.write_handler, "trust_remote_code": args.trust_remote_code}
+    for_torch: dict[str, Any] = {"write_handler": args.write_handler, "trust_remote_code": args.trust_remote_code}
     for_torch |= {"import": args.import_files, "device": None if args.device == "cpu" else args.device}
     for_torch |= {"dtype": args.dtype, "keep_encoded": args.keep_encoded}
     if given := [name for name, value in for_torch.items() if value]:

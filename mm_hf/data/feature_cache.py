@@ -240,10 +240,10 @@ class FeatureCache:
         """
         source: Mapping[str, KeptStates] = self.items[modality]
         kept = [source[key] for key in keys]
-        stored = isinstance(source, StoredItems)
-        states = joined_states(kept, source.dtype_of(keys[0]) if stored else self.dtypes.get(modality))
-        if stored:
-            source.forget(keys)
+        if not isinstance(source, StoredItems):
+            return joined_states(kept, self.dtypes.get(modality))
+        states = joined_states(kept, source.dtype_of(keys[0]))
+        source.forget(keys)
         return states
 
 

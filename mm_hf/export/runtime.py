@@ -939,7 +939,7 @@ class Model:
     def embeddings(self, feeds, rows):
         """Of each row the embeddings of what it has, and of two their inner product; None where they are no finite
         numbers."""
-        answers = []
+        answers: list[dict | None] = []
         for row in range(rows):
             answer = {}
             for modality in self.modalities:

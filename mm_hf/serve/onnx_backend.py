@@ -53,7 +53,7 @@ class OnnxBackend:
         self.exported, self.kind = exported, exported.answers["kind"]
         self.config = config_of_manifest(exported.manifest)
         self.processor = processor_of_manifest(exported.manifest)
-        self.options = OPTIONS if self.kind == SCORES else ()
+        self.options: tuple[str, ...] = OPTIONS if self.kind == SCORES else ()
         self.settings = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
         if self.settings and self.kind not in ("written", "moments"):
             raise ValueError(f"max_new_tokens is {max_new_tokens}, but this model writes no text.")

@@ -107,6 +107,10 @@ test-demo: .venv-demo/.installed  ## the demo page in Chromium, in an environmen
 	MM_HF_CHROMIUM=$${MM_HF_CHROMIUM:-$$(command -v chromium || command -v chromium-browser \
 		|| command -v google-chrome || echo chromium)} OMP_NUM_THREADS=1 .venv-demo/bin/python -m pytest tests/demo -rs < /dev/null
 
+test-ray: install  ## the examples with Ray, on a cluster of two nodes on this machine
+	$(BIN)/python -m pip install --quiet --editable ".[ray]" "$(TORCH)" "$(TRANSFORMERS)"
+	OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 $(BIN)/python -m pytest -m slow tests/test_ray.py -rs < /dev/null
+
 reliability: install  ## kill runs again and again, compare 1 and 2 processes, shard: one table, 20 to 40 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -rs --numprocesses 2 --maxschedchunk 1 \
 		tests/training/test_reliability.py tests/training/test_resume.py tests/training/test_distributed.py \

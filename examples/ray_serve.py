@@ -1,0 +1,80 @@
+"""Serves a checkpoint by Ray Serve: several copies, on one machine or many, behind one address.
+
+    pip install "mm_hf[ray]"
+    python examples/ray_serve.py runs/houses --replicas 2
+    curl http://127.0.0.1:8000/predict -F image=@circle.png -F 'question=what color is the shape?'
+
+Each copy is the service of `mm_hf serve`, with its routes, limits and micro-batching, and runs no code of the
+checkpoint. Ray hands each request to a copy that has little to do, so that /metrics is of one of them. Without
+--address a cluster is started on this machine, which nobody else reaches and which sends no usage data. It prints:
+
+    2 replicas of runs/houses answer at http://127.0.0.1:8000/predict (Ctrl-C ends them)
+
+--address is of a cluster that runs: `ray start --head` on one machine, `ray start --address=HEAD:6379` on the others,
+on each of which mm_hf and the checkpoint are at the same path.
+"""
+
+import argparse
+import os
+import signal
+from functools import partial
+
+
+# Ray reads its variables when it is imported, which is why that is done below.
+PRIVATE = {"RAY_USAGE_STATS_ENABLED": "0"}
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # elsewhere too: all of it talks over loopback
+
+
+def service_of(run: str, threads: int):
+    """The ASGI application of one copy, made in its own process."""
+    import torch
+
+    from mm_hf.serve.app import make_app
+    from mm_hf.serve.backend import PipelineBackend
+    from mm_hf.serve.service import Service, Settings
+
+    torch.set_num_threads(threads)  # else each copy takes every core of its machine
+    service = Service(Settings(title=os.path.basename(run)))
+    service.open(lambda: PipelineBackend.open(run))
+    return make_app(service)
+
+
+def main():
+    """All of it, from top to bottom."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="folder of a run or checkpoint, or Hub id")
+    parser.add_argument("--replicas", type=int, default=2, help="copies")
+    parser.add_argument("--threads", type=int, default=1, help="cores of each copy")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on")
+    parser.add_argument("--address", help="of a cluster of Ray that runs; left out, one is started on this machine")
+    args = parser.parse_args()
+
+    run = os.path.abspath(args.run) if os.path.isdir(args.run) else args.run
+    for name, value in {**PRIVATE, **({} if args.address else ALONE)}.items():
+        os.environ.setdefault(name, value)
+    import ray
+    from ray import serve
+
+    own = {"num_cpus": args.replicas * args.threads, "include_dashboard": False}
+    ray.init(logging_level="WARNING", **({"address": args.address} if args.address else own))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    try:
+        serve.start(http_options={"host": args.host, "port": args.port})
+        copy = serve.deployment(serve.ingress(partial(service_of, run, args.threads))())
+        # A batch is full before a copy is busy: the service has a queue of its own, and refuses what it cannot hold.
+        options = {"num_cpus": args.threads, "runtime_env": {"env_vars": {"TOKENIZERS_PARALLELISM": "false"}}}
+        copies = copy.options(num_replicas=args.replicas, max_ongoing_requests=64, ray_actor_options=options)
+        serve.run(copies.bind(), name="mm_hf", route_prefix="/")
+        where = f"http://{args.host}:{args.port}/predict"
+        print(f"{args.replicas} replicas of {args.run} answer at {where} (Ctrl-C ends them)", flush=True)
+        signal.pause()
+    except KeyboardInterrupt:
+        print("ending", flush=True)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

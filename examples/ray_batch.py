@@ -6,7 +6,7 @@
 --keys says which columns are what of a row of the pipelines; an empty cell is absent. Files of pictures and sounds lie
 in the folder of the table, or below it. The file that is written (.csv or .parquet) has the table's columns and order,
 and `answer`, what the pipeline says of each row, as JSON; null where a row cannot be read. Blocks of rows are answered
-as they are read: neither this process nor a worker holds the table. It prints:
+as they are read: no process holds the table. It prints:
 
     1000 rows, of which 998 have an answer: answers.parquet
 
@@ -19,13 +19,13 @@ import json
 import os
 from pathlib import Path
 
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported
-
 import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
-import ray
+
+
+PRIVATE = {"RAY_USAGE_STATS_ENABLED": "0"}  # Ray reads its variables when it is imported, below
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # elsewhere too: all of it talks over loopback
 
 
 class Answers:
@@ -85,13 +85,13 @@ def main():
     keys = {key: columns.split(",") for key, columns in (word.split("=", 1) for word in args.keys)}
     if bad := [file for file in (args.rows, args.output) if file.suffix not in (".csv", ".parquet")]:
         parser.error(f"{bad[0]} must end in .csv or .parquet.")
-
     run = os.path.abspath(args.run) if os.path.isdir(args.run) else args.run
-    if args.address is None:
-        cores = args.workers * args.threads + 1  # one reads
-        ray.init(num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="WARNING")
-    else:
-        ray.init(address=args.address, logging_level="WARNING")
+    for name, value in {**PRIVATE, **({} if args.address else ALONE)}.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    own = {"num_cpus": args.workers * args.threads + 1, "include_dashboard": False}  # one reads
+    ray.init(logging_level="WARNING", **({"address": args.address} if args.address else own))
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     read = ray.data.read_csv if args.rows.suffix == ".csv" else ray.data.read_parquet
     answered = read(str(args.rows.resolve())).map_batches(

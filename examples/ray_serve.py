@@ -20,10 +20,9 @@ import signal
 from functools import partial
 
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported
-
-import ray
-from ray import serve
+# Ray reads its variables when it is imported, which is why that is done below.
+PRIVATE = {"RAY_USAGE_STATS_ENABLED": "0"}
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # elsewhere too: all of it talks over loopback
 
 
 def service_of(run: str, threads: int):
@@ -52,11 +51,13 @@ def main():
     args = parser.parse_args()
 
     run = os.path.abspath(args.run) if os.path.isdir(args.run) else args.run
-    if args.address is None:
-        cores = args.replicas * args.threads
-        ray.init(num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="WARNING")
-    else:
-        ray.init(address=args.address, logging_level="WARNING")
+    for name, value in {**PRIVATE, **({} if args.address else ALONE)}.items():
+        os.environ.setdefault(name, value)
+    import ray
+    from ray import serve
+
+    own = {"num_cpus": args.replicas * args.threads, "include_dashboard": False}
+    ray.init(logging_level="WARNING", **({"address": args.address} if args.address else own))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         serve.start(http_options={"host": args.host, "port": args.port})

@@ -17,8 +17,11 @@ from pathlib import Path
 import pytest
 
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Before ray is imported; the second one keeps a cluster to loopback, on any system.
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 pytest.importorskip("ray", reason="ray is not installed: make test-ray")
+
+import psutil
 
 import mm_hf
 
@@ -61,6 +64,18 @@ def start(cluster):
         process.stdout.close()
 
 
+def listening() -> set[str]:
+    """Addresses that processes of this one listen at."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        try:
+            sockets = process.net_connections("tcp")
+        except psutil.Error:  # it has just ended
+            continue
+        found |= {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
+    return found
+
+
 def close(found: list[dict], expected: list[dict]) -> bool:
     by_label = [{one["label"]: pytest.approx(one["score"], abs=1e-5) for one in answer} for answer in expected]
     return [{one["label"]: one["score"] for one in answer} for answer in found] == by_label
@@ -82,7 +97,7 @@ def answers(rows) -> list[list[dict]]:
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_batch_job_gives_the_answers_of_one_process(kind, start, rows, answers, tmp_path):
-    """In the order of the rows; one that cannot be read has none, nor has one whose path leads out of the folder."""
+    """In the order of the rows; one that cannot be read has none, nor one whose path leads out of the folder."""
     import pyarrow.parquet
 
     folder = tmp_path / "data"
@@ -117,6 +132,7 @@ def test_replicas_give_the_answers_of_one_process(start, rows, answers):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = start("ray_serve.py", str(HEAD), "--replicas", "2", "--threads", "2", "--port", str(port))
+    assert listening() <= {"127.0.0.1", "::1"}
     url = re.search(r"http://127\.0\.0\.1:\d+/predict", process.stdout.readline())[0]
 
     def ask(asked: list[dict]) -> list[dict]:

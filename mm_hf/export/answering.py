@@ -87,11 +87,12 @@ def names_of_numbers(name: str, head: TaskHead) -> list[str]:
 
 
 def text_key(model: MMFusionPreTrainedModel) -> str:
-    """Under which the pipelines of a model that writes give its texts."""
+    """Under which the usual pipeline of a model that writes (see `mm_hf.pipeline`) gives its texts: that of speech
+    where it hears, that of questions where it can be asked, else that of captions."""
     modalities = model.config.modalities
-    if isinstance(model, MMFusionForCTC) or (Sound.name in modalities and len(modalities) == 1):
+    if isinstance(model, MMFusionForCTC) or Sound.name in modalities:
         return Text.row_keys[0]
-    return WRITTEN
+    return ANSWER if len(modalities) > 1 else WRITTEN
 
 
 def writing_of(model: MMFusionForConditionalGeneration, cache: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -108,7 +109,7 @@ def writing_of(model: MMFusionForConditionalGeneration, cache: dict[str, Any]) -
     return {
         "kind": "written",
         "label_key": key,
-        "text_alone": key != WRITTEN,
+        "text_alone": key == Text.row_keys[0],
         "start": model.config.decoder_start_token_id,
         "ends": [ends] if isinstance(ends, int) else list(ends),
         "pad": settings.pad_token_id if settings.pad_token_id is not None else model.config.pad_token_id,

@@ -108,8 +108,8 @@ class Pictures:
         """A picture upright, in 8 bits, without transparency, of mode `RGB` or `L`."""
         if max(image.size) > MAX_ASPECT * min(image.size):
             raise RowError(
-                f"the picture has {image.size[0]} × {image.size[1]} pixels: one side may be {MAX_ASPECT} times as "
-                "long as the other at most."
+                f"the picture has {image.size[0]} × {image.size[1]} pixels: one side may be {MAX_ASPECT} times the "
+                "other at most."
             )
         image.load()
         ground, kind = self.settings["background"], image.format

@@ -23,7 +23,6 @@ from mm_hf import MMFusionProcessor, TableSchema
 from mm_hf.cli import main
 from mm_hf.export import export_model
 from mm_hf.export.check import check_export, load_runtime
-from mm_hf.models import pipelines_mm_fusion
 from mm_hf.models.confidence import Confidence
 from mm_hf.models.tabular import TabularConfig
 
@@ -83,14 +82,7 @@ def load(head: str):
 
 def pipeline_of(model, processor):
     """The usual pipeline of a model."""
-    named = next(iter(pipelines_of(model).values()))["impl"].rpartition(".")[2]
-    return getattr(pipelines_mm_fusion, named)(model=model, processor=processor, device=torch.device("cpu"))
-
-
-def pipelines_of(model) -> dict:
-    from mm_hf.models.head_table import CUSTOM_PIPELINES
-
-    return CUSTOM_PIPELINES[type(model).__name__]
+    return mm_hf.pipeline(model=model, processor=processor, device=torch.device("cpu"))
 
 
 def ask(folder: Path, rows: list[dict], script: str = ASK) -> list:

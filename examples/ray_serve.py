@@ -6,23 +6,27 @@
 
 Each copy is the service of `mm_hf serve`, with its routes, limits and micro-batching, and runs no code of the
 checkpoint. Ray hands each request to a copy that has little to do, so that /metrics is of one of them. Without
---address a cluster is started on this machine, which nobody else reaches and which sends no usage data. It prints:
+--address a cluster is started on this machine, for this process alone, which sends no usage data. It prints:
 
     2 replicas of runs/houses answer at http://127.0.0.1:8000/predict (Ctrl-C ends them)
 
---address is of a cluster that runs: `ray start --head` on one machine, `ray start --address=HEAD:6379` on the others,
-on each of which mm_hf and the checkpoint are at the same path.
+It asks for no key: put what does in front of it before you give another --host. --address is of a cluster that runs:
+`ray start --head` on one machine, `ray start --address=HEAD:6379` on the others, on each of which mm_hf and the
+checkpoint are at the same path. Keep it in a network of its own; with Ray's RAY_AUTH_MODE=token it asks who calls.
 """
 
 import argparse
 import os
+import secrets
 import signal
-from functools import partial
 
 
 # Ray reads its variables when it is imported, which is why that is done below.
 PRIVATE = {"RAY_USAGE_STATS_ENABLED": "0"}
-ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # elsewhere too: all of it talks over loopback
+# Of a cluster of one's own: it talks over loopback, on any system. What copies open for one another listens at all
+# addresses whatever is said; it answers those who have the token.
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+ALONE["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"  # a busy machine takes longer to start one than Ray's 5 seconds
 
 
 def service_of(run: str, threads: int):
@@ -61,7 +65,11 @@ def main():
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         serve.start(http_options={"host": args.host, "port": args.port})
-        copy = serve.deployment(serve.ingress(partial(service_of, run, args.threads))())
+
+        def build():  # Ray calls it in each copy; a `partial` it would take for an application
+            return service_of(run, args.threads)
+
+        copy = serve.deployment(serve.ingress(build)())
         # A batch is full before a copy is busy: the service has a queue of its own, and refuses what it cannot hold.
         options = {"num_cpus": args.threads, "runtime_env": {"env_vars": {"TOKENIZERS_PARALLELISM": "false"}}}
         copies = copy.options(num_replicas=args.replicas, max_ongoing_requests=64, ray_actor_options=options)

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -17,8 +18,10 @@ from pathlib import Path
 import pytest
 
 
-# Before ray is imported; the second one keeps a cluster to loopback, on any system.
+# Before ray is imported: as the examples set them for a cluster of their own.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+os.environ |= {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 pytest.importorskip("ray", reason="ray is not installed: make test-ray")
 
 import psutil
@@ -64,15 +67,15 @@ def start(cluster):
         process.stdout.close()
 
 
-def listening() -> set[str]:
-    """Addresses that processes of this one listen at."""
-    found = set()
+def listening() -> dict[int, str]:
+    """Ports that processes of this one listen at, and their addresses."""
+    found = {}
     for process in psutil.Process().children(recursive=True):
         try:
             sockets = process.net_connections("tcp")
         except psutil.Error:  # it has just ended
             continue
-        found |= {one.laddr.ip.removeprefix("::ffff:") for one in sockets if one.status == psutil.CONN_LISTEN}
+        found |= {one.laddr.port: one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
     return found
 
 
@@ -128,6 +131,8 @@ def test_a_batch_job_gives_the_answers_of_one_process(kind, start, rows, answers
 
 def test_replicas_give_the_answers_of_one_process(start, rows, answers):
     """On both nodes; a path in a request is not opened, and a bad row has its sentence."""
+    import grpc
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -149,7 +154,15 @@ def test_replicas_give_the_answers_of_one_process(start, rows, answers):
     for start_of in range(0, len(rows), 8):
         found += ask([as_json(row) for row in rows[start_of : start_of + 8]])
     assert close([one["answer"] for one in found], answers)
-    assert listening() <= {"127.0.0.1", "::1"}
+    loopback = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    open_ports = [port for port, address in listening().items() if address not in loopback]
+    assert len(open_ports) == 2  # each replica's own, which Ray cannot be told to keep to loopback
+    for port in open_ports:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+            with pytest.raises(grpc.RpcError) as refused:
+                call(b"")
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
     good, bad = ask([{"text": "a small red house"}, {"image": "/etc/passwd"}])
     assert set(good) == {"answer"}
     assert "/etc/passwd" in bad["error"]["message"]

@@ -192,6 +192,15 @@ def on_page_markdown(markdown, page, config, files):
     return FILL.sub(lambda match: links_of(FILLERS[match[1]](), source), text)
 
 
+def on_page_content(html, page, config, files):
+    """A flag in a line of text stays on one line: browsers break behind its hyphens."""
+
+    def kept(code: re.Match) -> str:
+        return re.sub(r"(?<![\w-])(--\w+)", r'<span class="flag">\1</span>', code[0])
+
+    return re.sub(r"<code>[^<]*</code>", kept, html)
+
+
 def on_post_page(output, page, config):
     """The theme asks GitHub for the stars of a repository that it finds by this mark."""
     return output.replace('data-md-component="source"', "")

@@ -14,8 +14,10 @@ import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from html import escape
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
+from urllib.parse import unquote
 
 import yaml
 
@@ -103,7 +105,9 @@ def row_of_key(key: Field, hint: Any) -> str:
         default = str(default).lower()
     said = "" if default is None else f"; default `{default}`"
     aliases = ", ".join(f"`{alias}`" for alias in settings.get("aliases", ()))
-    first = f"<span id=\"{name}\">`{name}`</span><br><small>{kinds}{said}{'; flag also ' * bool(aliases)}{aliases}</small>"
+    first = (
+        f'<span id="{name}">`{name}`</span><br><small>{kinds}{said}{"; flag also " * bool(aliases)}{aliases}</small>'
+    )
     return f"| {first} | {escape(' '.join(settings['help'].split()), quote=False).replace('|', chr(92) + '|')} |\n"
 
 
@@ -150,6 +154,51 @@ def cards() -> str:
         if picture.exists():
             text += f"![Predictions of {card.stem}](../model_cards/pictures/{picture.name}){{ loading=lazy }}\n\n"
     return text
+
+
+class PageReader(HTMLParser):
+    """What a page of the built site has and needs: `ids`, `links`, and `loaded`, which a browser fetches by itself."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
+        """See the library's method."""
+        given = {name: value for name, value in attrs if value is not None}
+        self.ids |= {given[name] for name in ("id", "name") if name in given}
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+        elif tag == "link" and given.get("rel") not in ("canonical", "next", "prev"):
+            self.loaded.append(given["href"])
+        elif "src" in given:
+            self.loaded.append(given["src"])
+
+
+def faults_of_site(site: Path) -> list[str]:
+    """Links of a built site that lead nowhere in it, and what it would load from elsewhere."""
+    pages = {file: PageReader(file.read_text(encoding="utf-8")) for file in site.rglob("*.html")}
+    faults = []
+    for file, page in pages.items():
+        name = file.relative_to(site).as_posix()
+        for target in page.loaded:
+            if re.match(r"(https?:)?//", target):
+                faults.append(f"{name} loads {target}")
+        for target in [*page.links, *page.loaded]:
+            path, _, anchor = unquote(target).partition("#")
+            if re.match(r"[a-z]+:|//", target):
+                continue
+            # Only 404.html, which is shown for any address, has links that begin at the root.
+            there = site / path.lstrip("/") if path.startswith("/") else file.parent / path if path else file
+            there = Path(os.path.normpath(there / "index.html" if there.is_dir() else there))
+            if not there.exists():
+                faults.append(f"{name} links to {target}, which is not there")
+            elif anchor and there in pages and anchor not in pages[there].ids and not anchor.startswith("__"):
+                faults.append(f"{name} links to {target}, which has no such anchor")
+    return faults
 
 
 FILLERS: dict[str, Callable[[], str]] = {"recipe_keys": recipe_keys, "flags": flags, "cards": cards}
@@ -204,3 +253,11 @@ def on_page_content(html, page, config, files):
 def on_post_page(output, page, config):
     """The theme asks GitHub for the stars of a repository that it finds by this mark."""
     return output.replace('data-md-component="source"', "")
+
+
+def on_post_build(config):
+    """Looks at the built pages: MkDocs checks the links of Markdown, but not those of the theme and of the API."""
+    from mkdocs.exceptions import PluginError
+
+    if faults := faults_of_site(Path(config.site_dir)):
+        raise PluginError("\n".join(["the site has faults:", *faults[:50]]))

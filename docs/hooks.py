@@ -1,0 +1,206 @@
+"""What MkDocs does beyond Markdown for the site of docs/.
+
+- A line `[FILE](../FILE)<!-- include -->` becomes the text of that file. On GitHub it stays a link.
+- A line `<!-- fill: NAME -->` becomes what the function of that name in `FILLERS` writes from the code.
+- The cards in model_cards/ become pages.
+- A link to a file outside docs/ leads to its page, where it has one, and else to the file in the repository.
+"""
+
+import contextlib
+import io
+import os
+import posixpath
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from html import escape
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DOCS, CARDS = REPOSITORY / "docs", REPOSITORY / "model_cards"
+INCLUDE = re.compile(r"^\[[^\]]*\]\(([^)]+)\)<!-- include -->$", re.MULTILINE)
+FILL = re.compile(r"^<!-- fill: (\w+) -->$", re.MULTILINE)
+FENCED = re.compile(r"^( *```.*?^ *```[ ]*$)", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+TYPES = {int: "whole number", float: "number", bool: "true or false", str: "text", object: "any value"}
+
+
+def slug(heading: str, separator: str = "-") -> str:
+    """The anchor of a heading, as GitHub makes it."""
+    words = re.sub(r"<[^>]*>", "", heading)
+    return re.sub(r"[^\w\s-]", "", words.strip().lower()).replace(" ", separator)
+
+
+def included() -> dict[str, str]:
+    """Files outside docs/ that a page of docs/ shows: their path in the repository to that of the page in docs/."""
+    shown = {f"model_cards/{card.name}": f"model_cards/{card.name}" for card in CARDS.glob("*.md")}
+    for page in DOCS.rglob("*.md"):
+        for target in INCLUDE.findall(page.read_text(encoding="utf-8")):
+            shown[os.path.relpath(page.parent / target, REPOSITORY)] = page.relative_to(DOCS).as_posix()
+    return shown
+
+
+def link(target: str, written_in: Path, shown_on: str, pages: dict[str, str], address: str) -> str:
+    """Where a link leads on the site.
+
+    Args:
+        target: of the link.
+        written_in: the file that has the link.
+        shown_on: path in docs/ of the page that shows it.
+        pages: see `included`.
+        address: of the repository.
+    """
+    path, mark, anchor = target.partition("#")
+    if not path or re.match(r"[a-z]+:|/", path):
+        return target
+    file = Path(os.path.normpath(written_in.parent / path))
+    if not file.exists() or not file.is_relative_to(REPOSITORY):
+        return target  # MkDocs warns of it
+    name = file.relative_to(REPOSITORY).as_posix()
+    page = pages.get(name) or (file.relative_to(DOCS).as_posix() if file.is_relative_to(DOCS) else None)
+    if page is None or page.endswith(".py"):
+        return f"{address}/{'tree' if file.is_dir() else 'blob'}/main/{name}{mark}{anchor}"
+    return posixpath.relpath(page, posixpath.dirname(shown_on) or ".") + mark + anchor
+
+
+def with_links(text: str, written_in: Path, shown_on: str, pages: dict[str, str], address: str) -> str:
+    """A text with the links of the site, outside of blocks of code."""
+
+    def replaced(match: re.Match) -> str:
+        return match[1] + link(match[2], written_in, shown_on, pages, address) + match[3]
+
+    parts = FENCED.split(text)
+    return "".join(part if number % 2 else LINK.sub(replaced, part) for number, part in enumerate(parts))
+
+
+def type_of(hint: Any) -> str:
+    """A type in words."""
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    if get_origin(hint) is list:
+        return f"list of {type_of(kinds[0])}"
+    if get_origin(hint) is dict:
+        return f"mapping to {type_of(kinds[1])}"
+    return " or ".join(map(type_of, kinds)) if kinds else TYPES.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def row_of_key(key: Field, hint: Any) -> str:
+    """The row of a key in the table of recipe keys."""
+    from argparse import SUPPRESS
+
+    settings = key.metadata
+    if settings["help"] is SUPPRESS:
+        return ""
+    name = settings.get("flag", key.name)
+    kinds = " or ".join(map(type_of, (hint, *settings.get("forms", ()))))
+    if choices := settings.get("choices"):
+        kinds = "one of " + ", ".join(f"`{choice}`" for choice in choices)
+    default = None if key.default is MISSING else key.default
+    if isinstance(default, bool):
+        default = str(default).lower()
+    said = "" if default is None else f"; default `{default}`"
+    aliases = ", ".join(f"`{alias}`" for alias in settings.get("aliases", ()))
+    first = f"<span id=\"{name}\">`{name}`</span><br><small>{kinds}{said}{'; flag also ' * bool(aliases)}{aliases}</small>"
+    return f"| {first} | {escape(' '.join(settings['help'].split()), quote=False).replace('|', chr(92) + '|')} |\n"
+
+
+def recipe_keys() -> str:
+    """All keys of a recipe, grouped as the classes that hold them."""
+    from mm_hf.training.recipe import ALL_ARGUMENTS
+
+    text = ""
+    for group in ALL_ARGUMENTS:
+        hints, title = get_type_hints(group), str(group.__doc__).split("\n")[0].rstrip(".")
+        text += f"## {title}\n\n| key | what it says |\n|---|---|\n"
+        text += "".join(row_of_key(key, hints[key.name]) for key in fields(group)) + "\n"
+    return text
+
+
+def flags() -> str:
+    """What `mm_hf VERB --help` prints, for each verb but the two whose flags are the keys of a recipe."""
+    from mm_hf import cli
+
+    text = ""
+    for name, verb in cli.VERBS.items():
+        text += f"## {name}\n\n"
+        if verb.parser == cli.TRAINING:
+            text += f"`mm_hf {name}`: {verb.line}. Its flags are the [keys of a recipe](recipe_keys.md).\n\n"
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            cli.main([name, "--help"])
+        text += f"```text\n{printed.getvalue().strip()}\n```\n\n"
+    return text
+
+
+def cards() -> str:
+    """Each model card in short, with the picture of its predictions where there is one."""
+    text = ""
+    for card in sorted(CARDS.glob("*.md")):
+        _, front, body = card.read_text(encoding="utf-8").split("---\n", 2)
+        about = yaml.safe_load(front)["model-index"][0]["results"][0]
+        task = about["task"]["type"].replace("-", " ")
+        scores = ", ".join(f"{score['type']} {score['value']:.4g}" for score in about["metrics"])
+        text += f"## {card.stem}\n\n{task} on `{about['dataset']['name']}`: {scores}. "
+        text += f"[The whole card](../model_cards/{card.name})\n\n"
+        picture = CARDS / f"pictures/{card.stem}.png"
+        if picture.exists():
+            text += f"![Predictions of {card.stem}](../model_cards/pictures/{picture.name}){{ loading=lazy }}\n\n"
+    return text
+
+
+FILLERS: dict[str, Callable[[], str]] = {"recipe_keys": recipe_keys, "flags": flags, "cards": cards}
+
+
+def on_config(config):
+    """GitHub's anchors, so that a link leads to the same heading there and here."""
+    os.environ["COLUMNS"] = "100"  # of what `--help` prints
+    config.mdx_configs["toc"]["slugify"] = slug
+    return config
+
+
+def on_files(files, config):
+    """The cards and their pictures are pages and files too."""
+    from mkdocs.structure.files import File
+
+    for file in [*CARDS.glob("*.md"), *CARDS.glob("pictures/*.png")]:
+        name = file.relative_to(REPOSITORY).as_posix()
+        files.append(File.generated(config, name, abs_src_path=str(file)))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Fills in what a page shows of the code and of other files, and leads its links to the right place."""
+    shown_on, pages = page.file.src_uri, included()
+    source = Path(page.file.abs_src_path)
+
+    def links_of(text: str, file: Path) -> str:
+        return with_links(text, file, shown_on, pages, config.repo_url.rstrip("/"))
+
+    def include(match: re.Match) -> str:
+        file = (source.parent / match[1]).resolve()
+        return links_of(file.read_text(encoding="utf-8"), file)
+
+    parts, end = [], 0
+    for match in INCLUDE.finditer(markdown):
+        parts += [links_of(markdown[end : match.start()], source), include(match)]
+        end = match.end()
+    text = "".join([*parts, links_of(markdown[end:], source)])
+    return FILL.sub(lambda match: links_of(FILLERS[match[1]](), source), text)
+
+
+def on_page_content(html, page, config, files):
+    """A flag in a line of text stays on one line: browsers break behind its hyphens."""
+
+    def kept(code: re.Match) -> str:
+        return re.sub(r"(?<![\w-])(--\w+)", r'<span class="flag">\1</span>', code[0])
+
+    return re.sub(r"<code>[^<]*</code>", kept, html)
+
+
+def on_post_page(output, page, config):
+    """The theme asks GitHub for the stars of a repository that it finds by this mark."""
+    return output.replace('data-md-component="source"', "")

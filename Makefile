@@ -133,11 +133,11 @@ bench: install  ## the timings of benchmarks/
 
 fusions: data-fusions  ## compare all fusions: hours; what was run is not run again
 	$(BIN)/python benchmarks/fusions.py
-	$(BIN)/python benchmarks/fusions.py --write_readme
+	$(BIN)/python benchmarks/fusions.py --write_docs
 
-recipes: data-recipes  ## run every recipe at a small budget, and write the README's table
+recipes: data-recipes  ## run every recipe at a small budget, and write the table of docs/recipes.md
 	$(BIN)/python benchmarks/recipes.py
-	$(BIN)/python benchmarks/recipes.py --write_readme
+	$(BIN)/python benchmarks/recipes.py --write_docs
 
 cards: quickstart  ## renew the model card in model_cards/ from the run
 	cp $(RUN)/README.md model_cards/$(RECIPE).md

@@ -4,7 +4,7 @@ and each modality alone, on seven data sets. Prints a table.
     python benchmarks/defaults.py                                  # what the JSON does not have, seed 0
     python benchmarks/defaults.py --data houses openmoji_category --seeds 0 1 2
     python benchmarks/defaults.py --every_setting --data houses --seeds 0 1 2    # all eighteen settings of the search
-    python benchmarks/defaults.py --write_table                    # Markdown of what is there, run nothing
+    python benchmarks/defaults.py --write_table                    # Markdown and plot of what is there, run nothing
 
 Columns are named as the recipes name them, encoders by MM_HF_ENCODERS, all else is left to the package. Each setting
 is a process of its own on one thread. Features of encoders are kept on disk: a run of one step encodes first, and a
@@ -170,6 +170,57 @@ def markdown(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def gone(data: str, runs: list[dict[str, Any]]) -> dict[str, float]:
+    """The share of the constant guess's error that each setting takes away: 0 is that guess, 1 is never wrong."""
+    whole = [run for run in runs if run["data"] == data]
+    floors = next(run["floors"] for run in whole if run["setting"] == "floors")
+    lower = "mean" in floors
+    guess = floors["mean" if lower else "majority"]
+    alone = [value for name, value in floors.items() if name.endswith("_only")]
+    scores = {setting: [run["score"] for run in whole if run["setting"] == setting] for setting in SETTINGS}
+    values = {setting: mean(some) for setting, some in scores.items() if some and setting != "floors"}
+    values |= {"best modality alone": (min if lower else max)(alone)} if alone else {}
+    return {name: 1 - value / guess if lower else (value - guess) / (1 - guess) for name, value in values.items()}
+
+
+def plot(runs: list[dict[str, Any]], theme: str, path: Path):
+    """A line a data set: the floors, and what the defaults and the search reach."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    ink, page = {"light": ("#1f2328", "#ffffff"), "dark": ("#e6edf3", "#0d1117")}[theme]
+    styles = {
+        "best modality alone": ("D", "#8c959f", "best modality alone"),
+        "linear": ("|", "#bc4c00" if theme == "light" else "#f0883e", "straight line on the same features"),
+        "auto": ("o", "#8250df" if theme == "light" else "#bc8cff", "mm_hf, --fusion auto"),
+        "default": ("o", "#0969da" if theme == "light" else "#58a6ff", "mm_hf, defaults"),
+    }
+    shown = [data for data in DATA if any(run["data"] == data and run["setting"] == "floors" for run in runs)]
+    with matplotlib.rc_context({"svg.hashsalt": "mm_hf", "svg.fonttype": "none", "font.size": 11}):
+        figure = Figure(figsize=(8.6, 0.42 * len(shown) + 1.5), layout="constrained", facecolor=page)
+        axes = figure.subplots()
+        axes.set_facecolor(page)
+        for name, (marker, color, label) in styles.items():
+            values = [gone(data, runs).get(name) for data in shown]
+            places = [place for place, value in enumerate(values) if value is not None]
+            hollow = {"markerfacecolor": "none"} if name == "auto" else {}
+            size = {"linear": 16, "auto": 11}.get(name, 8)
+            known = [value for value in values if value is not None]
+            axes.plot(known, places, marker, color=color, label=label, markersize=size, markeredgewidth=2, **hollow)
+        axes.set_yticks(range(len(shown)), [data.replace("_", " ") for data in shown])
+        axes.invert_yaxis()
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_xlabel("share of the constant guess's error that is gone (0: the guess, 1: never wrong)", color=ink)
+        axes.tick_params(colors=ink)
+        axes.grid(alpha=0.3)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        legend = figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9.5, handletextpad=0.3)
+        for text in legend.get_texts():
+            text.set_color(ink)
+        figure.savefig(path, metadata={"Date": None})
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA), help="left out, all")
@@ -187,6 +238,8 @@ def main():
             for name, words in settings.items():
                 run_once(data, name, words, seed)
     print(markdown(read_runs()))
+    for theme in ("light", "dark"):
+        plot(read_runs(), theme, ROOT / f"docs/assets/defaults-{theme}.svg")
 
 
 if __name__ == "__main__":

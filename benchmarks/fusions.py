@@ -1,9 +1,9 @@
 """Every fusion on easy-VQA, Sort-of-CLEVR and OpenMoji, at equal training seconds: what token-by-token fusion brings,
-and where it brings nothing. Writes the README's table.
+and where it brings nothing. Writes the tables of docs/fusions.md.
 
     python benchmarks/fusions.py                          # all of it: some five hours of CPU time
     python benchmarks/fusions.py --tasks sort_of_clevr --seeds 0 1 2
-    python benchmarks/fusions.py --write_readme
+    python benchmarks/fusions.py --write_docs
 
 Encoders are frozen and their features computed once a task; what trains is projections, fusion and head, with the same
 recipe for all fusions of a task. Each run gets the same CPU seconds of training on one thread: some steps are timed
@@ -305,7 +305,7 @@ def methods_in(table: dict[str, Any]) -> list[str]:
 
 
 def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """The summary as the README shows it, one row a method: a table of scores, one column each, and one of what they
+    """The summary as docs/fusions.md shows it, one row a method: a table of scores, one column each, and one of what they
     cost, one column a task."""
     columns, methods = columns_of(table), methods_in(table)
     head = [task if len(TASKS[task].scores) == 1 else f"{task}, {score}" for task, score in columns]
@@ -359,14 +359,14 @@ def plot(table: dict[str, dict[str, dict[str, Any]]], path: Path):
     figure.savefig(path, dpi=120)
 
 
-def write_report(runs: Sequence[dict[str, Any]], readme: Path):
-    """JSON, plot and the README's table of the runs that count."""
+def write_report(runs: Sequence[dict[str, Any]], page: Path):
+    """JSON, plot and the page's tables of the runs that count."""
     table = summarise(current(runs))
     report = {"interval": "95 %, Student's t over seeds", "summary": table}
     REPORT.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     plot(table, PLOT)
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    readme.write_text(f"{before}{BEGIN}\n{markdown(table)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{markdown(table)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 def main():
@@ -377,10 +377,13 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, help="left out, those of each task")
     parser.add_argument("--seconds", type=float, help="CPU seconds of training a run; left out, those of each task")
     parser.add_argument("--runs", type=Path, default=RUNS, help="JSON lines file that runs are added to")
-    parser.add_argument("--write_readme", action="store_true", help="write JSON, plot and README's table, run nothing")
+    # --write_readme is the name of before.
+    parser.add_argument(
+        *("--write_docs", "--write_readme"), action="store_true", help="write JSON, plot and docs/fusions.md, run nothing"
+    )
     arguments = parser.parse_args()
-    if arguments.write_readme:
-        write_report(read_runs(arguments.runs), ROOT / "README.md")
+    if arguments.write_docs:
+        write_report(read_runs(arguments.runs), ROOT / "docs/fusions.md")
         return
 
     torch.set_num_threads(1)

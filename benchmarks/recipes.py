@@ -1,8 +1,8 @@
-"""Every recipe that shows a system, at a small budget: `make recipes`. Writes the README's table.
+"""Every recipe that shows a system, at a small budget: `make recipes`. Writes the table of docs/recipes.md.
 
     python benchmarks/recipes.py                          # those that were not run in this checkout, two at a time
     python benchmarks/recipes.py --recipes cnn_gru_sum    # these alone
-    python benchmarks/recipes.py --write_readme           # the table of what is there
+    python benchmarks/recipes.py --write_docs             # the table of what is there
 
 Each is trained, measured by `mm_hf evaluate`, and asked about one row in a process that cannot import mm_hf. All
 of it stays in `runs/recipes/<recipe>`, what the scripts say in `runs/recipes/<recipe>.log`; the figures go into
@@ -233,10 +233,10 @@ def markdown(runs: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write_readme(runs: dict[str, dict[str, Any]], readme: Path):
-    """Puts the table where the README has a place for it."""
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    readme.write_text(f"{before}{BEGIN}\n{markdown(runs)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+def write_docs(runs: dict[str, dict[str, Any]], page: Path):
+    """Puts the table where the page has a place for it."""
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{markdown(runs)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 def run_all(chosen: list[str], jobs: int, runs: dict[str, dict[str, Any]]):
@@ -270,17 +270,20 @@ def main():
     parser.add_argument(
         "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="at a time (default: %(default)s)"
     )
-    parser.add_argument("--write_readme", action="store_true", help="write the README's table, run nothing")
+    # --write_readme is the name of before.
+    parser.add_argument(
+        *("--write_docs", "--write_readme"), action="store_true", help="write the table of docs/recipes.md, run nothing"
+    )
     arguments = parser.parse_args()
     runs = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}
     # A report alone, as every checkout has it, is no run of this one.
     missing = [name for name in SYSTEMS if "scores" not in runs.get(name, {}) or not (RUNS / name / ASKED).exists()]
     chosen = missing if arguments.recipes is None else arguments.recipes
-    if not arguments.write_readme:
+    if not arguments.write_docs:
         run_all(chosen, arguments.jobs, runs)
     runs = {name: runs[name] for name in SYSTEMS if name in runs}
-    if arguments.write_readme:
-        write_readme(runs, ROOT / "README.md")
+    if arguments.write_docs:
+        write_docs(runs, ROOT / "docs/recipes.md")
     print(markdown(runs))
 
 

@@ -147,10 +147,10 @@ def test_summary_and_plot(tmp_path, monkeypatch):
     assert "| `concat` | 0.25 M, 1,000 | 0.12 M, 1,000 | 0.38 M, 1,000 |" in lines
     monkeypatch.setattr(fusions, "REPORT", tmp_path / "fusions.json")
     monkeypatch.setattr(fusions, "PLOT", tmp_path / "fusions.png")
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{fusions.BEGIN}\nold\n{fusions.END}\nafter\n")
-    fusions.write_report([*runs, {**runs[0], "seconds": 1}], readme)
-    assert readme.read_text() == f"before\n{fusions.BEGIN}\n{text}\n{fusions.END}\nafter\n"
+    page = tmp_path / "fusions.md"
+    page.write_text(f"before\n{fusions.BEGIN}\nold\n{fusions.END}\nafter\n")
+    fusions.write_report([*runs, {**runs[0], "seconds": 1}], page)
+    assert page.read_text() == f"before\n{fusions.BEGIN}\n{text}\n{fusions.END}\nafter\n"
     written = json.loads((tmp_path / "fusions.json").read_text(), parse_constant=pytest.fail)
     assert written["summary"] == table
     assert (tmp_path / "fusions.png").stat().st_size > 10_000

@@ -144,7 +144,7 @@ def cards() -> str:
     """Each model card in short, with the picture of its predictions where there is one."""
     text = ""
     for card in sorted(CARDS.glob("*.md")):
-        _, front, body = card.read_text(encoding="utf-8").split("---\n", 2)
+        front = card.read_text(encoding="utf-8").split("---\n", 2)[1]
         about = yaml.safe_load(front)["model-index"][0]["results"][0]
         task = about["task"]["type"].replace("-", " ")
         scores = ", ".join(f"{score['type']} {score['value']:.4g}" for score in about["metrics"])

@@ -1,7 +1,7 @@
 """The blocks of code in the pages that people read: how they are found, run and checked.
 
 The Python blocks of a page run in their order, in one namespace, with local encoders in place of those of the Hub. The
-real parsers read its commands, but nothing of them runs. `<!-- no-run: reason -->` directly above a block leaves it out.
+real parsers read its commands, but none of them runs. `<!-- no-run: reason -->` directly above a block leaves it out.
 """
 
 import contextlib

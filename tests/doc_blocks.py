@@ -9,7 +9,7 @@ import io
 import re
 import shlex
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
@@ -18,17 +18,13 @@ import numpy as np
 import torch
 from huggingface_hub import HfApi
 from PIL import Image
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from mm_hf import cli
 
 
 REPOSITORY = Path(__file__).parent.parent
-# The encoders that pages may name, and the folders below that of the fixture `encoders` that stand for them.
-LOCAL_ENCODERS = {
-    "google/vit-base-patch16-224": "mobilenet-v2",
-    "google-bert/bert-base-uncased": "minilm-l6",
-    "openai/whisper-tiny.en": "whisper-tiny-en",
-}
+TINY = REPOSITORY / "tests/data/checkpoints/encoders"
 SHELL = ("bash", "sh", "shell", "console")
 RUNS_FIRST = ("evaluate", "compare")  # verbs that take their runs off before the parser reads the flags
 # Programs of others, whose words nobody here can check.
@@ -65,19 +61,32 @@ def blocks_of(page: Path) -> list[Block]:
     return found
 
 
-def run_python(page: Path, encoders: Path, names: dict[str, Any]) -> dict[str, Any]:
+def local_encoders(folder: Path) -> dict[str, Path]:
+    """The encoders that pages may name, and tiny ones of the same kinds that stand for them. That of sounds is made in
+    a folder: the stored one hears a second, and Whisper thirty."""
+    tiny = WhisperConfig.from_pretrained(TINY / "audio", max_source_positions=1500, num_mel_bins=80)
+    WhisperModel(tiny).save_pretrained(folder)
+    WhisperFeatureExtractor().save_pretrained(folder)
+    return {
+        "google/vit-base-patch16-224": TINY / "vision",
+        "google-bert/bert-base-uncased": TINY / "text",
+        "openai/whisper-tiny.en": folder,
+    }
+
+
+def run_python(page: Path, encoders: Mapping[str, Path], names: dict[str, Any]) -> dict[str, Any]:
     """Runs the Python blocks of a page.
 
     Args:
         page: a Markdown file.
-        encoders: folder of the encoders that stand for those of the Hub.
+        encoders: Hub ids and the folders that stand for them.
         names: what the blocks may use without having made it; what they make comes on top.
     """
     for block in blocks_of(page):
         if block.language == "python" and block.reason is None:
             code = block.code
-            for hub_id, folder in LOCAL_ENCODERS.items():
-                code = code.replace(hub_id, str(encoders / folder))
+            for hub_id, folder in encoders.items():
+                code = code.replace(hub_id, str(folder))
             # The empty lines let an error name the line of the page.
             exec(compile("\n" * (block.line - 1) + code, str(page), "exec"), names)
     return names

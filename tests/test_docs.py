@@ -21,8 +21,8 @@ import joint_arguments  # noqa: E402
 
 SITE_PAGES = sorted(DOCS.rglob("*.md"))
 PAGES = [*SITE_PAGES, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "SECURITY.md", REPOSITORY / "CHANGELOG.md"]
-# Those whose blocks train or load for more than some seconds.
-SLOW: set[str] = set()
+WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in doc_blocks.blocks_of(page))]
+SLOW: set[str] = set()  # pages whose blocks take more than some seconds
 TEXT = "".join(page.read_text(encoding="utf-8") for page in PAGES)
 DOCUMENTED = {
     name
@@ -109,13 +109,20 @@ def test_all_pages_stand_in_the_navigation():
 # --- Blocks of code
 
 
+@pytest.fixture(scope="module")
+def local_encoders(tmp_path_factory) -> dict[str, Path]:
+    return doc_blocks.local_encoders(tmp_path_factory.mktemp("whisper"))
+
+
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=[pytest.mark.slow] * (name_of(page) in SLOW)) for page in PAGES], ids=name_of
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (name_of(page) in SLOW)) for page in WITH_PYTHON],
+    ids=name_of,
 )
-def test_python_blocks_run(page, encoders, tmp_path, monkeypatch):
+def test_python_blocks_run(page, local_encoders, tmp_path, monkeypatch):
     doc_blocks.keep_pushes(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    doc_blocks.run_python(page, encoders, doc_blocks.given_names())
+    doc_blocks.run_python(page, local_encoders, doc_blocks.given_names())
 
 
 @pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "README.md"], ids=name_of)
@@ -157,7 +164,7 @@ def test_blocks_are_found_and_run_in_order(tmp_path):
     reasons = [block.reason for block in doc_blocks.blocks_of(page)]
     assert reasons == [None, None, "needs a GPU", None, None]
     with pytest.raises(KeyError, match="2") as error:
-        doc_blocks.run_python(page, tmp_path, {})
+        doc_blocks.run_python(page, {}, {})
     assert (error.traceback[-1].path, error.traceback[-1].lineno + 1) == (page, 23)
 
 

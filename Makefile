@@ -145,8 +145,8 @@ recipes: data-recipes  ## run every recipe at a small budget, and write the tabl
 	$(BIN)/python benchmarks/recipes.py
 	$(BIN)/python benchmarks/recipes.py --write_docs
 
-cards: quickstart  ## renew the model card in model_cards/ from the run
-	cp $(RUN)/README.md model_cards/$(RECIPE).md
+cards: quickstart  ## renew the model card in model_cards/, and its picture, from the run
+	$(BIN)/python benchmarks/cards.py $(RUN) --name $(RECIPE)
 
 clean:  ## remove what was built, but not the environment
 	rm -rf data runs .cache dist site

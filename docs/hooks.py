@@ -20,6 +20,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
 
 import yaml
+from PIL import Image
 
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -28,6 +29,7 @@ INCLUDE = re.compile(r"^\[[^\]]*\]\(([^)]+)\)<!-- include -->$", re.MULTILINE)
 FILL = re.compile(r"^<!-- fill: (\w+) -->$", re.MULTILINE)
 FENCED = re.compile(r"^( *```.*?^ *```[ ]*$)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+DESCRIPTION = 0x010E  # of EXIF: what a picture of predictions says of its run
 TYPES = {int: "whole number", float: "number", bool: "true or false", str: "text", object: "any value"}
 
 
@@ -150,9 +152,12 @@ def cards() -> str:
         scores = ", ".join(f"{score['type']} {score['value']:.4g}" for score in about["metrics"])
         text += f"## {card.stem}\n\n{task} on `{about['dataset']['name']}`: {scores}. "
         text += f"[The whole card](../model_cards/{card.name})\n\n"
-        picture = CARDS / f"pictures/{card.stem}.png"
+        picture = CARDS / f"pictures/{card.stem}.webp"
         if picture.exists():
+            with Image.open(picture) as opened:
+                said = opened.getexif()[DESCRIPTION]
             text += f"![Predictions of {card.stem}](../model_cards/pictures/{picture.name}){{ loading=lazy }}\n\n"
+            text += f"Rows of the test part, from a run of this recipe ({said}).\n\n"
     return text
 
 
@@ -215,7 +220,7 @@ def on_files(files, config):
     """The cards and their pictures are pages and files too."""
     from mkdocs.structure.files import File
 
-    for file in [*CARDS.glob("*.md"), *CARDS.glob("pictures/*.png")]:
+    for file in [*CARDS.glob("*.md"), *CARDS.glob("pictures/*.webp")]:
         name = file.relative_to(REPOSITORY).as_posix()
         files.append(File.generated(config, name, abs_src_path=str(file)))
     return files

@@ -39,9 +39,14 @@ def slug(heading: str, separator: str = "-") -> str:
     return re.sub(r"[^\w\s-]", "", words.strip().lower()).replace(" ", separator)
 
 
+def files_of_cards() -> list[Path]:
+    """The cards and their pictures."""
+    return [*CARDS.glob("*.md"), *CARDS.glob("pictures/*.webp")]
+
+
 def included() -> dict[str, str]:
-    """Files outside docs/ that a page of docs/ shows: their path in the repository to that of the page in docs/."""
-    shown = {f"model_cards/{card.name}": f"model_cards/{card.name}" for card in CARDS.glob("*.md")}
+    """Files outside docs/ that the site shows: their path in the repository to that of the page."""
+    shown = {name: name for name in (file.relative_to(REPOSITORY).as_posix() for file in files_of_cards())}
     for page in DOCS.rglob("*.md"):
         for target in INCLUDE.findall(page.read_text(encoding="utf-8")):
             shown[os.path.relpath(page.parent / target, REPOSITORY)] = page.relative_to(DOCS).as_posix()
@@ -143,13 +148,13 @@ def flags() -> str:
 
 
 def cards() -> str:
-    """Each model card in short, with the picture of its predictions where there is one."""
+    """Each model card in short, with its first two metrics, and with the picture of its predictions where there is one."""
     text = ""
     for card in sorted(CARDS.glob("*.md")):
         front = card.read_text(encoding="utf-8").split("---\n", 2)[1]
         about = yaml.safe_load(front)["model-index"][0]["results"][0]
-        task = about["task"]["type"].replace("-", " ")
-        scores = ", ".join(f"{score['type']} {score['value']:.4g}" for score in about["metrics"])
+        task = about["task"]["type"].replace("-", " ").capitalize()
+        scores = ", ".join(f"{score['type'].replace('_', ' ')} {score['value']:.4g}" for score in about["metrics"][:2])
         text += f"## {card.stem}\n\n{task} on `{about['dataset']['name']}`: {scores}. "
         text += f"[The whole card](../model_cards/{card.name})\n\n"
         picture = CARDS / f"pictures/{card.stem}.webp"
@@ -220,7 +225,7 @@ def on_files(files, config):
     """The cards and their pictures are pages and files too."""
     from mkdocs.structure.files import File
 
-    for file in [*CARDS.glob("*.md"), *CARDS.glob("pictures/*.webp")]:
+    for file in files_of_cards():
         name = file.relative_to(REPOSITORY).as_posix()
         files.append(File.generated(config, name, abs_src_path=str(file)))
     return files

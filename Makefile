@@ -15,7 +15,7 @@ PORT ?= 8000
 PAGE_PORT ?= 7860
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install data data-fusions data-recipes quickstart fusions recipes test test-slow test-browser test-demo test-ray serve-demo reliability test-lowest lint format bench cards clean
+.PHONY: help install data data-fusions data-recipes quickstart fusions recipes test test-slow test-browser test-demo test-ray serve-demo reliability test-lowest lint docs docs-serve format bench cards clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -76,10 +76,16 @@ serve-demo: install .venv-demo/.installed $(RUN)/results.json  ## the quickstart
 	$(BIN)/python examples/deployment/serve_demo.py $(RUN) --page_python .venv-demo/bin/python \
 		--port $(PORT) --page_port $(PAGE_PORT)
 
-lint: install  ## ruff and mypy
+lint: install docs  ## ruff, mypy, and the site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install  ## build the site of docs/ into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+docs-serve: install  ## show the site on this machine, and again after each change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8001
 
 format: install  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
@@ -139,8 +145,8 @@ recipes: data-recipes  ## run every recipe at a small budget, and write the tabl
 	$(BIN)/python benchmarks/recipes.py
 	$(BIN)/python benchmarks/recipes.py --write_docs
 
-cards: quickstart  ## renew the model card in model_cards/ from the run
-	cp $(RUN)/README.md model_cards/$(RECIPE).md
+cards: quickstart  ## renew the model card in model_cards/, and its picture, from the run
+	$(BIN)/python benchmarks/cards.py $(RUN) --name $(RECIPE)
 
 clean:  ## remove what was built, but not the environment
-	rm -rf data runs .cache dist
+	rm -rf data runs .cache dist site

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cards import keep_card
 from datasets import load_from_disk
 from tqdm import tqdm
 
@@ -145,7 +145,7 @@ def run_one(name: str, jobs: int) -> dict[str, Any]:
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     recipe = results["recipe"]
     scores = (measure_search if recipe["task"] == "retrieval" else measure)(run, folder, results, SYSTEMS[name].also)
-    shutil.copy(folder / "README.md", ROOT / f"model_cards/{name}.md")
+    keep_card(folder, name)
     row_file = folder / ASKED
     write_json(row_file, row_of(recipe, folder))
     answer = json.loads(run("-I", ASK, folder, row_file, *pipeline_of(recipe)).strip().splitlines()[-1])

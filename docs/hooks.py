@@ -14,10 +14,13 @@ import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from html import escape
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
+from urllib.parse import unquote
 
 import yaml
+from PIL import Image
 
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -26,6 +29,7 @@ INCLUDE = re.compile(r"^\[[^\]]*\]\(([^)]+)\)<!-- include -->$", re.MULTILINE)
 FILL = re.compile(r"^<!-- fill: (\w+) -->$", re.MULTILINE)
 FENCED = re.compile(r"^( *```.*?^ *```[ ]*$)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+DESCRIPTION = 0x010E  # of EXIF: what a picture of predictions says of its run
 TYPES = {int: "whole number", float: "number", bool: "true or false", str: "text", object: "any value"}
 
 
@@ -35,9 +39,14 @@ def slug(heading: str, separator: str = "-") -> str:
     return re.sub(r"[^\w\s-]", "", words.strip().lower()).replace(" ", separator)
 
 
+def files_of_cards() -> list[Path]:
+    """The cards and their pictures."""
+    return [*CARDS.glob("*.md"), *CARDS.glob("pictures/*.webp")]
+
+
 def included() -> dict[str, str]:
-    """Files outside docs/ that a page of docs/ shows: their path in the repository to that of the page in docs/."""
-    shown = {f"model_cards/{card.name}": f"model_cards/{card.name}" for card in CARDS.glob("*.md")}
+    """Files outside docs/ that the site shows: their path in the repository to that of the page."""
+    shown = {name: name for name in (file.relative_to(REPOSITORY).as_posix() for file in files_of_cards())}
     for page in DOCS.rglob("*.md"):
         for target in INCLUDE.findall(page.read_text(encoding="utf-8")):
             shown[os.path.relpath(page.parent / target, REPOSITORY)] = page.relative_to(DOCS).as_posix()
@@ -103,7 +112,9 @@ def row_of_key(key: Field, hint: Any) -> str:
         default = str(default).lower()
     said = "" if default is None else f"; default `{default}`"
     aliases = ", ".join(f"`{alias}`" for alias in settings.get("aliases", ()))
-    first = f"<span id=\"{name}\">`{name}`</span><br><small>{kinds}{said}{'; flag also ' * bool(aliases)}{aliases}</small>"
+    first = (
+        f'<span id="{name}">`{name}`</span><br><small>{kinds}{said}{"; flag also " * bool(aliases)}{aliases}</small>'
+    )
     return f"| {first} | {escape(' '.join(settings['help'].split()), quote=False).replace('|', chr(92) + '|')} |\n"
 
 
@@ -137,19 +148,67 @@ def flags() -> str:
 
 
 def cards() -> str:
-    """Each model card in short, with the picture of its predictions where there is one."""
+    """Each model card in short, with its first two metrics, and with the picture of its predictions where there is one."""
     text = ""
     for card in sorted(CARDS.glob("*.md")):
-        _, front, body = card.read_text(encoding="utf-8").split("---\n", 2)
+        front = card.read_text(encoding="utf-8").split("---\n", 2)[1]
         about = yaml.safe_load(front)["model-index"][0]["results"][0]
-        task = about["task"]["type"].replace("-", " ")
-        scores = ", ".join(f"{score['type']} {score['value']:.4g}" for score in about["metrics"])
+        task = about["task"]["type"].replace("-", " ").capitalize()
+        scores = ", ".join(f"{score['type'].replace('_', ' ')} {score['value']:.4g}" for score in about["metrics"][:2])
         text += f"## {card.stem}\n\n{task} on `{about['dataset']['name']}`: {scores}. "
         text += f"[The whole card](../model_cards/{card.name})\n\n"
-        picture = CARDS / f"pictures/{card.stem}.png"
+        picture = CARDS / f"pictures/{card.stem}.webp"
         if picture.exists():
+            with Image.open(picture) as opened:
+                said = opened.getexif()[DESCRIPTION]
             text += f"![Predictions of {card.stem}](../model_cards/pictures/{picture.name}){{ loading=lazy }}\n\n"
+            text += f"Rows of the test part, from a run of this recipe ({said}).\n\n"
     return text
+
+
+class PageReader(HTMLParser):
+    """What a page of the built site has and needs: `ids`, `links`, and `loaded`, which a browser fetches by itself."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
+        """See the library's method."""
+        given = {name: value for name, value in attrs if value is not None}
+        self.ids |= {given[name] for name in ("id", "name") if name in given}
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+        elif tag == "link" and given.get("rel") not in ("canonical", "next", "prev"):
+            self.loaded.append(given["href"])
+        elif "src" in given:
+            self.loaded.append(given["src"])
+
+
+def faults_of_site(site: Path) -> list[str]:
+    """Links of a built site that lead nowhere in it, and what it would load from elsewhere."""
+    pages = {file: PageReader(file.read_text(encoding="utf-8")) for file in site.rglob("*.html")}
+    faults = []
+    for file, page in pages.items():
+        name = file.relative_to(site).as_posix()
+        for target in page.loaded:
+            if re.match(r"(https?:)?//", target):
+                faults.append(f"{name} loads {target}")
+        for target in [*page.links, *page.loaded]:
+            path, _, anchor = unquote(target).partition("#")
+            if re.match(r"[a-z]+:|//", target):
+                continue
+            # Only 404.html, which is shown for any address, has links that begin at the root.
+            there = site / path.lstrip("/") if path.startswith("/") else file.parent / path if path else file
+            there = Path(os.path.normpath(there / "index.html" if there.is_dir() else there))
+            if not there.exists():
+                faults.append(f"{name} links to {target}, which is not there")
+            elif anchor and there in pages and anchor not in pages[there].ids and not anchor.startswith("__"):
+                faults.append(f"{name} links to {target}, which has no such anchor")
+    return faults
 
 
 FILLERS: dict[str, Callable[[], str]] = {"recipe_keys": recipe_keys, "flags": flags, "cards": cards}
@@ -166,7 +225,7 @@ def on_files(files, config):
     """The cards and their pictures are pages and files too."""
     from mkdocs.structure.files import File
 
-    for file in [*CARDS.glob("*.md"), *CARDS.glob("pictures/*.png")]:
+    for file in files_of_cards():
         name = file.relative_to(REPOSITORY).as_posix()
         files.append(File.generated(config, name, abs_src_path=str(file)))
     return files
@@ -204,3 +263,11 @@ def on_page_content(html, page, config, files):
 def on_post_page(output, page, config):
     """The theme asks GitHub for the stars of a repository that it finds by this mark."""
     return output.replace('data-md-component="source"', "")
+
+
+def on_post_build(config):
+    """Looks at the built pages: MkDocs checks the links of Markdown, but not those of the theme and of the API."""
+    from mkdocs.exceptions import PluginError
+
+    if faults := faults_of_site(Path(config.site_dir)):
+        raise PluginError("\n".join(["the site has faults:", *faults[:50]]))

@@ -10,7 +10,9 @@ from typing import Any
 import griffe
 
 
-ARGUMENTS = re.compile(r"^( +)(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: \(([^()]*(?:\([^()]*\)[^()]*)*)\))?:( .*)$", re.MULTILINE)
+ARGUMENTS = re.compile(
+    r"^( +)(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: \(([^()]*(?:\([^()]*\)[^()]*)*)\))?:( .*)$", re.MULTILINE
+)
 
 
 def plain_type(entry: re.Match) -> str:

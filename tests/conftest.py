@@ -32,6 +32,7 @@ def load_helper(name: str, path: Path):
 
 
 load_helper("messages", REPOSITORY / "tests/messages.py")
+load_helper("doc_blocks", REPOSITORY / "tests/doc_blocks.py")
 load_helper("tiny_models", REPOSITORY / "tests/models/tiny.py")
 load_helper("encoder_types", REPOSITORY / "tests/models/encoder_types.py")
 load_helper("modality_cases", REPOSITORY / "tests/modalities/cases.py")

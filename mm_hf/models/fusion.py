@@ -23,6 +23,7 @@ from .projection import ModalityProjection
 
 
 FUSIONS: dict[str, type["Fusion"]] = {}
+"""The registry: classes of fusions by their names."""
 
 
 def register_fusion(name: str) -> Callable:

@@ -11,7 +11,8 @@ from ..models.names import did_you_mean
 from .task import Task
 
 
-TASKS: dict[str, type[Task]] = {}  # by problem type
+TASKS: dict[str, type[Task]] = {}
+"""The registry: classes of tasks by their problem types."""
 
 
 def register_task(task: type[Task]) -> type[Task]:

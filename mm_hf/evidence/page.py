@@ -36,7 +36,7 @@ def write_page(evidence: Mapping[str, Any], folder: Path) -> Path:
     elements when somebody looks at them.
 
     Args:
-        evidence: see `evidence.json` in docs/guide.md.
+        evidence: see `evidence.json` in docs/evidence.md.
         folder: that exists.
 
     Returns:

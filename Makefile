@@ -128,8 +128,9 @@ test-lowest:  ## the tests with the oldest versions that pyproject.toml allows, 
 	.venv-lowest/bin/python -m pip install --quiet --no-deps --requirement requirements-data.txt
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL) --ignore tests/conformance < /dev/null
 
-# MM_HF_DIST: the files that are tested are those that would be published.
+# MM_HF_DIST: the files that are tested are those that would be published. TAG: of a release, v and the version.
 release-check: install  ## build what is published, look into it, and run a quickstart from the wheel in a new environment
+	test -z "$$TAG" || test "mm_hf $${TAG#v}" = "$$($(BIN)/mm_hf --version)"
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist . > /dev/null
 	$(BIN)/python -m twine check --strict dist/*

@@ -1,8 +1,8 @@
-"""What is published, the wheel and the source archive: what is in them, and the wheel alone in a new environment, outside
+"""What is published: what is in the wheel and in the source archive; and the wheel alone in a new environment, outside
 the checkout, without a network, from an empty folder to a search.
 
-What a user does from `pip install` on, each step a process of the installed command. It takes minutes. The tests that are
-called `test_release_…` are those of `make release-check`, which gives the files that it built in MM_HF_DIST.
+What a user does from `pip install` on, each step a process of the installed command. It takes minutes. The tests that
+are called `test_release_…` are those of `make release-check`, which gives the files that it built in MM_HF_DIST.
 """
 
 import csv
@@ -133,7 +133,9 @@ def published(tmp_path_factory) -> list[Path]:
         folder = (REPOSITORY / folder).resolve()
     else:
         folder = tmp_path_factory.mktemp("published")
-        subprocess.run([sys.executable, "-m", "build", "--outdir", folder, REPOSITORY], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "build", "--outdir", folder, REPOSITORY], check=True, capture_output=True
+        )
     version = mm_hf.__version__
     files = [folder / f"mm_hf-{version}-py3-none-any.whl", folder / f"mm_hf-{version}.tar.gz"]
     assert sorted(folder.iterdir()) == sorted(files)

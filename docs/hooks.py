@@ -148,7 +148,7 @@ def flags() -> str:
 
 
 def cards() -> str:
-    """Each model card in short, with its first two metrics, and with the picture of its predictions where there is one."""
+    """Each model card with its first two metrics, and its picture of predictions where there is one."""
     text = ""
     for card in sorted(CARDS.glob("*.md")):
         front = card.read_text(encoding="utf-8").split("---\n", 2)[1]

@@ -22,7 +22,6 @@ import joint_arguments  # noqa: E402
 SITE_PAGES = sorted(DOCS.rglob("*.md"))
 PAGES = [*SITE_PAGES, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "SECURITY.md", REPOSITORY / "CHANGELOG.md"]
 WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in doc_blocks.blocks_of(page))]
-SLOW: set[str] = set()  # pages whose blocks take more than some seconds
 TEXT = "".join(page.read_text(encoding="utf-8") for page in PAGES)
 DOCUMENTED = {
     name
@@ -48,7 +47,8 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^):]+)\)", hooks.FENCED.sub("", page.read_text(encoding="utf-8"))):
+    text = re.sub(r"`[^`\n]*`", "", hooks.FENCED.sub("", page.read_text(encoding="utf-8")))
+    for target in re.findall(r"\]\(([^):]+)\)", text):
         path, _, anchor = target.partition("#")
         file = page.parent / path if path else page
         assert file.exists(), target
@@ -114,11 +114,7 @@ def local_encoders(tmp_path_factory) -> dict[str, Path]:
     return doc_blocks.local_encoders(tmp_path_factory.mktemp("whisper"))
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, marks=[pytest.mark.slow] * (name_of(page) in SLOW)) for page in WITH_PYTHON],
-    ids=name_of,
-)
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
 def test_python_blocks_run(page, local_encoders, tmp_path, monkeypatch):
     doc_blocks.keep_pushes(monkeypatch)
     monkeypatch.chdir(tmp_path)

@@ -152,31 +152,49 @@ def fault_of_command(words: list[str]) -> str | None:
     return None if program in OTHERS else f"unknown program {program!r}: a page may say `no-run`"
 
 
+def unknown_flags(name: str, words: list[str]) -> list[str]:
+    """The flags among the words behind a verb that the verb does not have."""
+    verb = cli.VERBS[name]
+    flags = [word.split("=")[0] for word in words if word.startswith("-")]
+    if verb.parser is not None:
+        known = {option for action in parser_of(name)._actions for option in action.option_strings}
+        return [flag for flag in flags if flag not in known]
+    return [flag for flag in flags if not re.search(rf"(?<![\w-]){flag}(?![\w-])", help_of(name, words))]
+
+
+def help_of(name: str, words: list[str]) -> str:
+    """What a verb that has no such parser, or what its first word names, says to `--help`."""
+    asked = [words[0]] if name in ("prepare", "recipes") and words and not words[0].startswith("-") else []
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        cli.main([name, *asked, "--help"])
+    return said.getvalue()
+
+
+def parser_of(name: str) -> Any:
+    """The parser of a verb that has one."""
+    return resolve_name(str(cli.VERBS[name].parser))("", f"mm_hf {name}")
+
+
 def fault_of_verb(words: list[str]) -> str | None:
     """What the parser of a verb says against these words."""
-    if not words or words[0].startswith("-"):
-        return None if not words or words[0] in ("--help", "-h", "--version") else f"unknown flag {words[0]}"
+    if not words or words[0] in ("--help", "-h", "--version"):
+        return None
     name, *others = words
     if name not in cli.VERBS:
         return f"unknown verb {name!r}"
-    verb, said = cli.VERBS[name], io.StringIO()
     if "--help" in others:
         return None
-    if verb.parser is None:
-        asked = [others[0]] if name in ("prepare", "recipes") and others and not others[0].startswith("-") else []
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
-            cli.main([name, *asked, "--help"])
-        if "usage:" not in said.getvalue():
-            return said.getvalue()
-        flags = [word.split("=")[0] for word in others if word.startswith("-")]
-        missing = [flag for flag in flags if not re.search(rf"(?<![\w-]){flag}(?![\w-])", said.getvalue())]
-        return f"unknown flags {missing}" if missing else None
+    if cli.VERBS[name].parser is None:
+        missing = unknown_flags(name, others)
+        refused = not help_of(name, others).startswith("usage:")
+        return f"unknown flags {missing}" if missing else help_of(name, others) if refused else None
     if name in RUNS_FIRST:
         first = next((number for number, word in enumerate(others) if word.startswith("-")), len(others))
         others = ["--model", *others[:1], *others[first:]]
     try:
-        with contextlib.redirect_stderr(said):
-            _, unknown = resolve_name(verb.parser)("", f"mm_hf {name}").parse_known_args(others)
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            _, unknown = parser_of(name).parse_known_args(others)
     except SystemExit:
         return said.getvalue()
     brought = "--import" in others  # which may bring flags

@@ -138,6 +138,7 @@ def test_commands_that_are_not_there_are_found():
     mm_hf train houses.csv --learning_rate quick  # no number
     A=1 mm_hf prepare easy_vqa data --colour red && mm_hf results
     mm_hf evaluate --missing
+    mm_hf prepare nothing data/nothing
     make nothing
     pip install "mm_hf[nothing]"
     accelerate launch -m mm_hf.training.train houses.csv --nothing 1
@@ -145,7 +146,7 @@ def test_commands_that_are_not_there_are_found():
     frobnicate --all
     """
     faults = [doc_blocks.fault_of_command(words) for words in doc_blocks.commands_of(wrong)]
-    assert len(faults) == 11
+    assert len(faults) == 12
     assert [number for number, fault in enumerate(faults) if fault is None] == [4]  # of `mm_hf results`
     right = "mm_hf evaluate runs/a --missing; mm_hf compare runs/a runs/b > out.txt\n$ HF=1 make test"
     assert not any(map(doc_blocks.fault_of_command, doc_blocks.commands_of(right)))
@@ -170,7 +171,10 @@ def test_blocks_are_found_and_run_in_order(tmp_path):
 def test_every_verb_is_told_and_is_there():
     table = (DOCS / "commands.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \| .* \| `mm_hf \1 ", table, flags=re.MULTILINE)) == set(cli.VERBS)
-    assert set(re.findall(r"(?:`|^)mm_hf ([a-z]+)", TEXT, flags=re.MULTILINE)) <= set(cli.VERBS)
+    for command in set(re.findall(r"`mm_hf ([a-z][^`\n]*)`", TEXT)):
+        name, *words = command.replace("[", " ").replace("]", " ").split()
+        assert name in cli.VERBS, command
+        assert {"NAME", "--import"} & set(words) or doc_blocks.unknown_flags(name, words) == [], command
 
 
 def test_tests_that_are_told_are_there():

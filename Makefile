@@ -15,7 +15,7 @@ PORT ?= 8000
 PAGE_PORT ?= 7860
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install data data-fusions data-recipes quickstart fusions recipes test test-slow test-browser test-demo test-ray serve-demo reliability test-lowest lint docs docs-serve format bench cards clean
+.PHONY: help install data data-fusions data-recipes quickstart fusions recipes test test-slow test-browser test-demo test-ray serve-demo reliability test-lowest release-check notebooks lint docs docs-serve format bench cards clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -133,6 +133,17 @@ test-lowest:  ## the tests with the oldest versions that pyproject.toml allows, 
 	.venv-lowest/bin/python -m pip install --quiet --editable ".[dev]" --constraint requirements-lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --no-deps --requirement requirements-data.txt
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL) --ignore tests/conformance < /dev/null
+
+# MM_HF_DIST: the files that are tested are those that would be published. TAG: of a release, v and the version.
+release-check: install  ## build what is published, look into it, and run a quickstart from the wheel in a new environment
+	test -z "$$TAG" || test "mm_hf $${TAG#v}" = "$$($(BIN)/mm_hf --version)"
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist . > /dev/null
+	$(BIN)/python -m twine check --strict dist/*
+	MM_HF_DIST=dist OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/test_wheel.py -k release -rs --durations 0 < /dev/null
+
+notebooks: install  ## run the notebooks of examples/notebooks and keep what they print: minutes
+	OMP_NUM_THREADS=1 $(BIN)/python examples/notebooks/run.py
 
 bench: install  ## the timings of benchmarks/
 	$(BIN)/python benchmarks/step_cost.py

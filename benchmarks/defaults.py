@@ -4,7 +4,7 @@ and each modality alone, on seven data sets. Prints a table.
     python benchmarks/defaults.py                                  # what the JSON does not have, seed 0
     python benchmarks/defaults.py --data houses openmoji_category --seeds 0 1 2
     python benchmarks/defaults.py --every_setting --data houses --seeds 0 1 2    # all eighteen settings of the search
-    python benchmarks/defaults.py --write_table                    # Markdown and plot of what is there, run nothing
+    python benchmarks/defaults.py --write_docs                     # table of docs/guide.md and plot, run nothing
 
 Columns are named as the recipes name them, encoders by MM_HF_ENCODERS, all else is left to the package. Each setting
 is a process of its own on one thread. Features of encoders are kept on disk: a run of one step encodes first, and a
@@ -57,6 +57,17 @@ DATA: dict[str, list[str]] = {
         *("--label", "answer"),
     ],
 }
+# What the table and the plot call them.
+NAMES = {
+    "openmoji_category": "OpenMoji, category",
+    "clothing_reviews": "clothing reviews, stars",
+    "movielens": "MovieLens, rating",
+    "smart_home": "smart home, action",
+    "spoken_digits": "spoken digits",
+    "houses": "houses, log10 of the price",
+    "easy_vqa": "easy-VQA",
+}
+BEGIN, END = "<!-- defaults -->", "<!-- end of defaults -->"
 SETTINGS: dict[str, list[str]] = {
     "default": ["--floors", "false"],
     # The same once more. Models of one modality get the whole budget, as the model of all has it.
@@ -133,51 +144,53 @@ def cells(data: str, runs: list[dict[str, Any]]) -> list[str]:
         some = [run for run in runs if run["setting"] == setting]
         started = mean(run["cpu_seconds"] for run in runs if run["setting"] == "start")
         seconds = mean(run["cpu_seconds"] for run in some) - started if some else 0
-        return f"{mean(run['score'] for run in some):.3f} ({max(seconds, 0):.0f})" if some else ""
+        return f"{mean(run['score'] for run in some):.3f} ({max(seconds, 0):,.0f} s)" if some else ""
 
     default = [run for run in runs if run["setting"] == "floors"]
     alone = [name for name in default[0]["floors"] if name.endswith("_only")]
     others = ", ".join(
         f"{name.removesuffix('_only')} {mean(run['floors'][name] for run in default):.3f}" for name in alone
     )
-    encoding = next(run["cpu_seconds"] for run in runs if run["setting"] == "encode")
     chosen = ", ".join(dict.fromkeys(run["winner"]["fusion"] for run in runs if run["setting"] == "auto"))
     paired = (default[0]["against_linear"] or {}).get("paired")
     ahead = "{difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(**paired) if paired else ""
     return [
-        *(f"{data}, {default[0]['metric']}", of("default"), of("auto") + (f", {chosen}" if chosen else "")),
-        *(of("concat"), of("linear"), others, ahead, f"{encoding:.0f}"),
+        *(f"{NAMES[data]}, {default[0]['metric'].upper().replace('ACCURACY', 'accuracy')}", of("default")),
+        *(of("auto") + (f", `{chosen}`" if chosen else ""), of("concat"), of("linear"), others, ahead),
     ]
+
+
+def whole(runs: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The runs of seed 0 of each data set whose floors are measured."""
+    of_data = {data: [run for run in runs if run["data"] == data and run["seed"] == 0] for data in DATA}
+    return {data: some for data, some in of_data.items() if any(run["setting"] == "floors" for run in some)}
 
 
 def markdown(runs: list[dict[str, Any]]) -> str:
-    """The table: a row a data set, the mean over the seeds, in brackets the CPU seconds."""
-    names = [
-        "data",
-        "default",
-        "`--fusion auto`",
-        "concat",
-        "linear",
-        "each alone",
-        "default - linear [95 %]",
-        "encoding",
-    ]
+    """The table: a row a data set, in brackets the CPU seconds."""
+    names = ["data", "default", "`--fusion auto`, what it chose", "`--fusion concat`", "linear model"]
+    names += ["each modality alone", "default less linear model [95 %]"]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for data in DATA:
-        some = [run for run in runs if run["data"] == data]
-        if any(run["setting"] == "floors" for run in some):
-            lines.append(f"| {' | '.join(cells(data, some))} |")
+    lines += [f"| {' | '.join(cells(data, some))} |" for data, some in whole(runs).items()]
     return "\n".join(lines)
 
 
-def gone(data: str, runs: list[dict[str, Any]]) -> dict[str, float]:
+def write_docs(runs: list[dict[str, Any]]):
+    """The table of the guide, and the plot of the README."""
+    page = ROOT / "docs/guide.md"
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{markdown(runs)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    for theme in ("light", "dark"):
+        plot(runs, theme, ROOT / f"docs/assets/defaults-{theme}.svg")
+
+
+def gone(runs: list[dict[str, Any]]) -> dict[str, float]:
     """The share of the constant guess's error that each setting takes away: 0 is that guess, 1 is never wrong."""
-    whole = [run for run in runs if run["data"] == data]
-    floors = next(run["floors"] for run in whole if run["setting"] == "floors")
+    floors = next(run["floors"] for run in runs if run["setting"] == "floors")
     lower = "mean" in floors
     guess = floors["mean" if lower else "majority"]
     alone = [value for name, value in floors.items() if name.endswith("_only")]
-    scores = {setting: [run["score"] for run in whole if run["setting"] == setting] for setting in SETTINGS}
+    scores = {setting: [run["score"] for run in runs if run["setting"] == setting] for setting in SETTINGS}
     values = {setting: mean(some) for setting, some in scores.items() if some and setting != "floors"}
     values |= {"best modality alone": (min if lower else max)(alone)} if alone else {}
     return {name: 1 - value / guess if lower else (value - guess) / (1 - guess) for name, value in values.items()}
@@ -191,23 +204,23 @@ def plot(runs: list[dict[str, Any]], theme: str, path: Path):
     ink, page = {"light": ("#1f2328", "#ffffff"), "dark": ("#e6edf3", "#0d1117")}[theme]
     styles = {
         "best modality alone": ("D", "#8c959f", "best modality alone"),
-        "linear": ("|", "#bc4c00" if theme == "light" else "#f0883e", "straight line on the same features"),
+        "linear": ("|", "#bc4c00" if theme == "light" else "#f0883e", "linear model on the same features"),
         "auto": ("o", "#8250df" if theme == "light" else "#bc8cff", "mm_hf, --fusion auto"),
         "default": ("o", "#0969da" if theme == "light" else "#58a6ff", "mm_hf, defaults"),
     }
-    shown = [data for data in DATA if any(run["data"] == data and run["setting"] == "floors" for run in runs)]
+    shown = whole(runs)
     with matplotlib.rc_context({"svg.hashsalt": "mm_hf", "svg.fonttype": "none", "font.size": 11}):
         figure = Figure(figsize=(8.6, 0.42 * len(shown) + 1.5), layout="constrained", facecolor=page)
         axes = figure.subplots()
         axes.set_facecolor(page)
         for name, (marker, color, label) in styles.items():
-            values = [gone(data, runs).get(name) for data in shown]
+            values = [gone(some).get(name) for some in shown.values()]
             places = [place for place, value in enumerate(values) if value is not None]
             hollow = {"markerfacecolor": "none"} if name == "auto" else {}
             size = {"linear": 16, "auto": 11}.get(name, 8)
             known = [value for value in values if value is not None]
             axes.plot(known, places, marker, color=color, label=label, markersize=size, markeredgewidth=2, **hollow)
-        axes.set_yticks(range(len(shown)), [data.replace("_", " ") for data in shown])
+        axes.set_yticks(range(len(shown)), [NAMES[data] for data in shown])
         axes.invert_yaxis()
         axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel("share of the constant guess's error that is gone (0: the guess, 1: never wrong)", color=ink)
@@ -228,8 +241,11 @@ def main():
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), help="left out, all")
     parser.add_argument("--every_setting", action="store_true", help="also all that --fusion auto tries, to the end")
     parser.add_argument("--write_table", action="store_true", help="print the table of what is there, run nothing")
+    parser.add_argument("--write_docs", action="store_true", help="write the table and the plot of docs, run nothing")
     arguments = parser.parse_args()
-    for data in arguments.data if not arguments.write_table else []:
+    if arguments.write_docs:
+        write_docs(read_runs())
+    for data in arguments.data if not (arguments.write_table or arguments.write_docs) else []:
         run_once(data, "encode", STEP, 0)
         run_once(data, "start", STEP, 0)
         for seed in arguments.seeds:
@@ -238,8 +254,6 @@ def main():
             for name, words in settings.items():
                 run_once(data, name, words, seed)
     print(markdown(read_runs()))
-    for theme in ("light", "dark"):
-        plot(read_runs(), theme, ROOT / f"docs/assets/defaults-{theme}.svg")
 
 
 if __name__ == "__main__":

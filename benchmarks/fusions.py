@@ -305,8 +305,7 @@ def methods_in(table: dict[str, Any]) -> list[str]:
 
 
 def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """The summary as docs/fusions.md shows it, one row a method: a table of scores, one column each, and one of what they
-    cost, one column a task."""
+    """The summary as docs/fusions.md shows it, one row per method: a table of scores, and one of costs."""
     columns, methods = columns_of(table), methods_in(table)
     head = [task if len(TASKS[task].scores) == 1 else f"{task}, {score}" for task, score in columns]
     lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
@@ -379,7 +378,9 @@ def main():
     parser.add_argument("--runs", type=Path, default=RUNS, help="JSON lines file that runs are added to")
     # --write_readme is the name of before.
     parser.add_argument(
-        *("--write_docs", "--write_readme"), action="store_true", help="write JSON, plot and docs/fusions.md, run nothing"
+        *("--write_docs", "--write_readme"),
+        action="store_true",
+        help="write JSON, plot and docs/fusions.md, run nothing",
     )
     arguments = parser.parse_args()
     if arguments.write_docs:

@@ -272,7 +272,9 @@ def main():
     )
     # --write_readme is the name of before.
     parser.add_argument(
-        *("--write_docs", "--write_readme"), action="store_true", help="write the table of docs/recipes.md, run nothing"
+        *("--write_docs", "--write_readme"),
+        action="store_true",
+        help="write the table of docs/recipes.md, run nothing",
     )
     arguments = parser.parse_args()
     runs = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {}

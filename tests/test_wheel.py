@@ -1,6 +1,8 @@
-"""The wheel alone: in a new environment, outside the checkout, without a network, from an empty folder to a search.
+"""What is published: what is in the wheel and in the source archive; and the wheel alone in a new environment, outside
+the checkout, without a network, from an empty folder to a search.
 
-What a user does from `pip install` on, each step a process of the installed command. It takes minutes.
+What a user does from `pip install` on, each step a process of the installed command. It takes minutes. The tests that
+are called `test_release_…` are those of `make release-check`, which gives the files that it built in MM_HF_DIST.
 """
 
 import csv
@@ -11,8 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import venv
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +24,25 @@ import pytest
 import yaml
 from datasets import load_from_disk
 
+import mm_hf
+
 
 REPOSITORY = Path(__file__).parent.parent
+LARGEST = 1_000_000  # bytes of a file that is published
+CODE_AND_WORDS = {".cff", ".css", ".html", ".in", ".js", ".md", ".py", ".toml", ".txt", ".typed", ".yaml"}
+# Folders of the machines that something was built on; those of a home are named by an example where at all.
+MACHINE_PATH = re.compile(rb"(?<![\w.:/])/(?:root|work|tmp|opt|mnt|Users|home/(?!user|you|me))/\w+")
+SECRETS = re.compile(
+    rb"\b(?:hf_[A-Za-z]{30,}|gh[pousr]_\w{30,}|github_pat_\w{30,}|pypi-AgE\w{20,}|AKIA[0-9A-Z]{16}|sk-\w{30,})"
+    rb"|-----BEGIN [A-Z ]*PRIVATE KEY"
+)
+# What a quickstart that was trained by the installed package answers in a process that cannot import it.
+ALONE = """import sys
+sys.modules["mm_hf"] = None
+from transformers import pipeline
+answer = pipeline(model=sys.argv[1], trust_remote_code=True)
+print(answer({"image": sys.argv[2], "table": {"rooms": 3, "area": 60, "street": "2th street"}}))
+"""
 PICTURES = 60  # of which the user's file shows each row two
 QUICK = ["--floors", "false", "--report_to", "none", "--max_steps", "4", "--eval_steps", "2"]
 # Where no empty network can be entered, this refuses every address that is not this machine's.
@@ -106,12 +127,35 @@ class Installation:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """The wheel, built from this checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, REPOSITORY], check=True)
-    (file,) = folder.glob("mm_hf-*.whl")
-    return file
+def published(tmp_path_factory) -> list[Path]:
+    """The wheel and the source archive that it is built from: of this checkout, or those of MM_HF_DIST."""
+    if folder := os.environ.get("MM_HF_DIST"):
+        folder = (REPOSITORY / folder).resolve()
+    else:
+        folder = tmp_path_factory.mktemp("published")
+        subprocess.run(
+            [sys.executable, "-m", "build", "--outdir", folder, REPOSITORY], check=True, capture_output=True
+        )
+    version = mm_hf.__version__
+    files = [folder / f"mm_hf-{version}-py3-none-any.whl", folder / f"mm_hf-{version}.tar.gz"]
+    assert sorted(folder.iterdir()) == sorted(files)
+    return files
+
+
+@pytest.fixture(scope="module")
+def wheel(published) -> Path:
+    return published[0]
+
+
+def contents(archive: Path) -> dict[str, bytes]:
+    """The files of a wheel, or of a source archive without the folder that all are in, by their names."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as files:
+            return {name: files.read(name) for name in files.namelist() if not name.endswith("/")}
+    with tarfile.open(archive) as files:
+        members = [member for member in files.getmembers() if not member.isdir()]
+        assert all(member.isfile() for member in members)  # no links, which lead out of it
+        return {member.name.partition("/")[2]: files.extractfile(member).read() for member in members}
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +212,62 @@ def own_file(prepared) -> Path:
     return file
 
 
-def test_the_wheel_holds_what_is_no_code(wheel):
-    names = subprocess.run([sys.executable, "-m", "zipfile", "-l", wheel], check=True, capture_output=True, text=True)
+def test_release_holds_what_is_needed(published):
+    """Both: the recipes, the templates, the mark that types are there, the licence, and the command."""
     recipes = {f"mm_hf/recipes/{file.name}" for file in (REPOSITORY / "mm_hf/recipes").glob("*.yaml")}
     needed = {*recipes, "mm_hf/evaluation/card.md", "mm_hf/evaluation/page.html", "mm_hf/py.typed"}
     needed |= {f"mm_hf/evidence/{name}" for name in ("page.html", "page.css", "maps.js", "items.js", "page.js")}
-    listed = {line.split()[0] for line in names.stdout.splitlines() if line.strip()}
-    assert needed <= listed
-    assert not any(name.startswith(("training/", "tests/", "benchmarks/")) for name in listed)
+    wheel, source = map(contents, published)
+    code = {name for name in wheel if name.startswith("mm_hf/")}
+    assert needed <= code
+    assert code == {name for name in source if name.startswith("mm_hf/")}
+    about = f"mm_hf-{mm_hf.__version__}.dist-info"
+    licence = (REPOSITORY / "LICENSE").read_bytes()
+    assert wheel[f"{about}/licenses/LICENSE"] == source["LICENSE"] == licence
+    assert b"mm_hf = mm_hf.cli:main" in wheel[f"{about}/entry_points.txt"]
+    assert {"pyproject.toml", "README.md", "CHANGELOG.md", "CITATION.cff", "SECURITY.md"} <= set(source)
+
+
+def test_release_holds_nothing_else(published):
+    """Neither: tests, data, runs, pictures and weights, large files, secrets, and paths of a machine."""
+    for archive in published:
+        files = contents(archive)
+        top = {name.partition("/")[0] for name in files if "/" in name}
+        assert top <= {"mm_hf", f"mm_hf-{mm_hf.__version__}.dist-info"}, archive.name
+        kinds = {Path(name).suffix for name in files} - CODE_AND_WORDS
+        assert kinds == {""}, (archive.name, kinds)  # LICENSE and the like
+        for name, content in files.items():
+            assert len(content) <= LARGEST, name
+            assert not SECRETS.search(content), name
+            assert not (found := MACHINE_PATH.search(content)), (name, found)
+
+
+def test_release_is_described(published):
+    """By the checks of the package index: the description is shown there, and all fields are known."""
+    done = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *published], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("PASSED") == len(published)
+
+
+def test_release_quickstart(prepared, own_file):
+    """Trained for a few steps on a CSV, asked about rows, and asked again by a process that has no mm_hf."""
+    columns = ["--image_column", "front", "--table_columns", "rooms", "area", "street", "--label", "offer"]
+    budget = ["--freeze_encoders", "--image_size", 64, "--fusion_hidden_size", 64, "--fusion_layers", 1]
+    named = {"MM_HF_ENCODERS": "encoders.yaml"}
+    prepared.run("train", own_file.name, *columns, *budget, *QUICK, "--output_dir", "runs/first", **named)
+    asked = prepared.folder / "asked_first.csv"
+    asked.write_text("\n".join(own_file.read_text().splitlines()[:9]) + "\n")
+    prepared.run("predict", "runs/first", asked.name, "-o", "first.csv")
+    with open(prepared.folder / "first.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 8
+    words = [*prepared.isolated, prepared.bin / "python", "-I", "-c", ALONE, "runs/first", "photos/3.jpg"]
+    done = subprocess.run(
+        words, cwd=prepared.folder, env=prepared.environment(), check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"'label': '(cheap|fair|dear)'", done.stdout)
 
 
 def test_help_comes_in_less_than_two_seconds(installed):

@@ -195,10 +195,17 @@ def test_a_checkpoint_of_before_says_with_which_transformers(stored, tmp_path, c
 
 def test_the_same_versions_and_nonsense_are_no_news(made_with, caplog):
     assert mm_hf.pipeline(model=made_with("same"))
+    assert mm_hf.pipeline(model=made_with("earlier", mm_hf="0.1.0"))  # answers alike: tests/test_stored_checkpoints.py
     assert mm_hf.pipeline(model=made_with("nonsense", torch="a fork", transformers="\n" * 5))
     assert told(caplog) == []
     with pytest.raises(ValueError, match="versions"):
         mm_hf.pipeline(model=made_with("number", torch=2))
+
+
+def test_a_checkpoint_of_a_later_mm_hf_is_told(made_with, caplog):
+    assert mm_hf.pipeline(model=made_with("later", mm_hf="0.9.0"))
+    (message,) = told(caplog)
+    assert re.search(says("mm_hf", "0.9.x", mm_hf.__version__), message)
 
 
 # ---- Threads and time

@@ -15,8 +15,8 @@ from mm_hf import cli
 REPOSITORY = Path(__file__).parent.parent
 DOCS = REPOSITORY / "docs"
 sys.path.insert(0, str(DOCS))
+import docstrings  # noqa: E402
 import hooks  # noqa: E402
-import joint_arguments  # noqa: E402
 
 
 SITE_PAGES = sorted(DOCS.rglob("*.md"))
@@ -253,13 +253,13 @@ def test_every_card_is_in_the_gallery():
     assert len(re.findall(r"!\[", text)) == len(pictures)
 
 
-def test_arguments_that_stand_together_are_split():
+def test_docstrings_are_brought_into_griffes_form():
     text = (
         "A line.\n\nArgs:\n    a, b: of both,\n        and more.\n    c (`int` or `str`,\n        *optional*): one."
-        "\n\nReturns:\n    it."
+        "\n\nReturns:\n    it: both."
     )
-    assert joint_arguments.one_by_one(text).split("\n")[2:] == [
+    assert docstrings.in_griffes_form(text).split("\n")[2:] == [
         "Args:",
         *("    a: of both,", "        and more.", "    b: of both,", "        and more."),
-        *("    c (int or str, optional): one.", "", "Returns:", "    it."),
+        *("    c (int or str, optional): one.", "", "Returns:", "    : it: both."),
     ]

@@ -1,7 +1,8 @@
 """An extension of griffe, which reads the docstrings for the site.
 
 The docstrings of mm_hf write `limit, keep: what they are` on one line, of several arguments: the site has an entry for
-each. And they write types as transformers does, `limit (`int`, *optional*): …`, which griffe takes without the marks.
+each. They write types as transformers does, `limit (`int`, *optional*): …`, which griffe takes without the marks. And
+they write what is returned in sentences, whose first colon griffe would take for the end of a type.
 """
 
 import re
@@ -13,6 +14,7 @@ import griffe
 ARGUMENTS = re.compile(
     r"^( +)(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: \(([^()]*(?:\([^()]*\)[^()]*)*)\))?:( .*)$", re.MULTILINE
 )
+RETURNED = re.compile(r"^((?:Returns|Yields):\n +)(?=\S)", re.MULTILINE)
 
 
 def plain_type(entry: re.Match) -> str:
@@ -21,9 +23,10 @@ def plain_type(entry: re.Match) -> str:
     return f"{entry[1]}{entry[2]}{f' ({words})' * bool(words)}:{entry[4]}"
 
 
-def one_by_one(text: str) -> str:
-    """The text of a docstring, with an entry for each argument, and types in griffe's notation."""
-    before, found, after = text.partition("Args:\n")
+def in_griffes_form(text: str) -> str:
+    """The text of a docstring, with an entry for each argument, types in griffe's notation, and a colon before what is
+    returned: there is neither name nor type in front of it."""
+    before, found, after = RETURNED.sub(r"\1: ", text).partition("Args:\n")
     lines, given = ARGUMENTS.sub(plain_type, after).split("\n"), []
     while lines:
         line = lines.pop(0)
@@ -39,10 +42,10 @@ def one_by_one(text: str) -> str:
     return before + found + "\n".join(given)
 
 
-class JointArguments(griffe.Extension):
+class Docstrings(griffe.Extension):
     """Rewrites each docstring before it is parsed."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any):
         """See the library's method."""
         if obj.docstring is not None:
-            obj.docstring.value = one_by_one(obj.docstring.value)
+            obj.docstring.value = in_griffes_form(obj.docstring.value)

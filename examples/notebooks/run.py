@@ -48,14 +48,17 @@ def execute(file: Path, folder: Path, data: Path = DATA) -> nbformat.NotebookNod
 
 
 def clean(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
-    """Leaves out times and colours, joins what was printed in pieces, and names the folder of the run `…`."""
+    """Leaves out times, colours and the stream of errors (progress bars, and warnings that name paths), joins what was
+    printed in pieces, and names the folder of the run `…`."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         outputs: list = []
         for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                continue
             if output.output_type == "stream":
                 output.text = COLOURS.sub("", output.text).replace("\r\n", "\n").replace(str(folder), "…")
-                if outputs and outputs[-1].get("name") == output.name:
+                if outputs and outputs[-1].output_type == "stream":
                     outputs[-1].text += output.text
                     continue
             outputs.append(output)

@@ -14,8 +14,8 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 VERSION = "0.2.0"  # of mm_hf, here too since this file travels without it; a test holds both together
-# Versions of mm_hf below 1.0 that give the same answers from the same checkpoint. tests/test_stored_checkpoints.py holds
-# that checkpoints of before 0.2, which 0.1 alone wrote, answer as they did.
+# Versions of mm_hf below 1.0 that give the same answers from the same checkpoint: tests/test_stored_checkpoints.py has
+# checkpoints of before 0.2, which 0.1 alone wrote, and holds that they answer as they did.
 SAME_ANSWERS = {"0.1", "0.2"}
 
 

@@ -69,7 +69,7 @@ def test_a_run(trained):
     assert list(results["metrics"]) == ["chrf", "exact_match", "wer"]
     assert results["metrics"]["wer"] < 0.4
     assert results["floors"] == {"majority": pytest.approx(0.25, abs=0.2)}
-    assert results["linear"] == {"left_out": "none is defined for ctc"}
+    assert results["linear"] == {"left_out": "no linear model is defined for ctc"}
     assert "no linear model to compare with" in (trained / "README.md").read_text()
     model = mm_hf.MMFusionForCTC.from_pretrained(trained)
     assert model.config.vocab_size == 2 + len(set("onetwothreeeight"))

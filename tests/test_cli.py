@@ -482,7 +482,7 @@ def test_a_copy_overwrites_nothing(run):
     assert read_recipe(Path("cnn_gru_sum.yaml"))["fusion"] == "sum"
     text, code = run("recipes", "copy", "cnn_gru_sum")  # all the same: nothing to refuse
     assert code is None
-    assert text.count("there already, the same") == 3
+    assert text.count("exists already, with the same content") == 3
 
 
 # --- The version of what runs
